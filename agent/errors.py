@@ -1,0 +1,56 @@
+"""What the agent says when something is wrong: one sentence that names the object, and a way out.
+
+Errors are values with fields. They are raised where the fact is known, caught where one volume's
+reconcile ends, and logged there once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.model import Reason
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means; part of the interface."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_READY = 3
+    NO_ANSWER = 4
+    REFUSED = 5
+
+
+@dataclass(eq=False)
+class AgentError(Exception):
+    """Something the agent was asked to do, or to know, could not be done or known.
+
+    ``message`` is one sentence naming the object; ``hint`` is what a person can do about it;
+    ``reason`` is the CamelCase word shown beside the volume's condition; ``retryable`` says that the same
+    attempt may succeed later with nobody's help.
+    """
+
+    message: str
+    hint: str | None = None
+    reason: Reason | None = None
+    retryable: bool = True
+    exit_code: ExitCode = ExitCode.FAILED
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class RefusedError(AgentError):
+    """A safety rule says no; nothing was touched."""
+
+
+class NotAnsweringError(AgentError):
+    """A device, filesystem or program did not answer in its time; what waited for it was abandoned."""
+
+
+class VanishedError(AgentError):
+    """The device went away, or is not the one it was, between look and use."""

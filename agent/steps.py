@@ -1,0 +1,273 @@
+"""What the agent may do to a volume, as data: shown by ``plan``, logged, and executed, one object for all.
+
+A step says what, never how. ``describe()`` is the sentence people read, in the present tense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from agent.model import Condition, DeviceNumber, FsType, Mount, Reason
+
+
+@dataclass(frozen=True)
+class Format:
+    """Make a filesystem on a device whose blankness is proven again under the lock, just before."""
+
+    kind: ClassVar[str] = "format"
+    type: FsType
+    label: str | None = None
+    mkfs_options: tuple[str, ...] = ()
+    resume_uuid: str | None = None
+    """The UUID of an interrupted format of ours to take up again; None chooses a new one."""
+
+    def describe(self) -> str:
+        verb = "finish the interrupted format as" if self.resume_uuid else "format as"
+        label = f", label {self.label}" if self.label else ""
+        return f"{verb} {self.type}{label}"
+
+
+@dataclass(frozen=True)
+class SettleFormat:
+    """Complete the durable note of a format that was observed to have succeeded."""
+
+    kind: ClassVar[str] = "settle-format"
+    uuid: str
+
+    def describe(self) -> str:
+        return f"note that filesystem {self.uuid} is made"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check an unmounted filesystem, repairing only what is always safe to repair."""
+
+    kind: ClassVar[str] = "check"
+    type: FsType
+    partition: int | None = None
+
+    def describe(self) -> str:
+        return f"check the {self.type} filesystem"
+
+
+@dataclass(frozen=True)
+class GrowPartition:
+    """Let the only partition reach the end of the device; its start and contents stay."""
+
+    kind: ClassVar[str] = "grow-partition"
+    partition: int
+    from_bytes: int
+    to_bytes: int
+
+    def describe(self) -> str:
+        return f"grow partition {self.partition} from {self.from_bytes} to {self.to_bytes} bytes"
+
+
+@dataclass(frozen=True)
+class GrowFilesystem:
+    """Let a mounted filesystem fill its device, while it is in use."""
+
+    kind: ClassVar[str] = "grow"
+    type: FsType
+    path: str
+    from_bytes: int | None
+    to_bytes: int
+    partition: int | None = None
+
+    def describe(self) -> str:
+        return f"grow {self.type} at {self.path} to {self.to_bytes} bytes"
+
+
+@dataclass(frozen=True)
+class MountFilesystem:
+    """Mount at the policy path; owner, group and mode are set before anyone can see it."""
+
+    kind: ClassVar[str] = "mount"
+    type: FsType
+    uuid: str | None
+    """The filesystem that was looked at; None only in a plan shown before it is made."""
+    path: str
+    options: tuple[str, ...] = ()
+    partition: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        return f"mount at {self.path} ({','.join(self.options)})"
+
+
+@dataclass(frozen=True)
+class Remount:
+    """Change the options of a mount in place."""
+
+    kind: ClassVar[str] = "remount"
+    path: str
+    type: FsType
+    options: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"remount {self.path} ({','.join(self.options)})"
+
+
+@dataclass(frozen=True)
+class MoveMount:
+    """Take a mount from one path to another without unmounting it."""
+
+    kind: ClassVar[str] = "move"
+    from_path: str
+    to_path: str
+
+    def describe(self) -> str:
+        return f"move the mount from {self.from_path} to {self.to_path}"
+
+
+@dataclass(frozen=True)
+class Unmount:
+    """Take a mount away: a stale one lazily, since its device is gone; any other only when nobody uses it."""
+
+    kind: ClassVar[str] = "unmount"
+    mount: Mount
+    is_stale: bool = False
+
+    def describe(self) -> str:
+        return f"detach the stale mount at {self.mount.path}" if self.is_stale else f"unmount {self.mount.path}"
+
+
+@dataclass(frozen=True)
+class SetRootOwnership:
+    """Give the root directory of the mounted filesystem its owner, group and mode."""
+
+    kind: ClassVar[str] = "set-ownership"
+    path: str
+    device_number: DeviceNumber
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        mode = "as is" if self.mode is None else f"{self.mode:04o}"
+        return f"set owner {self.uid}:{self.gid}, mode {mode} on {self.path}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Make a stable link below ``/dev/ebs`` lead to the device."""
+
+    kind: ClassVar[str] = "link"
+    path: str
+
+    def describe(self) -> str:
+        return f"link {self.path}"
+
+
+@dataclass(frozen=True)
+class SetNodeOwnership:
+    """Give the device node of a raw volume its owner, group and mode."""
+
+    kind: ClassVar[str] = "set-node-ownership"
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        mode = "as is" if self.mode is None else f"{self.mode:04o}"
+        return f"set owner {self.uid}:{self.gid}, mode {mode} on the device node"
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Set read-ahead and I/O scheduler of the device."""
+
+    kind: ClassVar[str] = "tune"
+    read_ahead_bytes: int | None = None
+    scheduler: str | None = None
+
+    def describe(self) -> str:
+        parts = []
+        if self.read_ahead_bytes is not None:
+            parts.append(f"read-ahead {self.read_ahead_bytes} bytes")
+        if self.scheduler is not None:
+            parts.append(f"scheduler {self.scheduler}")
+        return f"set {', '.join(parts)}"
+
+
+# -- Steps that end a plan: nothing more is done in this look ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A safety rule says no. Nothing is touched."""
+
+    kind: ClassVar[str] = "refuse"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.REFUSED
+
+    def describe(self) -> str:
+        return f"refuse: {self.message}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something else has to happen first; a later look finds out whether it has."""
+
+    kind: ClassVar[str] = "wait"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.PENDING
+
+    def describe(self) -> str:
+        return f"wait: {self.message}"
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """The volume is usable, and something about it is not as wanted and cannot be mended now."""
+
+    kind: ClassVar[str] = "degrade"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.DEGRADED
+
+    def describe(self) -> str:
+        return self.message
+
+
+Action: TypeAlias = (
+    "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
+    " | Unmount | SetRootOwnership | Link | SetNodeOwnership | Tune"
+)
+Verdict: TypeAlias = "Refuse | Wait | Degrade"
+Step: TypeAlias = "Action | Verdict"
+
+VERDICTS = (Refuse, Wait, Degrade)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, and the condition the volume is in once the actions among them have succeeded."""
+
+    steps: tuple[Step, ...] = ()
+    settled: Condition = Condition.READY
+    """The condition when nothing is left to do: Ready, or Unmanaged for a volume the policy does not name."""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(step for step in self.steps if not isinstance(step, VERDICTS))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The step that ends the plan short of its goal, if one does."""
+        return next((step for step in self.steps if isinstance(step, VERDICTS)), None)
+
+    @property
+    def condition(self) -> Condition:
+        """How the volume is now: what the verdict says, Preparing while actions are left, else settled."""
+        if self.verdict is not None:
+            return self.verdict.condition
+        return Condition.PREPARING if self.actions else self.settled

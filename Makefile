@@ -1,0 +1,95 @@
+# Every target prepares what it needs, on a fresh Debian 12 or Ubuntu 22.04 too: see scripts/prepare.
+#   make demo       the agent at work on files that stand in for volumes
+#   make check      what must be clean before a commit: lint, format, types, shell, units
+#   make test       check, then the unit, component and loop tiers
+#   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
+#   make bench      measure the agent
+#   make build      wheel and source distribution into dist/
+#   make lock       resolve the dependencies anew
+# Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
+# REQUIRE_TIERS=unit,component,loop,vm makes a skipped tier a failure.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+
+export PYTHON PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --retries 5
+UV_VERSION := 0.13.9
+
+PYTHON_SOURCES := agent tests $(wildcard bench)
+SHELL_SCRIPTS = $(shell git grep -lE '^\#!.*\b(ba)?sh\b' 2>/dev/null)
+UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
+
+PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS)) $(PYTEST_ARGS)
+FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
+
+.PHONY: help venv check test test-vm test-all demo bench build lock clean
+
+help:
+	@sed -n 's/^# \?//; /^$$/q; p' Makefile
+
+# The venv comes in two sizes: what the agent runs with, and on top of it what it is developed with.
+$(BIN)/python:
+	scripts/prepare
+	"$$(scripts/find-python)" -m venv --clear $(VENV)
+
+$(VENV)/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml agent/__init__.py | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements/run.txt -r requirements/build.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements/dev.txt
+	touch $@
+
+venv: $(VENV)/dev.stamp
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PYTHON_SOURCES)
+	$(if $(SHELL_SCRIPTS),$(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS))
+	$(if $(UNITS),scripts/verify-units $(UNITS))
+
+test: $(VENV)/dev.stamp
+	scripts/prepare test
+	$(MAKE) --no-print-directory check
+	$(PYTEST) $(FAST_TIERS)
+
+test-vm: $(VENV)/dev.stamp
+	scripts/prepare vm
+	$(PYTEST) tests/vm
+
+test-all: test test-vm
+
+demo: $(VENV)/run.stamp
+	scripts/prepare demo
+	$(BIN)/ebs-agent demo
+
+bench: $(VENV)/dev.stamp
+	scripts/prepare bench
+	$(BIN)/python -m bench
+
+build: $(VENV)/dev.stamp
+	$(BIN)/python -m build --no-isolation
+
+# One version of each dependency for all Pythons: what one of them tests is what the others run.
+lock: $(BIN)/python
+	$(PIP_INSTALL) uv==$(UV_VERSION)
+	compile() {
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --fork-strategy fewest \
+			--generate-hashes --no-emit-index-url --custom-compile-command 'make lock' $(LOCK_ARGS) "$$@"
+	}
+	compile pyproject.toml -o requirements/run.txt
+	compile --group build -c requirements/run.txt -o requirements/build.txt
+	compile pyproject.toml --group dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

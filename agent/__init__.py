@@ -1,0 +1,5 @@
+"""ebs-agent: makes the EBS volumes attached to a SageMaker HyperPod instance what its policy says they are."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -291,6 +291,8 @@ class MountRecord:
     device_number: DeviceNumber
     boot_id: str
     diskseq: int | None = None
+    options: tuple[str, ...] = ()
+    """As last asked for; the kernel does not show every one of them."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +357,8 @@ class Observed:
     """Mounts the agent made of an appearance of this volume that is gone."""
     was_lost: bool = False
     """It vanished while mounted and has not been ready since."""
+    applied_options: tuple[str, ...] | None = None
+    """The options the agent last asked for at the wanted path; None for a mount it did not make."""
     obstacle: str | None = None
     """What stands at the wanted mount path and is not this volume: ``another filesystem (/dev/sdb1)``."""
     checked: Checked | None = None
@@ -379,6 +383,8 @@ class Observed:
 
 @dataclass(frozen=True)
 class WantedFilesystem:
+    """The filesystem a volume is to hold, and whether it may be made."""
+
     type: FsType
     format: FormatRule = FormatRule.NEVER
     label: str | None = None
@@ -387,6 +393,8 @@ class WantedFilesystem:
 
 @dataclass(frozen=True)
 class WantedMount:
+    """Where and how a filesystem is to be seen. ``mode`` is the permission bits of its root directory."""
+
     path: str
     options: tuple[str, ...] = ()
     owner: str | None = None
@@ -400,6 +408,8 @@ class WantedMount:
 
 @dataclass(frozen=True)
 class WantedBlock:
+    """A raw volume: who may use its device node."""
+
     owner: str | None = None
     group: str | None = None
     mode: int | None = None
@@ -407,6 +417,8 @@ class WantedBlock:
 
 @dataclass(frozen=True)
 class WantedTuning:
+    """Block-layer settings to keep; None leaves one as it is."""
+
     read_ahead_bytes: int | None = None
     scheduler: str | None = None
 

@@ -104,7 +104,7 @@ class Remount:
 
     kind: ClassVar[str] = "remount"
     path: str
-    type: FsType
+    device_number: DeviceNumber
     options: tuple[str, ...]
 
     def describe(self) -> str:
@@ -132,7 +132,9 @@ class Unmount:
     is_stale: bool = False
 
     def describe(self) -> str:
-        return f"detach the stale mount at {self.mount.path}" if self.is_stale else f"unmount {self.mount.path}"
+        return (
+            f"detach the stale mount at {self.mount.path}" if self.is_stale else f"unmount {self.mount.path}"
+        )
 
 
 @dataclass(frozen=True)

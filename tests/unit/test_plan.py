@@ -1,0 +1,353 @@
+"""The planner's rules, one table row each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.model import (
+    Blank,
+    Checked,
+    Condition,
+    Content,
+    Device,
+    DeviceNumber,
+    Exclusion,
+    Filesystem,
+    Foreign,
+    FormatRecord,
+    FormatRule,
+    FormatStage,
+    FsType,
+    Identity,
+    Ids,
+    Mount,
+    Observed,
+    Origin,
+    Partition,
+    Process,
+    Reason,
+    RootInode,
+    Tuning,
+    Unknown,
+    VolumeId,
+    Wanted,
+    WantedBlock,
+    WantedFilesystem,
+    WantedMount,
+    WantedTuning,
+)
+from agent.plan import make_plan
+from agent.steps import (
+    Check,
+    Degrade,
+    Format,
+    GrowFilesystem,
+    GrowPartition,
+    Link,
+    MountFilesystem,
+    MoveMount,
+    Refuse,
+    Remount,
+    SetNodeOwnership,
+    SetRootOwnership,
+    SettleFormat,
+    Tune,
+    Unmount,
+    Wait,
+)
+
+GIB = 1024**3
+VOLUME = VolumeId("vol-0123456789abcdef0")
+NUMBER = DeviceNumber(259, 3)
+UUID = "6a6e2f2a-6a0c-4b8e-9d5e-3f8d2f6d1a11"
+PATH = "/data/ckpt"
+
+DEVICE = Device(
+    path="/dev/nvme1n1",
+    device_number=NUMBER,
+    identity=Identity(VOLUME, "Amazon Elastic Block Store", "vol0123456789abcdef0", "/dev/sdf"),
+    size_bytes=10 * GIB,
+    diskseq=7,
+)
+LINKS = frozenset({f"by-id/{VOLUME}"})
+BLANK = Blank(sampled_bytes=1024)
+EXT4 = Filesystem(FsType.EXT4, UUID, size_bytes=10 * GIB)
+OPTIONS = ("nosuid", "nodev")
+WANTED = Wanted(
+    VOLUME,
+    "checkpoints",
+    filesystem=WantedFilesystem(FsType.EXT4, FormatRule.IF_BLANK),
+    mount=WantedMount(PATH, OPTIONS),
+)
+NEVER = replace(WANTED, filesystem=WantedFilesystem(FsType.EXT4))
+RAW = Wanted(VOLUME, "rawdb", block=WantedBlock(mode=0o660))
+RECORD = FormatRecord(VOLUME, UUID, FsType.EXT4, 10 * GIB, FormatStage.INTENDED, "2026-01-01T00:00:00Z")
+
+
+def mount_of(path: str = PATH, options: str = "rw,nosuid,nodev,relatime", super_options: str = "rw") -> Mount:
+    return Mount(
+        mount_id=50,
+        parent_id=20,
+        device_number=NUMBER,
+        root="/",
+        path=path,
+        options=frozenset(options.split(",")),
+        fs_type="ext4",
+        source=DEVICE.path,
+        super_options=frozenset(super_options.split(",")),
+    )
+
+
+def look(content: Content | None = None, **fields: object) -> Observed:
+    base = Observed(VOLUME, device=DEVICE, content=content, links=LINKS)
+    return replace(base, **fields)  # type: ignore[arg-type]  # field names are the tests' own
+
+
+MOUNTED = look(EXT4, mounts=(mount_of(),), root_inode=RootInode(0, 0, 0o755))
+MOUNT_STEP = MountFilesystem(FsType.EXT4, UUID, PATH, OPTIONS)
+
+
+def test_blank_volume_is_formatted_then_mounted() -> None:
+    """A proven blank volume whose policy allows it is formatted, then mounted."""
+    plan = make_plan(look(BLANK), WANTED)
+    assert plan.steps == (Format(FsType.EXT4), MountFilesystem(FsType.EXT4, None, PATH, OPTIONS))
+    assert plan.condition is Condition.PREPARING
+
+
+def test_existing_filesystem_is_checked_before_it_is_mounted() -> None:
+    """A filesystem of the wanted type is checked, then mounted, never formatted."""
+    assert make_plan(look(EXT4), WANTED).steps == (Check(FsType.EXT4), MOUNT_STEP)
+    assert make_plan(look(EXT4, checked=Checked(is_clean=True)), WANTED).steps == (MOUNT_STEP,)
+
+
+def test_mounted_as_wanted_needs_nothing() -> None:
+    """Replanning after success yields nothing, and the volume is Ready."""
+    plan = make_plan(MOUNTED, WANTED)
+    assert (plan.steps, plan.condition) == ((), Condition.READY)
+
+
+SHARED = replace(DEVICE, identity=replace(DEVICE.identity, is_shared=True))
+
+REFUSALS = [
+    ("blank, never format", look(BLANK), NEVER, Reason.FORMAT_NOT_ALLOWED),
+    ("foreign signature", look(Foreign("LUKS")), WANTED, Reason.NOT_BLANK),
+    ("unsigned data", look(Foreign("data", 200, is_signed=False)), WANTED, Reason.NOT_BLANK),
+    ("probe failed", look(Unknown("EIO at 0")), WANTED, Reason.PROBE_FAILED),
+    ("never looked at", look(None), WANTED, Reason.PROBE_FAILED),
+    ("other filesystem", look(replace(EXT4, type=FsType.XFS)), WANTED, Reason.FILESYSTEM_MISMATCH),
+    ("from a snapshot", look(BLANK, origin=Origin(snapshot_id="snap-1")), WANTED, Reason.FROM_SNAPSHOT),
+    ("multi-attach bit", look(BLANK, device=SHARED), WANTED, Reason.MULTI_ATTACH),
+    ("multi-attach filesystem", look(EXT4, device=SHARED), WANTED, Reason.MULTI_ATTACH),
+    ("multi-attach tag", look(EXT4, origin=Origin(is_multi_attach=True)), WANTED, Reason.MULTI_ATTACH),
+    (
+        "formatted before",
+        look(BLANK, format_record=replace(RECORD, stage=FormatStage.DONE)),
+        WANTED,
+        Reason.ALREADY_FORMATTED,
+    ),
+    (
+        "read-only device",
+        look(BLANK, device=replace(DEVICE, is_read_only=True)),
+        WANTED,
+        Reason.READ_ONLY_DEVICE,
+    ),
+    (
+        "read-only device with data",
+        look(EXT4, device=replace(DEVICE, is_read_only=True)),
+        WANTED,
+        Reason.READ_ONLY_DEVICE,
+    ),
+    ("path taken", look(EXT4, obstacle="another filesystem"), WANTED, Reason.PATH_IN_USE),
+    ("path taken, blank", look(BLANK, obstacle="another filesystem"), WANTED, Reason.PATH_IN_USE),
+    (
+        "root device",
+        look(None, exclusion=Exclusion(Reason.ROOT_DEVICE, "It holds /.")),
+        WANTED,
+        Reason.ROOT_DEVICE,
+    ),
+    (
+        "root device raw",
+        look(None, exclusion=Exclusion(Reason.ROOT_DEVICE, "It holds /.")),
+        RAW,
+        Reason.ROOT_DEVICE,
+    ),
+    (
+        "interrupted format, signed by another",
+        look(Foreign("xfs and ext4"), format_record=RECORD),
+        WANTED,
+        Reason.NOT_BLANK,
+    ),
+    (
+        "interrupted format, size changed",
+        look(BLANK, format_record=replace(RECORD, size_bytes=GIB)),
+        WANTED,
+        Reason.NOT_BLANK,
+    ),
+    (
+        "interrupted format, type changed",
+        look(BLANK, format_record=replace(RECORD, type=FsType.XFS)),
+        WANTED,
+        Reason.NOT_BLANK,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("observed", "wanted", "reason"), [row[1:] for row in REFUSALS], ids=[r[0] for r in REFUSALS]
+)
+def test_refused_with_its_reason(observed: Observed, wanted: Wanted, reason: Reason) -> None:
+    """Where a safety rule applies, no action is planned and the reason is that rule's."""
+    plan = make_plan(observed, wanted)
+    assert plan.actions == ()
+    assert isinstance(plan.verdict, Refuse)
+    assert (plan.verdict.reason, plan.condition) == (reason, Condition.REFUSED)
+
+
+def test_interrupted_format_is_resumed_with_its_own_uuid() -> None:
+    """A blank or unsigned half-made volume with a matching intent is formatted again, same UUID."""
+    for content in (BLANK, Foreign("data", 4096, is_signed=False)):
+        first = make_plan(look(content, format_record=RECORD), WANTED).steps[0]
+        assert first == Format(FsType.EXT4, resume_uuid=UUID)
+
+
+def test_interrupted_format_that_finished_is_checked_and_settled() -> None:
+    """The filesystem of our intent is kept when its check passes: it is noted as made, then mounted."""
+    plan = make_plan(look(EXT4, format_record=RECORD, checked=Checked(is_clean=True)), WANTED)
+    assert plan.steps == (SettleFormat(UUID), MOUNT_STEP)
+
+
+def test_damaged_filesystem_of_an_intent_is_remade_only_if_never_mounted() -> None:
+    """A half-made filesystem of ours is remade only where its superblock proves that nobody mounted it."""
+    damaged = Checked(is_clean=False, detail="bad")
+    observed = look(replace(EXT4, is_pristine=True), format_record=RECORD, checked=damaged)
+    assert make_plan(observed, WANTED).steps[0] == Format(FsType.EXT4, resume_uuid=UUID)
+    for pristine in (False, None):
+        observed = look(replace(EXT4, is_pristine=pristine), format_record=RECORD, checked=damaged)
+        plan = make_plan(observed, WANTED)
+        assert (plan.actions, plan.condition) == ((), Condition.FAILED)
+
+
+def test_damaged_filesystem_is_failed_and_left_alone() -> None:
+    """A filesystem whose check failed is not mounted, and the way to repair it is named."""
+    plan = make_plan(look(EXT4, checked=Checked(is_clean=False, detail="bad inode")), WANTED)
+    assert isinstance(plan.verdict, Wait)
+    assert (plan.actions, plan.verdict.reason) == ((), Reason.FILESYSTEM_ERRORS)
+    assert "e2fsck" in (plan.verdict.hint or "")
+
+
+def test_absent_volume_is_pending_and_lost_if_it_vanished() -> None:
+    """A volume never seen is Pending; one that vanished mounted is Lost and its stale mount is detached."""
+    absent = Observed(VOLUME)
+    assert make_plan(absent, WANTED).condition is Condition.PENDING
+    assert make_plan(absent, None).condition is Condition.UNMANAGED
+    lost = make_plan(replace(absent, stale_mounts=(mount_of(),)), WANTED)
+    assert lost.steps[0] == Unmount(mount_of(), is_stale=True)
+    assert lost.condition is Condition.LOST
+    assert make_plan(replace(absent, was_lost=True), WANTED).condition is Condition.LOST
+
+
+def test_unmanaged_volume_only_gets_its_link() -> None:
+    """A volume the policy does not name is linked by its ID and otherwise left alone."""
+    plan = make_plan(look(None, links=frozenset()), None)
+    assert plan.steps == (Link(f"by-id/{VOLUME}"),)
+    assert plan.settled is Condition.UNMANAGED
+
+
+def test_raw_volume_gets_links_and_node_ownership() -> None:
+    """A raw volume is linked by ID and name, and its node gets the policy's mode, whatever it holds."""
+    observed = look(None, links=frozenset(), node_owner=RootInode(0, 0, 0o600))
+    plan = make_plan(observed, RAW)
+    assert plan.steps == (Link(f"by-id/{VOLUME}"), Link("rawdb"), SetNodeOwnership(None, None, 0o660))
+    settled = replace(observed, links=LINKS | {"rawdb"}, node_owner=RootInode(0, 0, 0o660))
+    assert make_plan(settled, RAW).steps == ()
+    busy = replace(settled, exclusion=Exclusion(Reason.DEVICE_BUSY, "LVM is built on it."))
+    assert make_plan(busy, RAW).condition is Condition.READY
+
+
+GROW = replace(WANTED, grow=True)
+
+
+def test_grows_only_when_allowed_and_by_more_than_slack() -> None:
+    """A device bigger than its filesystem by more than tools leave over is grown, under grow: true only."""
+    small = replace(MOUNTED, content=replace(EXT4, size_bytes=5 * GIB))
+    step = GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, 10 * GIB)
+    assert make_plan(small, GROW).steps == (step,)
+    assert make_plan(small, WANTED).steps == ()
+    nearly = replace(MOUNTED, content=replace(EXT4, size_bytes=10 * GIB - 1024))
+    assert make_plan(nearly, GROW).steps == ()
+
+
+def test_partition_is_grown_before_its_filesystem() -> None:
+    """A filesystem on the only partition: the partition first, then the filesystem."""
+    partition = Partition(1, "/dev/nvme1n1p1", DeviceNumber(259, 4), 1024**2, 5 * GIB)
+    device = replace(DEVICE, partitions=(partition,))
+    content = replace(EXT4, partition=1, size_bytes=5 * GIB)
+    observed = replace(MOUNTED, device=device, content=content)
+    grown = 10 * GIB - 2 * 1024**2
+    assert make_plan(observed, GROW).steps == (
+        GrowPartition(1, 5 * GIB, grown),
+        GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, grown, partition=1),
+    )
+    two = replace(device, partitions=(partition, replace(partition, number=2)))
+    assert make_plan(replace(observed, device=two), GROW).steps == ()
+
+
+def test_options_changed_are_remounted() -> None:
+    """A difference in mount attributes, or in parameters the agent asked for, is a remount."""
+    noatime = replace(WANTED, mount=WantedMount(PATH, (*OPTIONS, "noatime")))
+    assert make_plan(MOUNTED, noatime).steps == (Remount(PATH, NUMBER, (*OPTIONS, "noatime")),)
+    discard = replace(WANTED, mount=WantedMount(PATH, (*OPTIONS, "discard")))
+    assert make_plan(MOUNTED, discard).steps == ()
+    applied = replace(MOUNTED, applied_options=OPTIONS)
+    assert make_plan(applied, discard).steps == (Remount(PATH, NUMBER, (*OPTIONS, "discard")),)
+
+
+def test_emergency_read_only_is_never_remounted() -> None:
+    """A filesystem the kernel made read-only is reported, not made writable again."""
+    plan = make_plan(replace(MOUNTED, mounts=(mount_of(super_options="ro"),)), WANTED)
+    assert isinstance(plan.verdict, Degrade)
+    assert (plan.actions, plan.verdict.reason) == ((), Reason.READ_ONLY)
+
+
+def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
+    """A mount at the policy's old path moves when idle, else the volume is Degraded and names who uses it."""
+    elsewhere = replace(MOUNTED, mounts=(mount_of("/data/old"),))
+    assert make_plan(elsewhere, WANTED).steps == (MoveMount("/data/old", PATH),)
+    busy = make_plan(replace(elsewhere, processes=(Process(42, "python"),)), WANTED)
+    assert busy.condition is Condition.DEGRADED
+    assert busy.verdict is not None
+    assert "python (42)" in busy.verdict.message
+
+
+def test_root_ownership_is_kept() -> None:
+    """Owner, group and mode of the mounted root are brought back to the policy's."""
+    wanted = replace(WANTED, mount=WantedMount(PATH, OPTIONS, owner="ubuntu", mode=0o770))
+    observed = replace(MOUNTED, ids=Ids(uid=1000))
+    assert make_plan(observed, wanted).steps == (SetRootOwnership(PATH, NUMBER, 1000, None, 0o770),)
+    settled = replace(observed, root_inode=RootInode(1000, 0, 0o770))
+    assert make_plan(settled, wanted).steps == ()
+
+
+def test_unknown_owner_does_not_stop_the_mount() -> None:
+    """A missing user is a defect of the node, not of the data: mounted, and Degraded until it exists."""
+    plan = make_plan(replace(MOUNTED, ids=Ids(missing="user 'ubuntu'")), WANTED)
+    assert isinstance(plan.verdict, Degrade)
+    assert plan.verdict.reason is Reason.UNKNOWN_OWNER
+
+
+def test_tuning_follows_the_mount() -> None:
+    """Read-ahead and scheduler are set where they differ, after the volume is usable."""
+    wanted = replace(WANTED, tune=WantedTuning(4 * 1024**2, "none"))
+    observed = replace(MOUNTED, tuning=Tuning(128 * 1024, "none"))
+    assert make_plan(observed, wanted).steps == (Tune(read_ahead_bytes=4 * 1024**2),)
+
+
+def test_xfs_copy_of_a_mounted_uuid_gets_nouuid() -> None:
+    """Only xfs, and only when the UUID is in use, is mounted with nouuid."""
+    xfs = replace(WANTED, filesystem=WantedFilesystem(FsType.XFS))
+    observed = look(
+        replace(EXT4, type=FsType.XFS), checked=Checked(is_clean=True), is_uuid_mounted_elsewhere=True
+    )
+    assert make_plan(observed, xfs).steps == (MountFilesystem(FsType.XFS, UUID, PATH, (*OPTIONS, "nouuid")),)

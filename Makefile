@@ -23,7 +23,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --retries
 UV_VERSION := 0.13.9
 
 PYTHON_SOURCES := agent tests $(wildcard bench)
-SHELL_SCRIPTS = $(shell git grep -lE '^\#!.*\b(ba)?sh\b' 2>/dev/null)
+SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts tests))
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS)) $(PYTEST_ARGS)
@@ -51,10 +51,11 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 venv: $(VENV)/dev.stamp
 
 check: $(VENV)/dev.stamp
+	scripts/prepare check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(if $(SHELL_SCRIPTS),$(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS))
+	$(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS)
 	$(if $(UNITS),scripts/verify-units $(UNITS))
 
 test: $(VENV)/dev.stamp
@@ -70,7 +71,7 @@ test-all: test test-vm
 
 demo: $(VENV)/run.stamp
 	scripts/prepare demo
-	$(BIN)/ebs-agent demo
+	scripts/demo
 
 bench: $(VENV)/dev.stamp
 	scripts/prepare bench

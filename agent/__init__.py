@@ -1,4 +1,4 @@
-"""ebs-agent: makes the EBS volumes attached to a SageMaker HyperPod instance what its policy says they are."""
+"""ebs-agent: makes the EBS volumes of a SageMaker HyperPod instance what its policy says they are."""
 
 from __future__ import annotations
 

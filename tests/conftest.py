@@ -1,0 +1,59 @@
+"""What every test starts from: its tier, its environment and Hypothesis' settings."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from tests.tiers import TIERS, TierPlugin, parse_tiers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Deadlines measure the machine, not the code. CI tries the same examples every time: a failure there is one here.
+hypothesis.settings.register_profile(
+    "dev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "ci", parent=hypothesis.settings.get_profile("dev"), derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-tiers",
+        type=parse_tiers,
+        default=(),
+        metavar="TIER,…",
+        help="fail when no test of one of these tiers ran",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier}: set by the test's directory")
+    config.addinivalue_line("markers", "needs(program, …): skip where one of the programs is absent")
+    config.pluginmanager.register(TierPlugin(config.getoption("--require-tiers")), "tiers")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test away from the machine's own agent and from AWS."""
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "EBS_AGENT_"))]:
+            environment.delenv(name)
+        environment.setenv("EBS_AGENT_ROOT", str(nowhere))
+        environment.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
+        environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield

@@ -1,0 +1,276 @@
+"""The only place that starts programs: argument lists, a clean environment, every child reaped.
+
+It never uses a shell, never waits for ever, and never leaves a child behind unless the kernel itself will
+not let go of it; such a child is abandoned, counted, and reaped when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Protocol, cast
+
+import anyio
+
+from agent.errors import AgentError, NotAnsweringError
+from agent.model import Reason
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/"}
+_OUTPUT_LIMIT_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+_SUMMARY_LIMIT = 400
+_DRAIN_S = 0.5
+"""How long to read on after the program ended, for output its own children still hold the pipe of."""
+_KILL_GRACE_S = 2.0
+"""How long a killed child may take to go. In D state it does not go until the device answers."""
+
+_PACKAGES = {
+    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
+    "e2fsck": ("e2fsprogs", "e2fsprogs"),
+    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
+    "xfs_logprint": ("xfsprogs", "xfsprogs"),
+    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
+    "btrfs": ("btrfs-progs", "btrfs-progs"),
+    "sfdisk": ("fdisk", "util-linux"),
+    "unshare": ("util-linux", "util-linux"),
+}
+"""Where a program comes from: the package of Debian and Ubuntu, and that of Amazon Linux."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that ended. Output is decoded leniently and holds at most its last 1 MiB."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    """The exit status, or minus the number of the signal that ended it."""
+    stdout: str
+    stderr: str
+
+    @property
+    def program(self) -> str:
+        return _program_name(self.argv)
+
+    def summarize(self) -> str:
+        """Return the last lines the program wrote about its trouble, in one line of bounded length."""
+        text = self.stderr if self.stderr.strip() else self.stdout
+        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        summary = "; ".join(lines[-4:])
+        printable = "".join(character if character.isprintable() else "?" for character in summary)
+        return printable[-_SUMMARY_LIMIT:]
+
+
+class Run(Protocol):
+    """How the rest of the agent runs a program: :func:`run`, or in tests a scripted stand-in."""
+
+    async def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        pass_fds: Sequence[int] = (),
+        input: str | None = None,  # noqa: A002 (subprocess's own word)
+        check: Sequence[int] = (0,),
+    ) -> Completed: ...
+
+
+@dataclass
+class Abandoned:
+    """Children that did not end when killed. They cannot be waited for, so they are counted."""
+
+    total: int = 0
+    waiting: set[subprocess.Popen[bytes]] = field(default_factory=set)
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        self.total += 1
+        self.waiting.add(child)
+
+    def reap(self) -> None:
+        """Take leave of those that have ended since."""
+        self.waiting = {child for child in self.waiting if child.poll() is None}
+
+
+abandoned = Abandoned()
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    pass_fds: Sequence[int] = (),
+    input: str | None = None,  # noqa: A002 (subprocess's own word)
+    check: Sequence[int] = (0,),
+) -> Completed:
+    """Run ``argv`` to its end and return what it wrote.
+
+    ``pass_fds`` keep their numbers in the child, so ``/proc/self/fd/N`` names a descriptor in ``argv``.
+    An exit status outside ``check`` raises AgentError with the program's last lines; a program that is not
+    installed raises one naming its package; one that takes longer than ``timeout_s`` is killed with all it
+    started and raises NotAnsweringError.
+    """
+    abandoned.reap()
+    outputs = _Output(), _Output()
+    async with _start(argv, pass_fds, has_input=input is not None) as child:
+        with anyio.move_on_after(timeout_s):
+            await _converse(child, input, outputs)
+        returncode = child.returncode
+    stdout, stderr = (output.decode() for output in outputs)
+    if returncode is None:
+        raise NotAnsweringError(
+            f"{_program_name(argv)} did not end within {timeout_s:g} s and was killed.",
+            hint="The device may not answer, or it is slower than the agent allows for.",
+            reason=Reason.STALLED,
+        )
+    completed = Completed(tuple(argv), returncode, stdout, stderr)
+    if completed.returncode not in check:
+        raise _failed(completed)
+    return completed
+
+
+def descriptor_path(fd: int) -> str:
+    """Return the path by which a child that was passed ``fd`` opens what the descriptor is of."""
+    return f"/proc/self/fd/{fd}"
+
+
+def find_program(name: str, search_path: str = SEARCH_PATH) -> str:
+    """Return the program's full path, or raise AgentError naming the package it comes in."""
+    found = shutil.which(name, path=search_path)
+    if found is None:
+        raise AgentError(f"The program {name} is not installed.", hint=_package_hint(name), retryable=False)
+    return found
+
+
+def _program_name(argv: Sequence[str]) -> str:
+    return argv[0].rsplit("/", 1)[-1]
+
+
+def _package_hint(name: str) -> str | None:
+    if name not in _PACKAGES:
+        return None
+    debian, amazon = _PACKAGES[name]
+    return f"Install it: apt-get install {debian} (Debian, Ubuntu) or dnf install {amazon} (Amazon Linux)."
+
+
+@contextlib.asynccontextmanager
+async def _start(
+    argv: Sequence[str], pass_fds: Sequence[int], *, has_input: bool
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """Start the program in a session of its own; on the way out it is reaped, or abandoned and counted."""
+    program = find_program(argv[0])
+    try:
+        child = subprocess.Popen(  # noqa: ASYNC220 (returns at exec; anyio's own would need a thread to wait)
+            [program, *argv[1:]],
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=_ENVIRONMENT,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise AgentError(f"{argv[0]} could not be started: {error.strerror}.") from error
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            await _end(child)
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                # There may be input left that nobody reads any more.
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+async def _converse(
+    child: subprocess.Popen[bytes], text: str | None, outputs: tuple[_Output, _Output]
+) -> None:
+    """Feed the program and read it until it has ended, and its output with it."""
+    async with anyio.create_task_group() as readers:
+        readers.start_soon(_read, _fileno(child.stdout), outputs[0])
+        readers.start_soon(_read, _fileno(child.stderr), outputs[1])
+        if text is not None:
+            readers.start_soon(_write, child, text.encode())
+        await _wait(child)
+        # Whoever inherited the pipes may hold them open for ever.
+        readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
+
+
+async def _read(fd: int, output: _Output) -> None:
+    while True:
+        await anyio.wait_readable(fd)
+        chunk = os.read(fd, _CHUNK_BYTES)
+        if not chunk:
+            return
+        output.add(chunk)
+
+
+async def _write(child: subprocess.Popen[bytes], rest: bytes) -> None:
+    pipe = cast("IO[bytes]", child.stdin)
+    fd = pipe.fileno()
+    os.set_blocking(fd, False)
+    # A program that ends without reading its input says why by its exit status.
+    with contextlib.suppress(BrokenPipeError):
+        while rest:
+            await anyio.wait_writable(fd)
+            rest = rest[os.write(fd, rest) :]
+    pipe.close()
+
+
+async def _wait(child: subprocess.Popen[bytes]) -> None:
+    """Wait for the child's end without a thread and without a signal handler, then reap it."""
+    if child.poll() is not None:
+        return
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        await anyio.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    child.poll()
+
+
+async def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child with all it started, and give it the time the kernel needs to let it go."""
+    # The child leads a session of its own and is not reaped yet, so the group's number is still its own.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with anyio.move_on_after(_KILL_GRACE_S, shield=True):
+        await _wait(child)
+    if child.returncode is None:
+        abandoned.add(child)
+
+
+def _fileno(pipe: IO[bytes] | None) -> int:
+    return cast("IO[bytes]", pipe).fileno()
+
+
+def _failed(completed: Completed) -> AgentError:
+    if completed.returncode < 0:
+        end = f"was ended by signal {-completed.returncode}"
+    else:
+        end = f"ended with {completed.returncode}"
+    summary = completed.summarize()
+    message = f"{completed.program} {end}: {summary}" if summary else f"{completed.program} {end}."
+    return AgentError(message, reason=Reason.STEP_FAILED)
+
+
+@dataclass
+class _Output:
+    """The last part of what a program wrote, so that a chatty one costs no memory."""
+
+    kept: bytearray = field(default_factory=bytearray)
+
+    def add(self, chunk: bytes) -> None:
+        self.kept += chunk
+        if len(self.kept) > 2 * _OUTPUT_LIMIT_BYTES:
+            del self.kept[:-_OUTPUT_LIMIT_BYTES]
+
+    def decode(self) -> str:
+        return bytes(self.kept[-_OUTPUT_LIMIT_BYTES:]).decode(errors="replace")

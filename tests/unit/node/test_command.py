@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.errors import AgentError, NotAnsweringError
+from agent.model import Reason
+from agent.node import command
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_returns_output_and_status() -> None:
+    """Both streams and the exit status come back, whatever the program wrote first."""
+    completed = await command.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=10, check=(0, 3))
+    assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
+
+
+async def test_feeds_input_larger_than_a_pipe() -> None:
+    """Input and output flow at once, so neither waits for the other for ever."""
+    text = "x" * 300_000
+    completed = await command.run(["cat"], timeout_s=10, input=text)
+    assert completed.stdout == text
+
+
+async def test_program_that_ignores_its_input_is_no_error() -> None:
+    """A program may end without reading what it was given."""
+    completed = await command.run(["true"], timeout_s=10, input="x" * 1_000_000)
+    assert completed.returncode == 0
+
+
+async def test_unexpected_status_carries_the_programs_last_words() -> None:
+    """A failure names the program, its status and what it said."""
+    with pytest.raises(AgentError, match=r"sh ended with 4: first; no space left") as caught:
+        await command.run(["sh", "-c", "echo first >&2; echo 'no  space left' >&2; exit 4"], timeout_s=10)
+    assert caught.value.reason is Reason.STEP_FAILED
+
+
+async def test_death_by_signal_is_named() -> None:
+    """A program that was killed by someone else failed, and by which signal."""
+    with pytest.raises(AgentError, match="ended by signal 11"):
+        await command.run(["sh", "-c", "kill -SEGV $$"], timeout_s=10)
+
+
+async def test_missing_program_names_its_package() -> None:
+    """The hint is the package to install."""
+    with pytest.raises(AgentError, match=r"xfsprogs"):
+        command.find_program("mkfs.xfs", search_path="/nonexistent")
+
+
+async def test_environment_holds_nothing_of_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child sees no secret, a fixed path and untranslated messages."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    completed = await command.run(["env"], timeout_s=10)
+    assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={command.SEARCH_PATH}"}
+    assert "hush" not in completed.stdout
+
+
+async def test_passed_descriptor_keeps_its_number(tmp_path: Path) -> None:
+    """A child opens by /proc/self/fd what the daemon has open, and nothing else is inherited."""
+    path = tmp_path / "file"
+    path.write_text("kept")
+    fd = os.open(path, os.O_RDONLY)
+    other = os.open(path, os.O_RDONLY)
+    os.set_inheritable(other, True)
+    try:
+        completed = await command.run(
+            ["sh", "-c", f"cat {command.descriptor_path(fd)}; test -e /proc/self/fd/{other} || echo none"],
+            timeout_s=10,
+            pass_fds=[fd],
+        )
+    finally:
+        os.close(fd)
+        os.close(other)
+    assert completed.stdout == "keptnone\n"
+
+
+async def test_late_program_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    """At the timeout the whole session dies, so nothing goes on writing behind the agent's back."""
+    pids = tmp_path / "pids"
+    with pytest.raises(NotAnsweringError, match=r"did not end within 0\.3 s"):
+        await command.run(["sh", "-c", f"echo $$ >{pids}; sleep 99 & echo $! >>{pids}; wait"], timeout_s=0.3)
+    await _wait_until_gone([int(pid) for pid in pids.read_text().split()])
+
+
+async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
+    """Cancelling the task that runs a program ends the program before the task ends."""
+    pid_path = tmp_path / "pid"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(
+            lambda: command.run(["sh", "-c", f"echo $$ >{pid_path}; exec sleep 99"], timeout_s=60)
+        )
+        await _wait_until(lambda: pid_path.exists() and pid_path.read_text() != "")
+        tasks.cancel_scope.cancel()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_path.read_text()), 0)
+
+
+async def test_grandchild_holding_the_pipes_does_not_hold_the_run(tmp_path: Path) -> None:
+    """A run ends with its program, though something the program left behind keeps its output open."""
+    pid_path = tmp_path / "pid"
+    started = time.monotonic()
+    completed = await command.run(["sh", "-c", f"sleep 99 & echo $! >{pid_path}; echo done"], timeout_s=30)
+    os.kill(int(pid_path.read_text()), signal.SIGKILL)
+    assert completed.stdout == "done\n"
+    assert time.monotonic() - started < 10
+
+
+async def test_output_is_bounded() -> None:
+    """A program that never stops talking costs 1 MiB, and its last words are the ones kept."""
+    completed = await command.run(
+        ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end"], timeout_s=30
+    )
+    assert len(completed.stdout) == 1 << 20
+    assert completed.stdout.endswith("xend\n")
+
+
+async def test_runs_concurrently_without_mixing() -> None:
+    """Many programs at once each get their own output and status."""
+    results: dict[int, command.Completed] = {}
+
+    async def run_one(number: int) -> None:
+        argv = ["sh", "-c", f"echo {number}; exit {number}"]
+        results[number] = await command.run(argv, timeout_s=30, check=(number,))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(run_one, number)
+    assert {number: (done.returncode, done.stdout) for number, done in results.items()} == {
+        number: (number, f"{number}\n") for number in range(20)
+    }
+
+
+def test_summary_is_one_short_printable_line() -> None:
+    """What a program says is cleaned before it reaches a log or a terminal."""
+    noisy = command.Completed(("x",), 1, "", "a\n" * 50 + "\x1b[31mred\x1b[0m" + "y" * 1000)
+    summary = noisy.summarize()
+    assert summary.isprintable()
+    assert len(summary) <= 400
+
+
+async def _wait_until_gone(pids: list[int]) -> None:
+    await _wait_until(lambda: not any(_is_running(pid) for pid in pids))
+
+
+def _is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+async def _wait_until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not is_so():  # noqa: ASYNC110 (other processes set no event)
+            await anyio.sleep(0.01)

@@ -1,0 +1,51 @@
+"""The command ``ebs-agent``: turns every error into one sentence, a hint and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from agent.cli.app import app
+from agent.errors import AgentError, ExitCode
+
+PROGRAM = "ebs-agent"
+INTERRUPTED = 130
+"""What shells expect of a program ended by Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app(prog_name=PROGRAM)
+    except AgentError as error:
+        if os.environ.get("EBS_AGENT_DEBUG"):
+            raise
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit would complain again
+        sys.exit(ExitCode.DONE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("EBS_AGENT_DEBUG"):
+            raise
+        _print_error(
+            AgentError(
+                f"The agent met something it does not expect: {type(error).__name__}: {error}.",
+                hint="Run the command again with --debug and report the traceback.",
+            )
+        )
+        sys.exit(ExitCode.FAILED)
+
+
+def _print_error(error: AgentError) -> None:
+    is_colourful = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    red, dim, plain = ("\033[31m", "\033[2m", "\033[0m") if is_colourful else ("", "", "")
+    sys.stderr.write(f"{red}{PROGRAM}: {error.message}{plain}\n")
+    if error.hint:
+        sys.stderr.write(f"{dim}{error.hint}{plain}\n")
+
+
+if __name__ == "__main__":
+    main()

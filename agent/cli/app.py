@@ -1,0 +1,248 @@
+"""The command line: names, options and help of every command. Each imports what it needs when it is called.
+
+Nothing heavy is imported here, since completion and lifecycle scripts start this program often.
+"""
+
+# ruff: noqa: PLC0415  # each command imports what it alone needs
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import agent
+from agent.cli.client import Client
+from agent.errors import AgentError
+from agent.paths import Paths
+
+app = typer.Typer(
+    name="ebs-agent",
+    help="Makes the EBS volumes attached to this instance what its policy says they are.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or invalid policy, 3 not ready in time, "
+    "4 the agent does not answer, 5 refused for safety.",
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the global options say."""
+
+    paths: Paths
+    client: Client
+
+
+def complete_volume(incomplete: str) -> list[str]:
+    """Return the names and IDs that begin with ``incomplete``; none where the agent does not answer."""
+    root = Path(os.environ.get("EBS_AGENT_ROOT", "/"))
+    client = Client(Path(os.environ.get("EBS_AGENT_SOCKET") or Paths(root).socket))
+    try:
+        volumes = client.status()["volumes"]
+    except AgentError:
+        return []
+    words = [word for volume in volumes for word in (volume["name"], volume["volume_id"]) if word]
+    return [word for word in words if word.startswith(incomplete)]
+
+
+VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.", autocompletion=complete_volume)]
+OptionalVolume = Annotated[
+    str | None,
+    typer.Argument(help="A volume's name or ID; all when not given.", autocompletion=complete_volume),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_version(is_asked: bool) -> None:
+    """Print the version and end, if asked to."""
+    if is_asked:
+        typer.echo(agent.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def read_global_options(
+    context: typer.Context,
+    root: Annotated[
+        Path,
+        typer.Option("--root", envvar="EBS_AGENT_ROOT", help="Keep and find the agent's files below this."),
+    ] = Path("/"),
+    socket: Annotated[
+        Path | None,
+        typer.Option("--socket", envvar="EBS_AGENT_SOCKET", help="Control socket of the agent to talk to."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show tracebacks.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Make the EBS volumes attached to this instance what its policy says they are."""
+    if debug:
+        os.environ["EBS_AGENT_DEBUG"] = "1"
+    paths = Paths(root.absolute())
+    context.obj = Session(paths, Client(socket or paths.socket))
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    devices: Annotated[
+        Path | None, typer.Option(help="A directory of vol-….img files that stand in for volumes.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="The policy file, in place of the usual one.")] = None,
+) -> None:
+    """Be the daemon: watch, and make every volume what the policy says."""
+    import anyio
+
+    from agent import daemon
+    from agent.report.logs import configure_logs
+
+    configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
+    anyio.run(daemon.run, _session(context).paths, devices, policy)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    volume: OptionalVolume = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.")] = False,
+) -> None:
+    """Show how every volume is: condition, path, size and use, last step."""
+    client = _session(context).client
+    if watch:
+        from agent.cli.watch import watch_status
+
+        watch_status(client, volume)
+    elif volume is not None:
+        _print(client.volume_status(volume), as_json, "show_volume")
+    else:
+        _print(client.status(), as_json, "show_volumes")
+
+
+@app.command()
+def plan(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show what would be done now, and why. Changes nothing."""
+    _print(_session(context).client.plan(), as_json, "show_plan")
+
+
+@app.command()
+def explain(context: typer.Context, volume: VolumeArgument, as_json: JsonOption = False) -> None:
+    """Show which policy entry matched a volume, every fact observed of it, and every refusal."""
+    _print(_session(context).client.explain(volume), as_json, "show_explanation")
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    policy: Annotated[
+        Path | None, typer.Argument(help="The policy file; the one in use when not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all problems of a policy file, with line numbers. Needs no running agent."""
+    from agent.cli.check import check_file
+
+    raise typer.Exit(check_file(policy or _session(context).paths.policy, as_json=as_json))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the policy file, for editors."""
+    from agent.policy import policy_schema
+
+    typer.echo(json.dumps(policy_schema(), indent=2))
+
+
+@app.command()
+def wait(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names or IDs; every required volume when not given.", autocompletion=complete_volume
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")
+    ] = 300,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing until the end.")] = False,
+) -> None:
+    """Wait until volumes are ready: for lifecycle scripts, Slurm prologs and units."""
+    from agent.cli.wait import wait_for
+
+    wait_for(_session(context).client, names or [], timeout_s, is_quiet=quiet)
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what happens.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened, oldest first."""
+    from agent.cli.render import show_event
+
+    for event in _session(context).client.events(follow=follow):
+        sys.stdout.write(f"{json.dumps(event) if as_json else show_event(event)}\n")
+        sys.stdout.flush()
+
+
+@app.command()
+def reconcile(
+    context: typer.Context,
+    volume: OptionalVolume = None,
+) -> None:
+    """Have the agent look at one volume, or at all, now rather than at the next occasion."""
+    _session(context).client.reconcile(volume)
+
+
+@app.command()
+def reload(context: typer.Context) -> None:
+    """Have the agent read its policy again. A policy with problems is refused and the old one stays."""
+    _session(context).client.reload()
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Tell whether this node is ready for the agent, and how to mend what is not."""
+    from agent.cli.doctor import examine_node, show_findings
+
+    raise typer.Exit(show_findings(examine_node(_session(context).paths), as_json=as_json))
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path | None, typer.Option(help="Save the last view as an SVG picture.", metavar="FILE")
+    ] = None,
+) -> None:
+    """See the agent at work on files that stand in for volumes. Needs root and loop devices, nothing else."""
+    from agent.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(picture))
+
+
+def _session(context: typer.Context) -> Session:
+    session = context.obj
+    assert isinstance(session, Session)  # noqa: S101  # set by the callback before any command runs
+    return session
+
+
+def _print(answer: dict[str, Any], as_json: bool, show: str) -> None:
+    """Print an answer as JSON, or with the function of ``agent.cli.render`` that is named."""
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    from agent.cli import render
+
+    render.print_view(getattr(render, show)(answer))

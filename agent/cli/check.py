@@ -1,0 +1,38 @@
+"""``ebs-agent check``: every problem of a policy file at once, the way compilers show theirs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from agent.errors import AgentError, ExitCode
+from agent.policy import check_policy
+
+
+def check_file(path: Path, *, as_json: bool) -> ExitCode:
+    """Print the problems of the policy at ``path`` and return the exit code they deserve."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise AgentError(
+            f"The policy {path} cannot be read: {why}.",
+            hint="Give the path of the policy file: ebs-agent check FILE.",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    problems = check_policy(text)
+    if as_json:
+        found = [
+            {"line": p.line, "column": p.column, "where": p.where, "message": p.message, "hint": p.hint}
+            for p in problems
+        ]
+        sys.stdout.write(json.dumps({"policy": str(path), "problems": found}, indent=2) + "\n")
+    else:
+        for problem in problems:
+            sys.stdout.write(f"{path}:{problem.line}:{problem.column}: {problem.where}: {problem.message}\n")
+            if problem.hint:
+                sys.stdout.write(f"    {problem.hint}\n")
+        if not problems:
+            sys.stdout.write(f"{path}: no problems\n")
+    return ExitCode.USAGE if problems else ExitCode.DONE

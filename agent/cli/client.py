@@ -1,0 +1,143 @@
+"""Asks the running agent over its control socket. Standard library only: commands must start fast.
+
+Every failure to reach the agent is an AgentError with exit code 4 that names the socket and says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from typing_extensions import override
+
+from agent.errors import AgentError, ExitCode, RefusedError
+from agent.model import Reason
+
+ANSWER_TIMEOUT_S = 30.0
+"""For answers at once. A plan looks at every device, each look being bounded by the agent itself."""
+
+STREAM_TIMEOUT_S = 60.0
+"""Between two lines of ``wait``; the agent sends one at least every ten seconds."""
+
+
+class NoAnswerError(AgentError):
+    """Nobody answers at the control socket."""
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("agent", timeout=timeout_s)
+        self._path = path
+
+    @override
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """The running agent, as far as its control socket goes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def status(self) -> dict[str, Any]:
+        return self._ask("GET", "/v1/status")
+
+    def volume_status(self, volume: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/status/{quote(volume, safe='')}")
+
+    def plan(self) -> dict[str, Any]:
+        return self._ask("GET", "/v1/plan")
+
+    def explain(self, volume: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/explain/{quote(volume, safe='')}")
+
+    def reconcile(self, volume: str | None = None) -> dict[str, Any]:
+        return self._ask("POST", "/v1/reconcile" + (f"?{urlencode({'volume': volume})}" if volume else ""))
+
+    def reload(self) -> dict[str, Any]:
+        return self._ask("POST", "/v1/reload")
+
+    def events(self, *, follow: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the events kept, oldest first, and with ``follow`` every new one without end."""
+        timeout_s = None if follow else ANSWER_TIMEOUT_S
+        return self._stream("GET", "/v1/events" + ("?follow=1" if follow else ""), timeout_s)
+
+    def wait(self, names: list[str], timeout_s: float) -> Iterator[dict[str, Any]]:
+        """Yield how far the volumes are, now and at each change, until they are ready or time is up."""
+        query = urlencode({"names": ",".join(names), "timeout": f"{timeout_s:.3f}"})
+        return self._stream("POST", f"/v1/wait?{query}", STREAM_TIMEOUT_S)
+
+    def _ask(self, method: str, target: str) -> dict[str, Any]:
+        connection = _UnixConnection(self._path, ANSWER_TIMEOUT_S)
+        try:
+            response = self._send(connection, method, target)
+            answer: dict[str, Any] = json.loads(response.read())
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._no_answer(error) from error
+        finally:
+            connection.close()
+        return answer
+
+    def _stream(self, method: str, target: str, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+        connection = _UnixConnection(self._path, timeout_s)
+        try:
+            response = self._send(connection, method, target)
+            while line := response.readline():
+                yield json.loads(line)
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._no_answer(error) from error
+        finally:
+            connection.close()
+
+    def _send(self, connection: HTTPConnection, method: str, target: str) -> HTTPResponse:
+        connection.request(method, target)
+        response = connection.getresponse()
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise _read_error(response)
+        return response
+
+    def _no_answer(self, error: Exception) -> NoAnswerError:
+        if isinstance(error, PermissionError):
+            return NoAnswerError(
+                f"You may not talk to the agent at {self._path}.",
+                hint="Run the command as root or as a member of the group ebs-agent.",
+                exit_code=ExitCode.NO_ANSWER,
+            )
+        if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+            return NoAnswerError(
+                f"No agent answers at {self._path}.",
+                hint="Start it with: systemctl start ebs-agent. Why it stopped: journalctl -u ebs-agent.",
+                exit_code=ExitCode.NO_ANSWER,
+            )
+        return NoAnswerError(
+            f"The agent at {self._path} broke off or did not answer ({type(error).__name__}: {error}).",
+            hint="See what it is doing with: journalctl -u ebs-agent -n 50.",
+            exit_code=ExitCode.NO_ANSWER,
+        )
+
+
+def _read_error(response: HTTPResponse) -> AgentError:
+    """Make the agent's own error again from its answer."""
+    body = response.read()
+    try:
+        answer = json.loads(body)
+        exit_code = ExitCode(answer["exit_code"])
+        reason = Reason(answer["reason"]) if answer.get("reason") else None
+        kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
+        return kind(answer["error"], answer.get("hint"), reason, exit_code=exit_code)
+    except (ValueError, KeyError, TypeError):
+        return AgentError(
+            f"The agent answered {response.status} {response.reason}.",
+            hint="Is the command of the same version as the agent?",
+        )

@@ -1,0 +1,198 @@
+"""How answers of the agent look on a terminal: from the JSON of ``agent.report.api`` to rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agent.report.sizes import show_size
+
+STYLES = {
+    "Ready": "green",
+    "Degraded": "yellow",
+    "Preparing": "cyan",
+    "Pending": "cyan",
+    "Unmanaged": "dim",
+    "Refused": "magenta",
+    "Failed": "bold red",
+    "Lost": "bold red",
+}
+SIGNS = {
+    "Ready": "✓",
+    "Degraded": "!",
+    "Preparing": "…",
+    "Pending": "…",
+    "Unmanaged": "·",
+    "Refused": "⊘",
+    "Failed": "✗",
+    "Lost": "✗",
+}
+
+
+def print_view(view: RenderableType) -> None:
+    """Print for people: colours on a terminal, and lines as long as they are where nobody reads columns."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(view)
+
+
+def show_volumes(answer: dict[str, Any]) -> RenderableType:
+    """Return the table of ``status``."""
+    volumes = answer["volumes"]
+    if not volumes:
+        return Text("No EBS volume is attached to this instance, and the policy expects none.")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("VOLUME", "CONDITION", "USED AT", "TYPE", "SIZE", "USE", "LAST STEP"):
+        table.add_column(
+            title, no_wrap=title in {"CONDITION", "SIZE", "USE"}, justify="left", overflow="fold"
+        )
+    for volume in volumes:
+        table.add_row(
+            _show_names(volume),
+            show_condition(volume),
+            _show_place(volume),
+            volume["fstype"] or "",
+            _show_size(volume),
+            _show_use(volume),
+            _show_last_step(volume),
+        )
+    return Group(table, *_show_remarks(volumes))
+
+
+def show_volume(volume: dict[str, Any]) -> RenderableType:
+    """Return everything about one volume, one thing a line."""
+    step = volume["last_step"]
+    rows = {
+        "volume": volume["volume_id"],
+        "condition": show_condition(volume),
+        "since": volume["since"] and f"{volume['since']} ({_show_age(volume['since'])})",
+        "": volume["message"],
+        "remedy": volume["hint"],
+        "required": "yes" if volume["required"] else None,
+        "device": volume["device"],
+        "used at": volume["path"],
+        "type": volume["fstype"],
+        "size": _show_size(volume),
+        "use": _show_use(volume),
+        "last step": step and f"{step['text']}: {step['outcome']} ({_show_age(step['at'])})",
+    }
+    return Group(
+        Text(_label(volume), style="bold"), _grid((key, value) for key, value in rows.items() if value)
+    )
+
+
+def show_plan(answer: dict[str, Any]) -> RenderableType:
+    """Return what would be done, volume by volume."""
+    parts: list[RenderableType] = []
+    for volume in answer["volumes"]:
+        parts.append(Text.assemble((_label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
+        parts.extend(_show_steps(volume))
+    return Group(*parts) if parts else Text("There is no volume to do anything for.")
+
+
+def show_explanation(volume: dict[str, Any]) -> RenderableType:
+    """Return a volume's status, what would be done, and every fact that decides it."""
+    facts = ((fact["name"], fact["value"]) for fact in volume["facts"])
+    return Group(
+        show_volume(volume),
+        Text("\nPlan", style="bold"),
+        *_show_steps(volume),
+        Text("\nObserved", style="bold"),
+        _grid(facts),
+    )
+
+
+def show_event(event: dict[str, Any]) -> str:
+    """Return one line for an event."""
+    rest = {key: value for key, value in event.items() if key not in {"at", "event", "volume_id", "number"}}
+    fields = " ".join(f"{key}={value}" for key, value in rest.items() if value is not None)
+    return f"{event['at']}  {event['event']:<20} {event.get('volume_id') or '-':<21} {fields}".rstrip()
+
+
+def show_condition(volume: dict[str, Any]) -> Text:
+    """Return the condition with its sign, so that it can be told without colour, and its reason."""
+    condition = volume["condition"]
+    text = Text(f"{SIGNS.get(condition, '?')} {condition}", style=STYLES.get(condition, ""))
+    return text.append(f" {volume['reason']}", style="dim") if volume["reason"] else text
+
+
+def _show_steps(volume: dict[str, Any]) -> Iterable[RenderableType]:
+    if not volume["plan"]:
+        yield Text("  nothing to do", style="dim")
+    for number, step in enumerate(volume["plan"], start=1):
+        yield Text(f"  {number}. {step['text']}")
+        if step["hint"]:
+            yield Text(f"     {step['hint']}", style="dim")
+
+
+def _show_remarks(volumes: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:
+    """Explain below the table every volume that is not simply ready."""
+    for volume in volumes:
+        if volume["condition"] in {"Ready", "Unmanaged"} or not volume["message"]:
+            continue
+        line = Text(f"\n{SIGNS.get(volume['condition'], '?')} ", style=STYLES.get(volume["condition"], ""))
+        line.append(volume["message"], style="default")
+        if volume["hint"]:
+            line.append(f" {volume['hint']}", style="dim")
+        yield line
+
+
+def _show_names(volume: dict[str, Any]) -> Text:
+    name, volume_id = volume["name"], volume["volume_id"]
+    text = Text(name or volume_id or "?", style="bold" if name else "dim")
+    return text.append(f"\n{volume_id}", style="dim") if name and volume_id else text
+
+
+def _show_place(volume: dict[str, Any]) -> Text:
+    text = Text(volume["path"] or "-")
+    return text.append(f"\n{volume['device']}", style="dim") if volume["device"] else text
+
+
+def _show_size(volume: dict[str, Any]) -> str:
+    return "" if volume["size_bytes"] is None else show_size(volume["size_bytes"])
+
+
+def _show_use(volume: dict[str, Any]) -> str:
+    usage = volume["filesystem"]
+    if not usage or not usage["size_bytes"]:
+        return ""
+    used_bytes = usage["size_bytes"] - usage["avail_bytes"]
+    read_only = " read-only" if usage["is_read_only"] else ""
+    return f"{100 * used_bytes / usage['size_bytes']:.0f} %{read_only}"
+
+
+def _show_last_step(volume: dict[str, Any]) -> Text:
+    step = volume["last_step"]
+    if not step:
+        return Text("")
+    text = Text(step["step"]).append(f" {_show_age(step['at'])}", style="dim")
+    return text if step["outcome"] == "done" else text.append(f"\n{step['outcome']}", style="red")
+
+
+def _show_age(at: str) -> str:
+    """Return how long ago ``at`` (ISO 8601, UTC) was, in its largest unit."""
+    then = datetime.fromisoformat(at.replace("Z", "+00:00"))  # Python 3.10 does not know Z
+    seconds = max(0, int((datetime.now(timezone.utc) - then).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _label(volume: dict[str, Any]) -> str:
+    return str(volume["name"] or volume["volume_id"] or "?")
+
+
+def _grid(rows: Iterable[tuple[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(f"  {key}", value if isinstance(value, Text) else str(value))
+    return table

@@ -1,0 +1,54 @@
+"""``ebs-agent wait``: until volumes are ready, across a late start and restarts of the agent."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from agent.cli.client import Client, NoAnswerError
+from agent.errors import AgentError, ExitCode
+
+RETRY_S = 0.5
+"""Between attempts to reach an agent that does not answer: at boot it may start after its users."""
+
+
+def wait_for(client: Client, names: list[str], timeout_s: float, *, is_quiet: bool = False) -> None:
+    """Return once the volumes called ``names`` (all required ones when empty) are ready.
+
+    Raises AgentError with exit code 3 where they are not in time, naming each one and why, and with exit
+    code 4 where the agent did not answer at all.
+    """
+    deadline = time.monotonic() + timeout_s
+    last: dict[str, Any] | None = None
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            for line in client.wait(names, left_s):
+                if line["ready"]:
+                    return
+                if not is_quiet and line != last:
+                    sys.stderr.write(f"{_show(line)}\n")
+                last = line
+        except NoAnswerError:
+            if time.monotonic() + RETRY_S >= deadline and last is None:
+                raise
+        if time.monotonic() + RETRY_S >= deadline:
+            break
+        time.sleep(RETRY_S)
+    raise AgentError(
+        f"Not ready after {timeout_s:g} s: {_show(last or {})}",
+        hint="See why: ebs-agent status; ebs-agent explain VOLUME.",
+        exit_code=ExitCode.NOT_READY,
+    )
+
+
+def _show(line: dict[str, Any]) -> str:
+    waiting = line.get("waiting", [])
+    if not waiting:
+        return "the agent has not looked at every volume yet."
+    return "; ".join(
+        f"{volume['name'] or volume['volume_id']} is {volume['condition']}"
+        + (f" ({volume['reason']}): {volume['message']}" if volume["reason"] else "")
+        for volume in waiting
+    )

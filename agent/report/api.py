@@ -1,0 +1,113 @@
+"""The JSON shapes of statuses, plans and events: one for the socket, ``--json``, MQTT and the page.
+
+Keys are only ever added. Sizes are bytes, times are UTC in ISO 8601.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import agent
+from agent.errors import AgentError
+from agent.report.board import Board, VolumeStatus
+from agent.report.events import Event
+from agent.report.readiness import Readiness, assess_node
+
+
+def to_iso(at: datetime) -> str:
+    """Return a UTC time as ISO 8601 with milliseconds and ``Z``."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def show_status(status: VolumeStatus) -> dict[str, Any]:
+    """Return a volume's status as JSON values."""
+    usage, step = status.usage, status.last_step
+    return {
+        "volume_id": status.volume_id,
+        "name": status.name,
+        "condition": status.condition.value,
+        "reason": status.reason and status.reason.value,
+        "message": status.message,
+        "hint": status.hint,
+        "device": status.device,
+        "path": status.path,
+        "fstype": status.fstype,
+        "size_bytes": status.size_bytes,
+        "filesystem": usage
+        and {
+            "size_bytes": usage.size_bytes,
+            "avail_bytes": usage.avail_bytes,
+            "files": usage.files,
+            "files_free": usage.files_free,
+            "is_read_only": usage.is_read_only,
+        },
+        "required": status.is_required,
+        "since": status.since and to_iso(status.since),
+        "last_step": step
+        and {"step": step.step, "text": step.text, "outcome": step.outcome, "at": to_iso(step.at)},
+        "plan": [
+            {"step": planned.step, "text": planned.text, "hint": planned.hint} for planned in status.plan
+        ],
+    }
+
+
+def show_explanation(status: VolumeStatus) -> dict[str, Any]:
+    """Return a status together with every fact observed, in reading order."""
+    return {**show_status(status), "facts": [{"name": name, "value": value} for name, value in status.facts]}
+
+
+def show_node(board: Board) -> dict[str, Any]:
+    """Return the whole board: the agent, whether the node is ready, and every volume."""
+    return {
+        "version": agent.__version__,
+        "ready": assess_node(board).is_ready,
+        "volumes": show_statuses(board.statuses()),
+    }
+
+
+def show_statuses(statuses: Iterable[VolumeStatus]) -> list[dict[str, Any]]:
+    """Return the status of each volume, in the order given."""
+    return [show_status(status) for status in statuses]
+
+
+def show_readiness(readiness: Readiness) -> dict[str, Any]:
+    """Return the answer of ``/healthz`` and of one line of ``wait``."""
+    return {
+        "ready": readiness.is_ready,
+        "first_look_done": readiness.is_first_look_done,
+        "waiting": [
+            {
+                "volume_id": status.volume_id,
+                "name": status.name,
+                "condition": status.condition.value,
+                "reason": status.reason and status.reason.value,
+                "message": status.message,
+                "hint": status.hint,
+            }
+            for status in readiness.waiting
+        ],
+    }
+
+
+def show_event(event: Event) -> dict[str, Any]:
+    """Return an event with its fields beside its name, as in the log."""
+    about = {} if event.volume_id is None else {"volume_id": event.volume_id}
+    return {
+        **event.fields,
+        "event": event.name.value,
+        "at": to_iso(event.at),
+        "number": event.number,
+        **about,
+    }
+
+
+def show_error(error: AgentError) -> dict[str, Any]:
+    """Return what the other end needs to raise the same error again."""
+    return {
+        "error": error.message,
+        "hint": error.hint,
+        "reason": error.reason and error.reason.value,
+        "exit_code": int(error.exit_code),
+    }

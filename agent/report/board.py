@@ -1,0 +1,241 @@
+"""The one place where the present state of every volume is kept, and read from by all faces.
+
+The engine publishes; metrics, HTTP, MQTT and the command line read. Reading does no I/O and never waits.
+Everything runs on the daemon's event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import anyio
+import structlog
+
+from agent.model import Condition, Reason, VolumeId
+from agent.report.events import Event, EventHistory, EventName
+
+MAX_PENDING_CHANGES = 1024
+"""Per subscriber: more volumes than a node can have attached at once."""
+
+log = structlog.get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the filesystem of a mounted volume reported when last sampled."""
+
+    size_bytes: int
+    avail_bytes: int
+    """What unprivileged writers can still use, as ``df`` shows it."""
+    files: int
+    files_free: int
+    is_read_only: bool = False
+
+    @property
+    def used_bytes(self) -> int:
+        return max(0, self.size_bytes - self.avail_bytes)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The last step the agent took on a volume, and how it ended: ``done``, or the error's sentence."""
+
+    step: str
+    text: str
+    outcome: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a volume's plan, for showing: its kind and its sentence."""
+
+    step: str
+    text: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class VolumeStatus:
+    """All that is known and shown of one volume, or of a policy entry whose volume is not here yet."""
+
+    volume_id: VolumeId | None
+    """None: a policy entry that names no volume ID waits for one that matches."""
+    name: str | None
+    """The policy's name for it; None for a volume the policy does not name."""
+    condition: Condition
+    reason: Reason | None = None
+    message: str = ""
+    hint: str | None = None
+    device: str | None = None
+    path: str | None = None
+    """Where it can be used: the mount path, or the link below ``/dev/ebs`` of a raw volume."""
+    fstype: str | None = None
+    size_bytes: int | None = None
+    usage: Usage | None = None
+    is_required: bool = False
+    last_step: StepOutcome | None = None
+    plan: tuple[PlannedStep, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """What was observed, in the order it is to be read, for ``explain``."""
+    since: datetime | None = None
+    """When the volume came into this condition for this reason; the board fills it in."""
+
+    @property
+    def label(self) -> str:
+        """What people call the volume."""
+        return self.name or self.volume_id or "?"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A volume the policy speaks of, whether it is attached or not."""
+
+    name: str
+    volume_id: VolumeId | None
+    is_required: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """A volume's newest status, or its removal from the board; no volume ID: what concerns the whole node."""
+
+    volume_id: VolumeId | None
+    status: VolumeStatus | None
+
+
+class Subscription:
+    """Changes one reader has not read yet, at most one per volume: the newest wins.
+
+    An endless async iterator. Its ``__anext__`` may be cancelled and called again; nothing is lost.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[VolumeId | None, Change] = {}
+        self._news = anyio.Event()
+
+    def put(self, change: Change) -> None:
+        self._pending.pop(change.volume_id, None)
+        if len(self._pending) >= MAX_PENDING_CHANGES:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[change.volume_id] = change
+        self._news.set()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._pending:
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self._pending.pop(next(iter(self._pending)))
+
+
+class Board:
+    """Present state of all volumes, recent events, and whether the node was looked at once as a whole."""
+
+    def __init__(self, history: EventHistory | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        self.history = history or EventHistory()
+        self.is_first_look_done = False
+        self._now = now
+        self._statuses: dict[VolumeId, VolumeStatus] = {}
+        self._expected: tuple[Expected, ...] = ()
+        self._subscriptions: set[Subscription] = set()
+
+    def publish(self, status: VolumeStatus) -> None:
+        """Show ``status`` from now on. ``since`` is kept while condition and reason stay the same."""
+        volume_id = status.volume_id
+        if volume_id is None:
+            raise ValueError("a status has a place on the board under its volume's ID only")
+        old = self._statuses.get(volume_id)
+        is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
+        status = replace(status, since=old.since if old is not None and is_same else self._now())
+        if status == old:
+            return
+        self._statuses[volume_id] = status
+        self._tell(Change(volume_id, status))
+
+    def remove(self, volume_id: VolumeId) -> None:
+        """Forget a volume that is neither attached nor spoken of by the policy."""
+        if self._statuses.pop(volume_id, None) is not None:
+            self._tell(Change(volume_id, None))
+
+    def expect(self, expected: Iterable[Expected]) -> None:
+        """Replace the list of volumes the policy speaks of."""
+        self._expected = tuple(expected)
+        self._tell(Change(None, None))
+
+    def finish_first_look(self) -> None:
+        """Note that every attached volume was looked at once since the agent started."""
+        self.is_first_look_done = True
+        self._tell(Change(None, None))
+
+    @property
+    def expected(self) -> tuple[Expected, ...]:
+        return self._expected
+
+    def get(self, volume_id: VolumeId) -> VolumeStatus | None:
+        return self._statuses.get(volume_id)
+
+    def find(self, text: str) -> VolumeStatus | None:
+        """Return the status of the volume whose ID, policy name or device is ``text``."""
+        by_id = self._statuses.get(VolumeId(text))
+        return by_id or next((s for s in self.statuses() if text in {s.name, s.device}), None)
+
+    def statuses(self) -> tuple[VolumeStatus, ...]:
+        """Return every volume known, and every policy entry still without one; by name, unmanaged last."""
+        names = {status.name for status in self._statuses.values()}
+        missing = (
+            _waiting(expected)
+            for expected in self._expected
+            if expected.name not in names and expected.volume_id not in self._statuses
+        )
+        return tuple(
+            sorted(
+                (*self._statuses.values(), *missing), key=lambda s: (s.name is None, s.name or "", s.label)
+            )
+        )
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def record(self, name: EventName, volume_id: VolumeId | None = None, **fields: Any) -> Event:
+        """Keep an event, log it, and return it. ``fields`` are JSON values."""
+        event = Event(name, self._now(), volume_id, fields, self.history.next_number)
+        self.history.append(event)
+        about = {} if volume_id is None else {"volume_id": volume_id}
+        getattr(log, name.level)(name.value, **about, **fields)
+        return event
+
+    def _tell(self, change: Change) -> None:
+        for subscription in self._subscriptions:
+            subscription.put(change)
+
+
+def _waiting(expected: Expected) -> VolumeStatus:
+    which = f"volume {expected.volume_id}" if expected.volume_id else "any volume that matches"
+    return VolumeStatus(
+        volume_id=expected.volume_id,
+        name=expected.name,
+        condition=Condition.PENDING,
+        reason=Reason.NOT_ATTACHED,
+        message=f"{expected.name} waits for {which} to be attached.",
+        hint="Attach the volume to this instance, or correct its match in the policy.",
+        is_required=expected.is_required,
+    )

@@ -61,6 +61,7 @@ class Reason(str, Enum):
     DUPLICATE_DEVICE = "DuplicateDevice"
     ROOT_DEVICE = "RootDevice"
     INSTANCE_STORE = "InstanceStore"
+    NOT_EBS = "NotEbs"
     MANAGED_BY_CSI = "ManagedByCsi"
     FROM_SNAPSHOT = "FromSnapshot"
     MULTI_ATTACH = "MultiAttach"
@@ -173,6 +174,19 @@ class Device:
     @property
     def numbers(self) -> frozenset[DeviceNumber]:
         return frozenset({self.device_number, *(p.device_number for p in self.partitions)})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A device path, and what it answered when asked which volume it is: ``identity`` or ``refusal``."""
+
+    path: str
+    identity: Identity | None = None
+    size_bytes: int = 0
+    refusal: str | None = None
+    """Why it is no volume of ours, or why it did not say; a sentence."""
+    is_silent: bool = False
+    """It did not answer: whatever volume it was known to be may still be there, stalled."""
 
 
 # -- What is on a device ------------------------------------------------------------------------------------

@@ -1,0 +1,198 @@
+"""Asks an NVMe device which volume it is, by ioctl on its open descriptor. Never by name, link or sysfs.
+
+The bytes come from a device that anyone may have made: whatever is not exactly what EBS says is refused with
+a reason. Layouts: NVM Express base specification (Identify Controller, Identify Namespace); the vendor area
+and the serial's form as AWS documents them and its own ``ebsnvme`` reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+from agent.errors import AgentError, RefusedError
+from agent.model import Identity, Reason, VolumeId
+
+_NVME_IOCTL_ADMIN_CMD = 0xC0484E41
+_GET_LOG_PAGE = 0x02
+_IDENTIFY = 0x06
+_CNS_NAMESPACE = 0
+_CNS_CONTROLLER = 1
+_PAGE_BYTES = 4096
+_TIMEOUT_MS = 10_000
+_LOG_PAGE_EBS = 0xD0
+_NSID = 1
+
+_VENDOR_AMAZON = 0x1D0F
+_MODEL_EBS = "Amazon Elastic Block Store"
+_MODEL_INSTANCE_STORE = "Amazon EC2 NVMe Instance Storage"
+
+_SERIAL = re.compile(r"vol(?P<digits>[0-9a-f]{17}|[0-9a-f]{8})", re.ASCII)
+_ATTACH_NAME = re.compile(r"(?:/dev/)?(?P<name>[a-z][a-z0-9]{1,15})", re.ASCII)
+
+
+class _AdminCommand(ctypes.Structure):
+    """``struct nvme_admin_cmd`` of ``linux/nvme_ioctl.h``: 72 bytes."""
+
+    _fields_ = (
+        ("opcode", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint16),
+        ("nsid", ctypes.c_uint32),
+        ("cdw2", ctypes.c_uint32),
+        ("cdw3", ctypes.c_uint32),
+        ("metadata", ctypes.c_uint64),
+        ("addr", ctypes.c_uint64),
+        ("metadata_len", ctypes.c_uint32),
+        ("data_len", ctypes.c_uint32),
+        ("cdw10", ctypes.c_uint32),
+        ("cdw11", ctypes.c_uint32),
+        ("cdw12", ctypes.c_uint32),
+        ("cdw13", ctypes.c_uint32),
+        ("cdw14", ctypes.c_uint32),
+        ("cdw15", ctypes.c_uint32),
+        ("timeout_ms", ctypes.c_uint32),
+        ("result", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What Identify Controller says, as far as the agent asks; text decoded and checked, nothing judged."""
+
+    vendor_id: int
+    serial: str
+    model: str
+    vendor_area: bytes
+    is_fabrics: bool
+    """Reached over a network (NVMe over Fabrics); EBS itself is always a PCIe function."""
+
+
+def identify(fd: int) -> Identity:
+    """Return which volume the device open at ``fd`` is.
+
+    Raises RefusedError where the device is not an EBS volume or says nonsense, AgentError where it does not
+    answer the commands of an NVMe device.
+    """
+    controller = _send_admin_command(fd, _IDENTIFY, nsid=0, cdw10=_CNS_CONTROLLER)
+    namespace = _send_admin_command(fd, _IDENTIFY, nsid=_NSID, cdw10=_CNS_NAMESPACE)
+    return parse_identity(controller, namespace)
+
+
+def read_log_page(fd: int) -> bytes:
+    """Return the 4096 bytes of EBS's detailed performance statistics (log page 0xD0)."""
+    # NUMD, the number of dwords, is zero-based.
+    return _send_admin_command(fd, _GET_LOG_PAGE, _NSID, _LOG_PAGE_EBS | (_PAGE_BYTES // 4 - 1) << 16)
+
+
+def parse_identity(controller: bytes, namespace: bytes) -> Identity:
+    """Return the identity told by Identify Controller and Identify Namespace (4096 bytes each), or refuse."""
+    told = parse_controller(controller)
+    if told.model == _MODEL_INSTANCE_STORE:
+        raise RefusedError(
+            f"The device is an instance store drive ({told.serial!r}), which is not the agent's to touch.",
+            reason=Reason.INSTANCE_STORE,
+            retryable=False,
+        )
+    if told.model != _MODEL_EBS:
+        raise _refuse(f"its model is {told.model!r}, and EBS's is {_MODEL_EBS!r}")
+    # Over a network the vendor is whoever runs the target, or 0; there model and serial decide.
+    if told.vendor_id != _VENDOR_AMAZON and not told.is_fabrics:
+        raise _refuse(f"its vendor is {told.vendor_id:#06x}, and Amazon is {_VENDOR_AMAZON:#06x}")
+    match = _SERIAL.fullmatch(told.serial)
+    if match is None:
+        raise _refuse(f"its serial number {told.serial!r} is no volume ID")
+    return Identity(
+        volume_id=VolumeId(f"vol-{match['digits']}"),
+        model=told.model,
+        serial=told.serial,
+        attach_name=parse_attach_name(told.vendor_area[:32]),
+        is_shared=_is_shared(namespace) and not told.is_fabrics,
+    )
+
+
+def parse_controller(raw: bytes) -> Controller:
+    """Return the fields of Identify Controller's 4096 bytes, or refuse them."""
+    if len(raw) != _PAGE_BYTES:
+        raise _refuse(f"it identified itself with {len(raw)} bytes, and {_PAGE_BYTES} are due")
+    (vendor_id,) = struct.unpack_from("<H", raw, 0)
+    # IOCCSZ, the capsule size, is given by fabrics controllers and reserved (zero) on PCIe ones.
+    (capsule_size,) = struct.unpack_from("<I", raw, 1792)
+    return Controller(
+        vendor_id=vendor_id,
+        serial=_read_text(raw[4:24], "serial number"),
+        model=_read_text(raw[24:64], "model"),
+        vendor_area=bytes(raw[3072:4096]),
+        is_fabrics=capsule_size != 0,
+    )
+
+
+def parse_attach_name(raw: bytes) -> str | None:
+    """Return the device name chosen at attach, with ``/dev/``; None where there is none or it is nonsense.
+
+    Nothing but the policy's ``device_name`` hangs on it, so nonsense is no reason to refuse the volume.
+    """
+    try:
+        text = raw.decode("ascii").rstrip(" \0")
+    except UnicodeDecodeError:
+        return None
+    match = _ATTACH_NAME.fullmatch(text)
+    return f"/dev/{match['name']}" if match else None
+
+
+def _is_shared(namespace: bytes) -> bool:
+    """Whether NMIC says that several controllers may have this namespace.
+
+    It is meaningful for EBS's PCIe controllers; Linux's own fabrics target sets it for every namespace.
+    """
+    if len(namespace) != _PAGE_BYTES:
+        raise _refuse(f"its namespace is told in {len(namespace)} bytes, and {_PAGE_BYTES} are due")
+    return bool(namespace[30] & 1)
+
+
+def _read_text(raw: bytes, what: str) -> str:
+    """Return a field of printable ASCII, padded with spaces at its end as the specification has it."""
+    text = raw.decode("latin-1")
+    if not (text.isascii() and text.isprintable()):
+        raise _refuse(f"its {what} {bytes(raw)!r} is not printable ASCII")
+    return text.rstrip(" ")
+
+
+def _refuse(why: str) -> RefusedError:
+    return RefusedError(
+        f"The device is not taken for an EBS volume: {why}.", reason=Reason.NOT_EBS, retryable=False
+    )
+
+
+def _send_admin_command(fd: int, opcode: int, nsid: int, cdw10: int) -> bytes:
+    """Send one admin command that reads a page from the device; return the page."""
+    with mmap.mmap(-1, _PAGE_BYTES) as page:
+        view = (ctypes.c_char * _PAGE_BYTES).from_buffer(page)
+        command = _AdminCommand(
+            opcode=opcode,
+            nsid=nsid,
+            addr=ctypes.addressof(view),
+            data_len=_PAGE_BYTES,
+            cdw10=cdw10,
+            timeout_ms=_TIMEOUT_MS,
+        )
+        del view
+        try:
+            status = fcntl.ioctl(fd, _NVME_IOCTL_ADMIN_CMD, command)
+        except OSError as error:
+            words = os.strerror(error.errno or 0)
+            raise AgentError(
+                f"The device does not take NVMe admin command {opcode:#04x}: {words}.",
+                reason=Reason.PROBE_FAILED,
+            ) from error
+        if status != 0:
+            raise AgentError(
+                f"The device answered NVMe admin command {opcode:#04x} with status {status:#x}.",
+                reason=Reason.PROBE_FAILED,
+            )
+        return page[:]

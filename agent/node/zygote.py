@@ -1,0 +1,197 @@
+"""The process that forks workers, and what a worker does. It never touches a device itself.
+
+It is started once, imports what workers need and nothing else, and from then on forks: a worker is ready in
+about a millisecond and shares the zygote's memory. Each worker serves one call at a time from its own socket.
+The daemon says which worker to kill; a worker stuck in the kernel dies when the kernel lets go of it, and
+until then nobody waits for it.
+
+All of this dies with the daemon: the zygote when its control socket closes or its parent dies, the workers
+with the zygote.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from agent.errors import AgentError
+from agent.node import wire
+
+PRELOADED = ("agent.node.nvme",)
+"""Modules every worker has from the start. Others are imported by the first call that needs them."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A call's result."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A call's error; ``trace`` is its traceback where the error is nobody's intention."""
+
+    error: Exception
+    trace: str | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Order to the zygote: make worker ``number``, serving the descriptor sent along."""
+
+    number: int
+    socket: wire.Fd
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Order to the zygote: end worker ``number`` by SIGKILL, whatever it is doing."""
+
+    number: int
+
+
+# -- A worker ------------------------------------------------------------------------------------------------
+
+
+def serve(sock: socket.socket) -> None:
+    """Serve calls from ``sock`` until it closes."""
+    while (inbox := wire.receive(sock)) is not None:
+        answer = _answer(inbox)
+        sent: list[int] = []
+        try:
+            sent = wire.send(sock, answer)
+        except BrokenPipeError:
+            return
+        except Exception as error:  # noqa: BLE001 -- a result that cannot be sent is an answer too
+            wire.send(sock, Raised(*_portable(error)))
+        for fd in {*inbox.fds, *sent}:
+            os.close(fd)
+
+
+def _answer(inbox: wire.Inbox) -> Returned | Raised:
+    try:
+        function, args = inbox.decode()
+        return Returned(function(*args))
+    except Exception as error:  # noqa: BLE001 -- it is raised again in the daemon
+        return Raised(*_portable(error))
+
+
+def _portable(error: Exception) -> tuple[Exception, str | None]:
+    """Return ``error`` as it can travel: AgentError and OSError as they are, all else as its words."""
+    if isinstance(error, AgentError):
+        return error, None
+    if type(error).__module__ == "builtins" and isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, error.filename), None
+    words = str(error)
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return AgentError(text), traceback.format_exc()
+
+
+# -- The zygote ----------------------------------------------------------------------------------------------
+
+
+class Zygote:
+    """Forks and kills workers at the daemon's order, and reaps them."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._pids: dict[int, int] = {}
+        """Process of each worker not reaped yet, so a number can only ever mean our own child."""
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Obey until the control socket closes."""
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                if self._wake_reader in ready:
+                    os.read(self._wake_reader, 512)
+                    self._reap()
+                if self._control.fileno() in ready and not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        inbox = wire.receive(self._control)
+        if inbox is None:
+            return False
+        order = inbox.decode()
+        if isinstance(order, Fork):
+            self._fork(order)
+        elif order.number in self._pids:
+            os.kill(self._pids[order.number], signal.SIGKILL)
+        return True
+
+    def _fork(self, order: Fork) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            # The daemon sees the worker's socket close, and says so.
+            order.socket.close()
+            return
+        if pid == 0:
+            self._become_worker(order.socket)
+        order.socket.close()
+        self._pids[order.number] = pid
+
+    def _become_worker(self, fd: wire.Fd) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent()
+            self._control.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+            with socket.socket(fileno=fd) as sock:
+                serve(sock)
+            status = 0
+        except BaseException:  # noqa: BLE001 -- nothing of the zygote's may run on in its child
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        for number, pid in list(self._pids.items()):
+            reaped, _ = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                del self._pids[number]
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends."""
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main(control_fd: int, parent_pid: int) -> None:
+    """Be the zygote: what :mod:`agent.node.workers` starts in a fresh interpreter."""
+    _die_with_parent()
+    if os.getppid() != parent_pid:
+        return
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; the daemon alone answers
+    # them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=control_fd) as control:
+        Zygote(control).run()

@@ -1,0 +1,155 @@
+"""Reads what there is to read about this node: the cluster's file, IMDSv2, the host name and the API.
+
+Never raises because a source is missing: what a source did not say is a finding too. Decides nothing;
+``whoami`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import psutil
+
+from agent.cloud import calls, whoami
+from agent.cloud.whoami import CloudIdentity, Finding, Source
+from agent.errors import AgentError
+
+RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
+METADATA_ENDPOINT = "http://169.254.169.254"
+_SESSION_TTL_S = "300"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where to look; tests and ``--root`` put other places here."""
+
+    resource_config: Path = RESOURCE_CONFIG
+    metadata_endpoint: str | None = METADATA_ENDPOINT
+    """None: there is no metadata service to ask."""
+    metadata_timeout_s: float = 2.0
+    host_name: str = ""
+    addresses: frozenset[str] = frozenset()
+
+
+def look_around() -> Surroundings:
+    """Return the real surroundings, with the environment's say over where the file and the service are."""
+    metadata = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA_ENDPOINT)
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        metadata = ""
+    return Surroundings(
+        resource_config=Path(os.environ.get("SAGEMAKER_RESOURCE_CONFIG_PATH", RESOURCE_CONFIG)),
+        metadata_endpoint=metadata.rstrip("/") or None,
+        host_name=socket.gethostname(),
+        addresses=_list_addresses(),
+    )
+
+
+def _list_addresses() -> frozenset[str]:
+    return frozenset(
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in {socket.AF_INET, socket.AF_INET6}
+    )
+
+
+async def identify_node(
+    surroundings: Surroundings,
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]] | None = None,
+) -> CloudIdentity:
+    """Ask every local source, then the API for what they left open; returns what can be believed."""
+    findings: list[Finding] = []
+
+    async def add(find: Callable[[Surroundings], Awaitable[Finding]]) -> None:
+        findings.append(await find(surroundings))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(add, read_resource_config)
+        tasks.start_soon(add, ask_metadata)
+    by_name = whoami.parse_node_name(surroundings.host_name)
+    if by_name is not None:
+        findings.append(by_name)
+    findings.sort(key=lambda finding: list(Source).index(finding.source))
+    identity = whoami.merge(findings)
+    is_enough = identity.zone is not None and identity.instance_group is not None
+    if describe_node is None or is_enough or not (identity.cluster_arn and identity.instance_id):
+        return identity
+    return whoami.merge([*findings, await _ask_api(identity, describe_node)])
+
+
+async def _ask_api(
+    identity: CloudIdentity,
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]],
+) -> Finding:
+    call = calls.DescribeClusterNode(
+        cluster=identity.cluster_arn or "", instance_id=identity.instance_id or ""
+    )
+    try:
+        node = await describe_node(call)
+    except AgentError as error:
+        return Finding(source=Source.API, problem=f"the API did not tell about this node: {error.message}")
+    return Finding(
+        source=Source.API,
+        instance_group=node.instance_group,
+        instance_id=node.instance_id,
+        zone=node.zone,
+    )
+
+
+async def read_resource_config(surroundings: Surroundings) -> Finding:
+    """Return what the cluster's file says. It is not world readable, and not there on other instances."""
+    path = surroundings.resource_config
+    try:
+        content = await anyio.to_thread.run_sync(_read_bounded, path)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}"
+        return Finding(source=Source.RESOURCE_CONFIG, problem=problem)
+    return whoami.parse_resource_config(content, surroundings.addresses)
+
+
+def _read_bounded(path: Path) -> bytes:
+    """Read at most one byte more than the parser takes, and never wait for a writer where a fifo stands."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(whoami.MAX_FILE_BYTES + 1) or b""
+
+
+async def ask_metadata(surroundings: Surroundings) -> Finding:
+    """Return what the instance metadata service (version 2, with a session token) says."""
+    endpoint = surroundings.metadata_endpoint
+    if endpoint is None:
+        return Finding(source=Source.METADATA, problem="instance metadata is disabled")
+    timeout = aiohttp.ClientTimeout(total=surroundings.metadata_timeout_s)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            token = await _request(
+                session,
+                "PUT",
+                f"{endpoint}/latest/api/token",
+                {"X-aws-ec2-metadata-token-ttl-seconds": _SESSION_TTL_S},
+            )
+            headers = {"X-aws-ec2-metadata-token": token.decode("ascii", "replace").strip()}
+            document = await _request(
+                session, "GET", f"{endpoint}/latest/dynamic/instance-identity/document", headers
+            )
+            partition = await _request(
+                session, "GET", f"{endpoint}/latest/meta-data/services/partition", headers
+            )
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+        why = str(error) or type(error).__name__
+        return Finding(source=Source.METADATA, problem=f"instance metadata did not answer: {why}")
+    return whoami.parse_identity_document(document, partition.decode("ascii", "replace").strip())
+
+
+async def _request(session: aiohttp.ClientSession, method: str, url: str, headers: dict[str, str]) -> bytes:
+    async with session.request(method, url, headers=headers) as response:
+        response.raise_for_status()
+        return await response.content.read(1 << 20)

@@ -1,0 +1,148 @@
+"""The only process that speaks to AWS: reads calls from its standard input, makes them, writes the answers.
+
+Run as ``python -m agent.cloud.worker`` with a socket as standard input. It holds no state worth keeping,
+decides nothing, makes only calls it knows, touches neither devices nor files of the agent, and may be killed
+at any time. It ends when the socket does. Nothing else in the agent imports boto3.
+
+One JSON object a line. In: ``{"id": 1, "operation": "DescribeVolumes", "parameters": {…}, "timeout_s": 30}``.
+Out: ``{"id": 1, "answer": {…}}`` or ``{"id": 1, "failure": {…}}`` with the fields of ``errors.Failure``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import date, datetime
+from typing import Any
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+
+from agent.cloud.calls import ALL_CALLS, Call
+from agent.cloud.errors import Failure
+
+_PR_SET_NO_NEW_PRIVS = 38
+_CONCURRENT_CALLS = 4
+_MAX_PAGES = 1000
+_KNOWN: Mapping[str, type[Call[Any]]] = {call.operation: call for call in ALL_CALLS}
+
+
+def give_up_privileges() -> None:
+    """Let neither this process nor a child gain privileges by a set-user-ID program."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+
+
+class Caller:
+    """Makes calls with one client per service, so that all calls share one adaptive rate and its jitter."""
+
+    def __init__(self, region: str | None, endpoint: str | None, attempts: int) -> None:
+        self._region = region
+        self._endpoint = endpoint
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._config = Config(
+            retries={"mode": "adaptive", "total_max_attempts": attempts},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=_CONCURRENT_CALLS,
+            user_agent_extra="ebs-agent",
+        )
+
+    def _find_client(self, service: str) -> Any:
+        with self._lock:  # making a client is not safe in two threads
+            if service not in self._clients:
+                session = boto3.session.Session(region_name=self._region)
+                self._clients[service] = session.client(
+                    service,  # type: ignore[call-overload]  # a name from calls.py, not a literal
+                    config=self._config,
+                    endpoint_url=self._endpoint,
+                )
+            return self._clients[service]
+
+    def call(self, call: type[Call[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer's members, all pages together, or raise botocore's error."""
+        client = self._find_client(call.service)
+        method = client.meta.method_to_api_mapping
+        name = next(python for python, operation in method.items() if operation == call.operation)
+        if call.pages is None:
+            answer: dict[str, Any] = getattr(client, name)(**parameters)
+            answer.pop("ResponseMetadata", None)
+            return answer
+        found = [one for page in self._page(client, name, parameters) for one in page.get(call.pages) or ()]
+        return {call.pages: found}
+
+    def _page(self, client: Any, name: str, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        following: dict[str, Any] = {}
+        for _ in range(_MAX_PAGES):
+            page = getattr(client, name)(**parameters, **following)
+            yield page
+            if not page.get("NextToken"):
+                return
+            following = {"NextToken": page["NextToken"]}
+        raise RuntimeError(f"{name} has more than {_MAX_PAGES} pages")
+
+
+def describe_failure(call: type[Call[Any]], error: Exception) -> Failure:
+    """Return an exception of botocore as a failure: AWS's own code, or the exception's name."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        answer = error.response
+        metadata = answer.get("ResponseMetadata", {})
+        return Failure(
+            service=call.service,
+            operation=call.operation,
+            code=str(answer.get("Error", {}).get("Code", "Unknown")),
+            message=str(answer.get("Error", {}).get("Message", "")),
+            http_status=int(metadata.get("HTTPStatusCode", 0)),
+            request_id=str(metadata.get("RequestId", "")),
+        )
+    return Failure(call.service, call.operation, type(error).__name__, str(error))
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def serve(stream: socket.socket, caller: Caller) -> None:
+    """Answer calls until the other side closes, several at a time."""
+    write_lock = threading.Lock()
+
+    def answer(line: bytes) -> None:
+        asked = json.loads(line)
+        call = _KNOWN[asked["operation"]]
+        reply: dict[str, Any] = {"id": asked["id"]}
+        try:
+            reply["answer"] = caller.call(call, asked["parameters"])
+        except Exception as error:  # noqa: BLE001 - this is where one call ends; its error is its answer
+            reply["failure"] = asdict(describe_failure(call, error))
+        with write_lock:
+            stream.sendall(json.dumps(reply, default=_encode).encode() + b"\n")
+
+    pool = ThreadPoolExecutor(max_workers=_CONCURRENT_CALLS)
+    with stream.makefile("rb") as lines:
+        for line in lines:
+            pool.submit(answer, line)
+    # The daemon is gone or has no more use for the worker: a call still under way is nobody's.
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve the socket that is standard input; region, endpoint and attempts come as arguments."""
+    region, endpoint, attempts = sys.argv[1:4]
+    give_up_privileges()
+    serve(socket.socket(fileno=0), Caller(region or None, endpoint or None, int(attempts)))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from tests.tiers import TIERS, TierPlugin, parse_tiers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Deadlines measure the machine, not the code. CI tries the same examples every time: a failure there is one here.
+# Deadlines measure the machine, not the code. CI tries the same examples every time, so its failures recur.
 hypothesis.settings.register_profile(
     "dev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

@@ -69,6 +69,7 @@ class Reason(str, Enum):
     PATH_NOT_ALLOWED = "PathNotAllowed"
     PATH_IN_USE = "PathInUse"
     SEVERAL_ENTRIES = "SeveralEntries"
+    SEVERAL_VOLUMES = "SeveralVolumes"
     READ_ONLY_DEVICE = "ReadOnlyDevice"
     # Something is wrong with the volume or its filesystem.
     FILESYSTEM_ERRORS = "FilesystemErrors"
@@ -345,6 +346,17 @@ class Origin:
     is_multi_attach: bool = False
     is_made_by_agent: bool = False
     """Created empty by this agent for this claim, under a client token it holds the record of."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """Who this node is in its cluster; None is what is not known (yet), which no policy entry matches."""
+
+    instance_name: str | None = None
+    """``compute-nodes-1``: kept when HyperPod replaces the instance (Slurm)."""
+    instance_group: str | None = None
+    instance_id: str | None = None
+    """``i-…``: another one after every replacement."""
 
 
 @dataclass(frozen=True)

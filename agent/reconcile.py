@@ -1,0 +1,285 @@
+"""The loop: look at a volume, plan, do the first step, look again, until nothing is left to do.
+
+One pass at a time for a volume, all volumes at once. Nothing here knows how a step is done or what a policy
+file is; whoever wakes a volume only says "look at it". The loop never trusts what a step returned: success
+is what the next look finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Protocol, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.model import Observed, Reason, VolumeId, Wanted
+from agent.plan import make_plan
+from agent.report.board import Board, StepOutcome, VolumeStatus, utc_now
+from agent.report.counters import Counters
+from agent.report.status import describe_failure, describe_status
+from agent.report.transitions import record_step, record_transition
+from agent.steps import Action
+
+MAX_STEPS = 24
+"""In one pass. A plan has at most about ten steps; more means that steps do not bring what they promise."""
+
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+"""Pauses after one failed pass, two, and so on; being woken ends a pause early."""
+
+Want: TypeAlias = "Wanted | AgentError | None"
+"""What is wanted of a volume; an error where the policy cannot say; None where it does not name it."""
+
+
+class Session(Protocol):
+    """One pass over one volume: its device is pinned from the first look until the pass ends."""
+
+    async def observe(self, wanted: Wanted | None) -> Observed:
+        """Look at the volume again and return all that was found."""
+
+    async def execute(self, action: Action, observed: Observed) -> None:
+        """Do one step on the device that was observed, or raise; ``observed`` is what it was planned from."""
+
+
+class Node(Protocol):
+    """What the loop needs of this machine."""
+
+    def open(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
+        """Begin a pass over one volume, attached or not."""
+
+
+@dataclass
+class _Track:
+    """One volume being followed: its wake-up, and how its passes have gone."""
+
+    wake: anyio.Event = field(default_factory=anyio.Event)
+    pass_lock: anyio.Lock = field(default_factory=anyio.Lock)
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    """Set after the first pass, however it ended."""
+    failures: int = 0
+    last_step: StepOutcome | None = None
+    attached_at: float | None = None
+    """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
+
+
+class Reconciler:
+    """Follows every volume it is told of, until the volume is gone and nobody wants it."""
+
+    def __init__(
+        self, node: Node, board: Board, counters: Counters, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._node = node
+        self._board = board
+        self._counters = counters
+        self._clock = clock
+        self._wants: dict[VolumeId, Want] = {}
+        self._tracks: dict[VolumeId, _Track] = {}
+        self._tasks: TaskGroup | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Follow volumes until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def set_wants(self, wants: Mapping[VolumeId, Want]) -> None:
+        """Say which volumes there are and what is wanted of each; those that changed are looked at.
+
+        A volume not named any more is looked at a last time, and forgotten once nothing is left of it.
+        """
+        changed = set(wants) ^ set(self._wants)
+        changed |= {volume for volume in set(wants) & set(self._wants) if wants[volume] != self._wants[volume]}
+        self._wants = dict(wants)
+        for volume in changed:
+            self.wake(volume)
+
+    def wake(self, volume: VolumeId) -> None:
+        """Have ``volume`` looked at soon; asking twice before it happens is asking once."""
+        track = self._tracks.get(volume)
+        if track is None:
+            if self._tasks is None:
+                raise RuntimeError("the reconciler does not run")
+            track = self._tracks[volume] = _Track()
+            self._tasks.start_soon(self._follow, volume, track, name=f"volume {volume}")
+        track.wake.set()
+
+    def announce(self, volume: VolumeId) -> None:
+        """Have ``volume`` looked at, and time how long it takes to be ready: its device has just appeared."""
+        self.wake(volume)
+        self._tracks[volume].attached_at = self._clock()
+
+    def wake_all(self) -> None:
+        """Have every volume looked at soon."""
+        for volume in {*self._wants, *self._tracks}:
+            self.wake(volume)
+
+    async def wait_first_pass(self, timeout_s: float) -> None:
+        """Return when every volume known now was looked at once, or after ``timeout_s`` all the same.
+
+        A device that does not answer must not keep the node from starting.
+        """
+        with anyio.move_on_after(timeout_s):
+            for track in tuple(self._tracks.values()):
+                await track.settled.wait()
+
+    async def look(self, volume: VolumeId) -> VolumeStatus:
+        """Look at one volume now and return how it is and what would be done, doing none of it."""
+        want = self._wants.get(volume)
+        track = self._tracks.get(volume) or _Track()
+        try:
+            wanted = _get_wanted(want)
+            async with track.pass_lock, self._node.open(volume) as session:
+                observed = await session.observe(wanted)
+        except AgentError as error:
+            status = describe_failure(volume, None, want if isinstance(want, Wanted) else None, error)
+        else:
+            status = describe_status(observed, wanted, make_plan(observed, wanted))
+        return replace(status, last_step=track.last_step)
+
+    async def look_at_all(self) -> tuple[VolumeStatus, ...]:
+        """Look at every volume now, all at once, as ``look`` does."""
+        found: dict[VolumeId, VolumeStatus] = {}
+
+        async def look(volume: VolumeId) -> None:
+            found[volume] = await self.look(volume)
+
+        async with anyio.create_task_group() as tasks:
+            for volume in {*self._wants, *self._tracks}:
+                tasks.start_soon(look, volume)
+        return tuple(found[volume] for volume in sorted(found))
+
+    async def _follow(self, volume: VolumeId, track: _Track) -> None:
+        while True:
+            await track.wake.wait()
+            track.wake = anyio.Event()
+            async with track.pass_lock:
+                pass_ = _Pass(self._node, self._board, self._counters, self._clock, track, volume)
+                pass_outcome = await pass_.run(self._wants.get(volume))
+            track.settled.set()
+            if pass_outcome.needs_retry:
+                track.failures += 1
+                with anyio.move_on_after(RETRY_S[min(track.failures, len(RETRY_S)) - 1]):
+                    await track.wake.wait()
+                track.wake.set()
+            else:
+                track.failures = 0
+                if volume not in self._wants and not pass_outcome.is_here and not track.wake.is_set():
+                    break
+        del self._tracks[volume]
+        self._board.remove(volume)
+
+
+@dataclass(frozen=True)
+class _PassOutcome:
+    needs_retry: bool
+    is_here: bool
+
+
+class _Pass:
+    """One volume brought as far as it goes now. Errors of the volume end here, and nowhere else."""
+
+    def __init__(
+        self,
+        node: Node,
+        board: Board,
+        counters: Counters,
+        clock: Callable[[], float],
+        track: _Track,
+        volume: VolumeId,
+    ) -> None:
+        self._node = node
+        self._board = board
+        self._counters = counters
+        self._clock = clock
+        self._track = track
+        self._volume = volume
+        self._observed: Observed | None = None
+
+    async def run(self, want: Want) -> _PassOutcome:
+        began = self._clock()
+        needs_retry = False
+        try:
+            wanted = _get_wanted(want)
+            async with self._node.open(self._volume) as session:
+                await self._advance(session, wanted)
+        except AgentError as error:
+            needs_retry = error.retryable
+            wanted = want if isinstance(want, Wanted) else None
+            self._publish(describe_failure(self._volume, self._observed, wanted, error))
+            self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
+        else:
+            self._counters.count_reconcile("done", self._clock() - began)
+        is_here = self._observed is not None and (
+            self._observed.device is not None or bool(self._observed.stale_mounts)
+        )
+        return _PassOutcome(needs_retry, is_here)
+
+    async def _advance(self, session: Session, wanted: Wanted | None) -> None:
+        """Do the first step, look again, and so on, until no action is left."""
+        previous: tuple[Observed, Action] | None = None
+        for _ in range(MAX_STEPS):
+            observed = self._observed = await session.observe(wanted)
+            plan = make_plan(observed, wanted)
+            self._publish(describe_status(observed, wanted, plan))
+            if not plan.actions:
+                return
+            action = plan.actions[0]
+            if previous == (observed, action):
+                raise AgentError(
+                    f"{self._volume}: the step to {action.describe()} changed nothing.",
+                    hint="The log says what the step answered; the volume is looked at again by itself.",
+                    reason=Reason.STEP_FAILED,
+                )
+            await self._execute(session, action, observed)
+            previous = (observed, action)
+        raise AgentError(
+            f"{self._volume} did not settle within {MAX_STEPS} steps.",
+            hint="Something keeps changing it; ebs-agent events shows what was done.",
+            reason=Reason.STEP_FAILED,
+        )
+
+    async def _execute(self, session: Session, action: Action, observed: Observed) -> None:
+        began = self._clock()
+        error: AgentError | None = None
+        try:
+            await session.execute(action, observed)
+        except AgentError as failure:
+            error = failure
+            raise
+        finally:
+            outcome = "done" if error is None else "failed"
+            self._counters.count_step(action.kind, outcome)
+            text = "done" if error is None else error.message
+            self._track.last_step = StepOutcome(action.kind, action.describe(), text, utc_now())
+            record_step(self._board, observed, action, error, self._clock() - began)
+
+    def _publish(self, status: VolumeStatus) -> None:
+        old = self._board.get(self._volume)
+        usage = None if old is None else old.usage
+        self._board.publish(replace(status, last_step=self._track.last_step, usage=usage))
+        record_transition(self._board, old, status)
+        self._time_attach(status)
+
+    def _time_attach(self, status: VolumeStatus) -> None:
+        track = self._track
+        if status.device is None:
+            track.attached_at = None
+        elif status.condition.is_usable and track.attached_at is not None:
+            self._counters.count_attach(self._clock() - track.attached_at)
+            track.attached_at = None
+
+
+def _get_wanted(want: Want) -> Wanted | None:
+    if isinstance(want, AgentError):
+        raise want
+    return want
+
+
+def _name_outcome(error: AgentError) -> str:
+    if isinstance(error, RefusedError):
+        return "refused"
+    return "stalled" if isinstance(error, NotAnsweringError) else "failed"

@@ -1,0 +1,174 @@
+"""From one look at a volume to what is shown of it. Pure: the same look always reads the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.model import (
+    Blank,
+    Condition,
+    Content,
+    Filesystem,
+    Foreign,
+    Observed,
+    Reason,
+    Unknown,
+    VolumeId,
+    Wanted,
+)
+from agent.report.board import PlannedStep, VolumeStatus
+from agent.report.sizes import show_size
+from agent.steps import Plan, Step
+
+DEV_EBS = "/dev/ebs"
+
+
+def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan) -> VolumeStatus:
+    """Return the status after a look and the plan made from it."""
+    verdict = plan.verdict
+    if verdict is not None:
+        reason, message, hint = verdict.reason, verdict.message, verdict.hint
+    elif wanted is None:
+        reason, hint = Reason.NOT_IN_POLICY, None
+        message = f"No entry of the policy matches {observed.volume_id}."
+        if observed.exclusion is not None:
+            reason, message = observed.exclusion.reason, observed.exclusion.message
+    else:
+        reason, message, hint = None, _say_progress(plan), None
+    return replace(
+        _describe_facts(observed.volume_id, observed, wanted),
+        condition=plan.condition,
+        reason=reason,
+        message=message,
+        hint=hint,
+        plan=describe_plan(plan),
+    )
+
+
+def describe_failure(
+    volume: VolumeId, observed: Observed | None, wanted: Wanted | None, error: AgentError
+) -> VolumeStatus:
+    """Return the status of a volume whose look or step raised ``error``.
+
+    A volume that is mounted stays usable, so it is Degraded; one that does not answer is Failed, since
+    nobody can use it; a refusal is Refused.
+    """
+    is_mounted = observed is not None and bool(observed.mounts)
+    condition = Condition.DEGRADED if is_mounted else Condition.FAILED
+    if isinstance(error, NotAnsweringError):
+        condition = Condition.FAILED
+    elif isinstance(error, RefusedError):
+        condition = Condition.REFUSED
+    return replace(
+        _describe_facts(volume, observed, wanted),
+        condition=condition,
+        reason=error.reason or Reason.STEP_FAILED,
+        message=error.message,
+        hint=error.hint,
+    )
+
+
+def describe_plan(plan: Plan) -> tuple[PlannedStep, ...]:
+    """Return a plan for showing, step for step the objects that are executed."""
+    return tuple(describe_step(step) for step in plan.steps)
+
+
+def describe_step(step: Step) -> PlannedStep:
+    """Return one step for showing."""
+    return PlannedStep(step.kind, step.describe(), getattr(step, "hint", None))
+
+
+def _say_progress(plan: Plan) -> str:
+    if plan.actions:
+        return f"Now: {plan.actions[0].describe()}."
+    return ""
+
+
+def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted | None) -> VolumeStatus:
+    device = None if observed is None else observed.device
+    content = None if observed is None else observed.content
+    return VolumeStatus(
+        volume_id=volume,
+        name=None if wanted is None else wanted.name,
+        condition=Condition.PENDING,
+        device=None if device is None else device.path,
+        path=_choose_path(volume, observed, wanted),
+        fstype=content.type.value if isinstance(content, Filesystem) else None,
+        size_bytes=None if device is None else device.size_bytes,
+        is_required=wanted is not None and wanted.required,
+        facts=() if observed is None else list_facts(observed),
+    )
+
+
+def _choose_path(volume: VolumeId, observed: Observed | None, wanted: Wanted | None) -> str | None:
+    if observed is None or observed.device is None:
+        return None
+    if wanted is not None and wanted.block is not None:
+        return f"{DEV_EBS}/{wanted.name}" if wanted.name in observed.links else None
+    if observed.mounts:
+        here = [mount.path for mount in observed.mounts if wanted and wanted.mount]
+        wished = wanted.mount.path if wanted is not None and wanted.mount is not None else None
+        return wished if wished in here else observed.mounts[0].path
+    return f"{DEV_EBS}/by-id/{volume}" if wanted is None else None
+
+
+def list_facts(observed: Observed) -> tuple[tuple[str, str], ...]:
+    """Return what was observed as (name, value) pairs in reading order, for ``explain``."""
+    facts: list[tuple[str, str]] = []
+    device = observed.device
+    if device is None:
+        facts.append(("device", "not attached"))
+    else:
+        identity = device.identity
+        facts += [
+            ("device", f"{device.path} ({device.device_number})"),
+            ("model", identity.model),
+            ("serial", identity.serial),
+            ("attached as", identity.attach_name or "not said by the device"),
+            ("size", f"{show_size(device.size_bytes)} ({device.size_bytes} bytes)"),
+            ("appearance", "unknown" if device.diskseq is None else f"disk sequence number {device.diskseq}"),
+            ("writable", "no" if device.is_read_only else "yes"),
+            ("partitions", ", ".join(p.path for p in device.partitions) or "none"),
+            ("built on it", ", ".join(device.holders) or "nothing"),
+        ]
+        if identity.is_shared:
+            facts.append(("multi-attach", "yes: the namespace may be attached to several instances"))
+    if observed.exclusion is not None:
+        facts.append(("hands off", observed.exclusion.message))
+    facts.append(("content", describe_content(observed.content)))
+    facts += [("mounted", f"{m.path} ({','.join(sorted(m.options))})") for m in observed.mounts]
+    facts += [("stale mount", mount.path) for mount in observed.stale_mounts]
+    if observed.obstacle is not None:
+        facts.append(("in the way", observed.obstacle))
+    if observed.checked is not None:
+        state = "clean" if observed.checked.is_clean else f"not clean: {observed.checked.detail}"
+        facts.append(("filesystem check", state))
+    if observed.format_record is not None:
+        record = observed.format_record
+        facts.append(
+            ("format record", f"{record.stage.value} {record.type} {record.uuid} at {record.recorded_at}")
+        )
+    if observed.origin is not None and observed.origin.snapshot_id is not None:
+        facts.append(("made from", observed.origin.snapshot_id))
+    return tuple(facts)
+
+
+def describe_content(content: Content | None) -> str:
+    """Return what is on a device as a clause."""
+    if content is None:
+        return "not looked at"
+    if isinstance(content, Filesystem):
+        where = "" if content.partition is None else f" on partition {content.partition}"
+        size = "" if content.size_bytes is None else f", {show_size(content.size_bytes)}"
+        return f"{content.type} {content.uuid}{where}{size}"
+    if isinstance(content, Foreign):
+        return content.what
+    if isinstance(content, Unknown):
+        return f"unknown: {content.why}"
+    return _describe_blank(content)
+
+
+def _describe_blank(content: Blank) -> str:
+    how = "every byte was read" if content.is_whole else f"{show_size(content.sampled_bytes)} were read"
+    return f"blank: {how}, and no signature found"

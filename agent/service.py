@@ -1,0 +1,67 @@
+"""What systemd is told: ready, reloading, stopping, a status line, and that the loop still turns.
+
+The protocol is sd_notify(3): datagrams to the socket named by NOTIFY_SOCKET. Without that variable, as in a
+shell, every call does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from time import clock_gettime_ns
+
+import anyio
+
+CLOCK_MONOTONIC = 1
+US_PER_S = 1_000_000
+
+
+class ServiceNotifier:
+    """Tells systemd how the service is."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        self._watchdog_us = int(environment.get("WATCHDOG_USEC", "0") or 0)
+        if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            self._watchdog_us = 0
+
+    def tell_ready(self, status: str) -> None:
+        """Say that start-up, or a reload, is complete."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def tell_status(self, status: str) -> None:
+        """Replace the line that ``systemctl status`` shows."""
+        self._send(f"STATUS={status}")
+
+    def tell_reloading(self) -> None:
+        """Say that the policy is being read again; ``tell_ready`` ends it."""
+        now_us = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
+
+    def tell_stopping(self) -> None:
+        """Say that the service is ending."""
+        self._send("STOPPING=1")
+
+    async def feed_watchdog(self) -> None:
+        """Tell systemd that the event loop turns, thrice in the time it allows; return if it does not ask.
+
+        A task of the loop does it, so that a loop that hangs is a daemon that is restarted.
+        """
+        if not self._watchdog_us:
+            return
+        while True:
+            self._send("WATCHDOG=1")
+            await anyio.sleep(self._watchdog_us / US_PER_S / 3)
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.settimeout(0)
+            try:
+                notify.sendto(message.encode(), address)
+            except OSError:
+                # systemd that does not listen must not stop the volumes; its watchdog decides.
+                return

@@ -1,0 +1,191 @@
+"""Which volumes are here: asks every device who it is, and tells the loop which volumes to look at.
+
+It never acts on a device and never decides what to do about a volume. Late, repeated and lost announcements
+change nothing, because whatever comes in only says which device to ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+
+from agent.model import Seen, VolumeId
+from agent.reconcile import Reconciler, Want
+from agent.report.counters import Counters
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Something was heard of a device: look again. ``path`` None means that announcements were lost."""
+
+    path: str | None
+    action: str = "change"
+
+
+class Devices(Protocol):
+    """What the survey needs of this machine's devices."""
+
+    def list_paths(self) -> list[str]:
+        """Return the device nodes there are now."""
+
+    async def ask(self, path: str) -> Seen:
+        """Ask the device at ``path`` which volume it is. Never raises for what the device does."""
+
+    def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
+        """Be told at which paths each volume was found; more than one is a volume seen twice."""
+
+    def list_recorded(self) -> Iterable[VolumeId]:
+        """Return the volumes that the agent has mounted and not unmounted, here or not."""
+
+
+Assign = Callable[[Mapping[VolumeId, Seen], Iterable[VolumeId]], Mapping[VolumeId, Want]]
+"""From the volumes found, and those to be followed though absent, to what is wanted of each."""
+
+
+@dataclass
+class _Asking:
+    """One path being asked; ``is_stale`` says that it was hinted at meanwhile."""
+
+    is_stale: bool = True
+
+
+@dataclass
+class _Census:
+    seen: dict[str, Seen] = field(default_factory=dict)
+
+    def put(self, seen: Seen) -> VolumeId | None:
+        """Note an answer and return the volume to look at: the one there now, or the one that was."""
+        old = self.seen.get(seen.path)
+        if seen.is_silent and old is not None and old.identity is not None:
+            return old.identity.volume_id
+        self.seen[seen.path] = seen
+        found = seen.identity or (old.identity if old is not None else None)
+        return None if found is None else found.volume_id
+
+    def drop(self, path: str) -> VolumeId | None:
+        old = self.seen.pop(path, None)
+        return None if old is None or old.identity is None else old.identity.volume_id
+
+    def by_volume(self) -> dict[VolumeId, list[Seen]]:
+        volumes: dict[VolumeId, list[Seen]] = {}
+        for path in sorted(self.seen):
+            seen = self.seen[path]
+            if seen.identity is not None:
+                volumes.setdefault(seen.identity.volume_id, []).append(seen)
+        return volumes
+
+
+class Surveyor:
+    """Keeps the list of volumes that are here, from hints and from full looks."""
+
+    def __init__(self, devices: Devices, assign: Assign, reconciler: Reconciler, counters: Counters) -> None:
+        self.assign = assign
+        self._devices = devices
+        self._reconciler = reconciler
+        self._counters = counters
+        self._census = _Census()
+        self._asking: dict[str, _Asking] = {}
+        self._tasks: TaskGroup | None = None
+        self._is_everything_stale = anyio.Event()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Answer hints until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            while True:
+                await self._is_everything_stale.wait()
+                self._is_everything_stale = anyio.Event()
+                await self.look_everywhere()
+
+    def hear(self, hint: Hint) -> None:
+        """Take a hint; returns at once."""
+        if hint.path is None:
+            self._counters.count_overflow()
+            self._is_everything_stale.set()
+            return
+        self._counters.count_uevent()
+        if hint.action == "remove":
+            self._note_gone(hint.path)
+            self._publish()
+            return
+        asking = self._asking.get(hint.path)
+        if asking is not None:
+            asking.is_stale = True
+        elif self._tasks is not None:
+            self._asking[hint.path] = _Asking()
+            self._tasks.start_soon(self._ask_until_fresh, hint.path, name=f"ask {hint.path}")
+
+    async def look_everywhere(self) -> None:
+        """Ask every device there is, all at once, and have every volume looked at.
+
+        What is wanted is worked out once all have answered: an entry that several volumes match must not go
+        to whichever answered first.
+        """
+        paths = self._devices.list_paths()
+        for path in set(self._census.seen) - set(paths):
+            self._note_gone(path)
+        new: set[VolumeId] = set()
+        async with anyio.create_task_group() as tasks:
+            for path in paths:
+                tasks.start_soon(self._ask, path, new)
+        self._publish()
+        for volume in new:
+            self._reconciler.announce(volume)
+        self._reconciler.wake_all()
+
+    def refresh(self) -> None:
+        """Work out again what is wanted of each volume: the policy, or what is known of them, has changed."""
+        self._publish()
+
+    async def _ask_until_fresh(self, path: str) -> None:
+        new: set[VolumeId] = set()
+        volume = None
+        while self._asking[path].is_stale:
+            self._asking[path].is_stale = False
+            volume = await self._ask(path, new)
+        del self._asking[path]
+        self._publish()
+        for found in new:
+            self._reconciler.announce(found)
+        if volume is not None:
+            self._reconciler.wake(volume)
+
+    async def _ask(self, path: str, new: set[VolumeId]) -> VolumeId | None:
+        """Ask one device; return the volume to look at, and add it to ``new`` if it was not there before."""
+        old = self._census.seen.get(path)
+        seen = await self._devices.ask(path)
+        if seen.refusal is not None and (old is None or old.refusal != seen.refusal):
+            log.info("device.ignored", device=path, why=seen.refusal)
+        volume = self._census.put(seen)
+        if volume is not None and (old is None or old.identity is None or old.identity.volume_id != volume):
+            new.add(volume)
+        return volume
+
+    def _note_gone(self, path: str) -> None:
+        volume = self._census.drop(path)
+        if volume is not None:
+            self._devices.place(self._list_paths_by_volume())
+            self._reconciler.wake(volume)
+
+    def _publish(self) -> None:
+        self._devices.place(self._list_paths_by_volume())
+        present = {volume: seen[0] for volume, seen in self._census.by_volume().items()}
+        self._reconciler.set_wants(self.assign(present, self._devices.list_recorded()))
+
+    def _list_paths_by_volume(self) -> dict[VolumeId, tuple[str, ...]]:
+        by_volume = self._census.by_volume()
+        return {volume: tuple(s.path for s in seen) for volume, seen in by_volume.items()}
+
+
+async def look_periodically(surveyor: Surveyor, pause_s: Callable[[], float]) -> None:
+    """Look everywhere every ``pause_s()`` seconds, for what the kernel never announced."""
+    while True:
+        await anyio.sleep(pause_s())
+        await surveyor.look_everywhere()

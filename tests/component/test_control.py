@@ -1,0 +1,209 @@
+"""The command line's client and the daemon's control socket, talking over a real Unix socket."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from agent.cli.client import Client
+from agent.cli.wait import wait_for
+from agent.errors import AgentError, ExitCode
+from agent.model import Condition, VolumeId
+from agent.report.board import Board, VolumeStatus
+from agent.report.control import make_control_app, serve_control
+from agent.report.events import EventName
+from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
+
+pytestmark = pytest.mark.anyio
+T = TypeVar("T")
+
+
+class ScriptedEngine:
+    """An engine that answers from the board and notes what it was asked."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.woken: list[VolumeId | None] = []
+        self.reload_error: AgentError | None = None
+
+    async def plan(self) -> tuple[VolumeStatus, ...]:
+        return self.board.statuses()
+
+    async def explain(self, volume_id: VolumeId) -> VolumeStatus:
+        status = self.board.get(volume_id)
+        assert status is not None
+        return replace(status, facts=(("device", "looked at just now"),))
+
+    async def reload(self) -> None:
+        if self.reload_error is not None:
+            raise self.reload_error
+
+    def wake(self, volume_id: VolumeId | None) -> None:
+        self.woken.append(volume_id)
+
+
+@asynccontextmanager
+async def serving(board: Board, path: Path) -> AsyncIterator[ScriptedEngine]:
+    engine = ScriptedEngine(board)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(serve_control, make_control_app(board, engine), path)
+        yield engine
+        tasks.cancel_scope.cancel()
+
+
+async def ask(function: Callable[..., T], *args: Any) -> T:
+    """Call the blocking client beside the event loop that answers it."""
+    with anyio.fail_after(10):
+        return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+
+async def test_status_tells_every_volume(tmp_path: Path) -> None:
+    """``status`` answers the whole board, and one volume by name or ID."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY, REFUSED), path):
+        node = await ask(Client(path).status)
+        volume = await ask(Client(path).volume_status, DATASETS)
+    assert [v["name"] for v in node["volumes"]] == ["checkpoints", "datasets"]
+    assert node["ready"] is True
+    assert (volume["condition"], volume["reason"], volume["hint"]) == (
+        "Refused",
+        "NotBlank",
+        "Mount it with format: never.",
+    )
+
+
+async def test_socket_is_for_root_and_its_group(tmp_path: Path) -> None:
+    """The socket's mode lets nobody else in, and the socket goes with the agent."""
+    path = tmp_path / "run" / "agent.sock"
+    async with serving(make_board(), path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert not path.exists()
+
+
+async def test_second_agent_is_refused(tmp_path: Path) -> None:
+    """An agent does not take the socket from one that answers, and does take it from a dead one."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY), path):
+        with pytest.raises(AgentError, match="already answers"):
+            await serve_control(make_control_app(make_board(), ScriptedEngine(make_board())), path)
+        assert (await ask(Client(path).status))["ready"] is True
+
+
+async def test_stale_socket_is_replaced(tmp_path: Path) -> None:
+    """What a killed agent left behind does not keep the next one from starting."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(make_board(READY), path):
+        assert (await ask(Client(path).status))["ready"] is True
+
+
+async def test_unknown_volume_is_wrong_usage(tmp_path: Path) -> None:
+    """The agent's own error, hint and exit code reach the command line."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY), path):
+        with pytest.raises(AgentError) as caught:
+            await ask(Client(path).explain, "typo")
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert caught.value.hint == "Volumes known here: checkpoints."
+
+
+async def test_explain_looks_anew(tmp_path: Path) -> None:
+    """``explain`` shows what the engine finds now, not what the board remembers."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY), path):
+        answer = await ask(Client(path).explain, "checkpoints")
+    assert answer["facts"] == [{"name": "device", "value": "looked at just now"}]
+
+
+async def test_rejected_reload_is_told(tmp_path: Path) -> None:
+    """A policy the engine rejects makes the command fail with the engine's sentence."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY), path) as engine:
+        await ask(Client(path).reload)
+        engine.reload_error = AgentError("The policy has 2 problems.", exit_code=ExitCode.USAGE)
+        with pytest.raises(AgentError, match="2 problems"):
+            await ask(Client(path).reload)
+
+
+async def test_reconcile_wakes_one_or_all(tmp_path: Path) -> None:
+    """A volume is woken by its ID however it was called; nothing named wakes all."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY), path) as engine:
+        await ask(Client(path).reconcile, "checkpoints")
+        await ask(Client(path).reconcile)
+    assert engine.woken == [CHECKPOINTS, None]
+
+
+async def test_nobody_there_is_exit_code_4(tmp_path: Path) -> None:
+    """Without an agent the client says which socket it tried and how to start one."""
+    with pytest.raises(AgentError) as caught:
+        await ask(Client(tmp_path / "agent.sock").status)
+    assert caught.value.exit_code is ExitCode.NO_ANSWER
+    assert str(tmp_path) in caught.value.message
+
+
+async def test_wait_ends_when_the_volume_is_ready(tmp_path: Path) -> None:
+    """``wait`` returns as soon as the last volume waited for can be used."""
+    path = tmp_path / "agent.sock"
+    board = make_board(make_status(condition=Condition.PREPARING))
+    async with serving(board, path), anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, wait_for, Client(path), ["checkpoints"], 8.0)
+        await anyio.sleep(0.2)  # long enough that the wait has most likely begun; correct either way
+        board.publish(READY)
+
+
+async def test_wait_begins_before_the_agent(tmp_path: Path) -> None:
+    """At boot ``wait`` may start first: it keeps trying until the agent answers."""
+    path = tmp_path / "agent.sock"
+    is_over = anyio.Event()
+
+    async def wait() -> None:
+        await ask(wait_for, Client(path), [], 8.0)
+        is_over.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await anyio.sleep(0.1)  # long enough for a first vain attempt; correct either way
+        async with serving(make_board(READY), path):
+            await is_over.wait()
+
+
+async def test_wait_gives_up_in_time_and_says_why(tmp_path: Path) -> None:
+    """Not ready in time is exit code 3, naming volume, condition and reason."""
+    path = tmp_path / "agent.sock"
+    async with serving(make_board(READY, REFUSED), path):
+        with pytest.raises(AgentError, match=r"datasets is Refused \(NotBlank\)") as caught:
+            await ask(wait_for, Client(path), ["datasets"], 0.3)
+    assert caught.value.exit_code is ExitCode.NOT_READY
+
+
+async def test_wait_without_an_agent_is_no_answer(tmp_path: Path) -> None:
+    """Where no agent came up at all, the exit code says so rather than that volumes are not ready."""
+    with pytest.raises(AgentError) as caught:
+        await ask(wait_for, Client(tmp_path / "agent.sock"), [], 0.1)
+    assert caught.value.exit_code is ExitCode.NO_ANSWER
+
+
+async def test_events_are_followed(tmp_path: Path) -> None:
+    """``events`` prints what is kept, and with --follow what comes, under the names of the log."""
+    path = tmp_path / "agent.sock"
+    board = make_board()
+    board.record(EventName.VOLUME_ATTACHED, CHECKPOINTS, device="/dev/nvme1n1")
+    async with serving(board, path):
+        kept: list[dict[str, Any]] = await ask(list, Client(path).events())
+        assert [event["event"] for event in kept] == ["volume.attached"]
+        followed = Client(path).events(follow=True)
+        assert (await ask(next, followed))["device"] == "/dev/nvme1n1"
+        board.record(EventName.VOLUME_READY, CHECKPOINTS)
+        assert (await ask(next, followed))["event"] == "volume.ready"
+        await ask(followed.close)  # type: ignore[attr-defined]  # it is a generator

@@ -1,0 +1,139 @@
+"""The read-only HTTP face on a real TCP port, with and without TLS."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import anyio
+import pytest
+
+from agent.errors import AgentError
+from agent.model import Condition
+from agent.report.board import Board
+from agent.report.counters import Counters
+from agent.report.http import Listen, Tls, make_app, serve_http
+from agent.report.metrics import register_board
+from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def serving(board: Board, tls: Tls | None = None) -> AsyncIterator[str]:
+    app = make_app(board, register_board(board, Counters()))
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(serve_http, app, Listen(port=0, tls=tls))
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+async def test_scrape_is_what_prometheus_reads() -> None:
+    """``/metrics`` answers the text format, and OpenMetrics to those who ask for it."""
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    async with serving(make_board(READY)) as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/metrics") as plain:
+            assert plain.headers["Content-Type"].startswith("text/plain; version=")
+            assert f'volume_id="{CHECKPOINTS}"' in await plain.text()
+        async with http.get(f"{url}/metrics", headers=accept) as modern:
+            assert (await modern.text()).rstrip().endswith("# EOF")
+
+
+async def test_health_turns_with_the_required_volumes() -> None:
+    """``/healthz`` is 503 naming what is missing, and 200 once it is there."""
+    board = make_board(make_status(condition=Condition.PREPARING), is_looked_at=False)
+    async with serving(board) as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/healthz") as early:
+            assert early.status == 503
+            assert (await early.json())["first_look_done"] is False
+        board.finish_first_look()
+        async with http.get(f"{url}/healthz") as waiting:
+            assert waiting.status == 503
+            assert [v["name"] for v in (await waiting.json())["waiting"]] == ["checkpoints"]
+        board.publish(READY)
+        async with http.get(f"{url}/healthz") as ready:
+            assert ready.status == 200
+
+
+async def test_page_shows_text_as_text() -> None:
+    """What a volume is called cannot become markup, and the page loads nothing."""
+    board = make_board(make_status(REFUSED, name="<script>alert(1)</script>"))
+    async with serving(board) as url, aiohttp.ClientSession() as http, http.get(url) as page:
+        text = await page.text()
+        policy = page.headers["Content-Security-Policy"]
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "Volume datasets holds data." in text
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/v1/reload", "/v1/reconcile"])
+async def test_nothing_can_be_changed(method: str, path: str) -> None:
+    """The TCP face answers questions only; the control socket's requests do not exist on it."""
+    async with (
+        serving(make_board(READY)) as url,
+        aiohttp.ClientSession() as http,
+        http.request(method, f"{url}{path}") as answer,
+    ):
+        assert answer.status in {404, 405}
+
+
+async def test_port_in_use_is_said() -> None:
+    """An address that cannot be listened on names itself and the key of the policy to change."""
+    async with serving(make_board()) as url:
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(AgentError, match=f"127.0.0.1:{port}") as caught:
+            await serve_http(make_app(make_board(), Counters().registry), Listen(port=port))
+    assert "agent.http.listen" in str(caught.value.hint)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a CA with a server's and a client's certificate, and a stranger's self-signed one."""
+    where = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=where, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    for ca in ("ca", "stranger"):
+        openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}")
+    (where / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        openssl("req", *key[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-out", f"{name}.pem", "-days", "2", "-extfile", "san",
+        )  # fmt: skip
+    return where
+
+
+@pytest.mark.needs("openssl")
+async def test_only_vouched_clients_are_answered(certificates: Path) -> None:
+    """With a client CA, a client with its certificate is answered and others fail the handshake."""
+    tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
+    trusting = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    async with serving(make_board(READY), tls) as url, aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(f"{url}/healthz", ssl=trusting)
+        trusting.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+        async with http.get(f"{url}/healthz", ssl=trusting) as answer:
+            assert answer.status == 200
+        strange = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        strange.load_cert_chain(certificates / "stranger.pem", certificates / "stranger.key")
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(f"{url}/healthz", ssl=strange)
+
+
+@pytest.mark.needs("openssl")
+async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
+    """A certificate that cannot be read or does not fit its key is an error that names the file."""
+    for cert, key in (("none.pem", "server.key"), ("server.pem", "client.key")):
+        tls = Tls(certificates / cert, certificates / key)
+        with pytest.raises(AgentError, match=cert):
+            await serve_http(make_app(make_board(), Counters().registry), Listen(port=0, tls=tls))

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import AgentError, ExitCode
+from agent.model import Condition
+from agent.report.board import Expected
+from agent.report.readiness import assess_node, assess_volumes
+from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
+
+
+@pytest.mark.parametrize("condition", list(Condition))
+def test_required_volume_must_be_usable(condition: Condition) -> None:
+    """A node is ready exactly when each required volume is Ready or Degraded."""
+    board = make_board(make_status(condition=condition), REFUSED)
+    assert assess_node(board).is_ready is (condition in {Condition.READY, Condition.DEGRADED})
+
+
+def test_node_is_not_ready_before_it_was_looked_at() -> None:
+    """Nothing is claimed before every volume was looked at once."""
+    assert not assess_node(make_board(READY, is_looked_at=False)).is_ready
+
+
+def test_absent_required_volume_is_waited_for() -> None:
+    """A required volume that is not attached keeps the node from being ready, and is named."""
+    board = make_board()
+    board.expect([Expected("datasets", None, is_required=True)])
+    assert [status.label for status in assess_node(board).waiting] == ["datasets"]
+
+
+def test_named_volumes_are_waited_for_though_not_required() -> None:
+    """Asking for a volume by name waits for it, whether the policy requires it or not."""
+    assert not assess_volumes(make_board(READY, REFUSED), ["datasets"]).is_ready
+    assert assess_volumes(make_board(READY, REFUSED), [CHECKPOINTS]).is_ready
+
+
+def test_unknown_name_is_wrong_usage_once_all_is_known() -> None:
+    """A name nobody has is an error, but only when the first look is over."""
+    assert not assess_volumes(make_board(is_looked_at=False), ["typo"]).is_ready
+    with pytest.raises(AgentError) as caught:
+        assess_volumes(make_board(READY), ["typo"])
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert "checkpoints" in str(caught.value.hint)

@@ -54,3 +54,11 @@ class NotAnsweringError(AgentError):
 
 class VanishedError(AgentError):
     """The device went away, or is not the one it was, between look and use."""
+
+
+@dataclass(eq=False)
+class InvalidValueError(AgentError):
+    """A value someone wrote cannot be meant; writing it again would not help."""
+
+    retryable: bool = False
+    exit_code: ExitCode = ExitCode.USAGE

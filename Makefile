@@ -55,7 +55,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS)
+	$(or $(wildcard $(BIN)/shellcheck),shellcheck) --external-sources $(SHELL_SCRIPTS)
 	$(if $(UNITS),scripts/verify-units $(UNITS))
 
 test: $(VENV)/dev.stamp

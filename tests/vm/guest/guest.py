@@ -1,0 +1,379 @@
+"""A guest: a Debian machine of its own that a test boots, commands, unplugs disks from and kills."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from tests.vm.guest.accelerator import choose_accelerator
+from tests.vm.guest.agent_disk import REPOSITORY, get_agent_disk
+from tests.vm.guest.channel import CommandChannel, GuestProcess
+from tests.vm.guest.errors import GuestError, GuestTimeoutError
+from tests.vm.guest.image import Image, get_image
+from tests.vm.guest.machine import (
+    HOTPLUG_PORTS,
+    Disk,
+    Machine,
+    MachineSpec,
+    make_overlay,
+    make_scratch,
+    to_serial,
+)
+from tests.vm.guest.nvmet import Nvmet
+from tests.vm.guest.qmp import QmpClient
+
+BOOT_TIMEOUT_S = 180.0
+COMMAND_TIMEOUT_S = 60.0
+SHUTDOWN_TIMEOUT_S = 90.0
+UNPLUG_TIMEOUT_S = 30.0
+POLL_S = 0.1
+AGENT_HOME = "/opt/ebs-agent/current"
+KERNEL_ARGS = (
+    *("root=/dev/vda", "rw", "console=ttyS0,115200", "loglevel=4", "systemd.show_status=false"),
+    # Emulated, each of these costs seconds and protects nothing.
+    *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on"),
+)
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """What may differ from one guest to another."""
+
+    # The agent's venv of the working tree in /opt/ebs-agent; without it the guest is bare.
+    has_agent: bool = False
+    has_network: bool = False
+    kernel_args: tuple[str, ...] = ()
+    memory_mib: int = 1536
+    cpus: int = 2
+    scratch_bytes: int = 64 << 30
+    # Leave it running when this process ends, for work by hand.
+    outlives_us: bool = False
+
+
+class Guest:
+    """One guest and its directory, which holds its disks, sockets and console log."""
+
+    def __init__(self, directory: Path, options: GuestOptions, image: Image, *, owns_directory: bool) -> None:
+        self.directory = directory
+        self.options = options
+        self.nvmet = Nvmet(self)
+        self._image = image
+        self._owns_directory = owns_directory
+        self._machine: Machine | None = None
+        self._channel: CommandChannel | None = None
+        self._qmp: QmpClient | None = None
+        self._boot_id: str | None = None
+        self._plugged: dict[str, Path] = {}  # port → image named by volume ID
+
+    # Beginning and end
+
+    @classmethod
+    def boot(cls, options: GuestOptions | None = None, *, directory: Path | None = None) -> Guest:
+        """Boot a fresh guest and wait until it is up; close it afterwards.
+
+        In a directory of the caller's it stays on disk when closed, otherwise nothing of it remains.
+        """
+        options = options or GuestOptions()
+        image = get_image()
+        home = directory or Path(tempfile.mkdtemp(prefix="ebs-guest-"))
+        home.mkdir(parents=True, exist_ok=True)
+        guest = cls(home, options, image, owns_directory=directory is None)
+        try:
+            guest._make_disks()
+            guest.start()
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    @classmethod
+    def find(cls, directory: Path) -> Guest | None:
+        """Return the guest that another process left running in a directory."""
+        try:
+            state = json.loads((directory / "state.json").read_text())
+        except FileNotFoundError:
+            return None
+        machine = Machine.find(directory, state["pid"])
+        if machine is None:
+            return None
+        options = GuestOptions(**{**state["options"], "kernel_args": tuple(state["options"]["kernel_args"])})
+        guest = cls(directory, options, Image(Path(state["image"])), owns_directory=False)
+        guest._machine = machine
+        guest._plugged = {port: Path(image) for port, image in state["plugged"].items()}
+        return guest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Start the guest on the disks that it has and wait until it is up."""
+        spec = MachineSpec(
+            directory=self.directory,
+            kernel=self._image.kernel,
+            initrd=self._image.initrd,
+            kernel_args=(*KERNEL_ARGS, *self.options.kernel_args),
+            disks=self._list_disks(),
+            accelerator=choose_accelerator(self._image),
+            memory_mib=self.options.memory_mib,
+            cpus=self.options.cpus,
+            has_network=self.options.has_network,
+        )
+        self._machine = Machine.start(spec, self._plugged, outlives_us=self.options.outlives_us)
+        self._save_state()
+        self.wait_until_up(timeout_s=timeout_s)
+
+    def wait_until_up(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait for a boot other than the last one known, until systemd has started all it had to."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._boot_id = self.channel.say_hello(timeout_s, unlike=self._boot_id)
+            self.channel.give_up_pending("the guest restarted")
+            self.run(
+                ["systemctl", "is-system-running", "--wait"],
+                check=False,
+                timeout_s=max(deadline - time.monotonic(), 1),
+            )
+        except GuestError as error:
+            raise GuestError(f"the guest did not come up: {error}\n{self.read_console()}") from error
+
+    def reboot(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Reboot in good order and wait until the guest is up again."""
+        self._learn_boot_id()
+        self.run(["systemctl", "--no-block", "reboot"])
+        self.wait_until_up(timeout_s=timeout_s)
+
+    def power_off(self, *, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Shut down in good order and wait until QEMU has ended; ``start`` boots the same disks again."""
+        self.run(["systemctl", "--no-block", "poweroff"])
+        self.machine.wait(timeout_s)
+        self._forget_machine()
+
+    def kill(self) -> None:
+        """Take the power away: what was not written is lost. ``start`` boots the same disks again."""
+        self.machine.kill()
+        self._forget_machine()
+
+    def close(self) -> None:
+        """End the guest for good."""
+        if self._machine is not None:
+            self.kill()
+        if self._owns_directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def detach(self) -> None:
+        """Disconnect and leave the guest running for another process to find."""
+        self._disconnect()
+
+    # Commands and files
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command as root and return how it ended; it is killed and an error when it takes too long."""
+        process = self.start_command(argv, timeout_s=timeout_s, stdin=stdin, env=env, cwd=cwd)
+        # The guest keeps the time; this end only notices that the whole guest hangs.
+        return process.wait(timeout_s + 30, check=check)
+
+    def start_command(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> GuestProcess:
+        """Start a command as root without waiting for it."""
+        return self.channel.start(argv, stdin=stdin, env=env, cwd=cwd, timeout_s=timeout_s)
+
+    def shell(self, script: str, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a shell script that stops at a failure, with arguments as $1, $2…; return what it printed."""
+        return self.run(["sh", "-euc", script, "sh", *arguments], timeout_s=timeout_s).stdout.decode()
+
+    def put(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
+        """Write a file, with the directories that lead to it; it is whole or not there."""
+        script = 'mkdir -p "$(dirname "$1")"; cat > "$1.part"; chmod "$2" "$1.part"; mv -T "$1.part" "$1"'
+        self.run(["sh", "-euc", script, "sh", path, f"{mode:o}"], stdin=content, timeout_s=300)
+
+    def get(self, path: str) -> bytes:
+        """Return a file's content."""
+        return self.run(["cat", "--", path], timeout_s=300).stdout
+
+    def put_tree(self, source: Path, destination: str, *, names: Sequence[str] = (".",)) -> None:
+        """Copy a directory of the host, or some of its entries, into a directory of the guest."""
+        archive = subprocess.run(
+            ["tar", "-cC", source, "--exclude=__pycache__", "--owner=0", "--group=0", "--", *names],
+            capture_output=True,
+            check=True,
+        ).stdout
+        self.run(["mkdir", "-p", destination])
+        self.run(["tar", "-xC", destination], stdin=archive, timeout_s=300)
+
+    def refresh_agent(self) -> None:
+        """Replace the agent's package in the running guest by the working tree's, and nothing else."""
+        packages = self.shell(f"echo {AGENT_HOME}/lib/python3*/site-packages").strip()
+        self.run(["rm", "-rf", f"{packages}/agent"])
+        self.put_tree(REPOSITORY, packages, names=["agent"])
+        self.run([f"{AGENT_HOME}/bin/python", "-m", "compileall", "-q", f"{packages}/agent"], timeout_s=120)
+
+    def wait_until(
+        self, condition: Sequence[str] | Callable[[], object], *, timeout_s: float, every_s: float = POLL_S
+    ) -> None:
+        """Wait until a command of the guest succeeds, or a predicate here returns something true."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if callable(condition):
+                is_met, what = bool(condition()), getattr(condition, "__doc__", None) or repr(condition)
+            else:
+                is_met, what = self.run(condition, check=False).returncode == 0, " ".join(condition)
+            if is_met:
+                return
+            if time.monotonic() > deadline:
+                raise GuestTimeoutError(f"not so within {timeout_s:g} s: {what}")
+            time.sleep(every_s)
+
+    def is_alive(self) -> bool:
+        """Tell whether the guest answers."""
+        if self._machine is None or not self._machine.is_running():
+            return False
+        try:
+            self.channel.say_hello(10)
+        except GuestError:
+            return False
+        return True
+
+    def read_console(self, tail_bytes: int = 6000) -> str:
+        """Return the end of what the kernel and systemd printed on the serial console."""
+        try:
+            return (self.directory / "console.log").read_bytes()[-tail_bytes:].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    # QEMU's own NVMe devices: PCI, hot-plugged, with a model of their own and a fixed size
+
+    def plug_nvme(self, volume_id: str, image: Path) -> None:
+        """Plug a raw image in as an NVMe device whose serial is the volume's; the guest soon sees it."""
+        port = next((name for name in list_ports() if name not in self._plugged), None)
+        if port is None:
+            raise GuestError(f"all {HOTPLUG_PORTS} ports are taken: unplug a volume first")
+        home = self.directory / "nvme" / f"{volume_id}.img"
+        home.parent.mkdir(exist_ok=True)
+        home.unlink(missing_ok=True)
+        home.symlink_to(image.absolute())
+        node = f"node-{volume_id}"
+        file = {"driver": "file", "filename": str(home)}
+        self.qmp.execute("blockdev-add", node_name=node, driver="raw", discard="unmap", file=file)
+        self.qmp.execute(
+            "device_add", driver="nvme", id=volume_id, serial=to_serial(volume_id), drive=node, bus=port
+        )
+        self._plugged[port] = home
+        self._save_state()
+
+    def unplug_nvme(self, volume_id: str) -> None:
+        """Unplug an NVMe device and wait until the guest's kernel has let go of it."""
+        port = next((port for port, image in self._plugged.items() if image.stem == volume_id), None)
+        if port is None:
+            raise GuestError(f"{volume_id} is not plugged in")
+        self.qmp.execute("device_del", id=volume_id)
+        self.qmp.wait_event(
+            "DEVICE_DELETED", lambda event: event.get("device") == volume_id, UNPLUG_TIMEOUT_S
+        )
+        self.qmp.execute("blockdev-del", node_name=f"node-{volume_id}")
+        del self._plugged[port]
+        self._save_state()
+
+    def list_plugged(self) -> list[str]:
+        """Return the IDs of the volumes that are plugged in."""
+        return [image.stem for image in self._plugged.values()]
+
+    # Connections and state
+
+    @property
+    def machine(self) -> Machine:
+        """The running QEMU."""
+        if self._machine is None:
+            raise GuestError("the guest is not running")
+        return self._machine
+
+    @property
+    def channel(self) -> CommandChannel:
+        """The connection to the command server."""
+        if self._channel is None:
+            _ = self.machine
+            self._channel = CommandChannel(self.directory / "command.sock")
+        return self._channel
+
+    @property
+    def qmp(self) -> QmpClient:
+        """The connection to QEMU."""
+        if self._qmp is None:
+            _ = self.machine
+            self._qmp = QmpClient(self.directory / "qmp.sock")
+        return self._qmp
+
+    def _learn_boot_id(self) -> None:
+        self._boot_id = self.channel.say_hello(COMMAND_TIMEOUT_S)
+
+    def _make_disks(self) -> None:
+        make_overlay(self.directory / "root.qcow2", self._image.disk)
+        make_scratch(self.directory / "scratch.img", self.options.scratch_bytes)
+        if self.options.has_agent:
+            make_overlay(self.directory / "agent.qcow2", get_agent_disk(self._image))
+
+    def _list_disks(self) -> tuple[Disk, ...]:
+        return (
+            Disk(self.directory / "root.qcow2", "qcow2", "guest-root"),
+            Disk(self.directory / "scratch.img", "raw", "guest-scratch", is_flushed=False),
+            *(
+                [Disk(self.directory / "agent.qcow2", "qcow2", "guest-agent")]
+                if self.options.has_agent
+                else []
+            ),
+        )
+
+    def _save_state(self) -> None:
+        state = {
+            "pid": self.machine.pid,
+            "options": asdict(self.options),
+            "image": str(self._image.directory),
+            "plugged": {port: str(image) for port, image in self._plugged.items()},
+        }
+        (self.directory / "state.json").write_text(json.dumps(state))
+
+    def _forget_machine(self) -> None:
+        self._disconnect()
+        self._machine = None
+
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+
+
+def list_ports() -> list[str]:
+    """Return the names of the ports that volumes can be plugged into while the guest runs."""
+    return [f"port{number}" for number in range(HOTPLUG_PORTS)]

@@ -1,0 +1,164 @@
+"""The guest's root image: Debian 12 with its own kernel, made from packages and the files in ``rootfs/``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.guest.cache import cache_root, hash_parts, hash_tree, make_once
+from tests.vm.guest.tools import run_tool
+
+HERE = Path(__file__).parent
+RELEASE = "bookworm"
+PACKAGES = (
+    *("linux-image-amd64", "initramfs-tools", "zstd", "kmod"),
+    *("systemd", "systemd-sysv", "libpam-systemd", "udev", "dbus", "procps", "psmisc", "iproute2"),
+    *("python3", "python3-venv"),
+    *("util-linux", "fdisk", "gdisk", "parted", "nvme-cli", "dmsetup", "lvm2", "mdadm", "cryptsetup-bin"),
+    *("e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "attr", "acl"),
+    *("fio", "mosquitto", "mosquitto-clients"),
+)
+# No test reads them, and a small image is built, copied and cached sooner.
+LEFT_OUT = (
+    *(
+        "/usr/share/doc/*",
+        "/usr/share/man/*",
+        "/usr/share/info/*",
+        "/usr/share/locale/*",
+        "/usr/share/i18n/*",
+    ),
+    *("/lib/modules/*/kernel/sound/*", "/lib/modules/*/kernel/drivers/net/wireless/*"),
+    *(
+        f"/lib/modules/*/kernel/drivers/{kind}/*"
+        for kind in (
+            "gpu",
+            "media",
+            "infiniband",
+            "staging",
+            "iio",
+            "isdn",
+            "usb",
+            "bluetooth",
+            "hid",
+            "net/ethernet",
+        )
+    ),
+)
+# Nothing here waits for a person, a mail, a network or the small hours.
+MASKED_UNITS = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
+    *(
+        "e2scrub_all.timer",
+        "e2scrub_reap.service",
+        "mdmonitor.service",
+        "mosquitto.service",
+        "getty@tty1.service",
+    ),
+    *("systemd-networkd-wait-online.service", "mdcheck_start.timer", "mdcheck_continue.timer"),
+    *("mdmonitor-oneshot.timer",),
+)
+IMAGE_BYTES = 4 << 30
+# A machine ID of its own would make every boot a first boot, which sets up all units anew.
+MACHINE_ID = "00000000000000000000000000000e85"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A root image ready to boot, and the tree that it was made from."""
+
+    directory: Path
+
+    @property
+    def disk(self) -> Path:
+        """The root filesystem, raw and sparse; guests boot from overlays and never write to it."""
+        return self.directory / "root.img"
+
+    @property
+    def kernel(self) -> Path:
+        """The guest's kernel."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """The guest's initial root."""
+        return self.directory / "initrd.img"
+
+    @property
+    def tree(self) -> Path:
+        """The root filesystem as a directory, to run the guest's own Python in without booting it."""
+        return self.directory / "tree"
+
+    @property
+    def key(self) -> str:
+        """What tells this image from others."""
+        return self.directory.name.removeprefix("image-")
+
+
+def image_key() -> str:
+    """Return the hash of everything that decides what is in the image."""
+    server = (HERE / "command_server.py").read_bytes()
+    return hash_parts([Path(__file__).read_bytes(), hash_tree(HERE / "rootfs"), server])
+
+
+def find_image() -> Image | None:
+    """Return the image that the present recipe makes, if it was made before."""
+    directory = cache_root() / f"image-{image_key()}"
+    return Image(directory) if directory.is_dir() else None
+
+
+def get_image() -> Image:
+    """Return the root image, built first when its recipe changed: a few minutes and some 1.5 GB."""
+    return Image(make_once("image", image_key(), build_image))
+
+
+def build_image(directory: Path) -> None:
+    """Make tree, disk, kernel and initrd in an empty directory."""
+    image = Image(directory)
+    overlay = directory / "overlay"
+    shutil.copytree(HERE / "rootfs", overlay)
+    server = overlay / "usr/lib/guest/command_server.py"
+    server.parent.mkdir(parents=True)
+    shutil.copy(HERE / "command_server.py", server)
+    make_tree(image.tree, overlay)
+    for link, target in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
+        shutil.copy((image.tree / link).resolve(), target)
+    make_filesystem(image.disk, image.tree, IMAGE_BYTES, label="guest-root")
+    shutil.rmtree(overlay)
+
+
+def make_tree(tree: Path, overlay: Path) -> None:
+    """Install the packages and the harness's own files into a directory."""
+    configure = (
+        "systemctl enable guest-command.service",
+        f"systemctl mask {' '.join(MASKED_UNITS)}",
+        "passwd --delete root",
+        f"echo {MACHINE_ID} > /etc/machine-id",
+        "echo guest > /etc/hostname",
+        "echo 127.0.0.1 localhost guest > /etc/hosts",
+        "mkdir -p /scratch /opt/ebs-agent /var/log/journal",
+    )
+    mirror = os.environ.get("EBS_AGENT_DEBIAN_MIRROR")
+    run_tool(
+        [
+            *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
+            # Before the packages: the initrd is made as they are installed, by these rules.
+            f"--essential-hook=sync-in {overlay} /",
+            *(f'--customize-hook=chroot "$1" sh -euc "{line}"' for line in configure),
+            *(RELEASE, tree),
+            *([mirror] if mirror else []),
+        ],
+        timeout_s=1800,
+    )
+
+
+def make_filesystem(disk: Path, tree: Path, size_bytes: int, *, label: str) -> None:
+    """Make an ext4 image that holds a directory's content, needing neither loop devices nor mounts."""
+    with disk.open("wb") as file:
+        file.truncate(size_bytes)
+    run_tool(
+        ["mkfs.ext4", "-q", "-F", "-L", label, "-m", "0", "-O", "^metadata_csum_seed", "-d", tree, disk],
+        timeout_s=300,
+    )

@@ -42,9 +42,20 @@ def print_view(view: RenderableType) -> None:
     console.print(view)
 
 
+def clean(answer: Any) -> Any:
+    """Return an answer whose texts cannot steer a terminal: labels and serials come from devices."""
+    if isinstance(answer, str):
+        return "".join(character if character.isprintable() else "�" for character in answer)
+    if isinstance(answer, list):
+        return [clean(item) for item in answer]
+    if isinstance(answer, dict):
+        return {key: clean(value) for key, value in answer.items()}
+    return answer
+
+
 def show_volumes(answer: dict[str, Any]) -> RenderableType:
     """Return the table of ``status``."""
-    volumes = answer["volumes"]
+    volumes = clean(answer["volumes"])
     if not volumes:
         return Text("No EBS volume is attached to this instance, and the policy expects none.")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -57,9 +68,9 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
             _show_names(volume),
             show_condition(volume),
             _show_place(volume),
-            volume["fstype"] or "",
-            _show_size(volume),
-            _show_use(volume),
+            Text(volume["fstype"] or ""),
+            Text(_show_size(volume)),
+            Text(_show_use(volume)),
             _show_last_step(volume),
         )
     return Group(table, *_show_remarks(volumes))
@@ -67,6 +78,7 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
 
 def show_volume(volume: dict[str, Any]) -> RenderableType:
     """Return everything about one volume, one thing a line."""
+    volume = clean(volume)
     step = volume["last_step"]
     rows = {
         "volume": volume["volume_id"],
@@ -90,7 +102,7 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
 def show_plan(answer: dict[str, Any]) -> RenderableType:
     """Return what would be done, volume by volume."""
     parts: list[RenderableType] = []
-    for volume in answer["volumes"]:
+    for volume in clean(answer["volumes"]):
         parts.append(Text.assemble((_label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
         parts.extend(_show_steps(volume))
     return Group(*parts) if parts else Text("There is no volume to do anything for.")
@@ -98,6 +110,7 @@ def show_plan(answer: dict[str, Any]) -> RenderableType:
 
 def show_explanation(volume: dict[str, Any]) -> RenderableType:
     """Return a volume's status, what would be done, and every fact that decides it."""
+    volume = clean(volume)
     facts = ((fact["name"], fact["value"]) for fact in volume["facts"])
     return Group(
         show_volume(volume),
@@ -110,6 +123,7 @@ def show_explanation(volume: dict[str, Any]) -> RenderableType:
 
 def show_event(event: dict[str, Any]) -> str:
     """Return one line for an event."""
+    event = clean(event)
     rest = {key: value for key, value in event.items() if key not in {"at", "event", "volume_id", "number"}}
     fields = " ".join(f"{key}={value}" for key, value in rest.items() if value is not None)
     return f"{event['at']}  {event['event']:<20} {event.get('volume_id') or '-':<21} {fields}".rstrip()
@@ -194,5 +208,5 @@ def _grid(rows: Iterable[tuple[str, Any]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in rows:
-        table.add_row(f"  {key}", value if isinstance(value, Text) else str(value))
+        table.add_row(f"  {key}", value if isinstance(value, Text) else Text(str(value)))
     return table

@@ -157,8 +157,7 @@ class _Control:
         self._board = board
         self._engine = engine
 
-    def _find(self, request: web.Request) -> VolumeStatus:
-        name = request.match_info["volume"]
+    def _find(self, name: str) -> VolumeStatus:
         status = self._board.find(name)
         if status is None:
             known = ", ".join(status.label for status in self._board.statuses()) or "none"
@@ -174,14 +173,14 @@ class _Control:
         return web.json_response(api.show_node(self._board))
 
     async def show_volume(self, request: web.Request) -> web.Response:
-        return web.json_response(api.show_status(self._find(request)))
+        return web.json_response(api.show_status(self._find(request.match_info["volume"])))
 
     async def show_plan(self, _: web.Request) -> web.Response:
         statuses = await self._engine.plan()
         return web.json_response({"volumes": api.show_statuses(statuses)})
 
     async def explain(self, request: web.Request) -> web.Response:
-        status = self._find(request)
+        status = self._find(request.match_info["volume"])
         if status.volume_id is not None:
             status = await self._engine.explain(status.volume_id)
         return web.json_response(api.show_explanation(status))
@@ -225,11 +224,7 @@ class _Control:
 
     async def reconcile(self, request: web.Request) -> web.Response:
         name = request.query.get("volume")
-        if name is not None:
-            status = self._board.find(name)
-            self._engine.wake(status.volume_id if status else VolumeId(name))
-        else:
-            self._engine.wake(None)
+        self._engine.wake(None if name is None else self._find(name).volume_id)
         return web.json_response({"woken": name or "all"}, status=HTTPStatus.ACCEPTED)
 
     async def reload(self, _: web.Request) -> web.Response:

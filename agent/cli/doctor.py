@@ -1,0 +1,285 @@
+"""``ebs-agent doctor``: is this node ready for the agent, and how to mend what is not. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import anyio
+
+from agent.cli.client import Client
+from agent.errors import AgentError, ExitCode
+from agent.model import FsType
+from agent.node import command
+from agent.paths import Paths
+
+KERNEL_NEEDED = (5, 12)
+"""mount_setattr(2); the new mount API itself is of 5.2."""
+KERNEL_WISHED = (5, 15)
+"""BLKGETDISKSEQ, which tells one appearance of a disk from the next."""
+MAX_IO_TIMEOUT_S = 4294967295
+"""What EBS recommends for nvme_core: a stalled volume then waits, instead of failing its filesystem."""
+
+INSTALL = {
+    "e2fsprogs": "Install e2fsprogs: apt-get install e2fsprogs, or dnf install e2fsprogs.",
+    "xfsprogs": "Install xfsprogs: apt-get install xfsprogs, or dnf install xfsprogs.",
+    "btrfs-progs": "Install btrfs-progs: apt-get install btrfs-progs; Amazon Linux 2023 has none.",
+    "sfdisk": "Install sfdisk: apt-get install fdisk, or dnf install util-linux.",
+}
+
+
+class Verdict(str, Enum):
+    """``WARNING`` is worth mending; the agent works without. ``FAILURE`` is not."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what was found, and what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True)
+class Toolset:
+    """The programs one filesystem type, or partitioning, needs, and how one of them tells its version."""
+
+    subject: str
+    package: str
+    programs: tuple[str, ...]
+    version_argv: tuple[str, ...]
+    type: FsType | None = None
+
+
+TOOLSETS = (
+    Toolset(
+        "ext4 tools", "e2fsprogs", ("mkfs.ext4", "e2fsck", "resize2fs"), ("mkfs.ext4", "-V"), FsType.EXT4
+    ),
+    Toolset(
+        "xfs tools", "xfsprogs", ("mkfs.xfs", "xfs_growfs", "xfs_logprint"), ("mkfs.xfs", "-V"), FsType.XFS
+    ),
+    Toolset("btrfs tools", "btrfs-progs", ("mkfs.btrfs", "btrfs"), ("mkfs.btrfs", "--version"), FsType.BTRFS),
+    Toolset("partition tools", "sfdisk", ("sfdisk",), ("sfdisk", "--version")),
+)
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program where the agent would find it, or None."""
+    return shutil.which(name, path=command.SEARCH_PATH)
+
+
+def ask_version(argv: tuple[str, ...]) -> str:
+    """Return the first line a program says about its version."""
+
+    async def ask() -> str:
+        done = await command.run(argv, timeout_s=5.0)
+        return (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
+
+    return anyio.run(ask)
+
+
+def load_library(name: str) -> None:
+    """Load a shared library, or raise OSError."""
+    import ctypes  # noqa: PLC0415  # one check of many needs it
+
+    ctypes.CDLL(name)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The node, as far as the examination looks at it."""
+
+    root: Path = Path("/")
+    kernel: str = field(default_factory=lambda: os.uname().release)
+    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    find_program: Callable[[str], str | None] = find_program
+    ask_version: Callable[[tuple[str, ...]], str] = ask_version
+    load_library: Callable[[str], None] = load_library
+
+    def read(self, path: str) -> str | None:
+        """Return the text of a file below the root, stripped; None where there is none to be read."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return None
+
+
+def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
+    """Return what was found, most basic first."""
+    host = host or Host()
+    policy, needed = examine_policy(paths.policy)
+    return [
+        examine_user(host),
+        examine_kernel(host),
+        *examine_filesystems(host, needed),
+        *examine_tools(host, needed),
+        examine_blkid(host),
+        examine_udev(host),
+        examine_io_timeout(host),
+        policy,
+        examine_state(paths.state),
+        examine_agent(paths.socket),
+    ]
+
+
+def examine_user(host: Host) -> Finding:
+    """Tell whether what follows is the truth for the daemon, which runs as root."""
+    if host.is_root:
+        return Finding("permissions", Verdict.OK, "root")
+    return Finding(
+        "permissions", Verdict.FAILURE, "not root: devices cannot be opened or mounted", "Run with sudo."
+    )
+
+
+def examine_kernel(host: Host) -> Finding:
+    """Tell whether the kernel has what the agent relies on."""
+    numbers = [int(part) for part in host.kernel.replace("-", ".").split(".")[:2] if part.isdigit()]
+    version = tuple(numbers)
+    if version < KERNEL_NEEDED:
+        return Finding(
+            "kernel", Verdict.FAILURE, f"{host.kernel} cannot mount detached", "Use Linux 5.15 or later."
+        )
+    if version < KERNEL_WISHED:
+        found = f"{host.kernel} does not number the appearances of a disk"
+        return Finding("kernel", Verdict.WARNING, found, "Use Linux 5.15 or later.")
+    return Finding("kernel", Verdict.OK, host.kernel)
+
+
+def examine_filesystems(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
+    """Tell for each type whether the kernel has it built in, loaded, or as a module to load."""
+    active = {line.split()[-1] for line in (host.read("proc/filesystems") or "").splitlines() if line.strip()}
+    modules = Path("lib/modules") / host.kernel
+    listed = "\n".join(host.read(str(modules / name)) or "" for name in ("modules.dep", "modules.builtin"))
+    for type_ in FsType:
+        subject = f"{type_} in the kernel"
+        if type_.value in active:
+            yield Finding(subject, Verdict.OK, "ready")
+        elif f"/{type_}.ko" in listed:
+            yield Finding(subject, Verdict.OK, "a module the kernel loads when asked")
+        else:
+            verdict = Verdict.FAILURE if type_ in needed else Verdict.WARNING
+            mend = f"Use a kernel with {type_}, or another type in the policy."
+            yield Finding(subject, verdict, "missing", mend)
+
+
+def examine_tools(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
+    """Tell which programs are here and of which version; a missing one matters if the policy needs it."""
+    for toolset in TOOLSETS:
+        missing = [program for program in toolset.programs if host.find_program(program) is None]
+        if missing:
+            verdict = Verdict.FAILURE if toolset.type in needed else Verdict.WARNING
+            found = f"missing: {', '.join(missing)}"
+            yield Finding(toolset.subject, verdict, found, INSTALL[toolset.package])
+            continue
+        try:
+            yield Finding(toolset.subject, Verdict.OK, host.ask_version(toolset.version_argv))
+        except AgentError as error:
+            yield Finding(toolset.subject, Verdict.FAILURE, error.message, INSTALL[toolset.package])
+
+
+def examine_blkid(host: Host) -> Finding:
+    """Tell whether signatures can be probed: without, nothing is ever proven blank."""
+    try:
+        host.load_library("libblkid.so.1")
+    except OSError as error:
+        mend = "Install libblkid: apt-get install libblkid1, or dnf install libblkid."
+        return Finding("libblkid", Verdict.FAILURE, f"cannot be loaded: {error}", mend)
+    return Finding("libblkid", Verdict.OK, "libblkid.so.1")
+
+
+def examine_udev(host: Host) -> Finding:
+    """Tell whether devices are announced. Without, they are found at the next periodic look."""
+    if (host.root / "run/udev/control").exists():
+        return Finding("udev", Verdict.OK, "running")
+    mend = "Start it: systemctl start systemd-udevd."
+    return Finding("udev", Verdict.WARNING, "not running: volumes are noticed late", mend)
+
+
+def examine_io_timeout(host: Host) -> Finding:
+    """Tell whether a stalled volume waits, or becomes I/O errors and a read-only filesystem."""
+    text = host.read("sys/module/nvme_core/parameters/io_timeout")
+    if text is None:
+        mend = "Expected where no NVMe volume is attached. Load it: modprobe nvme."
+        return Finding("NVMe timeout", Verdict.WARNING, "the NVMe driver is not loaded", mend)
+    if text == str(MAX_IO_TIMEOUT_S):
+        return Finding("NVMe timeout", Verdict.OK, f"{text} s")
+    mend = f"Add nvme_core.io_timeout={MAX_IO_TIMEOUT_S} to the kernel's command line and reboot."
+    return Finding("NVMe timeout", Verdict.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
+
+
+def examine_policy(path: Path) -> tuple[Finding, frozenset[FsType]]:
+    """Tell whether the policy can be used, and which filesystem types it asks for."""
+    from agent.policy import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
+
+    if not path.exists():
+        mend = "Write one; docs/policy.md tells how. Until then no volume is touched."
+        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), frozenset()
+    try:
+        policy = load_policy(path)
+    except AgentError as error:
+        return Finding(
+            "policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."
+        ), frozenset()
+    types = frozenset(entry.filesystem.type for entry in policy.volumes if entry.filesystem is not None)
+    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), types
+
+
+def examine_state(path: Path) -> Finding:
+    """Tell whether the agent can write down what it must not forget."""
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if os.access(existing, os.W_OK | os.X_OK):
+        return Finding("durable state", Verdict.OK, str(path))
+    mend = f"Make {existing} writable for root; without its records the agent formats nothing."
+    return Finding("durable state", Verdict.FAILURE, f"{path} cannot be written", mend)
+
+
+def examine_agent(socket: Path) -> Finding:
+    """Tell whether an agent runs here."""
+    try:
+        node = Client(socket).status()
+    except AgentError as error:
+        return Finding("agent", Verdict.WARNING, error.message, error.hint)
+    return Finding("agent", Verdict.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
+
+
+def show_findings(findings: Iterable[Finding], *, as_json: bool) -> ExitCode:
+    """Print the findings and return the exit code they deserve."""
+    findings = list(findings)
+    is_ready = all(finding.verdict is not Verdict.FAILURE for finding in findings)
+    if as_json:
+        answer = {"ready": is_ready, "findings": [asdict(finding) for finding in findings]}
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    else:
+        _print_findings(findings, is_ready=is_ready)
+    return ExitCode.DONE if is_ready else ExitCode.FAILED
+
+
+def _print_findings(findings: Iterable[Finding], *, is_ready: bool) -> None:
+    from rich.text import Text  # noqa: PLC0415  # not for --json
+
+    from agent.cli.render import print_view  # noqa: PLC0415
+
+    signs = {
+        Verdict.OK: ("✓", "green"),
+        Verdict.WARNING: ("!", "yellow"),
+        Verdict.FAILURE: ("✗", "bold red"),
+    }
+    for finding in findings:
+        sign, style = signs[finding.verdict]
+        line = Text.assemble((f"{sign} ", style), (f"{finding.subject:<20}", "bold"), finding.found)
+        print_view(line)
+        if finding.mend:
+            print_view(Text(f"  {'':<20}{finding.mend}", style="dim"))
+    print_view(Text("\nThis node is ready." if is_ready else "\nThis node is not ready.", style="bold"))

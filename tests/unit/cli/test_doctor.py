@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.cli import doctor
+from agent.cli.doctor import Finding, Host, Verdict
+from agent.errors import AgentError, ExitCode
+from agent.model import FsType
+
+NOTHING_NEEDED: frozenset[FsType] = frozenset()
+
+
+def write(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """Return a node where all is well, which each test spoils in one place."""
+    write(tmp_path, "proc/filesystems", "nodev\tsysfs\n\text4\n")
+    write(tmp_path, "lib/modules/6.1.0-1/modules.dep", "kernel/fs/xfs/xfs.ko.xz: kernel/lib/crc.ko\n")
+    write(tmp_path, "lib/modules/6.1.0-1/modules.builtin", "kernel/fs/btrfs/btrfs.ko\n")
+    write(tmp_path, "run/udev/control", "")
+    write(tmp_path, "sys/module/nvme_core/parameters/io_timeout", "4294967295\n")
+    return Host(
+        root=tmp_path,
+        kernel="6.1.0-1",
+        is_root=True,
+        find_program=lambda name: f"/usr/sbin/{name}",
+        ask_version=" ".join,
+        load_library=lambda _: None,
+    )
+
+
+def examine(host: Host, needed: frozenset[FsType] = NOTHING_NEEDED) -> dict[str, Finding]:
+    findings = [
+        doctor.examine_user(host),
+        doctor.examine_kernel(host),
+        *doctor.examine_filesystems(host, needed),
+        *doctor.examine_tools(host, needed),
+        doctor.examine_blkid(host),
+        doctor.examine_udev(host),
+        doctor.examine_io_timeout(host),
+    ]
+    return {finding.subject: finding for finding in findings}
+
+
+def test_good_node_has_nothing_to_mend(host: Host) -> None:
+    """Where all is well every finding says so, and none offers a remedy."""
+    assert {(f.verdict, f.mend) for f in examine(host).values()} == {(Verdict.OK, None)}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "verdict"),
+    [
+        ("5.10.0-8-amd64", Verdict.FAILURE),
+        ("5.12.1", Verdict.WARNING),
+        ("5.15.0-1031-aws", Verdict.OK),
+        ("6.8.0", Verdict.OK),
+        ("7-rc1", Verdict.OK),
+        ("custom", Verdict.FAILURE),
+    ],
+)
+def test_kernel_is_judged_by_number(host: Host, kernel: str, verdict: Verdict) -> None:
+    """Kernels without the mount API fail, without disk sequence numbers warn, and unknown ones fail."""
+    assert doctor.examine_kernel(replace(host, kernel=kernel)).verdict is verdict
+
+
+def test_missing_type_matters_if_the_policy_needs_it(host: Host) -> None:
+    """A filesystem the kernel lacks is a failure for a policy that uses it, else a warning."""
+    bare = replace(host, kernel="6.1.0-2")
+    assert examine(bare)["xfs in the kernel"].verdict is Verdict.WARNING
+    assert examine(bare, frozenset({FsType.XFS}))["xfs in the kernel"].verdict is Verdict.FAILURE
+    assert examine(bare)["ext4 in the kernel"].verdict is Verdict.OK
+
+
+def test_missing_program_is_named_with_its_package(host: Host) -> None:
+    """A missing program is named, with how to install it."""
+    bare = replace(host, find_program=lambda name: None if name == "xfs_growfs" else name)
+    finding = examine(bare, frozenset({FsType.XFS}))["xfs tools"]
+    assert finding.verdict is Verdict.FAILURE
+    assert finding.found == "missing: xfs_growfs"
+    assert "apt-get install xfsprogs" in str(finding.mend)
+
+
+def test_program_that_does_not_run_fails(host: Host) -> None:
+    """A program that is there and does not work is a failure with its own words."""
+
+    def fail(argv: tuple[str, ...]) -> str:
+        raise AgentError(f"{argv[0]} ended with 127: library missing.")
+
+    assert examine(replace(host, ask_version=fail))["ext4 tools"].verdict is Verdict.FAILURE
+
+
+def test_missing_blkid_fails(host: Host) -> None:
+    """Without libblkid no blank volume can be proven blank, so the node is not ready."""
+
+    def fail(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    assert examine(replace(host, load_library=fail))["libblkid"].verdict is Verdict.FAILURE
+
+
+def test_short_timeout_warns_with_the_kernel_parameter(host: Host) -> None:
+    """The kernel's default timeout is named, with the parameter that mends it."""
+    write(host.root, "sys/module/nvme_core/parameters/io_timeout", "30\n")
+    finding = doctor.examine_io_timeout(host)
+    assert finding.verdict is Verdict.WARNING
+    assert "nvme_core.io_timeout=4294967295" in str(finding.mend)
+
+
+def test_absent_udev_and_driver_warn(host: Host) -> None:
+    """The agent works by looking now and then, so late news are a warning."""
+    bare = replace(host, root=host.root / "nowhere")
+    assert doctor.examine_udev(bare).verdict is Verdict.WARNING
+    assert doctor.examine_io_timeout(bare).verdict is Verdict.WARNING
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_only_failures_fail(verdict: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 1 exactly when something is a failure; JSON says the same."""
+    findings = [Finding("udev", verdict, "found", "mend")]
+    code = doctor.show_findings(findings, as_json=True)
+    assert code is (ExitCode.FAILED if verdict is Verdict.FAILURE else ExitCode.DONE)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ready"] is (code is ExitCode.DONE)
+    assert answer["findings"][0]["verdict"] == verdict.value
+
+
+def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people each finding is a line with its remedy beneath it, and a last line sums up."""
+    doctor.show_findings([Finding("udev", Verdict.WARNING, "not running", "Start it.")], as_json=False)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith("! udev")
+    assert lines[1].endswith("Start it.")
+    assert lines[-1] == "This node is ready."

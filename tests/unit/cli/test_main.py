@@ -1,0 +1,79 @@
+"""The program as a shell sees it: what it prints where, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agent
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "120", **environment},
+        timeout=60,
+    )
+
+
+def test_version_is_the_package_s() -> None:
+    """``--version`` prints the version and nothing else."""
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"{agent.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["status", "--json"], ["plan"], ["explain", "x"], ["events"]]
+)
+def test_no_agent_is_exit_code_4_in_two_sentences(command: list[str], tmp_path: Path) -> None:
+    """Without an agent: exit code 4, what and what to do on standard error, no traceback, no output."""
+    done = run("--socket", str(tmp_path / "none.sock"), *command)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines() == [
+        f"ebs-agent: No agent answers at {tmp_path / 'none.sock'}.",
+        "Start it with: systemctl start ebs-agent. Why it stopped: journalctl -u ebs-agent.",
+    ]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    """``--debug`` is for those who want to know where it happened."""
+    done = run("--debug", "--socket", str(tmp_path / "none.sock"), "status")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["no-such-command"], ["explain"], ["wait", "--timeout", "soon"], ["--no"]]
+)
+def test_wrong_usage_is_exit_code_2(command: list[str]) -> None:
+    """What cannot be understood is exit code 2."""
+    assert run(*command).returncode == 2
+
+
+def test_root_moves_the_socket(tmp_path: Path) -> None:
+    """``--root`` and its variable move every path of the agent."""
+    expected = f"No agent answers at {tmp_path}/run/ebs-agent/agent.sock."
+    assert expected in run("--root", str(tmp_path), "status").stderr
+    assert expected in run("status", EBS_AGENT_ROOT=str(tmp_path)).stderr
+
+
+def test_unreadable_policy_is_wrong_usage(tmp_path: Path) -> None:
+    """``check`` of a file that is not there is exit code 2 and names the file."""
+    done = run("check", str(tmp_path / "policy.yaml"))
+    assert done.returncode == 2
+    assert str(tmp_path / "policy.yaml") in done.stderr
+
+
+def test_commands_start_without_what_they_do_not_need() -> None:
+    """Asking the agent imports none of the daemon's libraries: prologs and completion run it often."""
+    heavy = ("aiohttp", "pydantic", "prometheus_client", "boto3", "yaml", "structlog", "anyio", "pyudev")
+    code = f"import sys, agent.cli.app; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

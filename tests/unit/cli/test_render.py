@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from agent.cli import render
+from agent.report import api
+from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
+
+
+def draw(view: RenderableType) -> str:
+    out = io.StringIO()
+    Console(file=out, width=160, highlight=False).print(view)
+    return out.getvalue()
+
+
+def test_status_shows_each_volume_and_explains_what_is_wrong() -> None:
+    """The table has every volume; below it each one that is not ready says why and what to do."""
+    text = draw(render.show_volumes(api.show_node(make_board(READY, REFUSED))))
+    for word in ("checkpoints", "✓ Ready", "/data/ckpt", "500 GiB", "50 %", "⊘ Refused NotBlank"):
+        assert word in text
+    assert text.rstrip().endswith("⊘ Volume datasets holds data. Mount it with format: never.")
+
+
+def test_empty_node_is_said_in_words() -> None:
+    """No volumes is a sentence, not an empty table."""
+    assert "No EBS volume" in draw(render.show_volumes(api.show_node(make_board())))
+
+
+def test_plan_shows_the_steps_in_order() -> None:
+    """Each volume's plan is numbered, with hints; nothing to do is said."""
+    answer = {"volumes": [api.show_status(READY), api.show_status(REFUSED)]}
+    text = draw(render.show_plan(answer))
+    assert "nothing to do" in text
+    assert "1. refuse: Volume datasets holds data." in text
+
+
+def test_explanation_has_every_fact() -> None:
+    """``explain`` shows each fact that was observed."""
+    text = draw(render.show_explanation(api.show_explanation(READY)))
+    assert all(value in text for fact in READY.facts for value in fact)
+
+
+def test_event_is_one_line() -> None:
+    """An event is its time, name, volume and what was said of it."""
+    event = {
+        "at": "2026-01-02T12:00:00.000Z",
+        "event": "volume.mounted",
+        "number": 1,
+        "path": "/d",
+        "x": None,
+    }
+    assert render.show_event(event) == f"2026-01-02T12:00:00.000Z  {'volume.mounted':<20} {'-':<21} path=/d"
+
+
+@pytest.mark.parametrize("name", ["[bold]x[/bold]", "[link=file:///etc/shadow]x[/link]", "[/]"])
+def test_names_are_not_markup(name: str) -> None:
+    """What a volume is called is shown as it is, whatever brackets it has."""
+    answer = api.show_node(make_board(make_status(name=name, message=name)))
+    assert name in draw(render.show_volumes(answer))
+    assert name in draw(render.show_volume(answer["volumes"][0]))
+
+
+def test_devices_cannot_steer_the_terminal() -> None:
+    """Escape sequences in what a device says of itself arrive as marks, not as colours or cursor moves."""
+    hostile = make_status(message="label \x1b[2Jx\x07\u202e", facts=(("serial", "a\x1b]0;b\x07"),))
+    text = draw(render.show_explanation(api.show_explanation(hostile)))
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert "\x1b" not in render.show_event(
+        {"at": "now", "event": "volume.ready", "number": 1, "x": "\x1b[31m"}
+    )
+
+
+def test_times_are_utc_in_json() -> None:
+    """JSON carries times that need no time zone to be read."""
+    assert api.to_iso(NOON) == "2026-01-02T12:00:00.000Z"

@@ -1,0 +1,29 @@
+"""The policy: one file that says what is wanted of every volume. Pure but for reading that file.
+
+policy = load_policy(path)          # or PolicyError, with every problem's line and column
+policy.assign(volumes, node)        # what is wanted of each volume present
+"""
+
+from __future__ import annotations
+
+from agent.policy.loading import check_policy, load_policy, read_policy
+from agent.policy.matching import Assignment, Candidate, Criterion, MatchExplanation
+from agent.policy.policy import Expected, Policy, PolicyChange, diff_policies, policy_schema
+from agent.policy.problems import PolicyError, Problem
+
+__all__ = [
+    "Assignment",
+    "Candidate",
+    "Criterion",
+    "Expected",
+    "MatchExplanation",
+    "Policy",
+    "PolicyChange",
+    "PolicyError",
+    "Problem",
+    "check_policy",
+    "diff_policies",
+    "load_policy",
+    "policy_schema",
+    "read_policy",
+]

@@ -1,0 +1,273 @@
+"""What contradicts what in a policy whose single values are sound: within an entry, and between entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from agent.model import FormatRule, FsType
+from agent.policy.entries import Claim, VolumeClass, VolumeEntry, VolumeType
+from agent.policy.mkfs_options import find_refused_options
+from agent.policy.mount_options import find_contradictions
+from agent.policy.mount_path import find_obstacle, split_template
+from agent.policy.problems import Loc
+from agent.policy.settings import AgentSettings, MqttSettings
+from agent.units import GIB, TIB, format_size
+
+_SIZE_LIMITS: Mapping[VolumeType, tuple[int, int]] = {
+    "gp2": (GIB, 16 * TIB),
+    "gp3": (GIB, 64 * TIB),
+    "io1": (4 * GIB, 16 * TIB),
+    "io2": (4 * GIB, 64 * TIB),
+    "st1": (125 * GIB, 16 * TIB),
+    "sc1": (125 * GIB, 16 * TIB),
+    "standard": (GIB, TIB),
+}
+"""EC2's, by type. Limits of IOPS and throughput are EC2's to say: they have changed before."""
+_IOPS_TYPES = frozenset({"gp3", "io1", "io2"})
+_MULTI_ATTACH_TYPES = frozenset({"io1", "io2"})
+_LABEL_LIMITS = {FsType.EXT4: 16, FsType.XFS: 12, FsType.BTRFS: 255}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A contradiction at ``loc``, and the other places it rests on.
+
+    Where one of those was itself wrong, so that a default stands in for it, the finding may not be true.
+    """
+
+    loc: Loc
+    message: str
+    hint: str | None = None
+    rests_on: tuple[Loc, ...] = ()
+    at_key: bool = False
+
+    def place_in(self, base: Loc) -> Finding:
+        """Return the finding with its places relative to ``base`` made absolute."""
+        rests_on = tuple((*base, *loc) for loc in self.rests_on)
+        return Finding((*base, *self.loc), self.message, self.hint, rests_on, self.at_key)
+
+
+# -- One section by itself -----------------------------------------------------------------------------------
+
+
+def check_settings(agent: AgentSettings) -> Iterator[Finding]:
+    """Find contradictions in the ``agent`` section."""
+    if agent.mqtt is None:
+        return
+    tls = agent.mqtt.tls
+    if tls is not None and (tls.cert is None) != (tls.key is None):
+        yield Finding(("mqtt", "tls"), "A client certificate needs both cert and key.", at_key=True)
+    if agent.mqtt.password_file is not None and not agent.mqtt.uses_tls and not _is_loopback(agent.mqtt):
+        yield Finding(
+            ("mqtt", "password_file"),
+            "The password would cross the network in the clear.",
+            "Add tls: {}, or use port 8883.",
+            rests_on=(("mqtt", "tls"), ("mqtt", "port"), ("mqtt", "host")),
+        )
+
+
+def _is_loopback(mqtt: MqttSettings) -> bool:
+    try:
+        return ip_address(mqtt.host).is_loopback
+    except ValueError:
+        return mqtt.host == "localhost"
+
+
+def check_class(volume_class: VolumeClass) -> Iterator[Finding]:
+    """Find contradictions in one class."""
+    chosen, on_type = volume_class.type, (("type",),)
+    if volume_class.iops is not None and volume_class.iops_per_gib is not None:
+        yield Finding(("iops_per_gib",), "iops is given too.", "Keep one of them.", at_key=True)
+    for key in ("iops", "iops_per_gib"):
+        if getattr(volume_class, key) is not None and chosen not in _IOPS_TYPES:
+            yield Finding((key,), f"The IOPS of {chosen} volumes cannot be chosen.", "Remove it.", on_type)
+    if chosen in _MULTI_ATTACH_TYPES and volume_class.iops is None and volume_class.iops_per_gib is None:
+        on_iops = (("type",), ("iops",), ("iops_per_gib",))
+        yield Finding(("type",), f"{chosen} volumes need iops or iops_per_gib.", None, on_iops)
+    if volume_class.throughput is not None and chosen != "gp3":
+        message = f"The throughput of {chosen} volumes cannot be chosen."
+        yield Finding(("throughput",), message, "Only gp3 has one to choose.", on_type)
+    if volume_class.multi_attach and chosen not in _MULTI_ATTACH_TYPES:
+        message = f"{chosen} volumes cannot be attached to several instances."
+        yield Finding(("multi_attach",), message, "Only io1 and io2 can.", on_type)
+    if volume_class.kms_key_id is not None and volume_class.encrypted is False:
+        yield Finding(("kms_key_id",), "A key is given and encrypted is false.", rests_on=(("encrypted",),))
+
+
+def check_volume(entry: VolumeEntry) -> Iterator[Finding]:
+    """Find contradictions in one entry."""
+    yield from _check_source(entry)
+    yield from _check_use(entry)
+    if entry.filesystem is not None:
+        yield from _check_filesystem(entry)
+    if entry.mount is not None:
+        for index, message in find_contradictions(entry.mount.options):
+            yield Finding(("mount", "options", index), message)
+    if entry.snapshots is not None:
+        yield from _check_snapshots(entry)
+
+
+def _check_source(entry: VolumeEntry) -> Iterator[Finding]:
+    on_both: tuple[Loc, ...] = (("match",), ("claim",))
+    if entry.match is None and entry.claim is None:
+        hint = "Add match for a volume that exists, or claim for one the agent makes."
+        yield Finding((), "The entry says of no volume.", hint, on_both)
+    if entry.match is None:
+        return
+    of_volume = entry.match.model_fields_set - {"instance_group"}
+    if entry.claim is not None and of_volume:
+        hint = "Beside claim, match may hold instance_group alone."
+        yield Finding(("claim",), "The entry has match too.", hint, on_both, at_key=True)
+    if entry.claim is None and not of_volume:
+        hint = "Add volume_id, device_name, size, tags or type."
+        yield Finding(("match",), "This would match every volume.", hint, on_both, at_key=True)
+    if entry.match.tags is not None and not entry.match.tags:
+        yield Finding(("match", "tags"), "There is no tag in it.", "Add one, or remove tags.")
+
+
+def _check_use(entry: VolumeEntry) -> Iterator[Finding]:
+    used = ("filesystem", "mount", "block")
+    on_use: tuple[Loc, ...] = tuple((key,) for key in used)
+    if entry.block is not None:
+        for key in ("filesystem", "mount"):
+            if getattr(entry, key) is not None:
+                hint = "Keep block for a raw volume, filesystem and mount for the other."
+                yield Finding((key,), "The entry has block too.", hint, on_use, at_key=True)
+        if entry.grow:
+            message = "A raw volume has no filesystem to grow."
+            yield Finding(("grow",), message, "Remove grow.", on_use)
+    elif entry.filesystem is None and entry.mount is None:
+        hint = "Add filesystem and mount, or block."
+        yield Finding((), "The entry does not say how the volume is used.", hint, on_use)
+    elif entry.filesystem is None:
+        yield Finding(("mount",), "The entry has no filesystem.", "Add filesystem.type.", on_use, at_key=True)
+    elif entry.mount is None:
+        yield Finding(("filesystem",), "The entry has no mount.", "Add mount.path.", on_use, at_key=True)
+
+
+def _check_filesystem(entry: VolumeEntry) -> Iterator[Finding]:
+    filesystem = entry.filesystem
+    if filesystem is None:
+        return
+    on_type: tuple[Loc, ...] = (("filesystem", "type"),)
+    limit = _LABEL_LIMITS[filesystem.type]
+    if filesystem.label is not None and len(filesystem.label.encode()) > limit:
+        message = f"A label of {filesystem.type} has {limit} characters at most."
+        yield Finding(("filesystem", "label"), message, None, on_type)
+    for index, message in find_refused_options(filesystem.type, filesystem.mkfs_options):
+        yield Finding(("filesystem", "mkfs_options", index), message, None, on_type)
+    is_copy = entry.claim is not None and entry.claim.snapshot_id is not None
+    if is_copy and filesystem.format is not FormatRule.NEVER:
+        message = "A volume made from a snapshot is never formatted."
+        yield Finding(("filesystem", "format"), message, "Say format: never.", (("claim",),))
+
+
+def _check_snapshots(entry: VolumeEntry) -> Iterator[Finding]:
+    if entry.snapshots is None:
+        return
+    if entry.block is not None and entry.snapshots.freeze and "freeze" in entry.snapshots.model_fields_set:
+        message = "A raw volume has no filesystem to freeze."
+        yield Finding(("snapshots", "freeze"), message, "Say freeze: false.", (("block",),))
+
+
+# -- Between sections ----------------------------------------------------------------------------------------
+
+
+def check_path(entry: VolumeEntry, agent: AgentSettings) -> Iterator[Finding]:
+    """Find an entry's mount path that may not be used."""
+    if entry.mount is None:
+        return
+    obstacle = find_obstacle(entry.mount.path, agent.allowed_roots)
+    if obstacle is not None:
+        hint = "Choose another path, or add its parent to agent.allowed_roots."
+        yield Finding(("mount", "path"), f"{entry.mount.path!r:.80} cannot be used: {obstacle}.", hint)
+
+
+def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Iterator[Finding]:
+    """Find what an entry's claim and its class contradict each other in."""
+    claim = entry.claim
+    if claim is None:
+        return
+    if claim.size is None and claim.snapshot_id is None:
+        yield Finding(("claim",), "The claim has no size.", "Add size, as in 500GiB.", at_key=True)
+    volume_class = classes.get(claim.class_name)
+    if volume_class is None:
+        known = ", ".join(sorted(classes)[:10])
+        hint = f"The classes are {known}." if known else "Add it under classes."
+        yield Finding(("claim", "class"), f"There is no class {claim.class_name!r:.60}.", hint)
+        return
+    yield from _check_size(claim, volume_class)
+    if volume_class.multi_attach and entry.block is None:
+        message = f"Volumes of class {claim.class_name!r} can be attached to several instances: raw use only."
+        hint = (
+            "A filesystem mounted on two instances is destroyed. Use block, or a class without multi_attach."
+        )
+        yield Finding(("claim", "class"), message, hint, (("block",),))
+    if volume_class.initialization_rate is not None and claim.snapshot_id is None:
+        message = f"Class {claim.class_name!r} has initialization_rate, and the claim is of an empty volume."
+        yield Finding(("claim", "class"), message, "Only volumes made from a snapshot are filled.")
+
+
+def _check_size(claim: Claim, volume_class: VolumeClass) -> Iterator[Finding]:
+    low, high = _SIZE_LIMITS[volume_class.type]
+    if claim.size is not None and not low <= claim.size <= high:
+        message = f"A {volume_class.type} volume has {format_size(low)} to {format_size(high)}."
+        yield Finding(("claim", "size"), message, None, (("claim", "class"),))
+
+
+@dataclass
+class Claims:
+    """What the entries seen so far claim for themselves, so that the next one's conflicts are found.
+
+    Entries of different instance groups never meet on one node, and may claim the same.
+    """
+
+    _names: dict[str, int] = field(default_factory=dict)
+    _volume_ids: dict[str, dict[str | None, str]] = field(default_factory=dict)
+    _paths: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
+    _parents: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
+
+    def add(self, index: int, entry: VolumeEntry) -> Iterator[Finding]:
+        """Find what ``entry`` claims that an earlier one does."""
+        first = self._names.setdefault(entry.name, index)
+        if first != index:
+            message = f"The name {entry.name!r} is taken by volumes[{first}]."
+            yield Finding(("name",), message, "Give each entry its own name.")
+        if entry.volume_id is not None:
+            other = _find_meeting(self._volume_ids.get(entry.volume_id), entry)
+            if other is not None:
+                yield Finding(("match", "volume_id"), f"{entry.volume_id} is claimed by {other!r} too.")
+            self._volume_ids.setdefault(entry.volume_id, {}).setdefault(entry.instance_group, entry.name)
+        if entry.mount is not None:
+            yield from self._add_path(entry, entry.mount.path)
+
+    def _add_path(self, entry: VolumeEntry, path: str) -> Iterator[Finding]:
+        # {name} and {volume_id} differ from entry to entry, whatever else is in the path.
+        parts = tuple(
+            part.replace("{name}", entry.name).replace("{volume_id}", f"{{volume_id of {entry.name}}}")
+            for part in split_template(path)
+        )
+        above = [parts[:length] for length in range(1, len(parts))]
+        meeting = _find_meeting(self._paths.get(parts), entry)
+        if meeting is not None:
+            yield Finding(("mount", "path"), f"{path!r:.80} is claimed by {meeting!r} too.")
+        around = next((found for up in above if (found := _find_meeting(self._paths.get(up), entry))), None)
+        inside = _find_meeting(self._parents.get(parts), entry)
+        if around is not None or inside is not None:
+            where = f"lies inside the path of {around!r}" if around else f"holds the path of {inside!r}"
+            hint = "A mount hides what is mounted beneath it before. Put them side by side."
+            yield Finding(("mount", "path"), f"{path!r:.80} {where}.", hint)
+        self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
+        for up in above:
+            self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)
+
+
+def _find_meeting(claimed: dict[str | None, str] | None, entry: VolumeEntry) -> str | None:
+    """Return the earlier claimant whose nodes may be those of ``entry``."""
+    if not claimed:
+        return None
+    if entry.instance_group is None:
+        return next(iter(claimed.values()))
+    return claimed.get(entry.instance_group) or claimed.get(None)

@@ -1,0 +1,106 @@
+"""Schedules in cron's five fields, read strictly, in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from agent.errors import InvalidValueError
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS: tuple[tuple[str, int, int, Sequence[str]], ...] = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 7, _DAYS),
+)
+_SEARCH_DAYS = 366 * 8
+"""29 February comes back within eight years."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The minutes, in UTC, at which something is due."""
+
+    text: str
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+    """0 is Sunday."""
+    is_either_day: bool
+    """Days of the month and of the week are both restricted: either is enough, as in every cron."""
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Read ``"0 */6 * * *"``. Raises InvalidValueError."""
+        words = text.lower().split()
+        if len(words) != len(_FIELDS) or len(text) > 200:  # noqa: PLR2004 - five fields need far less
+            raise InvalidValueError(
+                f"{text!r:.60} is not a schedule.",
+                hint="A schedule has five fields, minute hour day month weekday: 0 */6 * * *",
+            )
+        minutes, hours, days, months, weekdays = (
+            _parse_field(word, *field) for word, field in zip(words, _FIELDS, strict=True)
+        )
+        schedule = cls(
+            text,
+            minutes,
+            hours,
+            days,
+            months,
+            frozenset(day % 7 for day in weekdays),
+            is_either_day=not words[2].startswith("*") and not words[4].startswith("*"),
+        )
+        if schedule.find_next(datetime(2000, 1, 1, tzinfo=timezone.utc)) is None:
+            raise InvalidValueError(f"{text!r:.60} never comes: no month has such a day.")
+        return schedule
+
+    def find_next(self, after: datetime) -> datetime | None:
+        """Return the first due minute later than ``after`` (any time zone), in UTC."""
+        start = after.astimezone(timezone.utc).replace(second=0, microsecond=0) + timedelta(minutes=1)
+        midnight = start.replace(hour=0, minute=0)
+        for _ in range(_SEARCH_DAYS):
+            if self._has_day(midnight):
+                for hour in sorted(self.hours):
+                    for minute in sorted(self.minutes):
+                        due = midnight.replace(hour=hour, minute=minute)
+                        if due >= start:
+                            return due
+            midnight += timedelta(days=1)
+        return None
+
+    def _has_day(self, day: datetime) -> bool:
+        is_day = day.day in self.days
+        is_weekday = day.isoweekday() % 7 in self.weekdays
+        is_due = is_day or is_weekday if self.is_either_day else is_day and is_weekday
+        return is_due and day.month in self.months
+
+
+def _parse_field(text: str, name: str, low: int, high: int, words: Sequence[str]) -> frozenset[int]:
+    values: set[int] = set()
+    for part in text.split(","):
+        span, slash, step_text = part.partition("/")
+        first_text, dash, last_text = span.partition("-")
+        if span == "*":
+            first, last = low, high
+        else:
+            first = _parse_value(first_text, name, low, high, words)
+            last = _parse_value(last_text, name, low, high, words) if dash else high if slash else first
+        step = _parse_value(step_text, f"step of the {name}", 1, high, ()) if slash else 1
+        if first > last:
+            raise InvalidValueError(f"In the {name}, {span!r:.20} ends before it begins.")
+        values.update(range(first, last + 1, step))
+    return frozenset(values)
+
+
+def _parse_value(text: str, name: str, low: int, high: int, words: Sequence[str]) -> int:
+    if text in words:
+        return words.index(text) + (low if words is _MONTHS else 0)
+    if text.isascii() and text.isdigit() and len(text) <= 2 and low <= int(text) <= high:  # noqa: PLR2004
+        return int(text)
+    raise InvalidValueError(f"{text!r:.20} is not a {name}.", hint=f"It is a number from {low} to {high}.")

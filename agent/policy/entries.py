@@ -1,0 +1,223 @@
+"""The policy's ``classes`` and ``volumes``: what is wanted of volumes, as the file says it.
+
+Each field is checked by itself here; what contradicts what is found in ``agent.policy.checks``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from agent.model import FormatRule, FsType, VolumeId, WantedTuning
+from agent.policy.fields import (
+    Count,
+    Cron,
+    DeviceName,
+    DurationSeconds,
+    Flag,
+    Label,
+    MkfsOption,
+    Mode,
+    MountOption,
+    Name,
+    NodeMode,
+    Owner,
+    PathTemplate,
+    ReadAheadBytes,
+    Section,
+    SizeBytes,
+    Sizes,
+    SnapshotId,
+    Tags,
+    Text,
+    VolumeIdField,
+    Zone,
+    refuse,
+)
+from agent.units import GIB
+
+VolumeType = Literal["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"]
+Scheduler = Literal["none", "mq-deadline", "kyber", "bfq"]
+
+_DAY_S = 86400
+
+
+def _check_claim_size(size_bytes: int) -> int:
+    if size_bytes <= 0 or size_bytes % GIB:
+        raise refuse("A volume's size is whole GiB.", "Write it as in 500GiB.")
+    return size_bytes
+
+
+def _check_lock_duration(seconds: float) -> float:
+    if seconds % _DAY_S or not _DAY_S <= seconds <= 36500 * _DAY_S:
+        raise refuse("A snapshot is locked for whole days.", "Choose from 1d to 36500d.")
+    return seconds
+
+
+class VolumeClass(Section):
+    """Parameters of volumes the agent makes."""
+
+    type: VolumeType = "gp3"
+    """EBS volume type."""
+    iops: Count | None = None
+    """Provisioned IOPS; gp3, io1 and io2."""
+    iops_per_gib: Count | None = None
+    """Provisioned IOPS for each GiB of size, in place of ``iops``."""
+    throughput: Count | None = None
+    """Provisioned throughput in MiB/s; gp3."""
+    encrypted: Flag | None = None
+    """Encrypt; without it the account's default decides."""
+    kms_key_id: Text | None = None
+    """KMS key to encrypt with: ID, alias or ARN."""
+    tags: Tags = Field(default_factory=dict)
+    """Tags of the volume."""
+    initialization_rate: Count | None = None
+    """MiB/s at which a volume made from a snapshot is filled."""
+    multi_attach: Flag = False
+    """Attachable to several instances at once; io1 and io2, raw only."""
+
+
+class Match(Section):
+    """Which volume is meant; all that is said must hold."""
+
+    volume_id: VolumeIdField | None = None
+    """This volume and no other."""
+    device_name: DeviceName | None = None
+    """Device name chosen at attach, with or without /dev/."""
+    size: Sizes | None = None
+    """500GiB (exactly), >=1TiB, <=1TiB or 100GiB..2TiB."""
+    instance_group: Text | None = None
+    """Only on nodes of this instance group."""
+    tags: Tags | None = None
+    """Tags the volume has, with these values; asked of AWS."""
+    type: VolumeType | None = None
+    """EBS volume type; asked of AWS."""
+
+
+class Claim(Section):
+    """A volume the agent makes."""
+
+    class_name: Name = Field(alias="class")
+    """One of ``classes``."""
+    size: Annotated[SizeBytes, AfterValidator(_check_claim_size)] | None = None
+    """Size, whole GiB; may be left out with ``from``."""
+    per: Literal["node", "cluster"] = "node"
+    """One for each node, or one for the whole cluster."""
+    snapshot_id: SnapshotId | None = Field(default=None, alias="from")
+    """Snapshot to make it from; such a volume is never formatted."""
+    on_delete: Literal["retain", "delete"] = "retain"
+    """What becomes of the volume when its entry or its node goes for good."""
+
+
+class FilesystemEntry(Section):
+    """The filesystem on the volume."""
+
+    type: FsType
+    """ext4, xfs or btrfs."""
+    format: FormatRule = FormatRule.NEVER
+    """if-blank: make it when the volume is proven blank."""
+    label: Label | None = None
+    """Label given when it is made."""
+    mkfs_options: tuple[MkfsOption, ...] = ()
+    """Further options of mkfs, one element each."""
+
+
+class MountEntry(Section):
+    """Where and how the filesystem is mounted."""
+
+    path: PathTemplate
+    """Directory beneath an allowed root; may hold {volume_id} {name} {instance_name} {instance_group}
+    {instance_id} {tag:KEY}."""
+    options: tuple[MountOption, ...] = ()
+    """Mount options; nosuid and nodev are set unless suid or dev is here."""
+    owner: Owner | None = None
+    """User that owns the filesystem's root directory."""
+    group: Owner | None = None
+    """Its group."""
+    mode: Mode | None = None
+    """Its mode, octal, in quotes: "0770"."""
+
+
+class BlockEntry(Section):
+    """A raw volume, linked as /dev/ebs/NAME."""
+
+    owner: Owner | None = None
+    """User that owns the device node."""
+    group: Owner | None = None
+    """Its group."""
+    mode: NodeMode | None = None
+    """Its mode, octal, in quotes: "0660"."""
+
+
+class TuneEntry(Section):
+    """Settings of the kernel's block layer for the device."""
+
+    read_ahead: ReadAheadBytes | None = None
+    """How far to read ahead: 4MiB."""
+    scheduler: Scheduler | None = None
+    """I/O scheduler."""
+
+    @property
+    def wanted(self) -> WantedTuning:
+        return WantedTuning(self.read_ahead, self.scheduler)
+
+
+class SnapshotLock(Section):
+    """Keeps snapshots from being deleted."""
+
+    mode: Literal["governance", "compliance"]
+    """compliance cannot be lifted by anyone."""
+    duration: Annotated[DurationSeconds, AfterValidator(_check_lock_duration)]
+    """Whole days: 30d."""
+
+
+class SnapshotsEntry(Section):
+    """Snapshots taken on a schedule."""
+
+    schedule: Cron
+    """Five cron fields, in UTC: 0 */6 * * *"""
+    keep: Annotated[Count, Field(le=1000)] | None = None
+    """How many to keep; older ones that this entry made are deleted. Without it all are kept."""
+    freeze: Flag = True
+    """Freeze the filesystem while the snapshot begins, so that it is consistent."""
+    fast_restore_zones: tuple[Zone, ...] = ()
+    """Availability zones with fast snapshot restore."""
+    lock: SnapshotLock | None = None
+    """Lock each snapshot."""
+    tags: Tags = Field(default_factory=dict)
+    """Tags of the snapshots."""
+
+
+class VolumeEntry(Section):
+    """What is wanted of one volume: a filesystem mounted somewhere, or a raw device."""
+
+    name: Name
+    """Name of the entry, and of a raw volume's link below /dev/ebs."""
+    match: Match | None = None
+    """A volume that exists."""
+    claim: Claim | None = None
+    """A volume the agent makes."""
+    filesystem: FilesystemEntry | None = None
+    """The filesystem on it, with ``mount``."""
+    mount: MountEntry | None = None
+    """Where it is mounted, with ``filesystem``."""
+    block: BlockEntry | None = None
+    """Use it raw, in place of ``filesystem`` and ``mount``."""
+    grow: Flag = False
+    """Let partition and filesystem fill the volume when it gets bigger."""
+    required: Flag = False
+    """ebs-volumes.target waits for it."""
+    tune: TuneEntry = TuneEntry()
+    """Settings of the block layer."""
+    snapshots: SnapshotsEntry | None = None
+    """Snapshots taken on a schedule."""
+
+    @property
+    def volume_id(self) -> VolumeId | None:
+        """The one volume the entry can ever be for, where it says so."""
+        return None if self.match is None else self.match.volume_id
+
+    @property
+    def instance_group(self) -> str | None:
+        return None if self.match is None else self.match.instance_group

@@ -1,0 +1,172 @@
+"""Reads a policy: from its file to a value, or to every problem in it with its line and column."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from pathlib import Path
+from typing import Any
+
+from agent.policy.checks import (
+    Claims,
+    Finding,
+    check_claim,
+    check_class,
+    check_path,
+    check_settings,
+    check_volume,
+)
+from agent.policy.entries import VolumeClass, VolumeEntry
+from agent.policy.fields import NAME_PATTERN
+from agent.policy.policy import Policy
+from agent.policy.problems import Loc, PolicyError, Problem, limit_problems, name_place
+from agent.policy.source import MAX_BYTES, Source, read_source
+from agent.policy.validation import Checked, check_list, check_mapping, check_piece
+
+_SMALLEST = "The smallest policy is: version: 1"
+
+
+def load_policy(path: str | Path, *, trust_owner: bool = False) -> Policy:
+    """Read the policy file at ``path``, or raise PolicyError with everything that is wrong with it.
+
+    What the file says is done as root, so only root may have written it. ``trust_owner`` skips that, for
+    development alone. Blocks on the file's own filesystem; the file is read once and is never larger than
+    ``MAX_BYTES``.
+    """
+    raw = _read_file(Path(path), trust_owner=trust_owner)
+    policy, problems = read_policy(raw)
+    if policy is None or problems:
+        raise PolicyError.of(str(path), problems)
+    return policy
+
+
+def check_policy(text: bytes | str) -> list[Problem]:
+    """Return everything that is wrong with a policy, in the order of its lines; nothing if it is valid."""
+    return read_policy(text)[1]
+
+
+def read_policy(text: bytes | str) -> tuple[Policy | None, list[Problem]]:
+    """Return the policy that ``text`` holds, or None and what is wrong with it. Never raises."""
+    source = read_source(text)
+    if not source.is_readable:
+        return None, source.problems
+    if not isinstance(source.content, dict):
+        return None, [*source.problems, _name_no_mapping(source)]
+    policy, findings = _read_content(source.content)
+    problems = limit_problems([*source.problems, *(_place(finding, source) for finding in findings)])
+    return (None if problems else policy), problems
+
+
+# -- The file ------------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, *, trust_owner: bool) -> bytes:
+    try:
+        # A FIFO in its place must not hold up the agent.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise PolicyError(
+            f"There is no policy at {path}.", hint=f"Write one, and check it with: ebs-agent check {path}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"The policy {path} cannot be opened: {_describe(error)}.") from None
+    with os.fdopen(fd, "rb") as file:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise PolicyError(f"The policy {path} is not a file.")
+        if not trust_owner:
+            _check_owner(path, facts)
+        try:
+            return file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise PolicyError(f"The policy {path} cannot be read: {_describe(error)}.") from None
+
+
+def _check_owner(path: Path, facts: os.stat_result) -> None:
+    name = shlex.quote(str(path))
+    problems: list[tuple[str, str]] = []
+    if facts.st_uid != 0:
+        problems.append((f"belongs to user {facts.st_uid}", f"chown root:root {name}"))
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problems.append((f"has mode {stat.S_IMODE(facts.st_mode):04o}", f"chmod go-w {name}"))
+    if problems:
+        what = " and ".join(what for what, _ in problems)
+        commands = " && ".join(command for _, command in problems)
+        raise PolicyError(
+            f"The policy {path} {what}; only root may be able to change it.",
+            hint=f"Check what it says, then run: {commands}",
+        )
+
+
+def _describe(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+# -- Its content ---------------------------------------------------------------------------------------------
+
+
+def _name_no_mapping(source: Source) -> Problem:
+    if source.content is None:
+        return Problem(1, 1, "", "The policy is empty.", _SMALLEST)
+    mark = source.find_mark(())
+    return Problem(mark.line, mark.column, "", "The policy is not a mapping of keys to values.", _SMALLEST)
+
+
+def _place(finding: Finding, source: Source) -> Problem:
+    mark = source.find_mark(finding.loc, at_key=finding.at_key)
+    return Problem(mark.line, mark.column, name_place(finding.loc), finding.message, finding.hint)
+
+
+def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]]:
+    head = {key: value for key, value in content.items() if key not in {"classes", "volumes"}}
+    checked = check_piece(Policy, head)
+    findings = list(checked.findings)
+    # Without a sound head its defaults stand in, so that the rest is still looked at.
+    policy = checked.value or Policy.model_validate({"version": 1})
+    findings += _keep_sure(check_settings(policy.agent), checked, ("agent",))
+    classes, class_findings, has_all_classes = _read_classes(content.get("classes", {}))
+    volumes, volume_findings = _read_volumes(content.get("volumes", []))
+    findings += [*class_findings, *volume_findings]
+    claims = Claims()
+    for index, entry in volumes:
+        base: Loc = ("volumes", index)
+        if entry.value is None:
+            continue
+        findings += _keep_sure(check_volume(entry.value), entry, base)
+        findings += _keep_sure(claims.add(index, entry.value), entry, base)
+        if not any("allowed_roots" in loc for loc in checked.pruned) and checked.value is not None:
+            findings += _keep_sure(check_path(entry.value, policy.agent), entry, base)
+        if has_all_classes:
+            findings += _keep_sure(check_claim(entry.value, classes), entry, base)
+    sound = tuple(entry.value for _, entry in volumes if entry.value is not None)
+    return policy.model_copy(update={"classes": classes, "volumes": sound}), findings
+
+
+def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], bool]:
+    """Return the sound classes, what is wrong with any, and whether all are there to be referred to."""
+    mapping, findings = check_mapping(content, ("classes",))
+    classes: dict[str, VolumeClass] = {}
+    for name, item in mapping.items():
+        base: Loc = ("classes", name)
+        if not re.fullmatch(NAME_PATTERN.removesuffix("$"), name, re.ASCII):
+            findings.append(Finding(base, f"{name!r:.60} is not a name.", "One is fast", at_key=True))
+        body = check_piece(VolumeClass, item)
+        findings += [found.place_in(base) for found in body.findings]
+        if body.value is not None:
+            findings += _keep_sure(check_class(body.value), body, base)
+            classes[name] = body.value
+    return classes, findings, len(classes) == len(mapping) and isinstance(content, dict)
+
+
+def _read_volumes(content: Any) -> tuple[list[tuple[int, Checked[VolumeEntry]]], list[Finding]]:
+    items, findings = check_list(content, ("volumes",))
+    volumes = [(index, check_piece(VolumeEntry, item)) for index, item in enumerate(items)]
+    for index, checked in volumes:
+        findings += [found.place_in(("volumes", index)) for found in checked.findings]
+    return volumes, findings
+
+
+def _keep_sure(found: Any, checked: Checked[Any], base: Loc) -> list[Finding]:
+    return [finding.place_in(base) for finding in found if checked.is_sure(finding)]

@@ -1,0 +1,291 @@
+"""Which policy entry a volume gets: pure, over all volumes present, and stable from look to look.
+
+A volume gets one entry and an entry one volume. What is not known yet matches nothing yet. Where two
+could be meant the answer is an error that names both, never a choice; only among several volumes that
+match one entry is one chosen: the one that holds it, else the first by volume ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TypeAlias
+
+from agent.errors import AgentError
+from agent.model import (
+    Identity,
+    NodeFacts,
+    Origin,
+    Reason,
+    VolumeId,
+    Wanted,
+    WantedBlock,
+    WantedFilesystem,
+    WantedMount,
+)
+from agent.policy.entries import Match, VolumeEntry
+from agent.policy.mount_options import normalise_options
+from agent.policy.mount_path import PathFacts, expand_path
+from agent.units import format_size
+
+Assignment: TypeAlias = "Wanted | AgentError | None"
+"""What is wanted of a volume; why nothing can be; or None: the policy does not name it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A volume present on this node, with what matching can ask about it."""
+
+    identity: Identity
+    size_bytes: int
+    origin: Origin | None = None
+
+    @property
+    def volume_id(self) -> VolumeId:
+        return self.identity.volume_id
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What matching knows beside the volumes."""
+
+    node: NodeFacts = field(default_factory=NodeFacts)
+    held: Mapping[str, VolumeId] = field(default_factory=dict)
+    """Entries, by name, that a volume was given before and still uses."""
+    claimed: Mapping[str, VolumeId] = field(default_factory=dict)
+    """Entries with a claim, by name, whose volume is made and known."""
+    allowed_roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One thing an entry asks of a volume. ``holds``: None where the fact it needs is not known."""
+
+    key: str
+    holds: bool | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class MatchExplanation:
+    """Why an entry matches a volume, or not."""
+
+    name: str
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def is_match(self) -> bool:
+        return bool(self.criteria) and all(criterion.holds is True for criterion in self.criteria)
+
+    @property
+    def is_exact(self) -> bool:
+        """The entry names this very volume."""
+        return self.is_match and any(criterion.key in {"volume_id", "claim"} for criterion in self.criteria)
+
+    @property
+    def may_keep(self) -> bool:
+        """A volume that has the entry keeps it: nothing but its size, which grows, says otherwise."""
+        return not any(c.holds is False and c.key != "size" for c in self.criteria)
+
+    @property
+    def sentence(self) -> str:
+        failed = [c.sentence for c in self.criteria if c.holds is not True]
+        if failed:
+            return f"{self.name} does not match: {', and '.join(failed)}."
+        return f"{self.name} matches: {', and '.join(c.sentence for c in self.criteria)}."
+
+
+# -- One entry and one volume --------------------------------------------------------------------------------
+
+
+def explain_match(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> MatchExplanation:
+    """Return what ``entry`` asks of a volume and whether it is so."""
+    criteria = list(_judge_match(entry.match, volume, around.node)) if entry.match is not None else []
+    if entry.claim is not None:
+        criteria.append(_judge_claim(entry, volume, around))
+    return MatchExplanation(entry.name, tuple(criteria))
+
+
+def _judge_claim(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Criterion:
+    claimed = around.claimed.get(entry.name)
+    if claimed is None:
+        return Criterion("claim", holds=None, sentence="the volume it claims is not known yet")
+    holds = claimed == volume.volume_id
+    return Criterion("claim", holds, f"the volume made for it is {'this one' if holds else claimed}")
+
+
+def _judge_match(match: Match, volume: Candidate, node: NodeFacts) -> Iterator[Criterion]:
+    identity = volume.identity
+    if match.volume_id is not None:
+        holds = match.volume_id == identity.volume_id
+        yield Criterion("volume_id", holds, f"it is for {match.volume_id}")
+    if match.device_name is not None:
+        yield _compare("device_name", match.device_name, identity.attach_name, "its device name")
+    if match.size is not None:
+        holds = volume.size_bytes in match.size
+        sentence = f"it wants {match.size.describe()} and the volume has {format_size(volume.size_bytes)}"
+        yield Criterion("size", holds, sentence)
+    if match.instance_group is not None:
+        yield _compare("instance_group", match.instance_group, node.instance_group, "this node's group")
+    yield from _judge_origin(match, volume.origin)
+
+
+def _judge_origin(match: Match, origin: Origin | None) -> Iterator[Criterion]:
+    if match.type is not None:
+        yield _compare("type", match.type, None if origin is None else origin.type, "its volume type")
+    tags = None if origin is None else dict(origin.tags)
+    for key, value in (match.tags or {}).items():
+        if tags is None:
+            yield Criterion(f"tags.{key}", None, f"it wants the tag {key}={value} and its tags are not known")
+        elif key not in tags:
+            yield Criterion(
+                f"tags.{key}", holds=False, sentence=f"it wants the tag {key}={value}; there is none"
+            )
+        else:
+            yield _compare(f"tags.{key}", value, tags[key], f"its tag {key}")
+
+
+def _compare(key: str, wanted: str, found: str | None, what: str) -> Criterion:
+    if found is None:
+        return Criterion(key, None, f"it wants {wanted!r:.80} and {what} is not known")
+    return Criterion(key, wanted == found, f"it wants {wanted!r:.80} and {what} is {found!r:.80}")
+
+
+# -- All entries and all volumes -----------------------------------------------------------------------------
+
+
+def assign(
+    entries: Sequence[VolumeEntry], volumes: Iterable[Candidate], around: Surroundings
+) -> dict[VolumeId, Assignment]:
+    """Return for each volume present what is wanted of it.
+
+    The order of ``volumes`` and ``entries`` makes no difference. Give all that are present: whether one
+    conflicts with another is seen only so.
+    """
+    present = sorted(volumes, key=lambda volume: volume.volume_id)
+    holders = {volume_id: name for name, volume_id in around.held.items()}
+    result: dict[VolumeId, Assignment] = {}
+    takers: dict[str, list[tuple[VolumeEntry, Candidate]]] = {}
+    for volume in present:
+        chosen = _choose_entry(entries, volume, around, holders.get(volume.volume_id))
+        if isinstance(chosen, VolumeEntry):
+            takers.setdefault(chosen.name, []).append((chosen, volume))
+        else:
+            result[volume.volume_id] = chosen
+    for name, taking in takers.items():
+        keeper = next((v for _, v in taking if around.held.get(name) == v.volume_id), taking[0][1])
+        for entry, volume in taking:
+            if volume is keeper:
+                result[volume.volume_id] = _make_assignment(entry, volume, around)
+            else:
+                result[volume.volume_id] = _name_several_volumes(entry, volume, keeper)
+    _settle_paths(result, around.held)
+    return {volume.volume_id: result[volume.volume_id] for volume in present}
+
+
+def _choose_entry(
+    entries: Sequence[VolumeEntry], volume: Candidate, around: Surroundings, held_name: str | None
+) -> VolumeEntry | AgentError | None:
+    judged = [(entry, explain_match(entry, volume, around)) for entry in entries]
+    exact = [entry for entry, explained in judged if explained.is_exact]
+    kept = [e for e, explained in judged if e.name == held_name and explained.may_keep]
+    fuzzy = [entry for entry, explained in judged if explained.is_match]
+    for choice in (exact, kept, fuzzy):
+        if len(choice) == 1:
+            return choice[0]
+        if choice:
+            return _name_several_entries(choice, volume)
+    return None
+
+
+def _name_several_entries(entries: Sequence[VolumeEntry], volume: Candidate) -> AgentError:
+    names = " and ".join(repr(entry.name) for entry in sorted(entries, key=lambda entry: entry.name))
+    return AgentError(
+        f"{volume.volume_id} matches the policy entries {names}.",
+        hint="Name the volume by match.volume_id in the one that is meant, or tell them apart.",
+        reason=Reason.SEVERAL_ENTRIES,
+        retryable=False,
+    )
+
+
+def _name_several_volumes(entry: VolumeEntry, volume: Candidate, keeper: Candidate) -> AgentError:
+    return AgentError(
+        f"{volume.volume_id} matches the policy entry {entry.name!r}, which {keeper.volume_id} has.",
+        hint="An entry is for one volume: give this one an entry of its own, or tell them apart.",
+        reason=Reason.SEVERAL_VOLUMES,
+        retryable=False,
+    )
+
+
+def _settle_paths(result: dict[VolumeId, Assignment], held: Mapping[str, VolumeId]) -> None:
+    """Let no two volumes have one mount path, or one inside the other, once templates are filled in."""
+    wanted = [item for item in result.values() if isinstance(item, Wanted) and item.mount is not None]
+    wanted.sort(key=lambda item: (held.get(item.name) != item.volume_id, item.volume_id))
+    taken: dict[PurePosixPath, Wanted] = {}
+    above: dict[PurePosixPath, Wanted] = {}
+    for item in wanted:
+        if item.mount is None:
+            continue
+        path = PurePosixPath(item.mount.path)
+        other = above.get(path) or next((taken[up] for up in (path, *path.parents) if up in taken), None)
+        if other is not None:
+            result[item.volume_id] = _name_path_conflict(item, str(path), other)
+            continue
+        taken[path] = item
+        for up in path.parents:
+            above.setdefault(up, item)
+
+
+def _name_path_conflict(item: Wanted, path: str, other: Wanted) -> AgentError:
+    place = other.mount.path if other.mount is not None else path
+    return AgentError(
+        f"{item.volume_id} cannot be mounted at {path} for {item.name!r}: {other.volume_id} of"
+        f" {other.name!r} has {place}.",
+        hint="Give them mount paths of which none holds the other.",
+        reason=Reason.PATH_IN_USE,
+        retryable=False,
+    )
+
+
+# -- What an entry wants -------------------------------------------------------------------------------------
+
+
+def _make_assignment(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Assignment:
+    try:
+        return make_wanted(entry, volume, around)
+    except AgentError as error:
+        return error
+
+
+def make_wanted(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Wanted:
+    """Return what ``entry`` wants of a volume it matches. Raises AgentError (PathNotAllowed)."""
+    filesystem = entry.filesystem
+    return Wanted(
+        volume_id=volume.volume_id,
+        name=entry.name,
+        filesystem=None
+        if filesystem is None
+        else WantedFilesystem(filesystem.type, filesystem.format, filesystem.label, filesystem.mkfs_options),
+        mount=_make_mount(entry, volume, around),
+        block=None
+        if entry.block is None
+        else WantedBlock(entry.block.owner, entry.block.group, entry.block.mode),
+        grow=entry.grow,
+        required=entry.required,
+        tune=entry.tune.wanted,
+    )
+
+
+def _make_mount(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> WantedMount | None:
+    mount = entry.mount
+    if mount is None:
+        return None
+    facts = PathFacts(volume.volume_id, entry.name, around.node, volume.origin)
+    return WantedMount(
+        path=expand_path(mount.path, facts, around.allowed_roots),
+        options=normalise_options(mount.options),
+        owner=mount.owner,
+        group=mount.group,
+        mode=mount.mode,
+    )

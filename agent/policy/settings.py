@@ -1,0 +1,105 @@
+"""The policy's ``agent`` section: how the agent itself runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from agent.policy.fields import (
+    AutoFlag,
+    DurationSeconds,
+    FilePath,
+    Listen,
+    Port,
+    RootPath,
+    Section,
+    Text,
+    Topic,
+    refuse,
+)
+
+MQTT_TLS_PORT = 8883
+"""Registered for MQTT over TLS."""
+
+
+def _check_resync(seconds: float) -> float:
+    if not 1 <= seconds <= 86400:  # noqa: PLR2004 - a day
+        raise refuse("The resync interval is not possible.", "Choose from 1s to 1d.")
+    return seconds
+
+
+class ServerTls(Section):
+    """Certificates of the HTTP server."""
+
+    cert: FilePath
+    """PEM file of the server's certificate and chain."""
+    key: FilePath
+    """PEM file of its private key."""
+    client_ca: FilePath | None = None
+    """PEM file of the authority whose clients are let in; without it anyone is."""
+
+
+class HttpSettings(Section):
+    """The HTTP server: /metrics, /healthz and the status page."""
+
+    listen: Listen = "127.0.0.1:9842"
+    """Host and port; an IPv6 address in brackets."""
+    tls: ServerTls | None = None
+    """Serve HTTPS with these."""
+
+
+class MqttTls(Section):
+    """TLS towards the MQTT broker; without keys, the system's authorities are trusted."""
+
+    ca: FilePath | None = None
+    """PEM file of the authority the broker's certificate comes from."""
+    cert: FilePath | None = None
+    """PEM file of a client certificate, with ``key``."""
+    key: FilePath | None = None
+    """PEM file of the client certificate's private key."""
+
+
+class MqttSettings(Section):
+    """The MQTT broker that state and events are published to."""
+
+    host: Text
+    """Name or address of the broker."""
+    port: Port = MQTT_TLS_PORT
+    """8883 means TLS; any other port means TLS when ``tls`` is given."""
+    tls: MqttTls | None = None
+    """Use TLS, with these files."""
+    username: Text | None = None
+    """Name to log in with."""
+    password_file: FilePath | None = None
+    """File whose first line is the password."""
+    topic: Topic = "ebs-agent"
+    """First part of every topic."""
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.tls is not None or self.port == MQTT_TLS_PORT
+
+
+class CloudSettings(Section):
+    """What the agent may ask of AWS."""
+
+    enabled: AutoFlag = None
+    """auto: where credentials are found and an entry needs AWS."""
+    attach_api: Literal["auto", "hyperpod", "ec2", "none"] = "auto"
+    """Which API attaches and detaches: HyperPod's, EC2's, or none."""
+
+
+class AgentSettings(Section):
+    """How the agent itself runs."""
+
+    http: HttpSettings = HttpSettings()
+    """The HTTP server."""
+    mqtt: MqttSettings | None = None
+    """Publish to MQTT; without it nothing is."""
+    cloud: CloudSettings = CloudSettings()
+    """What the agent may ask of AWS."""
+    allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")
+    """Mount paths lie beneath one of these."""
+    resync: Annotated[DurationSeconds, AfterValidator(_check_resync)] = 60.0
+    """How often to look at every volume even if nothing was heard of it."""

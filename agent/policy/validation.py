@@ -1,0 +1,188 @@
+"""Checks a piece of the policy against its model, and says everything that is wrong with it at once.
+
+pydantic stops at the first layer: what is wrong hides what contradicts it. So the wrong parts are pruned
+and the rest is checked again, until a sound remainder is left that contradictions can be looked for in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from agent.policy.checks import Finding
+from agent.policy.fields import CUSTOM_ERROR
+from agent.policy.problems import MAX_PROBLEMS, Loc
+
+M = TypeVar("M", bound=BaseModel)
+
+_MAX_ROUNDS = 12
+_YAML_NAMES = {"model_type": "a mapping", "dict_type": "a mapping", "mapping_type": "a mapping"} | {
+    "string_type": "text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+
+
+class Checked(Generic[M]):
+    """The sound remainder of a piece, None where there is none, with what was wrong and what was pruned."""
+
+    def __init__(self, value: M | None, findings: list[Finding], pruned: list[Loc]) -> None:
+        self.value = value
+        self.findings = findings
+        self.pruned = pruned
+
+    def is_sure(self, finding: Finding) -> bool:
+        """Tell whether a contradiction rests on nothing that was pruned."""
+        places = (finding.loc, *finding.rests_on)
+        return not any(_overlaps(place, gone) for place in places if place for gone in self.pruned)
+
+
+def check_piece(model: type[M], content: Any) -> Checked[M]:
+    """Check ``content`` (plain dicts, lists and scalars) against ``model``."""
+    findings: list[Finding] = []
+    pruned: list[Loc] = []
+    remainder = _copy(content)
+    for _ in range(_MAX_ROUNDS):
+        try:
+            return Checked(model.model_validate(remainder), findings, pruned)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+        fresh = [detail for detail in details if not _is_consequence(detail, pruned)]
+        findings += [_translate(model, detail) for detail in fresh[: MAX_PROBLEMS - len(findings)]]
+        gone = [_prune(remainder, detail) for detail in details]
+        if () in gone:
+            return Checked(None, findings, [*pruned, ()])
+        pruned += [loc for loc in gone if loc is not None]
+    return Checked(None, findings, [*pruned, ()])
+
+
+def _copy(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _copy(value) for key, value in content.items()}
+    return [_copy(item) for item in content] if isinstance(content, list) else content
+
+
+def _overlaps(one: Loc, other: Loc) -> bool:
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
+
+
+def _is_consequence(detail: ErrorDetails, pruned: list[Loc]) -> bool:
+    """Tell whether something is missing only because what was there was pruned."""
+    return detail["type"] == "missing" and tuple(detail["loc"]) in pruned
+
+
+def _prune(content: Any, detail: ErrorDetails) -> Loc | None:
+    """Remove the smallest key that holds the error; return its place, () for all, None if it is gone."""
+    loc = tuple(detail["loc"])
+    if detail["type"] == "missing":
+        loc = loc[:-1]
+    holder: tuple[dict[str, Any], int] | None = None
+    node = content
+    for length, part in enumerate(loc):
+        if isinstance(node, dict) and part in node:
+            holder = node, length
+            node = node[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif holder is not None and isinstance(node, dict) and not _is_marker(part):
+            return None
+        else:
+            break
+    if holder is None:
+        return ()
+    mapping, length = holder
+    del mapping[str(loc[length])]
+    return loc[: length + 1]
+
+
+def _is_marker(part: str | int) -> bool:
+    return part == "[key]"
+
+
+def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
+    """Say pydantic's error in the words of someone who writes YAML."""
+    loc: Loc = tuple(part for part in detail["loc"] if not _is_marker(part))
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    is_key = len(loc) < len(detail["loc"])
+    if kind == CUSTOM_ERROR:
+        return Finding(loc, str(context["message"]), context["hint"], at_key=is_key)
+    if kind == "extra_forbidden":
+        key = str(loc[-1])
+        return Finding(
+            loc, f"The key {key!r:.60} is not known.", _suggest(key, _find_keys(model, loc[:-1])), at_key=True
+        )
+    if kind == "missing":
+        return Finding(loc, f"The key {loc[-1]!r} is missing.", at_key=True)
+    if kind in _YAML_NAMES:
+        if value is None:
+            return Finding(loc, "There is no value.", f"Give it {_YAML_NAMES[kind]}, or remove the key.")
+        return Finding(loc, f"{value!r:.60} is not {_YAML_NAMES[kind]}.", _hint_type(kind, value))
+    if kind in {"literal_error", "enum"}:
+        choices = str(context["expected"]).replace("'", "")
+        close = _suggest(str(value), choices.replace(" or ", ", ").split(", "))
+        return Finding(loc, f"{value!r:.60} is not one of {choices}.", close)
+    return Finding(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
+
+
+def _hint_type(kind: str, value: Any) -> str | None:
+    if kind == "string_type" and not isinstance(value, (dict, list)):
+        return f'Put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
+    if kind == "bool_type" and value in {"yes", "on"}:
+        return "Write true."
+    if kind == "bool_type" and value in {"no", "off"}:
+        return "Write false."
+    return None
+
+
+def _suggest(word: str, known: list[str]) -> str | None:
+    close = get_close_matches(word[:60], known, n=1)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known are {', '.join(known)}." if 0 < len(known) <= 16 else None  # noqa: PLR2004 - a readable line
+
+
+def _find_keys(model: type[BaseModel], loc: Loc) -> list[str]:
+    """Return the keys known at a place of the model."""
+    current: type[BaseModel] | None = model
+    for part in loc:
+        if current is None:
+            break
+        if isinstance(part, str):
+            by_key = {field.alias or name: field for name, field in current.model_fields.items()}
+            found = by_key.get(part)
+            current = None if found is None else next(_find_models(found.annotation), None)
+    return [] if current is None else [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _find_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _find_models(inner)
+
+
+def check_mapping(content: Any, loc: Loc) -> tuple[Mapping[str, Any], list[Finding]]:
+    """Return ``content`` as a mapping, empty with a finding where it is none."""
+    if isinstance(content, dict):
+        return content, []
+    return {}, [_translate_shape(content, loc, "a mapping")]
+
+
+def check_list(content: Any, loc: Loc) -> tuple[list[Any], list[Finding]]:
+    """Return ``content`` as a list, empty with a finding where it is none."""
+    if isinstance(content, list):
+        return content, []
+    return [], [_translate_shape(content, loc, "a list")]
+
+
+def _translate_shape(content: Any, loc: Loc, wanted: str) -> Finding:
+    if content is None:
+        return Finding(loc, "There is no value.", f"Give it {wanted}, or remove the key.")
+    return Finding(loc, f"{content!r:.60} is not {wanted}.")

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from agent.errors import AgentError
 from agent.node import wire
 
-PRELOADED = ("agent.node.nvme",)
+PRELOADED = ("agent.node.nvme", "agent.node.signature", "agent.node.surroundings")
 """Modules every worker has from the start. Others are imported by the first call that needs them."""
 
 _PR_SET_PDEATHSIG = 1

@@ -16,10 +16,10 @@ import tty
 from pathlib import Path
 
 from tests.vm.guest.agent_disk import REPOSITORY
-from tests.vm.guest.cache import cache_root
 from tests.vm.guest.errors import GuestError
 from tests.vm.guest.guest import Guest, GuestOptions
 from tests.vm.guest.image import get_image
+from tests.vm.guest.settings import CACHE
 
 LEAVE_SHELL = b"\x1d"  # Ctrl-]
 GUEST_REPOSITORY = "/scratch/repo"
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def guest_directory(arguments: argparse.Namespace) -> Path:
     """Return where the named guest lives."""
-    return cache_root() / "guests" / str(arguments.name)
+    return CACHE / "guests" / str(arguments.name)
 
 
 def find_guest(arguments: argparse.Namespace) -> Guest:

@@ -7,9 +7,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.vm.guest.cache import cache_root, hash_parts
+from tests.vm.guest.cache import hash_parts
 from tests.vm.guest.image import Image
 from tests.vm.guest.machine import QEMU
+from tests.vm.guest.settings import ACCELERATOR, CACHE
 
 TRIAL_TIMEOUT_S = 20.0
 # The kernel's last words when its first program ends: it has run all of its own start by then.
@@ -21,12 +22,12 @@ def choose_accelerator(image: Image) -> str:
 
     The answer is remembered for this boot of the host. ``EBS_AGENT_ACCEL`` overrides it.
     """
-    if forced := os.environ.get("EBS_AGENT_ACCEL"):
-        return forced
+    if ACCELERATOR:
+        return ACCELERATOR
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    answer = cache_root() / f"accelerator-{hash_parts([boot_id, image.key])}"
+    answer = CACHE / f"accelerator-{hash_parts([boot_id, image.key])}"
     if not answer.exists():
         answer.parent.mkdir(parents=True, exist_ok=True)
         answer.write_text("kvm" if is_kvm_working(image) else "tcg")

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.vm.guest.settings import CACHE
+
 KEY_LENGTH = 16
-
-
-def cache_root() -> Path:
-    """Return the cache directory: ``EBS_AGENT_CACHE``, or one in the user's home."""
-    return Path(os.environ.get("EBS_AGENT_CACHE") or Path.home() / ".cache" / "ebs-agent").absolute()
 
 
 def hash_parts(parts: Iterable[bytes | str]) -> str:
@@ -52,11 +49,10 @@ def make_once(kind: str, key: str, build: Callable[[Path], None], *, keep: int =
     It appears under its name only when complete, so an interrupted build is never mistaken for one. Of each
     kind the newest few are kept.
     """
-    root = cache_root()
-    final = root / f"{kind}-{key}"
-    with hold_lock(root / f"{kind}.lock"):
+    final = CACHE / f"{kind}-{key}"
+    with hold_lock(CACHE / f"{kind}.lock"):
         if not final.is_dir():
-            work = Path(tempfile.mkdtemp(prefix=f"{kind}.", suffix=".part", dir=root))
+            work = Path(tempfile.mkdtemp(prefix=f"{kind}.", suffix=".part", dir=CACHE))
             try:
                 build(work)
                 work.chmod(0o755)
@@ -64,12 +60,12 @@ def make_once(kind: str, key: str, build: Callable[[Path], None], *, keep: int =
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         os.utime(final)
-        remove_all_but_newest(root, kind, keep)
+        remove_all_but_newest(kind, keep)
     return final
 
 
-def remove_all_but_newest(root: Path, kind: str, keep: int) -> None:
+def remove_all_but_newest(kind: str, keep: int) -> None:
     """Remove the cached directories of a kind that were used longest ago."""
-    made = [path for path in root.glob(f"{kind}-*") if path.is_dir()]
+    made = [path for path in CACHE.glob(f"{kind}-*") if path.is_dir()]
     for path in sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
         shutil.rmtree(path, ignore_errors=True)

@@ -37,10 +37,13 @@ SHUTDOWN_TIMEOUT_S = 90.0
 UNPLUG_TIMEOUT_S = 30.0
 POLL_S = 0.1
 AGENT_HOME = "/opt/ebs-agent/current"
+# As the kernel names virtio disks, in the order of the command line.
+DISK_NAMES = ("vda", "vdb", "vdc")
 KERNEL_ARGS = (
     *("root=/dev/vda", "rw", "console=ttyS0,115200", "loglevel=4", "systemd.show_status=false"),
     # Emulated, each of these costs seconds and protects nothing.
-    *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on"),
+    *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on", "rcupdate.rcu_expedited=1"),
+    *("tsc=reliable", "no_timer_check", "i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1", "cryptomgr.notests"),
 )
 
 
@@ -121,12 +124,16 @@ class Guest:
 
     def start(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Start the guest on the disks that it has and wait until it is up."""
+        disks = self._list_disks()
+        mounts = [
+            f"guest.mount={name}:{disk.mountpoint}" for name, disk in zip(DISK_NAMES, disks, strict=False)
+        ]
         spec = MachineSpec(
             directory=self.directory,
             kernel=self._image.kernel,
             initrd=self._image.initrd,
-            kernel_args=(*KERNEL_ARGS, *self.options.kernel_args),
-            disks=self._list_disks(),
+            kernel_args=(*KERNEL_ARGS, *mounts[1:], *self.options.kernel_args),
+            disks=disks,
             accelerator=choose_accelerator(self._image),
             memory_mib=self.options.memory_mib,
             cpus=self.options.cpus,
@@ -343,10 +350,10 @@ class Guest:
 
     def _list_disks(self) -> tuple[Disk, ...]:
         return (
-            Disk(self.directory / "root.qcow2", "qcow2", "guest-root"),
-            Disk(self.directory / "scratch.img", "raw", "guest-scratch", is_flushed=False),
+            Disk(self.directory / "root.qcow2", "qcow2", "guest-root", "/"),
+            Disk(self.directory / "scratch.img", "raw", "guest-scratch", "/scratch", is_flushed=False),
             *(
-                [Disk(self.directory / "agent.qcow2", "qcow2", "guest-agent")]
+                [Disk(self.directory / "agent.qcow2", "qcow2", "guest-agent", "/opt/ebs-agent")]
                 if self.options.has_agent
                 else []
             ),

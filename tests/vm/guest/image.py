@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.guest.cache import cache_root, hash_parts, hash_tree, make_once
+from tests.vm.guest.cache import hash_parts, hash_tree, make_once
+from tests.vm.guest.initrd import build_initrd
+from tests.vm.guest.settings import CACHE, DEBIAN_MIRROR
 from tests.vm.guest.tools import run_tool
 
 HERE = Path(__file__).parent
 RELEASE = "bookworm"
 PACKAGES = (
-    *("linux-image-amd64", "initramfs-tools", "zstd", "kmod"),
-    *("systemd", "systemd-sysv", "libpam-systemd", "udev", "dbus", "procps", "psmisc", "iproute2"),
+    *("linux-image-amd64", "busybox-static", "zstd", "kmod"),
+    *("systemd", "systemd-sysv", "udev", "dbus", "procps", "psmisc", "iproute2"),
     *("python3", "python3-venv"),
     *("util-linux", "fdisk", "gdisk", "parted", "nvme-cli", "dmsetup", "lvm2", "mdadm", "cryptsetup-bin"),
     *("e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "attr", "acl"),
@@ -46,18 +47,24 @@ LEFT_OUT = (
         )
     ),
 )
-# Nothing here waits for a person, a mail, a network or the small hours.
+# What a test machine has no use for: waiting for a person, a mail, a network or the small hours, and what
+# costs an emulated processor seconds at every boot.
 MASKED_UNITS = (
-    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
     *(
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "dpkg-db-backup.timer",
+        "fstrim.timer",
         "e2scrub_all.timer",
-        "e2scrub_reap.service",
-        "mdmonitor.service",
-        "mosquitto.service",
-        "getty@tty1.service",
     ),
-    *("systemd-networkd-wait-online.service", "mdcheck_start.timer", "mdcheck_continue.timer"),
-    *("mdmonitor-oneshot.timer",),
+    *("e2scrub_reap.service", "mdcheck_start.timer", "mdcheck_continue.timer", "mdmonitor-oneshot.timer"),
+    *("mdmonitor.service", "mosquitto.service", "getty@tty1.service", "nvmf-autoconnect.service"),
+    *("nvmefc-boot-connections.service", "lvm2-monitor.service", "lvm2-lvmpolld.socket", "dm-event.socket"),
+    *("uuidd.socket", "systemd-logind.service", "systemd-pstore.service", "systemd-update-utmp.service"),
+    *("systemd-update-utmp-runlevel.service", "systemd-random-seed.service", "dev-hugepages.mount"),
+    *("dev-mqueue.mount", "sys-kernel-tracing.mount", "modprobe@drm.service", "modprobe@efi_pstore.service"),
+    *("modprobe@fuse.service", "sys-fs-fuse-connections.mount", "systemd-binfmt.service"),
+    *("systemd-ask-password-console.path", "systemd-ask-password-wall.path", "sys-kernel-debug.mount"),
 )
 IMAGE_BYTES = 4 << 30
 # A machine ID of its own would make every boot a first boot, which sets up all units anew.
@@ -98,13 +105,13 @@ class Image:
 
 def image_key() -> str:
     """Return the hash of everything that decides what is in the image."""
-    server = (HERE / "command_server.py").read_bytes()
-    return hash_parts([Path(__file__).read_bytes(), hash_tree(HERE / "rootfs"), server])
+    sources = [(HERE / name).read_bytes() for name in ("image.py", "initrd.py", "command_server.py")]
+    return hash_parts([*sources, hash_tree(HERE / "rootfs")])
 
 
 def find_image() -> Image | None:
     """Return the image that the present recipe makes, if it was made before."""
-    directory = cache_root() / f"image-{image_key()}"
+    directory = CACHE / f"image-{image_key()}"
     return Image(directory) if directory.is_dir() else None
 
 
@@ -122,8 +129,8 @@ def build_image(directory: Path) -> None:
     server.parent.mkdir(parents=True)
     shutil.copy(HERE / "command_server.py", server)
     make_tree(image.tree, overlay)
-    for link, target in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
-        shutil.copy((image.tree / link).resolve(), target)
+    shutil.copy(next((image.tree / "boot").glob("vmlinuz-*")), image.kernel)
+    build_initrd(image.initrd, image.tree)
     make_filesystem(image.disk, image.tree, IMAGE_BYTES, label="guest-root")
     shutil.rmtree(overlay)
 
@@ -138,17 +145,19 @@ def make_tree(tree: Path, overlay: Path) -> None:
         "echo guest > /etc/hostname",
         "echo 127.0.0.1 localhost guest > /etc/hosts",
         "mkdir -p /scratch /opt/ebs-agent /var/log/journal",
+        # Or systemd brings the caches of a new /usr up to date at every boot of a fresh guest.
+        "touch /etc/.updated /var/.updated",
     )
-    mirror = os.environ.get("EBS_AGENT_DEBIAN_MIRROR")
     run_tool(
         [
             *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
-            # Before the packages: the initrd is made as they are installed, by these rules.
+            # Before the packages, some of which ask it how they are to be installed.
+            "--dpkgopt=force-confold",
             f"--essential-hook=sync-in {overlay} /",
             *(f'--customize-hook=chroot "$1" sh -euc "{line}"' for line in configure),
             *(RELEASE, tree),
-            *([mirror] if mirror else []),
+            *([DEBIAN_MIRROR] if DEBIAN_MIRROR else []),
         ],
         timeout_s=1800,
     )

@@ -28,6 +28,7 @@ class Disk:
     path: Path
     format: str
     serial: str
+    mountpoint: str
     # The host keeps what was written in its page cache, which a killed QEMU does not lose. A qcow2 file's own
     # tables are in QEMU's memory until they are flushed, so only raw files may go without.
     is_flushed: bool = True

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from typing_extensions import override
+
 from agent.cloud import values
 from agent.cloud.values import CloudSnapshot, CloudVolume, Modification, Tags
 from agent.model import VolumeId
@@ -32,6 +34,13 @@ class Call(Protocol[T_co]):
 
     def parse(self, answer: Mapping[str, Any]) -> T_co:
         """Return what the answer says."""
+
+
+class Change(Call[T_co], Protocol[T_co]):
+    """A call that changes something, and says what before it is made."""
+
+    def describe(self) -> str:
+        """Return what the call does, in the present tense."""
 
 
 class _Once:
@@ -129,12 +138,19 @@ class AttachClusterNodeVolume(_Once):
     def parse(self, answer: Mapping[str, Any]) -> str:
         return str(answer["Status"])
 
+    def describe(self) -> str:
+        return f"attach {self.volume_id} to {self.instance_id}"
+
 
 @dataclass(frozen=True)
 class DetachClusterNodeVolume(AttachClusterNodeVolume):
     """Detach from a HyperPod node; EC2's own DetachVolume is refused there."""
 
     operation: ClassVar[str] = "DetachClusterNodeVolume"
+
+    @override
+    def describe(self) -> str:
+        return f"detach {self.volume_id} from {self.instance_id}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,9 @@ class AttachVolume(_Once):
     def parse(self, answer: Mapping[str, Any]) -> str:
         return str(answer["State"])
 
+    def describe(self) -> str:
+        return f"attach {self.volume_id} to {self.instance_id} as {self.device}"
+
 
 @dataclass(frozen=True)
 class DetachVolume(_Once):
@@ -169,6 +188,9 @@ class DetachVolume(_Once):
     def parse(self, answer: Mapping[str, Any]) -> str:
         return str(answer["State"])
 
+    def describe(self) -> str:
+        return f"detach {self.volume_id} from {self.instance_id}"
+
 
 @dataclass(frozen=True)
 class CreateVolume(_Repeatable):
@@ -178,7 +200,8 @@ class CreateVolume(_Repeatable):
     operation: ClassVar[str] = "CreateVolume"
     client_token: str
     zone: str
-    size_gib: int
+    size_gib: int | None
+    """None: as large as the snapshot's volume was."""
     type: str
     tags: Tags
     iops: int | None = None
@@ -208,6 +231,11 @@ class CreateVolume(_Repeatable):
     def parse(self, answer: Mapping[str, Any]) -> CloudVolume:
         return values.parse_volume(answer)
 
+    def describe(self) -> str:
+        origin = f" from {self.snapshot_id}" if self.snapshot_id else ""
+        size = "" if self.size_gib is None else f" of {self.size_gib} GiB"
+        return f"make a {self.type} volume{size} in {self.zone}{origin}"
+
 
 @dataclass(frozen=True)
 class ModifyVolume(_Once):
@@ -233,6 +261,16 @@ class ModifyVolume(_Once):
     def parse(self, answer: Mapping[str, Any]) -> Modification:
         return values.parse_modification(answer["VolumeModification"])
 
+    def describe(self) -> str:
+        changes = {
+            "size_gib": self.size_gib,
+            "type": self.type,
+            "iops": self.iops,
+            "throughput": self.throughput,
+        }
+        words = (f"{name} {value}" for name, value in changes.items() if value is not None)
+        return f"modify {self.volume_id}: {', '.join(words)}"
+
 
 @dataclass(frozen=True)
 class CreateSnapshot(_Once):
@@ -254,6 +292,9 @@ class CreateSnapshot(_Once):
     def parse(self, answer: Mapping[str, Any]) -> CloudSnapshot:
         return values.parse_snapshot(answer)
 
+    def describe(self) -> str:
+        return f"snapshot {self.volume_id}"
+
 
 @dataclass(frozen=True)
 class DeleteSnapshot(_Repeatable):
@@ -269,6 +310,9 @@ class DeleteSnapshot(_Repeatable):
     def parse(self, answer: Mapping[str, Any]) -> None:
         del answer
 
+    def describe(self) -> str:
+        return f"delete {self.snapshot_id}"
+
 
 @dataclass(frozen=True)
 class DeleteVolume(_Repeatable):
@@ -283,6 +327,9 @@ class DeleteVolume(_Repeatable):
 
     def parse(self, answer: Mapping[str, Any]) -> None:
         del answer
+
+    def describe(self) -> str:
+        return f"delete {self.volume_id}"
 
 
 @dataclass(frozen=True)
@@ -300,6 +347,9 @@ class CreateTags(_Repeatable):
     def parse(self, answer: Mapping[str, Any]) -> None:
         del answer
 
+    def describe(self) -> str:
+        return f"tag {self.resource_id} with {', '.join(key for key, _ in self.tags)}"
+
 
 @dataclass(frozen=True)
 class EnableFastSnapshotRestores(_Repeatable):
@@ -315,6 +365,9 @@ class EnableFastSnapshotRestores(_Repeatable):
 
     def parse(self, answer: Mapping[str, Any]) -> None:
         del answer
+
+    def describe(self) -> str:
+        return f"make {self.snapshot_id} fast to restore in {', '.join(self.zones)}"
 
 
 @dataclass(frozen=True)
@@ -332,6 +385,9 @@ class LockSnapshot(_Repeatable):
 
     def parse(self, answer: Mapping[str, Any]) -> None:
         del answer
+
+    def describe(self) -> str:
+        return f"lock {self.snapshot_id} for {self.duration_days} days ({self.mode})"
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,11 @@ _RULES: dict[str, _Rule] = {
 }
 
 
+def is_throttled(code: str) -> bool:
+    """Return whether AWS did nothing because it is asked too often."""
+    return _RULES.get(code) is _THROTTLED
+
+
 def find_code(failure: Failure) -> str:
     """Return the code that says most: EC2's from inside a ValidationException, else AWS's own."""
     inside = _EC2_CODE.search(failure.message)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from typing_extensions import override
+
 from agent.errors import AgentError
 from agent.model import Reason
 
@@ -42,6 +44,7 @@ class Source(str, Enum):
     HOST_NAME = "host name"
     API = "API"
 
+    @override
     def __str__(self) -> str:
         return self.value
 

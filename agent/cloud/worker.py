@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date, datetime
@@ -27,11 +29,12 @@ import botocore.exceptions
 from botocore.config import Config
 
 from agent.cloud.calls import ALL_CALLS, Call
-from agent.cloud.errors import Failure
+from agent.cloud.errors import Failure, is_throttled
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CONCURRENT_CALLS = 4
 _MAX_PAGES = 1000
+_LONGEST_PAUSE_S = 20.0
 _KNOWN: Mapping[str, type[Call[Any]]] = {call.operation: call for call in ALL_CALLS}
 
 
@@ -43,43 +46,64 @@ def give_up_privileges() -> None:
 
 
 class Caller:
-    """Makes calls with one client per service, so that all calls share one adaptive rate and its jitter."""
+    """Makes calls with botocore's adaptive retries: one rate for all, exponential back-off, full jitter.
+
+    A call that is not repeatable is made again only when AWS throttled it, which means it did nothing; when
+    its answer was lost, only a look can tell what became of it.
+    """
 
     def __init__(self, region: str | None, endpoint: str | None, attempts: int) -> None:
         self._region = region
         self._endpoint = endpoint
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
-        self._config = Config(
-            retries={"mode": "adaptive", "total_max_attempts": attempts},
-            connect_timeout=5,
-            read_timeout=30,
-            max_pool_connections=_CONCURRENT_CALLS,
-            user_agent_extra="ebs-agent",
-        )
+        self._attempts = attempts
 
-    def _find_client(self, service: str) -> Any:
+    def _find_client(self, call: type[Call[Any]]) -> Any:
+        key = (call.service, call.is_repeatable)
         with self._lock:  # making a client is not safe in two threads
-            if service not in self._clients:
+            if key not in self._clients:
+                config = Config(
+                    retries={
+                        "mode": "adaptive",
+                        "total_max_attempts": self._attempts if call.is_repeatable else 1,
+                    },
+                    connect_timeout=5,
+                    read_timeout=30,
+                    max_pool_connections=_CONCURRENT_CALLS,
+                    user_agent_extra="ebs-agent",
+                )
                 session = boto3.session.Session(region_name=self._region)
-                self._clients[service] = session.client(
-                    service,  # type: ignore[call-overload]  # a name from calls.py, not a literal
-                    config=self._config,
+                self._clients[key] = session.client(
+                    call.service,  # type: ignore[call-overload]  # a name from calls.py, not a literal
+                    config=config,
                     endpoint_url=self._endpoint,
                 )
-            return self._clients[service]
+            return self._clients[key]
 
     def call(self, call: type[Call[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer's members, all pages together, or raise botocore's error."""
-        client = self._find_client(call.service)
+        client = self._find_client(call)
         method = client.meta.method_to_api_mapping
         name = next(python for python, operation in method.items() if operation == call.operation)
         if call.pages is None:
-            answer: dict[str, Any] = getattr(client, name)(**parameters)
+            answer = self._call_once(getattr(client, name), parameters)
             answer.pop("ResponseMetadata", None)
             return answer
         found = [one for page in self._page(client, name, parameters) for one in page.get(call.pages) or ()]
         return {call.pages: found}
+
+    def _call_once(
+        self, method: Callable[..., dict[str, Any]], parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        for attempt in range(1, self._attempts):
+            try:
+                return method(**parameters)
+            except botocore.exceptions.ClientError as error:
+                if not is_throttled(str(error.response.get("Error", {}).get("Code"))):
+                    raise
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 2.0**attempt)))  # noqa: S311 - jitter
+        return method(**parameters)
 
     def _page(self, client: Any, name: str, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         following: dict[str, Any] = {}

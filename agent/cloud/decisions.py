@@ -1,0 +1,127 @@
+"""What a cloud planner decides: make this call, release the volume on the node first, wait, or nothing to do.
+
+Planners are pure: from what was described to the one next thing. After it the cloud is described again, so a
+crash between any two calls is nothing but a look that happens later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias
+
+from agent.cloud.calls import (
+    AttachClusterNodeVolume,
+    AttachVolume,
+    Change,
+    DetachClusterNodeVolume,
+    DetachVolume,
+)
+from agent.cloud.values import CloudVolume
+from agent.cloud.whoami import CloudIdentity, require_identity
+from agent.model import VolumeId
+from agent.steps import Refuse, Wait
+
+
+class AttachApi(str, Enum):
+    """Which API attaches and detaches on this node."""
+
+    HYPERPOD = "hyperpod"
+    EC2 = "ec2"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Do:
+    """Make this call, then look again."""
+
+    call: Change[Any]
+
+    def describe(self) -> str:
+        return self.call.describe()
+
+
+@dataclass(frozen=True)
+class Release:
+    """Unmount the volume on this node, flushed and unused, so that it can be detached."""
+
+    volume_id: VolumeId
+
+    def describe(self) -> str:
+        return f"unmount {self.volume_id}"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The volume is here."""
+
+    volume: CloudVolume
+
+    def describe(self) -> str:
+        return f"{self.volume.volume_id} is here"
+
+
+Decision: TypeAlias = "Do | Release | Wait | Refuse | Settled"
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What planners know of this node besides the cloud's descriptions."""
+
+    identity: CloudIdentity
+    api: AttachApi
+    devices: frozenset[VolumeId] = frozenset()
+    """Volumes whose devices are here now, whatever the API says."""
+    gone: frozenset[str] = frozenset()
+    """Instances proven gone: see ``holders``."""
+    used_names: frozenset[str] = frozenset()
+    """Block device names that are taken on this instance; only EC2's own attach chooses one."""
+
+    @property
+    def node_key(self) -> str | None:
+        """What a claim per node follows: the instance's name, which a replacement keeps.
+
+        An ordinary instance has no such name and is never replaced: there it is the instance's ID.
+        """
+        identity = self.identity
+        return identity.instance_name or (None if identity.is_hyperpod else identity.instance_id)
+
+    @property
+    def cluster_key(self) -> str:
+        return self.identity.cluster_id or "none"
+
+
+def choose_attach_api(configured: str, identity: CloudIdentity) -> AttachApi:
+    """Return the API to attach with; ``auto`` is HyperPod's on a cluster's node, else EC2's."""
+    if configured != "auto":
+        return AttachApi(configured)
+    if identity.is_hyperpod:
+        return AttachApi.HYPERPOD
+    return AttachApi.EC2 if identity.instance_id else AttachApi.NONE
+
+
+def make_attach_call(volume_id: VolumeId, node: NodeView) -> Change[str] | None:
+    """Return the call that attaches the volume to this node; None where no device name is free."""
+    require_identity(node.identity, "instance_id")
+    instance_id = str(node.identity.instance_id)
+    if node.api is AttachApi.HYPERPOD:
+        require_identity(node.identity, "cluster_arn")
+        return AttachClusterNodeVolume(str(node.identity.cluster_arn), instance_id, volume_id)
+    free = next((name for name in _DEVICE_NAMES if name not in node.used_names), None)
+    return None if free is None else AttachVolume(instance_id, volume_id, free)
+
+
+def make_detach_call(volume_id: VolumeId, instance_id: str, node: NodeView) -> Change[str]:
+    """Return the call that detaches the volume from an instance, this one or one that is gone."""
+    if node.api is AttachApi.HYPERPOD:
+        require_identity(node.identity, "cluster_arn")
+        return DetachClusterNodeVolume(str(node.identity.cluster_arn), instance_id, volume_id)
+    return DetachVolume(instance_id, volume_id)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_DEVICE_NAMES = (
+    *(f"/dev/sd{letter}" for letter in "fghijklmnop"),
+    *(f"/dev/xvd{first}{second}" for first in "bcd" for second in _LETTERS),
+)
+"""Names EC2 recommends for data volumes, then more. Source: the EC2 guide, "Device names"."""

@@ -1,0 +1,63 @@
+"""Proves that an instance is gone, from two answers that agree; where either is missing, it is not gone.
+
+A volume is detached from another instance only on this proof. That an instance is not described proves
+nothing by itself: HyperPod's are never described by EC2, and a list may be of the wrong cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from agent.cloud.calls import Call, ClusterNode, DescribeClusterNode, DescribeInstances, ListClusterNodes
+from agent.cloud.decisions import AttachApi, NodeView
+from agent.cloud.errors import CloudError
+from agent.cloud.whoami import parse_instance_id, require_identity
+
+T = TypeVar("T")
+Make = Callable[[Call[Any]], Awaitable[Any]]
+
+
+def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
+    """Return whether the cluster's whole list, in which we find ourselves, does not have the instance."""
+    listed = {node.instance_id for node in nodes if node.status != "NotFound"}
+    return own_id in listed and instance_id not in listed
+
+
+async def find_gone(make: Make, node: NodeView, suspects: frozenset[str]) -> frozenset[str]:
+    """Return those of ``suspects`` that are proven gone; costs no call where there is no suspect."""
+    own_id = node.identity.instance_id
+    suspects = frozenset(parse_instance_id(suspect) for suspect in suspects if suspect != own_id)
+    if not suspects or own_id is None:
+        return frozenset()
+    if node.api is AttachApi.HYPERPOD:
+        return await _find_gone_nodes(make, node, suspects)
+    return await _find_gone_instances(make, suspects, own_id)
+
+
+async def _find_gone_nodes(make: Make, node: NodeView, suspects: frozenset[str]) -> frozenset[str]:
+    require_identity(node.identity, "cluster_arn")
+    cluster, own_id = str(node.identity.cluster_arn), str(node.identity.instance_id)
+    nodes: tuple[ClusterNode, ...] = await make(ListClusterNodes(cluster))
+    absent = [suspect for suspect in sorted(suspects) if is_absent(nodes, suspect, own_id)]
+    return frozenset([suspect for suspect in absent if await _is_not_found(make, cluster, suspect)])
+
+
+async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
+    """Return whether AWS, asked for this very node, says that there is none."""
+    try:
+        found: ClusterNode = await make(DescribeClusterNode(cluster, instance_id))
+    except CloudError as error:
+        if error.code in {"ResourceNotFound", "ResourceNotFoundException"}:
+            return True
+        raise
+    return found.status == "NotFound"
+
+
+async def _find_gone_instances(make: Make, suspects: frozenset[str], own_id: str) -> frozenset[str]:
+    """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
+    states: tuple[tuple[str, str], ...] = await make(DescribeInstances((own_id, *sorted(suspects))))
+    known = dict(states)
+    if own_id not in known:
+        return frozenset()
+    return frozenset(suspect for suspect in suspects if known.get(suspect) == "terminated")

@@ -1,0 +1,219 @@
+"""The emulated cloud over HTTP on loopback: counts calls, limits and breaks them, leaves the rest to moto."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
+
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from typing_extensions import Self, override
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from tests.aws.cloud import CallError, Cloud
+from tests.aws.faults import Fault, Faults, Kind, TokenBucket
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+_VOLUME_ID = re.compile(rb"<volumeId>(vol-[0-9a-f]+)</volumeId>")
+_SNAPSHOT_ID = re.compile(rb"<snapshotId>(snap-[0-9a-f]+)</snapshotId>")
+_DESCRIBES = ("DescribeVolumes", "DescribeSnapshots", "DescribeVolumesModifications")
+
+
+class _QuietHandler(MotoRequestHandler):
+    @override
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Say nothing: the tests' own output matters."""
+
+
+class AwsServer:
+    """``with AwsServer(cloud) as aws: … aws.endpoint …``."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.faults = Faults()
+        self.buckets: dict[str, TokenBucket] = {}
+        self.calls: Counter[str] = Counter()
+        self.before: Callable[[str, dict[str, Any]], None] = lambda _operation, _parameters: None
+        """Called before each call is served; raise CallError to refuse it."""
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._lock = threading.Lock()
+        self._server: BaseWSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_QuietHandler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="aws", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        assert self._server is not None
+        assert self._thread is not None
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        is_json = bool(target)
+        parameters: dict[str, Any] = json.loads(body or b"{}") if is_json else dict(parse_qsl(body.decode()))
+        operation = target.rpartition(".")[2] if is_json else str(parameters.get("Action", ""))
+        with self._lock:
+            self.calls[operation] += 1
+            bucket = self.buckets.get(operation)
+            is_limited = bucket is not None and not bucket.take()
+        try:
+            if is_limited:
+                raise CallError("RequestLimitExceeded", "Request limit exceeded.", 503)  # noqa: TRY301
+            self.before(operation, parameters)
+            fault = self.faults.take(operation)
+            if fault is not None:
+                self._break(fault, environ, operation, parameters)
+            status, headers, answer = self._serve(environ, operation, parameters)
+        except CallError as error:
+            status, headers, answer = _encode_error(error, is_json=is_json)
+        start_response(status, headers)
+        return [answer]
+
+    def _break(self, fault: Fault, environ: Environ, operation: str, parameters: dict[str, Any]) -> None:
+        if fault.kind is Kind.ERROR:
+            raise CallError(fault.code, fault.message, fault.status)
+        if fault.kind is Kind.LOST_ANSWER:
+            self._serve(environ, operation, parameters)
+        time.sleep(fault.delay_s)
+        raise ConnectionAbortedError(operation)  # werkzeug closes the connection without a word
+
+    def _serve(
+        self, environ: Environ, operation: str, parameters: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], bytes]:
+        cloud = self.cloud
+        own = {
+            "AttachClusterNodeVolume": cloud.attach_cluster_node_volume,
+            "DetachClusterNodeVolume": cloud.detach_cluster_node_volume,
+        }.get(operation)
+        if own is not None:
+            answer = json.dumps(own(parameters)).encode()
+            return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], answer
+        if operation == "CreateVolume":
+            return self._create_volume(environ, parameters)
+        if operation in _DESCRIBES:
+            with cloud.hide_the_new():
+                return self._pass_on(environ)
+        if operation == "DescribeClusterNode" and parameters.get("NodeId") not in cloud.nodes:
+            raise CallError("ResourceNotFound", f"Node {parameters.get('NodeId')} not found.")
+        if operation == "ModifyVolume":
+            cloud.check_modification(parameters)
+        if operation in {"EnableFastSnapshotRestores", "LockSnapshot"}:
+            return self._keep_snapshot(operation, parameters)
+        if operation == "DeleteSnapshot" and parameters["SnapshotId"] in cloud.locked_snapshots:
+            raise CallError("SnapshotLocked", f"{parameters['SnapshotId']} is locked.")
+        served = self._pass_on(environ)
+        if served[0].startswith("200"):
+            self._follow(operation, parameters, served[2])
+        return served
+
+    def _keep_snapshot(
+        self, operation: str, parameters: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Note a lock or a fast restore, neither of which moto knows."""
+        if operation == "LockSnapshot":
+            self.cloud.locked_snapshots.add(parameters["SnapshotId"])
+        else:
+            snapshot_id = parameters["SourceSnapshotId.1"]
+            zones = [zone for name, zone in parameters.items() if name.startswith("AvailabilityZone.")]
+            self.cloud.fast_restores += [(snapshot_id, zone) for zone in zones]
+        answer = f'<{operation}Response xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"/>'
+        return "200 OK", [("Content-Type", "text/xml")], answer.encode()
+
+    def _create_volume(
+        self, environ: Environ, parameters: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], bytes]:
+        cloud = self.cloud
+        asked = {name: value for name, value in parameters.items() if name != "ClientToken"}
+        with cloud.lock:
+            known = cloud.find_by_token(parameters["ClientToken"], asked)
+            if known is not None:
+                return "200 OK", [("Content-Type", "text/xml")], self._describe_as_created(known)
+            served = self._pass_on(environ)
+            found = _VOLUME_ID.search(served[2])
+            if found is None:
+                return served
+            volume_id = found[1].decode()
+            cloud.tokens[parameters["ClientToken"]] = (asked, volume_id)
+            cloud.adopt_volume(volume_id)
+        volume = cloud.volumes[volume_id]
+        cloud.hooks.create(volume_id, volume.size, volume.snapshot_id)
+        return served
+
+    def _describe_as_created(self, volume_id: str) -> bytes:
+        """Answer CreateVolume again for a token already used, also when the volume is deleted by now."""
+        volume = self.cloud.volumes.get(volume_id)
+        state = volume.status if volume else "deleted"
+        size = volume.size if volume else 1
+        kind = volume.volume_type if volume else "gp3"
+        zone = volume.zone.name if volume else "us-west-2a"
+        return (
+            '<CreateVolumeResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+            f"<requestId>again</requestId><volumeId>{volume_id}</volumeId><size>{size}</size>"
+            f"<availabilityZone>{zone}</availabilityZone><status>{state}</status>"
+            f"<volumeType>{kind}</volumeType></CreateVolumeResponse>"
+        ).encode()
+
+    def _follow(self, operation: str, parameters: dict[str, Any], answer: bytes) -> None:
+        cloud = self.cloud
+        if operation == "ModifyVolume":
+            cloud.adopt_modification(parameters["VolumeId"])
+        if operation == "CreateSnapshot":
+            found = _SNAPSHOT_ID.search(answer)
+            assert found is not None
+            snapshot_id = found[1].decode()
+            cloud.snapshot_visible_at_s[snapshot_id] = time.monotonic() + cloud.pace.lag_s
+            cloud.hooks.snapshot(parameters["VolumeId"], snapshot_id)
+
+    def _pass_on(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
+        begun: list[Any] = []
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], error: object = None, /
+        ) -> Callable[[bytes], object]:
+            del error
+            begun[:] = [status, headers]
+            return lambda _written: None
+
+        environ["wsgi.input"].seek(0)
+        application = self._moto.get_application(environ)
+        environ["wsgi.input"].seek(0)
+        answer = b"".join(application(environ, start_response))
+        return begun[0], begun[1], answer
+
+
+def _encode_error(error: CallError, *, is_json: bool) -> tuple[str, list[tuple[str, str]], bytes]:
+    status = f"{error.status} Error"
+    if is_json:
+        body = json.dumps({"__type": error.code, "message": error.message}).encode()
+        return status, [("Content-Type", "application/x-amz-json-1.1")], body
+    text = (
+        f"<Response><Errors><Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}"
+        "</Message></Error></Errors><RequestID>emulated</RequestID></Response>"
+    )
+    return status, [("Content-Type", "text/xml")], text.encode()

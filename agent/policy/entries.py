@@ -100,13 +100,15 @@ class Claim(Section):
 
     class_name: Name = Field(alias="class")
     """One of ``classes``."""
-    size: Annotated[SizeBytes, AfterValidator(_check_claim_size)] | None = None
+    size_bytes: Annotated[SizeBytes, AfterValidator(_check_claim_size)] | None = Field(
+        default=None, alias="size"
+    )
     """Size, whole GiB; may be left out with ``from``."""
     per: Literal["node", "cluster"] = "node"
     """One for each node, or one for the whole cluster."""
     snapshot_id: SnapshotId | None = Field(default=None, alias="from")
     """Snapshot to make it from; such a volume is never formatted."""
-    on_delete: Literal["retain", "delete"] = "retain"
+    on_delete: Literal["retain", "snapshot", "delete"] = "retain"
     """What becomes of the volume when its entry or its node goes for good."""
 
 
@@ -153,14 +155,14 @@ class BlockEntry(Section):
 class TuneEntry(Section):
     """Settings of the kernel's block layer for the device."""
 
-    read_ahead: ReadAheadBytes | None = None
+    read_ahead_bytes: ReadAheadBytes | None = Field(default=None, alias="read_ahead")
     """How far to read ahead: 4MiB."""
     scheduler: Scheduler | None = None
     """I/O scheduler."""
 
     @property
     def wanted(self) -> WantedTuning:
-        return WantedTuning(self.read_ahead, self.scheduler)
+        return WantedTuning(self.read_ahead_bytes, self.scheduler)
 
 
 class SnapshotLock(Section):
@@ -168,7 +170,7 @@ class SnapshotLock(Section):
 
     mode: Literal["governance", "compliance"]
     """compliance cannot be lifted by anyone."""
-    duration: Annotated[DurationSeconds, AfterValidator(_check_lock_duration)]
+    duration_s: Annotated[DurationSeconds, AfterValidator(_check_lock_duration)] = Field(alias="duration")
     """Whole days: 30d."""
 
 

@@ -15,7 +15,9 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .ONESHELL:
 
-export PYTHON PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(PATH):/usr/sbin:/sbin# where Debian keeps mkfs from people who are not root
 
 VENV := .venv
 BIN := $(VENV)/bin

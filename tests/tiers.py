@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 SBIN_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -127,13 +127,18 @@ def describe_skip(report: pytest.TestReport) -> str:
 class TierPlugin:
     """Skips the tiers that cannot run, counts the others' tests, and judges the required ones."""
 
-    def __init__(self, required: tuple[str, ...]) -> None:
+    def __init__(
+        self, required: tuple[str, ...], availability: Mapping[str, Callable[[], str | None]] = TIERS
+    ) -> None:
         self.required = required
+        self.availability = availability
         self.tallies: dict[str, Tally] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         tiers = {item.nodeid: find_tier(item.nodeid) for item in items}
-        unavailable = {tier: TIERS[tier]() for tier in TIERS if tier in tiers.values()}
+        unavailable = {
+            tier: find_reason() for tier, find_reason in self.availability.items() if tier in tiers.values()
+        }
         for item in items:
             tier = tiers[item.nodeid]
             if tier is None:

@@ -13,11 +13,10 @@ from agent.policy import check_policy
 def check_file(path: Path, *, as_json: bool) -> ExitCode:
     """Print the problems of the policy at ``path`` and return the exit code they deserve."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        text = path.read_bytes()
+    except OSError as error:
         raise AgentError(
-            f"The policy {path} cannot be read: {why}.",
+            f"The policy {path} cannot be read: {error.strerror or error}.",
             hint="Give the path of the policy file: ebs-agent check FILE.",
             exit_code=ExitCode.USAGE,
         ) from error
@@ -30,7 +29,8 @@ def check_file(path: Path, *, as_json: bool) -> ExitCode:
         sys.stdout.write(json.dumps({"policy": str(path), "problems": found}, indent=2) + "\n")
     else:
         for problem in problems:
-            sys.stdout.write(f"{path}:{problem.line}:{problem.column}: {problem.where}: {problem.message}\n")
+            where = f"{problem.where}: " if problem.where else ""
+            sys.stdout.write(f"{path}:{problem.line}:{problem.column}: {where}{problem.message}\n")
             if problem.hint:
                 sys.stdout.write(f"    {problem.hint}\n")
         if not problems:

@@ -10,6 +10,7 @@ from agent.cli import doctor
 from agent.cli.doctor import Finding, Host, Verdict
 from agent.errors import AgentError, ExitCode
 from agent.model import FsType
+from agent.paths import Paths
 
 NOTHING_NEEDED: frozenset[FsType] = frozenset()
 
@@ -119,6 +120,31 @@ def test_absent_udev_and_driver_warn(host: Host) -> None:
     bare = replace(host, root=host.root / "nowhere")
     assert doctor.examine_udev(bare).verdict is Verdict.WARNING
     assert doctor.examine_io_timeout(bare).verdict is Verdict.WARNING
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "needed"),
+    [
+        (None, Verdict.WARNING, set()),
+        ("version: 1\nvolumes: [{name: a, match: {size: 1GiB}}]\nnonsense: 1", Verdict.FAILURE, set()),
+        ("version: 1", Verdict.OK, set()),
+        (
+            "version: 1\n"
+            "volumes: [{name: a, match: {size: 1GiB}, filesystem: {type: xfs}, mount: {path: /data/a}}]",
+            Verdict.OK,
+            {FsType.XFS},
+        ),
+    ],
+)
+def test_policy_says_what_is_needed(
+    tmp_path: Path, text: str | None, verdict: Verdict, needed: set[FsType]
+) -> None:
+    """No policy warns, a wrong one fails, and a good one tells which filesystems must be there."""
+    if text is not None:
+        write(tmp_path, "etc/ebs-agent/policy.yaml", text)
+    finding, types = doctor.examine_policy(Paths(tmp_path))
+    assert finding.verdict is verdict
+    assert set(types) == needed
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

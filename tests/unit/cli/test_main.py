@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,32 @@ def test_unreadable_policy_is_wrong_usage(tmp_path: Path) -> None:
     done = run("check", str(tmp_path / "policy.yaml"))
     assert done.returncode == 2
     assert str(tmp_path / "policy.yaml") in done.stderr
+
+
+def test_check_lists_every_problem_like_a_compiler(tmp_path: Path) -> None:
+    """``check`` prints all problems at once, each with file, line and column, and exits 2."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nvolumes:\n  - name: a\n    match: {volume_id: vol-x}\n    color: red\n")
+    done = run("check", str(policy))
+    assert done.returncode == 2
+    assert f"{policy}:4:24: volumes[0].match.volume_id: " in done.stdout
+    assert f"{policy}:5:" in done.stdout
+    problems = json.loads(run("check", "--json", str(policy)).stdout)["problems"]
+    assert {4, 5} <= {problem["line"] for problem in problems}
+
+
+def test_check_says_that_all_is_well(tmp_path: Path) -> None:
+    """A policy without problems is exit code 0 and one line."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\n")
+    done = run("check", str(policy))
+    assert (done.returncode, done.stdout) == (0, f"{policy}: no problems\n")
+
+
+def test_schema_is_json_schema() -> None:
+    """``schema`` prints a JSON Schema that knows the policy's sections."""
+    schema = json.loads(run("schema").stdout)
+    assert {"agent", "classes", "volumes", "version"} <= set(schema["properties"])
 
 
 def test_commands_start_without_what_they_do_not_need() -> None:

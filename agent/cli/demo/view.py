@@ -1,0 +1,119 @@
+"""How the demo looks: a live view on a terminal, and plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agent.cli.demo.scenes import Scene
+from agent.cli.render import clean, show_condition, show_event
+from agent.report.sizes import show_size
+
+EVENTS_SHOWN = 8
+PICTURE_WIDTH = 116
+
+INTRODUCTION = (
+    "On a HyperPod node, EBS volumes are attached through an API, and then somebody logs in, formats and "
+    "mounts them by hand. ebs-agent is that somebody. Here files stand in for volumes; devices, mkfs and "
+    "mounts are real."
+)
+
+
+class View:
+    """What the audience sees. ``show`` is called as often as there is something to see."""
+
+    def __init__(self, scenes: Sequence[Scene], hints: Sequence[str]) -> None:
+        self._scenes = scenes
+        self._hints = hints
+        self._live: Live | None = None
+        self._said: set[str] = set()
+        self._last: RenderableType = Text("")
+
+    @property
+    def is_live(self) -> bool:
+        return self._live is not None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Show the live view while the block runs, where there is a terminal for it."""
+        if not sys.stdout.isatty():
+            self._say("", INTRODUCTION)
+            yield
+            return
+        with Live(Text(""), console=Console(highlight=False), auto_refresh=False) as self._live:
+            yield
+
+    def show(
+        self, volumes: dict[str, dict[str, Any]], events: Sequence[dict[str, Any]], *, is_over: bool = False
+    ) -> None:
+        """Show the scenes with the status of their volumes (by ID), and the latest events."""
+        self._last = self._draw(volumes, events, is_over=is_over)
+        if self._live is not None:
+            self._live.update(self._last, refresh=True)
+            return
+        for event in events:
+            self._say(f"event {event['number']}", f"    {show_event(event)}")
+        for number, scene in enumerate(self._scenes, start=1):
+            if scene.volume_id in volumes:
+                self._say(scene.name, f"\n{number}. {scene.title}: {scene.name}\n   {scene.story}")
+            if scene.is_over and scene.proof:
+                self._say(f"{scene.name} is over", f"   => {scene.proof}")
+
+    def save_picture(self, path: Path) -> None:
+        """Write the last view as an SVG picture."""
+        console = Console(record=True, width=PICTURE_WIDTH, file=sys.stderr, force_terminal=True, quiet=True)
+        console.quiet = False
+        with console.capture():
+            console.print(self._last)
+        path.write_text(console.export_svg(title="ebs-agent demo"), encoding="utf-8")
+
+    def _say(self, key: str, text: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    def _draw(
+        self, volumes: dict[str, dict[str, Any]], events: Sequence[dict[str, Any]], *, is_over: bool
+    ) -> RenderableType:
+        table = Table(box=None, show_header=False, pad_edge=False, expand=True)
+        table.add_column(width=2)
+        table.add_column(ratio=1)
+        for number, scene in enumerate(self._scenes, start=1):
+            volume = volumes.get(scene.volume_id)
+            table.add_row(Text(f"{number}.", style="bold"), _draw_scene(scene, clean(volume)))
+            table.add_row("", "")
+        lines = [
+            Text(show_event(event), no_wrap=True, overflow="ellipsis") for event in events[-EVENTS_SHOWN:]
+        ]
+        log = Panel(Group(*lines) if lines else Text("…"), title="ebs-agent events", title_align="left")
+        parts: list[RenderableType] = [Text(INTRODUCTION), Text(""), table, log]
+        if is_over:
+            parts += [Text(hint) for hint in self._hints]
+        return Group(*parts)
+
+
+def _draw_scene(scene: Scene, volume: dict[str, Any] | None) -> RenderableType:
+    title = Text.assemble((scene.title, "bold"), ("  " + scene.name, "dim"))
+    if volume is None:
+        return Group(Text(scene.title, style="dim"))
+    facts = [volume["device"], volume["fstype"], volume["path"]]
+    size = show_size(volume["size_bytes"]) if volume["size_bytes"] else None
+    now = (
+        show_condition(volume).append("  ").append("  ".join(f for f in (size, *facts) if f), style="default")
+    )
+    parts: list[RenderableType] = [title, Text(scene.story, style="dim"), now]
+    if volume["condition"] not in {"Ready", "Unmanaged"} and volume["message"]:
+        parts.append(Text(volume["message"]))
+    if scene.proof:
+        parts.append(Text(f"→ {scene.proof}", style="green" if scene.is_over else "cyan"))
+    return Group(*parts)

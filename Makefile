@@ -17,7 +17,8 @@ SHELL := bash
 
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PATH := $(PATH):/usr/sbin:/sbin# where Debian keeps mkfs from people who are not root
+# Debian keeps mkfs where only root looks.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -12,6 +12,10 @@ from agent.errors import AgentError, ExitCode
 from agent.model import FsType
 from agent.paths import Paths
 
+XFS_POLICY = """
+version: 1
+volumes: [{name: a, match: {size: 1GiB}, filesystem: {type: xfs}, mount: {path: /mnt/a}}]
+"""
 NOTHING_NEEDED: frozenset[FsType] = frozenset()
 
 
@@ -129,8 +133,7 @@ def test_absent_udev_and_driver_warn(host: Host) -> None:
         ("version: 1\nvolumes: [{name: a, match: {size: 1GiB}}]\nnonsense: 1", Verdict.FAILURE, set()),
         ("version: 1", Verdict.OK, set()),
         (
-            "version: 1\n"
-            "volumes: [{name: a, match: {size: 1GiB}, filesystem: {type: xfs}, mount: {path: /data/a}}]",
+            XFS_POLICY,
             Verdict.OK,
             {FsType.XFS},
         ),

@@ -1,0 +1,35 @@
+"""What README and docs say about commands and policies holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer.core
+import typer.main
+
+from agent.cli.app import app
+from agent.policy import check_policy
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_command_is_documented() -> None:
+    """docs/commands.md has one row for each command there is, and none for others."""
+    rows = re.findall(r"^\| `([a-z][a-z-]*)[ `]", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert sorted(rows) == sorted(group.commands)
+
+
+def test_policy_of_the_readme_is_valid() -> None:
+    """The policy a newcomer copies from README has no problems."""
+    (policy,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert check_policy(policy) == []
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file README and docs/commands.md link to exists."""
+    for page in (ROOT / "README.md", ROOT / "docs/commands.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

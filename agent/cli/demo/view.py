@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,10 +71,8 @@ class View:
 
     def save_picture(self, path: Path) -> None:
         """Write the last view as an SVG picture."""
-        console = Console(record=True, width=PICTURE_WIDTH, file=sys.stderr, force_terminal=True, quiet=True)
-        console.quiet = False
-        with console.capture():
-            console.print(self._last)
+        console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
+        console.print(self._last)
         path.write_text(console.export_svg(title="ebs-agent demo"), encoding="utf-8")
 
     def _say(self, key: str, text: str) -> None:

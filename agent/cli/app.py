@@ -122,7 +122,7 @@ def status(
     if watch:
         from agent.cli.watch import watch_status
 
-        watch_status(client, volume)
+        watch_status(client, volume, as_json=as_json)
     elif volume is not None:
         _print(client.volume_status(volume), as_json, "show_volume")
     else:

@@ -42,19 +42,17 @@ class WireError(Exception):
 class _Pickler(pickle.Pickler):
     """Puts descriptors aside, and keeps the fields of errors, which a plain pickle of an exception loses."""
 
-    # Workers import nothing but the standard library, whose ``override`` is younger than Python 3.10.
-
     def __init__(self, file: io.BytesIO, fds: list[int]) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._fds = fds
 
-    def persistent_id(self, obj: object) -> int | None:  # type: ignore[explicit-override]
+    def persistent_id(self, obj: object) -> int | None:
         if type(obj) is not Fd:
             return None
         self._fds.append(int(obj))
         return len(self._fds) - 1
 
-    def reducer_override(self, obj: object) -> Any:  # type: ignore[explicit-override]
+    def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, AgentError):
             return rebuild_error, (type(obj), dict(vars(obj)))
         return NotImplemented
@@ -65,7 +63,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._fds = fds
 
-    def persistent_load(self, pid: int) -> Fd:  # type: ignore[explicit-override]
+    def persistent_load(self, pid: int) -> Fd:
         return Fd(self._fds[pid])
 
 

@@ -1,0 +1,84 @@
+"""Files that stand in for volumes: a directory of ``vol-….img`` files is this node's set of attached volumes.
+
+Adding a file attaches it, growing it expands it, removing it detaches it. The rest of the agent sees block
+devices and a function that identifies them, as with real ones. Touches no loop device whose file is not, or
+was not, in the directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskStatus
+
+from agent.model import Identity
+from agent.node import loop, standin
+from agent.node.sources import Hint
+from agent.node.standin import Change, StandIn
+from agent.node.workers import Workers
+
+_POLL_S = 0.2
+_FULL_SYNC_POLLS = 25
+"""After so many polls without a change the loop devices are compared all the same: others may detach them."""
+_TIMEOUT_S = 20.0
+
+
+class LoopbackSource:
+    """Stand-in volumes of one directory."""
+
+    def __init__(self, directory: Path, workers: Workers) -> None:
+        self._directory = directory.resolve()
+        self._workers = workers
+        self._subject = f"the stand-in volumes in {self._directory}"
+
+    @property
+    def identify(self) -> Callable[[int], Identity]:
+        """The function that tells which file a loop device, open at a descriptor, stands on."""
+        return partial(standin.identify_loop, str(self._directory))
+
+    def list_paths(self) -> list[str]:
+        """Return the loop devices of the directory's files."""
+        return [
+            item.path for item in loop.list_loops() if standin.is_below(item, self._directory, deleted=False)
+        ]
+
+    async def watch(
+        self, seen: Callable[[Hint], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the loop devices what the files are, and report what changed, until cancelled."""
+        known = await self._look()
+        await self._sync()
+        task_status.started()
+        polls = 0
+        while True:
+            await anyio.sleep(_POLL_S)
+            polls += 1
+            now = await self._look()
+            if now == known and polls < _FULL_SYNC_POLLS:
+                continue
+            changes = await self._sync()
+            for change in changes:
+                seen(Hint(change.path, change.action, is_resize=change.is_resize))
+            if now != known and not changes:
+                # A file was given another volume's name: the device is the same, its identity is not.
+                seen(Hint(None, "change"))
+            known, polls = now, 0
+
+    async def release_all(self) -> None:
+        """Detach every loop device of the directory; one in use goes with its last user."""
+        await self._workers.call(
+            standin.release_directory, str(self._directory), timeout_s=_TIMEOUT_S, subject=self._subject
+        )
+
+    async def _look(self) -> tuple[StandIn, ...]:
+        return await self._workers.call(
+            standin.list_files, str(self._directory), timeout_s=_TIMEOUT_S, subject=self._subject
+        )
+
+    async def _sync(self) -> list[Change]:
+        return await self._workers.call(
+            standin.sync_directory, str(self._directory), timeout_s=_TIMEOUT_S, subject=self._subject
+        )

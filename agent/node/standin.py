@@ -1,0 +1,146 @@
+"""Files that stand in for volumes, as a worker sees them: which are there, and loop devices to match.
+
+Touches no loop device whose file is not, or was not, in the directory it is told. Imports little, since every
+worker that serves it imports it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.errors import AgentError, RefusedError, VanishedError
+from agent.model import Identity, Reason, VolumeId, parse_volume_id
+from agent.node import loop
+
+MODEL = "File standing in for a volume"
+
+_SUFFIX = ".img"
+_DELETED = " (deleted)"
+_SECTOR_BYTES = 512
+
+
+class Change(NamedTuple):
+    """What was done to a loop device, in udev's words."""
+
+    path: str
+    action: str
+    is_resize: bool = False
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """One file of the directory."""
+
+    volume_id: VolumeId
+    path: str
+    device: int
+    inode: int
+    size_bytes: int
+
+
+def identify_loop(directory: str, fd: int) -> Identity:
+    """Return which file of ``directory`` the loop device open at ``fd`` stands on, by device and inode."""
+    try:
+        backing = loop.read_backing(fd)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise VanishedError(
+                "The loop device has no file any more.", reason=Reason.NOT_ATTACHED
+            ) from error
+        raise RefusedError("The device is no loop device.", reason=Reason.NOT_EBS, retryable=False) from error
+    files = [
+        file for file in list_files(directory) if (file.device, file.inode) == (backing.device, backing.inode)
+    ]
+    if not files:
+        raise VanishedError(f"The loop device's file is not in {directory}.", reason=Reason.NOT_ATTACHED)
+    if len(files) > 1 or not backing.is_whole:
+        raise RefusedError(
+            f"The loop device shows a part of {files[0].path}, or that file has several names.",
+            reason=Reason.DUPLICATE_DEVICE,
+        )
+    volume_id = files[0].volume_id
+    return Identity(volume_id=volume_id, model=MODEL, serial=volume_id.replace("-", "", 1))
+
+
+def list_files(directory: str) -> tuple[StandIn, ...]:
+    """Return the directory's stand-in volumes by name; files of other names, and empty ones, are none."""
+    return tuple(sorted(_scan(directory), key=lambda file: file.path))
+
+
+def sync_directory(directory: str) -> list[Change]:
+    """Attach, resize and detach until the loop devices are what the files are; return what was changed."""
+    hints = []
+    files = {(file.device, file.inode): file for file in list_files(directory)}
+    for item in loop.list_loops():
+        if not is_below(item, Path(directory)):
+            continue
+        key = _read_key(item.path)
+        if key not in files:
+            loop.detach(item.path)
+            hints.append(Change(item.path, "remove"))
+            continue
+        file = files.pop(key)
+        if item.size_bytes != _round(file.size_bytes):
+            loop.update_size(item.path)
+            hints.append(Change(item.path, "change", is_resize=True))
+        loop.make_partition_nodes(item.path)
+    for file in files.values():
+        path = loop.attach_file(Path(file.path))
+        loop.make_partition_nodes(path)
+        hints.append(Change(path, "add"))
+    return hints
+
+
+def release_directory(directory: str) -> None:
+    """Detach every loop device whose file is, or was, in the directory."""
+    for item in loop.list_loops():
+        if is_below(item, Path(directory)):
+            loop.detach(item.path)
+
+
+def _scan(directory: str) -> Iterator[StandIn]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                volume_id = parse_volume_id(entry.name.removesuffix(_SUFFIX))
+                now = entry.stat(follow_symlinks=False)
+            except (AgentError, FileNotFoundError):
+                continue
+            is_file = stat.S_ISREG(now.st_mode) and entry.name.endswith(_SUFFIX)
+            if is_file and now.st_size >= _SECTOR_BYTES:
+                yield StandIn(volume_id, entry.path, now.st_dev, now.st_ino, now.st_size)
+
+
+def _read_key(path: str) -> tuple[int, int] | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        backing = loop.read_backing(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return backing.device, backing.inode
+
+
+def is_below(item: loop.Loop, directory: Path, *, deleted: bool = True) -> bool:
+    """Whether a loop device's file is a stand-in volume of the directory, or ``deleted``, was one."""
+    name = item.backing_file
+    if name.endswith(_DELETED):
+        if not deleted:
+            return False
+        name = name.removesuffix(_DELETED)
+    path = Path(name)
+    return path.parent == directory and path.name.startswith("vol-") and path.suffix == _SUFFIX
+
+
+def _round(size_bytes: int) -> int:
+    return size_bytes // _SECTOR_BYTES * _SECTOR_BYTES

@@ -22,7 +22,14 @@ from agent.model import Reason
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/"}
+_ENVIRONMENT = {
+    "PATH": SEARCH_PATH,
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "HOME": "/",
+    # No program is to believe, or to write, what this machine remembers of its devices.
+    "BLKID_FILE": "/nonexistent/blkid.tab",
+}
 _OUTPUT_LIMIT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
 _SUMMARY_LIMIT = 400
@@ -39,6 +46,7 @@ _PACKAGES = {
     "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
     "btrfs": ("btrfs-progs", "btrfs-progs"),
     "sfdisk": ("fdisk", "util-linux"),
+    "wipefs": ("util-linux", "util-linux"),
     "unshare": ("util-linux", "util-linux"),
 }
 """Where a program comes from: the package of Debian and Ubuntu, and that of Amazon Linux."""
@@ -54,15 +62,13 @@ class Completed:
     stdout: str
     stderr: str
 
-    @property
-    def program(self) -> str:
-        return _program_name(self.argv)
-
     def summarize(self) -> str:
         """Return the last lines the program wrote about its trouble, in one line of bounded length."""
         text = self.stderr if self.stderr.strip() else self.stdout
         lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-        summary = "; ".join(lines[-4:])
+        # Some print how they are used after what is wrong.
+        usage = next((n for n, line in enumerate(lines) if line.lower().startswith("usage:")), 0)
+        summary = "; ".join(lines[: usage or None][-4:])
         printable = "".join(character if character.isprintable() else "?" for character in summary)
         return printable[-_SUMMARY_LIMIT:]
 
@@ -78,6 +84,7 @@ class Run(Protocol):
         pass_fds: Sequence[int] = (),
         input: str | None = None,  # noqa: A002 (subprocess's own word)
         check: Sequence[int] = (0,),
+        name: str | None = None,
     ) -> Completed: ...
 
 
@@ -107,15 +114,17 @@ async def run(
     pass_fds: Sequence[int] = (),
     input: str | None = None,  # noqa: A002 (subprocess's own word)
     check: Sequence[int] = (0,),
+    name: str | None = None,
 ) -> Completed:
     """Run ``argv`` to its end and return what it wrote.
 
     ``pass_fds`` keep their numbers in the child, so ``/proc/self/fd/N`` names a descriptor in ``argv``.
     An exit status outside ``check`` raises AgentError with the program's last lines; a program that is not
     installed raises one naming its package; one that takes longer than ``timeout_s`` is killed with all it
-    started and raises NotAnsweringError.
+    started and raises NotAnsweringError. ``name`` is what errors call a program that another one starts.
     """
     abandoned.reap()
+    called = name or argv[0].rsplit("/", 1)[-1]
     outputs = _Output(), _Output()
     async with _start(argv, pass_fds, has_input=input is not None) as child:
         with anyio.move_on_after(timeout_s):
@@ -124,13 +133,13 @@ async def run(
     stdout, stderr = (output.decode() for output in outputs)
     if returncode is None:
         raise NotAnsweringError(
-            f"{_program_name(argv)} did not end within {timeout_s:g} s and was killed.",
+            f"{called} did not end within {timeout_s:g} s and was killed.",
             hint="The device may not answer, or it is slower than the agent allows for.",
             reason=Reason.STALLED,
         )
     completed = Completed(tuple(argv), returncode, stdout, stderr)
     if completed.returncode not in check:
-        raise _failed(completed)
+        raise _failed(called, completed)
     return completed
 
 
@@ -145,10 +154,6 @@ def find_program(name: str, search_path: str = SEARCH_PATH) -> str:
     if found is None:
         raise AgentError(f"The program {name} is not installed.", hint=_package_hint(name), retryable=False)
     return found
-
-
-def _program_name(argv: Sequence[str]) -> str:
-    return argv[0].rsplit("/", 1)[-1]
 
 
 def _package_hint(name: str) -> str | None:
@@ -251,13 +256,14 @@ def _fileno(pipe: IO[bytes] | None) -> int:
     return cast("IO[bytes]", pipe).fileno()
 
 
-def _failed(completed: Completed) -> AgentError:
+def _failed(called: str, completed: Completed) -> AgentError:
     if completed.returncode < 0:
         end = f"was ended by signal {-completed.returncode}"
     else:
         end = f"ended with {completed.returncode}"
-    summary = completed.summarize()
-    message = f"{completed.program} {end}: {summary}" if summary else f"{completed.program} {end}."
+    # Most programs begin with their own name.
+    summary = completed.summarize().removeprefix(f"{called}: ")
+    message = f"{called} {end}: {summary}" if summary else f"{called} {end}."
     return AgentError(message, reason=Reason.STEP_FAILED)
 
 

@@ -131,10 +131,11 @@ def _check_use(entry: VolumeEntry) -> Iterator[Finding]:
     used = ("filesystem", "mount", "block")
     on_use: tuple[Loc, ...] = tuple((key,) for key in used)
     if entry.block is not None:
-        for key in ("filesystem", "mount"):
-            if getattr(entry, key) is not None:
-                hint = "Keep block for a raw volume, filesystem and mount for the other."
-                yield Finding((key,), "The entry has block too.", hint, on_use, at_key=True)
+        others = [key for key in ("filesystem", "mount") if getattr(entry, key) is not None]
+        if others:
+            message = f"The entry has {' and '.join(others)} too."
+            hint = "Keep block for a raw volume, or filesystem and mount."
+            yield Finding(("block",), message, hint, on_use, at_key=True)
         if entry.grow:
             message = "A raw volume has no filesystem to grow."
             yield Finding(("grow",), message, "Remove grow.", on_use)
@@ -190,7 +191,7 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
     claim = entry.claim
     if claim is None:
         return
-    if claim.size is None and claim.snapshot_id is None:
+    if claim.size_bytes is None and claim.snapshot_id is None:
         yield Finding(("claim",), "The claim has no size.", "Add size, as in 500GiB.", at_key=True)
     volume_class = classes.get(claim.class_name)
     if volume_class is None:
@@ -212,7 +213,7 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
 
 def _check_size(claim: Claim, volume_class: VolumeClass) -> Iterator[Finding]:
     low, high = _SIZE_LIMITS[volume_class.type]
-    if claim.size is not None and not low <= claim.size <= high:
+    if claim.size_bytes is not None and not low <= claim.size_bytes <= high:
         message = f"A {volume_class.type} volume has {format_size(low)} to {format_size(high)}."
         yield Finding(("claim", "size"), message, None, (("claim", "class"),))
 

@@ -224,7 +224,12 @@ FilePath = Annotated[str, _reader(parse_directory, "/etc/ebs-agent/tls.pem"), _t
 RootPath = Annotated[str, _reader(parse_root, "/data"), _text_schema("^/")]
 PathTemplate = Annotated[str, _reader(parse_template, "/data/{name}"), _text_schema("^/")]
 MountOption = Annotated[str, _reader(parse_option, "noatime"), _text_schema()]
-MkfsOption = Annotated[str, _shape(r"^[!-~]{1,255}$", "one option", "-m0"), _text_schema()]
+MkfsOption = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    _shape(r"^[!-~]{1,255}$", "one option, or one option's value", "-m0"),
+    WithJsonSchema({"type": ["string", "integer"]}),
+]
 
 Owner = Annotated[
     str,

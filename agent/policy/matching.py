@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 from agent.errors import AgentError
 from agent.model import (
-    Identity,
     NodeFacts,
     Origin,
     Reason,
@@ -27,7 +26,7 @@ from agent.model import (
 from agent.policy.entries import Match, VolumeEntry
 from agent.policy.mount_options import normalise_options
 from agent.policy.mount_path import PathFacts, expand_path
-from agent.units import format_size
+from agent.units import SizeRange, format_size
 
 Assignment: TypeAlias = "Wanted | AgentError | None"
 """What is wanted of a volume; why nothing can be; or None: the policy does not name it."""
@@ -35,15 +34,14 @@ Assignment: TypeAlias = "Wanted | AgentError | None"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A volume present on this node, with what matching can ask about it."""
+    """What matching can ask about a volume; None is what is not known."""
 
-    identity: Identity
-    size_bytes: int
+    volume_id: VolumeId
+    attach_name: str | None = None
+    size_bytes: int | None = None
     origin: Origin | None = None
-
-    @property
-    def volume_id(self) -> VolumeId:
-        return self.identity.volume_id
+    is_present: bool = True
+    """It is attached to this node; an absent volume has only an entry that names it, or that it holds."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,12 @@ class MatchExplanation:
     @property
     def is_exact(self) -> bool:
         """The entry names this very volume."""
-        return self.is_match and any(criterion.key in {"volume_id", "claim"} for criterion in self.criteria)
+        return self.is_match and self.names_it
+
+    @property
+    def names_it(self) -> bool:
+        """The volume is named by its ID; whether the rest is so may not be known."""
+        return any(c.holds is True and c.key in {"volume_id", "claim"} for c in self.criteria)
 
     @property
     def may_keep(self) -> bool:
@@ -116,19 +119,23 @@ def _judge_claim(entry: VolumeEntry, volume: Candidate, around: Surroundings) ->
 
 
 def _judge_match(match: Match, volume: Candidate, node: NodeFacts) -> Iterator[Criterion]:
-    identity = volume.identity
     if match.volume_id is not None:
-        holds = match.volume_id == identity.volume_id
+        holds = match.volume_id == volume.volume_id
         yield Criterion("volume_id", holds, f"it is for {match.volume_id}")
     if match.device_name is not None:
-        yield _compare("device_name", match.device_name, identity.attach_name, "its device name")
+        yield _compare("device_name", match.device_name, volume.attach_name, "its device name")
     if match.size is not None:
-        holds = volume.size_bytes in match.size
-        sentence = f"it wants {match.size.describe()} and the volume has {format_size(volume.size_bytes)}"
-        yield Criterion("size", holds, sentence)
+        yield _judge_size(match.size, volume.size_bytes)
     if match.instance_group is not None:
         yield _compare("instance_group", match.instance_group, node.instance_group, "this node's group")
     yield from _judge_origin(match, volume.origin)
+
+
+def _judge_size(wanted: SizeRange, size_bytes: int | None) -> Criterion:
+    if size_bytes is None:
+        return Criterion("size", None, f"it wants {wanted.describe()} and the volume's size is not known")
+    sentence = f"it wants {wanted.describe()} and the volume has {format_size(size_bytes)}"
+    return Criterion("size", size_bytes in wanted, sentence)
 
 
 def _judge_origin(match: Match, origin: Origin | None) -> Iterator[Criterion]:
@@ -158,16 +165,16 @@ def _compare(key: str, wanted: str, found: str | None, what: str) -> Criterion:
 def assign(
     entries: Sequence[VolumeEntry], volumes: Iterable[Candidate], around: Surroundings
 ) -> dict[VolumeId, Assignment]:
-    """Return for each volume present what is wanted of it.
+    """Return what is wanted of each volume.
 
     The order of ``volumes`` and ``entries`` makes no difference. Give all that are present: whether one
     conflicts with another is seen only so.
     """
-    present = sorted(volumes, key=lambda volume: volume.volume_id)
+    ordered = sorted(volumes, key=lambda volume: (not volume.is_present, volume.volume_id))
     holders = {volume_id: name for name, volume_id in around.held.items()}
     result: dict[VolumeId, Assignment] = {}
     takers: dict[str, list[tuple[VolumeEntry, Candidate]]] = {}
-    for volume in present:
+    for volume in ordered:
         chosen = _choose_entry(entries, volume, around, holders.get(volume.volume_id))
         if isinstance(chosen, VolumeEntry):
             takers.setdefault(chosen.name, []).append((chosen, volume))
@@ -180,15 +187,19 @@ def assign(
                 result[volume.volume_id] = _make_assignment(entry, volume, around)
             else:
                 result[volume.volume_id] = _name_several_volumes(entry, volume, keeper)
-    _settle_paths(result, around.held)
-    return {volume.volume_id: result[volume.volume_id] for volume in present}
+    ranks = {volume.volume_id: rank for rank, volume in enumerate(ordered)}
+    _settle_paths(result, around.held, ranks)
+    return {volume.volume_id: result[volume.volume_id] for volume in ordered}
 
 
 def _choose_entry(
     entries: Sequence[VolumeEntry], volume: Candidate, around: Surroundings, held_name: str | None
 ) -> VolumeEntry | AgentError | None:
     judged = [(entry, explain_match(entry, volume, around)) for entry in entries]
-    exact = [entry for entry, explained in judged if explained.is_exact]
+    if volume.is_present:
+        exact = [entry for entry, explained in judged if explained.is_exact]
+    else:
+        exact = [entry for entry, explained in judged if explained.names_it and explained.may_keep]
     kept = [e for e, explained in judged if e.name == held_name and explained.may_keep]
     fuzzy = [entry for entry, explained in judged if explained.is_match]
     for choice in (exact, kept, fuzzy):
@@ -218,10 +229,12 @@ def _name_several_volumes(entry: VolumeEntry, volume: Candidate, keeper: Candida
     )
 
 
-def _settle_paths(result: dict[VolumeId, Assignment], held: Mapping[str, VolumeId]) -> None:
+def _settle_paths(
+    result: dict[VolumeId, Assignment], held: Mapping[str, VolumeId], ranks: Mapping[VolumeId, int]
+) -> None:
     """Let no two volumes have one mount path, or one inside the other, once templates are filled in."""
     wanted = [item for item in result.values() if isinstance(item, Wanted) and item.mount is not None]
-    wanted.sort(key=lambda item: (held.get(item.name) != item.volume_id, item.volume_id))
+    wanted.sort(key=lambda item: (held.get(item.name) != item.volume_id, ranks[item.volume_id]))
     taken: dict[PurePosixPath, Wanted] = {}
     above: dict[PurePosixPath, Wanted] = {}
     for item in wanted:

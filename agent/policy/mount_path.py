@@ -53,7 +53,7 @@ def parse_directory(text: str) -> str:
 def parse_root(text: str) -> str:
     """Return a directory mounts may lie beneath. Raises InvalidValueError."""
     path = PurePosixPath(parse_directory(text))
-    if path == PurePosixPath("/") or any(_is_within(path, other) for other in PROTECTED):
+    if any(_is_within(path, other) for other in PROTECTED):
         raise InvalidValueError(
             f"{text!r:.80} must not hold mounts.", hint="Use a directory for data, such as /data or /mnt."
         )

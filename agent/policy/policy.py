@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from agent.errors import AgentError
-from agent.model import Identity, NodeFacts, Origin, VolumeId, Wanted
+from agent.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.fields import Name, Section
 from agent.policy.matching import Assignment, Candidate, MatchExplanation, Surroundings, assign, explain_match
@@ -43,31 +43,49 @@ class Policy(Section):
 
         Raises AgentError: SeveralEntries, PathNotAllowed. Where other volumes are present, ask ``assign``.
         """
-        chosen = self.assign((Candidate(identity, size_bytes, origin),), node)[identity.volume_id]
+        volume = Candidate(identity.volume_id, identity.attach_name, size_bytes, origin)
+        chosen = assign(self.volumes, (volume,), self._surround(node))[volume.volume_id]
         if isinstance(chosen, AgentError):
             raise chosen
         return chosen
 
     def assign(
         self,
-        volumes: Iterable[Candidate],
+        present: Mapping[VolumeId, Seen],
         node: NodeFacts,
         *,
         held: Mapping[str, VolumeId] | None = None,
         claimed: Mapping[str, VolumeId] | None = None,
+        origins: Mapping[VolumeId, Origin] | None = None,
+        also: Iterable[VolumeId] = (),
     ) -> dict[VolumeId, Assignment]:
-        """Return what is wanted of each volume present: Wanted, AgentError, or None for an unmanaged one.
+        """Return what is wanted of each volume: Wanted, an AgentError, or None where no entry matches.
 
+        Of those in ``present``, those in ``also``, and those the policy names that may be on this node.
         ``held``: by entry name, the volume that was given the entry before and uses it; it keeps it.
         ``claimed``: by entry name, the volume that was made for the entry's claim.
+        ``origins``: what the cloud answered, for matching by tags and type.
         """
-        return assign(self.volumes, volumes, self._surround(node, held, claimed))
+        around = self._surround(node, held, claimed)
+        origins = origins or {}
+        volumes = {volume_id: _describe_seen(volume_id, seen, origins) for volume_id, seen in present.items()}
+        named = {entry.volume_id or around.claimed.get(entry.name) for entry in self.volumes}
+        absent = {*also, *named} - volumes.keys() - {None}
+        volumes |= {
+            volume_id: Candidate(volume_id, origin=origins.get(volume_id), is_present=False)
+            for volume_id in absent
+            if volume_id is not None
+        }
+        wants = assign(self.volumes, volumes.values(), around)
+        # A volume named for another group's nodes, and not here, is no business of this node's.
+        followed = {*present, *also}
+        return {volume_id: want for volume_id, want in wants.items() if want or volume_id in followed}
 
     def explain(
         self, volume: Candidate, node: NodeFacts, *, claimed: Mapping[str, VolumeId] | None = None
     ) -> tuple[MatchExplanation, ...]:
         """Return for each entry why it matches a volume or not."""
-        around = self._surround(node, None, claimed)
+        around = self._surround(node, claimed=claimed)
         return tuple(explain_match(entry, volume, around) for entry in self.volumes)
 
     def expected(self, node: NodeFacts | None = None) -> tuple[Expected, ...]:
@@ -86,10 +104,16 @@ class Policy(Section):
     def _surround(
         self,
         node: NodeFacts,
-        held: Mapping[str, VolumeId] | None,
-        claimed: Mapping[str, VolumeId] | None,
+        held: Mapping[str, VolumeId] | None = None,
+        claimed: Mapping[str, VolumeId] | None = None,
     ) -> Surroundings:
         return Surroundings(node, held or {}, claimed or {}, self.agent.allowed_roots)
+
+
+def _describe_seen(volume_id: VolumeId, seen: Seen, origins: Mapping[VolumeId, Origin]) -> Candidate:
+    attach_name = None if seen.identity is None else seen.identity.attach_name
+    size_bytes = None if seen.identity is None else seen.size_bytes
+    return Candidate(volume_id, attach_name, size_bytes, origins.get(volume_id))
 
 
 @dataclass(frozen=True)
@@ -105,14 +129,23 @@ class PolicyChange:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.sections)
 
+    def describe(self) -> str:
+        """Return the change on one line: ``added a, b; changed c``."""
+        lists = {
+            "added": self.added,
+            "removed": self.removed,
+            "changed": (*self.changed, *self.sections),
+        }
+        return "; ".join(f"{verb} {', '.join(names)}" for verb, names in lists.items() if names) or "nothing"
+
 
 def diff_policies(old: Policy, new: Policy) -> PolicyChange:
     """Return what differs between two policies, each list sorted."""
     before = {entry.name: entry for entry in old.volumes}
     after = {entry.name: entry for entry in new.volumes}
     sections = [
-        f"agent.{key}"
-        for key in type(old.agent).model_fields
+        f"agent.{field.alias or key}"
+        for key, field in AgentSettings.model_fields.items()
         if getattr(old.agent, key) != getattr(new.agent, key)
     ]
     names = {*old.classes, *new.classes}

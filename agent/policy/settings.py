@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from agent.policy.fields import (
     AutoFlag,
@@ -47,6 +47,15 @@ class HttpSettings(Section):
     """Host and port; an IPv6 address in brackets."""
     tls: ServerTls | None = None
     """Serve HTTPS with these."""
+
+    @property
+    def host(self) -> str:
+        """The host to listen on, an IPv6 address without its brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
 
 
 class MqttTls(Section):
@@ -101,5 +110,5 @@ class AgentSettings(Section):
     """What the agent may ask of AWS."""
     allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")
     """Mount paths lie beneath one of these."""
-    resync: Annotated[DurationSeconds, AfterValidator(_check_resync)] = 60.0
+    resync_s: Annotated[DurationSeconds, AfterValidator(_check_resync)] = Field(default=60.0, alias="resync")
     """How often to look at every volume even if nothing was heard of it."""

@@ -189,6 +189,8 @@ class _Composer:
         lines = self._text.split("\n", mark.line)
         line = lines[mark.line - 1] if mark.line <= len(lines) else ""
         context = f" {error.context:.100}" if error.context else ""
+        if context and error.context_mark is not None and error.context_mark.line + 1 != mark.line:
+            context += f" that begins on line {error.context_mark.line + 1}"
         hint = "Indent with spaces: YAML does not allow tabs there." if "\t" in line[: mark.column] else None
         comma = "," if context else ""
         return _BrokenError(mark, f"This is not YAML:{context}{comma} {error.problem:.200}.", hint)

@@ -122,7 +122,7 @@ def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
         return Finding(loc, f"The key {loc[-1]!r} is missing.", at_key=True)
     if kind in _YAML_NAMES:
         if value is None:
-            return Finding(loc, "There is no value.", f"Give it {_YAML_NAMES[kind]}, or remove the key.")
+            return _name_no_value(loc, _YAML_NAMES[kind])
         return Finding(loc, f"{value!r:.60} is not {_YAML_NAMES[kind]}.", _hint_type(kind, value))
     if kind in {"literal_error", "enum"}:
         choices = str(context["expected"]).replace("'", "")
@@ -182,7 +182,11 @@ def check_list(content: Any, loc: Loc) -> tuple[list[Any], list[Finding]]:
     return [], [_translate_shape(content, loc, "a list")]
 
 
+def _name_no_value(loc: Loc, wanted: str) -> Finding:
+    return Finding(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
+
+
 def _translate_shape(content: Any, loc: Loc, wanted: str) -> Finding:
     if content is None:
-        return Finding(loc, "There is no value.", f"Give it {wanted}, or remove the key.")
+        return _name_no_value(loc, wanted)
     return Finding(loc, f"{content!r:.60} is not {wanted}.")

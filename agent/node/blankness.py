@@ -13,16 +13,15 @@ What is read
       groups mkfs chooses, btrfs mirrors, OCFS2 backups, and every power of two;
     * 4096 samples of 64 KiB, one at a random place in each of 4096 equal strata.
 
-    That is under 340 MiB whatever the size: below 3 s at 125 MiB/s, a gp3 volume's baseline. A volume of 1
-    GiB takes 8 s.
+    That is under 300 MiB in some 4400 reads whatever the size: 2.4 s at 125 MiB/s, a gp3 volume's baseline,
+    and 1.5 s at its 3000 reads a second. A volume of 1 GiB takes 8 s.
 
 What it can miss
-    Let V be the volume's size, S = V / 4096 a stratum and s = 64 KiB a sample, and let the data lie outside
-    the fixed places. Each stratum holds one sample, so one unbroken run of data of e bytes is missed for
-    certain never when e >= 2 S, and otherwise with probability of at most about 1 - (e + s) / S (e < S - s).
-    Strata are drawn independently, so k runs in different strata are all missed with at most (1 - (e + s) /
-    S) ** k. With data in a random fraction p of all 4 KiB pages, 65536 pages are looked at and all miss with
-    (1 - p) ** 65536.
+    Let V be the volume's size, S = V / 4096 a stratum, and let the data lie outside the fixed places. Starts
+    of neighbouring samples are less than 2 S apart, so an unbroken run of e >= 2 S bytes is always found. A
+    shorter one is missed with a probability of at most (1 - e / 2S)², and k of them in strata of their own,
+    which are drawn independently, are all missed with at most that to the power of k. Of data in a random
+    fraction p of all 4 KiB pages, 65536 pages are seen, and all miss with (1 - p) ** 65536.
 
     =========  ========  ============================  =======================================
     volume     S         a run that is always found    random pages found with 99.9 %, p from
@@ -33,7 +32,7 @@ What it can miss
     64 TiB     16 GiB    32 GiB                        0.0105 %  (6.9 GiB)
     =========  ========  ============================  =======================================
 
-    A single sector somewhere in the middle of a large volume is found with probability s / S only: 0.25 % on
+    A single sector in the middle of a large volume is found with a probability of 64 KiB / S only: 0.25 % on
     100 GiB. So blankness by sampling protects volumes somebody uses, which hold a filesystem, a database or a
     file at all; it is no proof about one planted byte, and the volumes for which that matters are ``format:
     never``.
@@ -51,7 +50,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from itertools import count, takewhile
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from agent.errors import VanishedError
 from agent.model import Blank, Foreign, Unknown
@@ -110,13 +109,15 @@ def prove_blank(
 
     ``rng`` chooses the places; by default the kernel's random numbers, which nobody can foresee.
     """
+    if size_bytes <= 0:
+        return Unknown("the device has no size")
     places = choose_places(size_bytes, rng or random.SystemRandom(), trust)
     try:
         direct = device.reopen(fd, os.O_RDONLY | os.O_DIRECT)
     except (OSError, VanishedError) as error:
         return Unknown(f"the device could not be opened for direct reads ({error})")
     try:
-        found = _scan(direct, places)
+        found = scan_places(direct, places)
         if found is None and device.read_size(direct) != size_bytes:
             found = Unknown("its size changed while it was read")
     except OSError as error:
@@ -204,32 +205,40 @@ def _split(places: Sequence[Place] | Iterator[Place]) -> Iterator[Place]:
 # -- Reading -------------------------------------------------------------------------------------------------
 
 
-def _scan(fd: int, places: Sequence[Place]) -> Foreign | Unknown | None:
-    """Read all places; return the first thing that ends the proof, None where everything is zero."""
+class Read(Protocol):
+    """``os.preadv``: fill the buffers from ``offset`` on, return how many bytes there were."""
+
+    def __call__(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
+
+
+def scan_places(fd: int, places: Sequence[Place], read: Read = os.preadv) -> Foreign | Unknown | None:
+    """Read all places; return what ends the proof, None where everything is there and zero."""
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda first: _scan_some(fd, places[first::_THREADS], stop), range(_THREADS))
+        found = pool.map(lambda first: _scan_some(fd, places[first::_THREADS], read, stop), range(_THREADS))
         ends = [end for end in found if end is not None]
     # A failed read says less than a byte that was found.
     return next((end for end in ends if isinstance(end, Foreign)), ends[0] if ends else None)
 
 
-def _scan_some(fd: int, places: Sequence[Place], stop: threading.Event) -> Foreign | Unknown | None:
+def _scan_some(
+    fd: int, places: Sequence[Place], read: Read, stop: threading.Event
+) -> Foreign | Unknown | None:
     with mmap.mmap(-1, _CHUNK) as buffer:
         for place in places:
             if stop.is_set():
                 return None
-            end = _read_place(fd, place, buffer)
+            end = _read_place(fd, place, buffer, read)
             if end is not None:
                 stop.set()
                 return end
     return None
 
 
-def _read_place(fd: int, place: Place, buffer: mmap.mmap) -> Foreign | Unknown | None:
+def _read_place(fd: int, place: Place, buffer: mmap.mmap, read: Read) -> Foreign | Unknown | None:
     try:
         with memoryview(buffer) as whole, whole[: place.length] as view:
-            read_bytes = os.preadv(fd, [view], place.offset)
+            read_bytes = read(fd, [view], place.offset)
     except OSError as error:
         words = os.strerror(error.errno or errno.EIO)
         return Unknown(f"reading {place.length} bytes at {place.offset} failed ({words})")

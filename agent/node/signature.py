@@ -28,7 +28,7 @@ _KNOWN = {kind.value: kind for kind in FsType}
 def probe(fd: int, device: Device, trust: Trust = Trust.NONE, rng: random.Random | None = None) -> Content:
     """Return what is on ``device``, open at ``fd``; proves blankness where no signature is found.
 
-    Reads from some KiB to 340 MiB (1 GiB of a volume no larger): give it a minute, and more on a throttled
+    Reads from some KiB to 300 MiB (1 GiB of a volume no larger): give it a minute, and more on a throttled
     volume.
     """
     try:

@@ -395,7 +395,9 @@ class Observed:
     processes: tuple[Process, ...] = ()
     """Who uses a mount that has to move; filled only where the wanted path differs from the mounted one."""
     links: frozenset[str] = frozenset()
-    """Paths below ``/dev/ebs`` that rightly lead to this device now."""
+    """Paths below ``/dev/ebs`` that lead to this device now, and are to."""
+    wrong_links: frozenset[str] = frozenset()
+    """Those that lead to this device, or bear this volume's name, and must not."""
     node_owner: RootInode | None = None
     """Owner, group and mode of the device node, for raw volumes."""
     tuning: Tuning = field(default_factory=Tuning)

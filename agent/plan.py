@@ -37,6 +37,7 @@ from agent.steps import (
     SetRootOwnership,
     SettleFormat,
     Tune,
+    Unlink,
     Unmount,
     Wait,
 )
@@ -69,7 +70,10 @@ def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
     Only the first action may be executed before looking again: the later ones show what is expected to
     follow it.
     """
-    stale: tuple[Step, ...] = tuple(Unmount(mount, is_stale=True) for mount in observed.stale_mounts)
+    stale: tuple[Step, ...] = (
+        *(Unmount(mount, is_stale=True) for mount in observed.stale_mounts),
+        *(Unlink(path) for path in sorted(observed.wrong_links)),
+    )
     if observed.device is None:
         return _plan_absent(observed, wanted, stale)
     steps = (*stale, *_plan_links(observed, wanted))
@@ -82,7 +86,7 @@ def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
 
 def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, ...]) -> Plan:
     volume = observed.volume_id
-    if stale or observed.was_lost:
+    if observed.stale_mounts or observed.was_lost:
         return Plan(
             (
                 *stale,
@@ -95,8 +99,13 @@ def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, .
             )
         )
     if wanted is None:
-        return Plan(settled=Condition.UNMANAGED)
-    return Plan((Wait(Reason.NOT_ATTACHED, f"{volume} is not attached to this node."),))
+        return Plan(stale, settled=Condition.UNMANAGED)
+    return Plan(
+        (
+            *stale,
+            Wait(Reason.NOT_ATTACHED, f"{volume} is not attached to this node."),
+        )
+    )
 
 
 def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
@@ -259,7 +268,7 @@ def _plan_first_mount(
     )
 
 
-# -- Refusals: the reasons to keep hands off what is on the volume --------------------------------------------
+# -- Refusals: the reasons to keep hands off what is on the volume -------------------------------------------
 
 
 def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesystem) -> Refuse | None:
@@ -363,6 +372,14 @@ def _plan_upkeep(
                 Reason.FILESYSTEM_MISMATCH,
                 f"{mount.path} holds {mount.fs_type} and the policy wants {wanted.filesystem.type}.",
                 hint=f"Say type: {mount.fs_type} in the policy to use it as it is.",
+            ),
+        )
+    if observed.obstacle is not None:
+        return (
+            Degrade(
+                Reason.PATH_IN_USE,
+                f"It is mounted at {mount.path}, hidden beneath {observed.obstacle}.",
+                hint=f"Unmount what covers it: umount {mount.path}",
             ),
         )
     if "ro" in mount.super_options and "ro" not in mount.options:

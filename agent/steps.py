@@ -165,6 +165,17 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Unlink:
+    """Remove a link below ``/dev/ebs`` that leads where it must not: to another volume, or to none."""
+
+    kind: ClassVar[str] = "unlink"
+    path: str
+
+    def describe(self) -> str:
+        return f"remove the link {self.path}"
+
+
+@dataclass(frozen=True)
 class SetNodeOwnership:
     """Give the device node of a raw volume its owner, group and mode."""
 
@@ -242,7 +253,7 @@ class Degrade:
 
 Action: TypeAlias = (
     "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
-    " | Unmount | SetRootOwnership | Link | SetNodeOwnership | Tune"
+    " | Unmount | SetRootOwnership | Link | Unlink | SetNodeOwnership | Tune"
 )
 Verdict: TypeAlias = "Refuse | Wait | Degrade"
 Step: TypeAlias = "Action | Verdict"

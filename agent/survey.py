@@ -15,18 +15,11 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from agent.model import Seen, VolumeId
+from agent.node.sources import Hint
 from agent.reconcile import Reconciler, Want
 from agent.report.counters import Counters
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Hint:
-    """Something was heard of a device: look again. ``path`` None means that announcements were lost."""
-
-    path: str | None
-    action: str = "change"
 
 
 class Devices(Protocol):
@@ -111,10 +104,7 @@ class Surveyor:
             self._is_everything_stale.set()
             return
         self._counters.count_uevent()
-        if hint.action == "remove":
-            self._note_gone(hint.path)
-            self._publish()
-            return
+        # One that says "remove" may speak of a partition, or be late: the device is asked all the same.
         asking = self._asking.get(hint.path)
         if asking is not None:
             asking.is_stale = True

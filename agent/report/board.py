@@ -215,7 +215,7 @@ class Board:
         finally:
             self._subscriptions.discard(subscription)
 
-    def record(self, name: EventName, volume_id: VolumeId | None = None, **fields: Any) -> Event:
+    def record(self, name: EventName, volume_id: VolumeId | None = None, /, **fields: Any) -> Event:
         """Keep an event, log it, and return it. ``fields`` are JSON values."""
         event = Event(name, self._now(), volume_id, fields, self.history.next_number)
         self.history.append(event)

@@ -45,6 +45,7 @@ from agent.steps import (
     SetRootOwnership,
     SettleFormat,
     Tune,
+    Unlink,
     Unmount,
 )
 
@@ -166,6 +167,8 @@ class FakeSession:
             volume.content = replace(volume.content, size_bytes=volume.size_bytes)
         elif isinstance(action, Link):
             volume.links |= {action.path}
+        elif isinstance(action, Unlink):
+            volume.links -= {action.path}
         elif isinstance(action, Unmount) and action.is_stale:
             self._node.lost.add(volume.volume_id)
             volume.stale_mount = None

@@ -1,0 +1,205 @@
+"""The daemon: wires the parts together, supervises their tasks, and talks to systemd. It decides nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from prometheus_client import CollectorRegistry
+
+import agent
+from agent.errors import AgentError
+from agent.model import NodeFacts, Seen, VolumeId
+from agent.node.node import Node, open_node
+from agent.paths import Paths
+from agent.policy import Policy, diff_policies, load_policy
+from agent.reconcile import Reconciler, Want
+from agent.report.board import Board, Expected, VolumeStatus
+from agent.report.control import make_control_app, serve_control
+from agent.report.counters import Counters
+from agent.report.events import EventName
+from agent.report.http import Listen, Tls, make_app, serve_http
+from agent.report.metrics import register_board
+from agent.service import ServiceNotifier
+from agent.survey import Surveyor, look_periodically
+
+FIRST_LOOK_TIMEOUT_S = 30.0
+"""One volume that hangs, or takes long to format, must not keep the node from starting."""
+
+HTTP_RETRY_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+async def run(paths: Paths, devices: Path | None = None, policy_path: Path | None = None) -> None:
+    """Run the daemon until SIGTERM or SIGINT. ``devices``: a directory of files that stand in for volumes.
+
+    Raises AgentError where it cannot start: an invalid policy, another agent running on the same paths.
+    """
+    policy_path = policy_path or paths.policy
+    policy = load_policy(policy_path, trust_owner=not paths.is_real)
+    counters = Counters()
+    async with open_node(paths, devices) as node:
+        await Daemon(paths, policy_path, policy, node, counters).run()
+
+
+class Daemon:
+    """One running agent; the control socket's ``Engine``."""
+
+    def __init__(
+        self, paths: Paths, policy_path: Path, policy: Policy, node: Node, counters: Counters
+    ) -> None:
+        self._paths = paths
+        self._policy_path = policy_path
+        self._node = node
+        self._counters = counters
+        self._service = ServiceNotifier()
+        self._board = Board()
+        self._facts = NodeFacts()
+        self._reconciler = Reconciler(node, self._board, counters)
+        self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
+        self._policy: Policy
+        self._put_policy(policy)
+
+    async def run(self) -> None:
+        """Start everything, look at every volume, say that the agent is ready, and stay until told to end."""
+        began = monotonic()
+        self._board.record(EventName.AGENT_STARTED, version=agent.__version__)
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._start(tasks)
+                self._board.finish_first_look()
+                took_s = round(monotonic() - began, 3)
+                log.info("agent.ready", duration_s=took_s, volumes=len(self._board.statuses()))
+                self._service.tell_ready(self._summarize())
+                await self._heed_signals()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._service.tell_stopping()
+            self._board.record(EventName.AGENT_STOPPED)
+
+    async def _start(self, tasks: TaskGroup) -> None:
+        tasks.start_soon(self._service.feed_watchdog, name="watchdog")
+        app = make_control_app(self._board, self)
+        await tasks.start(serve_control, app, self._paths.socket, name="control socket")
+        tasks.start_soon(self._serve_http, name="http")
+        await tasks.start(self._run_reconciler, name="reconciler")
+        await tasks.start(self._run_surveyor, name="surveyor")
+        # Listening comes before listing: what appears in between is announced or listed, or both.
+        await tasks.start(self._run_watch, name="watch")
+        await self._surveyor.look_everywhere()
+        await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
+        tasks.start_soon(
+            look_periodically, self._surveyor, lambda: self._policy.agent.resync_s, name="resync"
+        )
+
+    # -- The control socket's engine -------------------------------------------------------------------------
+
+    async def plan(self) -> tuple[VolumeStatus, ...]:
+        """Look at every volume now and return what would be done; changes nothing."""
+        return await self._reconciler.look_at_all()
+
+    async def explain(self, volume_id: VolumeId) -> VolumeStatus:
+        """Look at one volume now and return its status with every fact; changes nothing."""
+        return await self._reconciler.look(volume_id)
+
+    async def reload(self) -> None:
+        """Read the policy again, or raise AgentError and keep the one in force."""
+        self._service.tell_reloading()
+        try:
+            policy = load_policy(self._policy_path, trust_owner=not self._paths.is_real)
+        except AgentError as error:
+            self._counters.note_policy_reload(is_in_force=False)
+            self._board.record(EventName.POLICY_REJECTED, path=str(self._policy_path), error=str(error))
+            raise
+        finally:
+            self._service.tell_ready(self._summarize())
+        changes = diff_policies(self._policy, policy)
+        self._put_policy(policy)
+        self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
+        self._surveyor.refresh()
+        self._reconciler.wake_all()
+
+    def wake(self, volume_id: VolumeId | None) -> None:
+        """Have a volume, or all of them (None), looked at soon."""
+        if volume_id is None:
+            self._reconciler.wake_all()
+        else:
+            self._reconciler.wake(volume_id)
+
+    # -- Tasks -----------------------------------------------------------------------------------------------
+
+    async def _run_reconciler(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        await self._reconciler.run(task_status=task_status)
+
+    async def _run_surveyor(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        await self._surveyor.run(task_status=task_status)
+
+    async def _run_watch(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        await self._node.watch(self._surveyor.hear, task_status=task_status)
+
+    async def _serve_http(self) -> None:
+        """Offer metrics, health and the page. Volumes matter more: an address in use is tried again."""
+        registry = register_board(self._board, self._counters)
+        while True:
+            await self._serve_http_once(registry)
+            await anyio.sleep(HTTP_RETRY_S)
+
+    async def _serve_http_once(self, registry: CollectorRegistry) -> None:
+        try:
+            await serve_http(make_app(self._board, registry), _choose_listen(self._policy))
+        except AgentError as error:
+            log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
+
+    async def _heed_signals(self) -> None:
+        """Reload on SIGHUP; return on SIGTERM or SIGINT."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    log.info("agent.stopping", signal=signal.Signals(number).name)
+                    return
+                # A policy that is rejected is recorded where that is found, and the old one stays.
+                with suppress(AgentError):
+                    await self.reload()
+
+    # -- Policy ----------------------------------------------------------------------------------------------
+
+    def _put_policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._node.allow_roots(policy.agent.allowed_roots)
+        self._counters.note_policy_reload(is_in_force=True)
+        self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
+
+    def _assign(
+        self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
+    ) -> Mapping[VolumeId, Want]:
+        """Return what the policy wants of each volume that is here, or that it or a record names."""
+        return self._policy.assign(
+            present, self._facts, held=self._list_held(), origins=self._node.origins, also=tuple(recorded)
+        )
+
+    def _list_held(self) -> dict[str, VolumeId]:
+        return {
+            status.name: status.volume_id
+            for status in self._board.statuses()
+            if status.name is not None and status.volume_id is not None and status.device is not None
+        }
+
+    def _summarize(self) -> str:
+        statuses = self._board.statuses()
+        usable = sum(status.condition.is_usable for status in statuses)
+        return f"{usable} of {len(statuses)} volumes usable"
+
+
+def _choose_listen(policy: Policy) -> Listen:
+    http = policy.agent.http
+    if http.tls is None:
+        return Listen(http.host, http.port)
+    client_ca = None if http.tls.client_ca is None else Path(http.tls.client_ca)
+    return Listen(http.host, http.port, Tls(Path(http.tls.cert), Path(http.tls.key), client_ca))

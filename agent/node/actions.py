@@ -1,0 +1,251 @@
+"""The steps, done on a pinned device. Each verifies for itself what it depends on, and none retries.
+
+Whatever may block runs in a worker or a program, under a limit. What a step brought is for the next look to
+find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import AgentError, RefusedError, VanishedError
+from agent.model import (
+    Checked,
+    Device,
+    DeviceNumber,
+    FormatRecord,
+    FormatStage,
+    Mount,
+    MountRecord,
+    Observed,
+    Partition,
+    Reason,
+)
+from agent.node import block, filesystem, formatting, mounted, partition
+from agent.node.mounts import MountRequest, mount_filesystem
+from agent.node.pin import Pin, find_partition
+from agent.steps import (
+    Action,
+    Check,
+    Format,
+    GrowFilesystem,
+    GrowPartition,
+    Link,
+    MountFilesystem,
+    MoveMount,
+    Remount,
+    SetNodeOwnership,
+    SetRootOwnership,
+    SettleFormat,
+    Tune,
+    Unlink,
+    Unmount,
+)
+
+if TYPE_CHECKING:
+    from agent.node.node import Node
+
+VERIFY_TIMEOUT_S = 30.0
+MOUNT_TIMEOUT_S = 600.0
+"""Replaying a full log takes minutes."""
+GROW_TIMEOUT_S = 600.0
+OWN_TIMEOUT_S = 30.0
+
+DUPLICATE_UUID = "duplicate UUID"
+"""What xfs says when another mounted filesystem has the same one (fs/xfs/xfs_mount.c)."""
+
+
+class VolumeActions:
+    """How each step is done."""
+
+    def __init__(self, node: Node, pin: Pin) -> None:
+        self._node = node
+        self._pin = pin
+        self._do: dict[type[Any], Callable[[Any, Observed], Awaitable[None]]] = {
+            Format: self._format,
+            SettleFormat: self._settle_format,
+            Check: self._check,
+            GrowPartition: self._grow_partition,
+            GrowFilesystem: self._grow_filesystem,
+            MountFilesystem: self._mount,
+            Remount: self._remount,
+            MoveMount: self._move,
+            Unmount: self._unmount,
+            SetRootOwnership: self._set_root_ownership,
+            Link: self._link,
+            Unlink: self._unlink,
+            SetNodeOwnership: self._set_node_ownership,
+            Tune: self._tune,
+        }
+
+    async def execute(self, action: Action, observed: Observed) -> None:
+        """Do one step, or raise AgentError; what it brought is for the next look to find."""
+        try:
+            await self._do[type(action)](action, observed)
+        except OSError as error:
+            raise AgentError(
+                f"{self._pin.volume}: to {action.describe()} failed: {error.strerror or error}.",
+                hint="See the kernel log for the device.",
+                reason=Reason.STEP_FAILED,
+            ) from error
+
+    async def _format(self, action: Format, observed: Observed) -> None:
+        if observed.device is None or not self._pin.is_locked:
+            raise RefusedError(f"{self._pin.volume} was not locked when it was looked at.")
+        record = FormatRecord(
+            volume_id=self._pin.volume,
+            uuid=action.resume_uuid or formatting.choose_uuid(),
+            type=action.type,
+            size_bytes=observed.device.size_bytes,
+            stage=FormatStage.INTENDED,
+            recorded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        fd = self._pin.fd
+        request = formatting.VerifyRequest(observed.device, self._node.source.identify, action.resume_uuid)
+        await self._pin.call(formatting.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
+        await self._node.save(self._node.records.write_format, record)
+        await filesystem.make_filesystem(
+            fd,
+            action.type,
+            uuid=record.uuid,
+            label=action.label,
+            options=action.mkfs_options,
+            is_resuming=action.resume_uuid is not None,
+        )
+        await self._pin.call(
+            formatting.verify_formatted, fd, observed.device, record, timeout_s=VERIFY_TIMEOUT_S
+        )
+        await self._node.save(self._node.records.write_format, formatting.complete(record))
+        self._pin.checked = Checked(is_clean=True, detail="made just now")
+
+    async def _settle_format(self, _: SettleFormat, observed: Observed) -> None:
+        if observed.format_record is not None:
+            record = formatting.complete(observed.format_record)
+            await self._node.save(self._node.records.write_format, record)
+
+    async def _check(self, action: Check, observed: Observed) -> None:
+        device = _need_device(observed)
+        fd = await self._pin.open_part(device, action.partition)
+        try:
+            self._pin.checked = await filesystem.check_filesystem(fd, action.type)
+        finally:
+            await self._pin.close_part(fd)
+
+    async def _grow_partition(self, action: GrowPartition, observed: Observed) -> None:
+        device = _need_device(observed)
+        await partition.grow_partition(self._pin.fd, device, action.partition, self._node.paths.state)
+
+    async def _grow_filesystem(self, action: GrowFilesystem, observed: Observed) -> None:
+        device = _need_device(observed)
+        mount = _need_mount(observed, action.path)
+        fd = await self._pin.open_part(device, action.partition)
+        try:
+            await self._pin.call(
+                mounted.grow_mounted,
+                mount.path,
+                mount.device_number,
+                fd,
+                action.type,
+                timeout_s=GROW_TIMEOUT_S,
+            )
+        finally:
+            await self._pin.close_part(fd)
+
+    async def _mount(self, action: MountFilesystem, observed: Observed) -> None:
+        device = _need_device(observed)
+        part: Device | Partition = device
+        if action.partition is not None:
+            part = find_partition(device, action.partition)
+        request = MountRequest(
+            source=part.path,
+            device_number=part.device_number,
+            type=action.type,
+            uuid=action.uuid or "",
+            path=action.path,
+            allowed_roots=self._node.allowed_roots,
+            options=action.options,
+            uid=action.uid,
+            gid=action.gid,
+            mode=action.mode,
+        )
+        try:
+            await self._pin.call(mount_filesystem, request, timeout_s=MOUNT_TIMEOUT_S)
+        except AgentError as error:
+            if DUPLICATE_UUID not in error.message or action.uuid is None or "nouuid" in action.options:
+                raise
+            self._node.duplicate_uuids.add(action.uuid)
+            return
+        await self._note_mount(action.path, part.device_number, device, action.options)
+
+    async def _remount(self, action: Remount, observed: Observed) -> None:
+        await self._pin.call(
+            mounted.remount, action.path, action.device_number, action.options, timeout_s=MOUNT_TIMEOUT_S
+        )
+        await self._note_mount(action.path, action.device_number, _need_device(observed), action.options)
+
+    async def _move(self, action: MoveMount, observed: Observed) -> None:
+        mount = _need_mount(observed, action.from_path)
+        await self._pin.call(
+            mounted.move_mount,
+            action.from_path,
+            mount.device_number,
+            action.to_path,
+            self._node.allowed_roots,
+            timeout_s=MOUNT_TIMEOUT_S,
+        )
+
+    async def _unmount(self, action: Unmount, _: Observed) -> None:
+        if action.is_stale:
+            self._node.lost.add(self._pin.volume)
+            await self._pin.call(mounted.detach_stale, action.mount, timeout_s=OWN_TIMEOUT_S)
+        else:
+            await self._pin.call(mounted.unmount, action.mount, timeout_s=MOUNT_TIMEOUT_S)
+        await self._node.save(self._node.records.remove_mount, self._pin.volume)
+
+    async def _set_root_ownership(self, action: SetRootOwnership, _: Observed) -> None:
+        await self._pin.call(
+            mounted.set_root_ownership,
+            action.path,
+            action.device_number,
+            action.uid,
+            action.gid,
+            action.mode,
+            timeout_s=OWN_TIMEOUT_S,
+        )
+
+    async def _link(self, action: Link, observed: Observed) -> None:
+        block.set_link(self._node.paths.dev_ebs, action.path, _need_device(observed).path)
+
+    async def _unlink(self, action: Unlink, _: Observed) -> None:
+        links = block.list_links(self._node.paths.dev_ebs)
+        block.remove_links(
+            self._node.paths.dev_ebs, {name: target for name, target in links.items() if name != action.path}
+        )
+
+    async def _set_node_ownership(self, action: SetNodeOwnership, observed: Observed) -> None:
+        device = _need_device(observed)
+        block.set_node_owner(device.path, device.device_number, action.uid, action.gid, action.mode)
+
+    async def _tune(self, action: Tune, observed: Observed) -> None:
+        block.set_tuning(_need_device(observed).device_number, action.read_ahead_bytes, action.scheduler)
+
+    async def _note_mount(
+        self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]
+    ) -> None:
+        note = MountRecord(self._pin.volume, path, number, self._node.boot_id, device.diskseq, options)
+        await self._node.save(self._node.records.write_mount, note)
+
+
+def _need_device(observed: Observed) -> Device:
+    if observed.device is None:
+        raise VanishedError(f"{observed.volume_id} is not attached.")
+    return observed.device
+
+
+def _need_mount(observed: Observed, path: str) -> Mount:
+    for mount in observed.mounts:
+        if mount.path == path:
+            return mount
+    raise VanishedError(f"{observed.volume_id} is not mounted at {path} any more.")

@@ -1,0 +1,63 @@
+"""The last questions before mkfs and the first after it. Runs in a worker, on the locked and pinned device.
+
+Between the proof of blankness and mkfs lie a plan and a synced note: milliseconds, under udev's lock. What
+can change in them without anyone breaking that lock is asked again here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from agent.errors import RefusedError, VanishedError
+from agent.model import Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
+from agent.node.device import refuse_claimed, verify_pin
+from agent.node.signature import find_signatures
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What the device was when it was looked at; ``resume_uuid`` where a format of ours was interrupted."""
+
+    device: Device
+    identify: Callable[[int], Identity]
+    resume_uuid: str | None = None
+
+
+def choose_uuid() -> str:
+    """Return a new random UUID for a filesystem."""
+    return str(uuid.uuid4())
+
+
+def complete(record: FormatRecord) -> FormatRecord:
+    """Return the note of the same format, made and seen to be there."""
+    return replace(record, stage=FormatStage.DONE)
+
+
+def verify_formattable(fd: int, request: VerifyRequest) -> None:
+    """Raise unless it is the device that was looked at, nobody uses it, and no signature has appeared."""
+    verify_pin(fd, request.device, request.identify)
+    refuse_claimed(fd)
+    found = find_signatures(fd, request.device)
+    is_own = isinstance(found, Filesystem) and found.uuid == request.resume_uuid
+    if found is None or is_own:
+        return
+    what = found.what if isinstance(found, Foreign) else f"{found.type} {found.uuid}"
+    raise RefusedError(
+        f"{request.device.path} was blank when it was looked at and now holds {what}.",
+        hint="Someone else is writing to it; nothing was changed by the agent.",
+        reason=Reason.NOT_BLANK,
+    )
+
+
+def verify_formatted(fd: int, device: Device, record: FormatRecord) -> None:
+    """Raise unless the filesystem that ``record`` announces is on the device now."""
+    found = find_signatures(fd, device)
+    if isinstance(found, Filesystem) and (found.uuid, found.type) == (record.uuid, record.type):
+        return
+    raise VanishedError(
+        f"mkfs.{record.type} ended well, but {device.path} does not hold the filesystem it was to make.",
+        hint="See the kernel log for write errors of the device.",
+        reason=Reason.STEP_FAILED,
+    )

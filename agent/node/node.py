@@ -1,0 +1,135 @@
+"""The machine, as the loop sees it: which devices there are, and a session over one volume.
+
+Composes the modules of this package; what the kernel is asked, and how, is theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from anyio.abc import TaskStatus
+
+from agent.errors import AgentError, NotAnsweringError
+from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
+from agent.node.blankness import Trust
+from agent.node.block import list_links
+from agent.node.look import identify_device
+from agent.node.loopback import LoopbackSource
+from agent.node.records import Records, read_boot_id
+from agent.node.sources import DeviceSource, Hint
+from agent.node.udev import UdevSource
+from agent.node.users import resolve_ids
+from agent.node.volume import VolumeSession
+from agent.node.workers import Workers
+from agent.paths import Paths
+
+if sys.version_info >= (3, 11):
+    from typing import TypeVarTuple, Unpack
+else:
+    from typing_extensions import TypeVarTuple, Unpack
+
+Ts = TypeVarTuple("Ts")
+
+ASK_TIMEOUT_S = 5.0
+"""Identify takes a millisecond; a controller in trouble, seconds to for ever."""
+
+NAMES_TIMEOUT_S = 5.0
+SAVE_TIMEOUT_S = 30.0
+
+
+class Node:
+    """The devices of this machine and the notes the agent keeps about them."""
+
+    def __init__(self, paths: Paths, source: DeviceSource, workers: Workers) -> None:
+        self.paths = paths
+        self.source = source
+        self.workers = workers
+        self.records = Records(paths.state)
+        self.boot_id = read_boot_id()
+        self.allowed_roots: tuple[str, ...] = ()
+        self.origins: Mapping[VolumeId, Origin] = {}
+        """What the cloud answered about volumes; put here by whoever asked it."""
+        self.lost: set[VolumeId] = set()
+        """Vanished while mounted, since this agent started."""
+        self.duplicate_uuids: set[str] = set()
+        """UUIDs that the kernel would not mount because another filesystem in use has them."""
+        self._places: Mapping[VolumeId, tuple[str, ...]] = {}
+
+    def allow_roots(self, roots: Sequence[str]) -> None:
+        """Say beneath which directories volumes may be mounted."""
+        self.allowed_roots = tuple(roots)
+
+    async def watch(self, hear: Callable[[Hint], None], *, task_status: TaskStatus[None]) -> None:
+        """Report what is heard of devices until cancelled."""
+        await self.source.watch(hear, task_status=task_status)
+
+    def list_paths(self) -> list[str]:
+        """Return the device nodes of all whole disks that may be volumes."""
+        return self.source.list_paths()
+
+    async def ask(self, path: str) -> Seen:
+        """Ask the device at ``path`` which volume it is. Never raises for what the device does."""
+        try:
+            device = await self.workers.call(
+                identify_device, path, self.source.identify, timeout_s=ASK_TIMEOUT_S, subject=path
+            )
+        except NotAnsweringError as error:
+            return Seen(path, refusal=error.message, is_silent=True)
+        except AgentError as error:
+            return Seen(path, refusal=error.message)
+        except OSError as error:
+            return Seen(path, refusal=f"{path} could not be asked: {error.strerror or error}.")
+        return Seen(path, device.identity, device.size_bytes)
+
+    def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
+        """Be told at which paths each volume was found."""
+        self._places = dict(paths)
+
+    def list_recorded(self) -> Iterable[VolumeId]:
+        """Return the volumes that the agent has mounted and not unmounted, here or not."""
+        return self.records.list_mounted()
+
+    @asynccontextmanager
+    async def open(self, volume: VolumeId) -> AsyncIterator[VolumeSession]:
+        """Begin a pass over one volume, attached or not."""
+        session = VolumeSession(self, volume, self._places.get(volume, ()))
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    async def resolve_ids(self, wanted: WantedMount | WantedBlock | None) -> Ids:
+        """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""
+        if wanted is None or (wanted.owner is None and wanted.group is None):
+            return Ids()
+        try:
+            return await self.workers.call(
+                resolve_ids, wanted.owner, wanted.group, timeout_s=NAMES_TIMEOUT_S, subject="name service"
+            )
+        except NotAnsweringError:
+            return Ids(missing="The owner (the name service does not answer)")
+
+    async def save(self, write: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
+        """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
+        await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
+
+    def find_links_named(self, names: Iterable[str]) -> frozenset[str]:
+        """Return those of ``names`` that are links below ``/dev/ebs`` now, wherever they lead."""
+        return frozenset(names) & list_links(self.paths.dev_ebs).keys()
+
+    def choose_trust(self, volume: VolumeId) -> Trust:
+        """Return how much is known about a volume before it is read."""
+        origin = self.origins.get(volume)
+        is_fresh = origin is not None and origin.is_made_by_agent and origin.snapshot_id is None
+        return Trust.FRESH if is_fresh else Trust.NONE
+
+
+@asynccontextmanager
+async def open_node(paths: Paths, devices: Path | None) -> AsyncIterator[Node]:
+    """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
+    async with Workers() as workers:
+        source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)
+        yield Node(paths, source, workers)

@@ -1,0 +1,99 @@
+"""A volume's device, held from the first look of a pass to its last step, and what was proven on it.
+
+Opening, asking and letting go may all block, so all of them happen in workers. While the descriptor is held
+the kernel gives its device number to no other disk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from agent.errors import VanishedError
+from agent.model import Checked, Device, Identity, Partition, VolumeId
+from agent.node.device import lock_device, open_device
+from agent.node.look import open_partition
+from agent.node.wire import Fd
+from agent.node.workers import Workers
+
+if sys.version_info >= (3, 11):
+    from typing import TypeVarTuple, Unpack
+else:
+    from typing_extensions import TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+OPEN_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 15.0
+
+
+class Pin:
+    """The device of one volume during one pass; no device where the volume is absent."""
+
+    def __init__(self, workers: Workers, volume: VolumeId, path: str | None) -> None:
+        self.volume = volume
+        self.path = path
+        self.is_locked = False
+        self.checked: Checked | None = None
+        """What a filesystem check found in this pass; it says nothing about the device in another one."""
+        self._workers = workers
+        self._fd: Fd | None = None
+
+    @property
+    def fd(self) -> Fd:
+        """The descriptor everything is done on. Raises VanishedError where there is none."""
+        if self._fd is None:
+            raise VanishedError(f"{self.volume} is not attached.")
+        return self._fd
+
+    async def call(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], timeout_s: float) -> T:
+        """Run ``function`` in a worker, about this volume."""
+        return await self._workers.call(function, *args, timeout_s=timeout_s, subject=self.volume)
+
+    async def open(self, path: str, identify: Callable[[int], Identity]) -> None:
+        """Open the device unless it is open. Raises VanishedError where it is another volume by now."""
+        if self._fd is not None:
+            return
+        self._fd, device = await self.call(open_device, path, identify, timeout_s=OPEN_TIMEOUT_S)
+        self.check(device)
+
+    def check(self, device: Device) -> None:
+        """Raise VanishedError unless ``device`` is this volume."""
+        if device.identity.volume_id != self.volume:
+            raise VanishedError(f"{device.path} is {device.identity.volume_id} by now, not {self.volume}.")
+
+    async def lock(self) -> None:
+        """Keep udev and other tools off the device until the pass ends."""
+        if not self.is_locked:
+            await self.call(lock_device, self.fd, timeout_s=LOCK_TIMEOUT_S)
+            self.is_locked = True
+
+    async def open_part(self, device: Device, number: int | None) -> Fd:
+        """Return a descriptor of partition ``number``, or of the whole device; give it to ``close_part``."""
+        if number is None:
+            return self.fd
+        part = find_partition(device, number)
+        fd = await self.call(open_partition, part.path, part.device_number, timeout_s=OPEN_TIMEOUT_S)
+        return Fd(fd)
+
+    async def close_part(self, fd: Fd) -> None:
+        """Let go of a partition; the whole device stays held."""
+        if fd != self._fd:
+            await self._workers.close(fd, subject=self.volume)
+
+    async def close(self) -> None:
+        """Let go of the device, and so of its lock."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            self.is_locked = False
+            await self._workers.close(fd, subject=self.volume)
+
+
+def find_partition(device: Device, number: int) -> Partition:
+    """Return a partition of ``device`` by its number, or raise VanishedError."""
+    for partition in device.partitions:
+        if partition.number == number:
+            return partition
+    raise VanishedError(f"{device.path} has no partition {number} any more.")

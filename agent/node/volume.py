@@ -1,0 +1,191 @@
+"""One pass over one volume, as the loop's ``Session``: looking at it. Doing is in ``agent.node.actions``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.errors import AgentError, VanishedError
+from agent.model import (
+    Content,
+    Device,
+    Exclusion,
+    Filesystem,
+    FormatRule,
+    Ids,
+    Mount,
+    MountRecord,
+    Observed,
+    Process,
+    Reason,
+    VolumeId,
+    Wanted,
+)
+from agent.node import block
+from agent.node.actions import VolumeActions
+from agent.node.look import Look, LookRequest, find_stale_of_absent, look_at
+from agent.node.pin import Pin
+from agent.node.processes import list_users
+from agent.node.signature import probe
+from agent.steps import Action
+
+if TYPE_CHECKING:
+    from agent.node.node import Node
+
+LOOK_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 180.0
+"""Proof of blankness reads up to 1 GiB; a throttled volume gives 50 MiB/s or less."""
+PROCESSES_TIMEOUT_S = 10.0
+
+
+class VolumeSession:
+    """One pass over one volume; ``close`` lets go of its device."""
+
+    def __init__(self, node: Node, volume: VolumeId, paths: tuple[str, ...]) -> None:
+        self._node = node
+        self._volume = volume
+        self._paths = paths
+        self._pin = Pin(node.workers, volume, paths[0] if paths else None)
+        self._actions = VolumeActions(node, self._pin)
+
+    async def close(self) -> None:
+        """Let go of the device and its lock."""
+        await self._pin.close()
+
+    async def execute(self, action: Action, observed: Observed) -> None:
+        """Do one step, or raise AgentError; what it brought is for the next look to find."""
+        await self._actions.execute(action, observed)
+
+    async def observe(self, wanted: Wanted | None) -> Observed:
+        """Look at the volume and return all that was found."""
+        record = self._node.records.read_mount(self._volume)
+        if self._pin.path is not None:
+            try:
+                look = await self._look(self._pin.path, wanted, record)
+            except VanishedError:
+                await self._pin.close()
+                self._pin.path = None
+            except OSError as error:
+                raise _explain_bad_answer(self._volume, error) from error
+            else:
+                return await self._describe(look, wanted, record)
+        return await self._describe_absent(wanted, record)
+
+    async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> Look:
+        identify = self._node.source.identify
+        await self._pin.open(path, identify)
+        request = LookRequest(
+            path=path,
+            identify=identify,
+            dev_ebs=self._node.paths.dev_ebs,
+            boot_id=self._node.boot_id,
+            wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
+            record=record,
+        )
+        look = await self._pin.call(look_at, self._pin.fd, request, timeout_s=LOOK_TIMEOUT_S)
+        self._pin.check(look.device)
+        return look
+
+    async def _describe(self, look: Look, wanted: Wanted | None, record: MountRecord | None) -> Observed:
+        exclusion = self._exclude_duplicate() or look.exclusion
+        here = _find_here(look, wanted)
+        content: Content | None = look.filesystem
+        format_record = None
+        if wanted is not None and wanted.block is None and exclusion is None:
+            format_record = self._node.records.read_format(self._volume)
+            if not look.mounts:
+                content = await self._probe(look.device, wanted)
+        if here is not None:
+            record = await self._note_mount(here, look.device, record)
+            self._node.lost.discard(self._volume)
+        rightful = self._list_rightful_links(wanted)
+        return Observed(
+            volume_id=self._volume,
+            device=look.device,
+            exclusion=exclusion,
+            content=content,
+            mounts=look.mounts,
+            stale_mounts=look.stale_mounts,
+            was_lost=self._volume in self._node.lost,
+            applied_options=None if record is None or here is None else record.options or None,
+            obstacle=look.obstacle,
+            checked=self._pin.checked,
+            format_record=format_record,
+            root_inode=look.root_inode,
+            ids=Ids() if wanted is None else await self._node.resolve_ids(wanted.mount or wanted.block),
+            processes=await self._list_processes(look, wanted),
+            links=look.links & rightful,
+            wrong_links=look.links - rightful,
+            node_owner=look.node_owner,
+            tuning=look.tuning,
+            is_uuid_mounted_elsewhere=isinstance(content, Filesystem)
+            and content.uuid in self._node.duplicate_uuids,
+            origin=self._node.origins.get(self._volume),
+        )
+
+    async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
+        stale: tuple[Mount, ...] = ()
+        if record is not None:
+            stale = await self._pin.call(
+                find_stale_of_absent, record, self._node.boot_id, timeout_s=LOOK_TIMEOUT_S
+            )
+        return Observed(
+            volume_id=self._volume,
+            stale_mounts=stale,
+            was_lost=self._volume in self._node.lost,
+            wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
+            origin=self._node.origins.get(self._volume),
+        )
+
+    async def _probe(self, device: Device, wanted: Wanted) -> Content:
+        """Find out what is on the device; where it may be formatted, locked from here to the end."""
+        may_format = wanted.filesystem is not None and wanted.filesystem.format is FormatRule.IF_BLANK
+        if may_format:
+            await self._pin.lock()
+        trust = self._node.choose_trust(self._volume)
+        return await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+
+    async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
+        if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:
+            return ()
+        return await self._pin.call(list_users, look.mounts[0], timeout_s=PROCESSES_TIMEOUT_S)
+
+    def _exclude_duplicate(self) -> Exclusion | None:
+        if len(self._paths) <= 1:
+            return None
+        return Exclusion(
+            Reason.DUPLICATE_DEVICE,
+            f"Several devices say they are {self._volume}: {', '.join(self._paths)}.",
+            hint="Which of them is meant cannot be known; detach the volume and attach it again.",
+        )
+
+    def _list_rightful_links(self, wanted: Wanted | None) -> frozenset[str]:
+        names = {f"{block.BY_ID}/{self._volume}"}
+        if wanted is not None and wanted.block is not None:
+            names.add(wanted.name)
+        return frozenset(names)
+
+    async def _note_mount(self, here: Mount, device: Device, record: MountRecord | None) -> MountRecord:
+        """Keep the note about the mount true, whoever made it: its stale rest is known by it later."""
+        options = record.options if record is not None and record.path == here.path else ()
+        note = MountRecord(
+            self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
+        )
+        if note != record:
+            await self._node.save(self._node.records.write_mount, note)
+        return note
+
+
+def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:
+    if wanted is None or wanted.mount is None:
+        return None
+    return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)
+
+
+def _explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
+    """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
+    return AgentError(
+        f"{volume} answers with an error: {error.strerror or error}.",
+        hint="Its filesystem may be shut down or its device failing; see the kernel log. What was written and"
+        " not flushed may be lost; unmount it, and it is checked and mounted again.",
+        reason=Reason.IO_ERRORS,
+    )

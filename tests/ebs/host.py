@@ -1,0 +1,138 @@
+"""The Linux host's side: making its kernel connect to a volume, let it go, or lose it.
+
+Real commands on this machine's kernel, for a target that runs where its volumes are used. Nothing else in
+this package knows of sysfs or of nvme-cli.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ebs.errors import TargetError
+
+log = logging.getLogger(__name__)
+
+_CONTROLLERS = Path("/sys/class/nvme")
+_POLL_S = 0.02
+_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """How `nvme connect` is called.
+
+    ``lost_after_s`` is how long the kernel tries to reach a target that went away before it removes the
+    device: long, since an EBS volume that does not answer does not vanish either. ``keep_alive_s`` is
+    generous for slow guests.
+    """
+
+    queues: int = 1
+    reconnect_every_s: int = 1
+    lost_after_s: int = 3600
+    keep_alive_s: int = 30
+
+
+class LinuxHost:
+    """The kernel of this machine as the host of volumes."""
+
+    def __init__(self, options: HostOptions = HostOptions()) -> None:
+        self._options = options
+
+    async def connect(self, nqn: str, address: str, port: int) -> Path:
+        """Connect to a subsystem and return its block device, ``/dev/nvmeXn1``, once the kernel shows it."""
+        options = self._options
+        await _run(
+            "nvme",
+            "connect",
+            "--transport=tcp",
+            f"--traddr={address}",
+            f"--trsvcid={port}",
+            f"--nqn={nqn}",
+            f"--nr-io-queues={options.queues}",
+            f"--reconnect-delay={options.reconnect_every_s}",
+            f"--ctrl-loss-tmo={options.lost_after_s}",
+            f"--keep-alive-tmo={options.keep_alive_s}",
+            "--disable-sqflow",
+        )
+        await _wait(lambda: bool(find_devices(nqn)), f"the kernel connected to {nqn} and shows no device")
+        return find_devices(nqn)[0]
+
+    async def disconnect(self, nqn: str) -> None:
+        """Remove the kernel's controllers of a subsystem while it answers; there may be none."""
+        for controller in find_controllers(nqn):
+            await asyncio.to_thread(_write, controller / "delete_controller", "1")
+        await self.wait_until_gone(nqn)
+
+    def give_up(self, nqn: str) -> None:
+        """Make the kernel remove the device when its connection breaks next, rather than reconnect."""
+        for controller in find_controllers(nqn):
+            _write(controller / "ctrl_loss_tmo", "0")
+
+    async def wait_until_gone(self, nqn: str) -> None:
+        await _wait(lambda: not find_controllers(nqn), f"the kernel does not let go of {nqn}")
+
+
+def find_controllers(nqn: str) -> list[Path]:
+    """Return the sysfs directories of the kernel's controllers of a subsystem."""
+    return [path for path in sorted(_CONTROLLERS.glob("nvme*")) if _read(path / "subsysnqn") == nqn]
+
+
+def find_devices(nqn: str) -> list[Path]:
+    """Return the block devices of a subsystem, without the hidden paths ``nvmeXcYnZ``."""
+    found = []
+    for controller in find_controllers(nqn):
+        for place in (controller, controller / "subsystem-link", *_subsystems(nqn)):
+            found += [Path("/dev") / path.name for path in place.glob("nvme*n*") if "c" not in path.name[4:]]
+    return sorted({path for path in found if path.exists()})
+
+
+def _subsystems(nqn: str) -> list[Path]:
+    root = Path("/sys/class/nvme-subsystem")
+    return [path for path in root.glob("nvme-subsys*") if _read(path / "subsysnqn") == nqn]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:  # it vanished between the listing and the look
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except FileNotFoundError:
+        log.info("%s is gone already", path)
+
+
+async def _wait(is_so: Callable[[], bool], complaint: str) -> None:
+    """Look until it is so. sysfs announces nothing that could be waited for instead."""
+    deadline = time.monotonic() + _WAIT_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TargetError(complaint)
+        await asyncio.sleep(_POLL_S)
+
+
+async def _run(*argv: str) -> None:
+    program = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await program.communicate()
+    except asyncio.CancelledError:
+        program.kill()
+        await program.wait()
+        raise
+    if program.returncode:
+        raise TargetError(
+            f"{' '.join(argv)} ended with {program.returncode}: {output.decode(errors='replace').strip()}"
+        )

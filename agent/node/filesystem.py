@@ -117,9 +117,9 @@ async def make_filesystem(
 async def check_filesystem(device_fd: int, fs_type: FsType, *, run: Run = run) -> Checked:
     """Check an unmounted filesystem and mend what is always safe to mend.
 
-    ext4: ``e2fsck -p`` replays the journal, and checks in full what is marked as needing it. xfs: its log must
-    be whole, since mounting replays it; a full check (xfs_repair) is for a person to decide on. btrfs: its
-    superblock must be whole and without error flags; a full check reads everything and mends nothing.
+    ext4: ``e2fsck -p`` replays the journal, and checks in full what is marked as needing it. xfs: its log
+    must be whole, since mounting replays it; a full check (xfs_repair) is for a person to decide on. btrfs:
+    its superblock must be whole and without error flags; a full check reads all and mends nothing.
     A check that could not be made raises, and says nothing about the filesystem.
     """
     check = {FsType.EXT4: _check_ext4, FsType.XFS: _check_xfs, FsType.BTRFS: _check_btrfs}[fs_type]

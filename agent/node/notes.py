@@ -30,6 +30,32 @@ _TEMPORARY_PREFIX = ".new-"
 Record = TypeVar("Record", FormatRecord, MountRecord)
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Put a file in place in one step, on disk with its directory when this returns.
+
+    Missing directories are made, for the owner alone. OSError where it is not on disk, ValueError where
+    others may write in its directory; what was at ``path`` before is still there then.
+    """
+    _make_directory(path.parent)
+    temporary = f"{_TEMPORARY_PREFIX}{path.name}"
+    with _open_directory(path.parent) as directory_fd:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory_fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o600, dir_fd=directory_fd)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, path.name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory_fd)
+            raise
+        os.fsync(directory_fd)
+
+
 @dataclass(frozen=True)
 class Shelf:
     """The notes of one kind, each in a file of its own."""
@@ -80,9 +106,7 @@ class Shelf:
             "checksum": _checksum(self.kind, self.machine_id, fields),
         }
         try:
-            _make_directory(self.directory)
-            with _open_directory(self.directory) as directory_fd:
-                _write_synced(directory_fd, path.name, json.dumps(note, indent=1).encode() + b"\n")
+            write_synced(path, json.dumps(note, indent=1).encode() + b"\n")
         except OSError as error:
             raise _cannot_write(path, error) from error
         except ValueError as error:
@@ -190,25 +214,6 @@ def _open_plainly(directory: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _write_synced(directory_fd: int, name: str, content: bytes) -> None:
-    temporary = f"{_TEMPORARY_PREFIX}{name}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=directory_fd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600, dir_fd=directory_fd)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=directory_fd)
-        raise
-    os.fsync(directory_fd)
 
 
 def _check_owner(status: os.stat_result) -> None:

@@ -62,7 +62,7 @@ class Daemon:
         self._service = ServiceNotifier()
         self._board = Board()
         self._facts = NodeFacts()
-        self._reconciler = Reconciler(node, self._board, counters)
+        self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         self._policy: Policy
         self._put_policy(policy)

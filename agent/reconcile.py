@@ -66,15 +66,30 @@ class _Track:
     """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What every pass works with. Links to volumes lie below ``dev_ebs``."""
+
+    node: Node
+    board: Board
+    counters: Counters
+    dev_ebs: str
+    clock: Callable[[], float]
+
+
 class Reconciler:
     """Follows every volume it is told of, until the volume is gone and nobody wants it."""
 
     def __init__(
-        self, node: Node, board: Board, counters: Counters, clock: Callable[[], float] = monotonic
+        self,
+        node: Node,
+        board: Board,
+        counters: Counters,
+        dev_ebs: str = "/dev/ebs",
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._node = node
+        self._context = _Context(node, board, counters, dev_ebs, clock)
         self._board = board
-        self._counters = counters
         self._clock = clock
         self._wants: dict[VolumeId, Want] = {}
         self._tracks: dict[VolumeId, _Track] = {}
@@ -87,12 +102,14 @@ class Reconciler:
             await anyio.sleep_forever()
 
     def set_wants(self, wants: Mapping[VolumeId, Want]) -> None:
-        """Say which volumes there are and what is wanted of each; those that changed are looked at.
+        """Say which volumes there are and what is wanted of each; changed ones are looked at.
 
         A volume not named any more is looked at a last time, and forgotten once nothing is left of it.
         """
         changed = set(wants) ^ set(self._wants)
-        changed |= {volume for volume in set(wants) & set(self._wants) if wants[volume] != self._wants[volume]}
+        changed |= {
+            volume for volume in set(wants) & set(self._wants) if wants[volume] != self._wants[volume]
+        }
         self._wants = dict(wants)
         for volume in changed:
             self.wake(volume)
@@ -132,12 +149,12 @@ class Reconciler:
         track = self._tracks.get(volume) or _Track()
         try:
             wanted = _get_wanted(want)
-            async with track.pass_lock, self._node.open(volume) as session:
+            async with track.pass_lock, self._context.node.open(volume) as session:
                 observed = await session.observe(wanted)
         except AgentError as error:
             status = describe_failure(volume, None, want if isinstance(want, Wanted) else None, error)
         else:
-            status = describe_status(observed, wanted, make_plan(observed, wanted))
+            status = describe_status(observed, wanted, make_plan(observed, wanted), self._context.dev_ebs)
         return replace(status, last_step=track.last_step)
 
     async def look_at_all(self) -> tuple[VolumeStatus, ...]:
@@ -157,8 +174,7 @@ class Reconciler:
             await track.wake.wait()
             track.wake = anyio.Event()
             async with track.pass_lock:
-                pass_ = _Pass(self._node, self._board, self._counters, self._clock, track, volume)
-                pass_outcome = await pass_.run(self._wants.get(volume))
+                pass_outcome = await _Pass(self._context, track, volume).run(self._wants.get(volume))
             track.settled.set()
             if pass_outcome.needs_retry:
                 track.failures += 1
@@ -182,19 +198,12 @@ class _PassOutcome:
 class _Pass:
     """One volume brought as far as it goes now. Errors of the volume end here, and nowhere else."""
 
-    def __init__(
-        self,
-        node: Node,
-        board: Board,
-        counters: Counters,
-        clock: Callable[[], float],
-        track: _Track,
-        volume: VolumeId,
-    ) -> None:
-        self._node = node
-        self._board = board
-        self._counters = counters
-        self._clock = clock
+    def __init__(self, context: _Context, track: _Track, volume: VolumeId) -> None:
+        self._node = context.node
+        self._board = context.board
+        self._counters = context.counters
+        self._clock = context.clock
+        self._dev_ebs = context.dev_ebs
         self._track = track
         self._volume = volume
         self._observed: Observed | None = None
@@ -224,7 +233,7 @@ class _Pass:
         for _ in range(MAX_STEPS):
             observed = self._observed = await session.observe(wanted)
             plan = make_plan(observed, wanted)
-            self._publish(describe_status(observed, wanted, plan))
+            self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
             if not plan.actions:
                 return
             action = plan.actions[0]

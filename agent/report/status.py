@@ -21,11 +21,9 @@ from agent.report.board import PlannedStep, VolumeStatus
 from agent.report.sizes import show_size
 from agent.steps import Plan, Step
 
-DEV_EBS = "/dev/ebs"
 
-
-def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan) -> VolumeStatus:
-    """Return the status after a look and the plan made from it."""
+def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_ebs: str) -> VolumeStatus:
+    """Return the status after a look and the plan made from it; links to volumes lie below ``dev_ebs``."""
     verdict = plan.verdict
     if verdict is not None:
         reason, message, hint = verdict.reason, verdict.message, verdict.hint
@@ -38,6 +36,7 @@ def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan) -> Vo
         reason, message, hint = None, _say_progress(plan), None
     return replace(
         _describe_facts(observed.volume_id, observed, wanted),
+        path=_choose_path(observed, wanted, dev_ebs),
         condition=plan.condition,
         reason=reason,
         message=message,
@@ -93,7 +92,7 @@ def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted 
         name=None if wanted is None else wanted.name,
         condition=Condition.PENDING,
         device=None if device is None else device.path,
-        path=_choose_path(volume, observed, wanted),
+        path=None if observed is None or not observed.mounts else observed.mounts[0].path,
         fstype=content.type.value if isinstance(content, Filesystem) else None,
         size_bytes=None if device is None else device.size_bytes,
         is_required=wanted is not None and wanted.required,
@@ -101,16 +100,14 @@ def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted 
     )
 
 
-def _choose_path(volume: VolumeId, observed: Observed | None, wanted: Wanted | None) -> str | None:
-    if observed is None or observed.device is None:
-        return None
-    if wanted is not None and wanted.block is not None:
-        return f"{DEV_EBS}/{wanted.name}" if wanted.name in observed.links else None
+def _choose_path(observed: Observed, wanted: Wanted | None, dev_ebs: str) -> str | None:
+    """Return where the volume can be used: its mount, or the link to a raw one."""
     if observed.mounts:
-        here = [mount.path for mount in observed.mounts if wanted and wanted.mount]
-        wished = wanted.mount.path if wanted is not None and wanted.mount is not None else None
-        return wished if wished in here else observed.mounts[0].path
-    return f"{DEV_EBS}/by-id/{volume}" if wanted is None else None
+        return observed.mounts[0].path
+    if wanted is not None and wanted.block is None:
+        return None
+    link = f"by-id/{observed.volume_id}" if wanted is None else wanted.name
+    return f"{dev_ebs}/{link}" if link in observed.links else None
 
 
 def list_facts(observed: Observed) -> tuple[tuple[str, str], ...]:

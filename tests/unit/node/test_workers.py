@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.model import Reason
+from agent.node import zygote
+from agent.node.wire import Fd
+from agent.node.workers import RemoteTraceback, Workers
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    async with Workers() as made:
+        yield made
+
+
+# What the workers run: module-level functions, as everything they are given.
+
+
+def refuse(volume: str) -> None:
+    raise RefusedError(f"{volume} is refused.", reason=Reason.NOT_BLANK, hint="Look.")
+
+
+def divide(number: int) -> float:
+    return number / 0
+
+
+def open_file(path: str) -> Fd:
+    return Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def read_fd(fd: Fd) -> bytes:
+    return os.read(fd, 100)
+
+
+def count_fds() -> int:
+    return count_fds()
+
+
+def sleep_then_write(path: str, seconds: float) -> None:
+    time.sleep(seconds)
+    Path(path).write_text("late", "ascii")
+
+
+def open_then_sleep(path: str, seconds: float) -> Fd:
+    fd = open_file(path)
+    time.sleep(seconds)
+    return fd
+
+
+def list_foreign_modules() -> list[str]:
+    return [
+        name
+        for name, module in sys.modules.items()
+        if "site-packages" in str(getattr(module, "__file__", ""))
+    ]
+
+
+def return_what_cannot_be_sent() -> object:
+    return lambda: None
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 -- a process's death is no event of the loop's
+            await anyio.sleep(0.01)
+
+
+async def test_call_runs_elsewhere_and_returns(workers: Workers) -> None:
+    """A call runs in another process; the next one reuses that process."""
+    first = await workers.call(os.getpid, timeout_s=10, subject="a")
+    assert first != os.getpid()
+    assert await workers.call(os.getpid, timeout_s=10, subject="b") == first
+
+
+async def test_calls_overlap(workers: Workers) -> None:
+    """Calls about several volumes take as long as the slowest, not as their sum."""
+
+    async def sleep(subject: str) -> None:
+        await workers.call(time.sleep, 1, timeout_s=10, subject=subject)
+
+    start = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(sleep, f"vol-{number}")
+    assert time.monotonic() - start < 4
+
+
+async def test_agent_error_is_raised_as_it_was(workers: Workers) -> None:
+    """A refusal in a worker is the same refusal in the daemon."""
+    with pytest.raises(RefusedError) as caught:
+        await workers.call(refuse, "vol-1", timeout_s=10, subject="vol-1")
+    assert (caught.value.reason, caught.value.hint) == (Reason.NOT_BLANK, "Look.")
+
+
+async def test_os_error_keeps_number_and_path(workers: Workers) -> None:
+    """The kernel's refusal keeps its errno and the path it was about."""
+    with pytest.raises(FileNotFoundError) as caught:
+        await workers.call(open_file, "/nowhere", timeout_s=10, subject="a")
+    assert caught.value.filename == "/nowhere"
+
+
+async def test_fault_is_a_failed_probe_with_its_traceback(workers: Workers) -> None:
+    """A fault of the agent's own is never an answer: ProbeFailed, and the traceback is not lost."""
+    with pytest.raises(AgentError, match="divide for vol-1 failed: ZeroDivisionError") as caught:
+        await workers.call(divide, 1, timeout_s=10, subject="vol-1")
+    assert caught.value.reason is Reason.PROBE_FAILED
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert "number / 0" in str(caught.value.__cause__)
+
+
+async def test_result_that_cannot_travel_is_an_error(workers: Workers) -> None:
+    """A result that cannot be sent fails its call and not the worker."""
+    with pytest.raises(AgentError, match="failed"):
+        await workers.call(return_what_cannot_be_sent, timeout_s=10, subject="a")
+    assert await workers.call(abs, -1, timeout_s=10, subject="a") == 1
+
+
+@pytest.mark.parametrize("crash", [os.abort, os._exit])
+async def test_crash_is_a_failed_probe_and_hurts_nobody(workers: Workers, crash: object) -> None:
+    """A library that takes its process down fails one call; the next one finds a new worker."""
+    assert callable(crash)
+    args = (0,) if crash is os._exit else ()
+    with pytest.raises(AgentError) as caught:
+        await workers.call(crash, *args, timeout_s=10, subject="a")
+    assert caught.value.reason is Reason.PROBE_FAILED
+    assert await workers.call(abs, -1, timeout_s=10, subject="a") == 1
+
+
+async def test_descriptors_go_both_ways_and_none_is_left(workers: Workers, tmp_path: Path) -> None:
+    """A worker's descriptor becomes the daemon's and back, and the worker keeps none."""
+    (tmp_path / "file").write_text("content", "ascii")
+    before = await workers.call(count_fds, timeout_s=10, subject="a")
+    ours = count_fds()
+    fd = await workers.call(open_file, str(tmp_path / "file"), timeout_s=10, subject="a")
+    assert await workers.call(read_fd, fd, timeout_s=10, subject="a") == b"content"
+    await workers.close(fd, subject="a")
+    assert await workers.call(count_fds, timeout_s=10, subject="a") == before
+    assert count_fds() == ours
+
+
+async def test_slow_call_is_abandoned_and_its_worker_dies(workers: Workers, tmp_path: Path) -> None:
+    """A call beyond its time raises Stalled, counts, and is killed before it can act late."""
+    with pytest.raises(NotAnsweringError) as caught:
+        await workers.call(sleep_then_write, str(tmp_path / "late"), 1.0, timeout_s=0.2, subject="vol-1")
+    assert caught.value.reason is Reason.STALLED
+    assert workers.abandoned == 1
+    await until(lambda: not workers.stuck_subjects)
+    await anyio.sleep(1.2)
+    assert not (tmp_path / "late").exists()
+
+
+async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers) -> None:
+    """While a worker about a volume cannot die, that volume gets no further one, and others are served."""
+    pid = await workers.call(os.getpid, timeout_s=10, subject="vol-1")
+    # A stopped zygote kills nobody, which is how a worker in the kernel's hands looks from here.
+    zygote_pid = find_parent(pid)
+    assert await workers.call(abs, -1, timeout_s=10, subject="spare") == 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold_worker, workers)
+        await anyio.sleep(0.1)
+        await workers.call(abs, -1, timeout_s=10, subject="spare")
+        os.kill(zygote_pid, signal.SIGSTOP)
+    try:
+        assert workers.stuck_subjects == {"vol-1"}
+        with pytest.raises(NotAnsweringError, match="still does not answer since it was asked to sleep"):
+            await workers.call(abs, -1, timeout_s=10, subject="vol-1")
+        assert await workers.call(abs, -1, timeout_s=10, subject="vol-2") == 1
+    finally:
+        os.kill(zygote_pid, signal.SIGCONT)
+    await until(lambda: not workers.stuck_subjects)
+    assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
+
+
+async def hold_worker(workers: Workers) -> None:
+    with pytest.raises(NotAnsweringError):
+        await workers.call(time.sleep, 60, timeout_s=0.5, subject="vol-1")
+
+
+def find_parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text("ascii")
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+async def test_cancelled_call_is_killed_and_not_counted_as_stalled(workers: Workers) -> None:
+    """A look that is given up takes its worker with it, and the volume can be asked again at once."""
+    with anyio.move_on_after(0.1):
+        await workers.call(time.sleep, 60, timeout_s=100, subject="vol-1")
+    assert workers.abandoned == 0
+    assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
+
+
+async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_path: Path) -> None:
+    """An abandoned worker's descriptor never stays open in the daemon."""
+    (tmp_path / "file").touch()
+    ours = count_fds()
+    for pause in (0.0, 0.01, 0.05):
+        with anyio.move_on_after(pause):
+            fd = await workers.call(
+                open_then_sleep, str(tmp_path / "file"), pause, timeout_s=10, subject=f"{pause}"
+            )
+            await workers.close(fd, subject=f"{pause}")
+        await until(lambda: not workers.stuck_subjects)
+    spare_workers = len(workers._idle)
+    assert count_fds() <= ours + spare_workers
+
+
+async def test_dead_zygote_is_replaced(workers: Workers) -> None:
+    """When the kernel kills the zygote for memory, the next call starts another."""
+    first = await workers.call(os.getpid, timeout_s=10, subject="a")
+    os.kill(find_parent(first), signal.SIGKILL)
+    await until(lambda: not is_running(first))
+    assert await workers.call(os.getpid, timeout_s=10, subject="a") != first
+
+
+async def test_workers_import_no_third_party(workers: Workers) -> None:
+    """A worker starts with the standard library and this agent alone: small, and quick to fork."""
+    files = "[str(getattr(m, '__file__', '')) for m in __import__('sys').modules.values()]"
+    loaded = await workers.call(eval, files, timeout_s=10, subject="a")
+    assert [file for file in loaded if "site-packages" in file] == []
+    assert any(file.endswith("agent/node/signature.py") for file in loaded)
+
+
+def test_preloaded_modules_exist() -> None:
+    """The list of preloaded modules names modules of this package that hold functions for workers."""
+    for name in zygote.PRELOADED:
+        path = Path(*name.split(".")).with_suffix(".py")
+        source = (Path(zygote.__file__).parents[2] / path).read_text("utf-8")
+        assert any(isinstance(node, ast.FunctionDef) for node in ast.parse(source).body)
+
+
+DAEMON = """
+import anyio, os, sys, time
+from agent.node.workers import Workers
+
+async def main():
+    async with Workers() as workers:
+        pid = await workers.call(os.getpid, timeout_s=10, subject="a")
+        print(pid, os.getpid(), flush=True)
+        await workers.call(time.sleep, 600, timeout_s=600, subject="a")
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_everything_dies_with_the_daemon(number: signal.Signals) -> None:
+    """However the daemon ends, its zygote and a worker in the middle of a call end too."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as daemon:
+        assert daemon.stdout is not None
+        worker, pid = (int(word) for word in daemon.stdout.readline().split())
+        parent = find_parent(worker)
+        os.kill(pid, number)
+        daemon.wait(10)
+    deadline = time.monotonic() + 10
+    while (is_running(worker) or is_running(parent)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(worker)
+    assert not is_running(parent)

@@ -24,7 +24,7 @@ from agent.model import (
     Reason,
 )
 from agent.node import block, filesystem, formatting, mounted, partition
-from agent.node.mounts import MountRequest, mount_filesystem
+from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
 from agent.steps import (
     Action,
@@ -134,8 +134,17 @@ class VolumeActions:
             await self._pin.close_part(fd)
 
     async def _grow_partition(self, action: GrowPartition, observed: Observed) -> None:
-        device = _need_device(observed)
-        await partition.grow_partition(self._pin.fd, device, action.partition, self._node.paths.state)
+        _need_device(observed)
+        saved = self._node.paths.state / "partition-tables" / f"{self._pin.volume}.sfdisk"
+        entry = await partition.grow_partition(self._pin.fd, action.partition, action.to_bytes, saved)
+        await self._pin.call(
+            partition.resize_kernel_partition,
+            self._pin.fd,
+            entry.number,
+            entry.start_bytes,
+            entry.size_bytes,
+            timeout_s=GROW_TIMEOUT_S,
+        )
 
     async def _grow_filesystem(self, action: GrowFilesystem, observed: Observed) -> None:
         device = _need_device(observed)
@@ -188,7 +197,7 @@ class VolumeActions:
     async def _move(self, action: MoveMount, observed: Observed) -> None:
         mount = _need_mount(observed, action.from_path)
         await self._pin.call(
-            mounted.move_mount,
+            move_mount,
             action.from_path,
             mount.device_number,
             action.to_path,

@@ -17,7 +17,7 @@ from time import monotonic
 
 import psutil
 
-from agent.model import DeviceNumber, Mount, Process
+from agent.model import DeviceNumber, Process
 
 MAX_PROCESSES = 50
 _MAX_DESCRIPTORS = 65536
@@ -43,14 +43,14 @@ class _Search:
         return target == self.path or target.startswith(f"{self.path.rstrip('/')}/")
 
 
-def list_users(mount: Mount, time_limit_s: float = 2.0) -> tuple[Process, ...]:
-    """Return the processes that use a mount: at most 50 of them, found within the time.
+def find_processes(path: str, device_number: DeviceNumber, time_limit_s: float = 2.0) -> tuple[Process, ...]:
+    """Return the processes that use the mount at ``path``: at most 50 of them, found within the time.
 
     A use is a working or root directory, a running program, an open or a mapped file on the mount. A process
     of another mount namespace, as in a container, uses it where it has the device mounted for itself, so that
     an unmount outside does not reach it.
     """
-    search = _Search(mount.path, mount.device_number, monotonic() + time_limit_s)
+    search = _Search(path, device_number, monotonic() + time_limit_s)
     own_namespace = _read_link(Path("/proc/self/ns/mnt"))
     insiders: list[Path] = []
     outsiders: dict[str, Path] = {}

@@ -116,7 +116,7 @@ def _check_source(entry: VolumeEntry) -> Iterator[Finding]:
         yield Finding((), "The entry says of no volume.", hint, on_both)
     if entry.match is None:
         return
-    of_volume = entry.match.model_fields_set - {"instance_group"}
+    of_volume = [key for key, value in entry.match if value is not None and key != "instance_group"]
     if entry.claim is not None and of_volume:
         hint = "Beside claim, match may hold instance_group alone."
         yield Finding(("claim",), "The entry has match too.", hint, on_both, at_key=True)

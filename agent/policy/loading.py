@@ -72,16 +72,18 @@ def _read_file(path: Path, *, trust_owner: bool) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         raise PolicyError(f"The policy {path} cannot be opened: {_describe(error)}.") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
             raise PolicyError(f"The policy {path} is not a file.")
         if not trust_owner:
             _check_owner(path, facts)
-        try:
+        with os.fdopen(fd, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise PolicyError(f"The policy {path} cannot be read: {_describe(error)}.") from None
+    except OSError as error:
+        raise PolicyError(f"The policy {path} cannot be read: {_describe(error)}.") from None
+    finally:
+        os.close(fd)
 
 
 def _check_owner(path: Path, facts: os.stat_result) -> None:

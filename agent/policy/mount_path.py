@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from agent.errors import AgentError, InvalidValueError
 from agent.model import NodeFacts, Origin, Reason, VolumeId
@@ -19,13 +18,10 @@ MAX_PATH_BYTES = 4095
 MAX_COMPONENTS = 64
 MAX_COMPONENT_BYTES = 255
 
-PROTECTED = tuple(
-    PurePosixPath(path)
-    for path in (
-        *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run/ebs-agent"),
-        *("/run/systemd", "/run/udev", "/sbin", "/sys", "/usr", "/var/lib/ebs-agent", "/var/lib/kubelet"),
-        *("/opt/dlami/nvme", "/opt/ebs-agent", "/opt/sagemaker"),
-    )
+PROTECTED = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run/ebs-agent"),
+    *("/run/systemd", "/run/udev", "/sbin", "/sys", "/usr", "/var/lib/ebs-agent", "/var/lib/kubelet"),
+    *("/opt/dlami/nvme", "/opt/ebs-agent", "/opt/sagemaker"),
 )
 """Where nothing is ever mounted, over it or in it: the system, HyperPod's own places, and the agent's."""
 
@@ -52,12 +48,12 @@ def parse_directory(text: str) -> str:
 
 def parse_root(text: str) -> str:
     """Return a directory mounts may lie beneath. Raises InvalidValueError."""
-    path = PurePosixPath(parse_directory(text))
-    if any(_is_within(path, other) for other in PROTECTED):
+    path = parse_directory(text)
+    if any(_is_within(_split(path), _split(other)) for other in PROTECTED):
         raise InvalidValueError(
             f"{text!r:.80} must not hold mounts.", hint="Use a directory for data, such as /data or /mnt."
         )
-    return str(path)
+    return path
 
 
 def parse_template(text: str) -> str:
@@ -102,20 +98,24 @@ def split_template(template: str) -> tuple[str, ...]:
 
 def find_obstacle(template: str, roots: Iterable[str]) -> str | None:
     """Return why a mount path may not be used, whatever its fields become, or None. A clause."""
-    path = PurePosixPath("/", *(part.replace("/", "_") for part in split_template(template)))
-    allowed = [PurePosixPath(root) for root in roots]
-    if not any(_is_within(path, root) and path != root for root in allowed):
-        return f"it does not lie beneath {' or '.join(map(str, allowed)) or 'any allowed root'}"
+    path = split_template(template)
+    allowed = tuple(roots)
+    if not any(_is_within(path, _split(root)) and path != _split(root) for root in allowed):
+        return f"it does not lie beneath {' or '.join(allowed) or 'any allowed root'}"
     for place in PROTECTED:
-        if _is_within(path, place):
+        if _is_within(path, _split(place)):
             return f"nothing is mounted in {place}"
-        if _is_within(place, path):
+        if _is_within(_split(place), path):
             return f"it would hide {place}"
     return None
 
 
-def _is_within(path: PurePosixPath, ancestor: PurePosixPath) -> bool:
-    return path == ancestor or ancestor in path.parents
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
+
+
+def _is_within(path: tuple[str, ...], ancestor: tuple[str, ...]) -> bool:
+    return path[: len(ancestor)] == ancestor
 
 
 def expand_path(template: str, facts: PathFacts, roots: Iterable[str]) -> str:

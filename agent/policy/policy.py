@@ -160,7 +160,22 @@ def diff_policies(old: Policy, new: Policy) -> PolicyChange:
 
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema of the policy file, for editors; ``check_policy`` knows more than it can say."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Policy.model_json_schema(by_alias=True, mode="validation"),
-    }
+    schema = _tidy_schema(Policy.model_json_schema(by_alias=True, mode="validation"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _tidy_schema(part: Any) -> Any:
+    """Show keys as they are written: none takes null, and a section's default is to leave it out."""
+    if isinstance(part, list):
+        return [_tidy_schema(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    tidy = {key: _tidy_schema(value) for key, value in part.items()}
+    if isinstance(tidy.get("default", ""), (dict, type(None))):
+        del tidy["default"]
+    choices = tidy.get("anyOf")
+    if isinstance(choices, list) and {"type": "null"} in choices:
+        (choice,) = (choice for choice in choices if choice != {"type": "null"})
+        del tidy["anyOf"]
+        return {**choice, **tidy}
+    return tidy

@@ -93,7 +93,7 @@ class MqttSettings(Section):
 class CloudSettings(Section):
     """What the agent may ask of AWS."""
 
-    enabled: AutoFlag = None
+    enabled: AutoFlag = Field(default=None, json_schema_extra={"default": "auto"})
     """auto: where credentials are found and an entry needs AWS."""
     attach_api: Literal["auto", "hyperpod", "ec2", "none"] = "auto"
     """Which API attaches and detaches: HyperPod's, EC2's, or none."""
@@ -110,5 +110,7 @@ class AgentSettings(Section):
     """What the agent may ask of AWS."""
     allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")
     """Mount paths lie beneath one of these."""
-    resync_s: Annotated[DurationSeconds, AfterValidator(_check_resync)] = Field(default=60.0, alias="resync")
+    resync_s: Annotated[DurationSeconds, AfterValidator(_check_resync)] = Field(
+        default=60.0, alias="resync", json_schema_extra={"default": "60s"}
+    )
     """How often to look at every volume even if nothing was heard of it."""

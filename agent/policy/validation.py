@@ -45,9 +45,10 @@ class Checked(Generic[M]):
 
 def check_piece(model: type[M], content: Any) -> Checked[M]:
     """Check ``content`` (plain dicts, lists and scalars) against ``model``."""
-    findings: list[Finding] = []
-    pruned: list[Loc] = []
     remainder = _copy(content)
+    # No key takes null: a key whose value was left out or commented out is a slip, not a wish.
+    pruned = list(_drop_empty(remainder, ())) if isinstance(remainder, dict) else []
+    findings = [_name_no_value(loc, "one") for loc in pruned]
     for _ in range(_MAX_ROUNDS):
         try:
             return Checked(model.model_validate(remainder), findings, pruned)
@@ -60,6 +61,18 @@ def check_piece(model: type[M], content: Any) -> Checked[M]:
             return Checked(None, findings, [*pruned, ()])
         pruned += [loc for loc in gone if loc is not None]
     return Checked(None, findings, [*pruned, ()])
+
+
+def _drop_empty(content: Any, loc: Loc) -> Iterator[Loc]:
+    """Remove the keys whose value is null, or a list that holds one, and yield their places."""
+    items = list(content.items() if isinstance(content, dict) else enumerate(content))
+    for key, value in items:
+        place = (*loc, key)
+        if isinstance(content, dict) and (value is None or (isinstance(value, list) and None in value)):
+            del content[key]
+            yield place
+        elif isinstance(value, (dict, list)):
+            yield from _drop_empty(value, place)
 
 
 def _copy(content: Any) -> Any:
@@ -134,10 +147,10 @@ def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
 def _hint_type(kind: str, value: Any) -> str | None:
     if kind == "string_type" and not isinstance(value, (dict, list)):
         return f'Put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
-    if kind == "bool_type" and value in {"yes", "on"}:
-        return "Write true."
-    if kind == "bool_type" and value in {"no", "off"}:
-        return "Write false."
+    if kind == "bool_type" and isinstance(value, str):
+        return {"yes": "Write true.", "on": "Write true.", "no": "Write false.", "off": "Write false."}.get(
+            value
+        )
     return None
 
 

@@ -31,10 +31,14 @@ def make_volumes(*entries: str) -> Policy:
     return make_policy("volumes:\n" + "".join(entries))
 
 
+def make_identity(volume_id: VolumeId, attach_name: str | None = None) -> Identity:
+    """Return what a device that is this volume says it is."""
+    return Identity(volume_id, "Amazon Elastic Block Store", volume_id.replace("-", ""), attach_name)
+
+
 def make_seen(volume_id: VolumeId, size_gib: int = 100, attach_name: str | None = None) -> Seen:
     """Return what a device answers that is this volume."""
-    identity = Identity(volume_id, "Amazon Elastic Block Store", volume_id.replace("-", ""), attach_name)
-    return Seen("/dev/nvme1n1", identity, size_gib * GIB)
+    return Seen("/dev/nvme1n1", make_identity(volume_id, attach_name), size_gib * GIB)
 
 
 def find_messages(text: str) -> list[str]:

@@ -43,6 +43,16 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         ("version: 1\nvolumes: [3]", "2:11 volumes[0]: "),
         ("version: 1\nclasses: []", "2:10 classes: [] is not a mapping."),
         ("version: 1\nagent:", "2:1 agent: There is no value."),
+        (
+            _volume(f"match: {{volume_id: , instance_group: g}}, {FS}, {MOUNT}"),
+            "volumes[0].match.volume_id: There is no",
+        ),
+        (_use(f"{FS}, {MOUNT}, tune: "), "volumes[0].tune: There is no value."),
+        (_use(f"{FS}, mount: {{path: /data/a, options: [ro, ~]}}"), "mount.options: There is no value."),
+        (
+            f"version: 1\nvolumes:\n- {{name: , match: {{volume_id: {ID}}}, block: {{}}}}",
+            "volumes[0].name: There is no",
+        ),
         ("version: 1\nclasses: {by/id: {}}", "2:11 classes.by/id: 'by/id' is not a name."),
         # agent
         ("version: 1\nagent: {resync: 60}", "2:17 agent.resync: '60' is not a duration."),
@@ -223,7 +233,7 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         ),
         (
             _claim("type: io2, iops: 100, multi_attach: true", "size: 5GiB"),
-            "volumes[0].claim.class: Volumes of class 'c' can be attached to several instances: raw use only.",
+            "volumes[0].claim.class: Volumes of class 'c' can be attached to several instances",
         ),
         (
             _volume(f"claim: {{class: x, size: 5GiB}}, {FS}, {MOUNT}"),

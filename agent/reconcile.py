@@ -106,10 +106,8 @@ class Reconciler:
 
         A volume not named any more is looked at a last time, and forgotten once nothing is left of it.
         """
-        changed = set(wants) ^ set(self._wants)
-        changed |= {
-            volume for volume in set(wants) & set(self._wants) if wants[volume] != self._wants[volume]
-        }
+        old = self._wants
+        changed = {volume for volume in {*wants, *old} if _differs(volume, old, wants)}
         self._wants = dict(wants)
         for volume in changed:
             self.wake(volume)
@@ -280,6 +278,10 @@ class _Pass:
         elif status.condition.is_usable and track.attached_at is not None:
             self._counters.count_attach(self._clock() - track.attached_at)
             track.attached_at = None
+
+
+def _differs(volume: VolumeId, old: Mapping[VolumeId, Want], new: Mapping[VolumeId, Want]) -> bool:
+    return (volume in old) != (volume in new) or old.get(volume) != new.get(volume)
 
 
 def _get_wanted(want: Want) -> Wanted | None:

@@ -228,6 +228,11 @@ def _ioctl_int(fd: int, request: int) -> int:
 # -- Facts of sysfs ------------------------------------------------------------------------------------------
 
 
+def is_block_device(number: DeviceNumber) -> bool:
+    """Tell whether the kernel has a block device of this number: a disk that was pulled has none."""
+    return (SYSFS / "dev" / "block" / str(number)).exists()
+
+
 def read_partitions(node: Path) -> tuple[Partition, ...]:
     """Return the partitions the kernel has of the disk whose sysfs directory is ``node``, by number."""
     found = [_read_partition(entry) for entry in node.iterdir() if (entry / "partition").is_file()]

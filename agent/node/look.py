@@ -38,6 +38,7 @@ class LookRequest:
 
     path: str
     identify: Callable[[int], Identity]
+    is_present: Callable[[DeviceNumber], bool]
     dev_ebs: Path
     boot_id: str
     wanted_path: str | None = None
@@ -84,7 +85,7 @@ def look_at(fd: int, request: LookRequest) -> Look:
         device=found,
         exclusion=exclusion,
         mounts=mounts,
-        stale_mounts=find_stale_mounts(all_mounts, surroundings, request.record, request.boot_id, found),
+        stale_mounts=_find_stale(surroundings, request.record, request.boot_id, request.is_present, found),
         obstacle=find_obstacle(all_mounts, request.wanted_path, here),
         filesystem=None if here is None else _read_mounted(fd, found, here),
         root_inode=None if here is None else mounted.read_root_inode(here.path, here.device_number),
@@ -94,40 +95,45 @@ def look_at(fd: int, request: LookRequest) -> Look:
     )
 
 
-def find_stale_of_absent(record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
+def find_stale_of_absent(
+    record: MountRecord, boot_id: str, is_present: Callable[[DeviceNumber], bool]
+) -> tuple[Mount, ...]:
     """Return the mounts that ``record`` notes of a volume that is not attached any more."""
-    all_mounts = read_mounts()
-    return find_stale_mounts(all_mounts, gather_surroundings(all_mounts), record, boot_id, None)
+    return _find_stale(gather_surroundings(read_mounts()), record, boot_id, is_present, None)
 
 
-def find_stale_mounts(
-    mounts: tuple[Mount, ...],
+def _find_stale(
     surroundings: Surroundings,
     record: MountRecord | None,
     boot_id: str,
+    is_present: Callable[[DeviceNumber], bool],
     now: Device | None,
 ) -> tuple[Mount, ...]:
-    """Return the agent's own mounts of an appearance of the volume that is gone, innermost last.
+    """Return the agent's own mounts of an appearance of the volume that is gone.
 
     A mount is the agent's by its record: same boot, same path, same number. Its device is gone where none of
-    the devices it stands on is a block device any more, or is the volume's present one.
+    the disks it stands on is there any more, or where the volume has appeared anew since.
     """
     if record is None or record.boot_id != boot_id:
         return ()
+    noted = (record.path, record.device_number)
     return tuple(
         mount
-        for mount in mounts
-        if mount.path == record.path
-        and mount.device_number == record.device_number
-        and not _is_alive(mount, surroundings, now, record)
+        for mount in surroundings.mounts
+        if (mount.path, mount.device_number) == noted
+        and not _is_alive(surroundings.devices_of(mount), is_present, now, record)
     )
 
 
-def _is_alive(mount: Mount, surroundings: Surroundings, now: Device | None, record: MountRecord) -> bool:
-    devices = surroundings.devices_of(mount)
+def _is_alive(
+    devices: frozenset[DeviceNumber],
+    is_present: Callable[[DeviceNumber], bool],
+    now: Device | None,
+    record: MountRecord,
+) -> bool:
     if now is not None and devices & now.numbers:
         return record.diskseq in {None, now.diskseq}
-    return any(number in surroundings.blocks for number in devices)
+    return any(is_present(number) for number in devices)
 
 
 def find_obstacle(mounts: tuple[Mount, ...], path: str | None, here: Mount | None) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskStatus
 
-from agent.model import Identity
+from agent.model import DeviceNumber, Identity
 from agent.node import loop, standin
 from agent.node.sources import Hint
 from agent.node.standin import Change, StandIn
@@ -38,6 +38,11 @@ class LoopbackSource:
     def identify(self) -> Callable[[int], Identity]:
         """The function that tells which file a loop device, open at a descriptor, stands on."""
         return partial(standin.identify_loop, str(self._directory))
+
+    @property
+    def is_present(self) -> Callable[[DeviceNumber], bool]:
+        """The function that tells whether a loop device is there and has its file still."""
+        return standin.has_file
 
     def list_paths(self) -> list[str]:
         """Return the loop devices of the directory's files."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from anyio.abc import TaskStatus
 
-from agent.model import Identity
+from agent.model import DeviceNumber, Identity
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class DeviceSource(Protocol):
     @property
     def identify(self) -> Callable[[int], Identity]:
         """The function that asks an open descriptor which volume it is; runs in a worker."""
+
+    @property
+    def is_present(self) -> Callable[[DeviceNumber], bool]:
+        """The function that tells whether a device number is still of an attached disk; runs in a worker."""
 
     async def watch(self, seen: Callable[[Hint], None], *, task_status: TaskStatus[None]) -> None:
         """Report hints until cancelled. Started once nothing can be missed that happens from then on."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.errors import AgentError, RefusedError, VanishedError
-from agent.model import Identity, Reason, VolumeId, parse_volume_id
+from agent.model import DeviceNumber, Identity, Reason, VolumeId, parse_volume_id
 from agent.node import loop
 
 MODEL = "File standing in for a volume"
@@ -102,6 +102,15 @@ def release_directory(directory: str) -> None:
     for item in loop.list_loops():
         if is_below(item, Path(directory)):
             loop.detach(item.path)
+
+
+def has_file(number: DeviceNumber) -> bool:
+    """Tell whether a loop device stands on a file that is still there: removing it is pulling the disk."""
+    try:
+        backing = Path(f"/sys/dev/block/{number}/loop/backing_file").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return False
+    return not backing.rstrip("\n").endswith(_DELETED)
 
 
 def _scan(directory: str) -> Iterator[StandIn]:

@@ -19,8 +19,9 @@ import anyio.lowlevel
 import pyudev
 from anyio.abc import TaskStatus
 
-from agent.model import Identity
+from agent.model import DeviceNumber, Identity
 from agent.node import nvme
+from agent.node.device import is_block_device
 from agent.node.sources import Hint
 
 # A path to a namespace shared by controllers is nvme0c1n1; only the head nvme0n1 is a disk.
@@ -34,6 +35,7 @@ class UdevSource:
     """The NVMe disks of this machine."""
 
     identify: Callable[[int], Identity] = staticmethod(nvme.identify)
+    is_present: Callable[[DeviceNumber], bool] = staticmethod(is_block_device)
 
     def __init__(self, sysfs: Path = Path("/sys")) -> None:
         self._sysfs = sysfs

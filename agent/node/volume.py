@@ -24,7 +24,7 @@ from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.look import Look, LookRequest, find_stale_of_absent, look_at
 from agent.node.pin import Pin
-from agent.node.processes import list_users
+from agent.node.processes import find_processes
 from agent.node.signature import probe
 from agent.steps import Action
 
@@ -76,6 +76,7 @@ class VolumeSession:
         request = LookRequest(
             path=path,
             identify=identify,
+            is_present=self._node.source.is_present,
             dev_ebs=self._node.paths.dev_ebs,
             boot_id=self._node.boot_id,
             wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
@@ -126,7 +127,11 @@ class VolumeSession:
         stale: tuple[Mount, ...] = ()
         if record is not None:
             stale = await self._pin.call(
-                find_stale_of_absent, record, self._node.boot_id, timeout_s=LOOK_TIMEOUT_S
+                find_stale_of_absent,
+                record,
+                self._node.boot_id,
+                self._node.source.is_present,
+                timeout_s=LOOK_TIMEOUT_S,
             )
         return Observed(
             volume_id=self._volume,
@@ -147,7 +152,10 @@ class VolumeSession:
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
         if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:
             return ()
-        return await self._pin.call(list_users, look.mounts[0], timeout_s=PROCESSES_TIMEOUT_S)
+        mount = look.mounts[0]
+        return await self._pin.call(
+            find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
+        )
 
     def _exclude_duplicate(self) -> Exclusion | None:
         if len(self._paths) <= 1:

@@ -178,9 +178,11 @@ def _list_powers(size_bytes: int) -> Iterator[int]:
 def _choose_samples(size_bytes: int, rng: random.Random, effort: _Effort) -> Iterator[Place]:
     """Yield one random sample from each of ``effort.samples`` equal strata."""
     pages = (size_bytes - effort.sample_bytes) // _PAGE
-    for number in range(effort.samples):
+    # All randomness at once: the kernel is asked for it by a system call each time.
+    draws = memoryview(rng.getrandbits(64 * effort.samples).to_bytes(8 * effort.samples, "little")).cast("Q")
+    for number, draw in enumerate(draws):
         low, high = pages * number // effort.samples, pages * (number + 1) // effort.samples
-        yield Place(rng.randrange(low, max(high, low + 1)) * _PAGE, effort.sample_bytes)
+        yield Place((low + (draw * (high - low) >> 64)) * _PAGE, effort.sample_bytes)
 
 
 def _merge(places: Sequence[Place], size_bytes: int) -> Iterator[Place]:

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.model import DeviceNumber, Mount
+from agent.node.surroundings import gather_surroundings
+
+
+class Machine:
+    """A root directory with as much of sysfs, procfs and /dev as names block devices."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._class = root / "sys/class/block"
+        for directory in (self._class, root / "proc", root / "dev/mapper", root / "sys/fs/btrfs"):
+            directory.mkdir(parents=True)
+        self.set_swaps()
+
+    def add_disk(self, name: str, number: str) -> Path:
+        return self._add(self.root / "sys/devices" / name, number)
+
+    def add_partition(self, disk: str, name: str, number: str) -> Path:
+        node = self._add(self.root / "sys/devices" / disk / name, number)
+        (node / "partition").write_text("1\n", "ascii")
+        return node
+
+    def add_mapped(self, name: str, number: str, uuid: str, label: str, *beneath: str) -> None:
+        node = self.add_disk(name, number)
+        (node / "dm").mkdir()
+        (node / "dm/uuid").write_text(f"{uuid}\n", "ascii")
+        (node / "dm/name").write_text(f"{label}\n", "ascii")
+        (self.root / "dev/mapper" / label).symlink_to(f"../{name}")
+        self.stack(name, *beneath)
+
+    def stack(self, name: str, *beneath: str) -> None:
+        slaves = self._class / name / "slaves"
+        slaves.mkdir()
+        for lower in beneath:
+            (slaves / lower).symlink_to((self._class / lower).resolve())
+
+    def add_loop(self, name: str, number: str, backing: str) -> None:
+        node = self.add_disk(name, number)
+        (node / "loop").mkdir()
+        (node / "loop/backing_file").write_text(f"{backing}\n", "ascii")
+
+    def add_btrfs(self, uuid: str, *members: str) -> None:
+        devices = self.root / "sys/fs/btrfs" / uuid / "devices"
+        devices.mkdir(parents=True)
+        for member in members:
+            (devices / member).symlink_to((self._class / member).resolve())
+
+    def set_swaps(self, *lines: str) -> None:
+        head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+        (self.root / "proc/swaps").write_text(head + "".join(f"{line}\n" for line in lines), "ascii")
+
+    def _add(self, node: Path, number: str) -> Path:
+        node.mkdir(parents=True)
+        (node / "dev").write_text(f"{number}\n", "ascii")
+        (self._class / node.name).symlink_to(node)
+        return node
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    made = Machine(tmp_path / "root")
+    made.add_disk("nvme0n1", "259:0")
+    made.add_partition("nvme0n1", "nvme0n1p1", "259:1")
+    made.add_disk("nvme1n1", "259:2")
+    return made
+
+
+def make_mount(path: str, source: str, fs_type: str = "ext4", *super_options: str) -> Mount:
+    return Mount(
+        7, 1, DeviceNumber(0, 50), "/", path, frozenset({"rw"}), fs_type, source, frozenset(super_options)
+    )
+
+
+DISK, PART, SECOND = DeviceNumber(259, 0), DeviceNumber(259, 1), DeviceNumber(259, 2)
+
+
+def test_partition_stands_on_its_disk(machine: Machine) -> None:
+    """A partition leads to its disk, and a disk to itself."""
+    found = gather_surroundings((), machine.root)
+    assert found.closure({PART}) == {PART, DISK}
+    assert found.closure({SECOND}) == {SECOND}
+
+
+def test_stack_of_encryption_volume_group_and_array(machine: Machine) -> None:
+    """LVM on LUKS on a RAID of a partition and a disk leads down to both, and each says what it is."""
+    array = machine.add_disk("md0", "9:0")
+    (array / "md").mkdir()
+    machine.stack("md0", "nvme0n1p1", "nvme1n1")
+    machine.add_mapped("dm-0", "252:0", "CRYPT-LUKS2-0a1b-root", "root_crypt", "md0")
+    machine.add_mapped("dm-1", "252:1", "LVM-0a1b", "vg-root", "dm-0")
+    found = gather_surroundings((), machine.root)
+    assert found.closure({DeviceNumber(252, 1)}) >= {DISK, PART, SECOND}
+    assert found.blocks[DeviceNumber(9, 0)].what == "a RAID array"
+    assert found.blocks[DeviceNumber(252, 0)].what == "an encrypted volume root_crypt"
+    assert found.blocks[DeviceNumber(252, 1)].what == "an LVM volume vg-root"
+
+
+def test_swap_on_devices_and_links(machine: Machine) -> None:
+    """Swap is found by device, by a link to one, and through the escapes the kernel writes."""
+    machine.add_mapped("dm-0", "252:0", "LVM-1", "vg-swap one", "nvme1n1")
+    machine.set_swaps(
+        "/dev/nvme0n1p1 partition 8 0 -2", "/dev/mapper/vg-swap\\040one partition 8 0 -3", "/gone file 8 0 -4"
+    )
+    found = gather_surroundings((), machine.root)
+    assert found.swaps == {PART, DeviceNumber(252, 0)}
+
+
+def test_swap_file_is_on_its_filesystem(machine: Machine) -> None:
+    """A swap file keeps the device of the filesystem it lies on."""
+    (machine.root / "swapfile").touch()
+    machine.set_swaps("/swapfile file 8 0 -2")
+    status = (machine.root / "swapfile").stat().st_dev
+    (number,) = gather_surroundings((), machine.root).swaps
+    assert (number.major, number.minor) == (status >> 8 & 0xFFF, status & 0xFF | status >> 12 & 0xFFF00)
+
+
+def test_loop_device_on_a_block_device(machine: Machine) -> None:
+    """A loop device on a disk holds it; one on a file holds no disk."""
+    machine.add_loop("loop0", "7:0", "/dev/nvme1n1")
+    machine.add_loop("loop1", "7:1", "/images/a.img")
+    found = gather_surroundings((), machine.root)
+    assert dict(found.loops) == {SECOND: "loop0"}
+
+
+def test_btrfs_root_is_found_by_source_and_members(machine: Machine) -> None:
+    """A btrfs mount with an invented number leads to its source and its other devices."""
+    machine.add_btrfs("5f3a", "nvme0n1p1", "nvme1n1")
+    (machine.root / "sys/fs/btrfs/features").mkdir()
+    mount = make_mount("/", "/dev/nvme0n1p1", "btrfs")
+    found = gather_surroundings((mount,), machine.root)
+    assert found.devices_of(mount) == {PART, SECOND}
+    assert found.pools == (frozenset({PART, SECOND}),)
+
+
+def test_overlay_root_is_found_by_its_layers(machine: Machine) -> None:
+    """An overlay as root stands on its layers' filesystems; a container's is not looked into."""
+    (machine.root / "lower").mkdir()
+    options = ("lowerdir=/lower:/nowhere", "upperdir=/lower")
+    root = make_mount("/", "overlay", "overlay", *options)
+    found = gather_surroundings((root,), machine.root)
+    assert len(found.devices_of(root)) == 1
+    container = make_mount("/run/box", "overlay", "overlay", *options)
+    found = gather_surroundings((container,), machine.root)
+    assert found.devices_of(container) == {container.device_number}
+
+
+def test_without_sysfs_nothing_is_known_to_be_free(tmp_path: Path) -> None:
+    """Where the facts cannot be read, that is an error and no empty answer."""
+    with pytest.raises(FileNotFoundError):
+        gather_surroundings((), tmp_path)
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    """The real sysfs and procfs are read without a complaint, and every stack ends."""
+    assert tmp_path.exists()
+    found = gather_surroundings(())
+    assert found.closure(found.blocks) >= found.blocks.keys()

@@ -7,6 +7,7 @@ import platform
 import shutil
 
 from tests.vm.guest.image import find_image
+from tests.vm.guest.tools import SEARCH_PATH
 
 # What to run a guest, and what only to build its image; the packages are in host-packages.txt.
 NEEDED_TO_RUN = ("qemu-system-x86_64", "qemu-img", "mkfs.ext4", "setpriv")
@@ -16,12 +17,12 @@ NEEDED_TO_BUILD = ("mmdebstrap", "chroot")
 def vm_unavailable_reason() -> str | None:
     """Return why the tests in guests cannot run here, in one sentence, or None when they can."""
     if platform.machine() != "x86_64":
-        return f"the guest is an x86-64 machine and this is {platform.machine()}"
+        return f"needs an x86-64 machine, which {platform.machine()} is not"
     has_image = find_image() is not None
     needed = NEEDED_TO_RUN if has_image else (*NEEDED_TO_RUN, *NEEDED_TO_BUILD)
-    missing = [name for name in needed if shutil.which(name) is None]
+    missing = [name for name in needed if shutil.which(name, path=SEARCH_PATH) is None]
     if missing:
-        return f"{' and '.join(missing)} not found: run scripts/prepare vm"
+        return f"needs {', '.join(missing)}: run scripts/prepare vm"
     if not has_image and os.geteuid() != 0:
-        return "the guest's image is not built yet, which takes root"
+        return "needs root, to build the guest's image once"
     return None

@@ -39,7 +39,9 @@ POLL_S = 0.1
 AGENT_HOME = "/opt/ebs-agent/current"
 # As the kernel names virtio disks, in the order of the command line.
 DISK_NAMES = ("vda", "vdb", "vdc")
+# Without a machine ID each boot of a fresh guest would be a first boot, when systemd sets up all units anew.
 KERNEL_ARGS = (
+    "systemd.machine_id=00000000000000000000000000000eb5",
     *("root=/dev/vda", "rw", "console=ttyS0,115200", "loglevel=4", "systemd.show_status=false"),
     # Emulated, each of these costs seconds and protects nothing.
     *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on", "rcupdate.rcu_expedited=1"),
@@ -276,6 +278,16 @@ class Guest:
             return (self.directory / "console.log").read_bytes()[-tail_bytes:].decode(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def read_journal(self, lines: int = 60) -> str:
+        """Return the end of the journal of this boot, or why it cannot be had."""
+        try:
+            return self.run(
+                ["journalctl", "--boot", "--no-pager", "--output=short-monotonic", f"--lines={lines}"],
+                timeout_s=20,
+            ).stdout.decode(errors="replace")
+        except GuestError as error:
+            return str(error)
 
     # QEMU's own NVMe devices: PCI, hot-plugged, with a model of their own and a fixed size
 

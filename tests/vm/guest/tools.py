@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vm.guest.errors import GuestError
 
 SHOWN_BYTES = 8000
+# mkfs is where an unprivileged user's shell does not look.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
-def run_tool(
-    argv: Sequence[str | Path],
-    *,
-    timeout_s: float,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> str:
+def run_tool(argv: Sequence[str | Path], *, timeout_s: float) -> str:
     """Run a program to its end and return its standard output; its output is in the error when it fails."""
     try:
         done = subprocess.run(
@@ -26,8 +22,7 @@ def run_tool(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
-            env=os.environ | dict(env or {}),
-            cwd=cwd,
+            env={**os.environ, "PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"},
             check=False,
         )
     except subprocess.TimeoutExpired as error:

@@ -26,6 +26,15 @@ KERNEL_WISHED = (5, 15)
 MAX_IO_TIMEOUT_S = 4294967295
 """What EBS recommends for nvme_core: a stalled volume then waits, instead of failing its filesystem."""
 
+CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+}
+"""What the agent does as root, with the kernel's numbers for it; a container's root may lack some."""
+
 INSTALL = {
     "e2fsprogs": "Install e2fsprogs: apt-get install e2fsprogs, or dnf install e2fsprogs.",
     "xfsprogs": "Install xfsprogs: apt-get install xfsprogs, or dnf install xfsprogs.",
@@ -115,6 +124,13 @@ class Host:
         except OSError:
             return None
 
+    def read_capabilities(self) -> int:
+        """Return what this process may do, a bit each (linux/capability.h); all where that is not told."""
+        for line in (self.read("proc/self/status") or "").splitlines():
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+        return -1
+
 
 def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
     """Return what was found, most basic first."""
@@ -136,11 +152,18 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
 
 def examine_user(host: Host) -> Finding:
     """Tell whether what follows is the truth for the daemon, which runs as root."""
-    if host.is_root:
-        return Finding("permissions", Verdict.OK, "root")
-    return Finding(
-        "permissions", Verdict.FAILURE, "not root: devices cannot be opened or mounted", "Run with sudo."
-    )
+    if not host.is_root:
+        found = "not root: devices cannot be opened or mounted"
+        return Finding("permissions", Verdict.FAILURE, found, "Run with sudo.")
+    missing = [name for name, bit in CAPABILITIES.items() if not host.read_capabilities() >> bit & 1]
+    if missing:
+        mend = "Run outside of the container, or give it these capabilities."
+        found = f"root without {', '.join(missing)}"
+        is_hindered = missing != ["CAP_SYS_RESOURCE"]
+        if not is_hindered:
+            found += ": ext4 cannot be grown while it is mounted"
+        return Finding("permissions", Verdict.FAILURE if is_hindered else Verdict.WARNING, found, mend)
+    return Finding("permissions", Verdict.OK, "root")
 
 
 def examine_kernel(host: Host) -> Finding:

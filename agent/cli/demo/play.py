@@ -71,7 +71,7 @@ class _Play:
         self._stage = stage
         self._scenes = scenes
         self._client = Client(stage.paths.socket)
-        self._view = View(scenes, _make_hints(stage))
+        self._view = View(scenes, stage.directory, _make_hints(stage))
         self._end_at = None if seconds is None else time.monotonic() + seconds
         self._begun: set[str] = set()
 

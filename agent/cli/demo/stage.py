@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.cli.doctor import find_program
 from agent.errors import AgentError
 from agent.node.mountinfo import read_mounts
 from agent.paths import Paths
@@ -106,16 +107,12 @@ def check_machine() -> None:
             "The demo lets files stand in for volumes, for which this machine has no loop devices.",
             hint="Run: modprobe loop. In a container, start it with --privileged, or use a virtual machine.",
         )
-    missing = [name for name in ("mkfs.ext4", "e2fsck", "resize2fs") if _find_program(name) is None]
+    missing = [name for name in ("mkfs.ext4", "e2fsck", "mkfs.xfs") if find_program(name) is None]
     if missing:
         raise AgentError(
-            f"The demo makes filesystems, for which {', '.join(missing)} are missing.",
-            hint="Run: apt-get install e2fsprogs, or: dnf install e2fsprogs.",
+            f"The demo makes filesystems, for which this machine has no {', '.join(missing)}.",
+            hint="Run: apt-get install e2fsprogs xfsprogs, or: dnf install e2fsprogs xfsprogs.",
         )
-
-
-def _find_program(name: str) -> str | None:
-    return shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def _find_free_port() -> int:

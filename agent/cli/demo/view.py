@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.demo.scenes import Scene
-from agent.cli.render import clean, show_condition, show_event
+from agent.cli.render import clean, show_condition
 from agent.report.sizes import show_size
 
 EVENTS_SHOWN = 8
@@ -32,8 +32,9 @@ INTRODUCTION = (
 class View:
     """What the audience sees. ``show`` is called as often as there is something to see."""
 
-    def __init__(self, scenes: Sequence[Scene], hints: Sequence[str]) -> None:
+    def __init__(self, scenes: Sequence[Scene], directory: Path, hints: Sequence[str]) -> None:
         self._scenes = scenes
+        self._directory = directory
         self._hints = hints
         self._live: Live | None = None
         self._said: set[str] = set()
@@ -62,7 +63,7 @@ class View:
             self._live.update(self._last, refresh=True)
             return
         for event in events:
-            self._say(f"event {event['number']}", f"    {show_event(event)}")
+            self._say(f"event {event['number']}", f"     {self._tell(event)}")
         for number, scene in enumerate(self._scenes, start=1):
             if scene.volume_id in volumes:
                 self._say(scene.name, f"\n{number}. {scene.title}: {scene.name}\n   {scene.story}")
@@ -81,6 +82,15 @@ class View:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
 
+    def _tell(self, event: dict[str, Any]) -> str:
+        """Return an event as one short line: ``ebs-agent events`` tells more."""
+        event = clean(event)
+        names = {scene.volume_id: scene.name for scene in self._scenes}
+        said = event.get("message") or event.get("text") or event.get("path") or event.get("device") or ""
+        took = f" ({event['duration_s'] * 1000:.0f} ms)" if "duration_s" in event else ""
+        said = said.replace(f"{self._directory}/", "…/")
+        return f"{event['event']:<17} {names.get(event.get('volume_id', ''), ''):<12} {said}{took}".rstrip()
+
     def _draw(
         self, volumes: dict[str, dict[str, Any]], events: Sequence[dict[str, Any]], *, is_over: bool
     ) -> RenderableType:
@@ -92,7 +102,7 @@ class View:
             table.add_row(Text(f"{number}.", style="bold"), _draw_scene(scene, clean(volume)))
             table.add_row("", "")
         lines = [
-            Text(show_event(event), no_wrap=True, overflow="ellipsis") for event in events[-EVENTS_SHOWN:]
+            Text(self._tell(event), no_wrap=True, overflow="ellipsis") for event in events[-EVENTS_SHOWN:]
         ]
         log = Panel(Group(*lines) if lines else Text("…"), title="ebs-agent events", title_align="left")
         parts: list[RenderableType] = [Text(INTRODUCTION), Text(""), table, log]

@@ -82,7 +82,7 @@ def test_writer_tells_that_its_volume_is_gone(tmp_path: Path) -> None:
 
 def make_views(stage: Stage) -> tuple[Scene, View]:
     scene = BlankVolume(stage)
-    return scene, View([scene], ["Ctrl-C ends it."])
+    return scene, View([scene], stage.directory, ["Ctrl-C ends it."])
 
 
 def test_lines_are_said_once(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,24 @@ def test_kernel_is_judged_by_number(host: Host, kernel: str, verdict: Verdict) -
     assert doctor.examine_kernel(replace(host, kernel=kernel)).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "verdict", "named"),
+    [
+        ("000001ffffffffff", Verdict.OK, ""),
+        ("000001fffeffffff", Verdict.WARNING, "CAP_SYS_RESOURCE"),
+        ("00000000a80425fb", Verdict.FAILURE, "CAP_SYS_ADMIN"),
+    ],
+)
+def test_root_of_a_container_is_told_from_root(
+    host: Host, capabilities: str, verdict: Verdict, named: str
+) -> None:
+    """Root without the right to mount is a failure; without the right to grow ext4, a warning."""
+    write(host.root, "proc/self/status", f"Name:\tx\nCapEff:\t{capabilities}\n")
+    finding = doctor.examine_user(host)
+    assert finding.verdict is verdict
+    assert named in finding.found
+
+
 def test_missing_type_matters_if_the_policy_needs_it(host: Host) -> None:
     """A filesystem the kernel lacks is a failure for a policy that uses it, else a warning."""
     bare = replace(host, kernel="6.1.0-2")

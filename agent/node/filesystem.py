@@ -141,7 +141,8 @@ def parse_e2fsck(completed: Completed) -> Checked:
     summary = completed.summarize()
     if completed.returncode in {0, 1}:
         return Checked(is_clean=True, detail=summary)
-    if completed.returncode & _E2FSCK_UNCORRECTED or _is_bad_superblock(summary):
+    is_done = completed.returncode > 0
+    if is_done and (completed.returncode & _E2FSCK_UNCORRECTED or _is_bad_superblock(summary)):
         return Checked(is_clean=False, detail=summary)
     # 2 asks for a reboot, which is for root filesystems; 8 and more mean that nothing was checked.
     is_busy = "is mounted" in completed.stdout + completed.stderr or "in use" in summary
@@ -169,6 +170,7 @@ async def _check_xfs(device_fd: int, run: Run) -> Checked:
 
 def parse_xfs_log(completed: Completed) -> Checked:
     """Return what ``xfs_logprint -t`` found: a clean log, or a dirty one that mounting can replay."""
+    _refuse_killed(completed)
     state = _XFS_LOG_STATE.search(completed.stdout)
     if completed.returncode == 0 and state is not None:
         return Checked(is_clean=True, detail=f"the log is {state[1].lower()}")
@@ -187,6 +189,7 @@ async def _check_btrfs(device_fd: int, run: Run) -> Checked:
 
 def parse_btrfs_super(completed: Completed) -> Checked:
     """Return what the superblock says of itself, from ``btrfs inspect-internal dump-super``."""
+    _refuse_killed(completed)
     if completed.returncode != 0:
         return Checked(is_clean=False, detail=f"its superblock is damaged ({completed.summarize()})")
     flags = _BTRFS_FLAGS.search(completed.stdout)
@@ -196,3 +199,13 @@ def parse_btrfs_super(completed: Completed) -> Checked:
         if int(flags[1], 16) & flag:
             return Checked(is_clean=False, detail=why)
     return Checked(is_clean=True, detail="the superblock is whole")
+
+
+def _refuse_killed(completed: Completed) -> None:
+    """Raise for a tool that a signal ended, which says nothing about the filesystem."""
+    if completed.returncode < 0:
+        raise AgentError(
+            f"{completed.argv[0]} was ended by signal {-completed.returncode}, so nothing was checked.",
+            hint="The kernel log tells whether memory ran out.",
+            reason=Reason.STEP_FAILED,
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -107,10 +108,12 @@ def find_node_number(path: str) -> DeviceNumber | None:
     if not path.startswith("/dev/") or ".." in path.split("/"):
         return None
     try:
-        rdev = os.stat(path).st_rdev  # noqa: PTH116 (surrogate escapes, and no Path needed)
+        status = os.stat(path)  # noqa: PTH116 (surrogate escapes, and no Path needed)
     except (OSError, ValueError):
         return None
-    return DeviceNumber(os.major(rdev), os.minor(rdev)) if rdev else None
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    return DeviceNumber(os.major(status.st_rdev), os.minor(status.st_rdev))
 
 
 def find_obstacle(mounts: Iterable[Mount], path: str, own: Iterable[Mount]) -> str | None:

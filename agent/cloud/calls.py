@@ -211,6 +211,8 @@ class CreateVolume(_Repeatable):
     snapshot_id: str | None = None
     initialization_rate_mib: int | None = None
     is_multi_attach: bool = False
+    generation: int = 0
+    """Which volume of its claim this is, counting those deleted; it is in the token, not in the call."""
 
     def parameters(self) -> dict[str, Any]:
         return _present(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent.cloud.attach import plan_attach, plan_detach
 from agent.cloud.calls import CreateSnapshot, CreateVolume, DeleteVolume
@@ -164,14 +164,12 @@ class Making:
     """What is remembered, in memory only, of a volume this process asked AWS to make."""
 
     generation: int = 0
-    volume_id: str | None = None
-    """What AWS answered; None before it did."""
-    asked_at_s: float | None = None
-    """Monotonic; when it was first asked and not yet found."""
+    unseen_since_s: float | None = None
+    """Monotonic; when AWS said that the token has its volume, which no description has shown yet."""
 
 
-UNSEEN_LIMIT_S = 300.0
-"""How long a volume that was made may stay undescribed; then it has been deleted. EC2 takes seconds."""
+UNSEEN_LIMIT_S = 900.0
+"""How long a volume that was made may stay undescribed before it counts as deleted. EC2 takes seconds."""
 
 
 def plan_claim(
@@ -186,33 +184,32 @@ def plan_claim(
         claimed = tuple(here)
     if claimed:
         return plan_attach(claimed[0], node, may_take_over=True)
-    if making.volume_id is not None and not _is_overdue(making, now_s):
+    if making.unseen_since_s is None:
+        return Do(make_create_call(wanted, making.generation))
+    if now_s - making.unseen_since_s < UNSEEN_LIMIT_S:
         return Wait(
-            Reason.WAITING_FOR_CLOUD, f"{making.volume_id} is made, and AWS does not describe it yet."
+            Reason.WAITING_FOR_CLOUD, f"The volume of {wanted.name!r} is made; AWS does not describe it yet."
         )
-    generation = making.generation + 1 if _is_overdue(making, now_s) else making.generation
-    return Do(make_create_call(wanted, generation))
+    return Do(make_create_call(wanted, making.generation + 1))
 
 
-def _is_overdue(making: Making, now_s: float) -> bool:
-    return making.asked_at_s is not None and now_s - making.asked_at_s > UNSEEN_LIMIT_S
-
-
-def note_made(making: Making, volume: CloudVolume, now_s: float) -> Making:
+def note_made(call: CreateVolume, volume: CloudVolume, now_s: float) -> Making:
     """Return what to remember after CreateVolume answered with ``volume``.
 
     A token that was used for a volume since deleted brings that one back: the next generation is due.
     """
     if volume.is_gone:
-        return Making(generation=making.generation + 1)
-    return replace(making, volume_id=volume.volume_id, asked_at_s=making.asked_at_s or now_s)
+        return Making(generation=call.generation + 1)
+    return Making(call.generation, unseen_since_s=now_s)
 
 
-def note_asked(making: Making, generation: int, now_s: float) -> Making:
-    """Return what to remember before CreateVolume is called."""
-    if generation != making.generation or making.asked_at_s is None:
-        return Making(generation=generation, asked_at_s=now_s)
-    return making
+def note_mismatch(call: CreateVolume, making: Making, now_s: float) -> Making:
+    """Return what to remember after AWS said that the token was used with other parameters before.
+
+    Then the volume exists, made for an earlier wording of the class; its tags will show it.
+    """
+    is_first = making.generation != call.generation or making.unseen_since_s is None
+    return Making(call.generation, now_s if is_first else making.unseen_since_s)
 
 
 def make_create_call(wanted: WantedVolume, generation: int) -> CreateVolume:
@@ -230,6 +227,7 @@ def make_create_call(wanted: WantedVolume, generation: int) -> CreateVolume:
         snapshot_id=wanted.snapshot_id,
         initialization_rate_mib=wanted.initialization_rate_mib,
         is_multi_attach=wanted.is_multi_attach,
+        generation=generation,
     )
 
 

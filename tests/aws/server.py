@@ -46,12 +46,17 @@ class AwsServer:
         self.faults = Faults()
         self.buckets: dict[str, TokenBucket] = {}
         self.calls: Counter[str] = Counter()
-        self.before: Callable[[str, dict[str, Any]], None] = lambda _operation, _parameters: None
-        """Called before each call is served; raise CallError to refuse it."""
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
+
+    def renew(self, cloud: Cloud) -> None:
+        """Serve another cloud from now on, whole and uncounted."""
+        self.cloud = cloud
+        self.faults.clear()
+        self.buckets.clear()
+        self.calls.clear()
 
     def __enter__(self) -> Self:
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_QuietHandler)
@@ -85,7 +90,6 @@ class AwsServer:
         try:
             if is_limited:
                 raise CallError("RequestLimitExceeded", "Request limit exceeded.", 503)  # noqa: TRY301
-            self.before(operation, parameters)
             fault = self.faults.take(operation)
             if fault is not None:
                 self._break(fault, environ, operation, parameters)

@@ -1,0 +1,99 @@
+"""Asks AWS about all volumes this node has to do with, in as few calls as they can be asked in.
+
+One DescribeVolumes for every volume known by ID, one for everything that carries this node's or its
+cluster's marks, and one for each entry that is still looking for a volume by its tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from agent.cloud.calls import Call, DescribeVolumes, DescribeVolumesModifications
+from agent.cloud.claims import CLUSTER_WIDE
+from agent.cloud.decisions import NodeView
+from agent.cloud.values import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_NODE, CloudVolume, Modification
+from agent.model import Origin, VolumeId
+from agent.policy.entries import Match, VolumeEntry
+
+T = TypeVar("T")
+Make = Callable[[Call[Any]], Awaitable[Any]]
+
+_FILTER_VALUES = 200
+"""Values one filter takes. Source: EC2's DescribeVolumes reference."""
+
+
+async def describe_known(make: Make, volume_ids: Iterable[VolumeId]) -> tuple[CloudVolume, ...]:
+    """Describe volumes by ID; one that is gone is simply not among them."""
+    wanted = sorted(volume_ids)
+    found: list[CloudVolume] = []
+    for start in range(0, len(wanted), _FILTER_VALUES):
+        chunk = tuple(wanted[start : start + _FILTER_VALUES])
+        found += await make(DescribeVolumes((("volume-id", chunk),)))
+    return tuple(found)
+
+
+async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]:
+    """Describe all volumes the agent made for this node, or for the whole cluster."""
+    nodes = (CLUSTER_WIDE,) if node.node_key is None else (node.node_key, CLUSTER_WIDE)
+    filters = (
+        (f"tag:{TAG_MADE_BY}", (MADE_BY,)),
+        (f"tag:{TAG_CLUSTER}", (node.cluster_key,)),
+        (f"tag:{TAG_NODE}", nodes),
+    )
+    return tuple(await make(DescribeVolumes(filters)))
+
+
+async def describe_matching(make: Make, match: Match) -> tuple[CloudVolume, ...]:
+    """Describe the volumes with an entry's tags and type, and of its size."""
+    filters: list[tuple[str, tuple[str, ...]]] = []
+    for key, value in (match.tags or {}).items():
+        filters.append((f"tag:{key}", (value,)))
+    found: Sequence[CloudVolume] = await make(DescribeVolumes(tuple(filters)))
+    return tuple(volume for volume in found if is_matching(match, volume))
+
+
+def is_searchable(entry: VolumeEntry) -> bool:
+    """Return whether the entry is looking for a volume that only AWS can name.
+
+    Only tags name one: a type or a size alone would reach for volumes that are anybody's. Device names are
+    chosen when a volume is attached, so they name none that is not.
+    """
+    match = entry.match
+    return bool(
+        match and match.volume_id is None and match.tags and not entry.claim and match.device_name is None
+    )
+
+
+def is_matching(match: Match, volume: CloudVolume) -> bool:
+    """Return whether a described volume is what an entry means."""
+    size_bytes = volume.size_gib << 30
+    return (
+        (match.volume_id is None or match.volume_id == volume.volume_id)
+        and (match.type is None or match.type == volume.type)
+        and (match.size is None or size_bytes in match.size)
+        and all(volume.tag(key) == value for key, value in (match.tags or {}).items())
+    )
+
+
+async def describe_modifications(make: Make, volume_ids: Iterable[VolumeId]) -> dict[VolumeId, Modification]:
+    """Return the last modification of each volume that ever had one."""
+    wanted = tuple(sorted(volume_ids))
+    if not wanted:
+        return {}
+    found: Sequence[Modification] = await make(DescribeVolumesModifications(wanted))
+    last: dict[VolumeId, Modification] = {}
+    for one in sorted(found, key=lambda one: one.started_at):
+        last[one.volume_id] = one
+    return last
+
+
+def make_origin(volume: CloudVolume) -> Origin:
+    """Return what the node half has to know of where a volume comes from."""
+    return Origin(
+        snapshot_id=volume.snapshot_id,
+        tags=volume.tags,
+        type=volume.type,
+        is_multi_attach=volume.is_multi_attach,
+        is_made_by_agent=volume.is_made_by_agent and volume.snapshot_id is None,
+    )

@@ -1,0 +1,67 @@
+"""What the cloud half and the node half tell each other, and what the one may have done by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.cloud.whoami import CloudIdentity
+from agent.errors import AgentError
+from agent.model import NodeFacts, Origin, Reason, VolumeId
+from agent.policy import Policy
+from agent.policy.entries import VolumeEntry
+from agent.steps import Refuse, Wait
+
+
+class Hands(Protocol):
+    """What the cloud half may have done on the node, and ask of it."""
+
+    def list_devices(self) -> Mapping[VolumeId, str | None]:
+        """Return the volumes whose devices are here, with the block device name chosen at attach."""
+
+    async def release(self, volume_id: VolumeId) -> None:
+        """Unmount the volume, flushed; raise AgentError that names who still uses it."""
+
+    def freeze(self, volume_id: VolumeId) -> AbstractAsyncContextManager[bool]:
+        """Keep its filesystem frozen within; False where none is mounted. Thaws whatever happens."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look at the cloud found, for the node half."""
+
+    facts: NodeFacts = field(default_factory=NodeFacts)
+    origins: Mapping[VolumeId, Origin] = field(default_factory=dict)
+    claimed: Mapping[str, VolumeId] = field(default_factory=dict)
+    """By entry name, the volume that was made for its claim."""
+    verdicts: Mapping[str, Wait | Refuse] = field(default_factory=dict)
+    """By entry name, why its volume is not here."""
+    notices: Mapping[str, Wait | Refuse] = field(default_factory=dict)
+    """By entry name, what cannot be changed, now or ever, about a volume that is here."""
+
+
+def needs_cloud(entry: VolumeEntry) -> bool:
+    """Return whether an entry cannot be fulfilled by the node alone, once its volume is attached."""
+    match = entry.match
+    by_cloud = match is not None and (bool(match.tags) or match.type is not None)
+    return entry.claim is not None or entry.snapshots is not None or by_cloud
+
+
+def choose_entries(policy: Policy, identity: CloudIdentity) -> tuple[VolumeEntry, ...]:
+    """Return the entries that may concern this node."""
+    return tuple(entry for entry in policy.volumes if entry.instance_group in {None, identity.instance_group})
+
+
+def make_facts(identity: CloudIdentity) -> NodeFacts:
+    """Return what templates and matching need of this node's identity."""
+    return NodeFacts(identity.instance_name, identity.instance_group, identity.instance_id)
+
+
+def make_verdict(error: AgentError) -> Wait | Refuse:
+    """Return an error as the reason why a volume is not here."""
+    reason = error.reason or Reason.CLOUD_ERROR
+    if error.retryable:
+        return Wait(reason, error.message, error.hint)
+    return Refuse(reason, error.message, error.hint)

@@ -52,7 +52,7 @@ def parse_ext4(raw: bytes) -> Superblock:
         raise ValueError("an ext4 superblock with an impossible block size")
     if incompat & 0x8:
         raise ValueError("the journal of another ext4 filesystem")
-    if ro_compat & 0x400 and _crc32c(raw[:0x3FC], finish=False) != _u32(raw, 0x3FC):
+    if ro_compat & 0x400 and crc32c(raw[:0x3FC], finish=False) != _u32(raw, 0x3FC):
         raise ValueError("an ext4 filesystem whose superblock is damaged (checksum)")
     blocks = _u32(raw, 0x4) | (_u32(raw, 0x150) << 32 if incompat & 0x80 else 0)
     return Superblock(
@@ -78,7 +78,7 @@ def parse_xfs(raw: bytes) -> Superblock:
         raise ValueError("an XFS superblock with an impossible sector size")
     if has_crc:
         content = raw[:224] + bytes(4) + raw[228:sector_size]
-        if _crc32c(content) != struct.unpack_from("<I", raw, 224)[0]:
+        if crc32c(content) != struct.unpack_from("<I", raw, 224)[0]:
             raise ValueError("an XFS filesystem whose superblock is damaged (checksum)")
     if log_start == 0:
         raise ValueError("an XFS filesystem whose log is on another device")
@@ -152,7 +152,7 @@ def _make_crc32c_table() -> tuple[int, ...]:
 _CRC32C = _make_crc32c_table()
 
 
-def _crc32c(content: bytes, *, finish: bool = True) -> int:
+def crc32c(content: bytes, *, finish: bool = True) -> int:
     """Return the CRC-32C of at most some KiB; ext4 stores it without the final inversion."""
     crc = 0xFFFFFFFF
     for byte in content:
@@ -162,7 +162,7 @@ def _crc32c(content: bytes, *, finish: bool = True) -> int:
 
 # By ``csum_type``. xxhash (1) is in no standard library; the kernel checks it at mount.
 _BTRFS_CHECKSUMS: dict[int, Callable[[bytes], bytes]] = {
-    0: lambda content: _crc32c(content).to_bytes(4, "little"),
+    0: lambda content: crc32c(content).to_bytes(4, "little"),
     2: lambda content: hashlib.sha256(content).digest(),
     3: lambda content: hashlib.blake2b(content, digest_size=32).digest(),
 }

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import TaskStatus
+
+from agent.node.sources import Hint
+from agent.node.udev import UdevSource, make_hint
+
+_UDEV_GROUP = 2
+_NETLINK_KOBJECT_UEVENT = 15
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("nvme0n1", "/dev/nvme0n1"),
+        ("nvme12n1", "/dev/nvme12n1"),
+        ("nvme3n1p2", "/dev/nvme3n1"),
+        ("nvme0c1n1", None),
+        ("nvme0", None),
+        ("sda", None),
+        ("loop0", None),
+        ("nvme1n1x", None),
+        ("../nvme1n1", None),
+    ],
+)
+def test_hint_names_the_disk(name: str, path: str | None) -> None:
+    """A disk's or its partition's announcement names the disk; a hidden path and other devices give none."""
+    hint = make_hint("add", name, None)
+    assert (None if hint is None else hint.path) == path
+
+
+def test_hint_tells_a_resize() -> None:
+    """The kernel says RESIZE=1 with a change of size, and only that is one."""
+    assert make_hint("change", "nvme1n1", "1") == Hint("/dev/nvme1n1", "change", is_resize=True)
+    assert make_hint("change", "nvme1n1", None) == Hint("/dev/nvme1n1", "change", is_resize=False)
+    assert make_hint(None, "nvme1n1", "0") == Hint("/dev/nvme1n1", "change", is_resize=False)
+
+
+def test_disks_are_listed_from_sysfs(tmp_path: Path) -> None:
+    """Whole NVMe disks are listed without udev; hidden ones, paths and other devices are not."""
+    for name, hidden in (
+        ("nvme1n1", "0"),
+        ("nvme0n1", None),
+        ("nvme2n1", "1"),
+        ("nvme0c0n1", "1"),
+        ("sda", "0"),
+    ):
+        node = tmp_path / "block" / name
+        node.mkdir(parents=True)
+        if hidden is not None:
+            (node / "hidden").write_text(f"{hidden}\n", "ascii")
+    assert UdevSource(tmp_path).list_paths() == ["/dev/nvme0n1", "/dev/nvme1n1"]
+
+
+# -- Announcements as udev sends them ------------------------------------------------------------------------
+
+
+def hash_murmur2(text: bytes) -> int:
+    """MurmurHash2 with seed 0: what libudev filters subsystems by."""
+    factor, mask = 0x5BD1E995, 0xFFFFFFFF
+    value, tail = len(text), text[len(text) // 4 * 4 :]
+    for (word,) in struct.iter_unpack("<I", text[: len(text) // 4 * 4]):
+        mixed = word * factor & mask
+        value = value * factor & mask ^ (mixed ^ mixed >> 24) * factor & mask
+    if tail:
+        value = (value ^ int.from_bytes(tail, "little")) * factor & mask
+    value = (value ^ value >> 13) * factor & mask
+    return value ^ value >> 15
+
+
+def make_announcement(name: str, **properties: str) -> bytes:
+    fields = {
+        "ACTION": "change",
+        "DEVPATH": f"/devices/virtual/block/{name}",
+        "SUBSYSTEM": "block",
+        "DEVNAME": f"/dev/{name}",
+        "DEVTYPE": "disk",
+        "SEQNUM": "7",
+        "MAJOR": "259",
+        "MINOR": "3",
+        **properties,
+    }
+    body = b"".join(f"{key}={value}".encode() + b"\0" for key, value in fields.items())
+    head = struct.pack(">8sI", b"libudev\0", 0xFEEDCAFE) + struct.pack("=III", 40, 40, len(body))
+    return head + struct.pack(">IIII", hash_murmur2(b"block"), hash_murmur2(b"disk"), 0, 0) + body
+
+
+@pytest.fixture
+def udevd() -> socket.socket:
+    """A socket that announces devices as systemd-udevd does."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_KOBJECT_UEVENT)
+    try:
+        made.bind((0, 0))
+        made.sendto(make_announcement("sda"), (0, _UDEV_GROUP))
+    except ConnectionRefusedError:
+        # Nobody listens yet.
+        return made
+    except OSError as error:
+        pytest.skip(f"announcing devices is not permitted here: {error}")
+    return made
+
+
+async def watch(source: UdevSource, heard: list[Hint], *, task_status: TaskStatus[None]) -> None:
+    await source.watch(heard.append, task_status=task_status)
+
+
+async def wait_for(heard: list[Hint], last: Hint) -> None:
+    with anyio.fail_after(10):
+        while not heard or heard[-1] != last:  # noqa: ASYNC110 -- the list is what is tested
+            await anyio.sleep(0.01)
+
+
+async def test_announcements_become_hints(udevd: socket.socket) -> None:
+    """From the moment watching has started no announcement of udev's about an NVMe disk is missed."""
+    heard: list[Hint] = []
+    source = UdevSource()
+    with udevd:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(lambda *, task_status: watch(source, heard, task_status=task_status))
+            for name in ("sda", "nvme8n1", "nvme8c8n1", "nvme9n1p1"):
+                udevd.sendto(make_announcement(name, RESIZE="1"), (0, _UDEV_GROUP))
+            await wait_for(heard, Hint("/dev/nvme9n1", "change", is_resize=True))
+            tasks.cancel_scope.cancel()
+    assert heard == [Hint(f"/dev/nvme{number}n1", "change", is_resize=True) for number in (8, 9)]
+
+
+async def test_lost_announcements_ask_for_a_full_look(udevd: socket.socket) -> None:
+    """When the kernel had to drop announcements that is noticed, counted, and later ones are heard again."""
+    heard: list[Hint] = []
+    source = UdevSource()
+    with udevd:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(lambda *, task_status: watch(source, heard, task_status=task_status))
+            storm = make_announcement("nvme8n1", PAD="x" * 4000)
+            # The loop has no turn meanwhile, so the socket's buffer must overflow.
+            for _ in range(10_000):
+                udevd.sendto(storm, (0, _UDEV_GROUP))
+            later = Hint("/dev/nvme9n1", "change")
+            with anyio.fail_after(30):
+                while not {Hint(None, "overflow"), later} <= set(heard):
+                    # Until the storm is read the kernel drops this too.
+                    udevd.sendto(make_announcement("nvme9n1"), (0, _UDEV_GROUP))
+                    await anyio.sleep(0.05)
+            tasks.cancel_scope.cancel()
+    assert source.overflows >= 1

@@ -140,15 +140,16 @@ class Shelf:
                 else f"it cannot be opened: {error.strerror}"
             )
             raise ValueError(why) from error
-        with os.fdopen(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
             _check_owner(status)
-            try:
-                content = file.read(_LIMIT_BYTES + 1)
-            except OSError as error:
-                raise ValueError(f"it cannot be read: {error.strerror}") from error
+            content = os.read(fd, _LIMIT_BYTES + 1)
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror}") from error
+        finally:
+            os.close(fd)
         if len(content) > _LIMIT_BYTES:
             raise ValueError(f"it is larger than {_LIMIT_BYTES} bytes")
         return content

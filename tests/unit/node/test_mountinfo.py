@@ -127,7 +127,7 @@ def test_topmost_of_stacked_mounts_is_seen() -> None:
 
 
 def test_btrfs_is_told_by_its_source() -> None:
-    """A btrfs mount has an invented number, so the number behind its source decides; others' sources do not."""
+    """A btrfs mount has an invented number, so its source decides; another type's source never does."""
     _, xfs, btrfs, *_ = parse_mountinfo(CAPTURED)
     liar = make_mount(99, 1, "/liar", source="/dev/nvme2n1")
     numbers = {"/dev/nvme1n1": DeviceNumber(259, 4), "/dev/nvme2n1": DeviceNumber(259, 9)}

@@ -1,0 +1,212 @@
+"""A real agent in a process of its own, over stand-in volumes in a scratch directory: real mkfs, real mounts.
+
+``AgentProcess`` is the test's handle on it; ``Scratch`` holds its files and takes everything down again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.cli.client import Client
+from agent.errors import AgentError
+from agent.node.mountinfo import read_mounts
+from agent.paths import Paths
+
+MIB = 1024**2
+WAIT_S = 60.0
+"""For what takes a second on an idle machine; test machines are not idle."""
+
+
+def wait_until(is_reached: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+    """Return the first true answer of ``is_reached``, asking until then; fail after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = is_reached()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} within {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def find_free_port() -> int:
+    """Return a TCP port of the loopback address that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Directories of one test's agent: its own files, the stand-in volumes, and where they are mounted."""
+
+    base: Path
+
+    @property
+    def root(self) -> Path:
+        return self.base / "root"
+
+    @property
+    def devices(self) -> Path:
+        return self.base / "devices"
+
+    @property
+    def data(self) -> Path:
+        return self.base / "data"
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.root)
+
+    def prepare(self) -> Scratch:
+        """Make the directories."""
+        for directory in (self.paths.policy.parent, self.devices, self.data):
+            directory.mkdir(parents=True)
+        return self
+
+    def write_policy(self, *volumes: Mapping[str, Any], **agent: Any) -> None:
+        """Write a policy with these volume entries, and ``agent`` settings beside the usual ones."""
+        http = {"listen": f"127.0.0.1:{find_free_port()}"}
+        settings = {
+            "allowed_roots": [str(self.data)],
+            "http": http,
+            "resync": "5s",
+            **agent,
+        }
+        policy = {"version": 1, "agent": settings, "volumes": list(volumes)}
+        self.paths.policy.write_text(yaml.safe_dump(policy))
+
+    def add_volume(self, volume: str, size_bytes: int = 512 * MIB) -> Path:
+        """Attach a volume of zeros."""
+        return self.put_volume(volume, lambda image: os.truncate(image, size_bytes))
+
+    def put_volume(self, volume: str, fill: Callable[[Path], object]) -> Path:
+        """Attach a volume that ``fill`` has written first: it appears whole, as an attached one does."""
+        made = self.base / f"{volume}.new"
+        made.touch()
+        fill(made)
+        return made.rename(self.image(volume))
+
+    def image(self, volume: str) -> Path:
+        return self.devices / f"{volume}.img"
+
+    def clean(self) -> None:
+        """Unmount and detach everything of this test's, innermost mounts first."""
+        for mount in reversed(read_mounts()):
+            if mount.path.startswith(f"{self.base}/"):
+                subprocess.run(["umount", "--lazy", mount.path], check=False)
+        listed = subprocess.run(
+            ["losetup", "--list", "--json", "--output", "NAME,BACK-FILE"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for loop in json.loads(listed)["loopdevices"] if listed.strip() else ():
+            if (loop["back-file"] or "").startswith(f"{self.base}/"):
+                subprocess.run(["losetup", "--detach", loop["name"]], check=False)
+
+
+class AgentProcess:
+    """A running ``ebs-agent run --devices``."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._log = scratch.base / "agent.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = Client(scratch.paths.socket)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> AgentProcess:
+        """Start the agent, and wait until its first full look is done."""
+        argv = [sys.executable, "-m", "agent", "--root", str(self._scratch.root)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*argv, "run", "--devices", str(self._scratch.devices)], stdout=log, stderr=log
+            )
+        if wait:
+            wait_until(self._is_started, "the agent started")
+        return self
+
+    def _is_started(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (
+            f"the agent ended with {self._process.returncode}:\n{self.read_log()}"
+        )
+        return "agent.ready" in self.read_log()
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        status = self._process.wait(timeout=WAIT_S)
+        self._log.rename(self._log.with_suffix(f".{self._process.pid}"))
+        self._process = None
+        return status
+
+    def end_anyhow(self) -> None:
+        """End it whatever state it is in, for cleaning up."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=WAIT_S)
+
+    def reload(self) -> None:
+        """Send SIGHUP."""
+        os.kill(self.pid, signal.SIGHUP)
+
+    def read_log(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def read_events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log lines of one event."""
+        lines = (json.loads(line) for line in self.read_log().splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
+
+    def status(self, volume: str) -> dict[str, Any]:
+        """Return a volume's status; empty where the agent does not know it or does not answer."""
+        try:
+            return self.client.volume_status(volume)
+        except AgentError:
+            return {}
+
+    def wait_device(self, volume: str) -> str:
+        """Return the device node of a volume once it was looked at."""
+        device: str = wait_until(lambda: self.status(volume).get("device"), f"{volume} was looked at")
+        return device
+
+    def wait_condition(self, volume: str, condition: str, reason: str | None = None) -> dict[str, Any]:
+        """Return the volume's status once it is in ``condition``, for ``reason`` if one is given."""
+        found: dict[str, Any] = {}
+
+        def is_reached() -> bool:
+            found.clear()
+            found.update(self.status(volume))
+            return found.get("condition") == condition and reason in {None, found.get("reason")}
+
+        try:
+            wait_until(is_reached, f"{volume} {condition}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {found}\n{self.read_log()[-4000:]}") from None
+        return found

@@ -1,0 +1,311 @@
+"""The whole agent on stand-in volumes: from a file that appears to a filesystem in use, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.node.mountinfo import read_mounts
+from tests.agent_process import MIB, AgentProcess, Scratch, wait_until
+
+VOLUME = "vol-0123456789abcdef0"
+OTHER = "vol-0123456789abcdef1"
+
+
+def entry(scratch: Scratch, fs_type: str = "ext4", volume: str = VOLUME, **fields: Any) -> dict[str, Any]:
+    """Return a policy entry that formats a blank volume and mounts it below the data directory."""
+    mount = {"path": str(scratch.data / fields.pop("name", "ckpt")), **fields.pop("mount", {})}
+    return {
+        "name": Path(mount["path"]).name,
+        "match": {"volume_id": volume},
+        "filesystem": {"type": fs_type, "format": "if-blank"},
+        "mount": mount,
+        **fields,
+    }
+
+
+def find_mount(path: Path) -> Any:
+    """Return the mount at ``path``, None if there is none."""
+    return next((mount for mount in read_mounts() if mount.path == str(path)), None)
+
+
+def make_filesystem(fs_type: str, size_bytes: int = 512 * MIB) -> Any:
+    """Return a function that writes a filesystem of ``fs_type`` to an image."""
+
+    def fill(image: Path) -> None:
+        image.touch()
+        os.truncate(image, size_bytes)
+        force = "-F" if fs_type == "ext4" else "-f"
+        subprocess.run([f"mkfs.{fs_type}", "-q", force, str(image)], check=True)
+
+    return fill
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_blank_volume_is_formatted_and_mounted(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
+    """A blank volume attached while the agent runs is formatted, mounted with safe options, and usable."""
+    scratch.write_policy(entry(scratch, fs_type, mount={"mode": "0770"}))
+    agent.start()
+    scratch.add_volume(VOLUME)
+    status = agent.wait_condition(VOLUME, "Ready")
+    mount = find_mount(scratch.data / "ckpt")
+    assert mount.fs_type == status["fstype"] == fs_type
+    assert {"nosuid", "nodev"} <= mount.options
+    assert (scratch.data / "ckpt").stat().st_mode & 0o7777 == 0o770
+    (scratch.data / "ckpt" / "file").write_text("written")
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_existing_filesystem_keeps_its_data(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
+    """A volume with a filesystem is checked and mounted, and what was on it is on it."""
+    scratch.write_policy(entry(scratch, fs_type))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / "ckpt" / "weights").write_bytes(b"\x01" * MIB)
+    agent.stop()
+    subprocess.run(["umount", str(scratch.data / "ckpt")], check=True)
+    shutil.rmtree(scratch.paths.state)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    assert (scratch.data / "ckpt" / "weights").read_bytes() == b"\x01" * MIB
+    assert agent.read_events("volume.formatted") == []
+    assert len(agent.read_events("volume.checked")) == 1
+
+
+def test_volume_with_unsigned_data_is_refused(scratch: Scratch, agent: AgentProcess) -> None:
+    """Data without any signature, far into the volume, is enough to refuse it; not a byte changes."""
+
+    def fill(image: Path) -> None:
+        os.truncate(image, 512 * MIB)
+        with image.open("r+b") as file:
+            file.seek(200 * MIB)
+            file.write(b"application data")
+
+    image = scratch.put_volume(VOLUME, fill)
+    before = hash_file(image)
+    scratch.write_policy(entry(scratch))
+    agent.start()
+    status = agent.wait_condition(VOLUME, "Refused", "NotBlank")
+    assert "209715200" in status["message"]
+    agent.stop()
+    assert hash_file(image) == before
+
+
+def test_blank_volume_is_refused_without_permission(scratch: Scratch, agent: AgentProcess) -> None:
+    """A blank volume whose policy says nothing of formatting is not formatted."""
+    image = scratch.add_volume(VOLUME)
+    before = hash_file(image)
+    scratch.write_policy(entry(scratch, filesystem={"type": "ext4"}))
+    agent.start()
+    agent.wait_condition(VOLUME, "Refused", "FormatNotAllowed")
+    assert hash_file(image) == before
+
+
+def test_lost_records_do_not_lose_data(scratch: Scratch, agent: AgentProcess) -> None:
+    """A volume formatted by the agent that now reads blank is refused: something wiped it."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    agent.stop()
+    scratch.clean()
+    scratch.image(VOLUME).unlink()
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Refused", "AlreadyFormatted")
+
+
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
+def test_grows_while_in_use(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
+    """A volume that gets bigger is grown while a file on it is open and written."""
+    scratch.write_policy(entry(scratch, fs_type, grow=True))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    with (scratch.data / "ckpt" / "busy").open("wb") as file:
+        file.write(b"before")
+        file.flush()
+        os.truncate(scratch.image(VOLUME), 1024 * MIB)
+        wait_until(
+            lambda: shutil.disk_usage(scratch.data / "ckpt").total > 800 * MIB, "the filesystem is bigger"
+        )
+        file.write(b" after")
+    assert (scratch.data / "ckpt" / "busy").read_bytes() == b"before after"
+
+
+def test_raw_volume_is_linked_with_its_mode(scratch: Scratch, agent: AgentProcess) -> None:
+    """A block entry gives links by ID and by name, and the node its mode, whatever is on the volume."""
+    scratch.put_volume(VOLUME, make_filesystem("xfs"))
+    scratch.write_policy({"name": "rawdb", "match": {"volume_id": VOLUME}, "block": {"mode": "0600"}})
+    agent.start()
+    status = agent.wait_condition(VOLUME, "Ready")
+    link = scratch.paths.dev_ebs / "rawdb"
+    assert status["path"] == str(link)
+    assert link.readlink() == (scratch.paths.dev_ebs / "by-id" / VOLUME).readlink()
+    assert link.stat().st_mode & 0o777 == 0o600
+    scratch.image(VOLUME).unlink()
+    agent.wait_condition(VOLUME, "Pending", "NotAttached")
+    wait_until(lambda: not link.is_symlink(), "the link of an absent volume is gone")
+
+
+def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProcess) -> None:
+    """A volume pulled while mounted is Lost and its stale mount detached; it returns by itself, checked."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / "ckpt" / "file").write_text("kept")
+    os.sync()
+    copy = scratch.base / "copy"
+    shutil.copyfile(scratch.image(VOLUME), copy)
+    scratch.image(VOLUME).unlink()
+    agent.wait_condition(VOLUME, "Lost", "DeviceGone")
+    wait_until(lambda: find_mount(scratch.data / "ckpt") is None, "the stale mount is gone")
+    copy.rename(scratch.image(VOLUME))
+    agent.wait_condition(VOLUME, "Ready")
+    assert (scratch.data / "ckpt" / "file").read_text() == "kept"
+    assert len(agent.read_events("volume.checked")) == 1
+
+
+def test_restart_leaves_mounts_alone(scratch: Scratch, agent: AgentProcess) -> None:
+    """Stopping the agent unmounts nothing; started again it finds its mount as it was."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    before = find_mount(scratch.data / "ckpt")
+    with (scratch.data / "ckpt" / "open").open("w") as file:
+        assert agent.stop() == 0
+        agent.start()
+        agent.wait_condition(VOLUME, "Ready")
+        file.write("through")
+    assert find_mount(scratch.data / "ckpt") == before
+    assert agent.read_events("volume.mounted") == []
+
+
+def test_killed_agent_continues_where_it_was(scratch: Scratch, agent: AgentProcess) -> None:
+    """Killed as soon as it formats and started again, the volume ends Ready with one filesystem."""
+    scratch.write_policy(entry(scratch, "xfs"))
+    agent.start()
+    scratch.add_volume(VOLUME)
+    wait_until((scratch.paths.state / "formats" / f"{VOLUME}.json").exists, "a format was intended")
+    agent.kill()
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+
+
+def test_reload_moves_and_remounts(scratch: Scratch, agent: AgentProcess) -> None:
+    """A path changed in the policy moves the mount, and options changed remount it, both in place."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / "ckpt" / "file").write_text("kept")
+    scratch.write_policy(entry(scratch, name="moved", mount={"options": ["noatime"]}))
+    agent.reload()
+    wait_until(lambda: find_mount(scratch.data / "moved"), "the mount has moved")
+    wait_until(lambda: "noatime" in find_mount(scratch.data / "moved").options, "the mount has its options")
+    assert find_mount(scratch.data / "ckpt") is None
+    assert (scratch.data / "moved" / "file").read_text() == "kept"
+
+
+def test_busy_mount_does_not_move(scratch: Scratch, agent: AgentProcess) -> None:
+    """A mount in use stays where it is, Degraded, and the process in the way is named."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    with subprocess.Popen(["sleep", "600"], cwd=scratch.data / "ckpt") as sleeper:
+        scratch.write_policy(entry(scratch, name="moved"))
+        agent.reload()
+        status = agent.wait_condition(VOLUME, "Degraded", "PathInUse")
+        assert f"sleep ({sleeper.pid})" in status["message"]
+        assert find_mount(scratch.data / "ckpt") is not None
+        sleeper.kill()
+    wait_until(lambda: find_mount(scratch.data / "moved"), "the mount has moved once it could")
+
+
+def test_bad_reload_keeps_the_policy(scratch: Scratch, agent: AgentProcess) -> None:
+    """A policy that is not valid is rejected with its problems, and the old one stays in force."""
+    scratch.write_policy(entry(scratch))
+    agent.start()
+    scratch.paths.policy.write_text("version: 1\nvolumes: [{nmae: x}]\n")
+    agent.reload()
+    wait_until(lambda: agent.read_events("policy.rejected"), "the policy was rejected")
+    scratch.add_volume(VOLUME)
+    agent.wait_condition(VOLUME, "Ready")
+
+
+def test_one_bad_volume_stops_no_other(scratch: Scratch, agent: AgentProcess) -> None:
+    """A volume that cannot be mounted leaves the others Ready."""
+    (scratch.data / "bad").write_text("a file where a directory is needed")
+    scratch.write_policy(entry(scratch, name="bad"), entry(scratch, volume=OTHER, name="good"))
+    scratch.add_volume(VOLUME)
+    scratch.add_volume(OTHER)
+    agent.start()
+    agent.wait_condition(OTHER, "Ready")
+    status = agent.wait_condition(VOLUME, "Refused")
+    assert str(scratch.data / "bad") in status["message"]
+
+
+def test_symlink_in_the_path_is_not_followed(scratch: Scratch, agent: AgentProcess) -> None:
+    """A symlink planted beneath an allowed root is refused, and nothing is mounted where it leads."""
+    elsewhere = scratch.base / "elsewhere"
+    elsewhere.mkdir()
+    (scratch.data / "planted").symlink_to(elsewhere)
+    scratch.write_policy(entry(scratch, mount={"path": str(scratch.data / "planted" / "ckpt")}))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Refused")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_filesystem_of_another_type_is_refused(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filesystem the policy does not expect is neither mounted nor replaced."""
+    image = scratch.put_volume(VOLUME, make_filesystem("xfs"))
+    before = hash_file(image)
+    scratch.write_policy(entry(scratch, "ext4"))
+    agent.start()
+    agent.wait_condition(VOLUME, "Refused", "FilesystemMismatch")
+    assert hash_file(image) == before
+
+
+def test_partitioned_volume_is_grown_partition_first(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filesystem on the only partition is mounted from there, and partition and filesystem both grow."""
+
+    def fill(image: Path) -> None:
+        os.truncate(image, 512 * MIB)
+        layout = "label: gpt\nstart=1MiB\n"
+        subprocess.run(["sfdisk", "-q", str(image)], input=layout, text=True, check=True)
+        start, size = 1 * MIB, 510 * MIB
+        part = image.with_suffix(".part")
+        make_filesystem("xfs", size)(part)
+        with image.open("r+b") as whole, part.open("rb") as content:
+            whole.seek(start)
+            shutil.copyfileobj(content, whole)
+        part.unlink()
+
+    scratch.put_volume(VOLUME, fill)
+    scratch.write_policy(entry(scratch, "xfs", grow=True))
+    agent.start()
+    device = Path(agent.wait_device(VOLUME)).name
+    if not Path(f"/sys/block/{device}/{device}p1").exists():
+        pytest.skip("this kernel does not read GPT partition tables; the guest tests cover it")
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / "ckpt" / "file").write_text("kept")
+    os.truncate(scratch.image(VOLUME), 1024 * MIB)
+    wait_until(lambda: shutil.disk_usage(scratch.data / "ckpt").total > 800 * MIB, "the filesystem is bigger")
+    assert (scratch.data / "ckpt" / "file").read_text() == "kept"
+    assert len(agent.read_events("volume.grown")) >= 1

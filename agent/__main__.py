@@ -30,13 +30,20 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("EBS_AGENT_DEBUG"):
             raise
-        _print_error(
-            AgentError(
-                f"The agent met something it does not expect: {type(error).__name__}: {error}.",
-                hint="Run the command again with --debug and report the traceback.",
-            )
+        known = _find_agent_error(error) or AgentError(
+            f"The agent met something it does not expect: {type(error).__name__}: {error}.",
+            hint="Run the command again with --debug and report the traceback.",
         )
-        sys.exit(ExitCode.FAILED)
+        _print_error(known)
+        sys.exit(known.exit_code)
+
+
+def _find_agent_error(error: BaseException) -> AgentError | None:
+    """Return the error that a task group failed with, where it is one of ours."""
+    if isinstance(error, AgentError):
+        return error
+    inner = (_find_agent_error(part) for part in getattr(error, "exceptions", ()))
+    return next((found for found in inner if found is not None), None)
 
 
 def _print_error(error: AgentError) -> None:

@@ -29,6 +29,8 @@ from agent.report.http import run_app
 from agent.report.readiness import Readiness, assess_volumes
 
 GROUP = "ebs-agent"
+MAX_PATH_BYTES = 107
+"""sockaddr_un(7) has room for no more."""
 MAX_WAIT_S = 24 * 3600.0
 KEEPALIVE_S = 10.0
 """A line at least this often while a client waits, so that either end notices the other's death."""
@@ -91,6 +93,13 @@ async def serve_control(
 
 def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
     """Return a socket bound at ``path`` and its inode: mode 0660, group ``ebs-agent`` where that exists."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise AgentError(
+            f"The control socket {path} cannot be made: its path has more than {MAX_PATH_BYTES} bytes.",
+            hint="Choose a shorter --root DIR.",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale_socket(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

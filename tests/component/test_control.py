@@ -207,3 +207,11 @@ async def test_events_are_followed(tmp_path: Path) -> None:
         board.record(EventName.VOLUME_READY, CHECKPOINTS)
         assert (await ask(next, followed))["event"] == "volume.ready"
         await ask(followed.close)  # type: ignore[attr-defined]  # it is a generator
+
+
+async def test_socket_path_too_long_for_the_kernel_is_said(tmp_path: Path) -> None:
+    """A path no Unix socket can have is refused with the option that mends it."""
+    path = tmp_path / ("x" * 90) / "agent.sock"
+    with pytest.raises(AgentError, match="107 bytes") as caught:
+        await serve_control(make_control_app(make_board(), ScriptedEngine(make_board())), path)
+    assert "--root" in str(caught.value.hint)

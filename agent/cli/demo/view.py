@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,12 @@ from agent.cli.demo.scenes import Scene
 from agent.cli.render import clean, show_condition
 from agent.report.sizes import show_size
 
-EVENTS_SHOWN = 8
+EVENTS_ROOMY = 8
+EVENTS_TIGHT = 3
+WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""What rich has pictures fetch from elsewhere; any monospaced font does."""
+ROOMY_LINES = 50
+"""Below this height of the terminal, scenes that are over are drawn in two lines."""
 PICTURE_WIDTH = 116
 
 INTRODUCTION = (
@@ -74,7 +80,8 @@ class View:
         """Write the last view as an SVG picture."""
         console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
         console.print(self._last)
-        path.write_text(console.export_svg(title="ebs-agent demo"), encoding="utf-8")
+        drawn = console.export_svg(title="ebs-agent demo")
+        path.write_text(WEB_FONT.sub("", drawn), encoding="utf-8")
 
     def _say(self, key: str, text: str) -> None:
         if key not in self._said:
@@ -94,16 +101,17 @@ class View:
     def _draw(
         self, volumes: dict[str, dict[str, Any]], events: Sequence[dict[str, Any]], *, is_over: bool
     ) -> RenderableType:
+        is_roomy = self._live is None or self._live.console.height >= ROOMY_LINES
         table = Table(box=None, show_header=False, pad_edge=False, expand=True)
         table.add_column(width=2)
         table.add_column(ratio=1)
         for number, scene in enumerate(self._scenes, start=1):
-            volume = volumes.get(scene.volume_id)
-            table.add_row(Text(f"{number}.", style="bold"), _draw_scene(scene, clean(volume)))
-            table.add_row("", "")
-        lines = [
-            Text(self._tell(event), no_wrap=True, overflow="ellipsis") for event in events[-EVENTS_SHOWN:]
-        ]
+            volume = clean(volumes.get(scene.volume_id))
+            table.add_row(Text(f"{number}.", style="bold"), _draw_scene(scene, volume, is_roomy=is_roomy))
+            if is_roomy:
+                table.add_row("", "")
+        shown = events[-(EVENTS_ROOMY if is_roomy else EVENTS_TIGHT) :]
+        lines = [Text(self._tell(event), no_wrap=True, overflow="ellipsis") for event in shown]
         log = Panel(Group(*lines) if lines else Text("…"), title="ebs-agent events", title_align="left")
         parts: list[RenderableType] = [Text(INTRODUCTION), Text(""), table, log]
         if is_over:
@@ -111,10 +119,14 @@ class View:
         return Group(*parts)
 
 
-def _draw_scene(scene: Scene, volume: dict[str, Any] | None) -> RenderableType:
-    title = Text.assemble((scene.title, "bold"), ("  " + scene.name, "dim"))
+def _draw_scene(scene: Scene, volume: dict[str, Any] | None, *, is_roomy: bool) -> RenderableType:
+    """Draw a scene: its title before it, all of it during it, and in a low terminal its proof after it."""
     if volume is None:
-        return Group(Text(scene.title, style="dim"))
+        return Text(scene.title, style="dim")
+    title = Text.assemble((scene.title, "bold"), ("  " + scene.name, "dim"))
+    proof = Text(f"→ {scene.proof}", style="green" if scene.is_over else "cyan")
+    if scene.is_over and not is_roomy:
+        return Group(title, proof)
     facts = [volume["device"], volume["fstype"], volume["path"]]
     size = show_size(volume["size_bytes"]) if volume["size_bytes"] else None
     now = (
@@ -123,6 +135,4 @@ def _draw_scene(scene: Scene, volume: dict[str, Any] | None) -> RenderableType:
     parts: list[RenderableType] = [title, Text(scene.story, style="dim"), now]
     if volume["condition"] not in {"Ready", "Unmanaged"} and volume["message"]:
         parts.append(Text(volume["message"]))
-    if scene.proof:
-        parts.append(Text(f"→ {scene.proof}", style="green" if scene.is_over else "cyan"))
-    return Group(*parts)
+    return Group(*parts, proof) if scene.proof else Group(*parts)

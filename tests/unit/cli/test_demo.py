@@ -107,4 +107,5 @@ def test_picture_shows_the_last_view(stage: Stage, tmp_path: Path) -> None:
     view.save_picture(tmp_path / "demo.svg")
     picture = (tmp_path / "demo.svg").read_text()
     assert picture.startswith("<svg")
+    assert "url(http" not in picture
     assert "new,&#160;blank&#160;volume" in picture

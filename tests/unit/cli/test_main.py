@@ -104,3 +104,16 @@ def test_commands_start_without_what_they_do_not_need() -> None:
     code = f"import sys, agent.cli.app; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_agent_that_cannot_start_says_why_in_a_sentence(tmp_path: Path) -> None:
+    """What ends the daemon's tasks reaches the user as its own sentence, not as a group of exceptions."""
+    root = tmp_path / ("x" * 90)
+    policy = root / "etc/ebs-agent/policy.yaml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("version: 1\n")
+    (tmp_path / "volumes").mkdir()
+    done = run("--root", str(root), "run", "--devices", str(tmp_path / "volumes"))
+    assert done.returncode == 2
+    assert "cannot be made: its path has more than 107 bytes" in done.stderr
+    assert "Traceback" not in done.stderr

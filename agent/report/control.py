@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,13 +186,16 @@ class _Control:
         return web.json_response(api.show_status(self._find(request.match_info["volume"])))
 
     async def show_plan(self, _: web.Request) -> web.Response:
-        statuses = await self._engine.plan()
+        statuses = sorted(await self._engine.plan(), key=lambda status: (status.name is None, status.label))
         return web.json_response({"volumes": api.show_statuses(statuses)})
 
     async def explain(self, request: web.Request) -> web.Response:
         status = self._find(request.match_info["volume"])
         if status.volume_id is not None:
-            status = await self._engine.explain(status.volume_id)
+            known = status
+            status = replace(
+                await self._engine.explain(status.volume_id), since=known.since, usage=known.usage
+            )
         return web.json_response(api.show_explanation(status))
 
     async def show_events(self, request: web.Request) -> web.StreamResponse:

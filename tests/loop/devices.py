@@ -1,0 +1,58 @@
+"""Loop devices for tests: made from sparse files, and gone afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.model import Device, Identity, VolumeId
+from agent.node import device, loop
+from agent.node.wire import Fd
+from tests.tiers import SBIN_PATH
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+IDENTITY = Identity(VOLUME, "Amazon Elastic Block Store", "vol0123456789abcdef0")
+
+
+def identify(fd: int) -> Identity:
+    """Take any device for one volume."""
+    assert fd >= 0
+    return IDENTITY
+
+
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(
+        [str(word) for word in argv],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": SBIN_PATH, "LC_ALL": "C"},
+        timeout=60,
+    )
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def attached(image: Path, size_bytes: int | None = None) -> Iterator[str]:
+    """Give the path of a loop device on ``image``, made or cut to ``size_bytes`` first."""
+    if size_bytes is not None:
+        with image.open("ab") as file:
+            file.truncate(size_bytes)
+    path = loop.attach_file(image)
+    try:
+        yield path
+    finally:
+        loop.detach(path)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[Fd, Device]]:
+    """Give a pinned device, taken for :data:`VOLUME`."""
+    fd, found = device.open_device(path, identify)
+    try:
+        yield fd, found
+    finally:
+        fd.close()

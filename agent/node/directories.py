@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from agent.errors import AgentError, RefusedError
+from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import Reason
 
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -35,7 +35,10 @@ def open_mount_point(path: str, allowed_roots: Sequence[str]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def open_directory(path: str) -> Iterator[int]:
-    """Yield an O_PATH descriptor of an existing directory, following no symbolic link; no rule on owners."""
+    """Yield an O_PATH descriptor of an existing directory, following no symbolic link; no rule on owners.
+
+    VanishedError where there is none.
+    """
     with _walk(path, is_making=False) as fd:
         yield fd
 
@@ -143,6 +146,8 @@ def _make(parent: int, name: str) -> None:
 
 
 def _cannot_enter(parent: int, name: str, path: str, error: OSError) -> AgentError:
+    if error.errno == errno.ENOENT:
+        return VanishedError(f"The directory {path} is not there.")
     if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
         return AgentError(
             f"The directory {path} could not be opened or made: {error.strerror}.",

@@ -107,17 +107,14 @@ def open_mount(
 
     VanishedError where another mount, or none, is seen there. Opening so reads nothing from the device.
     """
-    try:
-        with open_directory(path) as mount_fd:
-            seen_id = read_mount_id(mount_fd)
-            mount = next((mount for mount in read_mounts() if mount.mount_id == seen_id), None)
-            if mount is None or mount.path != path or mount.device_number != device_number:
-                raise _not_there(path)
-            if mount_id is not None and seen_id != mount_id:
-                raise _not_there(path)
-            yield mount_fd, mount
-    except FileNotFoundError as error:
-        raise _not_there(path) from error
+    with open_directory(path) as mount_fd:
+        seen_id = read_mount_id(mount_fd)
+        mount = next((mount for mount in read_mounts() if mount.mount_id == seen_id), None)
+        if mount is None or mount.path != path or mount.device_number != device_number:
+            raise _not_there(path)
+        if mount_id is not None and seen_id != mount_id:
+            raise _not_there(path)
+        yield mount_fd, mount
 
 
 def _not_there(path: str) -> VanishedError:

@@ -60,6 +60,7 @@ class Bench:
 
     directory: Path
     disks: list[Disk] = field(default_factory=list)
+    parts: list[Disk] = field(default_factory=list)
 
     @property
     def root(self) -> str:
@@ -78,6 +79,19 @@ class Bench:
         image = self.new_image()
         run("cp", "--sparse=always", disk.image, image)
         return self._attach(image)
+
+    def add_partitioned(self, label: str) -> tuple[Disk, Disk]:
+        """Attach a disk of 400 MiB with one partition of 340; return it, and the partition as a disk."""
+        disk = self.add_disk(400 * MIB, "--partscan")
+        table = self.directory / "table"
+        table.write_text(f"label: {label}\nstart=2048, size={340 * MIB // 512}\n")
+        run("sh", "-c", f"sfdisk --quiet {disk.path} <{table}")
+        # Small kernels know no partition tables, yet take partitions that they are told of.
+        run("partx", "--update", disk.path)
+        path = f"{disk.path}p1"
+        part = Disk(path, disk.image, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        self.parts.append(part)
+        return disk, part
 
     def new_image(self) -> Path:
         return self.directory / f"disk-{len(self.disks)}.img"
@@ -105,6 +119,8 @@ class Bench:
         for mount in reversed(read_mounts()):
             if mount.path.startswith(inside):
                 run("umount", "--lazy", mount.path)
+        for part in self.parts:
+            os.close(part.fd)
         for disk in self.disks:
             with contextlib.suppress(OSError):
                 os.close(disk.fd)

@@ -71,6 +71,8 @@ class _Look:
     verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
     has_acted: bool = False
+    has_orphans: bool = False
+    """There are volumes to drop that are not gone yet."""
 
     def list_volumes(self) -> tuple[CloudVolume, ...]:
         return tuple(self.volumes.values())
@@ -113,6 +115,8 @@ class CloudLoop:
         self._rested_under: Policy | None = None
         self._wake = anyio.Event()
         self.findings = Findings()
+        self.is_settled = False
+        """At the last look nothing was done, and nothing was left to do or to wait for."""
 
     def wake(self) -> None:
         """Have the cloud looked at soon: a device came or went, or the policy changed."""
@@ -124,8 +128,7 @@ class CloudLoop:
         while True:
             has_acted = await self.look()
             quiet = 0 if has_acted else quiet + 1
-            is_settled = not has_acted and not self.findings.verdicts
-            pause_s = SETTLED_PAUSE_S if is_settled else min(SOON_S * 2.0**quiet, LONGEST_PAUSE_S)
+            pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0**quiet, LONGEST_PAUSE_S)
             with anyio.move_on_after(pause_s * self._rng.uniform(0.5, 1.5)):
                 await self._wake.wait()
                 # Devices come in bursts; one look is enough for all of them.
@@ -140,6 +143,7 @@ class CloudLoop:
             look = await self._begin(policy)
         except AgentError as error:
             self._publish_failure(policy, error)
+            self.is_settled = False
             return False
         claims = frozenset(entry.name for entry in policy.volumes if entry.claim is not None)
         orphans = find_orphans(look.list_volumes(), claims, look.node)
@@ -149,7 +153,8 @@ class CloudLoop:
             for volume in orphans:
                 tasks.start_soon(self._drop_orphan, volume, look)
         self._released &= set(look.node.devices)
-        if not look.has_acted and not any(name in look.verdicts for name in claims):
+        self.is_settled = not (look.has_acted or look.has_orphans or look.verdicts)
+        if not (look.has_acted or look.has_orphans or claims & look.verdicts.keys()):
             self._searched = policy
         origins = {volume.volume_id: make_origin(volume) for volume in look.list_volumes()}
         facts = make_facts(look.node.identity)
@@ -320,16 +325,17 @@ class CloudLoop:
         """Do the next thing with a volume whose claim is no longer in the policy. Its errors end here."""
         name = f"{volume.tag(TAG_CLAIM)} ({volume.volume_id})"
         if self._rests.find(name) is not None:
+            look.has_orphans = True
             return
         try:
             snapshots = await self._snapshots.find_final(volume)
             is_released = volume.volume_id in self._released
             decision = plan_orphan(volume, snapshots, look.node, is_released=is_released)
             if decision is not None:
-                look.has_acted = True  # until it is gone, it is looked for
+                look.has_orphans = True
                 await self._carry_out(name, decision, look)
-                look.verdicts.pop(name, None)
         except AgentError as error:
+            look.has_orphans = True
             self._note_failure(name, error)
         else:
             self._rests.note_success(name)

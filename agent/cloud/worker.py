@@ -34,7 +34,6 @@ from agent.cloud.errors import Failure, is_throttled
 _PR_SET_NO_NEW_PRIVS = 38
 _CONCURRENT_CALLS = 4
 _MAX_PAGES = 1000
-_LONGEST_PAUSE_S = 20.0
 _KNOWN: Mapping[str, type[Call[Any]]] = {call.operation: call for call in ALL_CALLS}
 
 
@@ -52,12 +51,15 @@ class Caller:
     its answer was lost, only a look can tell what became of it.
     """
 
-    def __init__(self, region: str | None, endpoint: str | None, attempts: int) -> None:
+    def __init__(
+        self, region: str | None, endpoint: str | None, attempts: int, longest_pause_s: float = 20.0
+    ) -> None:
         self._region = region
         self._endpoint = endpoint
         self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
         self._attempts = attempts
+        self._longest_pause_s = longest_pause_s
 
     def _find_client(self, call: type[Call[Any]]) -> Any:
         key = (call.service, call.is_repeatable)
@@ -102,7 +104,7 @@ class Caller:
             except botocore.exceptions.ClientError as error:
                 if not is_throttled(str(error.response.get("Error", {}).get("Code"))):
                     raise
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 2.0**attempt)))  # noqa: S311 - jitter
+            time.sleep(random.uniform(0, min(self._longest_pause_s, 2.0**attempt)))  # noqa: S311 - jitter
         return method(**parameters)
 
     def _page(self, client: Any, name: str, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -132,6 +134,11 @@ def describe_failure(call: type[Call[Any]], error: Exception) -> Failure:
     return Failure(call.service, call.operation, type(error).__name__, str(error))
 
 
+def encode_reply(reply: Mapping[str, Any]) -> bytes:
+    """Return one line of JSON; times become ISO 8601."""
+    return json.dumps(reply, default=_encode).encode() + b"\n"
+
+
 def _encode(value: object) -> str:
     if isinstance(value, (datetime, date)):
         return value.isoformat()
@@ -151,7 +158,7 @@ def serve(stream: socket.socket, caller: Caller) -> None:
         except Exception as error:  # noqa: BLE001 - this is where one call ends; its error is its answer
             reply["failure"] = asdict(describe_failure(call, error))
         with write_lock:
-            stream.sendall(json.dumps(reply, default=_encode).encode() + b"\n")
+            stream.sendall(encode_reply(reply))
 
     pool = ThreadPoolExecutor(max_workers=_CONCURRENT_CALLS)
     with stream.makefile("rb") as lines:

@@ -154,6 +154,7 @@ class Cloud:
         self.ec2 = ec2_backends[ACCOUNT][REGION]
         self.sagemaker = sagemaker_backends[ACCOUNT][REGION]
         self.ec2.reset()
+        self.ec2.snapshots.clear()  # moto begins with those of public images
         self.sagemaker.reset()
         self.sagemaker.create_cluster(CLUSTER_ID, [], {}, None)
         self.zones: dict[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -105,7 +106,8 @@ class AwsServer:
         if fault.kind is Kind.LOST_ANSWER:
             self._serve(environ, operation, parameters)
         time.sleep(fault.delay_s)
-        raise ConnectionAbortedError(operation)  # werkzeug closes the connection without a word
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        raise ConnectionAbortedError(operation)
 
     def _serve(
         self, environ: Environ, operation: str, parameters: dict[str, Any]

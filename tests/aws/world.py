@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent.cloud.errors import explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
 from agent.cloud.whoami import CloudIdentity
-from agent.cloud.worker import Caller, describe_failure
+from agent.cloud.worker import Caller, describe_failure, encode_reply
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
@@ -27,6 +28,13 @@ from tests.aws.cloud import ACCOUNT, CLUSTER_ARN, REGION, ZONE, Cloud
 from tests.aws.server import AwsServer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "emulated", "AWS_SECRET_ACCESS_KEY": "emulated"}
+
+
+async def until(is_so: Callable[[], bool], timeout_s: float = 20) -> None:
+    """Return once ``is_so()``; fail when that takes too long. For what another process does."""
+    with anyio.fail_after(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - nobody there to set an event
+            await anyio.sleep(0.02)
 
 
 class CrashError(BaseException):
@@ -107,7 +115,9 @@ class NodeUnderTest:
         self.policy = world.policy
         self.crash: Crash | None = None
         self.time_s = 1000.0
-        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
+        noon = datetime.now(timezone.utc).replace(hour=12, minute=0, second=0, microsecond=0)
+        self.now = noon + timedelta(days=10)
+        """Well after everything was made, which moto dates by the machine's clock."""
         self.published: list[Findings] = []
         self.made: list[Call[Any]] = []
         self.restart()
@@ -144,13 +154,13 @@ class NodeUnderTest:
             raise explain_failure(describe_failure(type(call), error)) from error
         if crash is not None and is_change and crash.seen == crash.at and crash.is_after:
             raise CrashError
-        return call.parse(answer)
+        return call.parse(json.loads(encode_reply(answer)))
 
     async def settle(self, looks: int = 12, *, step_s: float = 60) -> Findings:
         """Look until nothing is done any more and nothing waits; fail when that does not come."""
         for _ in range(looks):
             has_acted = await self.loop.look()
-            if not has_acted and not self.loop.findings.verdicts:
+            if not has_acted and self.loop.is_settled:
                 return self.loop.findings
             self.time_s += step_s
             await anyio.sleep(0.01)

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.model import Reason
+from agent.steps import Refuse
+from tests.aws.faults import Fault, Kind, deny
+from tests.aws.world import World
+
+POLICY = """
+classes:
+  fast: {{type: {type}, iops: {iops}, tags: {{tier: "{tier}"}}}}
+volumes:
+  - name: ckpt
+    claim: {{class: fast, size: {size}, on_delete: {on_delete}}}
+    filesystem: {{type: ext4, format: if-blank}}
+    mount: {{path: /data/ckpt}}
+    {more}
+"""
+
+
+def write(**words: str) -> str:
+    defaults = {"type": "gp3", "iops": "3000", "tier": "a", "size": "5GiB", "on_delete": "retain", "more": ""}
+    return POLICY.format(**{**defaults, **words})
+
+
+def read_tags(resource: Any) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in resource.get_tags()}
+
+
+SNAPSHOTS = 'snapshots: {schedule: "0 * * * *", keep: 2, freeze: true}'
+
+
+async def test_bigger_size_modifies_and_grows(world: World, tmp_path: Path) -> None:
+    """A bigger size in the policy is one ModifyVolume, and the device grows."""
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    world.use_policy(tmp_path, write(size="8GiB"))
+    node.policy = world.policy
+    await node.settle()
+    assert world.devices.sizes_gib[volume] == 8
+    await node.look(3)
+    assert world.aws.calls["ModifyVolume"] == 1
+
+
+async def test_smaller_size_is_refused(world: World, tmp_path: Path) -> None:
+    """A smaller size changes nothing and is said to be impossible; the volume stays in use."""
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    await node.settle()
+    world.use_policy(tmp_path, write(size="2GiB"))
+    node.policy = world.policy
+    findings = await node.settle()
+    notice = findings.notices["ckpt"]
+    assert isinstance(notice, Refuse)
+    assert "never shrink" in notice.message
+    assert world.aws.calls["ModifyVolume"] == 0
+
+
+async def test_changed_class_is_one_modification(world: World, tmp_path: Path) -> None:
+    """Type, IOPS and size that changed together are sent together; tags follow."""
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    volume = world.cloud.volumes[(await node.settle()).claimed["ckpt"]]
+    world.use_policy(tmp_path, write(type="io2", iops="5000", size="6GiB", tier="b"))
+    node.policy = world.policy
+    findings = await node.settle()
+    await node.look(2)
+    assert (volume.volume_type, volume.iops, volume.size) == ("io2", 5000, 6)
+    assert dict(node.loop.findings.origins[volume.id].tags)["tier"] == "b"
+    assert world.aws.calls["ModifyVolume"] == 1
+    assert findings.claimed["ckpt"] == volume.id
+
+
+async def test_cool_down_waits_as_long_as_aws_says(world: World, tmp_path: Path) -> None:
+    """A modification AWS does not allow yet is not asked for again before the hours it names have passed."""
+    world.cloud.pace.cool_down_s = 3600
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    await node.settle()
+    for size in ("6GiB", "7GiB"):
+        world.use_policy(tmp_path, write(size=size))
+        node.policy = world.policy
+        await node.look(3)
+    asked = world.aws.calls["ModifyVolume"]
+    assert node.loop.findings.notices["ckpt"].reason is Reason.WAITING_FOR_CLOUD
+    assert "6 hours" in node.loop.findings.notices["ckpt"].message
+    node.time_s += 5 * 3600
+    await node.look()
+    assert world.aws.calls["ModifyVolume"] == asked
+    world.cloud.pace.cool_down_s = 0
+    node.time_s += 5 * 3600
+    await node.look(2)
+    assert world.aws.calls["ModifyVolume"] == asked + 1
+
+
+async def test_modification_under_way_is_left_alone(world: World, tmp_path: Path) -> None:
+    """While a volume is optimizing, another change waits and says how far it is."""
+    world.cloud.pace.optimize_s = 3600
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    await node.settle()
+    for size in ("6GiB", "7GiB"):
+        world.use_policy(tmp_path, write(size=size))
+        node.policy = world.policy
+        await node.look(2)
+    assert "optimizing" in node.loop.findings.notices["ckpt"].message
+    assert world.aws.calls["ModifyVolume"] == 1
+
+
+async def test_snapshots_are_taken_frozen_and_kept(world: World, tmp_path: Path) -> None:
+    """Each hour brings one snapshot, taken frozen and marked so; only the newest two are kept."""
+    world.use_policy(tmp_path, write(more=SNAPSHOTS))
+    node = world.add_node(1)
+    await node.settle()
+    (volume,) = world.cloud.volumes.values()
+    foreign = world.cloud.ec2.create_snapshot(volume.id, "somebody's own")
+    for _ in range(4):
+        node.now += timedelta(hours=1)
+        await node.look(3)
+    assert node.hands.freezes == 5
+    assert not node.hands.is_frozen
+    kept = world.cloud.ec2.snapshots.values()
+    assert foreign in kept
+    tags = [read_tags(one) for one in kept if one is not foreign]
+    ticks = [node.now - timedelta(hours=1), node.now]
+    assert sorted(tag["ebs-agent:tick"] for tag in tags) == [f"{tick:%Y-%m-%dT%H:%MZ}" for tick in ticks]
+    assert {tag["ebs-agent:frozen"] for tag in tags} == {"yes"}
+
+
+async def test_snapshot_that_began_too_late_is_taken_again(world: World, tmp_path: Path) -> None:
+    """A freeze is given up when AWS does not answer in time, and the late snapshot does not count."""
+    world.use_policy(tmp_path, write(more=SNAPSHOTS))
+    node = world.add_node(1)
+    world.aws.faults.add(Fault("CreateSnapshot", Kind.LOST_ANSWER))
+    await node.look(4)
+    assert not node.hands.is_frozen
+    (late,) = world.cloud.ec2.snapshots.values()
+    assert read_tags(late)["ebs-agent:frozen"] == "no"
+    node.time_s += 4000
+    await node.look(2)  # another is taken, and then the unproven one goes
+    (snapshot,) = world.cloud.ec2.snapshots.values()
+    assert read_tags(snapshot)["ebs-agent:frozen"] == "yes"
+
+
+async def test_locked_and_fast_snapshots(world: World, tmp_path: Path) -> None:
+    """Locks and fast restores are asked for once; a locked snapshot that retention cannot delete is told."""
+    more = (
+        'snapshots: {schedule: "0 * * * *", keep: 1, lock: {mode: governance, duration: 2d},'
+        " fast_restore_zones: [us-west-2a]}"
+    )
+    world.use_policy(tmp_path, write(more=more))
+    node = world.add_node(1)
+    await node.settle()
+    node.now += timedelta(hours=1)
+    await node.look(3)
+    assert len(world.cloud.locked_snapshots) == 2
+    assert world.aws.calls["LockSnapshot"] == 2
+    assert len(world.cloud.fast_restores) == 2
+    assert "locked" in node.loop.findings.notices["ckpt"].message
+
+
+@pytest.mark.parametrize(
+    ("rule", "volumes", "snapshots"), [("retain", 1, 0), ("delete", 0, 0), ("snapshot", 0, 1)]
+)
+async def test_claim_taken_out_of_the_policy(
+    world: World, tmp_path: Path, rule: str, volumes: int, snapshots: int
+) -> None:
+    """What becomes of the volume is what the claim said while it was there."""
+    world.use_policy(tmp_path, write(on_delete=rule))
+    node = world.add_node(1)
+    await node.settle()
+    world.use_policy(tmp_path, "volumes: []")
+    node.policy = world.policy
+    await node.settle()
+    assert len(world.cloud.volumes) == volumes
+    assert len(world.cloud.ec2.snapshots) == snapshots
+
+
+async def test_volume_in_use_is_not_dropped(world: World, tmp_path: Path) -> None:
+    """A volume a process still uses is neither detached nor deleted, whatever the policy says."""
+    world.use_policy(tmp_path, write(on_delete="delete"))
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    node.hands.busy.add(volume)
+    world.use_policy(tmp_path, "volumes: []")
+    node.policy = world.policy
+    await node.look(4)
+    assert volume in world.cloud.volumes
+    assert volume in node.hands.list_devices()
+    node.hands.busy.clear()
+    node.time_s += 4000
+    await node.settle()
+    assert volume not in world.cloud.volumes
+
+
+async def test_other_groups_volumes_are_no_orphans(world: World, tmp_path: Path) -> None:
+    """A claim of another instance group is still in the policy: its volumes stay."""
+    world.use_policy(tmp_path, write(on_delete="delete"))
+    node = world.add_node(1)
+    await node.settle()
+    world.use_policy(tmp_path, write(on_delete="delete", more="match: {instance_group: login}"))
+    node.policy = world.policy
+    await node.look(4)
+    assert len(world.cloud.volumes) == 1
+
+
+async def test_failing_snapshot_does_not_unmount(world: World, tmp_path: Path) -> None:
+    """What cannot be done about a volume that is here is a notice; the volume stays claimed and in use."""
+    world.use_policy(tmp_path, write(more=SNAPSHOTS))
+    node = world.add_node(1)
+    claimed = (await node.settle()).claimed
+    world.aws.faults.add(deny("DescribeSnapshots", "ec2:DescribeSnapshots"))
+    node.now += timedelta(hours=2)
+    findings = await node.look(2)
+    assert findings.claimed == claimed
+    assert not findings.verdicts
+    assert findings.notices["ckpt"].reason is Reason.PERMISSION_DENIED

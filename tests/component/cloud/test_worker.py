@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.cloud.calls import CreateVolume, DescribeVolumes, GetCallerIdentity, ModifyVolume
+from agent.cloud.client import CloudClient
+from agent.cloud.errors import CloudError
+from agent.errors import AgentError
+from agent.model import Reason, VolumeId
+from tests.aws.cloud import ZONE
+from tests.aws.faults import Fault, Kind
+from tests.aws.world import CREDENTIALS, World, until
+
+
+async def wait_until_ended(pid: int) -> None:
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def read_process(pid: int | None) -> dict[str, str]:
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+
+
+def can_read_this_python(user: pwd.struct_passwd) -> bool:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", "import agent.cloud.calls"],
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=(),
+            capture_output=True,
+            check=False,
+            cwd="/",
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "module", ["agent.daemon", "agent.cloud.loop", "agent.cloud.client", "agent.cloud.sources"]
+)
+def test_daemon_never_imports_boto3(module: str) -> None:
+    """What the daemon imports brings neither boto3 nor botocore into its process."""
+    program = f"import sys, {module}; print(sorted({{'boto3', 'botocore'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_worker_lives_while_there_is_something_to_do(world: World) -> None:
+    """There is no worker before the first call, one during calls, and none once it was idle."""
+    volume_id = world.cloud.make_volume(tags={"role": "db"})
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def count(operation: str, outcome: str) -> None:
+        counts[operation, outcome] += 1
+
+    async with CloudClient(world.settings(idle_s=0.3), count) as client:
+        assert client.started == 0
+        (volume,) = await client.make(DescribeVolumes())
+        assert (volume.volume_id, volume.tag("role")) == (volume_id, "db")
+        pid = client.worker_pid
+        assert pid is not None
+        await client.make(GetCallerIdentity())
+        assert client.worker_pid == pid
+        await wait_until_ended(pid)
+        await client.make(GetCallerIdentity())
+        assert client.started == 2
+    assert counts == {("DescribeVolumes", "done"): 1, ("GetCallerIdentity", "done"): 2}
+
+
+async def test_worker_ends_with_the_client(world: World) -> None:
+    """No worker outlives the daemon's client."""
+    async with CloudClient(world.settings()) as client:
+        await client.make(GetCallerIdentity())
+        pid = client.worker_pid
+    assert pid is not None
+    await wait_until_ended(pid)
+
+
+async def test_killed_worker_is_replaced(world: World) -> None:
+    """A worker killed under a call that may be repeated costs nothing: another answers it."""
+    world.aws.faults.add(Fault("DescribeVolumes", Kind.SILENCE, delay_s=3))
+    async with CloudClient(world.settings()) as client:
+        await client.make(GetCallerIdentity())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.make, DescribeVolumes())
+            await until(lambda: world.aws.calls["DescribeVolumes"] > 0)
+            os.kill(client.worker_pid or 0, signal.SIGKILL)
+        assert client.started == 2
+
+
+async def test_lost_change_is_not_repeated_blindly(world: World) -> None:
+    """A worker killed under a call that changes something fails it, retryable; a look finds out the rest."""
+    volume_id = VolumeId(world.cloud.make_volume())
+    world.aws.faults.add(Fault("ModifyVolume", Kind.LOST_ANSWER, delay_s=3))
+    async with CloudClient(world.settings()) as client:
+        await client.make(GetCallerIdentity())
+
+        async def modify() -> None:
+            with pytest.raises(CloudError) as raised:
+                await client.make(ModifyVolume(volume_id, size_gib=2), "the volume")
+            assert raised.value.retryable
+            assert raised.value.code == "WorkerDied"
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(modify)
+            await until(lambda: world.cloud.volumes[volume_id].size == 2)
+            os.kill(client.worker_pid or 0, signal.SIGKILL)
+        assert world.aws.calls["ModifyVolume"] == 1
+
+
+async def test_stuck_worker_is_abandoned(world: World) -> None:
+    """A worker that exceeds its time is ended, and the call fails as retryable."""
+    world.aws.faults.add(Fault("CreateVolume", Kind.SILENCE, delay_s=5, times=9))
+    call = CreateVolume("token", ZONE, 1, "gp3", ())
+    async with CloudClient(world.settings(call_timeout_s=1.5)) as client:
+        with pytest.raises(CloudError, match=r"no answer in 2 s") as raised:
+            await client.make(call)
+        assert raised.value.retryable
+        assert client.worker_pid is None
+
+
+async def test_worker_without_credentials_says_so(world: World) -> None:
+    """No credentials is no crash: it is PermissionDenied with what to do."""
+    nothing = {**dict.fromkeys(CREDENTIALS, ""), "AWS_EC2_METADATA_DISABLED": "true"}
+    async with CloudClient(world.settings(environment=nothing)) as client:
+        with pytest.raises(CloudError, match="no AWS credentials") as raised:
+            await client.make(DescribeVolumes())
+    assert raised.value.reason is Reason.PERMISSION_DENIED
+
+
+async def test_unreachable_aws_is_told(world: World) -> None:
+    """Where nothing answers, the error names the service and what may be missing."""
+    async with CloudClient(world.settings(endpoint="http://127.0.0.1:9", attempts=1)) as client:
+        with pytest.raises(CloudError, match="did not answer DescribeVolumes") as raised:
+            await client.make(DescribeVolumes())
+    assert "VPC endpoint for ec2" in str(raised.value.hint)
+
+
+async def test_unknown_user_is_an_error(world: World) -> None:
+    """A worker that should run unprivileged never runs as root instead."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can choose a user")
+    async with CloudClient(world.settings(user="no-such-user")) as client:
+        with pytest.raises(AgentError, match="no user no-such-user"):
+            await client.make(DescribeVolumes())
+
+
+async def test_worker_runs_unprivileged(world: World) -> None:
+    """Under root, the worker runs as the user it was given, without groups and without new privileges."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can choose a user")
+    nobody = pwd.getpwnam("nobody")
+    if not can_read_this_python(nobody):
+        pytest.skip("nobody cannot read this Python")
+    async with CloudClient(world.settings(user="nobody")) as client:
+        await client.make(GetCallerIdentity())
+        facts = read_process(client.worker_pid)
+    assert facts["Uid"].split() == [str(nobody.pw_uid)] * 4
+    assert facts["Groups"].split() == []
+    assert facts["CapEff"] == "0" * 16
+    assert facts["NoNewPrivs"] == "1"

@@ -66,18 +66,25 @@ class Kill:
 
 
 def serve(sock: socket.socket) -> None:
-    """Serve calls from ``sock`` until it closes."""
+    """Serve calls from ``sock`` until it closes.
+
+    When the daemon has an answer, the worker has let go of every descriptor: what was closed is closed.
+    """
     while (inbox := wire.receive(sock)) is not None:
         answer = _answer(inbox)
-        sent: list[int] = []
         try:
-            sent = wire.send(sock, answer)
+            message, fds = wire.encode(answer)
+        except Exception as error:  # noqa: BLE001 -- a result that cannot be sent is an answer too
+            message, fds = wire.encode(Raised(*_portable(error)))
+        inbox.close_fds(keep=fds.__contains__)
+        try:
+            # Descriptors go with the first byte, and the daemon acts on the last one.
+            sock.sendmsg([message[:1]], wire.ancillary(fds))
+            for fd in set(fds):
+                os.close(fd)
+            sock.sendall(message[1:])
         except BrokenPipeError:
             return
-        except Exception as error:  # noqa: BLE001 -- a result that cannot be sent is an answer too
-            wire.send(sock, Raised(*_portable(error)))
-        for fd in {*inbox.fds, *sent}:
-            os.close(fd)
 
 
 def _answer(inbox: wire.Inbox) -> Returned | Raised:

@@ -45,7 +45,7 @@ def read_fd(fd: Fd) -> bytes:
 
 
 def count_fds() -> int:
-    return count_fds()
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def sleep_then_write(path: str, seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
@@ -83,25 +83,6 @@ def find_top_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
     return next((mount for mount in reversed(here) if mount.mount_id not in covered), None)
 
 
-def select_device_mounts(
-    mounts: Iterable[Mount],
-    numbers: frozenset[DeviceNumber],
-    find_number: Callable[[str], DeviceNumber | None] | None = None,
-) -> tuple[Mount, ...]:
-    """Return the mounts of the devices ``numbers``.
-
-    btrfs shows an invented device number (major 0), so it is told by its source, a device path that
-    ``find_number`` turns into a number: that of the node there by default.
-    """
-    find = find_number or find_node_number
-    return tuple(
-        mount
-        for mount in mounts
-        if mount.device_number in numbers
-        or (mount.fs_type == "btrfs" and mount.device_number.major == 0 and find(mount.source) in numbers)
-    )
-
-
 def find_node_number(path: str) -> DeviceNumber | None:
     """Return the number of the block device whose node is at ``path`` below ``/dev``, or None."""
     # Anything else as a source could be a path on a filesystem that does not answer.
@@ -114,19 +95,3 @@ def find_node_number(path: str) -> DeviceNumber | None:
     if not stat.S_ISBLK(status.st_mode):
         return None
     return DeviceNumber(os.major(status.st_rdev), os.minor(status.st_rdev))
-
-
-def find_obstacle(mounts: Iterable[Mount], path: str, own: Iterable[Mount]) -> str | None:
-    """Return what is mounted at ``path`` and is none of ``own``, as a noun phrase; None where nothing is."""
-    top = find_top_mount(mounts, path)
-    if top is None or top.mount_id in {mount.mount_id for mount in own}:
-        return None
-    return f"the {top.fs_type} filesystem of {top.source}"
-
-
-def has_host_namespace() -> bool:
-    """Whether mounts made here are the host's: this process shares the mount namespace of process 1."""
-    try:
-        return Path("/proc/self/ns/mnt").readlink() == Path("/proc/1/ns/mnt").readlink()
-    except OSError:
-        return False

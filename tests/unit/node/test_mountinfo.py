@@ -13,7 +13,6 @@ from agent.node.mountinfo import (
     find_top_mount,
     parse_mountinfo,
     read_mounts,
-    select_device_mounts,
 )
 
 # As Linux 6.1 wrote them; options of the fourth as a container runtime can choose them.
@@ -124,16 +123,6 @@ def test_topmost_of_stacked_mounts_is_seen() -> None:
     assert find_top_mount((below, middle, top), "/d") == top
     assert find_top_mount((top, below, middle), "/d") == top
     assert find_top_mount((below, middle, top), "/d/x") is None
-
-
-def test_btrfs_is_told_by_its_source() -> None:
-    """A btrfs mount has an invented number, so its source decides; another type's source never does."""
-    _, xfs, btrfs, *_ = parse_mountinfo(CAPTURED)
-    liar = make_mount(99, 1, "/liar", source="/dev/nvme2n1")
-    numbers = {"/dev/nvme1n1": DeviceNumber(259, 4), "/dev/nvme2n1": DeviceNumber(259, 9)}
-    mounts = (xfs, btrfs, liar)
-    assert select_device_mounts(mounts, frozenset({DeviceNumber(259, 9)}), numbers.get) == (btrfs,)
-    assert select_device_mounts(mounts, frozenset({DeviceNumber(259, 4)}), numbers.get) == (xfs,)
 
 
 @pytest.mark.parametrize(

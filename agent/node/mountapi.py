@@ -221,5 +221,5 @@ def _raise_errno() -> None:
 
 
 def is_unavailable(error: OSError) -> bool:
-    """Whether the kernel, or a sandbox round it, does not have the call."""
-    return error.errno == errno.ENOSYS
+    """Whether the kernel does not have the call, or a filter of system calls does not let it through."""
+    return error.errno in {errno.ENOSYS, errno.EPERM}

@@ -92,7 +92,7 @@ def _make_mount(request: MountRequest, directory_fd: int) -> Iterator[int]:
         mount_fd = _open_detached_mount(request)
     except OSError as error:
         if not mountapi.is_unavailable(error):
-            raise
+            raise _cannot_mount(request, error, []) from error
         with _mount_by_old_call(request, directory_fd) as mount_fd:
             yield mount_fd
         return

@@ -1,0 +1,147 @@
+"""The least IAM policy a policy file needs, and the KMS key policy that goes with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from agent.cloud.decisions import AttachApi
+from agent.cloud.findings import needs_cloud
+from agent.cloud.statements import STATEMENTS, Statement
+from agent.cloud.whoami import CloudIdentity
+from agent.policy import Policy
+
+_UNKNOWN = {"partition": "aws", "region": "*", "account": "*"}
+
+
+def list_operations(policy: Policy, api: AttachApi) -> tuple[str, ...]:
+    """Return the calls the agent makes to fulfil this policy with this attach API, in a settled order."""
+    return tuple(dict.fromkeys(_find_operations(policy, api)))
+
+
+def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
+    if not policy.volumes:
+        return
+    claims = [entry.claim for entry in policy.volumes if entry.claim is not None]
+    can_attach = api is not AttachApi.NONE and any(
+        entry.claim is not None or entry.volume_id is not None or needs_cloud(entry)
+        for entry in policy.volumes
+    )
+    if can_attach or any(map(needs_cloud, policy.volumes)):
+        yield "DescribeVolumes"
+    if can_attach:
+        yield "AttachClusterNodeVolume" if api is AttachApi.HYPERPOD else "AttachVolume"
+    if api is AttachApi.HYPERPOD and can_attach:
+        yield "DescribeClusterNode"
+    if claims:
+        yield from ("CreateVolume", "ModifyVolume", "DescribeVolumesModifications", "CreateTags")
+        # To take a volume over from an instance that is proven gone.
+        if api is AttachApi.HYPERPOD:
+            yield from ("DetachClusterNodeVolume", "ListClusterNodes")
+        elif api is AttachApi.EC2:
+            yield from ("DetachVolume", "DescribeInstances")
+    if any(claim.on_delete != "retain" for claim in claims):
+        yield "DeleteVolume"
+    yield from _find_snapshot_operations(policy)
+
+
+def _find_snapshot_operations(policy: Policy) -> Iterator[str]:
+    entries = [entry.snapshots for entry in policy.volumes if entry.snapshots is not None]
+    is_last = any(entry.claim is not None and entry.claim.on_delete == "snapshot" for entry in policy.volumes)
+    if entries or is_last:
+        yield from ("DescribeSnapshots", "CreateSnapshot")
+    if entries:
+        yield "CreateTags"
+    if any(entry.keep is not None for entry in entries):
+        yield "DeleteSnapshot"
+    if any(entry.lock is not None for entry in entries):
+        yield "LockSnapshot"
+    if any(entry.fast_restore_zones for entry in entries):
+        yield "EnableFastSnapshotRestores"
+
+
+def make_iam_policy(policy: Policy, identity: CloudIdentity, api: AttachApi) -> dict[str, Any]:
+    """Return the IAM policy document for the role of the nodes."""
+    needed = [statement for operation in list_operations(policy, api) for statement in STATEMENTS[operation]]
+    if any(entry.claim is not None and entry.claim.snapshot_id for entry in policy.volumes):
+        needed.append(Statement("ec2:CreateVolume", ("arn:{partition}:ec2:{region}::snapshot/*",)))
+    return {"Version": "2012-10-17", "Statement": list(_merge(needed, identity))}
+
+
+def _merge(needed: Iterable[Statement], identity: CloudIdentity) -> Iterator[dict[str, Any]]:
+    """Put actions on the same resources under the same condition together."""
+    groups: dict[tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]], list[str]] = {}
+    for statement in needed:
+        actions = groups.setdefault((statement.resources, statement.condition), [])
+        if statement.action not in actions:
+            actions.append(statement.action)
+    for (resources, condition), actions in groups.items():
+        written: dict[str, Any] = {
+            "Effect": "Allow",
+            "Action": sorted(actions),
+            "Resource": [fill_resource(resource, identity) for resource in resources],
+        }
+        for operator, key, value in condition:
+            written.setdefault("Condition", {}).setdefault(operator, {})[key] = value
+        yield written
+
+
+def fill_resource(resource: str, identity: CloudIdentity) -> str:
+    """Return a resource with this cluster's words in it; ``*`` for those that are not known."""
+    known = {name: getattr(identity, name) or unknown for name, unknown in _UNKNOWN.items()}
+    cluster = identity.cluster_arn or "arn:{partition}:sagemaker:{region}:{account}:cluster/*".format(**known)
+    return resource.format(**known, cluster_arn=cluster)
+
+
+def make_kms_policy(identity: CloudIdentity, role_arn: str) -> dict[str, Any]:
+    """Return the statements a customer-managed key's policy needs for the role.
+
+    Source: the SageMaker guide, EBS volumes for HyperPod, customer-managed keys.
+    """
+    account, region = identity.account or "*", identity.region or "*"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "DescribeKeyForEbsAgent",
+                "Effect": "Allow",
+                "Principal": {"AWS": role_arn},
+                "Action": ["kms:DescribeKey"],
+                "Resource": "*",
+            },
+            {
+                "Sid": "GrantKeyToEbs",
+                "Effect": "Allow",
+                "Principal": {"AWS": role_arn},
+                "Action": ["kms:CreateGrant"],
+                "Resource": "*",
+                "Condition": {
+                    "StringEquals": {
+                        "kms:CallerAccount": account,
+                        "kms:ViaService": f"ec2.{region}.amazonaws.com",
+                    },
+                    "ForAnyValue:StringEquals": {"kms:EncryptionContextKeys": "aws:ebs:id"},
+                    "Bool": {"kms:GrantIsForAWSResource": True},
+                    "ForAllValues:StringEquals": {"kms:GrantOperations": ["Decrypt"]},
+                },
+            },
+            {
+                "Sid": "MakeEncryptedVolumes",
+                "Effect": "Allow",
+                "Principal": {"AWS": role_arn},
+                "Action": ["kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*", "kms:Decrypt"],
+                "Resource": "*",
+                "Condition": {
+                    "StringEquals": {
+                        "kms:CallerAccount": account,
+                        "kms:ViaService": f"ec2.{region}.amazonaws.com",
+                    }
+                },
+            },
+        ],
+    }
+
+
+def has_own_key(policy: Policy) -> bool:
+    """Return whether a class encrypts with a key of the customer's."""
+    return any(volume_class.kms_key_id for volume_class in policy.classes.values())

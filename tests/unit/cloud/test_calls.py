@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.validate import ParamValidator
+
+from agent.cloud import calls
+from agent.cloud.calls import ALL_CALLS, Call
+from agent.cloud.statements import STATEMENTS
+from agent.model import VolumeId
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+INSTANCE = "i-0123456789abcdef0"
+ARN = "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz"
+SNAPSHOT = "snap-0123456789abcdef0"
+TAGS = (("a", "b"),)
+
+EXAMPLES: tuple[Call[Any], ...] = (
+    calls.AttachClusterNodeVolume(ARN, INSTANCE, VOLUME),
+    calls.AttachVolume(INSTANCE, VOLUME, "/dev/sdf"),
+    calls.CreateSnapshot(VOLUME, "for a test", TAGS),
+    calls.CreateTags(VOLUME, TAGS),
+    calls.CreateVolume(
+        "token", "us-west-2a", 5, "gp3", TAGS, 3000, 125, True, "alias/k", SNAPSHOT, 100, True
+    ),
+    calls.CreateVolume("token", "us-west-2a", None, "gp3", (), snapshot_id=SNAPSHOT),
+    calls.DeleteSnapshot(SNAPSHOT),
+    calls.DeleteVolume(VOLUME),
+    calls.DescribeClusterNode(ARN, INSTANCE),
+    calls.DescribeInstances((INSTANCE,)),
+    calls.DescribeSnapshots((("tag:a", ("b",)),)),
+    calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
+    calls.DescribeVolumesModifications((VOLUME,)),
+    calls.DetachClusterNodeVolume(ARN, INSTANCE, VOLUME),
+    calls.DetachVolume(INSTANCE, VOLUME),
+    calls.EnableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
+    calls.GetCallerIdentity(),
+    calls.ListClusterNodes(ARN),
+    calls.LockSnapshot(SNAPSHOT, "governance", 7),
+    calls.ModifyVolume(VOLUME, 6, "io2", 5000, None),
+)
+MODELS = {
+    name: ServiceModel(Loader().load_service_model(name, "service-2"), name)
+    for name in ("ec2", "sagemaker", "sts")
+}
+
+
+@pytest.mark.parametrize("call", EXAMPLES, ids=lambda call: call.operation)
+def test_parameters_are_those_of_the_service(call: Call[Any]) -> None:
+    """Every call's names, types and required parameters are the service model's."""
+    operation = MODELS[call.service].operation_model(call.operation)
+    assert operation.input_shape is not None
+    report = ParamValidator().validate(call.parameters(), operation.input_shape)
+    assert not report.has_errors(), report.generate_report()
+
+
+@pytest.mark.parametrize("call", ALL_CALLS, ids=lambda call: call.operation)
+def test_pages_are_those_of_the_service(call: type[Call[Any]]) -> None:
+    """A call read in pages has a NextToken in both directions, and the member it collects is a list."""
+    operation = MODELS[call.service].operation_model(call.operation)
+    output = operation.output_shape
+    has_pages = output is not None and "NextToken" in output.members
+    assert has_pages == (call.pages is not None)
+    if call.pages is not None:
+        assert output is not None
+        assert output.members[call.pages].type_name == "list"
+
+
+def test_every_call_is_tried_and_permitted() -> None:
+    """No call is without an example here, or without an entry in the table of permissions."""
+    operations = {call.operation for call in ALL_CALLS}
+    assert {call.operation for call in EXAMPLES} == operations
+    assert STATEMENTS.keys() == operations
+
+
+def test_changes_say_what_they_do() -> None:
+    """Every call that changes something says so before it is made; those that only ask do not."""
+    for call in EXAMPLES:
+        is_asking = call.operation.startswith(("Describe", "List", "Get"))
+        text = getattr(call, "describe", str)()
+        assert bool(text) is not is_asking

@@ -24,9 +24,11 @@ from tests.ebs.request import Request
 
 log = logging.getLogger(__name__)
 
+_HEADER_BYTES = pdu.COMMON_HEADER.size
 _BUFFER_BYTES = 64 << 10
 _ANSWER_BYTES = 4 << 20
 _SETUP_S = 10.0
+_TERMINATION_S = 5.0
 _EVERY_HEAD = 0xFFFF  # what a Connect without flow control is answered with
 
 
@@ -50,6 +52,8 @@ class Connection(asyncio.BufferedProtocol):
         self._payload: memoryview | None = None  # what is still missing of an H2CData PDU
         self._payload_request: Request | None = None
         self._is_initialized = False
+        self._is_terminated = False
+        self._is_paused = False
         self._controller: Controller | None = None
         self._queue_id = 0
         self._queue_entries = 1
@@ -57,7 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._has_flow_control = True
         self._requests: dict[int, Request] = {}
         self._transfers: dict[int, Request] = {}  # by tag: commands whose data the host was asked for
-        self._setup_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     # asyncio's face
 
@@ -68,12 +72,14 @@ class Connection(asyncio.BufferedProtocol):
         # Answers of several reads may wait; more of them than a full queue of small ones pauses the host.
         transport.set_write_buffer_limits(high=_ANSWER_BYTES)
         loop = asyncio.get_running_loop()
-        self._setup_timer = loop.call_later(_SETUP_S, self.close, "no queue was connected in time")
+        self._watch(loop.call_later(_SETUP_S, self.close, "no queue was connected in time"))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         return self._view[self._end :] if self._payload is None else self._payload
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._is_terminated:
+            return
         try:
             if self._payload is None:
                 self._end += nbytes
@@ -90,8 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         """Let the transport close."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._setup_timer is not None:
-            self._setup_timer.cancel()
+        self._watch(None)
         self._abandon_requests()
         controller, self._controller = self._controller, None
         if controller is not None:
@@ -107,11 +112,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Take no more commands from a host that does not take its answers."""
+        self._is_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        self._is_paused = False
+        if self._transport is None or self._transport.is_closing():
+            return
+        self.buffer_updated(0)  # commands may have come already
+        if not self._is_paused:
             self._transport.resume_reading()
 
     # The controller's face
@@ -129,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
     # Receiving
 
     def _take_pdus(self) -> None:
-        while self._payload is None and self._end - self._start >= pdu.COMMON_HEADER.size:
+        while not self._is_paused and self._payload is None and self._end - self._start >= _HEADER_BYTES:
             header = pdu.parse_header(self._view, self._start)
             if header.kind == PduType.HOST_DATA:
                 if self._end - self._start < header.data_offset:
@@ -239,8 +249,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolError(FatalStatus.SEQUENCE, "a command before Connect")
         connect = fabrics.parse_connect(request)
         controller = self._directory.open_queue(connect, self)
-        if self._setup_timer is not None:
-            self._setup_timer.cancel()
+        self._watch(None)
         self._controller = controller
         self._queue_id, self._queue_entries = connect.queue_id, connect.queue_entries
         self._has_flow_control = connect.has_flow_control
@@ -285,9 +294,22 @@ class Connection(asyncio.BufferedProtocol):
             self._view[self._start : min(self._end, self._start + pdu.CONNECTION_REQUEST_BYTES)]
         )
         self._write(pdu.pack_termination(error, offending))
-        if self._transport is not None:
-            self._transport.close()
         self._abandon_requests()
+        # Closing now, with bytes of the host's unread, would reset the connection and could take the reason
+        # with it. So what still comes is thrown away until the host closes, as it must.
+        self._is_terminated = True
+        self._payload = None
+        self._start = self._end = 0
+        if self._transport is not None:
+            self._transport.write_eof()
+            loop = asyncio.get_running_loop()
+            self._watch(loop.call_later(_TERMINATION_S, self.close, "the host did not close it"))
+
+    def _watch(self, timer: asyncio.TimerHandle | None) -> None:
+        """Have one timer at a time: for set-up, or for the end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
 
     def _abandon_requests(self) -> None:
         requests, self._requests = self._requests, {}

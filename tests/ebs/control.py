@@ -214,10 +214,10 @@ def _listen(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-def call(path: Path, do: str, **arguments: Any) -> Any:
+def call(control: Path, do: str, /, **arguments: Any) -> Any:
     """Ask the target behind a control socket for one operation; TargetError, in its words, if it fails."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
+        connection.connect(str(control))
         with connection.makefile("rwb") as stream:
             stream.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             stream.flush()

@@ -16,6 +16,7 @@ import asyncio
 import fcntl
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -64,11 +65,13 @@ class Target:
         port: int = 4420,
         host: LinuxHost | None = None,
         instance_rates: Rates = _NO_RATES,
+        sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         self.directory = directory
         self.address = address
         self.port = port
         self._host = host
+        self._sync = sync
         self._instance = Limiter(instance_rates)
         self._volumes: dict[str, Volume] = {}
         self._subsystems: dict[str, Subsystem] = {}  # by NQN: the attached volumes
@@ -264,7 +267,7 @@ class Target:
 
     def _open(self, record: VolumeRecord) -> Volume:
         json_path, image_path = self._path(record.volume_id, "json"), self._path(record.volume_id, "img")
-        backing = Backing(image_path)
+        backing = Backing(image_path, sync=self._sync)
         if backing.size_bytes < record.size_bytes:
             backing.close()
             raise TargetError(f"{image_path} is shorter than the {record.size_bytes} bytes of its volume")

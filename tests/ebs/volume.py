@@ -120,7 +120,8 @@ class Volume:
 
     def stall(self, *, after: int = 0, admin: bool = False) -> None:
         """Hold every command from the one that comes after ``after`` more; admin commands too if asked."""
-        self.faults.stall_after = after
+        self.faults.is_stalled = after == 0
+        self.faults.stall_after = after or None
         self.faults.is_admin_stalled = admin
 
     def resume(self) -> None:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.cloud.errors import CloudError, Failure, explain_failure, find_code, is_throttled
+from agent.model import Reason
+
+ROLE = "arn:aws:sts::111122223333:assumed-role/exec/i-0123456789abcdef0"
+
+ENCODED_DENIAL = (
+    f"User: {ROLE} is not authorized to perform: ec2:AttachVolume on resource: x because no identity-based "
+    "policy allows the ec2:AttachVolume action. Encoded authorization failure message: Zm9v"
+)
+
+
+def explain(
+    code: str, message: str = "Something.", operation: str = "AttachVolume", status: int = 400
+) -> CloudError:
+    return explain_failure(Failure("ec2", operation, code, message, status, "req-1"), "vol-1")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "is_retryable"),
+    [
+        ("RequestLimitExceeded", Reason.WAITING_FOR_CLOUD, True),
+        ("ThrottlingException", Reason.WAITING_FOR_CLOUD, True),
+        ("UnauthorizedOperation", Reason.PERMISSION_DENIED, True),
+        ("AccessDeniedException", Reason.PERMISSION_DENIED, True),
+        ("NoCredentialsError", Reason.PERMISSION_DENIED, True),
+        ("ExpiredToken", Reason.PERMISSION_DENIED, True),
+        ("EndpointConnectionError", Reason.CLOUD_ERROR, True),
+        ("InternalError", Reason.CLOUD_ERROR, True),
+        ("AttachmentLimitExceeded", Reason.ATTACHMENT_LIMIT, True),
+        ("VolumeLimitExceeded", Reason.CLOUD_ERROR, True),
+        ("VolumeModificationRateExceeded", Reason.WAITING_FOR_CLOUD, True),
+        ("InvalidVolume.NotFound", Reason.NOT_ATTACHED, True),
+        ("InvalidVolume.ZoneMismatch", Reason.WRONG_ZONE, False),
+        ("VolumeInUse", Reason.ATTACHED_ELSEWHERE, True),
+        ("IncorrectState", Reason.WAITING_FOR_CLOUD, True),
+        ("KMSKeyNotAccessibleFault", Reason.PERMISSION_DENIED, True),
+        ("InvalidParameterValue", Reason.CLOUD_ERROR, False),
+        ("SomethingNew", Reason.CLOUD_ERROR, True),
+    ],
+)
+def test_code_becomes_reason(code: str, reason: Reason, *, is_retryable: bool) -> None:
+    """Each code of AWS has its reason, says whether trying again may help, and names the volume."""
+    error = explain(code)
+    assert (error.reason, error.retryable) == (reason, is_retryable)
+    assert error.message.startswith("vol-1: ")
+    assert error.retry_after_s > 0
+    assert "{" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["AttachmentLimitExceeded", "InvalidVolume.NotFound", "IncorrectState", "InvalidAttachment.NotFound"],
+)
+@pytest.mark.parametrize(
+    "text", ["HyperPod - Ec2ErrCode: {} - words", "…(Ec2ErrCode: {}, Request…)", "Ec2ErrCode:{}."]
+)
+def test_code_inside_a_validation_exception(code: str, text: str) -> None:
+    """HyperPod's ValidationException hides EC2's code in its text; it is the one that counts."""
+    assert (
+        find_code(Failure("sagemaker", "AttachClusterNodeVolume", "ValidationException", text.format(code)))
+        == code
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "action", "where"),
+    [
+        (
+            ENCODED_DENIAL,
+            "ec2:AttachVolume",
+            "execution role",
+        ),
+        ("You are not authorized to perform this operation.", "ec2:AttachVolume", "execution role"),
+        (
+            f"User: {ROLE} is not authorized to perform: kms:CreateGrant on resource: k",
+            "kms:CreateGrant",
+            "key policy",
+        ),
+        (
+            f"User: {ROLE} is not authorized to perform: ec2:AttachVolume with an explicit deny in an SCP",
+            "ec2:AttachVolume",
+            "SCPs",
+        ),
+    ],
+)
+def test_denial_names_statement_and_place(message: str, action: str, where: str) -> None:
+    """A denial says which action is missing, for which role, and where it has to be added."""
+    error = explain("UnauthorizedOperation", message, status=403)
+    assert f"{action} is missing" in error.message
+    assert where in str(error.hint)
+    assert (ROLE in error.message) is (ROLE in message)
+    assert "Zm9v" not in str(error)
+
+
+def test_denied_attach_on_hyperpod_names_all_it_needs() -> None:
+    """Where AWS does not say which action is missing, all that the call needs are named."""
+    failure = Failure("sagemaker", "AttachClusterNodeVolume", "AccessDeniedException", "denied")
+    message = explain_failure(failure).message
+    for action in ("sagemaker:AttachClusterNodeVolume", "ec2:AttachVolume", "eks:DescribeCluster"):
+        assert action in message
+
+
+def test_cool_down_waits_as_long_as_aws_says() -> None:
+    """The hours AWS names are the wait; without any it is six, and never more than a day."""
+    said = "Wait at least 4 hours between modifications per EBS volume."
+    assert explain("VolumeModificationRateExceeded", said).retry_after_s == 4 * 3600
+    assert explain("VolumeModificationRateExceeded", "Later.").retry_after_s == 6 * 3600
+    assert explain("VolumeModificationRateExceeded", "Wait 9000 hours").retry_after_s == 24 * 3600
+
+
+def test_unknown_failure_keeps_aws_words() -> None:
+    """A code nobody foresaw is told in AWS's own words, with the request to quote to support."""
+    error = explain("BrandNewProblem", "The moon is too low.")
+    assert "BrandNewProblem" in error.message
+    assert "The moon is too low." in error.message
+    assert "req-1" in error.message
+
+
+def test_server_failures_are_told_apart_from_refusals() -> None:
+    """A status of 500 and more is AWS's trouble, whatever its code."""
+    assert "AWS failed to serve" in explain("Strange", status=502).message
+
+
+def test_braces_of_aws_are_harmless() -> None:
+    """Words of AWS are never taken for a template."""
+    assert "{0}{user.__class__}" in explain("BrandNew", "{0}{user.__class__}").message
+
+
+def test_throttling_is_known() -> None:
+    """Only where AWS did nothing may a change be asked for again at once."""
+    assert is_throttled("RequestLimitExceeded")
+    assert not is_throttled("InternalError")

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.cloud.attach import choose_volume, plan_attach, plan_detach
+from agent.cloud.calls import (
+    AttachClusterNodeVolume,
+    AttachVolume,
+    ClusterNode,
+    CreateTags,
+    CreateVolume,
+    DetachClusterNodeVolume,
+    ModifyVolume,
+)
+from agent.cloud.claims import Making, WantedVolume, check_kms_key, plan_claim, plan_orphan, want_volume
+from agent.cloud.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.holders import is_absent
+from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy
+from agent.cloud.modify import plan_expand, plan_modify
+from agent.cloud.snapshots import find_tick, plan_retention
+from agent.cloud.statements import STATEMENTS
+from agent.cloud.values import (
+    CloudAttachment,
+    CloudSnapshot,
+    CloudVolume,
+    Modification,
+    find_instance_in_resource,
+    parse_volume,
+)
+from agent.cloud.whoami import CloudIdentity
+from agent.errors import AgentError, RefusedError
+from agent.model import Reason, VolumeId
+from agent.policy import load_policy
+from agent.policy.cron import Schedule
+from agent.steps import Refuse, Wait
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+ME = "i-0123456789abcdef0"
+OTHER = "i-0fedcba9876543210"
+ARN = "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz"
+IDENTITY = CloudIdentity(ARN, "compute", "compute-1", ME, "us-west-2", "111122223333", "us-west-2a", "aws")
+NODE = NodeView(IDENTITY, AttachApi.HYPERPOD)
+FREE = CloudVolume(VOLUME, "available", 5, "gp3", "us-west-2a", iops=3000, throughput=125)
+WANTED = WantedVolume("ckpt", "abcde01234yz", "compute-1", "us-west-2a", "gp3", 5)
+MINE = replace(FREE, tags=WANTED.all_tags)
+
+
+def held(state: str, by: str, **changes: object) -> CloudVolume:
+    return replace(FREE, state="in-use", attachments=(CloudAttachment(state, by),), **changes)  # type: ignore[arg-type]  # a test's shorthand
+
+
+@pytest.mark.parametrize(
+    ("volume", "node", "expected"),
+    [
+        (FREE, NODE, AttachClusterNodeVolume(ARN, ME, VOLUME)),
+        (FREE, replace(NODE, api=AttachApi.EC2), AttachVolume(ME, VOLUME, "/dev/sdf")),
+        (
+            FREE,
+            replace(NODE, api=AttachApi.EC2, used_names=frozenset({"/dev/sdf", "/dev/sdg"})),
+            AttachVolume(ME, VOLUME, "/dev/sdh"),
+        ),
+        (FREE, replace(NODE, api=AttachApi.NONE), Reason.NOT_ATTACHED),
+        (FREE, replace(NODE, devices=frozenset({VOLUME})), Settled),
+        (replace(FREE, state="creating"), NODE, Reason.WAITING_FOR_CLOUD),
+        (replace(FREE, state="error"), NODE, Reason.CLOUD_ERROR),
+        (replace(FREE, state="deleting"), NODE, Reason.NOT_ATTACHED),
+        (replace(FREE, zone="us-west-2b"), NODE, Reason.WRONG_ZONE),
+        (replace(FREE, tags=(("CSIVolumeName", "pvc-1"),)), NODE, Reason.MANAGED_BY_CSI),
+        (held("attached", ME), NODE, Reason.NOT_ATTACHED),
+        (held("attached", ME), replace(NODE, devices=frozenset({VOLUME})), Settled),
+        (held("attaching", ME), NODE, Reason.NOT_ATTACHED),
+        (held("detaching", ME), NODE, Reason.WAITING_FOR_CLOUD),
+        (held("busy", ME), NODE, Reason.WAITING_FOR_CLOUD),
+        (held("attached", OTHER), NODE, Reason.ATTACHED_ELSEWHERE),
+        (held("attached", OTHER), replace(NODE, gone=frozenset({OTHER})), Reason.ATTACHED_ELSEWHERE),
+        (held("attached", OTHER, is_multi_attach=True), NODE, AttachClusterNodeVolume(ARN, ME, VOLUME)),
+    ],
+)
+def test_attach(volume: CloudVolume, node: NodeView, expected: object) -> None:
+    """What is done about each state of a volume that a policy names by ID."""
+    decision = plan_attach(volume, node)
+    if isinstance(expected, Reason):
+        assert isinstance(decision, (Wait, Refuse))
+        assert decision.reason is expected
+    elif isinstance(decision, Do):
+        assert decision.call == expected
+    else:
+        assert type(decision) is expected
+
+
+@pytest.mark.parametrize("gone", [frozenset(), frozenset({OTHER})])
+@pytest.mark.parametrize("may_take_over", [False, True])
+@pytest.mark.parametrize("state", ["attached", "attaching", "busy"])
+def test_only_gone_holders_are_relieved(gone: frozenset[str], state: str, *, may_take_over: bool) -> None:
+    """A volume is detached from another instance only if it is a claim's and the instance is proven gone."""
+    decision = plan_attach(held(state, OTHER), replace(NODE, gone=gone), may_take_over=may_take_over)
+    is_taken = isinstance(decision, Do) and isinstance(decision.call, DetachClusterNodeVolume)
+    assert is_taken is (may_take_over and OTHER in gone)
+
+
+def test_detach_releases_first() -> None:
+    """A volume is unmounted before it is detached, and is gone only when API and device agree."""
+    volume = held("attached", ME)
+    node = replace(NODE, devices=frozenset({VOLUME}))
+    assert plan_detach(volume, node, is_released=False) == Release(VOLUME)
+    assert plan_detach(volume, node, is_released=True) == Do(DetachClusterNodeVolume(ARN, ME, VOLUME))
+    assert isinstance(plan_detach(held("detaching", ME), node, is_released=True), Wait)
+    assert plan_detach(FREE, NODE, is_released=False) is None
+
+
+def test_nodes_agree_on_what_is_here() -> None:
+    """The volume that is here already is preferred to any other with the same tags."""
+    here = replace(held("attached", ME), volume_id=VolumeId("vol-0000000000000000a"))
+    assert choose_volume([FREE, here], NODE) == here
+    assert choose_volume([held("attached", OTHER), FREE], NODE) == FREE
+    assert choose_volume([], NODE) is None
+
+
+@pytest.mark.parametrize(
+    ("resource", "instance_id"),
+    [
+        (f"arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz-{ME}", ME),
+        ("arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz-i-123", None),
+        (f"arn:aws:ec2:us-west-2:111122223333:instance/{ME}", None),
+        (None, None),
+    ],
+)
+def test_hyperpod_holder_is_read_from_its_resource(resource: str | None, instance_id: str | None) -> None:
+    """DescribeVolumes shows no instance ID for HyperPod's nodes; the resource's name ends in it."""
+    assert find_instance_in_resource(resource) == instance_id
+
+
+@pytest.mark.parametrize("missing", ["VolumeId", "State", "Size", "AvailabilityZone"])
+def test_incomplete_description_is_an_error(missing: str) -> None:
+    """A described volume without what decisions hang on is an error, not a default."""
+    members = {
+        "VolumeId": VOLUME,
+        "State": "available",
+        "Size": 1,
+        "VolumeType": "gp3",
+        "AvailabilityZone": "a",
+    }
+    del members[missing]
+    with pytest.raises(AgentError, match=missing):
+        parse_volume(members)
+
+
+# -- Claims --------------------------------------------------------------------------------------------------
+
+
+def test_token_is_the_claims_own() -> None:
+    """Whoever plans the same claim derives the same token; other claims, nodes and generations another."""
+    tokens = {
+        wanted.make_token(generation)
+        for wanted in (
+            WANTED,
+            replace(WANTED, name="x"),
+            replace(WANTED, node="y"),
+            replace(WANTED, cluster="z"),
+        )
+        for generation in (0, 1)
+    }
+    assert len(tokens) == 8
+    assert replace(WANTED, size_gib=9, type="io2").make_token(0) == WANTED.make_token(0)
+    assert all(len(token) == 64 for token in tokens)  # EC2's limit for a client token
+
+
+def test_claim_steps() -> None:
+    """Make, wait until described, attach; the next generation only when the last was never seen."""
+    now_s = 10_000.0
+    first = plan_claim(WANTED, [], NODE, Making(), now_s)
+    assert isinstance(first, Do)
+    assert isinstance(first.call, CreateVolume)
+    assert first.call.client_token == WANTED.make_token(0)
+    made = Making(0, unseen_since_s=now_s)
+    assert isinstance(plan_claim(WANTED, [], NODE, made, now_s + 60), Wait)
+    late = plan_claim(WANTED, [], NODE, made, now_s + 3600)
+    assert isinstance(late, Do)
+    assert isinstance(late.call, CreateVolume)
+    assert late.call.client_token == WANTED.make_token(1)
+    assert plan_claim(WANTED, [MINE], NODE, made, now_s) == Do(AttachClusterNodeVolume(ARN, ME, VOLUME))
+
+
+def test_foreign_tags_are_no_claim() -> None:
+    """A volume of another cluster, node or claim, or made by someone else, is not taken for the claim's."""
+    for key in ("cluster", "claim", "node", "made-by"):
+        tags = tuple((name, "x" if name == f"ebs-agent:{key}" else value) for name, value in WANTED.all_tags)
+        decision = plan_claim(WANTED, [replace(FREE, tags=tags)], NODE, Making(), 0.0)
+        assert isinstance(decision, Do)
+        assert isinstance(decision.call, CreateVolume)
+
+
+@pytest.mark.parametrize("rule", ["retain", "Delete", "", "delete "])
+def test_only_the_exact_word_deletes(rule: str) -> None:
+    """Whatever else the tag says, the volume is retained."""
+    tags = tuple((name, rule if name == "ebs-agent:on-delete" else value) for name, value in WANTED.all_tags)
+    assert plan_orphan(replace(FREE, tags=tags), (), NODE, is_released=False) is None
+
+
+def test_orphan_on_another_node_is_left() -> None:
+    """A volume that is in use elsewhere is not this node's to drop."""
+    orphan = replace(held("attached", OTHER), tags=replace(WANTED, on_delete="delete").all_tags)
+    assert plan_orphan(orphan, (), NODE, is_released=False) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("arn:aws:kms:us-west-2:999999999999:key/abc", "belongs to account 999999999999"),
+        ("arn:aws:s3:::bucket", "not the ARN of a KMS key"),
+    ],
+)
+def test_foreign_kms_key(key: str, message: str) -> None:
+    """A KMS key of another account, or an ARN of something else, is refused before anything is made."""
+    with pytest.raises(AgentError, match=message) as raised:
+        check_kms_key("ckpt", key, "111122223333")
+    assert not raised.value.retryable
+
+
+def test_own_kms_key_passes() -> None:
+    """Keys of this account, IDs and aliases are taken as they are."""
+    for key in (None, "alias/ebs", "1234abcd-12ab", "arn:aws:kms:us-west-2:111122223333:key/abc"):
+        check_kms_key("ckpt", key, "111122223333")
+
+
+POLICY = """version: 1
+classes:
+  fast: {type: io2, iops_per_gib: 10, kms_key_id: alias/k, tags: {owner: "{instance_group}/{name}"}}
+volumes:
+  - name: ckpt
+    claim: {class: fast, size: 500GiB, on_delete: snapshot}
+    filesystem: {type: ext4, format: if-blank}
+    mount: {path: /data/ckpt}
+    snapshots: {schedule: "0 * * * *", keep: 2}
+"""
+
+
+def test_class_is_filled_in(tmp_path: Path) -> None:
+    """IOPS by size, encryption that a key implies, and templates of tags are worked out for this node."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, "utf-8")
+    policy = load_policy(path, trust_owner=True)
+    (entry,) = policy.volumes
+    assert entry.claim is not None
+    wanted = want_volume(entry.name, entry.claim, policy.classes["fast"], NODE)
+    assert (wanted.iops, wanted.is_encrypted, wanted.zone) == (5000, True, "us-west-2a")
+    assert dict(wanted.tags) == {"owner": "compute/ckpt"}
+
+
+# -- Modifications -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, None),
+        ({"size_gib": 6}, ModifyVolume(VOLUME, size_gib=6)),
+        ({"iops": 4000}, ModifyVolume(VOLUME, iops=4000)),
+        ({"iops": 3000, "throughput": 125}, None),
+        ({"throughput": 250}, ModifyVolume(VOLUME, throughput=250)),
+        ({"type": "io2", "iops": 3000}, ModifyVolume(VOLUME, type="io2", iops=3000)),
+        ({"size_gib": None}, None),
+    ],
+)
+def test_modification_sends_what_changed(wanted: dict[str, object], expected: object) -> None:
+    """Only what differs is sent, and nothing where nothing differs."""
+    changed = replace(WANTED, **wanted)  # type: ignore[arg-type]  # a test's shorthand
+    planned = plan_modify(MINE, changed, None)
+    assert (planned.call if isinstance(planned, Do) else planned) == expected
+
+
+def test_modification_waits_for_the_last() -> None:
+    """A volume that is being modified is not modified again; its progress is told."""
+    under_way = Modification(VOLUME, "optimizing", 40)
+    planned = plan_modify(MINE, replace(WANTED, size_gib=6), under_way)
+    assert isinstance(planned, Wait)
+    assert "40 %" in planned.message
+
+
+def test_tags_follow_without_a_modification() -> None:
+    """Changed tags are set by themselves; they do not count against the quota."""
+    planned = plan_modify(MINE, replace(WANTED, tags=(("tier", "b"),)), None)
+    assert planned == Do(CreateTags(VOLUME, (("tier", "b"),)))
+
+
+def test_nothing_shrinks() -> None:
+    """A smaller size is refused, from the policy and from the command line."""
+    assert isinstance(plan_modify(MINE, replace(WANTED, size_gib=4), None), Refuse)
+    with pytest.raises(RefusedError, match="never shrink"):
+        plan_expand(FREE, 4, None)
+    assert plan_expand(FREE, 5, None) is None
+    assert plan_expand(FREE, 6, None) == Do(ModifyVolume(VOLUME, size_gib=6))
+
+
+# -- Snapshots -----------------------------------------------------------------------------------------------
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "tick"),
+    [
+        (NOON, NOON, None),
+        (NOON, NOON + timedelta(minutes=59), None),
+        (NOON, NOON + timedelta(minutes=60), NOON + timedelta(hours=1)),
+        (NOON, NOON + timedelta(hours=5, minutes=3), NOON + timedelta(hours=5)),
+        (NOON - timedelta(days=9), NOON, NOON),
+        (None, NOON, NOON),
+        (NOON + timedelta(days=2), NOON, None),
+    ],
+)
+def test_tick_that_is_due(last: datetime | None, now: datetime, tick: datetime | None) -> None:
+    """The newest minute passed over is due, once, however long the node was off."""
+    assert find_tick(Schedule.parse("0 * * * *"), last, now) == tick
+
+
+def snap(number: int, tick: int, state: str = "completed") -> CloudSnapshot:
+    tags = (("ebs-agent:tick", f"2026-11-23T{tick:02}:00Z"),)
+    return CloudSnapshot(f"snap-{number}", VOLUME, state, f"{number}", tags=tags)
+
+
+@pytest.mark.parametrize(
+    ("keep", "taken", "going"),
+    [
+        (None, [snap(1, 1), snap(2, 2)], []),
+        (1, [snap(1, 1)], []),
+        (1, [snap(1, 1), snap(2, 2)], ["snap-1"]),
+        (2, [snap(1, 1), snap(2, 2), snap(3, 3)], ["snap-1"]),
+        (1, [snap(1, 1), snap(2, 2, "pending")], []),
+        (1, [snap(1, 1), snap(2, 2, "error")], []),
+        (1, [snap(1, 1, "error"), snap(2, 2)], ["snap-1"]),
+        (2, [snap(1, 1), snap(2, 2), snap(3, 2)], ["snap-3"]),
+        (1, [snap(1, 1, "error"), snap(2, 2, "error")], []),
+    ],
+)
+def test_retention(keep: int | None, taken: list[CloudSnapshot], going: list[str]) -> None:
+    """Only completed ones count, and the newest completed one always stays."""
+    assert [call.snapshot_id for call in plan_retention(keep, taken)] == going
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 23), st.sampled_from(["completed", "pending", "error"]))),
+    st.integers(1, 5),
+)
+def test_retention_keeps_enough(taken: list[tuple[int, str]], keep: int) -> None:
+    """After retention, as many completed ticks are left as were wanted, or as there were."""
+    snapshots = [snap(number, tick, state) for number, (tick, state) in enumerate(taken)]
+    going = {call.snapshot_id for call in plan_retention(keep, snapshots)}
+    ticks = {one.tag("ebs-agent:tick") for one in snapshots if one.state == "completed"}
+    left = {
+        one.tag("ebs-agent:tick")
+        for one in snapshots
+        if one.state == "completed" and one.snapshot_id not in going
+    }
+    assert len(left) == min(keep, len(ticks))
+    assert left == set(sorted(map(str, ticks))[-keep:])
+
+
+# -- Proof of absence, and permissions -----------------------------------------------------------------------
+
+
+def test_absence_needs_the_right_list() -> None:
+    """An instance is absent only from a list in which we find ourselves."""
+    me, other = ClusterNode(ME, "g", "Running"), ClusterNode(OTHER, "g", "ShuttingDown")
+    assert is_absent((me,), OTHER, ME)
+    assert not is_absent((), OTHER, ME)
+    assert not is_absent((me, other), OTHER, ME)
+    assert is_absent((me, replace(other, status="NotFound")), OTHER, ME)
+
+
+@pytest.mark.parametrize(
+    ("configured", "identity", "api"),
+    [
+        ("auto", IDENTITY, AttachApi.HYPERPOD),
+        ("auto", replace(IDENTITY, cluster_arn=None), AttachApi.EC2),
+        ("auto", CloudIdentity(), AttachApi.NONE),
+        ("none", IDENTITY, AttachApi.NONE),
+        ("ec2", IDENTITY, AttachApi.EC2),
+    ],
+)
+def test_attach_api_is_chosen(configured: str, identity: CloudIdentity, api: AttachApi) -> None:
+    """Auto means HyperPod's API on a cluster's node, EC2's elsewhere, none where nothing is known."""
+    assert choose_attach_api(configured, identity) is api
+
+
+def test_policy_gets_its_least_permissions(tmp_path: Path) -> None:
+    """Each feature of the policy file adds its own actions, and nothing else is asked for."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, "utf-8")
+    document = make_iam_policy(load_policy(path, trust_owner=True), IDENTITY, AttachApi.HYPERPOD)
+    actions = {action for statement in document["Statement"] for action in statement["Action"]}
+    assert actions == {
+        "ec2:AttachVolume", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:CreateVolume", "ec2:DeleteSnapshot",
+        "ec2:DeleteVolume", "ec2:DescribeSnapshots", "ec2:DescribeVolumes", "ec2:DetachVolume",
+        "ec2:DescribeVolumesModifications", "ec2:ModifyVolume", "eks:DescribeCluster", "sagemaker:AttachClusterNodeVolume",
+        "sagemaker:DescribeClusterNode", "sagemaker:DetachClusterNodeVolume", "sagemaker:ListClusterNodes",
+    }  # fmt: skip
+    for statement in document["Statement"]:
+        if {"ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:ModifyVolume"} & set(statement["Action"]):
+            assert statement["Condition"] == {
+                "StringEquals": {"aws:ResourceTag/ebs-agent:made-by": "ebs-agent"}
+            }
+        if "sagemaker:AttachClusterNodeVolume" in statement["Action"]:
+            assert statement["Resource"] == [ARN]
+
+
+def test_local_policy_needs_nothing(tmp_path: Path) -> None:
+    """A policy without volumes, and one that attaches by hand, need no permission."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        f"version: 1\nvolumes:\n  - {{name: a, match: {{volume_id: {VOLUME}}}, block: {{}}}}\n", "utf-8"
+    )
+    policy = load_policy(path, trust_owner=True)
+    assert list_operations(policy, AttachApi.NONE) == ()
+    assert list_operations(policy, AttachApi.HYPERPOD) == (
+        "DescribeVolumes", "AttachClusterNodeVolume", "DescribeClusterNode",
+    )  # fmt: skip
+
+
+def test_other_partitions_get_their_arns(tmp_path: Path) -> None:
+    """Resources are of the cluster's own partition, region and account."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, "utf-8")
+    china = replace(IDENTITY, cluster_arn=None, partition="aws-cn", region="cn-north-1")
+    document = make_iam_policy(load_policy(path, trust_owner=True), china, AttachApi.HYPERPOD)
+    resources = {resource for statement in document["Statement"] for resource in statement["Resource"]} - {
+        "*"
+    }
+    assert all(resource.startswith("arn:aws-cn:") for resource in resources)
+
+
+def test_key_policy_is_the_documented_one() -> None:
+    """The grant is bound to the account, to EC2 in this region, and to EBS' own use."""
+    grant = make_kms_policy(IDENTITY, "arn:aws:iam::111122223333:role/exec")["Statement"][1]
+    assert grant["Condition"]["StringEquals"]["kms:ViaService"] == "ec2.us-west-2.amazonaws.com"
+    assert grant["Condition"]["Bool"] == {"kms:GrantIsForAWSResource": True}
+
+
+def test_deletions_are_bound_to_the_agents_mark() -> None:
+    """No statement lets the agent delete what does not carry its mark."""
+    for operation in ("DeleteVolume", "DeleteSnapshot"):
+        for statement in STATEMENTS[operation]:
+            assert ("StringEquals", "aws:ResourceTag/ebs-agent:made-by", "ebs-agent") in statement.condition

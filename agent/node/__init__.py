@@ -1,3 +1,3 @@
-"""This machine: everything that touches its kernel. Nothing here knows the policy."""
+"""What touches the kernel of the machine the agent runs on. Nothing here knows the policy."""
 
 from __future__ import annotations

@@ -161,6 +161,9 @@ def get_file(arguments: argparse.Namespace) -> int:
 def open_shell(arguments: argparse.Namespace) -> int:
     """Connect this terminal to the guest's serial console."""
     guest = find_guest(arguments)
+    # Not started at boot, where a login costs seconds that only this command needs.
+    guest.shell("udevadm trigger --settle /dev/ttyS0; systemctl start serial-getty@ttyS0")
+    guest.detach()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
         console.connect(str(guest.directory / "console.sock"))
         size = shutil.get_terminal_size()

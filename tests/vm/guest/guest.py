@@ -162,12 +162,13 @@ class Guest:
     def reboot(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Reboot in good order and wait until the guest is up again."""
         self._learn_boot_id()
-        self.run(["systemctl", "--no-block", "reboot"])
+        # The command server may well be stopped before it can answer.
+        self.start_command(["systemctl", "--no-block", "reboot"])
         self.wait_until_up(timeout_s=timeout_s)
 
     def power_off(self, *, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Shut down in good order and wait until QEMU has ended; ``start`` boots the same disks again."""
-        self.run(["systemctl", "--no-block", "poweroff"])
+        self.start_command(["systemctl", "--no-block", "poweroff"])
         self.machine.wait(timeout_s)
         self._forget_machine()
 

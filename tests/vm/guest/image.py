@@ -70,17 +70,8 @@ MASKED_UNITS = (
     *("systemd-ask-password-console.path", "systemd-ask-password-wall.path", "sys-kernel-debug.mount"),
 )
 MASKED_GENERATORS = (
-    *(
-        "bless-boot",
-        "cryptsetup",
-        "debug",
-        "gpt-auto",
-        "hibernate-resume",
-        "integritysetup",
-        "rc-local",
-        "run",
-    ),
-    *("system-update", "sysv", "veritysetup"),
+    *("bless-boot", "cryptsetup", "debug", "getty", "gpt-auto", "hibernate-resume", "integritysetup"),
+    *("rc-local", "run", "system-update", "sysv", "veritysetup"),
 )
 IMAGE_BYTES = 4 << 30
 
@@ -162,7 +153,7 @@ def make_tree(tree: Path, overlay: Path) -> None:
         "passwd --delete root",
         "echo guest > /etc/hostname",
         "echo 127.0.0.1 localhost guest > /etc/hosts",
-        "mkdir -p /scratch /opt/ebs-agent /var/log/journal",
+        "mkdir -p /scratch /opt/ebs-agent",
         # Or systemd brings the caches of a new /usr up to date at every boot of a fresh guest.
         "touch /etc/.updated /var/.updated",
     )

@@ -14,6 +14,9 @@ from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
 
 import agent
+from agent.cloud.findings import Findings
+from agent.cloud.hands import NodeHands
+from agent.cloud.service import CloudService
 from agent.errors import AgentError
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
@@ -46,14 +49,21 @@ async def run(paths: Paths, devices: Path | None = None, policy_path: Path | Non
     policy = load_policy(policy_path, trust_owner=not paths.is_real)
     counters = Counters()
     async with open_node(paths, devices) as node:
-        await Daemon(paths, policy_path, policy, node, counters).run()
+        await Daemon(paths, policy_path, policy, node, counters, has_standins=devices is not None).run()
 
 
 class Daemon:
     """One running agent; the control socket's ``Engine``."""
 
     def __init__(
-        self, paths: Paths, policy_path: Path, policy: Policy, node: Node, counters: Counters
+        self,
+        paths: Paths,
+        policy_path: Path,
+        policy: Policy,
+        node: Node,
+        counters: Counters,
+        *,
+        has_standins: bool = False,
     ) -> None:
         self._paths = paths
         self._policy_path = policy_path
@@ -64,6 +74,16 @@ class Daemon:
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
+        self._present: Mapping[VolumeId, Seen] = {}
+        self._claimed: Mapping[str, VolumeId] = {}
+        self._hands = NodeHands(node, self._reconciler, lambda: self._present)
+        self._cloud = CloudService(
+            lambda: self._policy,
+            self._hands,
+            self._put_findings,
+            counters.count_cloud_request,
+            has_standins=has_standins,
+        )
         self._policy: Policy
         self._put_policy(policy)
 
@@ -94,6 +114,7 @@ class Daemon:
         # Listening comes before listing: what appears in between is announced or listed, or both.
         await tasks.start(self._run_watch, name="watch")
         await self._surveyor.look_everywhere()
+        tasks.start_soon(self._cloud.run, name="cloud")
         await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(
             look_periodically, self._surveyor, lambda: self._policy.agent.resync_s, name="resync"
@@ -125,6 +146,18 @@ class Daemon:
         self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
         self._surveyor.refresh()
         self._reconciler.wake_all()
+        self._cloud.wake()
+
+    async def release(self, volume_id: VolumeId) -> None:
+        """Unmount a volume and leave it so until it is kept again, or raise AgentError: who uses it."""
+        await self._hands.release(volume_id)
+        self._surveyor.refresh()
+
+    def keep(self, volume_id: VolumeId) -> None:
+        """Have a volume that was released used again as the policy says."""
+        self._hands.keep(volume_id)
+        self._surveyor.refresh()
+        self._cloud.wake()
 
     def wake(self, volume_id: VolumeId | None) -> None:
         """Have a volume, or all of them (None), looked at soon."""
@@ -180,9 +213,30 @@ class Daemon:
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
     ) -> Mapping[VolumeId, Want]:
         """Return what the policy wants of each volume that is here, or that it or a record names."""
-        return self._policy.assign(
-            present, self._facts, held=self._list_held(), origins=self._node.origins, also=tuple(recorded)
+        if present.keys() != self._present.keys():
+            self._cloud.wake()
+        self._present = present
+        wants = self._policy.assign(
+            present,
+            self._facts,
+            held=self._list_held(),
+            claimed=self._claimed,
+            origins=self._node.origins,
+            also=tuple(recorded),
         )
+        return {volume: None if volume in self._hands.released else want for volume, want in wants.items()}
+
+    def _put_findings(self, findings: Findings) -> None:
+        """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
+        changed = {
+            volume for volume, origin in findings.origins.items() if self._node.origins.get(volume) != origin
+        }
+        self._facts, self._claimed, self._node.origins = findings.facts, findings.claimed, findings.origins
+        self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
+        self._board.explain_absences(findings.verdicts)
+        self._surveyor.refresh()
+        for volume in changed & self._present.keys():
+            self._reconciler.wake(volume)
 
     def _list_held(self) -> dict[str, VolumeId]:
         return {

@@ -7,8 +7,8 @@ is what the next look finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Protocol, TypeAlias
@@ -166,6 +166,13 @@ class Reconciler:
             for volume in {*self._wants, *self._tracks}:
                 tasks.start_soon(look, volume)
         return tuple(found[volume] for volume in sorted(found))
+
+    @asynccontextmanager
+    async def hold(self, volume: VolumeId) -> AsyncIterator[Session]:
+        """Give a session over one volume for what is asked for by hand; no pass over it begins meanwhile."""
+        track = self._tracks.get(volume) or _Track()
+        async with track.pass_lock, self._context.node.open(volume) as session:
+            yield session
 
     async def _follow(self, volume: VolumeId, track: _Track) -> None:
         while True:

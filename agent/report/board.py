@@ -6,7 +6,7 @@ Everything runs on the daemon's event loop, so there are no locks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -17,6 +17,7 @@ import structlog
 
 from agent.model import Condition, Reason, VolumeId
 from agent.report.events import Event, EventHistory, EventName
+from agent.steps import Refuse, Wait
 
 MAX_PENDING_CHANGES = 1024
 """Per subscriber: more volumes than a node can have attached at once."""
@@ -149,6 +150,7 @@ class Board:
         self._now = now
         self._statuses: dict[VolumeId, VolumeStatus] = {}
         self._expected: tuple[Expected, ...] = ()
+        self._absences: Mapping[str, Wait | Refuse] = {}
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:
@@ -162,7 +164,7 @@ class Board:
         if status == old:
             return
         self._statuses[volume_id] = status
-        self._tell(Change(volume_id, status))
+        self._tell(Change(volume_id, self._explain(status)))
 
     def remove(self, volume_id: VolumeId) -> None:
         """Forget a volume that is neither attached nor spoken of by the policy."""
@@ -174,6 +176,14 @@ class Board:
         self._expected = tuple(expected)
         self._tell(Change(None, None))
 
+    def explain_absences(self, absences: Mapping[str, Wait | Refuse]) -> None:
+        """Say, by entry name, why volumes are not here; shown for those that are not."""
+        self._absences = dict(absences)
+        self._tell(Change(None, None))
+        for status in self._statuses.values():
+            if status.device is None and status.name is not None:
+                self._tell(Change(status.volume_id, self._explain(status)))
+
     def finish_first_look(self) -> None:
         """Note that every attached volume was looked at once since the agent started."""
         self.is_first_look_done = True
@@ -184,12 +194,15 @@ class Board:
         return self._expected
 
     def get(self, volume_id: VolumeId) -> VolumeStatus | None:
+        """Return what the engine published last; ``find`` and ``statuses`` add what the cloud says."""
         return self._statuses.get(volume_id)
 
     def find(self, text: str) -> VolumeStatus | None:
         """Return the status of the volume whose ID, policy name or device is ``text``."""
         by_id = self._statuses.get(VolumeId(text))
-        return by_id or next((s for s in self.statuses() if text in {s.name, s.device}), None)
+        if by_id is not None:
+            return self._explain(by_id)
+        return next((s for s in self.statuses() if text in {s.name, s.device}), None)
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
         """Return every volume known, and every policy entry still without one; by name, unmanaged last."""
@@ -201,7 +214,8 @@ class Board:
         )
         return tuple(
             sorted(
-                (*self._statuses.values(), *missing), key=lambda s: (s.name is None, s.name or "", s.label)
+                map(self._explain, (*self._statuses.values(), *missing)),
+                key=lambda s: (s.name is None, s.name or "", s.label),
             )
         )
 
@@ -222,6 +236,13 @@ class Board:
         about = {} if volume_id is None else {"volume_id": volume_id}
         getattr(log, name.level)(name.value, **about, **fields)
         return event
+
+    def _explain(self, status: VolumeStatus) -> VolumeStatus:
+        """Give a volume that is not here the reason the cloud gave for it."""
+        why = self._absences.get(status.name or "")
+        if why is None or status.device is not None or status.condition is not Condition.PENDING:
+            return status
+        return replace(status, condition=why.condition, reason=why.reason, message=why.message, hint=why.hint)
 
     def _tell(self, change: Change) -> None:
         for subscription in self._subscriptions:

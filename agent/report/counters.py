@@ -41,6 +41,12 @@ class Counters:
             buckets=ATTACH_BUCKETS_S,
             registry=self.registry,
         )
+        self._cloud_requests = Counter(
+            "ebs_agent_cloud_requests",
+            "Calls made to AWS, by operation and by how they ended.",
+            ["operation", "outcome"],
+            registry=self.registry,
+        )
         self._uevents = Counter(
             "ebs_agent_uevents", "Announcements of devices received from udev.", registry=self.registry
         )
@@ -72,6 +78,10 @@ class Counters:
     def count_attach(self, duration_s: float) -> None:
         """Count a volume that became ready ``duration_s`` after its device was announced."""
         self._attach_seconds.observe(duration_s)
+
+    def count_cloud_request(self, operation: str, outcome: str) -> None:
+        """Count one call to AWS. ``outcome``: ``done``, ``failed`` or ``denied``."""
+        self._cloud_requests.labels(operation, outcome).inc()
 
     def count_uevent(self) -> None:
         self._uevents.inc()

@@ -398,7 +398,8 @@ def test_policy_gets_its_least_permissions(tmp_path: Path) -> None:
     assert actions == {
         "ec2:AttachVolume", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:CreateVolume", "ec2:DeleteSnapshot",
         "ec2:DeleteVolume", "ec2:DescribeSnapshots", "ec2:DescribeVolumes", "ec2:DetachVolume",
-        "ec2:DescribeVolumesModifications", "ec2:ModifyVolume", "eks:DescribeCluster", "sagemaker:AttachClusterNodeVolume",
+        "ec2:DescribeVolumesModifications", "ec2:ModifyVolume", "eks:DescribeCluster",
+        "sagemaker:AttachClusterNodeVolume",
         "sagemaker:DescribeClusterNode", "sagemaker:DetachClusterNodeVolume", "sagemaker:ListClusterNodes",
     }  # fmt: skip
     for statement in document["Statement"]:

@@ -1,0 +1,100 @@
+"""What the cloud half has done on the node: unmount before a detach, freeze around a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from agent.cloud.shoot import FREEZE_LIMIT_S
+from agent.errors import AgentError
+from agent.model import Mount, Reason, Seen, VolumeId
+from agent.node.freezer import hold_frozen
+from agent.node.node import Node
+from agent.node.processes import find_processes
+from agent.reconcile import Reconciler
+from agent.steps import Unmount
+
+_SEARCH_TIMEOUT_S = 10.0
+
+
+class NodeHands:
+    """The node half as the cloud half may use it; ``released`` are volumes to be left unmounted."""
+
+    def __init__(
+        self, node: Node, reconciler: Reconciler, present: Callable[[], Mapping[VolumeId, Seen]]
+    ) -> None:
+        self._node = node
+        self._reconciler = reconciler
+        self._present = present
+        self.released: set[VolumeId] = set()
+
+    def list_devices(self) -> Mapping[VolumeId, str | None]:
+        """Return the volumes whose devices are here, with the block device name chosen at attach."""
+        return {
+            volume_id: seen.identity.attach_name if seen.identity else None
+            for volume_id, seen in self._present().items()
+        }
+
+    async def release(self, volume_id: VolumeId) -> None:
+        """Unmount the volume wherever the agent or anyone has it; raise AgentError that names its users.
+
+        While it is released the policy does not have it mounted again.
+        """
+        self.released.add(volume_id)
+        mounts: tuple[Mount, ...] = ()
+        try:
+            async with self._reconciler.hold(volume_id) as session:
+                observed = await session.observe(None)
+                mounts = observed.mounts
+                for mount in sorted(mounts, key=lambda mount: mount.mount_id, reverse=True):
+                    await session.execute(Unmount(mount), observed)
+        except AgentError as error:
+            self.released.discard(volume_id)
+            if error.reason is Reason.DEVICE_BUSY:
+                raise await self._name_users(volume_id, error, mounts) from error
+            raise
+        finally:
+            self._reconciler.wake(volume_id)
+
+    def keep(self, volume_id: VolumeId) -> None:
+        """Have the volume mounted again as the policy says."""
+        self.released.discard(volume_id)
+        self._reconciler.wake(volume_id)
+
+    async def _name_users(
+        self, volume_id: VolumeId, error: AgentError, mounts: tuple[Mount, ...]
+    ) -> AgentError:
+        users = [
+            user
+            for mount in mounts
+            for user in await self._node.workers.call(
+                find_processes,
+                mount.path,
+                mount.device_number,
+                timeout_s=_SEARCH_TIMEOUT_S,
+                subject=mount.path,
+            )
+        ]
+        if not users:
+            return error
+        names = ", ".join(f"{user.name} (pid {user.pid}, {user.user})" for user in users[:10])
+        return replace(
+            error,
+            message=f"{volume_id} is in use by {names}.",
+            hint="End them, or let them leave the mount, and try again.",
+        )
+
+    @asynccontextmanager
+    async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
+        """Keep the volume's filesystem frozen within; False where none is mounted."""
+        async with self._reconciler.hold(volume_id) as session:
+            observed = await session.observe(None)
+        if not observed.mounts:
+            yield False
+            return
+        # One filesystem, however often it is mounted: freezing it at one place freezes it.
+        mount = observed.mounts[0]
+        limit_s = FREEZE_LIMIT_S + 2
+        async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
+            yield True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -14,9 +15,10 @@ from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
 
 import agent
-from agent.cloud.findings import Findings
+from agent.cloud.findings import Findings, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService
+from agent.cloud.sources import identify_locally, look_around
 from agent.errors import AgentError
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
@@ -76,6 +78,9 @@ class Daemon:
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
+        # Where files stand in for volumes there is no instance whose metadata could be asked.
+        surroundings = look_around()
+        self._surroundings = replace(surroundings, metadata_endpoint=None) if has_standins else surroundings
         self._hands = NodeHands(node, self._reconciler, lambda: self._present)
         self._cloud = CloudService(
             lambda: self._policy,
@@ -113,6 +118,7 @@ class Daemon:
         await tasks.start(self._run_surveyor, name="surveyor")
         # Listening comes before listing: what appears in between is announced or listed, or both.
         await tasks.start(self._run_watch, name="watch")
+        self._put_facts(make_facts(await identify_locally(self._surroundings)))
         await self._surveyor.look_everywhere()
         tasks.start_soon(self._cloud.run, name="cloud")
         await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
@@ -231,12 +237,17 @@ class Daemon:
         changed = {
             volume for volume, origin in findings.origins.items() if self._node.origins.get(volume) != origin
         }
-        self._facts, self._claimed, self._node.origins = findings.facts, findings.claimed, findings.origins
-        self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
+        self._claimed, self._node.origins = findings.claimed, findings.origins
+        self._put_facts(findings.facts)
         self._board.explain_absences(findings.verdicts)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)
+
+    def _put_facts(self, facts: NodeFacts) -> None:
+        """Take over what is known of this node now; nothing that was known is forgotten."""
+        self._facts = facts.or_else(self._facts)
+        self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
 
     def _list_held(self) -> dict[str, VolumeId]:
         return {

@@ -358,6 +358,14 @@ class NodeFacts:
     instance_id: str | None = None
     """``i-…``: another one after every replacement."""
 
+    def or_else(self, other: NodeFacts) -> NodeFacts:
+        """Return these facts, with those of ``other`` for what is not known here."""
+        return NodeFacts(
+            self.instance_name or other.instance_name,
+            self.instance_group or other.instance_group,
+            self.instance_id or other.instance_id,
+        )
+
 
 @dataclass(frozen=True)
 class Ids:

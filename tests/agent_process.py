@@ -122,6 +122,8 @@ class AgentProcess:
     """A running ``ebs-agent run --devices``."""
 
     def __init__(self, scratch: Scratch) -> None:
+        self.environment: dict[str, str] = {}
+        """Variables to start it with, beside the test's own."""
         self._scratch = scratch
         self._log = scratch.base / "agent.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,7 +139,10 @@ class AgentProcess:
         argv = [sys.executable, "-m", "agent", "--root", str(self._scratch.root)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*argv, "run", "--devices", str(self._scratch.devices)], stdout=log, stderr=log
+                [*argv, "run", "--devices", str(self._scratch.devices)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
         if wait:
             wait_until(self._is_started, "the agent started")

@@ -85,6 +85,18 @@ async def identify_node(
     return whoami.merge([*findings, await _ask_api(identity, describe_node)])
 
 
+async def identify_locally(surroundings: Surroundings) -> CloudIdentity:
+    """Return what this node knows of itself: the cluster's file, and the metadata service only without it.
+
+    For the start, when mount paths wait for it and the network may be absent: takes no longer than reading a
+    file where HyperPod left one, and the metadata service's time limit otherwise.
+    """
+    finding = await read_resource_config(surroundings)
+    if finding.problem is None:
+        return whoami.merge([finding])
+    return await identify_node(surroundings)
+
+
 async def _ask_api(
     identity: CloudIdentity,
     describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]],

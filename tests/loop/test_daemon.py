@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -309,3 +310,27 @@ def test_partitioned_volume_is_grown_partition_first(scratch: Scratch, agent: Ag
     wait_until(lambda: shutil.disk_usage(scratch.data / "ckpt").total > 800 * MIB, "the filesystem is bigger")
     assert (scratch.data / "ckpt" / "file").read_text() == "kept"
     assert len(agent.read_events("volume.grown")) >= 1
+
+
+def test_path_is_made_from_what_the_node_knows_of_itself(scratch: Scratch, agent: AgentProcess) -> None:
+    """With the cluster's file and no AWS at all, a path template is filled in before the first look."""
+    config = scratch.base / "resource_config.json"
+    instance = {
+        "InstanceName": "compute-1",
+        "CustomerIpAddress": "127.0.0.1",
+        "InstanceId": "i-0123456789abcdef0",
+    }
+    group = {"Name": "compute", "InstanceType": "ml.p5.48xlarge", "Instances": [instance]}
+    cluster = {
+        "ClusterArn": "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz",
+        "ClusterName": "c",
+    }
+    config.write_text(json.dumps({"ClusterConfig": cluster, "InstanceGroups": [group]}))
+    agent.environment["SAGEMAKER_RESOURCE_CONFIG_PATH"] = str(config)
+    path = str(scratch.data / "{instance_group}" / "{instance_name}")
+    scratch.write_policy(entry(scratch, mount={"path": path}), cloud={"enabled": "none"})
+    scratch.add_volume(VOLUME)
+    agent.start()
+    status = agent.wait_condition(VOLUME, "Ready")
+    assert status["path"] == str(scratch.data / "compute" / "compute-1")
+    assert agent.read_events("volume.failed") == []

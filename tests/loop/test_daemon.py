@@ -23,7 +23,7 @@ def entry(scratch: Scratch, fs_type: str = "ext4", volume: str = VOLUME, **field
     """Return a policy entry that formats a blank volume and mounts it below the data directory."""
     mount = {"path": str(scratch.data / fields.pop("name", "ckpt")), **fields.pop("mount", {})}
     return {
-        "name": Path(mount["path"]).name,
+        "name": Path(mount["path"]).name.strip("{}"),
         "match": {"volume_id": volume},
         "filesystem": {"type": fs_type, "format": "if-blank"},
         "mount": mount,
@@ -328,7 +328,7 @@ def test_path_is_made_from_what_the_node_knows_of_itself(scratch: Scratch, agent
     config.write_text(json.dumps({"ClusterConfig": cluster, "InstanceGroups": [group]}))
     agent.environment["SAGEMAKER_RESOURCE_CONFIG_PATH"] = str(config)
     path = str(scratch.data / "{instance_group}" / "{instance_name}")
-    scratch.write_policy(entry(scratch, mount={"path": path}), cloud={"enabled": "none"})
+    scratch.write_policy(entry(scratch, mount={"path": path}), cloud={"enabled": False})
     scratch.add_volume(VOLUME)
     agent.start()
     status = agent.wait_condition(VOLUME, "Ready")

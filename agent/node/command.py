@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, cast
 
@@ -115,18 +115,20 @@ async def run(
     input: str | None = None,  # noqa: A002 (subprocess's own word)
     check: Sequence[int] = (0,),
     name: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run ``argv`` to its end and return what it wrote.
 
     ``pass_fds`` keep their numbers in the child, so ``/proc/self/fd/N`` names a descriptor in ``argv``.
     An exit status outside ``check`` raises AgentError with the program's last lines; a program that is not
     installed raises one naming its package; one that takes longer than ``timeout_s`` is killed with all it
-    started and raises NotAnsweringError. ``name`` is what errors call a program that another one starts.
+    started and raises NotAnsweringError. ``name`` is what errors call a program that another one starts;
+    ``environment`` is added to the clean one every program gets.
     """
     abandoned.reap()
     called = name or argv[0].rsplit("/", 1)[-1]
     outputs = _Output(), _Output()
-    async with _start(argv, pass_fds, has_input=input is not None) as child:
+    async with _start(argv, pass_fds, environment or {}, has_input=input is not None) as child:
         with anyio.move_on_after(timeout_s):
             await _converse(child, input, outputs)
         returncode = child.returncode
@@ -165,7 +167,7 @@ def _package_hint(name: str) -> str | None:
 
 @contextlib.asynccontextmanager
 async def _start(
-    argv: Sequence[str], pass_fds: Sequence[int], *, has_input: bool
+    argv: Sequence[str], pass_fds: Sequence[int], environment: Mapping[str, str], *, has_input: bool
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
     """Start the program in a session of its own; on the way out it is reaped, or abandoned and counted."""
     program = find_program(argv[0])
@@ -176,7 +178,7 @@ async def _start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd="/",
-            env=_ENVIRONMENT,
+            env={**environment, **_ENVIRONMENT},
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )

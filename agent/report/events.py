@@ -45,6 +45,7 @@ class EventName(str, Enum):
     VOLUME_REFUSED = "volume.refused"
     VOLUME_LOST = "volume.lost"
     STEP_FAILED = "step.failed"
+    HOOK_FAILED = "hook.failed"
     UEVENTS_OVERFLOWED = "uevents.overflowed"
 
     @property
@@ -56,6 +57,7 @@ class EventName(str, Enum):
             EventName.POLICY_REJECTED,
             EventName.VOLUME_DEGRADED,
             EventName.VOLUME_REFUSED,
+            EventName.HOOK_FAILED,
             EventName.UEVENTS_OVERFLOWED,
         }:
             return "warning"

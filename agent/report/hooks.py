@@ -1,0 +1,212 @@
+"""Runs the node owner's programs in ``hooks.d`` when a volume becomes ready, fails, is lost or has grown.
+
+A hook is told what happened and changes nothing about it: the agent never waits for one, and what it answers
+is recorded and not acted on. Only programs that nobody but root can have put there are run. The contract is
+in ``docs/hooks.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.model import NodeFacts, VolumeId
+from agent.node import command
+from agent.report.board import Board, VolumeStatus
+from agent.report.events import Event, EventName
+
+HOOK_TIMEOUT_S = 30.0
+MAX_AT_ONCE = 4
+MAX_PENDING = 16
+"""Per volume. A hook that hangs each time must not pile up what it is still to be told."""
+
+WORDS: Mapping[EventName, str] = {
+    EventName.VOLUME_READY: "ready",
+    EventName.VOLUME_FAILED: "failed",
+    EventName.VOLUME_LOST: "lost",
+    EventName.VOLUME_GROWN: "grown",
+}
+"""The events that hooks run on, and what each is called to them."""
+
+_HOOK_NAME = re.compile(r"[A-Za-z0-9_-]+(\.(sh|py))?", re.ASCII)
+"""As run-parts(8) has it, so that an editor's and a package manager's leftovers are not run."""
+
+_TEXT_LIMIT = 4096
+
+log = structlog.get_logger(__name__)
+
+RunHook = Callable[[Path, str, Mapping[str, str]], Awaitable[None]]
+
+
+async def run_hook(program: Path, word: str, environment: Mapping[str, str]) -> None:
+    """Run one hook to its end; AgentError where it fails, or takes longer than it may and is killed."""
+    argv = [str(program), word]
+    try:
+        await command.run(argv, timeout_s=HOOK_TIMEOUT_S, environment=environment, name=program.name)
+    except NotAnsweringError as error:
+        raise AgentError(
+            error.message,
+            hint=f"A hook has {HOOK_TIMEOUT_S:g} s; have it hand longer work to a unit (systemd-run).",
+        ) from error
+
+
+def list_hooks(directory: Path, owner_uid: int | None = None) -> tuple[Path, ...]:
+    """Return the programs of ``directory`` to run, in the order of their names; none where there is no such.
+
+    Raises RefusedError where somebody other than ``owner_uid`` (by default whoever the agent runs as, root)
+    could have put a program there, or changed one.
+    """
+    owner_uid = os.geteuid() if owner_uid is None else owner_uid
+    try:
+        _check_trusted(directory, directory.lstat(), owner_uid, stat.S_ISDIR, "a directory")
+        entries = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    hooks = []
+    for entry in entries:
+        status = entry.lstat()
+        if _HOOK_NAME.fullmatch(entry.name) and status.st_mode & 0o111:
+            _check_trusted(entry, status, owner_uid, stat.S_ISREG, "a file")
+            hooks.append(entry)
+    return tuple(hooks)
+
+
+def _check_trusted(
+    path: Path, status: os.stat_result, owner_uid: int, is_kind: Callable[[int], bool], kind: str
+) -> None:
+    why = None
+    if not is_kind(status.st_mode):
+        why = f"it is not {kind}"
+    elif status.st_uid != owner_uid:
+        why = f"it belongs to user {status.st_uid}"
+    elif status.st_mode & 0o022:
+        why = f"others may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
+    if why is not None:
+        raise RefusedError(
+            f"No hook is run: {path} cannot be trusted, since {why}.",
+            hint=f"chown root:root {path}; chmod go-w {path}",
+            retryable=False,
+        )
+
+
+def describe_to_hook(event: Event, status: VolumeStatus | None, facts: NodeFacts) -> dict[str, str]:
+    """Return the environment a hook finds the facts in. What is not known is an empty string."""
+
+    def tell(key: str, known: Any = None) -> str:
+        value = event.fields.get(key)
+        value = known if value is None else value
+        text = "" if value is None else str(value)
+        return "".join(c if c.isprintable() else " " for c in text)[:_TEXT_LIMIT]
+
+    return {
+        "EBS_AGENT_EVENT": WORDS[event.name],
+        "EBS_AGENT_EVENT_NUMBER": str(event.number),
+        "EBS_AGENT_VOLUME_ID": event.volume_id or "",
+        "EBS_AGENT_NAME": tell("name", status and status.name),
+        "EBS_AGENT_DEVICE": tell("device", status and status.device),
+        "EBS_AGENT_PATH": tell("path", status and status.path),
+        "EBS_AGENT_FSTYPE": tell("fstype", status and status.fstype),
+        "EBS_AGENT_SIZE_BYTES": tell("size_bytes", status and status.size_bytes),
+        "EBS_AGENT_CONDITION": tell("condition", status and status.condition.value),
+        "EBS_AGENT_REASON": tell("reason"),
+        "EBS_AGENT_MESSAGE": tell("message"),
+        "EBS_AGENT_HINT": tell("hint"),
+        "EBS_AGENT_REQUIRED": "1" if status is not None and status.is_required else "0",
+        "EBS_AGENT_INSTANCE_ID": facts.instance_id or "",
+        "EBS_AGENT_INSTANCE_NAME": facts.instance_name or "",
+        "EBS_AGENT_INSTANCE_GROUP": facts.instance_group or "",
+    }
+
+
+@dataclass
+class _Pending:
+    """What a volume's hooks are still to be told, oldest first."""
+
+    events: deque[tuple[Event, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=MAX_PENDING))
+    is_running: bool = False
+
+
+class HookRunner:
+    """Tells the hooks of ``directory`` what is recorded on the board, one event of a volume after another."""
+
+    def __init__(
+        self,
+        board: Board,
+        directory: Path,
+        get_facts: Callable[[], NodeFacts] = NodeFacts,
+        run: RunHook = run_hook,
+    ) -> None:
+        self._board = board
+        self._directory = directory
+        self._get_facts = get_facts
+        self._run = run
+        self._pending: dict[VolumeId | None, _Pending] = {}
+        self._limiter = anyio.CapacityLimiter(MAX_AT_ONCE)
+        self._refusal: str | None = None
+
+    async def run(self, after: int | None = None) -> None:
+        """Run hooks until cancelled, for events numbered above ``after`` (by default: those to come)."""
+        history = self._board.history
+        if after is None:
+            after = history.next_number - 1
+        async with anyio.create_task_group() as tasks:
+            async for event in history.follow(after):
+                if event.name in WORDS:
+                    self._take(event, tasks)
+
+    def _take(self, event: Event, tasks: TaskGroup) -> None:
+        status = None if event.volume_id is None else self._board.get(event.volume_id)
+        pending = self._pending.setdefault(event.volume_id, _Pending())
+        pending.events.append((event, describe_to_hook(event, status, self._get_facts())))
+        if not pending.is_running:
+            pending.is_running = True
+            tasks.start_soon(self._tell_all, event.volume_id, pending, name=f"hooks {event.volume_id}")
+
+    async def _tell_all(self, volume_id: VolumeId | None, pending: _Pending) -> None:
+        while pending.events:
+            event, environment = pending.events.popleft()
+            async with self._limiter:
+                await self._tell(event, environment)
+        del self._pending[volume_id]
+
+    async def _tell(self, event: Event, environment: Mapping[str, str]) -> None:
+        try:
+            hooks = list_hooks(self._directory)
+            self._refusal = None
+        except (RefusedError, OSError) as error:
+            # Once for each thing that is wrong, not at each event.
+            if self._refusal != str(error):
+                self._refusal = str(error)
+                self._record_failure(event, None, error)
+            return
+        for hook in hooks:
+            await self._tell_one(hook, event, environment)
+
+    async def _tell_one(self, hook: Path, event: Event, environment: Mapping[str, str]) -> None:
+        try:
+            await self._run(hook, WORDS[event.name], environment)
+        except AgentError as error:
+            self._record_failure(event, hook, error)
+        else:
+            log.debug("hook.run", hook=hook.name, told=WORDS[event.name], volume_id=event.volume_id)
+
+    def _record_failure(self, event: Event, hook: Path | None, error: Exception) -> None:
+        self._board.record(
+            EventName.HOOK_FAILED,
+            event.volume_id,
+            hook=hook and hook.name,
+            told=WORDS[event.name],
+            error=error.message if isinstance(error, AgentError) else str(error),
+            hint=error.hint if isinstance(error, AgentError) else None,
+        )

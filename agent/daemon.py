@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
 
 import agent
+from agent.cloud.control import add_cloud_routes
 from agent.cloud.findings import Findings, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService
@@ -112,6 +113,7 @@ class Daemon:
     async def _start(self, tasks: TaskGroup) -> None:
         tasks.start_soon(self._service.feed_watchdog, name="watchdog")
         app = make_control_app(self._board, self)
+        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self)
         await tasks.start(serve_control, app, self._paths.socket, name="control socket")
         tasks.start_soon(self._serve_http, name="http")
         await tasks.start(self._run_reconciler, name="reconciler")

@@ -18,6 +18,7 @@ import typer
 
 import agent
 from agent.cli.client import Client
+from agent.cli.cloud import register as register_cloud
 from agent.errors import AgentError
 from agent.paths import Paths
 
@@ -230,6 +231,9 @@ def demo(
     from agent.cli.demo import run_demo
 
     raise typer.Exit(run_demo(picture))
+
+
+register_cloud(app)
 
 
 def _session(context: typer.Context) -> Session:

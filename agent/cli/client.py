@@ -25,6 +25,9 @@ ANSWER_TIMEOUT_S = 30.0
 STREAM_TIMEOUT_S = 60.0
 """Between two lines of ``wait``; the agent sends one at least every ten seconds."""
 
+ORDER_TIMEOUT_S = 300.0
+"""Between two lines of an order's progress; AWS, asked through the worker, may be slow."""
+
 
 class NoAnswerError(AgentError):
     """Nobody answers at the control socket."""
@@ -78,6 +81,10 @@ class Client:
         query = urlencode({"names": ",".join(names), "timeout": f"{timeout_s:.3f}"})
         return self._stream("POST", f"/v1/wait?{query}", STREAM_TIMEOUT_S)
 
+    def order(self, order: str, words: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the progress of something asked of the cloud, until it is done or has failed."""
+        return self._stream("POST", f"/v1/cloud/{order}", ORDER_TIMEOUT_S, json.dumps(words).encode())
+
     def _ask(self, method: str, target: str) -> dict[str, Any]:
         connection = _UnixConnection(self._path, ANSWER_TIMEOUT_S)
         try:
@@ -89,10 +96,12 @@ class Client:
             connection.close()
         return answer
 
-    def _stream(self, method: str, target: str, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+    def _stream(
+        self, method: str, target: str, timeout_s: float | None, body: bytes | None = None
+    ) -> Iterator[dict[str, Any]]:
         connection = _UnixConnection(self._path, timeout_s)
         try:
-            response = self._send(connection, method, target)
+            response = self._send(connection, method, target, body)
             while line := response.readline():
                 yield json.loads(line)
         except (OSError, HTTPException, ValueError) as error:
@@ -100,8 +109,10 @@ class Client:
         finally:
             connection.close()
 
-    def _send(self, connection: HTTPConnection, method: str, target: str) -> HTTPResponse:
-        connection.request(method, target)
+    def _send(
+        self, connection: HTTPConnection, method: str, target: str, body: bytes | None = None
+    ) -> HTTPResponse:
+        connection.request(method, target, body)
         response = connection.getresponse()
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise _read_error(response)

@@ -10,10 +10,13 @@ import anyio
 import structlog
 
 from agent.cloud.client import CloudClient, WorkerSettings
+from agent.cloud.decisions import NodeView, choose_attach_api
 from agent.cloud.findings import Findings, Hands, choose_entries, needs_cloud
 from agent.cloud.loop import CloudLoop
+from agent.cloud.orders import Orders
 from agent.cloud.sources import Surroundings, identify_node, look_around
 from agent.cloud.whoami import CloudIdentity
+from agent.errors import AgentError
 from agent.policy import Policy
 
 WORKER_USER = "ebs-agent"
@@ -75,7 +78,29 @@ class CloudService:
         self._has_standins = has_standins
         self._surroundings = surroundings
         self._loop: CloudLoop | None = None
+        self._client: CloudClient | None = None
+        self._identity = CloudIdentity()
         self._news = anyio.Event()
+
+    async def prepare_orders(self) -> Orders:
+        """Return what carries out a person's orders, or raise AgentError where AWS is switched off."""
+        if self._policy().agent.cloud.enabled is False:
+            raise AgentError(
+                "The policy says agent.cloud.enabled: false, so the agent asks nothing of AWS.",
+                hint="Set it to auto or true and reload the policy.",
+                retryable=False,
+            )
+        if self._client is None:
+            self._identity = await identify_node(self._surroundings())
+            self._client = CloudClient(choose_worker_settings(self._identity), self._count)
+        self._identity = await identify_node(self._surroundings(), self._client.make)
+        return Orders(self._client.make, self._hands, self._view)
+
+    def _view(self) -> NodeView:
+        devices = self._hands.list_devices()
+        api = choose_attach_api(self._policy().agent.cloud.attach_api, self._identity)
+        names = frozenset(name for name in devices.values() if name)
+        return NodeView(self._identity, api, frozenset(devices), used_names=names)
 
     def wake(self) -> None:
         """Have the cloud looked at soon, because a device came or went, or the policy changed."""
@@ -85,37 +110,42 @@ class CloudService:
 
     async def run(self) -> None:
         """Look at the cloud whenever there is a reason to, until cancelled."""
-        while True:
-            self._news = anyio.Event()
-            if self._policy().agent.cloud.enabled is not False and self._policy().volumes:
-                identity = await identify_node(self._surroundings())
-                if is_wanted(self._policy(), identity, has_standins=self._has_standins):
-                    await self._run_loop(identity)
-                    self._publish(Findings())
-                    continue
-            await self._news.wait()
+        try:
+            while True:
+                self._news = anyio.Event()
+                if not await self._run_while_wanted():
+                    await self._news.wait()
+        finally:
+            if self._client is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._client.__aexit__(None, None, None)
 
-    async def _run_loop(self, identity: CloudIdentity) -> None:
-        """Run the loop until the policy has nothing more to ask of AWS."""
-        log.info(
-            "cloud.started",
-            cluster=identity.cluster_arn,
-            instance=identity.instance_id,
-            region=identity.region,
-        )
-        async with CloudClient(choose_worker_settings(identity), self._count) as client:
-
-            async def identify() -> CloudIdentity:
-                return await identify_node(self._surroundings(), client.make)
-
-            self._loop = CloudLoop(client.make, identify, self._policy, self._hands, self._publish)
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._loop.run)
-                    while is_wanted(self._policy(), identity, has_standins=self._has_standins):
-                        await self._news.wait()
-                        self._news = anyio.Event()
-                    tasks.cancel_scope.cancel()
-            finally:
-                self._loop = None
+    async def _run_while_wanted(self) -> bool:
+        """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
+        if self._policy().agent.cloud.enabled is False or not self._policy().volumes:
+            return False
+        identity = await identify_node(self._surroundings())
+        if not is_wanted(self._policy(), identity, has_standins=self._has_standins):
+            return False
+        if self._client is None:
+            self._client = CloudClient(choose_worker_settings(identity), self._count)
+        log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
+        await self._run_loop(self._client, identity)
         log.info("cloud.stopped")
+        self._publish(Findings())
+        return True
+
+    async def _run_loop(self, client: CloudClient, identity: CloudIdentity) -> None:
+        async def identify() -> CloudIdentity:
+            return await identify_node(self._surroundings(), client.make)
+
+        self._loop = CloudLoop(client.make, identify, self._policy, self._hands, self._publish)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._loop.run)
+                while is_wanted(self._policy(), identity, has_standins=self._has_standins):
+                    await self._news.wait()
+                    self._news = anyio.Event()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._loop = None

@@ -1,0 +1,134 @@
+"""The commands that ask something of AWS, through the running agent, whose worker speaks to it."""
+
+# ruff: noqa: PLC0415  # each command imports what it alone needs
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.client import Client
+from agent.errors import AgentError, ExitCode, RefusedError
+from agent.model import Reason
+
+VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.")]
+SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
+TypeOption = Annotated[str | None, typer.Option("--type", help="gp2, gp3, io1, io2, st1, sc1 or standard.")]
+IopsOption = Annotated[int | None, typer.Option("--iops", help="Provisioned IOPS.")]
+ThroughputOption = Annotated[int | None, typer.Option("--throughput", help="Provisioned MiB/s.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (attach, detach, create, expand, modify, snapshot):
+        app.command()(command)
+    app.command("iam-policy")(iam_policy)
+
+
+def attach(context: typer.Context, volume: VolumeArgument) -> None:
+    """Attach a volume to this node; the policy says what becomes of it."""
+    _order(context, "attach", volume=volume)
+
+
+def detach(
+    context: typer.Context,
+    volume: VolumeArgument,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while it is in use: data may be lost.")
+    ] = False,
+) -> None:
+    """Unmount, flush and detach a volume, and leave it so. Names the processes in the way."""
+    _order(context, "detach", volume=volume, force=force)
+
+
+def create(  # noqa: PLR0913, PLR0917 - its options
+    context: typer.Context,
+    size: SizeOption = None,
+    from_snapshot: Annotated[str | None, typer.Option("--from", help="Snapshot to make it from.")] = None,
+    kind: TypeOption = None,
+    iops: IopsOption = None,
+    throughput: ThroughputOption = None,
+    encrypted: Annotated[bool | None, typer.Option(help="Encrypt it; else the account's default.")] = None,
+    kms_key_id: Annotated[str | None, typer.Option(help="KMS key to encrypt with.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its Name tag.")] = None,
+) -> None:
+    """Make a volume in this node's zone, empty or from a snapshot."""
+    words = {"size": size, "from": from_snapshot, "type": kind, "iops": iops, "throughput": throughput}
+    _order(context, "create", **words, encrypted=encrypted, kms_key_id=kms_key_id, name=name)
+
+
+def expand(context: typer.Context, volume: VolumeArgument, size: str) -> None:
+    """Make a volume larger while it is in use. Volumes never shrink."""
+    _order(context, "expand", volume=volume, size=size)
+
+
+def modify(
+    context: typer.Context,
+    volume: VolumeArgument,
+    kind: TypeOption = None,
+    iops: IopsOption = None,
+    throughput: ThroughputOption = None,
+) -> None:
+    """Change a volume's type, IOPS or throughput while it is in use."""
+    _order(context, "modify", volume=volume, type=kind, iops=iops, throughput=throughput)
+
+
+def snapshot(
+    context: typer.Context,
+    volume: Annotated[str, typer.Argument(help="A volume's name or ID; with --delete, a snapshot's ID.")],
+    freeze: Annotated[bool, typer.Option(help="Hold writes for the instant it begins.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until it is completed.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the volume's snapshots instead.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete a snapshot the agent made.")] = False,
+) -> None:
+    """Take a snapshot of a volume, list its snapshots, or delete one."""
+    if delete:
+        _order(context, "delete-snapshot", snapshot=volume)
+    elif list_all:
+        _order(context, "snapshots", volume=volume)
+    else:
+        _order(context, "snapshot", volume=volume, freeze=freeze, wait=wait)
+
+
+def iam_policy(
+    context: typer.Context,
+    policy: Annotated[Path | None, typer.Argument(help="The policy file, in place of the usual one.")] = None,
+    kms: Annotated[bool, typer.Option("--kms", help="Print the KMS key policy instead.")] = False,
+    role: Annotated[str, typer.Option(help="ARN of the role that --kms is for.")] = "ROLE_ARN",
+) -> None:
+    """Print the least IAM policy this policy file needs. Needs no running agent."""
+    import anyio
+
+    from agent.cloud.decisions import AttachApi, choose_attach_api
+    from agent.cloud.iam import make_iam_policy, make_kms_policy
+    from agent.cloud.sources import identify_node, look_around
+    from agent.policy import load_policy
+
+    path = policy or context.obj.paths.policy
+    loaded = load_policy(path, trust_owner=True)
+    identity = anyio.run(identify_node, look_around())
+    api = choose_attach_api(loaded.agent.cloud.attach_api, identity)
+    if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto":
+        api = AttachApi.HYPERPOD  # printed somewhere else than on a node
+    document = make_kms_policy(identity, role) if kms else make_iam_policy(loaded, identity, api)
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _order(context: typer.Context, order: str, **words: Any) -> None:
+    """Have the agent carry an order out, showing its progress; raise the error it ends with."""
+    client: Client = context.obj.client
+    for line in client.order(order, {name: value for name, value in words.items() if value is not None}):
+        if "text" in line:
+            typer.echo(line["text"])
+        elif "error" in line:
+            raise _read_error(line)
+
+
+def _read_error(line: dict[str, Any]) -> AgentError:
+    exit_code = ExitCode(line["exit_code"])
+    reason = Reason(line["reason"]) if line.get("reason") else None
+    kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
+    return kind(line["error"], line.get("hint"), reason, exit_code=exit_code)

@@ -1,0 +1,126 @@
+# shellcheck shell=bash disable=SC2034
+# What the lifecycle scripts share: names, words, the lock, and which release is in force. Sourced, never run.
+#
+# Every step may be the last one: power can go, HyperPod can kill the script. So a file appears whole or not at
+# all, a release counts only once its stamp is written, and everything may be done again.
+
+umask 022
+PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin${EBS_AGENT_TEST_PATH:+:}${EBS_AGENT_TEST_PATH:-}
+export PATH LC_ALL=C.UTF-8
+
+# All paths move below this, for tests.
+readonly dest=${EBS_AGENT_DESTDIR:-}
+readonly home=$dest/opt/ebs-agent
+readonly etc=$dest/etc/ebs-agent
+readonly units=$dest/etc/systemd/system
+readonly lock_file=$dest/run/lock/ebs-agent-install.lock
+readonly command_link=$dest/usr/local/bin/ebs-agent
+
+# Written last, with the checksum of the bundle it was made from.
+readonly stamp=.complete
+# The release that was in force before one that is not known to work yet; gone when that is known.
+readonly unproven=$home/.unproven
+
+readonly all_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
+readonly drop_in=50-ebs-volumes.conf
+is_changed= # by put_file
+
+say() { printf '%s %s: %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${0##*/}" "$*"; }
+warn() { say "warning: $*" >&2; }
+fail() {
+    say "error: $*" >&2
+    exit 1
+}
+
+need_root() {
+    [[ -n $dest ]] || ((EUID == 0)) || fail "run this as root"
+}
+
+take_lock() { # whoever runs at the same time waits; the lock goes with the process that holds it
+    mkdir -p "${lock_file%/*}"
+    exec {lock_fd}>"$lock_file"
+    if ! flock --nonblock "$lock_fd"; then
+        say "another installation is under way: waiting for it"
+        flock --timeout "${EBS_AGENT_LOCK_S:-900}" "$lock_fd" || fail "another installation does not end"
+    fi
+}
+
+# retry TIMES COMMAND...: tries again after 2, 4, 6… seconds.
+retry() {
+    local times=$1 attempt
+    shift
+    for ((attempt = 1; ; attempt++)); do
+        "$@" && return
+        ((attempt < times)) || return 1
+        say "attempt $attempt of $times failed: $1"
+        sleep "$((attempt * ${EBS_AGENT_RETRY_S:-2}))"
+    done
+}
+
+# put_file SOURCE TARGET MODE: the target is the old file or the new one at every moment, and stays as it is when
+# nothing changed. Sets is_changed when something did.
+put_file() {
+    local new=$2.new.$$
+    cmp --silent "$1" "$2" && return
+    if ! { mkdir -p "${2%/*}" && install --mode="$3" "$1" "$new" && sync "$new" &&
+        mv --no-target-directory "$new" "$2"; }; then
+        fail "$2 cannot be written"
+    fi
+    is_changed=1
+}
+
+release_in_force() { # its name, nothing when there is none
+    local name
+    name=$(readlink "$home/current") && [[ -e $home/$name/$stamp ]] && printf '%s\n' "$name"
+}
+
+put_in_force() {
+    local new=$home/.current.new
+    ln --symbolic --force --no-dereference "$1" "$new" &&
+        mv --no-target-directory "$new" "$home/current" && sync "$home"
+}
+
+install_units() { # of a release: its own units, since they belong to its version
+    local unit
+    for unit in "${all_units[@]}"; do
+        put_file "$home/$1/share/ebs-agent/systemd/$unit" "$units/$unit" 0644
+    done
+}
+
+# ask_agent EXPRESSION: a Python expression about `node`, the agent's status; fails where none answers.
+ask_agent() {
+    "$home/current/bin/ebs-agent" status --json 2>/dev/null |
+        "$home/current/bin/python" -I -c "import json, sys; node = json.load(sys.stdin); print($1)" 2>/dev/null
+}
+
+usable_volumes() {
+    ask_agent "' '.join(v['volume_id'] for v in node['volumes'] if v['volume_id'] and v['condition'] in ('Ready', 'Degraded'))"
+}
+
+# is_healthy RELEASE VOLUMES: the agent answers, is of that release, and has what was usable before.
+is_healthy() {
+    local version
+    version=$(ask_agent "node['version']") || {
+        warn "the agent of release $1 does not answer"
+        return 1
+    }
+    [[ $version == "$(<"$home/$1/share/ebs-agent/VERSION")" ]] || {
+        warn "the agent that answers is $version, not that of release $1"
+        return 1
+    }
+    [[ -n $2 ]] || return 0
+    local names
+    read -ra names <<<"$2"
+    "$home/current/bin/ebs-agent" wait "${names[@]}" --timeout "${EBS_AGENT_HEALTH_S:-120}" || {
+        warn "volumes that were usable before are not: $2"
+        return 1
+    }
+}
+
+# start_release RELEASE: puts it in force and has it run; fails when it does not say that it is ready.
+start_release() {
+    install_units "$1"
+    systemctl reset-failed ebs-agent.service 2>/dev/null || true
+    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${all_units[@]}" &&
+        systemctl restart ebs-agent.service
+}

@@ -1,0 +1,249 @@
+#!/usr/bin/env bash
+# Installs this bundle, or makes sure that it is installed: install.sh [--policy FILE] [--hooks DIR]
+#
+# A new version goes beside the one in force, takes over, and is replaced by the old one again if it does not
+# become ready. Mounts stay mounted throughout: the agent unmounts nothing when it ends.
+# Settings by environment, see ebs-agent.conf. Exit status: 0 installed, 1 not, 3 rolled back to what was before.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+# shellcheck source=lifecycle_scripts/common.sh
+source "$here/common.sh"
+
+policy=
+hooks=
+
+read_arguments() {
+    while (($#)); do
+        case $1 in
+            --policy) policy=${2:?--policy needs a file} ;;
+            --hooks) hooks=${2:?--hooks needs a directory} ;;
+            *)
+                say "usage: install.sh [--policy FILE] [--hooks DIR]" >&2
+                exit 2
+                ;;
+        esac
+        shift 2
+    done
+}
+
+# -- What the distribution has to have -----------------------------------------------------------------------
+
+install_packages() {
+    say "installing $*"
+    if command -v apt-get >/dev/null; then
+        retry 5 install_with_apt "$@"
+    elif command -v dnf >/dev/null; then
+        retry 5 dnf --quiet --assumeyes install "$@"
+    else
+        warn "no package manager is known here"
+        return 1
+    fi
+}
+
+install_with_apt() { # one that runs already, as at a first boot, is waited for
+    local options=(--quiet --quiet -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0)
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get "${options[@]}" update &&
+        DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get "${options[@]}" install \
+            --yes --no-install-recommends "$@"
+}
+
+find_python() { # the bundle has wheels for these versions
+    local candidate
+    for candidate in ${EBS_AGENT_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        if "$candidate" -I -c 'import sys, ctypes, ssl, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+            2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+find_or_install_python() {
+    find_python && return
+    [[ -z ${EBS_AGENT_PYTHON:-} ]] || fail "EBS_AGENT_PYTHON=$EBS_AGENT_PYTHON is not a Python 3.10 to 3.13"
+    if command -v dnf >/dev/null; then
+        install_packages python3.11 >&2
+    else
+        install_packages python3 >&2
+    fi || true
+    find_python || fail "there is no Python 3.10 to 3.13 here, and none could be installed"
+}
+
+# Tools that this policy needs and the node lacks. Without them the agent runs and says what is missing.
+install_tools() {
+    local types packages=()
+    types=$(grep --only-matching --extended-regexp 'type:[[:space:]]*"?(ext4|xfs|btrfs)' "$1" || true)
+    [[ $types != *ext4* ]] || command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
+    [[ $types != *xfs* ]] || command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
+    [[ $types != *btrfs* ]] || command -v mkfs.btrfs >/dev/null || packages+=(btrfs-progs)
+    if ! command -v sfdisk >/dev/null; then
+        if command -v apt-get >/dev/null; then packages+=(fdisk); else packages+=(util-linux); fi
+    fi
+    ((${#packages[@]})) || return 0
+    install_packages "${packages[@]}" || warn "these packages are missing: ${packages[*]}"
+}
+
+make_user() { # owns the process that speaks to AWS; its group may use the control socket
+    getent group ebs-agent >/dev/null || groupadd --system ebs-agent
+    getent passwd ebs-agent >/dev/null ||
+        useradd --system --gid ebs-agent --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ebs-agent
+}
+
+# -- The release ---------------------------------------------------------------------------------------------
+
+# choose_release ID: the version's own directory, or one beside it when that holds other bytes of this version.
+choose_release() {
+    local version
+    version=$(<"$here/VERSION")
+    if [[ -e $home/$version/$stamp && $(<"$home/$version/$stamp") != "$1" ]]; then
+        version=$version-${1:0:8}
+    fi
+    printf '%s\n' "$version"
+}
+
+# make_release RELEASE ID PYTHON: a directory that is complete, or does not count.
+make_release() {
+    local place=$home/$1 share=$home/$1/share/ebs-agent
+    rm -rf "$place"
+    mkdir -p "$home"
+    say "installing into $place with $("$3" --version)"
+    "$3" -I -m venv --without-pip "$place"
+    # Nothing of the node's own settings says where wheels come from. pip runs from its wheel: distributions'
+    # Pythons often have none.
+    env --ignore-environment PATH="$PATH" HOME=/nonexistent LC_ALL=C.UTF-8 PIP_CONFIG_FILE=/dev/null \
+        PIP_DISABLE_PIP_VERSION_CHECK=1 "$place/bin/python" -I "$(echo "$here"/wheels/pip-*.whl)/pip" \
+        install --quiet --no-index --no-cache-dir --root-user-action=ignore --find-links "$here/wheels" \
+        --only-binary :all: --require-hashes --requirement "$here/requirements.txt"
+    mkdir -p "$share" "$place/share/doc"
+    cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
+    cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"
+    "$place/bin/ebs-agent" --version >/dev/null
+    sync --file-system "$place"
+    printf '%s\n' "$2" >"$place/$stamp"
+    sync "$place/$stamp" "$place"
+}
+
+# -- What belongs to the operator ----------------------------------------------------------------------------
+
+# install_policy RELEASE: one with problems never replaces one that works.
+install_policy() {
+    local minimal
+    if [[ -n $policy ]]; then
+        if ! "$home/$1/bin/ebs-agent" check "$policy"; then
+            [[ ! -e $etc/policy.yaml ]] || fail "the policy has problems; the one in force stays"
+            fail "the policy has problems"
+        fi
+        put_file "$policy" "$etc/policy.yaml" 0644
+        return
+    fi
+    [[ ! -e $etc/policy.yaml ]] || return 0
+    say "there is no policy: writing one that touches no volume"
+    minimal=$(mktemp)
+    printf '# No volume is touched until this file names it: docs/policy.md\nversion: 1\n' >"$minimal"
+    put_file "$minimal" "$etc/policy.yaml" 0644
+    rm -f "$minimal"
+}
+
+install_hooks() { # the agent runs these as root, so they become root's
+    local hook
+    mkdir -p "$etc/hooks.d"
+    [[ -n $hooks ]] || return 0
+    for hook in "$hooks"/*; do
+        [[ ! -f $hook ]] || put_file "$hook" "$etc/hooks.d/${hook##*/}" 0755
+    done
+}
+
+# Services that are not to start before the volumes: only those named in EBS_AGENT_HOLD.
+install_drop_ins() {
+    local service
+    for service in ${EBS_AGENT_HOLD:-}; do
+        put_file "$here/systemd/wait-for-volumes.conf" "$units/${service%.service}.service.d/$drop_in" 0644
+    done
+}
+
+# -- Taking over ---------------------------------------------------------------------------------------------
+
+# is_settled RELEASE: it is in force, known to work, running, and its units are those on disk.
+is_settled() {
+    [[ ! -e $unproven && $(release_in_force) == "$1" ]] || return 1
+    is_changed=
+    install_units "$1"
+    [[ -z $is_changed ]] || return 1
+    systemctl --quiet is-enabled "${all_units[@]}" 2>/dev/null && systemctl --quiet is-active ebs-agent.service
+}
+
+# take_over RELEASE: with what was usable before still usable, or back to the release before.
+take_over() {
+    local previous volumes
+    previous=$(cat "$unproven" 2>/dev/null || release_in_force || true)
+    [[ $previous != "$1" ]] || previous=
+    volumes=$(usable_volumes || true)
+    printf '%s\n' "$previous" >"$unproven.new"
+    sync "$unproven.new"
+    mv "$unproven.new" "$unproven"
+    if start_release "$1" && is_healthy "$1" "$volumes"; then
+        rm -f "$unproven"
+        say "release $1 is in force"
+        return
+    fi
+    journalctl --no-pager --lines=30 --unit=ebs-agent.service 2>/dev/null || true
+    if [[ -z $previous || ! -e $home/$previous/$stamp ]]; then
+        rm -f "$unproven"
+        fail "release $1 does not become ready, and there is none to go back to"
+    fi
+    warn "release $1 does not become ready: going back to $previous"
+    start_release "$previous" || fail "release $previous does not become ready either"
+    rm -f "$unproven"
+    is_healthy "$previous" "$volumes" || fail "release $previous is not what it was"
+    say "release $previous is in force again"
+    exit 3
+}
+
+remove_old_releases() { # but for the one in force and the one to go back to
+    local place name
+    for place in "$home"/*/; do
+        name=$(basename "$place")
+        [[ ! -L $home/$name && $name != "$1" && $name != "$2" && -e $place/pyvenv.cfg ]] || continue
+        say "removing release $name"
+        rm -rf "$place"
+    done
+}
+
+main() {
+    local id release python previous is_new_policy
+    need_root
+    read_arguments "$@"
+    take_lock
+    (cd "$here" && sha256sum --check --quiet --strict SHA256SUMS) || fail "the bundle is damaged"
+    id=$(sha256sum "$here/SHA256SUMS")
+    id=${id%% *}
+    release=$(choose_release "$id")
+    if [[ ! -e $home/$release/$stamp || $(<"$home/$release/$stamp") != "$id" ]]; then
+        python=$(find_or_install_python)
+        make_release "$release" "$id" "$python"
+    fi
+    make_user
+    is_changed=
+    install_policy "$release"
+    is_new_policy=$is_changed
+    install_hooks
+    install_drop_ins
+    install_tools "$etc/policy.yaml"
+    mkdir -p "${command_link%/*}"
+    ln --symbolic --force --no-dereference "$home/current/bin/ebs-agent" "$command_link"
+    previous=$(release_in_force || true)
+    if is_settled "$release"; then
+        say "release $release is in force already"
+        [[ -z $is_new_policy ]] || systemctl reload ebs-agent.service
+        systemctl daemon-reload
+    else
+        take_over "$release"
+        [[ $previous == "$release" ]] || remove_old_releases "$release" "$previous"
+    fi
+    systemctl --no-block start ebs-volumes.target
+}
+
+main "$@"

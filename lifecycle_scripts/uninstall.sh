@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Removes the agent and leaves every volume as it is, mounted and with its data; says what it left.
+#
+# The policy and the agent's records stay too, so that it may be installed again: --purge removes those.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+# shellcheck source=lifecycle_scripts/common.sh
+source "$here/common.sh"
+
+readonly state=$dest/var/lib/ebs-agent
+
+stop_services() { # it ends without unmounting anything
+    systemctl --quiet disable --now "${all_units[@]}" 2>/dev/null || true
+}
+
+remove_files() {
+    local unit
+    for unit in "${all_units[@]}"; do rm -f "$units/$unit"; done
+    rm -f "$units"/*.service.d/"$drop_in"
+    rmdir --ignore-fail-on-non-empty "$units"/*.service.d 2>/dev/null || true
+    [[ ! -L $command_link ]] || rm -f "$command_link"
+    rm -rf "$dest/run/ebs-agent"
+    # The directory may be a mount point of its own.
+    find "$home" -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf {} + 2>/dev/null || true
+    rmdir --ignore-fail-on-non-empty "$home" 2>/dev/null || true
+    systemctl daemon-reload
+}
+
+remove_user() {
+    ! getent passwd ebs-agent >/dev/null || userdel ebs-agent || true
+    ! getent group ebs-agent >/dev/null || groupdel ebs-agent || true
+}
+
+list_mounts() { # what the agent mounted, by its own records of what is usable
+    [[ -x $home/current/bin/ebs-agent ]] || return 0
+    ask_agent "'\n'.join(f\"  {v['path']}  ({v['volume_id']}, {v['device']})\" for v in node['volumes'] if v['path'])" || true
+}
+
+main() {
+    local mounts purge=
+    case ${1:-} in
+        '') ;;
+        --purge) purge=1 ;;
+        *)
+            say "usage: uninstall.sh [--purge]" >&2
+            exit 2
+            ;;
+    esac
+    need_root
+    take_lock
+    mounts=$(list_mounts)
+    stop_services
+    remove_files
+    [[ -z $purge ]] || rm -rf "$etc" "$state"
+    [[ -z $purge ]] || remove_user
+    say "the agent is removed"
+    if [[ -n $mounts ]]; then
+        say "these volumes stay as they are until somebody unmounts them or the node is rebooted:"
+        printf '%s\n' "$mounts"
+    fi
+    [[ -n $purge ]] || say "these stay: $etc (policy, hooks), $state (records); --purge removes them"
+}
+
+main "$@"

@@ -1,0 +1,112 @@
+"""``python -m scripts.bundle``: bundles for each processor and the folder to upload, into ``dist/``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import agent
+from scripts.bundle import archive, sbom, wheels
+from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
+
+REPOSITORY = Path(__file__).parents[2]
+NAME = "hyperpod-ebs-agent"
+FOLDER = "lifecycle_scripts"
+
+INSIDE = ("install.sh", "uninstall.sh", "rollback.sh", "common.sh")
+"""Scripts that a bundle holds, so that what installs a version is of that version."""
+UPLOADED = ("on_create.sh", "ebs-agent.conf", "policy.yaml")
+"""What lies in S3 beside the bundles: the last two are the operator's to edit."""
+
+
+def main() -> int:
+    """Make what the arguments ask for."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.bundle", description=__doc__)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "dist")
+    parser.add_argument("--cache", type=Path, default=REPOSITORY / "build" / "wheels")
+    parser.add_argument("--architecture", action="append", choices=ARCHITECTURES, help="all when not given")
+    parser.add_argument("--python", action="append", choices=PYTHONS, help="all when not given")
+    arguments = parser.parse_args()
+    architectures = tuple(arguments.architecture or ARCHITECTURES)
+    pythons = tuple(arguments.python or PYTHONS)
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = wheels.build(REPOSITORY, Path(scratch))
+        bundles = []
+        for architecture in architectures:
+            targets = [Target(python, architecture) for python in pythons]
+            bundles.append(make_bundle(targets, wheel, arguments.cache, arguments.output))
+    folder = arguments.output / FOLDER
+    make_folder(bundles, folder)
+    for path in (*bundles, folder):
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def make_bundle(targets: list[Target], wheel: Path, cache: Path, output: Path) -> Path:
+    """Make the bundle of one processor from the agent's wheel and return its path."""
+    architecture = targets[0].architecture
+    lock = (REPOSITORY / "requirements" / "run.txt").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / f"ebs-agent-{agent.__version__}-{architecture}"
+        house = root / "wheels"
+        house.mkdir(parents=True)
+        for target in targets:
+            shelf = cache / f"{architecture}-{target.python}"
+            fill_shelf(shelf, target, lock)
+            for path in sorted(shelf.glob("*.whl")):
+                shutil.copyfile(path, house / path.name)
+        shutil.copyfile(wheel, house / wheel.name)
+        add_files(root, lock, wheel)
+        bill = sbom.describe_wheels(list(house.glob("*.whl")), NAME, agent.__version__)
+        (root / "sbom.cdx.json").write_text(bill, encoding="utf-8")
+        archive.write_sums(root)
+        bundle = output / f"{root.name}.tar.gz"
+        archive.pack(root, bundle)
+    return bundle
+
+
+def fill_shelf(shelf: Path, target: Target, lock: str) -> None:
+    """Have ``shelf`` hold exactly the wheels of this lock for this target, downloaded once."""
+    stamp = shelf / "lock.txt"
+    wanted = "\n".join([*target.select(lock), wheels.PIP, *target.platforms])
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(shelf, ignore_errors=True)
+    shelf.mkdir(parents=True)
+    wheels.download(target, lock, shelf)
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def add_files(root: Path, lock: str, wheel: Path) -> None:
+    """Add everything that is not a wheel of somebody else's."""
+    own = f"{NAME}=={agent.__version__} --hash=sha256:{archive.hash_file(wheel)}\n"
+    (root / "requirements.txt").write_text(lock + own, encoding="utf-8")
+    (root / "VERSION").write_text(f"{agent.__version__}\n", encoding="utf-8")
+    for name in INSIDE:
+        shutil.copy(REPOSITORY / FOLDER / name, root / name)
+    shutil.copytree(REPOSITORY / FOLDER / "hooks.d", root / "hooks.d")
+    shutil.copytree(REPOSITORY / "systemd", root / "systemd")
+    shutil.copytree(REPOSITORY / "docs", root / "docs")
+    shutil.copy(REPOSITORY / "LICENSE", root / "LICENSE")
+
+
+def make_folder(bundles: list[Path], folder: Path) -> None:
+    """Make the folder that is uploaded as it is."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    # Beside hooks.d, which on_create.sh would install: they act only for those who put them there.
+    shutil.copytree(REPOSITORY / FOLDER / "hooks.d", folder / "hooks.examples")
+    for name in UPLOADED:
+        shutil.copy(REPOSITORY / FOLDER / name, folder / name)
+    for bundle in bundles:
+        shutil.copyfile(bundle, folder / bundle.name)
+        shutil.copyfile(f"{bundle}.sha256", folder / f"{bundle.name}.sha256")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

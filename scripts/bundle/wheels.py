@@ -1,0 +1,57 @@
+"""Gets the wheels: the locked ones from the package index by their hashes, the agent's own from the tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.bundle.targets import Target
+
+PIP = "pip==25.3"
+"""Goes along, since distributions' Pythons often come without; any pip that still knows Python 3.10 will do."""
+PIP_HASH = "sha256:9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
+
+
+def download(target: Target, lock: str, directory: Path) -> None:
+    """Download every locked wheel that ``target`` needs into ``directory``; wheels that are there stay.
+
+    Raises CalledProcessError where one does not exist for the target or has another hash than the lock says.
+    """
+    lines = [*target.select(lock), f"{PIP} --hash={PIP_HASH}"]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
+        requirements.write("\n".join(lines) + "\n")
+        requirements.flush()
+        platforms = [word for platform in target.platforms for word in ("--platform", platform)]
+        _run_pip(
+            *("download", "--quiet", "--retries", "5", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
+            *("--python-version", target.python, "--implementation", "cp", *platforms),
+            *("--dest", str(directory), "--requirement", requirements.name),
+        )
+
+
+def build(repository: Path, directory: Path) -> Path:
+    """Build the agent's wheel from the working tree and return its path; the same tree gives the same bytes."""
+    # A private umask of whoever builds must not decide what is in the archive.
+    _run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(repository)],
+        {"SOURCE_DATE_EPOCH": "1577836800"},
+    )
+    [wheel] = directory.glob("hyperpod_ebs_agent-*.whl")
+    return wheel
+
+
+def _run_pip(*arguments: str) -> None:
+    _run([sys.executable, "-m", "pip", *arguments], {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+
+
+def _run(argv: Sequence[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        argv, check=False, env={**os.environ, **environment}, capture_output=True, text=True, umask=0o022
+    )
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        done.check_returncode()

@@ -82,7 +82,7 @@ class Daemon:
         # Where files stand in for volumes there is no instance whose metadata could be asked.
         surroundings = look_around()
         self._surroundings = replace(surroundings, metadata_endpoint=None) if has_standins else surroundings
-        self._hands = NodeHands(node, self._reconciler, lambda: self._present)
+        self._hands = NodeHands(node, self._reconciler, lambda: self._present, self._surveyor.refresh)
         self._cloud = CloudService(
             lambda: self._policy,
             self._hands,
@@ -150,21 +150,16 @@ class Daemon:
         finally:
             self._service.tell_ready(self._summarize())
         changes = diff_policies(self._policy, policy)
+        self._hands.released.clear()
         self._put_policy(policy)
         self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
         self._surveyor.refresh()
         self._reconciler.wake_all()
         self._cloud.wake()
 
-    async def release(self, volume_id: VolumeId) -> None:
-        """Unmount a volume and leave it so until it is kept again, or raise AgentError: who uses it."""
-        await self._hands.release(volume_id)
-        self._surveyor.refresh()
-
     def keep(self, volume_id: VolumeId) -> None:
         """Have a volume that was released used again as the policy says."""
         self._hands.keep(volume_id)
-        self._surveyor.refresh()
         self._cloud.wake()
 
     def wake(self, volume_id: VolumeId | None) -> None:

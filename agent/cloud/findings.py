@@ -18,6 +18,9 @@ from agent.steps import Refuse, Wait
 class Hands(Protocol):
     """What the cloud half may have done on the node, and ask of it."""
 
+    released: set[VolumeId]
+    """Volumes that are to be left unmounted, and not to be attached again, until a person says so."""
+
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         """Return the volumes whose devices are here, with the block device name chosen at attach."""
 

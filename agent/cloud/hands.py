@@ -22,11 +22,16 @@ class NodeHands:
     """The node half as the cloud half may use it; ``released`` are volumes to be left unmounted."""
 
     def __init__(
-        self, node: Node, reconciler: Reconciler, present: Callable[[], Mapping[VolumeId, Seen]]
+        self,
+        node: Node,
+        reconciler: Reconciler,
+        present: Callable[[], Mapping[VolumeId, Seen]],
+        refresh: Callable[[], None],
     ) -> None:
         self._node = node
         self._reconciler = reconciler
         self._present = present
+        self._refresh = refresh
         self.released: set[VolumeId] = set()
 
     def list_devices(self) -> Mapping[VolumeId, str | None]:
@@ -41,7 +46,9 @@ class NodeHands:
 
         While it is released the policy does not have it mounted again.
         """
+        # From now on nothing is wanted of it, so that no pass mounts it again behind our back.
         self.released.add(volume_id)
+        self._refresh()
         mounts: tuple[Mount, ...] = ()
         try:
             async with self._reconciler.hold(volume_id) as session:
@@ -50,16 +57,15 @@ class NodeHands:
                 for mount in sorted(mounts, key=lambda mount: mount.mount_id, reverse=True):
                     await session.execute(Unmount(mount), observed)
         except AgentError as error:
-            self.released.discard(volume_id)
+            self.keep(volume_id)
             if error.reason is Reason.DEVICE_BUSY:
                 raise await self._name_users(volume_id, error, mounts) from error
             raise
-        finally:
-            self._reconciler.wake(volume_id)
 
     def keep(self, volume_id: VolumeId) -> None:
         """Have the volume mounted again as the policy says."""
         self.released.discard(volume_id)
+        self._refresh()
         self._reconciler.wake(volume_id)
 
     async def _name_users(

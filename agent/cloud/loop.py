@@ -18,7 +18,14 @@ import structlog
 
 from agent.cloud.attach import choose_volume, plan_attach
 from agent.cloud.backoff import BackOffs
-from agent.cloud.calls import Call, Change, CreateVolume
+from agent.cloud.calls import (
+    AttachClusterNodeVolume,
+    AttachVolume,
+    Call,
+    Change,
+    CreateVolume,
+    DetachClusterNodeVolume,
+)
 from agent.cloud.claims import (
     Making,
     WantedVolume,
@@ -214,7 +221,7 @@ class CloudLoop:
             self._let_rest(entry, resting, look)
             return
         try:
-            decision = await self._decide(entry, look)
+            decision = self._hold_back(await self._decide(entry, look))
             if decision is not None:
                 await self._carry_out(entry.name, decision, look)
             if isinstance(decision, Settled):
@@ -243,6 +250,19 @@ class CloudLoop:
         if entry.match is not None and is_searchable(entry):
             return await self._decide_matching(entry.name, entry.match, look)
         return None
+
+    def _hold_back(self, decision: Decision | None) -> Decision | None:
+        """Leave a volume that was detached by hand where it is."""
+        call = decision.call if isinstance(decision, Do) else None
+        if not isinstance(call, (AttachVolume, AttachClusterNodeVolume)):
+            return decision
+        if call.volume_id not in self._hands.released or isinstance(call, DetachClusterNodeVolume):
+            return decision
+        return Wait(
+            Reason.NOT_ATTACHED,
+            f"{call.volume_id} was detached by hand.",
+            hint=f"ebs-agent attach {call.volume_id} brings it back, as does reloading the policy.",
+        )
 
     def _decide_claim(self, name: str, claim: Claim, look: _Look) -> Decision:
         wanted = look.want(name, claim)

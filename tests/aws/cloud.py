@@ -325,6 +325,24 @@ class Cloud:
         if report.has_errors():
             raise CallError("ValidationException", report.generate_report())
 
+    def describe_cluster_node(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Describe a node with its zone, which moto leaves out."""
+        self._validate("DescribeClusterNode", parameters)
+        node = self.nodes.get(str(parameters.get("NodeId")))
+        if node is None:
+            raise CallError("ResourceNotFound", f"Node {parameters.get('NodeId')} not found.")
+        details = {
+            "InstanceGroupName": node.instance_group_name,
+            "InstanceId": node.instance_id,
+            "InstanceStatus": {"Status": node.status},
+            "Placement": {"AvailabilityZone": self.zones[node.instance_id]},
+        }
+        shape = self._model.operation_model("DescribeClusterNode").output_shape
+        assert shape is not None
+        report = self._validator.validate({"NodeDetails": details}, shape)
+        assert not report.has_errors(), report.generate_report()
+        return {"NodeDetails": details}
+
     # -- What EC2 does and moto does not --------------------------------------------------------------------
 
     def find_by_token(self, token: str, parameters: dict[str, Any]) -> str | None:

@@ -116,6 +116,7 @@ class AwsServer:
         own = {
             "AttachClusterNodeVolume": cloud.attach_cluster_node_volume,
             "DetachClusterNodeVolume": cloud.detach_cluster_node_volume,
+            "DescribeClusterNode": cloud.describe_cluster_node,
         }.get(operation)
         if own is not None:
             answer = json.dumps(own(parameters)).encode()
@@ -125,8 +126,6 @@ class AwsServer:
         if operation in _DESCRIBES:
             with cloud.hide_the_new():
                 return self._pass_on(environ)
-        if operation == "DescribeClusterNode" and parameters.get("NodeId") not in cloud.nodes:
-            raise CallError("ResourceNotFound", f"Node {parameters.get('NodeId')} not found.")
         if operation == "ModifyVolume":
             cloud.check_modification(parameters)
         if operation in {"EnableFastSnapshotRestores", "LockSnapshot"}:

@@ -82,6 +82,7 @@ class EmulatedHands:
     devices: FollowingDevices
     instance_id: str
     busy: set[str] = field(default_factory=set)
+    released: set[VolumeId] = field(default_factory=set)
     is_frozen: bool = False
     freezes: int = 0
     on_freeze: Callable[[], None] = lambda: None

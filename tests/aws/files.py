@@ -1,0 +1,52 @@
+"""Volumes of the emulated cloud that carry real bytes: files that a directory of stand-ins makes devices of.
+
+Attaching moves a volume's file into the node's directory, detaching moves it back, modifying makes it longer,
+a snapshot is a copy, and a volume made from one begins as its copy.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+class FileVolumes:
+    """Hooks of the cloud; ``nodes`` maps instance IDs to their directories of stand-ins."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self.nodes: dict[str, Path] = {}
+        store.mkdir()
+
+    def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
+        path = self._store / f"{volume_id}.img"
+        if snapshot_id is None:
+            path.touch()
+        else:
+            _copy(self._store / snapshot_id, path)
+        os.truncate(path, size_gib << 30)
+
+    def attach(self, volume_id: str, instance_id: str, device: str) -> None:
+        del device
+        self.find(volume_id).rename(self.nodes[instance_id] / f"{volume_id}.img")
+
+    def detach(self, volume_id: str, instance_id: str) -> None:
+        attached = self.nodes[instance_id] / f"{volume_id}.img"
+        if attached.exists():
+            attached.rename(self._store / attached.name)
+
+    def grow(self, volume_id: str, size_gib: int) -> None:
+        os.truncate(self.find(volume_id), size_gib << 30)
+
+    def snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        _copy(self.find(volume_id), self._store / snapshot_id)
+
+    def find(self, volume_id: str) -> Path:
+        """Return where a volume's bytes are now: in the store, or attached to a node."""
+        places = (self._store, *self.nodes.values())
+        return next(path for place in places if (path := place / f"{volume_id}.img").exists())
+
+
+def _copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)

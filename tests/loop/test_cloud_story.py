@@ -1,0 +1,251 @@
+"""The cloud half end to end on files: real mkfs, mounts, growth and freezes; an AWS that is emulated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.node.mountinfo import read_mounts
+from tests.agent_process import AgentProcess, Scratch, find_free_port, wait_until
+from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
+from tests.aws.files import FileVolumes
+from tests.aws.server import AwsServer
+
+GIB = 1024**3
+
+
+class ClusterNode:
+    """A node of the emulated cluster with a real agent over the files attached to it."""
+
+    def __init__(self, base: Path, aws: AwsServer, files: FileVolumes, instance_id: str, name: str) -> None:
+        base.mkdir()
+        self.scratch = Scratch(base).prepare()
+        self.agent = AgentProcess(self.scratch)
+        self.instance_id = instance_id
+        files.nodes[instance_id] = self.scratch.devices
+        aws.cloud.add_node(instance_id)
+        config = {
+            "ClusterConfig": {"ClusterArn": CLUSTER_ARN, "ClusterName": "c"},
+            "InstanceGroups": [
+                {
+                    "Name": "compute",
+                    "Instances": [
+                        {"InstanceName": name, "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
+                    ],
+                }
+            ],
+        }
+        self._config = base / "resource_config.json"
+        self._config.write_text(json.dumps(config))
+        self._endpoint = aws.endpoint
+
+    def write_policy(self, *volumes: dict[str, Any]) -> None:
+        agent = {
+            "allowed_roots": [str(self.scratch.data)],
+            "http": {"listen": f"127.0.0.1:{find_free_port()}"},
+            "resync": "5s",
+            "cloud": {"enabled": True},
+        }
+        policy = {
+            "version": 1,
+            "agent": agent,
+            "classes": {"fast": {"type": "gp3"}},
+            "volumes": list(volumes),
+        }
+        self.scratch.paths.policy.write_text(yaml.safe_dump(policy))
+
+    def claim(self, name: str, size: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "claim": {"class": "fast", "size": size, **more},
+            "filesystem": {"type": "xfs", "format": "never" if "from" in more else "if-blank"},
+            "mount": {"path": str(self.scratch.data / name)},
+            "grow": True,
+        }
+
+    def start(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("SAGEMAKER_RESOURCE_CONFIG_PATH", str(self._config))
+        environment.setenv("EBS_AGENT_CLOUD_ENDPOINT", self._endpoint)
+        environment.setenv("AWS_ACCESS_KEY_ID", "emulated")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "emulated")
+        environment.setenv("AWS_REGION", REGION)
+        self.agent.start()
+
+    def order(self, *words: str) -> str:
+        """Run a command of the command line against this node's agent, and return what it printed."""
+        argv = [sys.executable, "-m", "agent", "--root", str(self.scratch.root), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr + self.agent.read_log()[-3000:]
+        return done.stdout
+
+    def fail(self, *words: str) -> tuple[int, str]:
+        argv = [sys.executable, "-m", "agent", "--root", str(self.scratch.root), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100)
+        return done.returncode, done.stderr
+
+    def wait_ready(self, name: str) -> dict[str, Any]:
+        return self.agent.wait_condition(name, "Ready")
+
+    def end(self) -> None:
+        self.agent.end_anyhow()
+        self.scratch.clean()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileVolumes:
+    return FileVolumes(tmp_path / "store")
+
+
+@pytest.fixture
+def aws(files: FileVolumes) -> Iterator[AwsServer]:
+    with AwsServer(Cloud(files)) as server:
+        yield server
+
+
+@pytest.fixture
+def first(tmp_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
+    node = ClusterNode(tmp_path / "first", aws, files, "i-00000000000000001", "compute-1")
+    yield node
+    node.end()
+
+
+@pytest.fixture
+def replacement(tmp_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
+    node = ClusterNode(tmp_path / "second", aws, files, "i-00000000000000002", "compute-1")
+    yield node
+    node.end()
+
+
+class Writer:
+    """Writes numbered lines to a file, synced, until it is told to stop."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = 0
+        self._path = path
+        self._is_told_to_stop = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self) -> None:
+        with self._path.open("w") as file:
+            while not self._is_told_to_stop.is_set():
+                file.write(f"line {self.lines}\n")
+                file.flush()
+                os.fsync(file.fileno())
+                self.lines += 1
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._is_told_to_stop.set()
+        self._thread.join()
+
+
+def test_life_of_a_claim(
+    first: ClusterNode, replacement: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim's data survives growth under load, snapshot and restore, and the replacement of its node."""
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    status = first.wait_ready("ckpt")
+    volume = status["volume_id"]
+    assert list(aws.cloud.volumes) == [volume]
+    data = first.scratch.data / "ckpt"
+    (data / "weights").write_bytes(bytes(range(256)) * 4096)
+
+    writer = Writer(data / "journal")
+    try:
+        assert "usable" in first.order("expand", "ckpt", "2GiB")
+        wait_until(lambda: os.statvfs(data).f_blocks * os.statvfs(data).f_frsize > 1.7 * GIB, "it has grown")
+        said = first.order("snapshot", "ckpt", "--wait")
+    finally:
+        writer.stop()
+    assert "with writes held" in said
+    assert writer.lines > 10
+    snapshot = next(word for word in said.split() if word.startswith("snap-"))
+    assert aws.cloud.ec2.snapshots[snapshot].volume_id == volume
+
+    first.write_policy(first.claim("ckpt", "2GiB"), first.claim("copy", "3GiB", **{"from": snapshot}))
+    first.agent.reload()
+    first.wait_ready("copy")
+    copy = first.scratch.data / "copy"
+    assert (copy / "weights").read_bytes() == (data / "weights").read_bytes()
+    lines = (copy / "journal").read_text().splitlines()
+    assert lines == [f"line {number}" for number in range(len(lines))]
+    assert os.statvfs(copy).f_blocks * os.statvfs(copy).f_frsize > 2.5 * GIB
+
+    first.agent.kill()
+    first.scratch.clean()
+    aws.cloud.remove_node(first.instance_id, keeps_attachments=True)
+    replacement.write_policy(
+        replacement.claim("ckpt", "2GiB"), replacement.claim("copy", "3GiB", **{"from": snapshot})
+    )
+    replacement.start(monkeypatch)
+    assert replacement.wait_ready("ckpt")["volume_id"] == volume
+    replacement.wait_ready("copy")
+    assert (replacement.scratch.data / "ckpt" / "weights").read_bytes() == bytes(range(256)) * 4096
+    assert replacement.agent.read_events("volume.formatted") == []
+    assert len(aws.cloud.volumes) == 2
+
+
+def test_detach_and_attach_by_hand(
+    first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detaching names who is in the way, then unmounts, detaches and stays so; attaching brings it back."""
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    volume = first.wait_ready("ckpt")["volume_id"]
+    data = first.scratch.data / "ckpt"
+    with (data / "open").open("w"):
+        code, said = first.fail("detach", "ckpt")
+        assert code == 5
+        assert f"pid {os.getpid()}" in said
+        assert aws.cloud.volumes[volume].emulated
+    first.order("detach", "ckpt")
+    assert not aws.cloud.volumes[volume].emulated
+    assert not [mount for mount in read_mounts() if mount.path == str(data)]
+    time.sleep(3)
+    assert not aws.cloud.volumes[volume].emulated, "it is not attached again behind the person's back"
+    first.order("attach", volume)
+    first.wait_ready("ckpt")
+
+
+def test_frozen_filesystem_is_thawed_when_the_agent_dies(
+    first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent killed while it holds a filesystem frozen leaves it writable."""
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    first.wait_ready("ckpt")
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def hang(volume_id: str, snapshot_id: str) -> None:
+        del volume_id, snapshot_id
+        is_begun.set()
+        may_end.wait(20)
+
+    monkeypatch.setattr(aws.cloud.hooks, "snapshot", hang)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "agent", "--root", str(first.scratch.root), "snapshot", "ckpt"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert is_begun.wait(30)
+        writer = Writer(first.scratch.data / "ckpt" / "file")
+        time.sleep(0.5)
+        assert writer.lines == 0, "writes are held while the snapshot begins"
+        first.agent.kill()
+        wait_until(lambda: writer.lines > 3, "writes go on", 15)
+        writer.stop()
+    finally:
+        may_end.set()
+        command.wait(30)

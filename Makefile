@@ -5,6 +5,7 @@
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
 #   make bench      measure the agent
 #   make build      wheel and source distribution into dist/
+#   make bundle     what is put into S3: everything a node without internet needs, into dist/
 #   make lock       resolve the dependencies anew
 # Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
 # REQUIRE_TIERS=unit,component,loop,vm makes a skipped tier a failure.
@@ -32,7 +33,7 @@ UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS)) $(PYTEST_ARGS)
 FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
 
-.PHONY: help venv check test test-vm test-all demo bench build lock clean
+.PHONY: help venv check test test-vm test-all demo bench build bundle lock clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -82,6 +83,9 @@ bench: $(VENV)/dev.stamp
 
 build: $(VENV)/dev.stamp
 	$(BIN)/python -m build --no-isolation
+
+bundle: $(VENV)/dev.stamp
+	$(BIN)/python -m scripts.bundle
 
 # One version of each dependency for all Pythons: what one of them tests is what the others run.
 lock: $(BIN)/python

@@ -59,6 +59,10 @@ def _read_metadata(wheel: Path) -> Message:
 def _read_classifier(metadata: Message) -> str | None:
     classifiers = metadata.get_all("Classifier", [])
     return next(
-        (line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: OSI Approved :: ")),
+        (
+            line.rpartition(" :: ")[2]
+            for line in classifiers
+            if line.startswith("License :: OSI Approved :: ")
+        ),
         None,
     )

@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.bundle.archive import EPOCH_S
 from scripts.bundle.targets import Target
 
 PIP = "pip==25.3"
-"""Goes along, since distributions' Pythons often come without; any pip that still knows Python 3.10 will do."""
+"""Goes along, since distributions' Pythons often come without one."""
 PIP_HASH = "sha256:9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
 
 
@@ -27,19 +28,18 @@ def download(target: Target, lock: str, directory: Path) -> None:
         requirements.flush()
         platforms = [word for platform in target.platforms for word in ("--platform", platform)]
         _run_pip(
-            *("download", "--quiet", "--retries", "5", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
+            *("download", "--quiet", "--retries", "5"),
+            *("--no-deps", "--require-hashes", "--only-binary", ":all:"),
             *("--python-version", target.python, "--implementation", "cp", *platforms),
             *("--dest", str(directory), "--requirement", requirements.name),
         )
 
 
 def build(repository: Path, directory: Path) -> Path:
-    """Build the agent's wheel from the working tree and return its path; the same tree gives the same bytes."""
+    """Build the agent's wheel and return its path; the same tree gives the same bytes."""
     # A private umask of whoever builds must not decide what is in the archive.
-    _run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(repository)],
-        {"SOURCE_DATE_EPOCH": "1577836800"},
-    )
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    _run([*build, "--outdir", str(directory), str(repository)], {"SOURCE_DATE_EPOCH": str(EPOCH_S)})
     [wheel] = directory.glob("hyperpod_ebs_agent-*.whl")
     return wheel
 

@@ -15,7 +15,7 @@ BUILD_TIMEOUT_S = 1800
 
 CLEAN_UP = """
 systemctl stop ebs-agent.service 2> /dev/null || :
-for mountpoint in $(findmnt --raw --noheadings --output TARGET | grep -E '^/(data|mnt)/' | sort -r); do
+for mountpoint in $(findmnt --raw --noheadings --output TARGET | grep -E '^/(data|mnt)(/|$)' | sort -r); do
     umount "$mountpoint" || umount --lazy "$mountpoint"
 done
 """

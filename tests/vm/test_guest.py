@@ -107,6 +107,19 @@ class TestKernelTarget:
         assert "ACTION=change" in event
         assert f"DEVNAME={device}" in event
 
+    def test_twenty_volumes_attach_together(self, guest: Guest) -> None:
+        """Twenty volumes become twenty devices, each with its own serial, and leave nothing when removed."""
+        sizes_bytes = {f"vol-{number:017x}": (number + 64) * MIB for number in range(20)}
+        devices = guest.nvmet.attach_all(sizes_bytes)
+        assert len(set(devices)) == 20
+        assert {volume: guest.nvmet.find_device(volume) for volume in list(sizes_bytes)[::7]} == dict(
+            list(zip(sizes_bytes, devices, strict=True))[::7]
+        )
+        guest.nvmet.remove_all()
+        assert (
+            guest.shell("ls /scratch/volumes; lsblk --noheadings --nodeps --output NAME --include 259") == ""
+        )
+
     @pytest.mark.parametrize("leave", ["disconnect", "pull"])
     def test_volume_that_left_returns_with_its_data(self, guest: Guest, leave: str) -> None:
         """A volume that was detached, or pulled, is gone as a device and comes back with what was written."""

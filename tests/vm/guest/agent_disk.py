@@ -67,7 +67,7 @@ def get_agent_layer(image: Image) -> Path:
     dependencies = get_dependency_layer(image)
     sources: list[bytes | str] = [hash_tree(PACKAGE), *((REPOSITORY / name).read_bytes() for name in SOURCES)]
     key = hash_parts([dependencies.name, *sources])
-    return make_once("agent", key, lambda work: build_agent(work, image, dependencies))
+    return make_once("agent", key, lambda work: build_agent(work, image, dependencies), keep=4)
 
 
 def build_dependencies(work: Path, image: Image) -> None:

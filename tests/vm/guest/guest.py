@@ -44,7 +44,7 @@ KERNEL_ARGS = (
     "systemd.machine_id=00000000000000000000000000000eb5",
     *("root=/dev/vda", "rw", "console=ttyS0,115200", "loglevel=4", "systemd.show_status=false"),
     # Emulated, each of these costs seconds and protects nothing.
-    *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on", "rcupdate.rcu_expedited=1"),
+    *("mitigations=off", "audit=0", "nokaslr", "random.trust_cpu=on"),
     *("tsc=reliable", "no_timer_check", "i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1", "cryptomgr.notests"),
     # Linux 6.1 takes a TCP fragment that spans two huge pages for an overrun, and stops whoever receives it:
     # a target in user space, fed by the same machine's kernel, meets such fragments.
@@ -236,12 +236,12 @@ class Guest:
     def put_tree(self, source: Path, destination: str, *, names: Sequence[str] = (".",)) -> None:
         """Copy a directory of the host, or some of its entries, into a directory of the guest."""
         archive = subprocess.run(
-            ["tar", "-cC", source, "--exclude=__pycache__", "--owner=0", "--group=0", "--", *names],
+            ["tar", "-czC", source, "--exclude=__pycache__", "--owner=0", "--group=0", "--", *names],
             capture_output=True,
             check=True,
         ).stdout
         self.run(["mkdir", "-p", destination])
-        self.run(["tar", "-xC", destination], stdin=archive, timeout_s=300)
+        self.run(["tar", "-xzC", destination], stdin=archive, timeout_s=300)
 
     def refresh_agent(self) -> None:
         """Replace the agent's package in the running guest by the working tree's, and nothing else."""

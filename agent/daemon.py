@@ -30,8 +30,10 @@ from agent.report.board import Board, Expected, VolumeStatus
 from agent.report.control import make_control_app, serve_control
 from agent.report.counters import Counters
 from agent.report.events import EventName
+from agent.report.hooks import HookRunner
 from agent.report.http import Listen, Tls, make_app, serve_http
 from agent.report.metrics import register_board
+from agent.report.sampler import Sampler
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
 
@@ -76,6 +78,7 @@ class Daemon:
         self._board = Board()
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
+        self._sampler = Sampler(node, self._board, self._reconciler.wake)
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
@@ -116,6 +119,9 @@ class Daemon:
         add_cloud_routes(app, self._board, self._cloud.prepare_orders, self)
         await tasks.start(serve_control, app, self._paths.socket, name="control socket")
         tasks.start_soon(self._serve_http, name="http")
+        hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts)
+        tasks.start_soon(hooks.run, name="hooks")
+        tasks.start_soon(self._sampler.run, name="health")
         await tasks.start(self._run_reconciler, name="reconciler")
         await tasks.start(self._run_surveyor, name="surveyor")
         # Listening comes before listing: what appears in between is announced or listed, or both.
@@ -209,6 +215,8 @@ class Daemon:
     def _put_policy(self, policy: Policy) -> None:
         self._policy = policy
         self._node.allow_roots(policy.agent.allowed_roots)
+        self._sampler.interval_s = policy.agent.health.interval_s
+        self._sampler.may_write = policy.agent.health.write_probe
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
 

@@ -62,6 +62,8 @@ class _Track:
     """Set after the first pass, however it ended."""
     failures: int = 0
     last_step: StepOutcome | None = None
+    observed: Observed | None = None
+    """What was found last: shown on for a volume that does not answer any more."""
     attached_at: float | None = None
     """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
 
@@ -223,7 +225,8 @@ class _Pass:
         except AgentError as error:
             needs_retry = error.retryable
             wanted = want if isinstance(want, Wanted) else None
-            self._publish(describe_failure(self._volume, self._observed, wanted, error))
+            known = self._observed or self._track.observed
+            self._publish(describe_failure(self._volume, known, wanted, error))
             self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
         else:
             self._counters.count_reconcile("done", self._clock() - began)
@@ -236,7 +239,7 @@ class _Pass:
         """Do the first step, look again, and so on, until no action is left."""
         previous: tuple[Observed, Action] | None = None
         for _ in range(MAX_STEPS):
-            observed = self._observed = await session.observe(wanted)
+            observed = self._observed = self._track.observed = await session.observe(wanted)
             plan = make_plan(observed, wanted)
             self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
             if not plan.actions:
@@ -273,9 +276,8 @@ class _Pass:
 
     def _publish(self, status: VolumeStatus) -> None:
         old = self._board.get(self._volume)
-        usage = None if old is None else old.usage
-        self._board.publish(replace(status, last_step=self._track.last_step, usage=usage))
-        record_transition(self._board, old, status)
+        self._board.publish(replace(status, last_step=self._track.last_step))
+        record_transition(self._board, old, self._board.get(self._volume) or status)
         self._time_attach(status)
 
     def _time_attach(self, status: VolumeStatus) -> None:

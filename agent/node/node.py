@@ -19,6 +19,7 @@ from agent.node.block import list_links
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource
 from agent.node.records import Records, read_boot_id
+from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
 from agent.node.users import resolve_ids
@@ -100,6 +101,16 @@ class Node:
             yield session
         finally:
             await session.close()
+
+    async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
+        """Sample how a volume is, or raise; NotAnsweringError at once while it still hangs from last time."""
+        return await self.workers.call(
+            take_sample, request, self.source.identify, timeout_s=timeout_s, subject=request.volume
+        )
+
+    def is_stuck(self, volume: VolumeId) -> bool:
+        """Tell whether a worker that was asked about the volume hangs in the kernel since."""
+        return volume in self.workers.stuck_subjects
 
     async def resolve_ids(self, wanted: WantedMount | WantedBlock | None) -> Ids:
         """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""

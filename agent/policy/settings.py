@@ -29,6 +29,12 @@ def _check_resync(seconds: float) -> float:
     return seconds
 
 
+def _check_interval(seconds: float) -> float:
+    if not 1 <= seconds <= 3600:  # noqa: PLR2004 - EBS's statistics are renewed once a second
+        raise refuse("The health interval is not possible.", "Choose from 1s to 1h.")
+    return seconds
+
+
 class ServerTls(Section):
     """Certificates of the HTTP server."""
 
@@ -90,6 +96,17 @@ class MqttSettings(Section):
         return self.tls is not None or self.port == MQTT_TLS_PORT
 
 
+class HealthSettings(Section):
+    """How closely volumes are watched."""
+
+    interval_s: Annotated[DurationSeconds, AfterValidator(_check_interval)] = Field(
+        default=15.0, alias="interval", json_schema_extra={"default": "15s"}
+    )
+    """How often each volume is sampled."""
+    write_probe: bool = False
+    """Try each filesystem that is to be written to with a file that has no name, every time."""
+
+
 class CloudSettings(Section):
     """What the agent may ask of AWS."""
 
@@ -106,6 +123,8 @@ class AgentSettings(Section):
     """The HTTP server."""
     mqtt: MqttSettings | None = None
     """Publish to MQTT; without it nothing is."""
+    health: HealthSettings = HealthSettings()
+    """How closely volumes are watched."""
     cloud: CloudSettings = CloudSettings()
     """What the agent may ask of AWS."""
     allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")

@@ -13,6 +13,7 @@ import agent
 from agent.errors import AgentError
 from agent.report.board import Board, VolumeStatus
 from agent.report.events import Event
+from agent.report.health import Health
 from agent.report.readiness import Readiness, assess_node
 
 
@@ -43,6 +44,8 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
             "files_free": usage.files_free,
             "is_read_only": usage.is_read_only,
         },
+        "health": status.health and show_health(status.health),
+        "verdicts": show_verdicts(status.health),
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step
@@ -51,6 +54,32 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
             {"step": planned.step, "text": planned.text, "hint": planned.hint} for planned in status.plan
         ],
     }
+
+
+def show_health(health: Health) -> dict[str, Any]:
+    """Return what sampling found, as JSON values; what is not known is null."""
+    sample, statistics = health.sample, health.statistics
+    mount = None if sample is None else sample.mount
+    return {
+        "stalled": health.is_stalled,
+        "probe_s": health.probe_s,
+        "filesystem_errors": None if mount is None else mount.errors,
+        "io_timeout_s": None if sample is None else sample.io_timeout_s,
+        "queue_length": None if statistics is None else statistics.queue_length,
+    }
+
+
+def show_verdicts(health: Health | None) -> list[dict[str, Any]]:
+    """Return everything that is wrong, worst first; the first may be the volume's condition."""
+    return [
+        {
+            "condition": verdict.condition.value,
+            "reason": verdict.reason.value,
+            "message": verdict.message,
+            "hint": verdict.hint,
+        }
+        for verdict in (() if health is None else health.verdicts)
+    ]
 
 
 def show_explanation(status: VolumeStatus) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import structlog
 
 from agent.model import Condition, Reason, VolumeId
 from agent.report.events import Event, EventHistory, EventName
+from agent.report.health import Health, is_worse
 from agent.steps import Refuse, Wait
 
 MAX_PENDING_CHANGES = 1024
@@ -88,6 +89,12 @@ class VolumeStatus:
     plan: tuple[PlannedStep, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     """What was observed, in the order it is to be read, for ``explain``."""
+    wants_read_only: bool = False
+    """The policy has it mounted read-only."""
+    wants_growth: bool = False
+    """The policy has its filesystem fill the device."""
+    health: Health | None = None
+    """What sampling it found; None before the first sample. The board fills it in."""
     since: datetime | None = None
     """When the volume came into this condition for this reason; the board fills it in."""
 
@@ -149,15 +156,33 @@ class Board:
         self.is_first_look_done = False
         self._now = now
         self._statuses: dict[VolumeId, VolumeStatus] = {}
+        self._told: dict[VolumeId, VolumeStatus] = {}
+        """What the engine said last of each."""
+        self._healths: dict[VolumeId, Health] = {}
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:
-        """Show ``status`` from now on. ``since`` is kept while condition and reason stay the same."""
-        volume_id = status.volume_id
-        if volume_id is None:
+        """Show what the engine says of a volume from now on, where its health says nothing worse."""
+        if status.volume_id is None:
             raise ValueError("a status has a place on the board under its volume's ID only")
+        self._told[status.volume_id] = status
+        self._show(status.volume_id)
+
+    def judge(self, volume_id: VolumeId, health: Health | None) -> None:
+        """Show what sampling found of a volume the engine has told of; None: nothing is known any more."""
+        if volume_id not in self._told:
+            return
+        if health is None:
+            self._healths.pop(volume_id, None)
+        else:
+            self._healths[volume_id] = health
+        self._show(volume_id)
+
+    def _show(self, volume_id: VolumeId) -> None:
+        """Put together what is known. ``since`` is kept while condition and reason stay the same."""
+        status = combine(self._told[volume_id], self._healths.get(volume_id))
         old = self._statuses.get(volume_id)
         is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
         status = replace(status, since=old.since if old is not None and is_same else self._now())
@@ -168,6 +193,8 @@ class Board:
 
     def remove(self, volume_id: VolumeId) -> None:
         """Forget a volume that is neither attached nor spoken of by the policy."""
+        self._told.pop(volume_id, None)
+        self._healths.pop(volume_id, None)
         if self._statuses.pop(volume_id, None) is not None:
             self._tell(Change(volume_id, None))
 
@@ -194,7 +221,7 @@ class Board:
         return self._expected
 
     def get(self, volume_id: VolumeId) -> VolumeStatus | None:
-        """Return what the engine published last; ``find`` and ``statuses`` add what the cloud says."""
+        """Return what is known of a volume here; ``find`` and ``statuses`` add what the cloud says."""
         return self._statuses.get(volume_id)
 
     def find(self, text: str) -> VolumeStatus | None:
@@ -247,6 +274,37 @@ class Board:
     def _tell(self, change: Change) -> None:
         for subscription in self._subscriptions:
             subscription.put(change)
+
+
+def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
+    """Return the engine's status with what sampling found; the worse of the two is the condition.
+
+    A volume the engine does not have in use stays what the engine says: only of what is usable can health
+    say that it is not.
+    """
+    if health is None:
+        return status
+    mount = None if health.sample is None else health.sample.mount
+    if mount is not None and mount.path == status.path and mount.size_bytes:
+        usage = Usage(
+            mount.size_bytes,
+            mount.avail_bytes,
+            mount.files,
+            mount.files_free,
+            is_read_only=mount.is_read_only,
+        )
+        status = replace(status, usage=usage)
+    status = replace(status, health=health)
+    worst = health.verdicts[0] if health.verdicts else None
+    if worst is None or not is_worse(worst.condition, status.condition):
+        return status
+    return replace(
+        status,
+        condition=worst.condition,
+        reason=worst.reason,
+        message=worst.message,
+        hint=worst.hint,
+    )
 
 
 def _waiting(expected: Expected) -> VolumeStatus:

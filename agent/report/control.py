@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
 from agent.report import api
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board, VolumeStatus, combine
 from agent.report.http import run_app
 from agent.report.readiness import Readiness, assess_volumes
 
@@ -193,9 +193,8 @@ class _Control:
         status = self._find(request.match_info["volume"])
         if status.volume_id is not None:
             known = status
-            status = replace(
-                await self._engine.explain(status.volume_id), since=known.since, usage=known.usage
-            )
+            status = combine(await self._engine.explain(status.volume_id), known.health)
+            status = replace(status, since=known.since)
         return web.json_response(api.show_explanation(status))
 
     async def show_events(self, request: web.Request) -> web.StreamResponse:

@@ -15,3 +15,11 @@ def show_size(size_bytes: float) -> str:
         unit += 1
     digits = 0 if unit == 0 or size == round(size) else 1
     return f"{size:.{digits}f} {UNITS[unit]}"
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration in its largest whole unit: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
+    for unit, unit_s, until_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < until_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

@@ -96,6 +96,8 @@ def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted 
         fstype=content.type.value if isinstance(content, Filesystem) else None,
         size_bytes=None if device is None else device.size_bytes,
         is_required=wanted is not None and wanted.required,
+        wants_read_only=wanted is not None and wanted.mount is not None and wanted.mount.is_read_only,
+        wants_growth=wanted is not None and wanted.grow,
         facts=() if observed is None else list_facts(observed),
     )
 

@@ -1,0 +1,98 @@
+"""Health on stand-in volumes: what a real filesystem can be brought to, and what the agent says of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent_process import MIB, AgentProcess, Scratch, wait_until
+from tests.loop.test_daemon import entry, find_mount
+
+VOLUME = "vol-0123456789abcdef0"
+HEALTH = {"interval": "1s"}
+
+
+def start(scratch: Scratch, agent: AgentProcess, fs_type: str, **health: Any) -> Path:
+    """Start an agent over one formatted and mounted volume; return where it is mounted."""
+    scratch.write_policy(entry(scratch, fs_type), health={**HEALTH, **health})
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    return scratch.data / "ckpt"
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_use_is_sampled(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
+    """A mounted volume's size and use are what statvfs says, and follow what is written to it."""
+    path = start(scratch, agent, fs_type)
+    filesystem: dict[str, Any] = wait_until(lambda: agent.status(VOLUME).get("filesystem"), "it was sampled")
+    usage = os.statvfs(path)
+    assert filesystem["size_bytes"] == usage.f_blocks * usage.f_frsize
+    (path / "big").write_bytes(bytes(64 * MIB))
+    os.sync()
+    wait_until(
+        lambda: agent.status(VOLUME)["filesystem"]["avail_bytes"] < filesystem["avail_bytes"] - 32 * MIB,
+        "the new file showed in its use",
+    )
+
+
+def test_xfs_that_shut_itself_down(scratch: Scratch, agent: AgentProcess) -> None:
+    """An XFS that is shut down is Failed, though statvfs calls it well; unmounted, it comes back."""
+    path = start(scratch, agent, "xfs")
+    subprocess.run(["xfs_io", "-x", "-c", "shutdown", str(path)], check=True)
+    status = agent.wait_condition(VOLUME, "Failed", "ShutDown")
+    assert str(path) in status["hint"]
+    subprocess.run(["umount", str(path)], check=True)
+    agent.wait_condition(VOLUME, "Ready")
+    assert find_mount(path) is not None
+
+
+def test_ext4_after_an_error(scratch: Scratch, agent: AgentProcess) -> None:
+    """An ext4 that met an error is not Ready, and its errors are counted."""
+    path = start(scratch, agent, "ext4", write_probe=True)
+    trigger = Path("/sys/fs/ext4") / Path(find_mount(path).source).name / "trigger_fs_error"
+    trigger.write_text("for the test")
+    wait_until(lambda: agent.status(VOLUME)["condition"] != "Ready", "the error was noticed")
+    status = agent.status(VOLUME)
+    assert status["reason"] in {"ReadOnly", "FilesystemErrors"}, status
+    reasons = {verdict["reason"] for verdict in status["verdicts"]}
+    assert "FilesystemErrors" in reasons
+
+
+def test_made_read_only_behind_the_agents_back(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filesystem that somebody made read-only is not left so, or is not called Ready."""
+    path = start(scratch, agent, "ext4")
+    subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
+    wait_until(
+        lambda: agent.status(VOLUME)["condition"] != "Ready" or not find_mount(path).is_read_only,
+        "it was noticed",
+    )
+
+
+def test_nearly_full(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filling filesystem is Degraded as NearlyFull, with how much is left."""
+    path = start(scratch, agent, "ext4")
+    usage = os.statvfs(path)
+    leave = usage.f_blocks * usage.f_frsize // 50
+    with (path / "big").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, usage.f_bavail * usage.f_frsize - leave)
+    status = agent.wait_condition(VOLUME, "Degraded", "NearlyFull")
+    assert "left" in status["message"]
+    assert agent.read_events("volume.degraded")[-1]["reason"] == "NearlyFull"
+
+
+def test_no_more_files(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filesystem with space and hardly a file left is Degraded as FilesFull."""
+    fields = {"filesystem": {"type": "ext4", "format": "if-blank", "mkfs_options": ["-N", "128"]}}
+    scratch.write_policy({**entry(scratch), **fields}, health=HEALTH)
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    path = scratch.data / "ckpt"
+    for number in range(os.statvfs(path).f_ffree - 2):
+        (path / str(number)).touch()
+    agent.wait_condition(VOLUME, "Degraded", "FilesFull")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import anyio
+import pytest
+import structlog.testing
+
+from agent.errors import NotAnsweringError, VanishedError
+from agent.model import Condition, DeviceNumber, Reason, VolumeId
+from agent.node.sample import BlockCounters, MountSample, Sample, SampleRequest
+from agent.report.board import Board
+from agent.report.events import EventName
+from agent.report.sampler import Sampler
+from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, make_board, make_status
+
+pytestmark = pytest.mark.anyio
+
+MOUNT = MountSample(
+    "/data/ckpt",
+    "ext4",
+    is_read_only=False,
+    size_bytes=490 * GIB,
+    avail_bytes=245 * GIB,
+    files=10,
+    files_free=5,
+)
+SAMPLE = Sample(
+    DeviceNumber(259, 0), 500 * GIB, BlockCounters(1, 1, 1, 1, 1, 1, 0, 1), mount=MOUNT, probe_s=0.001
+)
+
+
+@dataclass
+class FakeNode:
+    """Volumes that answer with what the test put here; one that has nothing does not answer at all."""
+
+    answers: dict[VolumeId, Sample | Exception] = field(default_factory=dict)
+    asked: list[SampleRequest] = field(default_factory=list)
+    waiting: int = 0
+
+    async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
+        self.asked.append(request)
+        answer = self.answers.get(request.volume)
+        if answer is None:
+            self.waiting += 1
+            await anyio.sleep(timeout_s)
+        if isinstance(answer, Exception):
+            raise answer
+        assert answer is not None
+        return answer
+
+    def is_stuck(self, volume: VolumeId) -> bool:
+        return isinstance(self.answers.get(volume), NotAnsweringError)
+
+
+@asynccontextmanager
+async def sampling(board: Board, node: FakeNode) -> AsyncIterator[list[VolumeId]]:
+    woken: list[VolumeId] = []
+    sampler = Sampler(node, board, woken.append, interval_s=0.01, read_counters=lambda _: SAMPLE.counters)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sampler.run)
+        yield woken
+        tasks.cancel_scope.cancel()
+
+
+async def until(is_reached: Callable[[], object]) -> None:
+    with anyio.fail_after(5):
+        while not is_reached():  # noqa: ASYNC110 -- what is waited for tells nobody
+            await anyio.sleep(0.005)
+
+
+def condition(board: Board, volume: VolumeId = CHECKPOINTS) -> tuple[Condition, Reason | None]:
+    status = board.get(volume)
+    assert status is not None
+    return status.condition, status.reason
+
+
+async def test_verdict_is_on_the_board_and_an_event() -> None:
+    """What sampling finds is the volume's condition, everywhere, and one event; gone, it is Ready again."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: replace(SAMPLE, mount=replace(MOUNT, avail_bytes=GIB))})
+    async with sampling(board, node):
+        await until(lambda: condition(board) == (Condition.DEGRADED, Reason.NEARLY_FULL))
+        board.publish(READY)
+        assert condition(board) == (Condition.DEGRADED, Reason.NEARLY_FULL)
+        await until(lambda: len(node.asked) > 5)
+    degraded = [event for event in board.history.latest() if event.name is EventName.VOLUME_DEGRADED]
+    assert [event.fields["reason"] for event in degraded] == ["NearlyFull"]
+
+
+async def test_worse_news_of_the_engine_wins() -> None:
+    """A condition of the engine's that is worse, or not of a volume in use, is not covered by a verdict."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: replace(SAMPLE, mount=replace(MOUNT, avail_bytes=GIB))})
+    async with sampling(board, node):
+        await until(lambda: condition(board)[0] is Condition.DEGRADED)
+        for told in (Condition.LOST, Condition.REFUSED, Condition.PREPARING):
+            board.publish(make_status(condition=told))
+            assert condition(board)[0] is told
+
+
+async def test_stalled_volume_holds_up_no_other() -> None:
+    """While one volume does not answer the others are sampled on, and it is asked one thing at a time."""
+    board = make_board(READY, make_status(volume_id=DATASETS, name="datasets", path="/data/ckpt"))
+    node = FakeNode({DATASETS: SAMPLE})
+    async with sampling(board, node):
+        await until(lambda: sum(request.volume == DATASETS for request in node.asked) > 10)
+        assert node.waiting == 1
+
+
+async def test_silence_is_stalled() -> None:
+    """A volume with a question hanging in the kernel is Failed as Stalled, and keeps what it last said."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: SAMPLE})
+    async with sampling(board, node):
+        await until(lambda: (status := board.get(CHECKPOINTS)) and status.health)
+        node.answers[CHECKPOINTS] = NotAnsweringError("It hangs.", reason=Reason.STALLED)
+        await until(lambda: condition(board) == (Condition.FAILED, Reason.STALLED))
+        status = board.get(CHECKPOINTS)
+        assert status is not None
+        assert status.usage is not None
+        assert status.health is not None
+        assert status.health.is_stalled
+
+
+@pytest.mark.parametrize("answer", [VanishedError("It is gone."), replace(SAMPLE, mount=None)])
+async def test_contradiction_has_the_volume_looked_at(answer: Sample | Exception) -> None:
+    """A volume that is not what the board says is looked at by the engine, and not judged."""
+    board = make_board(READY)
+    async with sampling(board, FakeNode({CHECKPOINTS: answer})) as woken:
+        await until(lambda: woken)
+        assert condition(board) == (Condition.READY, None)
+
+
+async def test_unmanaged_volume_is_touched_by_nothing() -> None:
+    """Of a volume the policy does not name no filesystem is looked at and no block is read."""
+    board = make_board(make_status(name=None, condition=Condition.UNMANAGED))
+    node = FakeNode({CHECKPOINTS: replace(SAMPLE, mount=None)})
+    async with sampling(board, node):
+        await until(lambda: node.asked)
+    assert {(r.mount_path, r.may_read, r.may_write) for r in node.asked} == {(None, False, False)}
+
+
+async def test_volume_that_goes_takes_its_health_along() -> None:
+    """A volume without a device is sampled no further, and shows no health of its former self."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: SAMPLE})
+    async with sampling(board, node):
+        await until(lambda: (status := board.get(CHECKPOINTS)) and status.health)
+        board.publish(make_status(device=None, path=None, condition=Condition.PENDING))
+        await until(lambda: (status := board.get(CHECKPOINTS)) and status.health is None)
+        count = len(node.asked)
+        await anyio.sleep(0.1)
+        assert len(node.asked) <= count + 1
+
+
+async def test_foreign_page_costs_one_line() -> None:
+    """A device without EBS's statistics is said to be so once, and has none rather than zeros."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: replace(SAMPLE, log_page=bytes(4096))})
+    with structlog.testing.capture_logs() as logs:
+        async with sampling(board, node):
+            await until(lambda: len(node.asked) > 5)
+    assert [line["event"] for line in logs].count("statistics.absent") == 1
+    status = board.get(CHECKPOINTS)
+    assert status is not None
+    assert status.health is not None
+    assert status.health.statistics is None

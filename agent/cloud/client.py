@@ -25,6 +25,7 @@ from typing_extensions import Self
 
 from agent.cloud.calls import Call
 from agent.cloud.errors import CloudError, Failure, explain_failure
+from agent.cloud.pace import Pacer
 from agent.errors import AgentError
 from agent.model import Reason
 
@@ -43,8 +44,8 @@ class WorkerSettings:
     """Where all services answer, in tests; None for AWS."""
     user: str | None = None
     """Unprivileged user to run as; only root can and has to say one."""
-    attempts: int = 6
-    """How often the worker itself tries, with jitter, before it tells of a failure worth trying again."""
+    attempts: int = 3
+    """How often the worker itself tries a repeatable call, with jitter, before it tells of a failure."""
     idle_s: float = 60.0
     call_timeout_s: float = 120.0
     start_timeout_s: float = 30.0
@@ -132,6 +133,7 @@ class CloudClient:
     ) -> None:
         self._settings = settings
         self._count = count
+        self._pacer = Pacer()
         self._worker: _Worker | None = None
         self._starting = asyncio.Lock()
         self._last_id = 0
@@ -159,6 +161,9 @@ class CloudClient:
 
     async def make(self, call: Call[T], subject: str = "") -> T:
         """Make the call and return what its answer says, or raise ``CloudError`` that names ``subject``."""
+        return await self._pacer.make(call, lambda: self._make_once(call, subject))
+
+    async def _make_once(self, call: Call[T], subject: str) -> T:
         try:
             reply = await self._ask_with_repetition(call)
         except CloudError:

@@ -13,12 +13,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import random
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date, datetime
@@ -29,7 +27,7 @@ import botocore.exceptions
 from botocore.config import Config
 
 from agent.cloud.calls import ALL_CALLS, Call
-from agent.cloud.errors import Failure, is_throttled
+from agent.cloud.errors import Failure
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CONCURRENT_CALLS = 4
@@ -47,19 +45,16 @@ def give_up_privileges() -> None:
 class Caller:
     """Makes calls with botocore's adaptive retries: one rate for all, exponential back-off, full jitter.
 
-    A call that is not repeatable is made again only when AWS throttled it, which means it did nothing; when
-    its answer was lost, only a look can tell what became of it.
+    A call that is not repeatable is tried once: when its answer was lost, only a look can tell what became of
+    it. Those that AWS throttled are asked again by the daemon's ``Pacer``.
     """
 
-    def __init__(
-        self, region: str | None, endpoint: str | None, attempts: int, longest_pause_s: float = 20.0
-    ) -> None:
+    def __init__(self, region: str | None, endpoint: str | None, attempts: int) -> None:
         self._region = region
         self._endpoint = endpoint
         self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
         self._attempts = attempts
-        self._longest_pause_s = longest_pause_s
 
     def _find_client(self, call: type[Call[Any]]) -> Any:
         key = (call.service, call.is_repeatable)
@@ -89,23 +84,11 @@ class Caller:
         method = client.meta.method_to_api_mapping
         name = next(python for python, operation in method.items() if operation == call.operation)
         if call.pages is None:
-            answer = self._call_once(getattr(client, name), parameters)
+            answer: dict[str, Any] = getattr(client, name)(**parameters)
             answer.pop("ResponseMetadata", None)
             return answer
         found = [one for page in self._page(client, name, parameters) for one in page.get(call.pages) or ()]
         return {call.pages: found}
-
-    def _call_once(
-        self, method: Callable[..., dict[str, Any]], parameters: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        for attempt in range(1, self._attempts):
-            try:
-                return method(**parameters)
-            except botocore.exceptions.ClientError as error:
-                if not is_throttled(str(error.response.get("Error", {}).get("Code"))):
-                    raise
-            time.sleep(random.uniform(0, min(self._longest_pause_s, 2.0**attempt)))  # noqa: S311 - jitter
-        return method(**parameters)
 
     def _page(self, client: Any, name: str, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         following: dict[str, Any] = {}

@@ -1,0 +1,3 @@
+"""Measures the agent: ``make bench``."""
+
+from __future__ import annotations

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import random
+
+import anyio
+import pytest
+
+from agent.cloud.calls import Call, DescribeVolumes, ModifyVolume
+from agent.cloud.errors import CloudError, Failure, explain_failure
+from agent.cloud.pace import AT_ONCE, Pacer
+from agent.model import VolumeId
+from bench.fleet import JumpingLoop, run_way
+
+RNG = random.Random(1)  # noqa: S311 - jitter
+CHANGE = ModifyVolume(VolumeId("vol-0123456789abcdef0"), size_gib=2)
+
+
+class Service:
+    """Throttles the first calls, and notes when and how many at once it was asked."""
+
+    def __init__(self, throttled: int, code: str = "RequestLimitExceeded") -> None:
+        self.left = throttled
+        self.code = code
+        self.times_s: list[float] = []
+        self.most_at_once = 0
+        self._now = 0
+
+    async def ask(self, call: Call[object] = CHANGE) -> str:
+        self.times_s.append(anyio.current_time())
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        await anyio.sleep(0.1)
+        self._now -= 1
+        if self.left > 0:
+            self.left -= 1
+            raise explain_failure(Failure(call.service, call.operation, self.code, "no"))
+        return "yes"
+
+
+def play(story: object) -> None:
+    """Run an async function on a clock that jumps."""
+    anyio.run(story, backend_options={"loop_factory": JumpingLoop})  # type: ignore[arg-type]  # a test's shorthand
+
+
+def test_throttled_call_is_asked_again_ever_later() -> None:
+    """A call that was throttled is asked again after pauses that double, until it is served."""
+    service = Service(4)
+
+    async def story() -> None:
+        assert await Pacer(RNG).make(CHANGE, service.ask) == "yes"
+
+    play(story)
+    pauses = [after - before for before, after in zip(service.times_s, service.times_s[1:], strict=False)]
+    assert len(pauses) == 4
+    assert all(0.5 * 2**n <= pause - 0.1 <= 1.5 * 2**n for n, pause in enumerate(pauses))
+
+
+def test_other_errors_are_not_asked_again() -> None:
+    """What AWS refuses for another reason is the caller's to decide about."""
+    service = Service(1, "InvalidParameterValue")
+
+    async def story() -> None:
+        with pytest.raises(CloudError):
+            await Pacer().make(CHANGE, service.ask)
+
+    play(story)
+    assert len(service.times_s) == 1
+
+
+def test_throttling_ends_as_an_error() -> None:
+    """A limit that does not lift is told, after as many attempts as allowed."""
+    service = Service(100)
+
+    async def story() -> None:
+        with pytest.raises(CloudError, match="limits how often"):
+            await Pacer(attempts=3).make(CHANGE, service.ask)
+
+    play(story)
+    assert len(service.times_s) == 3
+
+
+def test_what_one_call_learns_holds_for_all() -> None:
+    """Calls go out together until one is throttled; then one at a time, and describing is not slowed."""
+    free, limited = Service(0), Service(AT_ONCE)
+
+    async def story() -> None:
+        pacer = Pacer(RNG)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(pacer.make, CHANGE, free.ask)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(pacer.make, CHANGE, limited.ask)
+            await anyio.sleep(0.15)
+            began = anyio.current_time()
+            await pacer.make(DescribeVolumes(), free.ask)
+            assert anyio.current_time() - began < 0.2
+
+    play(story)
+    assert free.most_at_once == AT_ONCE
+    first, second = limited.times_s[AT_ONCE : AT_ONCE + 2]
+    assert first > 0.5
+    assert second >= first + 0.1
+
+
+def test_fleet_is_served_near_the_least_time() -> None:
+    """A fleet that boots at once is served soon after its limits allow; asking for each volume costs more."""
+    ours = run_way(40, is_batched=True, is_jittered=True)
+    naive = run_way(40, is_batched=False, is_jittered=True)
+    assert ours.all_served_s < 120
+    assert ours.calls_per_node < naive.calls_per_node

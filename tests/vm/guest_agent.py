@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,6 +16,8 @@ EBS_AGENT = "/opt/ebs-agent/current/bin/ebs-agent"
 POLICY = "/etc/ebs-agent/policy.yaml"
 UNIT = "ebs-agent.service"
 STATE = "/var/lib/ebs-agent"
+SOCKET = "/run/ebs-agent/agent.sock"
+CONTROL_CLIENT = (Path(__file__).parent / "control_client.py").read_text(encoding="utf-8")
 WAIT_S = 120.0
 """For what takes a second on a real node and ten under emulation."""
 
@@ -60,10 +63,7 @@ class GuestAgent:
 
     def read_statuses(self) -> dict[str, dict[str, Any]]:
         """Return every volume's status by volume ID; nothing where the agent does not answer."""
-        done = self.guest.run([EBS_AGENT, "status", "--json"], check=False, timeout_s=WAIT_S)
-        if done.returncode != 0:
-            return {}
-        return {volume["volume_id"]: volume for volume in json.loads(done.stdout)["volumes"]}
+        return {volume["volume_id"]: volume for volume in self._ask().get("volumes", ())}
 
     def read_status(self, volume: str) -> dict[str, Any]:
         """Return one volume's status; nothing where it has none."""
@@ -71,18 +71,16 @@ class GuestAgent:
 
     def wait_condition(self, volume: str, condition: str, reason: str | None = None) -> dict[str, Any]:
         """Return the volume's status once it is in ``condition``, for ``reason`` if one is given."""
-        found: dict[str, Any] = {}
-
-        def is_reached() -> bool:
-            found.clear()
-            found.update(self.read_status(volume))
-            return found.get("condition") == condition and reason in {None, found.get("reason")}
-
-        try:
-            self.guest.wait_until(is_reached, timeout_s=WAIT_S)
-        except Exception as error:
-            raise AssertionError(f"{volume} is not {condition} {reason or ''}: {found}") from error
+        found = self._ask(volume, condition, reason or "", str(WAIT_S))
+        shown = f"{volume} is not {condition} {reason or ''}: {found}"
+        assert found.get("condition") == condition, shown
+        assert reason in {None, found.get("reason")}, shown
         return found
+
+    def _ask(self, *arguments: str) -> dict[str, Any]:
+        argv = ["python3", "-I", "-S", "-c", CONTROL_CLIENT, SOCKET, *arguments]
+        answer: dict[str, Any] = json.loads(self.guest.run(argv, timeout_s=2 * WAIT_S).stdout)
+        return answer
 
     def read_events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event since the agent was installed here."""

@@ -1,0 +1,59 @@
+"""Runs inside the guest under ``python3 -I -S``: asks the agent's control socket without starting its CLI.
+
+It imports little, since every import is felt under emulation. ``SOCKET`` prints all statuses; ``SOCKET VOLUME
+CONDITION REASON TIMEOUT_S`` waits until the volume is in that condition, for that reason unless it is empty,
+and prints its status as it is then, or as it is when time is up.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from typing import Any
+
+ANSWER_TIMEOUT_S = 30.0
+POLL_S = 0.1
+
+
+def ask(path: str, target: str) -> dict[str, Any]:
+    """Return the answer to one request; nothing where the agent does not answer, or not with success."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            connection.connect(path)
+            connection.sendall(f"GET {target} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        except OSError:
+            return {}
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(b" ", 2)[1:2] != [b"200"]:
+        return {}
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def wait(path: str, volume: str, condition: str, reason: str, timeout_s: float) -> dict[str, Any]:
+    """Return the volume's status once it is as asked for, or the last one when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = ask(path, f"/v1/status/{volume}")
+        is_reached = found.get("condition") == condition and reason in {"", found.get("reason")}
+        if is_reached or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_S)
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    path, *arguments = sys.argv[1:]
+    if arguments:
+        volume, condition, reason, timeout_s = arguments
+        print(json.dumps(wait(path, volume, condition, reason, float(timeout_s))))  # noqa: T201 - what it is for
+    else:
+        print(json.dumps(ask(path, "/v1/status")))  # noqa: T201 - what it is for
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ class EmulatedVolume(Volume):
     @property
     @override
     def attachments(self) -> list[Any]:
-        return list(self.emulated)
+        return list(self.emulated) or super().attachments  # EC2's own attach is moto's
 
     def hold(self, attachments: list[EmulatedAttachment]) -> None:
         self.emulated = attachments
@@ -114,7 +114,7 @@ class EmulatedVolume(Volume):
     def status(self) -> str:
         if time.monotonic() < self.usable_at_s:
             return "creating"
-        return "in-use" if self.emulated else "available"
+        return "in-use" if self.attachments else "available"
 
 
 class EmulatedModification(VolumeModification):

@@ -62,6 +62,8 @@ class _Track:
     """Set after the first pass, however it ended."""
     failures: int = 0
     last_step: StepOutcome | None = None
+    failed_step: StepOutcome | None = None
+    """The failure recorded last; the same one again, at each retry, is not recorded."""
     observed: Observed | None = None
     """What was found last: shown on for a volume that does not answer any more."""
     attached_at: float | None = None
@@ -229,6 +231,7 @@ class _Pass:
             self._publish(describe_failure(self._volume, known, wanted, error))
             self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
         else:
+            self._track.failed_step = None
             self._counters.count_reconcile("done", self._clock() - began)
         is_here = self._observed is not None and (
             self._observed.device is not None or bool(self._observed.stale_mounts)
@@ -271,8 +274,12 @@ class _Pass:
             outcome = "done" if error is None else "failed"
             self._counters.count_step(action.kind, outcome)
             text = "done" if error is None else error.message
-            self._track.last_step = StepOutcome(action.kind, action.describe(), text, utc_now())
-            record_step(self._board, observed, action, error, self._clock() - began)
+            step = self._track.last_step = StepOutcome(action.kind, action.describe(), text, utc_now())
+            failed = self._track.failed_step
+            if error is None or failed is None or replace(failed, at=step.at) != step:
+                record_step(self._board, observed, action, error, self._clock() - began)
+            if error is not None:
+                self._track.failed_step = step
 
     def _publish(self, status: VolumeStatus) -> None:
         old = self._board.get(self._volume)

@@ -159,6 +159,8 @@ class Board:
         self._told: dict[VolumeId, VolumeStatus] = {}
         """What the engine said last of each."""
         self._healths: dict[VolumeId, Health] = {}
+        self._settled: dict[VolumeId, tuple[Condition, Reason | None]] = {}
+        """How each was when it was last not on its way to something else."""
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
         self._subscriptions: set[Subscription] = set()
@@ -191,10 +193,20 @@ class Board:
         self._statuses[volume_id] = status
         self._tell(Change(volume_id, self._explain(status)))
 
+    def settle(self, status: VolumeStatus) -> bool:
+        """Note a condition that lasts; tell whether it, or its reason, is another than the last such one."""
+        if status.volume_id is None:
+            raise ValueError("only a volume settles")
+        settled = (status.condition, status.reason)
+        is_news = self._settled.get(status.volume_id) != settled
+        self._settled[status.volume_id] = settled
+        return is_news
+
     def remove(self, volume_id: VolumeId) -> None:
         """Forget a volume that is neither attached nor spoken of by the policy."""
         self._told.pop(volume_id, None)
         self._healths.pop(volume_id, None)
+        self._settled.pop(volume_id, None)
         if self._statuses.pop(volume_id, None) is not None:
             self._tell(Change(volume_id, None))
 

@@ -1,4 +1,8 @@
-"""Which event it is when a volume's state changes or a step ends. One per change, none for sameness."""
+"""Which event it is when a volume's state changes or a step ends. One per change, none for sameness.
+
+A state is one that lasts: a volume that is Preparing again and ends as it was before, as each retry of a
+failing step does, has not changed.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ def record_transition(board: Board, old: VolumeStatus | None, new: VolumeStatus)
         board.record(EventName.VOLUME_ATTACHED, new.volume_id, device=new.device, size_bytes=new.size_bytes)
     if new.device is None and had_device:
         board.record(EventName.VOLUME_DETACHED, new.volume_id)
-    if old is not None and (old.condition, old.reason) == (new.condition, new.reason):
+    if new.condition is Condition.PREPARING or not board.settle(new):
         return
     event = _CONDITION_EVENTS.get(new.condition)
     if event is None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from agent.errors import AgentError
 from agent.model import (
     Condition,
     Foreign,
@@ -159,6 +160,32 @@ async def test_failed_step_is_reported_and_tried_again() -> None:
         reconciler.wake(VOLUME)
         await wait_condition(board, Condition.READY)
     assert EventName.STEP_FAILED in [event.name for event in board.history.latest()]
+
+
+async def test_same_failure_is_recorded_once() -> None:
+    """A step that fails the same way at each retry is one event, and so is what became of the volume."""
+    volume = FakeVolume(VOLUME)
+    node = FakeNode(volume)
+    attempts: list[Action] = []
+
+    def refuse(action: Action) -> AgentError | None:
+        if not isinstance(action, Format) or len(attempts) == 3:
+            return None
+        attempts.append(action)
+        return failing()
+
+    node.refuse_step = refuse
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        for tried in range(1, 4):
+            await wait_for(board, lambda status: status.condition is Condition.FAILED)
+            await anyio.wait_all_tasks_blocked()
+            assert len(attempts) == tried
+            reconciler.wake(VOLUME)
+            await anyio.wait_all_tasks_blocked()
+        await wait_condition(board, Condition.READY)
+    names = [event.name for event in board.history.latest()]
+    recorded = (EventName.STEP_FAILED, EventName.VOLUME_FAILED, EventName.VOLUME_READY)
+    assert [names.count(name) for name in recorded] == [1, 1, 1]
 
 
 async def test_failing_volume_stops_no_other() -> None:

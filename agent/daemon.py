@@ -12,7 +12,6 @@ from time import monotonic
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from prometheus_client import CollectorRegistry
 
 import agent
 from agent.cloud.control import add_cloud_routes
@@ -24,7 +23,7 @@ from agent.errors import AgentError
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
 from agent.paths import Paths
-from agent.policy import Policy, diff_policies, load_policy
+from agent.policy import Policy, describe_seen, diff_policies, load_policy
 from agent.reconcile import Reconciler, Want
 from agent.report.board import Board, Expected, VolumeStatus
 from agent.report.control import make_control_app, serve_control
@@ -32,7 +31,7 @@ from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.report.hooks import HookRunner
 from agent.report.http import Listen, Tls, make_app, serve_http
-from agent.report.metrics import register_board
+from agent.report.metrics import Exposition
 from agent.report.sampler import Sampler
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
@@ -142,7 +141,10 @@ class Daemon:
 
     async def explain(self, volume_id: VolumeId) -> VolumeStatus:
         """Look at one volume now and return its status with every fact; changes nothing."""
-        return await self._reconciler.look(volume_id)
+        status = await self._reconciler.look(volume_id)
+        volume = describe_seen(volume_id, self._present.get(volume_id), self._node.origins)
+        matches = self._policy.explain(volume, self._facts, claimed=self._claimed)
+        return replace(status, facts=(*status.facts, *(("entry", match.sentence) for match in matches)))
 
     async def reload(self) -> None:
         """Read the policy again, or raise AgentError and keep the one in force."""
@@ -188,14 +190,14 @@ class Daemon:
 
     async def _serve_http(self) -> None:
         """Offer metrics, health and the page. Volumes matter more: an address in use is tried again."""
-        registry = register_board(self._board, self._counters)
+        exposition = Exposition(self._board, self._counters)
         while True:
-            await self._serve_http_once(registry)
+            await self._serve_http_once(exposition)
             await anyio.sleep(HTTP_RETRY_S)
 
-    async def _serve_http_once(self, registry: CollectorRegistry) -> None:
+    async def _serve_http_once(self, exposition: Exposition) -> None:
         try:
-            await serve_http(make_app(self._board, registry), _choose_listen(self._policy))
+            await serve_http(make_app(self._board, exposition), _choose_listen(self._policy))
         except AgentError as error:
             log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agent.policy.loading import check_policy, load_policy, read_policy
 from agent.policy.matching import Assignment, Candidate, Criterion, MatchExplanation
-from agent.policy.policy import Expected, Policy, PolicyChange, diff_policies, policy_schema
+from agent.policy.policy import Expected, Policy, PolicyChange, describe_seen, diff_policies, policy_schema
 from agent.policy.problems import PolicyError, Problem
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PolicyError",
     "Problem",
     "check_policy",
+    "describe_seen",
     "diff_policies",
     "load_policy",
     "policy_schema",

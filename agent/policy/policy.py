@@ -68,11 +68,11 @@ class Policy(Section):
         """
         around = self._surround(node, held, claimed)
         origins = origins or {}
-        volumes = {volume_id: _describe_seen(volume_id, seen, origins) for volume_id, seen in present.items()}
+        volumes = {volume_id: describe_seen(volume_id, seen, origins) for volume_id, seen in present.items()}
         named = {entry.volume_id or around.claimed.get(entry.name) for entry in self.volumes}
         absent = {*also, *named} - volumes.keys() - {None}
         volumes |= {
-            volume_id: Candidate(volume_id, origin=origins.get(volume_id), is_present=False)
+            volume_id: describe_seen(volume_id, None, origins)
             for volume_id in absent
             if volume_id is not None
         }
@@ -110,7 +110,10 @@ class Policy(Section):
         return Surroundings(node, held or {}, claimed or {}, self.agent.allowed_roots)
 
 
-def _describe_seen(volume_id: VolumeId, seen: Seen, origins: Mapping[VolumeId, Origin]) -> Candidate:
+def describe_seen(volume_id: VolumeId, seen: Seen | None, origins: Mapping[VolumeId, Origin]) -> Candidate:
+    """Return what matching can ask about a volume; ``seen`` is None where it is not attached."""
+    if seen is None:
+        return Candidate(volume_id, origin=origins.get(volume_id), is_present=False)
     attach_name = None if seen.identity is None else seen.identity.attach_name
     size_bytes = None if seen.identity is None else seen.size_bytes
     return Candidate(volume_id, attach_name, size_bytes, origins.get(volume_id))

@@ -235,10 +235,25 @@ class VolumeActions:
 
     async def _set_node_ownership(self, action: SetNodeOwnership, observed: Observed) -> None:
         device = _need_device(observed)
-        block.set_node_owner(device.path, device.device_number, action.uid, action.gid, action.mode)
+        await self._pin.call(
+            block.set_node_owner,
+            device.path,
+            device.device_number,
+            action.uid,
+            action.gid,
+            action.mode,
+            timeout_s=OWN_TIMEOUT_S,
+        )
 
     async def _tune(self, action: Tune, observed: Observed) -> None:
-        block.set_tuning(_need_device(observed).device_number, action.read_ahead_bytes, action.scheduler)
+        # A new scheduler waits for the requests under way, and a stalled device never ends them.
+        await self._pin.call(
+            block.set_tuning,
+            _need_device(observed).device_number,
+            action.read_ahead_bytes,
+            action.scheduler,
+            timeout_s=OWN_TIMEOUT_S,
+        )
 
     async def _note_mount(
         self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]

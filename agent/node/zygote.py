@@ -26,8 +26,9 @@ from typing import Any, NoReturn
 from agent.errors import AgentError
 from agent.node import wire
 
-PRELOADED = ("agent.node.nvme", "agent.node.signature", "agent.node.surroundings")
-"""Modules every worker has from the start. Others are imported by the first call that needs them."""
+PRELOADED = ("agent.node.look", "agent.node.formatting", "agent.node.mounts", "agent.node.nvme")
+"""Modules every worker has from the start, with all that they import: what a volume needs on its way from
+attached to mounted. Others are imported by the first call that needs them."""
 
 _PR_SET_PDEATHSIG = 1
 

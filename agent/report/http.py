@@ -17,12 +17,11 @@ from pathlib import Path
 import anyio
 from aiohttp import hdrs, web
 from anyio.abc import TaskStatus
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from agent.errors import AgentError, ExitCode
 from agent.report import api
 from agent.report.board import Board
+from agent.report.metrics import Exposition
 from agent.report.page import render_page
 from agent.report.readiness import assess_node
 
@@ -49,14 +48,14 @@ class Listen:
     tls: Tls | None = None
 
 
-def make_app(board: Board, registry: CollectorRegistry) -> web.Application:
+def make_app(board: Board, exposition: Exposition) -> web.Application:
     """Return the read-only application."""
     app = web.Application()
     app.on_response_prepare.append(_harden)
 
     async def show_metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-        return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
+        body, content_type = exposition.render(request.headers.get(hdrs.ACCEPT, ""))
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def show_health(_: web.Request) -> web.Response:
         readiness = assess_node(board)

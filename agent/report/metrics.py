@@ -1,4 +1,4 @@
-"""The exposition Prometheus reads, built from the board at scrape time: no device or file is touched.
+"""The exposition Prometheus reads, made from the board at scrape time: no device, file or network is touched.
 
 A volume's series exist exactly as long as the board knows the volume.
 """
@@ -6,97 +6,76 @@ A volume's series exist exactly as long as the board knows the volume.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 import agent
-from agent.model import Condition
-from agent.report.board import Board, Usage, VolumeStatus
+from agent.model import VolumeId
+from agent.report.board import Board, VolumeStatus
 from agent.report.counters import Counters
 from agent.report.readiness import assess_node
+from agent.report.series import FAMILIES, render_series
+
+_END = b"# EOF\n"
+"""The last line of OpenMetrics, and of it alone."""
 
 
-class BoardCollector(Collector):
-    """Turns the board's present state into metric families."""
+class Exposition:
+    """Everything the agent exposes: its own counters, and the series of the volumes on the board."""
+
+    def __init__(self, board: Board, counters: Counters) -> None:
+        self._board = board
+        self._registry = counters.registry
+        self._registry.register(AgentCollector(board))
+        self._made: dict[VolumeId, tuple[VolumeStatus, tuple[str, ...]]] = {}
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition in the format ``accept`` (an HTTP header) asks for, and its type."""
+        encode, content_type = choose_encoder(accept)
+        own = encode(self._registry)
+        is_openmetrics = own.endswith(_END)
+        volumes = "".join(self._list_volumes(is_openmetrics=is_openmetrics)).encode()
+        if is_openmetrics:
+            return own[: -len(_END)] + volumes + _END, content_type
+        return own + volumes, content_type
+
+    def _list_volumes(self, *, is_openmetrics: bool) -> Iterator[str]:
+        rendered = self._render_volumes()
+        for place, family in enumerate(FAMILIES):
+            yield family.head(is_openmetrics=is_openmetrics)
+            yield from (series[place] for series in rendered)
+
+    def _render_volumes(self) -> list[tuple[str, ...]]:
+        """Return each volume's lines, making only those anew whose status has changed."""
+        statuses = {s.volume_id: s for s in self._board.statuses() if s.volume_id is not None}
+        made = self._made
+        self._made = {
+            volume_id: made[volume_id]
+            if volume_id in made and made[volume_id][0] is status
+            else (status, render_series(status))
+            for volume_id, status in statuses.items()
+        }
+        return [series for _, series in self._made.values()]
+
+
+class AgentCollector(Collector):
+    """What is known of the node as a whole."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
 
     @override
     def collect(self) -> Iterator[Metric]:
-        volumes = tuple(status for status in self._board.statuses() if status.volume_id is not None)
-        yield from _describe_agent(self._board)
-        yield _describe_identity(volumes)
-        yield _describe_condition(volumes)
-        sizes = ((s.volume_id or "", s.size_bytes) for s in volumes if s.size_bytes is not None)
-        yield _gauge("volume_size_bytes", "Size of the volume's device.", sizes)
-        yield from _describe_usage(volumes)
-
-
-def register_board(board: Board, counters: Counters) -> CollectorRegistry:
-    """Return the registry of everything the agent exposes."""
-    counters.registry.register(BoardCollector(board))
-    return counters.registry
-
-
-def _describe_agent(board: Board) -> Iterator[Metric]:
-    build = {"version": agent.__version__, "python": platform.python_version()}
-    family = GaugeMetricFamily("ebs_agent_build_info", "Version of the agent.", labels=list(build))
-    family.add_metric(list(build.values()), 1)
-    yield family
-    readiness = assess_node(board)
-    yield GaugeMetricFamily(
-        "ebs_agent_ready",
-        "1 if every volume this node requires can be used, as /healthz says.",
-        value=float(readiness.is_ready),
-    )
-
-
-def _describe_identity(volumes: Iterable[VolumeStatus]) -> Metric:
-    labels = ["volume_id", "name", "device", "mountpoint", "fstype"]
-    family = GaugeMetricFamily(
-        "ebs_agent_volume_info", "What the volume is and where it is used.", labels=labels
-    )
-    for status in volumes:
-        values = (status.volume_id, status.name, status.device, status.path, status.fstype)
-        family.add_metric([value or "" for value in values], 1)
-    return family
-
-
-def _describe_condition(volumes: Iterable[VolumeStatus]) -> Metric:
-    family = GaugeMetricFamily(
-        "ebs_agent_volume_condition",
-        "1 for the condition the volume is in, 0 for the others.",
-        labels=["volume_id", "condition"],
-    )
-    for status in volumes:
-        for condition in Condition:
-            family.add_metric([status.volume_id or "", condition.value], float(condition is status.condition))
-    return family
-
-
-def _describe_usage(volumes: Iterable[VolumeStatus]) -> Iterator[Metric]:
-    sampled = [(status.volume_id or "", status.usage) for status in volumes if status.usage is not None]
-    for name, text, read in USAGE_FAMILIES:
-        yield _gauge(f"filesystem_{name}", text, ((volume_id, read(usage)) for volume_id, usage in sampled))
-
-
-USAGE_FAMILIES: tuple[tuple[str, str, Callable[[Usage], float]], ...] = (
-    ("size_bytes", "Size of the filesystem.", lambda usage: usage.size_bytes),
-    ("avail_bytes", "Space unprivileged writers can still use.", lambda usage: usage.avail_bytes),
-    ("files", "Files the filesystem can hold.", lambda usage: usage.files),
-    ("files_free", "Files that can still be made.", lambda usage: usage.files_free),
-    ("readonly", "1 if the filesystem cannot be written to now.", lambda usage: usage.is_read_only),
-)
-
-
-def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> Metric:
-    """Make a family with one series per volume ID."""
-    family = GaugeMetricFamily(f"ebs_agent_{name}", text, labels=["volume_id"])
-    for volume_id, value in values:
-        family.add_metric([volume_id], float(value))
-    return family
+        build = {"version": agent.__version__, "python": platform.python_version()}
+        family = GaugeMetricFamily("ebs_agent_build_info", "Version of the agent.", labels=list(build))
+        family.add_metric(list(build.values()), 1)
+        yield family
+        yield GaugeMetricFamily(
+            "ebs_agent_ready",
+            "1 if every volume this node requires can be used, as /healthz says.",
+            value=float(assess_node(self._board).is_ready),
+        )

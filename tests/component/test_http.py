@@ -19,7 +19,7 @@ from agent.model import Condition
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.http import Listen, Tls, make_app, serve_http
-from agent.report.metrics import register_board
+from agent.report.metrics import Exposition
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def serving(board: Board, tls: Tls | None = None) -> AsyncIterator[str]:
-    app = make_app(board, register_board(board, Counters()))
+    app = make_app(board, Exposition(board, Counters()))
     async with anyio.create_task_group() as tasks:
         port = await tasks.start(serve_http, app, Listen(port=0, tls=tls))
         yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
@@ -90,7 +90,7 @@ async def test_port_in_use_is_said() -> None:
     async with serving(make_board()) as url:
         port = int(url.rpartition(":")[2])
         with pytest.raises(AgentError, match=f"127.0.0.1:{port}") as caught:
-            await serve_http(make_app(make_board(), Counters().registry), Listen(port=port))
+            await serve_http(make_app(make_board(), Exposition(make_board(), Counters())), Listen(port=port))
     assert "agent.http.listen" in str(caught.value.hint)
 
 
@@ -150,4 +150,6 @@ async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
     for cert, key in (("none.pem", "server.key"), ("server.pem", "client.key")):
         tls = Tls(certificates / cert, certificates / key)
         with pytest.raises(AgentError, match=cert):
-            await serve_http(make_app(make_board(), Counters().registry), Listen(port=0, tls=tls))
+            await serve_http(
+                make_app(make_board(), Exposition(make_board(), Counters())), Listen(port=0, tls=tls)
+            )

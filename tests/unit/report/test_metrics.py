@@ -1,20 +1,35 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.model import Condition
+from agent.model import Condition, Reason
 from agent.report.board import Board
 from agent.report.counters import Counters
-from agent.report.metrics import register_board
+from agent.report.health import Health, Verdict
+from agent.report.metrics import Exposition
+from agent.report.statistics import parse_statistics
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, REFUSED, make_board, make_status
+from tests.unit.report.test_sampler import SAMPLE
+from tests.unit.report.test_statistics import make_page
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+HEALTH = Health(replace(SAMPLE, io_timeout_s=30), parse_statistics(make_page()), probe_s=0.002)
 
 
 def expose(board: Board, counters: Counters | None = None) -> str:
-    return generate_latest(register_board(board, counters or Counters())).decode()
+    return Exposition(board, counters or Counters()).render()[0].decode()
+
+
+def make_sampled_board() -> Board:
+    """Return a board with a volume that EBS's statistics are known of, and one that nothing is known of."""
+    board = make_board(READY, REFUSED)
+    board.judge(CHECKPOINTS, HEALTH)
+    return board
 
 
 def read_samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -54,12 +69,12 @@ def test_volume_series_join_on_the_id() -> None:
 
 
 def test_series_go_with_their_volume() -> None:
-    """A volume that left the board leaves no series behind, in the same registry."""
+    """A volume that left the board leaves no series behind."""
     board = make_board(READY, REFUSED)
-    registry = register_board(board, Counters())
-    assert DATASETS in generate_latest(registry).decode()
+    exposition = Exposition(board, Counters())
+    assert DATASETS in exposition.render()[0].decode()
     board.remove(DATASETS)
-    text = generate_latest(registry).decode()
+    text = exposition.render()[0].decode()
     assert DATASETS not in text
     assert CHECKPOINTS in text
 
@@ -103,6 +118,80 @@ def test_hostile_names_are_escaped() -> None:
     assert paths == {path}
 
 
+def test_statistics_are_what_the_page_says() -> None:
+    """EBS's counters keep their suffixes and are in base units; the histogram's sum is EBS's own total."""
+    samples = read_samples(expose(make_sampled_board()))
+    by_id = frozenset({("volume_id", CHECKPOINTS)})
+    expected = {
+        "volume_read_ops_total": 3,
+        "volume_write_bytes_total": 65536,
+        "volume_read_seconds_total": 0.0052,
+        "volume_exceeded_iops_seconds_total": 10e-6,
+        "volume_exceeded_tp_seconds_total": 20e-6,
+        "volume_ec2_exceeded_iops_seconds_total": 30e-6,
+        "volume_ec2_exceeded_tp_seconds_total": 40e-6,
+        "volume_queue_length": 7,
+        "volume_stalled": 0,
+        "volume_probe_duration_seconds": 0.002,
+        "volume_io_timeout_seconds": 30,
+        "volume_read_io_latency_seconds_sum": 0.0052,
+        "volume_read_io_latency_seconds_count": 3,
+        "block_write_ops_total": 1,
+    }
+    assert {name: samples[f"ebs_agent_{name}", by_id] for name in expected} == expected
+
+
+def test_latency_is_a_true_histogram() -> None:
+    """Buckets are cumulative, rise to the count, and hold each operation from its own duration on."""
+    samples = read_samples(expose(make_sampled_board()))
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in samples.items()
+        if name == "ebs_agent_volume_read_io_latency_seconds_bucket"
+    }
+    ordered = [buckets[edge] for edge in sorted(buckets)]
+    assert ordered == sorted(ordered)
+    assert (buckets[64e-6], buckets[128e-6], buckets[4096e-6], buckets[8192e-6]) == (0, 2, 2, 3)
+    assert buckets[float("inf")] == 3
+
+
+def test_unknown_volume_has_no_statistics() -> None:
+    """A volume without EBS's statistics has no series of them, rather than zeros."""
+    lines = [line for line in expose(make_sampled_board()).splitlines() if DATASETS in line]
+    assert {line.split("{")[0] for line in lines} == {
+        "ebs_agent_volume_info",
+        "ebs_agent_volume_condition",
+        "ebs_agent_volume_problem",
+        "ebs_agent_volume_required",
+        "ebs_agent_volume_size_bytes",
+    }
+
+
+def test_both_formats_say_the_same() -> None:
+    """OpenMetrics, which is stricter, parses and has the same samples as the text format."""
+    exposition = Exposition(make_sampled_board(), Counters())
+    modern, content_type = exposition.render(OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text")
+    told = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_openmetrics(modern.decode())  # type: ignore[no-untyped-call]  # published without types
+        for sample in family.samples
+    }
+    assert told == read_samples(exposition.render()[0].decode())
+
+
+def test_series_follow_what_is_sampled() -> None:
+    """A scrape after a new sample has the new numbers, though series are kept between scrapes."""
+    board = make_sampled_board()
+    exposition = Exposition(board, Counters())
+    assert 'volume_stalled{volume_id="vol-0123456789abcdef0"} 0\n' in exposition.render()[0].decode()
+    stalled = Verdict(Condition.FAILED, Reason.STALLED, "It does not answer.", "Wait.")
+    board.judge(CHECKPOINTS, replace(HEALTH, verdicts=(stalled,)))
+    text = exposition.render()[0].decode()
+    assert 'volume_stalled{volume_id="vol-0123456789abcdef0"} 1\n' in text
+    assert 'volume_problem{volume_id="vol-0123456789abcdef0",reason="Stalled"} 1\n' in text
+
+
 @pytest.mark.needs("promtool")
 def test_prometheus_finds_nothing_to_object_to() -> None:
     """Names, types and help texts follow Prometheus' own rules."""
@@ -111,7 +200,7 @@ def test_prometheus_finds_nothing_to_object_to() -> None:
     counters.count_step("format", "done")
     done = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=expose(make_board(READY, REFUSED), counters),
+        input=expose(make_sampled_board(), counters),
         capture_output=True,
         text=True,
         check=False,

@@ -145,6 +145,7 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         examine_udev(host),
         examine_io_timeout(host),
         policy,
+        *examine_cloud_half(paths),
         examine_state(paths.state),
         examine_agent(paths.socket),
     ]
@@ -258,6 +259,21 @@ def examine_policy(paths: Paths) -> tuple[Finding, frozenset[FsType]]:
         ), frozenset()
     types = frozenset(entry.filesystem.type for entry in policy.volumes if entry.filesystem is not None)
     return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), types
+
+
+def examine_cloud_half(paths: Paths) -> list[Finding]:
+    """Tell who this node is by which source, and which permissions the policy needs and does not have."""
+    from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
+    from agent.cloud.sources import look_around  # noqa: PLC0415
+    from agent.policy import load_policy  # noqa: PLC0415
+
+    try:
+        policy = load_policy(paths.policy, trust_owner=not paths.is_real)
+    except AgentError:
+        return []  # told where the policy is examined
+    verdicts = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
+    examined = anyio.run(examine_cloud, policy, look_around())
+    return [Finding(one.subject, verdicts[one.is_ok], one.found, one.mend) for one in examined]
 
 
 def examine_state(path: Path) -> Finding:

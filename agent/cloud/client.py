@@ -163,6 +163,19 @@ class CloudClient:
         """Make the call and return what its answer says, or raise ``CloudError`` that names ``subject``."""
         return await self._pacer.make(call, lambda: self._make_once(call, subject))
 
+    async def try_out(self, call: Call[Any]) -> None:
+        """Have EC2 check whether the call would be allowed, changing nothing; raise what it says if not.
+
+        Only for EC2's calls: those of other services know no dry run and would be made.
+        """
+        if call.service != "ec2":
+            raise ValueError(f"{call.operation} has no dry run")
+        reply = await self._ask(call, {"DryRun": True})
+        failure = Failure(**reply["failure"]) if "failure" in reply else None
+        # A dry run always fails; with this code where the call would have succeeded.
+        if failure is not None and failure.code != "DryRunOperation":
+            raise explain_failure(failure)
+
     async def _make_once(self, call: Call[T], subject: str) -> T:
         try:
             reply = await self._ask_with_repetition(call)
@@ -193,14 +206,18 @@ class CloudClient:
             died = Failure(call.service, call.operation, "WorkerDied", "the worker process ended meanwhile")
             raise explain_failure(died) from None
 
-    async def _ask(self, call: Call[T]) -> dict[str, Any]:
+    async def _ask(self, call: Call[T], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         worker = await self._find_worker()
         self._stop_idle_timer()
         self._last_id += 1
         waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         number = self._last_id
         worker.pending[number] = waiting
-        asked = {"id": number, "operation": call.operation, "parameters": call.parameters()}
+        asked = {
+            "id": number,
+            "operation": call.operation,
+            "parameters": {**call.parameters(), **(extra or {})},
+        }
         try:
             worker.writer.write(json.dumps(asked).encode() + b"\n")
             return await asyncio.wait_for(waiting, self._settings.call_timeout_s)

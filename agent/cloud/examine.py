@@ -1,0 +1,133 @@
+"""What ``doctor`` says of the cloud half: who this node is by which source, and which permission is missing.
+
+Each permission the policy needs is tried: describing for real, changing by EC2's dry run. SageMaker's calls
+have none, and a dry run of a change needs a volume to name; what could not be tried says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from agent.cloud.calls import (
+    AttachVolume,
+    Call,
+    CreateSnapshot,
+    CreateVolume,
+    DeleteVolume,
+    DescribeClusterNode,
+    DescribeSnapshots,
+    DescribeVolumes,
+    DescribeVolumesModifications,
+    ListClusterNodes,
+    ModifyVolume,
+)
+from agent.cloud.client import CloudClient
+from agent.cloud.decisions import AttachApi, NodeView, choose_attach_api
+from agent.cloud.describe import describe_marked
+from agent.cloud.iam import list_operations
+from agent.cloud.service import choose_worker_settings
+from agent.cloud.sources import Surroundings, identify_node
+from agent.cloud.statements import STATEMENTS
+from agent.cloud.values import MADE_BY, TAG_MADE_BY, CloudVolume
+from agent.cloud.whoami import CloudIdentity
+from agent.errors import AgentError
+from agent.model import Reason, VolumeId
+from agent.policy import Policy
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One thing looked at. ``is_ok`` None: it could not be tried."""
+
+    subject: str
+    is_ok: bool | None
+    found: str
+    mend: str | None = None
+
+
+async def examine_cloud(policy: Policy, surroundings: Surroundings) -> list[Examined]:
+    """Return what was found; asks AWS nothing where the policy needs nothing of it."""
+    identity = await identify_node(surroundings)
+    api = choose_attach_api(policy.agent.cloud.attach_api, identity)
+    operations = list_operations(policy, api)
+    if policy.agent.cloud.enabled is False or not operations:
+        return [
+            *describe_identity(identity),
+            Examined("AWS", is_ok=True, found="the policy asks nothing of it"),
+        ]
+    async with CloudClient(choose_worker_settings(identity)) as client:
+        identity = await identify_node(surroundings, client.make)
+        node = NodeView(identity, api)
+        return [
+            *describe_identity(identity),
+            *[one async for one in _try_permissions(client, node, operations)],
+        ]
+
+
+def describe_identity(identity: CloudIdentity) -> list[Examined]:
+    """Return each fact about this node with the source that told it, then what was wrong with sources."""
+    known = [
+        Examined(name.replace("_", " "), is_ok=True, found=f"{getattr(identity, name)} ({source})")
+        for name, source in identity.sources
+    ]
+    mend = "On HyperPod, /opt/ml/config/resource_config.json has to list this node."
+    return [*known, *(Examined("node", None, problem, mend) for problem in identity.problems)]
+
+
+async def _try_permissions(
+    client: CloudClient, node: NodeView, operations: tuple[str, ...]
+) -> AsyncIterator[Examined]:
+    volume = await _find_own_volume(client, node)
+    for operation in operations:
+        call = _make_trial(operation, node, volume)
+        subject = " ".join(dict.fromkeys(one.action for one in STATEMENTS[operation])) or operation
+        if call is None:
+            yield Examined(subject, None, "has no dry run, or none without a volume of the agent's")
+            continue
+        try:
+            await (client.try_out(call) if hasattr(call, "describe") else client.make(call))
+        except AgentError as error:
+            is_denied = error.reason is Reason.PERMISSION_DENIED
+            yield Examined(subject, False if is_denied else None, error.message, error.hint)
+        else:
+            yield Examined(subject, is_ok=True, found="allowed")
+
+
+async def _find_own_volume(client: CloudClient, node: NodeView) -> CloudVolume | None:
+    try:
+        found = await describe_marked(client.make, node)
+    except AgentError:
+        return None  # what is missing for it is tried, and told, with the others
+    return found[0] if found else None
+
+
+def _make_trial(operation: str, node: NodeView, volume: CloudVolume | None) -> Call[Any] | None:
+    """Return a call that shows whether ``operation`` is allowed, and changes nothing when it is tried out."""
+    identity = node.identity
+    cluster, instance_id = identity.cluster_arn, identity.instance_id
+    describing: dict[str, Call[Any]] = {
+        "DescribeVolumes": DescribeVolumes((("volume-id", ("vol-00000000",)),)),
+        "DescribeVolumesModifications": DescribeVolumesModifications((VolumeId("vol-00000000"),)),
+        "DescribeSnapshots": DescribeSnapshots((("snapshot-id", ("snap-00000000",)),)),
+    }
+    if cluster and node.api is AttachApi.HYPERPOD:
+        describing["ListClusterNodes"] = ListClusterNodes(cluster)
+        if instance_id:
+            describing["DescribeClusterNode"] = DescribeClusterNode(cluster, instance_id)
+    if operation in describing:
+        return describing[operation]
+    mark = ((TAG_MADE_BY, MADE_BY),)
+    if operation == "CreateVolume" and identity.zone:
+        return CreateVolume("ebs-agent-doctor", identity.zone, 1, "gp3", mark)
+    if volume is None:
+        return None
+    changing: dict[str, Call[Any]] = {
+        "ModifyVolume": ModifyVolume(volume.volume_id, size_gib=volume.size_gib + 1),
+        "CreateSnapshot": CreateSnapshot(volume.volume_id, "dry run", mark),
+        "DeleteVolume": DeleteVolume(volume.volume_id),
+    }
+    if instance_id:
+        changing["AttachVolume"] = AttachVolume(instance_id, volume.volume_id, "/dev/sdp")
+    return changing.get(operation)

@@ -24,6 +24,7 @@ from tests.vm.guest.machine import (
     Disk,
     Machine,
     MachineSpec,
+    borrow,
     make_overlay,
     make_scratch,
     to_serial,
@@ -135,8 +136,8 @@ class Guest:
         ]
         spec = MachineSpec(
             directory=self.directory,
-            kernel=self._image.kernel,
-            initrd=self._image.initrd,
+            kernel=self._find_own(self._image.kernel),
+            initrd=self._find_own(self._image.initrd),
             kernel_args=(*KERNEL_ARGS, *mounts[1:], *self.options.kernel_args),
             disks=disks,
             accelerator=choose_accelerator(self._image),
@@ -359,10 +360,16 @@ class Guest:
         self._boot_id = self.channel.say_hello(COMMAND_TIMEOUT_S)
 
     def _make_disks(self) -> None:
+        borrow(self._image.kernel, self.directory)
+        borrow(self._image.initrd, self.directory)
         make_overlay(self.directory / "root.qcow2", self._image.disk)
         make_scratch(self.directory / "scratch.img", self.options.scratch_bytes)
         if self.options.has_agent:
             make_overlay(self.directory / "agent.qcow2", get_agent_disk(self._image))
+
+    def _find_own(self, cached: Path) -> Path:
+        own = self.directory / cached.name
+        return own if own.exists() else cached
 
     def _list_disks(self) -> tuple[Disk, ...]:
         return (

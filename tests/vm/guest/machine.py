@@ -196,8 +196,19 @@ def escape(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
+def borrow(source: Path, directory: Path) -> Path:
+    """Return a hard link to a cached file, which stays when the cache forgets it, or else the file itself."""
+    link = directory / source.name
+    try:
+        link.hardlink_to(source)
+    except OSError:
+        return source  # on another filesystem: the guest lasts as long as the cache
+    return link
+
+
 def make_overlay(path: Path, backing: Path) -> None:
     """Make a disk that starts as the backing one and keeps its own changes."""
+    backing = borrow(backing, path.parent)
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", path], timeout_s=60)
 
 

@@ -226,6 +226,8 @@ class Foreign:
     offset_bytes: int | None = None
     is_signed: bool = True
     """A known format was recognised; False for bytes that are merely not zero."""
+    is_own_remains: bool = False
+    """All that is there was shown to come from the interrupted format that the agent has a note of."""
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
             Reason.NOT_BLANK,
             f"{observed.volume_id} holds {content.what}.",
             hint="Nothing was changed. To use the volume for this entry, empty it yourself (wipefs and"
-            " blkdiscard -z), or match another one.",
+            f" blkdiscard -z){_name_forgetting(observed)}, or match another one.",
         )
     return _find_format_refusal(observed, device, filesystem)
 
@@ -332,13 +332,17 @@ def _find_format_refusal(observed: Observed, device: Device, filesystem: WantedF
     return None
 
 
+def _name_forgetting(observed: Observed) -> str:
+    return "" if observed.format_record is None else f" and run ebs-agent forget {observed.volume_id}"
+
+
 def _is_half_made(observed: Observed) -> bool:
     """Tell whether an interrupted format of ours left what is there, by all that can be known of it."""
     record, content = observed.format_record, observed.content
     if record is None or record.stage is not FormatStage.INTENDED:
         return False
     if isinstance(content, Foreign):
-        return not content.is_signed
+        return content.is_own_remains
     return (
         isinstance(content, Filesystem)
         and _matches_record(content, record)

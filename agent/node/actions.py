@@ -103,9 +103,18 @@ class VolumeActions:
             recorded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         fd = self._pin.fd
-        request = formatting.VerifyRequest(observed.device, self._node.source.identify, action.resume_uuid)
+        request = formatting.VerifyRequest(
+            observed.device, self._node.source.identify, action.resume_uuid, self._pin.writes
+        )
         await self._pin.call(formatting.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
         await self._node.save(self._node.records.write_format, record)
+        # A synced note takes its time, in which someone else may have come.
+        try:
+            await self._pin.call(formatting.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
+        except (AgentError, OSError):
+            if action.resume_uuid is None:
+                await self._node.save(self._node.records.remove_format, self._pin.volume)
+            raise
         await filesystem.make_filesystem(
             fd,
             action.type,

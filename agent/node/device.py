@@ -195,6 +195,20 @@ def read_diskseq(fd: int) -> int | None:
         raise
 
 
+def count_writes(fd: int, sysfs: Path = SYSFS) -> tuple[int, ...]:
+    """Return how often, and how much, the disk was written to and discarded since it appeared.
+
+    What programs wrote and the kernel still holds back goes to the disk first, so that it is counted. Equal
+    counts before and after mean that nobody wrote in between, unless accounting is off (``queue/iostats``).
+    """
+    os.fsync(fd)
+    rdev = os.fstat(fd).st_rdev
+    text = _need(sysfs / "dev" / "block" / f"{os.major(rdev)}:{os.minor(rdev)}" / "stat")
+    fields = [int(word) for word in text.split()]
+    # Requests and sectors written, then discarded (Documentation/block/stat.rst).
+    return tuple(fields[index] for index in (4, 6, 11, 13) if index < len(fields))
+
+
 def _open_block(path: str) -> Fd:
     """Open a block device without side effects: no write access, no media check, nothing but a block."""
     try:

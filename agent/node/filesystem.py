@@ -7,6 +7,7 @@ here decides whether it may.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -109,6 +110,24 @@ async def make_filesystem(
     if is_resuming:
         await run(build_wipe_argv(fs_type, device), timeout_s=SUPERBLOCK_TIMEOUT_S, pass_fds=[device_fd])
     await run(argv, timeout_s=MKFS_TIMEOUT_S, pass_fds=[device_fd], name=f"mkfs.{fs_type}")
+
+
+async def make_reference(
+    size_bytes: int, *, uuid: str, label: str | None = None, options: Sequence[str] = (), run: Run = run
+) -> int:
+    """Return the descriptor of a file in memory that holds what mkfs.ext4 makes; the caller closes it.
+
+    Only what is written takes memory: some MiB of 1 TiB. Raises AgentError where mkfs fails.
+    """
+    fd = os.memfd_create("ebs-agent-reference")
+    try:
+        os.ftruncate(fd, size_bytes)
+        argv = build_mkfs_argv(FsType.EXT4, descriptor_path(fd), uuid=uuid, label=label, options=options)
+        await run(argv, timeout_s=MKFS_TIMEOUT_S, pass_fds=[fd], name="mkfs.ext4 (in memory)")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 # -- Checking ------------------------------------------------------------------------------------------------

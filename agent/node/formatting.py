@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 
 from agent.errors import RefusedError, VanishedError
 from agent.model import Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
-from agent.node.device import refuse_claimed, verify_pin
+from agent.node.device import count_writes, refuse_claimed, verify_pin
+from agent.node.exclusion import find_exclusion
+from agent.node.mountinfo import read_mounts
 from agent.node.signature import find_signatures
+from agent.node.surroundings import gather_surroundings
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class VerifyRequest:
     device: Device
     identify: Callable[[int], Identity]
     resume_uuid: str | None = None
+    writes: tuple[int, ...] | None = None
+    """By ``count_writes``, from before the proof of what is on the device began."""
 
 
 def choose_uuid() -> str:
@@ -36,9 +41,18 @@ def complete(record: FormatRecord) -> FormatRecord:
 
 
 def verify_formattable(fd: int, request: VerifyRequest) -> None:
-    """Raise unless it is the device that was looked at, nobody uses it, and no signature has appeared."""
+    """Raise unless it is the device that was looked at, unused, not written to, and without a signature."""
     verify_pin(fd, request.device, request.identify)
     refuse_claimed(fd)
+    exclusion = find_exclusion(request.device, gather_surroundings(read_mounts()))
+    if exclusion is not None:
+        raise RefusedError(exclusion.message, hint=exclusion.hint, reason=exclusion.reason)
+    if request.writes is not None and count_writes(fd) != request.writes:
+        raise RefusedError(
+            f"{request.device.path} was written to after it was proven blank.",
+            hint="Someone else uses it without a claim to it; nothing was changed by the agent.",
+            reason=Reason.NOT_BLANK,
+        )
     found = find_signatures(fd, request.device)
     is_own = isinstance(found, Filesystem) and found.uuid == request.resume_uuid
     if found is None or is_own:

@@ -38,6 +38,8 @@ class Pin:
         self.is_locked = False
         self.checked: Checked | None = None
         """What a filesystem check found in this pass; it says nothing about the device in another one."""
+        self.writes: tuple[int, ...] | None = None
+        """What had been written to the device, by ``count_writes``, before its contents were last proven."""
         self._workers = workers
         self._fd: Fd | None = None
 

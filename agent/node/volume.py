@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, VanishedError
@@ -10,7 +11,11 @@ from agent.model import (
     Device,
     Exclusion,
     Filesystem,
+    Foreign,
+    FormatRecord,
     FormatRule,
+    FormatStage,
+    FsType,
     Ids,
     Mount,
     MountRecord,
@@ -22,10 +27,14 @@ from agent.model import (
 )
 from agent.node import block
 from agent.node.actions import VolumeActions
+from agent.node.device import count_writes
+from agent.node.filesystem import make_reference
 from agent.node.look import Look, LookRequest, find_stale_of_absent, look_at
 from agent.node.pin import Pin
 from agent.node.processes import find_processes
+from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.signature import probe
+from agent.node.wire import Fd
 from agent.steps import Action
 
 if TYPE_CHECKING:
@@ -94,7 +103,7 @@ class VolumeSession:
         if wanted is not None and wanted.block is None and exclusion is None:
             format_record = self._node.records.read_format(self._volume)
             if not look.mounts:
-                content = await self._probe(look.device, wanted)
+                content = await self._probe(look.device, wanted, format_record)
         if here is not None:
             record = await self._note_mount(here, look.device, record)
             self._node.lost.discard(self._volume)
@@ -141,13 +150,43 @@ class VolumeSession:
             origin=self._node.origins.get(self._volume),
         )
 
-    async def _probe(self, device: Device, wanted: Wanted) -> Content:
+    async def _probe(self, device: Device, wanted: Wanted, record: FormatRecord | None) -> Content:
         """Find out what is on the device; where it may be formatted, locked from here to the end."""
         may_format = wanted.filesystem is not None and wanted.filesystem.format is FormatRule.IF_BLANK
         if may_format:
             await self._pin.lock()
+            self._pin.writes = await self._pin.call(count_writes, self._pin.fd, timeout_s=LOOK_TIMEOUT_S)
         trust = self._node.choose_trust(self._volume)
-        return await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        content = await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        is_interrupted = record is not None and record.stage is FormatStage.INTENDED
+        if may_format and is_interrupted and isinstance(content, Foreign) and not content.is_signed:
+            return await self._explain(content, device, wanted, record)
+        return content
+
+    async def _explain(
+        self, content: Foreign, device: Device, wanted: Wanted, record: FormatRecord | None
+    ) -> Content:
+        """Find out whether the format that was interrupted left what is there."""
+        kind = wanted.filesystem
+        if kind is None or record is None:
+            return content
+        if (kind.type, device.size_bytes) != (record.type, record.size_bytes):
+            return content
+        if record.type is not FsType.EXT4:
+            return await self._pin.call(
+                explain_remains, self._pin.fd, device, record, None, timeout_s=PROBE_TIMEOUT_S
+            )
+        if device.size_bytes > REFERENCE_LIMIT_BYTES:
+            return content
+        reference = await make_reference(
+            device.size_bytes, uuid=record.uuid, label=kind.label, options=kind.mkfs_options
+        )
+        try:
+            return await self._pin.call(
+                explain_remains, self._pin.fd, device, record, Fd(reference), timeout_s=PROBE_TIMEOUT_S
+            )
+        finally:
+            os.close(reference)
 
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
         if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:

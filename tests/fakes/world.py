@@ -50,7 +50,7 @@ from agent.steps import (
 )
 
 GIB = 1024**3
-HALF_MADE = Foreign("data at byte 4096", 4096, is_signed=False)
+HALF_MADE = Foreign("data at byte 4096", 4096, is_signed=False, is_own_remains=True)
 
 
 class AgentDiedError(BaseException):

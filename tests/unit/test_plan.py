@@ -206,10 +206,19 @@ def test_refused_with_its_reason(observed: Observed, wanted: Wanted, reason: Rea
 
 
 def test_interrupted_format_is_resumed_with_its_own_uuid() -> None:
-    """A blank or unsigned half-made volume with a matching intent is formatted again, same UUID."""
-    for content in (BLANK, Foreign("data", 4096, is_signed=False)):
+    """A blank volume, or one with nothing but our own remains, is formatted again with the same UUID."""
+    for content in (BLANK, Foreign("data", 4096, is_signed=False, is_own_remains=True)):
         first = make_plan(look(content, format_record=RECORD), WANTED).steps[0]
         assert first == Format(FsType.EXT4, resume_uuid=UUID)
+
+
+def test_intent_alone_does_not_make_data_ours() -> None:
+    """Unsigned data that the interrupted format does not explain is refused, with the way out."""
+    observed = look(Foreign("data", 4096, is_signed=False), format_record=RECORD)
+    verdict = make_plan(observed, WANTED).verdict
+    assert isinstance(verdict, Refuse)
+    assert verdict.reason is Reason.NOT_BLANK
+    assert f"ebs-agent forget {VOLUME}" in (verdict.hint or "")
 
 
 def test_interrupted_format_that_finished_is_checked_and_settled() -> None:

@@ -196,7 +196,7 @@ def read_diskseq(fd: int) -> int | None:
 
 
 def count_writes(fd: int, sysfs: Path = SYSFS) -> tuple[int, ...]:
-    """Return how often, and how much, the disk was written to and discarded since it appeared.
+    """Return how much was written to the disk, and how much discarded, since it appeared.
 
     What programs wrote and the kernel still holds back goes to the disk first, so that it is counted. Equal
     counts before and after mean that nobody wrote in between, unless accounting is off (``queue/iostats``).
@@ -205,8 +205,8 @@ def count_writes(fd: int, sysfs: Path = SYSFS) -> tuple[int, ...]:
     rdev = os.fstat(fd).st_rdev
     text = _need(sysfs / "dev" / "block" / f"{os.major(rdev)}:{os.minor(rdev)}" / "stat")
     fields = [int(word) for word in text.split()]
-    # Requests and sectors written, then discarded (Documentation/block/stat.rst).
-    return tuple(fields[index] for index in (4, 6, 11, 13) if index < len(fields))
+    # Sectors written and discarded (Documentation/block/stat.rst). Not requests: a flush counts as one.
+    return tuple(fields[index] for index in (6, 13) if index < len(fields))
 
 
 def _open_block(path: str) -> Fd:

@@ -5,7 +5,7 @@
 # all, a release counts only once its stamp is written, and everything may be done again.
 
 umask 022
-PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin${EBS_AGENT_TEST_PATH:+:}${EBS_AGENT_TEST_PATH:-}
+PATH=${EBS_AGENT_SEARCH_PATH:-/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin}
 export PATH LC_ALL=C.UTF-8
 
 # All paths move below this, for tests.

@@ -89,7 +89,7 @@ install_agent() {
 
 requires_volumes() { # also true where it cannot be told
     [[ -n $1 ]] || return 0
-    grep --quiet --extended-regexp '(^|[^#]*[[:space:]{,])required:[[:space:]]*"?true' "$1"
+    grep --quiet --extended-regexp '^[^#]*[[:space:]{,]"?required"?:[[:space:]]+true' "$1"
 }
 
 is_eks() {
@@ -128,7 +128,10 @@ main() { # read whole before it runs, so that nobody replaces it under way
     case $? in
         0) ;;
         3) say "warning: the new version did not become ready; the one before is in force" ;;
-        *) [[ -x $dest/opt/ebs-agent/current/bin/ebs-agent ]] || give_up "$in_force" "the agent is not installed" ;;
+        *)
+            [[ -x $dest/opt/ebs-agent/current/bin/ebs-agent ]] || give_up "$in_force" "the agent is not installed"
+            say "warning: this installation failed; the one before it stays"
+            ;;
     esac
     "$dest/opt/ebs-agent/current/bin/ebs-agent" wait --timeout "${EBS_AGENT_WAIT_S:-300}" ||
         give_up "$in_force" "required volumes are not ready"

@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import agent
+from packaging.utils import parse_wheel_filename
+
 from scripts.bundle import archive, sbom, wheels
 from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
 
@@ -25,6 +26,7 @@ UPLOADED = ("on_create.sh", "ebs-agent.conf", "policy.yaml")
 def main() -> int:
     """Make what the arguments ask for."""
     parser = argparse.ArgumentParser(prog="python -m scripts.bundle", description=__doc__)
+    parser.add_argument("--source", type=Path, default=REPOSITORY, help="the tree to make it from")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist")
     parser.add_argument("--cache", type=Path, default=REPOSITORY / "build" / "wheels")
     parser.add_argument("--architecture", action="append", choices=ARCHITECTURES, help="all when not given")
@@ -35,24 +37,25 @@ def main() -> int:
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = wheels.build(REPOSITORY, Path(scratch))
+        wheel = wheels.build(arguments.source, Path(scratch))
         bundles = []
         for architecture in architectures:
             targets = [Target(python, architecture) for python in pythons]
-            bundles.append(make_bundle(targets, wheel, arguments.cache, arguments.output))
+            bundles.append(make_bundle(arguments.source, targets, wheel, arguments.cache, arguments.output))
     folder = arguments.output / FOLDER
-    make_folder(bundles, folder)
+    make_folder(arguments.source, bundles, folder)
     for path in (*bundles, folder):
         sys.stdout.write(f"{path}\n")
     return 0
 
 
-def make_bundle(targets: list[Target], wheel: Path, cache: Path, output: Path) -> Path:
+def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, output: Path) -> Path:
     """Make the bundle of one processor from the agent's wheel and return its path."""
+    version = str(parse_wheel_filename(wheel.name)[1])
     architecture = targets[0].architecture
-    lock = (REPOSITORY / "requirements" / "run.txt").read_text(encoding="utf-8")
+    lock = (source / "requirements" / "run.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / f"ebs-agent-{agent.__version__}-{architecture}"
+        root = Path(scratch) / f"ebs-agent-{version}-{architecture}"
         house = root / "wheels"
         house.mkdir(parents=True)
         for target in targets:
@@ -61,9 +64,12 @@ def make_bundle(targets: list[Target], wheel: Path, cache: Path, output: Path) -
             for path in sorted(shelf.glob("*.whl")):
                 shutil.copyfile(path, house / path.name)
         shutil.copyfile(wheel, house / wheel.name)
-        add_files(root, lock, wheel)
-        bill = sbom.describe_wheels(list(house.glob("*.whl")), NAME, agent.__version__)
+        own = f"{NAME}=={version} --hash=sha256:{archive.hash_file(wheel)}\n"
+        (root / "requirements.txt").write_text(lock + own, encoding="utf-8")
+        (root / "VERSION").write_text(f"{version}\n", encoding="utf-8")
+        bill = sbom.describe_wheels(list(house.glob("*.whl")), NAME, version)
         (root / "sbom.cdx.json").write_text(bill, encoding="utf-8")
+        add_files(source, root)
         archive.write_sums(root)
         bundle = output / f"{root.name}.tar.gz"
         archive.pack(root, bundle)
@@ -82,27 +88,24 @@ def fill_shelf(shelf: Path, target: Target, lock: str) -> None:
     stamp.write_text(wanted, encoding="utf-8")
 
 
-def add_files(root: Path, lock: str, wheel: Path) -> None:
-    """Add everything that is not a wheel of somebody else's."""
-    own = f"{NAME}=={agent.__version__} --hash=sha256:{archive.hash_file(wheel)}\n"
-    (root / "requirements.txt").write_text(lock + own, encoding="utf-8")
-    (root / "VERSION").write_text(f"{agent.__version__}\n", encoding="utf-8")
+def add_files(source: Path, root: Path) -> None:
+    """Add what is no wheel: scripts, units, example hooks, documents."""
     for name in INSIDE:
-        shutil.copy(REPOSITORY / FOLDER / name, root / name)
-    shutil.copytree(REPOSITORY / FOLDER / "hooks.d", root / "hooks.d")
-    shutil.copytree(REPOSITORY / "systemd", root / "systemd")
-    shutil.copytree(REPOSITORY / "docs", root / "docs")
-    shutil.copy(REPOSITORY / "LICENSE", root / "LICENSE")
+        shutil.copy(source / FOLDER / name, root / name)
+    shutil.copytree(source / FOLDER / "hooks.d", root / "hooks.d")
+    shutil.copytree(source / "systemd", root / "systemd")
+    shutil.copytree(source / "docs", root / "docs")
+    shutil.copy(source / "LICENSE", root / "LICENSE")
 
 
-def make_folder(bundles: list[Path], folder: Path) -> None:
+def make_folder(source: Path, bundles: list[Path], folder: Path) -> None:
     """Make the folder that is uploaded as it is."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     # Beside hooks.d, which on_create.sh would install: they act only for those who put them there.
-    shutil.copytree(REPOSITORY / FOLDER / "hooks.d", folder / "hooks.examples")
+    shutil.copytree(source / FOLDER / "hooks.d", folder / "hooks.examples")
     for name in UPLOADED:
-        shutil.copy(REPOSITORY / FOLDER / name, folder / name)
+        shutil.copy(source / FOLDER / name, folder / name)
     for bundle in bundles:
         shutil.copyfile(bundle, folder / bundle.name)
         shutil.copyfile(f"{bundle}.sha256", folder / f"{bundle.name}.sha256")

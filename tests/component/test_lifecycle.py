@@ -1,0 +1,221 @@
+"""The lifecycle scripts as they are, on a directory that they take for a node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.bundle import SCRIPTS, Node, make_folder
+
+POLICY = "version: 1\nvolumes: []\n"
+REQUIRED = "version: 1\nvolumes:\n  - {name: a, required: true}\n"
+UNITS = ("ebs-agent.service", "ebs-volumes-ready.service", "ebs-volumes.target")
+READY = {"volume_id": "vol-1", "condition": "Ready", "path": "/data/a", "device": "/dev/nvme1n1"}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "node")
+
+
+def install(node: Node, on_create: Path, **options: int) -> str:
+    done = node.run(on_create, **options)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def check_installed(node: Node, version: str) -> None:
+    assert (node.release, node.running) == (version, version)
+    assert not (node.home / ".unproven").exists()
+    for unit in UNITS:
+        installed = node.root / "etc/systemd/system" / unit
+        assert installed.read_text() == (SCRIPTS.parent / "systemd" / unit).read_text()
+    assert (node.root / "usr/local/bin/ebs-agent").readlink() == node.home / "current/bin/ebs-agent"
+    assert not list(node.root.glob("ebs-agent.*")), "scratch directories are gone"
+
+
+def test_installs_on_a_bare_node(node: Node, tmp_path: Path) -> None:
+    """One run leaves the release in force, the units, the policy, and a log where HyperPod's scripts log."""
+    output = install(node, make_folder(tmp_path / "s3", "1.0", policy=POLICY))
+    check_installed(node, "1.0")
+    assert node.policy.read_text() == POLICY
+    assert "release 1.0 is in force" in output
+    assert "release 1.0 is in force" in (node.root / "var/log/provision/ebs-agent.log").read_text()
+
+
+def test_a_second_run_changes_nothing(node: Node, tmp_path: Path) -> None:
+    """Run again, it restarts nothing; a changed policy is loaded without a restart."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    install(node, on_create)
+    install(node, on_create)
+    assert node.count_calls("systemctl restart ebs-agent.service") == 1
+    assert node.count_calls("systemctl reload ebs-agent.service") == 0
+    (on_create.parent / "policy.yaml").write_text(POLICY + "# changed\n")
+    install(node, on_create)
+    assert node.count_calls("systemctl restart ebs-agent.service") == 1
+    assert node.count_calls("systemctl reload ebs-agent.service") == 1
+
+
+def test_runs_at_the_same_time_wait_for_each_other(node: Node, tmp_path: Path) -> None:
+    """Two runs at once both succeed, and install once."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    runs = [node.start(on_create) for _ in range(2)]
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    check_installed(node, "1.0")
+    assert node.count_calls("systemctl restart ebs-agent.service") == 1
+
+
+def test_two_upgrades_keep_one_release_to_go_back_to(node: Node, tmp_path: Path) -> None:
+    """An upgrade goes beside the release in force; the one before that is removed."""
+    for version in ("1.0", "1.1", "1.2"):
+        install(node, make_folder(tmp_path / version, version, policy=POLICY))
+        check_installed(node, version)
+    assert node.list_releases() == ["1.1", "1.2"]
+
+
+def test_other_bytes_of_the_same_version_are_another_release(node: Node, tmp_path: Path) -> None:
+    """A version that was built again is installed beside the one that runs, never over it."""
+    install(node, make_folder(tmp_path / "first", "1.0", policy=POLICY))
+    second = make_folder(tmp_path / "second", "1.0", policy=POLICY, is_broken=True)
+    done = node.run(second)
+    assert done.returncode == 0, done.stdout
+    assert (node.release, node.running) == ("1.0", "1.0")
+    assert [name[:4] for name in node.list_releases()] == ["1.0", "1.0-"]
+
+
+def test_an_upgrade_that_does_not_start_is_rolled_back(node: Node, tmp_path: Path) -> None:
+    """A new version that does not become ready is replaced by the one before, and the node does not fail."""
+    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
+    output = install(node, make_folder(tmp_path / "new", "1.1", policy=POLICY, is_broken=True))
+    assert "going back to 1.0" in output
+    check_installed(node, "1.0")
+
+
+def test_an_upgrade_that_loses_a_volume_is_rolled_back(node: Node, tmp_path: Path) -> None:
+    """A new version has to have ready what was ready before it."""
+    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
+    (node.root / "volumes.json").write_text(json.dumps([READY, {**READY, "condition": "Failed"}]))
+    done = node.run(make_folder(tmp_path / "new", "1.1", policy=POLICY))
+    assert "going back to 1.0" in done.stdout
+    assert (node.release, node.running) == ("1.0", "1.0")
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_many_steps_and_run_again_it_arrives(node: Node, tmp_path: Path) -> None:
+    """Whichever call is the last one (every other is tried), the next run ends as an undisturbed one."""
+    changed = POLICY + "# new\n"
+    old = make_folder(tmp_path / "old", "1.0", policy=POLICY)
+    new = make_folder(tmp_path / "new", "1.1", policy=changed)
+    install(node, old)
+    number = 1
+    while node.run(new, kill_at=number).returncode != 0:
+        # Between the runs the node may boot: what is in force is whole, the old one or the new one.
+        assert node.release in node.list_releases()
+        assert node.policy.read_text() in {POLICY, changed}
+        for leftover in node.root.glob("ebs-agent.*"):
+            shutil.rmtree(leftover)  # a killed script cannot; on a node it lies where the system cleans up
+        install(node, new)
+        check_installed(node, "1.1")
+        assert node.policy.read_text() == changed
+        node.go_back_to("1.0", POLICY)
+        number += 2
+    assert number > 20, "it was killed at many steps before a run came through"
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [
+        (POLICY, 0),
+        (REQUIRED, 1),
+        ("version: 1\nvolumes:\n  - name: a\n    required: true\n", 1),
+        ("version: 1\nvolumes:\n  - name: a\n    required: false\n", 0),
+        ("version: 1\nvolumes:\n  - name: a\n    # required: true\n", 0),
+    ],
+)
+def test_only_a_required_volume_fails_the_node(node: Node, tmp_path: Path, policy: str, status: int) -> None:
+    """An agent that cannot be installed, or volumes that do not come, fail a node that requires one."""
+    broken = make_folder(tmp_path / "broken", "1.0", policy=policy, is_broken=True)
+    assert node.run(broken).returncode == status
+    (node.root / "volumes.json").write_text(json.dumps([{**READY, "condition": "Pending"}]))
+    working = make_folder(tmp_path / "working", "1.1", policy=policy)
+    assert node.run(working).returncode == status
+
+
+def test_a_damaged_bundle_is_refused(node: Node, tmp_path: Path) -> None:
+    """A bundle with other bytes than its checksum says is not unpacked."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=REQUIRED)
+    [bundle] = on_create.parent.glob("*.tar.gz")
+    bundle.write_bytes(bundle.read_bytes() + b"x")
+    done = node.run(on_create)
+    assert done.returncode == 1
+    assert "is damaged" in done.stdout
+    assert not node.home.exists()
+
+
+def test_a_policy_with_problems_does_not_replace_one_that_works(node: Node, tmp_path: Path) -> None:
+    """The policy in force stays, and so does the agent."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    install(node, on_create)
+    (on_create.parent / "policy.yaml").write_text("nonsense")
+    assert "the one in force stays" in install(node, on_create)
+    assert node.policy.read_text() == POLICY
+    assert node.running == "1.0"
+
+
+def test_rollback_by_hand(node: Node, tmp_path: Path) -> None:
+    """rollback.sh puts the release before in force, and back again."""
+    for version in ("1.0", "1.1"):
+        install(node, make_folder(tmp_path / version, version, policy=POLICY))
+    script = node.home / "current/share/ebs-agent/rollback.sh"
+    for version in ("1.0", "1.1"):
+        done = node.run(script)
+        assert done.returncode == 0, done.stdout
+        check_installed(node, version)
+    assert node.run(script, "9.9").returncode == 1
+
+
+def test_uninstall_leaves_policy_records_and_mounts(node: Node, tmp_path: Path) -> None:
+    """The agent is removed; the script names mounts and files that stay, and --purge removes the files."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    install(node, on_create)
+    (node.root / "volumes.json").write_text(json.dumps([READY]))
+    (node.root / "var/lib/ebs-agent").mkdir(parents=True)
+    done = node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert done.returncode == 0, done.stdout
+    assert "/data/a  (vol-1, /dev/nvme1n1)" in done.stdout
+    assert not node.home.exists()
+    assert not any((node.root / "etc/systemd/system").glob("*"))
+    assert node.policy.exists()
+    assert (node.root / "var/lib/ebs-agent").exists()
+    install(node, on_create)
+    done = node.run(node.home / "current/share/ebs-agent/uninstall.sh", "--purge")
+    assert done.returncode == 0, done.stdout
+    assert not node.policy.parent.exists()
+    assert not (node.root / "var/lib/ebs-agent").exists()
+
+
+def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: Path) -> None:
+    """EBS_AGENT_HOLD gives each service a drop-in, which uninstalling takes away."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    (on_create.parent / "ebs-agent.conf").write_text('EBS_AGENT_HOLD="slurmd containerd.service"\n')
+    install(node, on_create)
+    for service in ("slurmd", "containerd"):
+        drop_in = node.root / f"etc/systemd/system/{service}.service.d/50-ebs-volumes.conf"
+        assert "After=ebs-volumes.target" in drop_in.read_text()
+    node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert not list((node.root / "etc/systemd/system").glob("*.d"))
+
+
+def test_hooks_beside_the_script_are_installed(node: Node, tmp_path: Path) -> None:
+    """Programs in hooks.d are put where the agent looks for them, executable, for nobody else to change."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    hook = on_create.parent / "hooks.d/10-tell"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\n")
+    install(node, on_create)
+    installed = node.root / "etc/ebs-agent/hooks.d/10-tell"
+    assert installed.stat().st_mode & 0o777 == 0o755

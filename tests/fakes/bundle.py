@@ -1,0 +1,213 @@
+"""A bundle whose agent is a few lines long, and a directory that stands in for a node.
+
+The lifecycle scripts run as they are; what they start is this agent, this pip and this systemctl. Each call
+of a program that changes something is counted, and the script can be killed at any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.bundle import archive
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = REPOSITORY / "lifecycle_scripts"
+
+AGENT = """
+import json, os, sys
+from pathlib import Path
+
+VERSION, IS_BROKEN = {version!r}, {is_broken!r}
+dest = Path(os.environ["EBS_AGENT_DESTDIR"])
+running, volumes = dest / "running", dest / "volumes.json"
+match sys.argv[1:]:
+    case ["--version"]:
+        print(VERSION)
+    case ["run"]:
+        if IS_BROKEN:
+            sys.exit(1)
+        running.write_text(VERSION)
+    case ["check", path]:
+        sys.exit(2 if "nonsense" in Path(path).read_text() else 0)
+    case ["status", *_]:
+        if not running.exists():
+            sys.exit(4)
+        print(json.dumps({{"version": running.read_text(), "volumes": json.loads(volumes.read_text())}}))
+    case ["wait", *_]:
+        if not running.exists():
+            sys.exit(4)
+        unready = [v for v in json.loads(volumes.read_text()) if v["condition"] != "Ready"]
+        sys.exit(3 if unready else 0)
+    case ["reload"]:
+        pass
+    case other:
+        sys.exit(f"unexpected: {{other}}")
+"""
+
+PIP = """
+import sys, sysconfig
+from pathlib import Path
+
+wheels = Path(sys.argv[sys.argv.index("--find-links") + 1])
+site = Path(sysconfig.get_path("purelib"))
+(site / "agent_stub.py").write_text((wheels / "agent.py").read_text())
+program = Path(sys.prefix) / "bin" / "ebs-agent"
+program.write_text(f"#!{sys.executable}\\nimport agent_stub\\n")
+program.chmod(0o755)
+"""
+
+SYSTEMCTL = """
+case "$*" in
+    *"restart ebs-agent.service") rm -f "$dest/running"; "$dest/opt/ebs-agent/current/bin/ebs-agent" run ;;
+    *"reload ebs-agent.service") [[ -e $dest/running ]] ;;
+    *"is-active ebs-agent.service") [[ -e $dest/running ]] ;;
+    *is-enabled*) [[ -e $dest/enabled ]] ;;
+    *disable*) rm -f "$dest/running" "$dest/enabled" ;;
+    *enable*) touch "$dest/enabled" ;;
+    *daemon-reload | *reset-failed* | "--no-block start ebs-volumes.target") ;;
+    *) echo "unexpected: systemctl $*" >&2; exit 1 ;;
+esac
+"""
+
+COUNTED = ("mv", "sync", "ln", "install", "rm", "mkdir")
+"""Programs of the system's own that change something; the stand-ins call them."""
+
+
+class Node:
+    """A directory that the scripts take for a node's root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._stubs = root / "stubs"
+        self._stubs.mkdir(parents=True)
+        (root / "volumes.json").write_text("[]")
+        self._write_stub("systemctl", SYSTEMCTL)
+        for name in COUNTED:
+            self._write_stub(name, f'exec {shutil.which(name)} "$@"')
+        for name in ("groupadd", "useradd", "groupdel", "userdel", "journalctl", "getent", "logger"):
+            self._write_stub(name, "cat >/dev/null </dev/stdin" if name == "logger" else ":")
+        self._python = shutil.which("python3", path=os.defpath) or sys.executable
+
+    @property
+    def home(self) -> Path:
+        """Where releases are."""
+        return self.root / "opt/ebs-agent"
+
+    @property
+    def policy(self) -> Path:
+        """The policy in force."""
+        return self.root / "etc/ebs-agent/policy.yaml"
+
+    @property
+    def release(self) -> str | None:
+        """The release in force."""
+        link = self.home / "current"
+        return str(link.readlink()) if link.is_symlink() else None
+
+    @property
+    def running(self) -> str | None:
+        """The version of the agent that runs."""
+        path = self.root / "running"
+        return path.read_text() if path.exists() else None
+
+    def list_releases(self) -> list[str]:
+        """Return the complete ones."""
+        return sorted(
+            path.parent.name for path in self.home.glob("*/.complete") if path.parent.name != "current"
+        )
+
+    def count_calls(self, words: str = "") -> int:
+        """Return how many counted programs were called with these words."""
+        log = self.root / "calls"
+        return sum(words in line for line in log.read_text().splitlines()) if log.exists() else 0
+
+    def run(self, script: Path, *arguments: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end, or to the call at which it is killed with all it started."""
+        return subprocess.run(
+            ["setsid", "--wait", "bash", str(script), *arguments],
+            env=self._make_environment(kill_at),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def start(self, script: Path) -> subprocess.Popen[str]:
+        """Start a script beside others."""
+        return subprocess.Popen(
+            ["bash", str(script)],
+            env=self._make_environment(0),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def go_back_to(self, version: str, policy: str) -> None:
+        """Have that release in force, as if no other had ever been there."""
+        for name in self.list_releases():
+            if name != version:
+                shutil.rmtree(self.home / name)
+        (self.home / "current").unlink()
+        (self.home / "current").symlink_to(version)
+        (self.root / "running").write_text(version)
+        self.policy.write_text(policy)
+
+    def _make_environment(self, kill_at: int) -> dict[str, str]:
+        (self.root / "countdown").write_text(str(kill_at))
+        path = f"{self._stubs}:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {
+            "PATH": path,
+            "EBS_AGENT_SEARCH_PATH": path,
+            "EBS_AGENT_DESTDIR": str(self.root),
+            "EBS_AGENT_PYTHON": sys.executable,
+            "EBS_AGENT_RETRY_S": "0",
+            "EBS_AGENT_FAILURE_SLEEP_S": "0",
+            "TMPDIR": str(self.root),
+        }
+
+    def _write_stub(self, name: str, script: str) -> None:
+        """Write a program that logs its call, ends everything if it is its turn, and does its work."""
+        countdown = """
+            read -r left <"$dest/countdown"
+            if ((left > 0)); then
+                echo $((left - 1)) >"$dest/countdown"
+                ((left > 1)) || kill -KILL 0
+            fi"""
+        path = self._stubs / name
+        path.write_text(
+            f'#!/bin/bash\ndest={self.root}\necho {name} "$*" >>$dest/calls\n'
+            f"{countdown if name in (*COUNTED, 'systemctl') else ''}\n{script}\n"
+        )
+        path.chmod(0o755)
+
+
+def make_folder(directory: Path, version: str, *, policy: str | None = None, is_broken: bool = False) -> Path:
+    """Make what lies in S3, with a bundle of that version, and return its on_create.sh."""
+    directory.mkdir(parents=True)
+    machine = os.uname().machine
+    root = directory / f"ebs-agent-{version}-{machine}"
+    pip = root / "wheels/pip-0.whl/pip"
+    pip.mkdir(parents=True)
+    (pip / "__main__.py").write_text(PIP)
+    (root / "wheels/agent.py").write_text(AGENT.format(version=version, is_broken=is_broken))
+    for script in SCRIPTS.glob("*.sh"):
+        if script.name != "on_create.sh":
+            shutil.copy(script, root)
+    for name in ("systemd", "docs"):
+        shutil.copytree(REPOSITORY / name, root / name)
+    shutil.copytree(SCRIPTS / "hooks.d", root / "hooks.d")
+    for name, text in (("VERSION", f"{version}\n"), ("sbom.cdx.json", "{}"), ("requirements.txt", "")):
+        (root / name).write_text(text)
+    archive.write_sums(root)
+    archive.pack(root, directory / f"{root.name}.tar.gz")
+    shutil.rmtree(root)
+    shutil.copy(SCRIPTS / "on_create.sh", directory)
+    if policy is not None:
+        (directory / "policy.yaml").write_text(policy)
+    return directory / "on_create.sh"

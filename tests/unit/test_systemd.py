@@ -1,0 +1,117 @@
+"""The units say what the daemon relies on, and give it no more than it needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+SERVICE = (SYSTEMD / "ebs-agent.service").read_text()
+
+EXPOSURE = {"ebs-agent.service": 5.5, "ebs-volumes-ready.service": 1.1}
+"""What systemd 252 gives them. Lower is better; a change that raises one has to say why, here."""
+
+IMPLY_MOUNT_NAMESPACE = (
+    *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC"),
+    *("ProtectProc", "ProcSubset", "ProtectControlGroups", "ProtectKernelTunables", "ProtectKernelModules"),
+    *("ProtectKernelLogs", "MountFlags", "RootDirectory", "RootImage", "TemporaryFileSystem", "BindPaths"),
+    *(
+        "BindReadOnlyPaths",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "InaccessiblePaths",
+        "ExecPaths",
+        "NoExecPaths",
+    ),
+    *("MountImages", "ExtensionImages", "LogNamespace", "IPCNamespacePath", "DynamicUser"),
+)
+"""Of systemd.exec(5), up to version 252."""
+
+
+def find_settings(unit: str) -> dict[str, list[str]]:
+    settings: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE):
+        settings.setdefault(name, []).append(value)
+    return settings
+
+
+def test_the_agent_lives_in_the_mount_namespace_of_the_host() -> None:
+    """Nothing in its unit gives the agent a mount namespace of its own, in which its mounts would be lost."""
+    assert not set(find_settings(SERVICE)) & set(IMPLY_MOUNT_NAMESPACE)
+
+
+@pytest.mark.parametrize("name", ["ProtectSystem", "PrivateDevices", "ProtectHostname", "RestrictSUIDSGID"])
+def test_what_is_left_out_is_explained(name: str) -> None:
+    """Each hardening that the agent does without has its reason beside it."""
+    comments = [line for line in SERVICE.splitlines() if line.startswith("#")]
+    assert any(name in line for line in comments)
+
+
+def test_the_agent_waits_for_neither_network_nor_cloud() -> None:
+    """A boot without network mounts what is attached: the unit is ordered after nothing of the network."""
+    settings = find_settings(SERVICE)
+    for value in [
+        word for name in ("After", "Requires", "Wants", "BindsTo") for word in settings.get(name, [])
+    ]:
+        assert "network" not in value
+        assert "cloud" not in value
+
+
+def test_a_wrong_policy_is_not_tried_again() -> None:
+    """Exit status 2 means that only a person can help; everything else is started again, within limits."""
+    settings = find_settings(SERVICE)
+    assert settings["RestartPreventExitStatus"] == ["2"]
+    assert settings["Restart"] == ["always"]
+    assert {"StartLimitBurst", "StartLimitIntervalSec", "WatchdogSec"} <= set(settings)
+
+
+def test_no_boot_hangs_for_ever() -> None:
+    """The wait behind the target ends by itself before systemd ends it, and both limits are finite."""
+    settings = find_settings((SYSTEMD / "ebs-volumes-ready.service").read_text())
+    [environment] = settings["Environment"]
+    wait_s = int(environment.removeprefix("EBS_AGENT_WAIT_S="))
+    [limit] = settings["TimeoutStartSec"]
+    assert wait_s < int(limit.removesuffix("s")) <= 600
+    assert settings["ExecStart"][0].endswith("wait --timeout ${EBS_AGENT_WAIT_S}")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("unit", sorted(EXPOSURE))
+def test_exposure_does_not_get_worse(unit: str) -> None:
+    """What `systemd-analyze security` counts against each service stays where it is, or falls."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(SYSTEMD / unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("systemd before 250 cannot assess a file")
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= EXPOSURE[unit]
+
+
+def test_capabilities_are_those_with_a_reason() -> None:
+    """The bounding set holds what the comment above it accounts for, and nothing else."""
+    names = {word for line in find_settings(SERVICE)["CapabilityBoundingSet"] for word in line.split()}
+    reasons = SERVICE[SERVICE.index("# SYS_ADMIN:") : SERVICE.index("CapabilityBoundingSet=")]
+    owners = {"CHOWN", "FOWNER", "FSETID", "DAC_OVERRIDE", "DAC_READ_SEARCH"}  # the policy's owners and modes
+    assert {name.removeprefix("CAP_") for name in names} - owners == set(
+        re.findall(r"[A-Z]+(?:_[A-Z]+)?(?=[:,])", reasons)
+    )
+
+
+def test_units_are_named_as_the_documents_say() -> None:
+    """These names are part of the interface."""
+    names = {path.name for path in SYSTEMD.iterdir()}
+    assert names == {
+        "ebs-agent.service",
+        "ebs-volumes.target",
+        "ebs-volumes-ready.service",
+        "wait-for-volumes.conf",
+    }

@@ -29,9 +29,11 @@ from agent.report.board import Board, Expected, VolumeStatus
 from agent.report.control import make_control_app, serve_control
 from agent.report.counters import Counters
 from agent.report.events import EventName
+from agent.report.history import FILE_NAME, HistoryKeeper, load_history
 from agent.report.hooks import HookRunner
 from agent.report.http import Listen, Tls, make_app, serve_http
 from agent.report.metrics import Exposition
+from agent.report.mqtt import MqttPublisher
 from agent.report.sampler import Sampler
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
@@ -40,6 +42,9 @@ FIRST_LOOK_TIMEOUT_S = 30.0
 """One volume that hangs, or takes long to format, must not keep the node from starting."""
 
 HTTP_RETRY_S = 30.0
+
+LAST_WORDS_S = 1.0
+"""For writing down that the agent stopped; a disk that takes longer must not keep it from stopping."""
 
 log = structlog.get_logger(__name__)
 
@@ -74,10 +79,12 @@ class Daemon:
         self._node = node
         self._counters = counters
         self._service = ServiceNotifier()
-        self._board = Board()
+        self._board = Board(load_history(paths.state / FILE_NAME))
+        self._history_keeper = HistoryKeeper(self._board.history, paths.state / FILE_NAME, node.save)
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
+        self._mqtt = MqttPublisher(self._board, counters)
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
@@ -111,6 +118,8 @@ class Daemon:
         finally:
             self._service.tell_stopping()
             self._board.record(EventName.AGENT_STOPPED)
+            with anyio.move_on_after(LAST_WORDS_S, shield=True):
+                await self._history_keeper.flush()
 
     async def _start(self, tasks: TaskGroup) -> None:
         tasks.start_soon(self._service.feed_watchdog, name="watchdog")
@@ -120,11 +129,14 @@ class Daemon:
         tasks.start_soon(self._serve_http, name="http")
         hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts)
         tasks.start_soon(hooks.run, name="hooks")
+        tasks.start_soon(self._history_keeper.run, name="history")
+        tasks.start_soon(self._mqtt.run, name="mqtt")
         tasks.start_soon(self._sampler.run, name="health")
         await tasks.start(self._run_reconciler, name="reconciler")
         await tasks.start(self._run_surveyor, name="surveyor")
         # Listening comes before listing: what appears in between is announced or listed, or both.
         await tasks.start(self._run_watch, name="watch")
+        await self._hands.thaw_leftovers()
         self._put_facts(make_facts(await identify_locally(self._surroundings)))
         await self._surveyor.look_everywhere()
         tasks.start_soon(self._cloud.run, name="cloud")
@@ -219,6 +231,7 @@ class Daemon:
         self._node.allow_roots(policy.agent.allowed_roots)
         self._sampler.interval_s = policy.agent.health.interval_s
         self._sampler.may_write = policy.agent.health.write_probe
+        self._mqtt.apply(policy.agent.mqtt, self._facts)
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
 
@@ -254,6 +267,7 @@ class Daemon:
     def _put_facts(self, facts: NodeFacts) -> None:
         """Take over what is known of this node now; nothing that was known is forgotten."""
         self._facts = facts.or_else(self._facts)
+        self._mqtt.apply(self._policy.agent.mqtt, self._facts)
         self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
 
     def _list_held(self) -> dict[str, VolumeId]:

@@ -59,7 +59,9 @@ def choose_entries(policy: Policy, identity: CloudIdentity) -> tuple[VolumeEntry
 
 def make_facts(identity: CloudIdentity) -> NodeFacts:
     """Return what templates and matching need of this node's identity."""
-    return NodeFacts(identity.instance_name, identity.instance_group, identity.instance_id)
+    return NodeFacts(
+        identity.instance_name, identity.instance_group, identity.instance_id, identity.cluster_id
+    )
 
 
 def make_verdict(error: AgentError) -> Wait | Refuse:

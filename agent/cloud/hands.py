@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
+
+import structlog
 
 from agent.cloud.shoot import FREEZE_LIMIT_S
 from agent.errors import AgentError
-from agent.model import Mount, Reason, Seen, VolumeId
-from agent.node.freezer import hold_frozen
+from agent.model import DeviceNumber, Mount, Reason, Seen, VolumeId
+from agent.node import mounted
+from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
 from agent.node.processes import find_processes
 from agent.reconcile import Reconciler
 from agent.steps import Unmount
 
+FROZEN = "frozen"
+"""Directory of notes below the runtime directory, one for each volume that is being frozen."""
 _SEARCH_TIMEOUT_S = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 class NodeHands:
@@ -102,5 +111,31 @@ class NodeHands:
         # One filesystem, however often it is mounted: freezing it at one place freezes it.
         mount = observed.mounts[0]
         limit_s = FREEZE_LIMIT_S + 2
+        note = self._note_frozen(volume_id, mount)
         async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
             yield True
+        note.unlink(missing_ok=True)
+
+    def _note_frozen(self, volume_id: VolumeId, mount: Mount) -> Path:
+        """Write down what is about to be frozen, for a start after even the guardian was killed."""
+        directory = self._node.paths.runtime / FROZEN
+        directory.mkdir(mode=0o700, exist_ok=True)
+        note = directory / volume_id
+        note.write_text(json.dumps([mount.path, *mount.device_number]), "utf-8")
+        return note
+
+    async def thaw_leftovers(self) -> None:
+        """Thaw what an agent that was killed together with its guardian may have left frozen."""
+        for note in sorted((self._node.paths.runtime / FROZEN).glob("vol-*")):
+            try:
+                path, major, minor = json.loads(note.read_text("utf-8"))
+                await self._node.workers.call(
+                    mounted.thaw,
+                    str(path),
+                    DeviceNumber(int(major), int(minor)),
+                    timeout_s=THAW_TIMEOUT_S,
+                    subject=note.name,
+                )
+            except (AgentError, OSError, ValueError, TypeError) as error:
+                log.warning("freeze.leftover", volume_id=note.name, error=str(error))
+            note.unlink(missing_ok=True)

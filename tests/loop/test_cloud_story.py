@@ -219,6 +219,29 @@ def test_detach_and_attach_by_hand(
     first.wait_ready("ckpt")
 
 
+def test_leftover_freeze_is_thawed_at_the_start(first: ClusterNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent left frozen that died together with its guardian is thawed by the next one."""
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    first.wait_ready("ckpt")
+    first.agent.kill()
+    data = first.scratch.data / "ckpt"
+    mount = next(mount for mount in read_mounts() if mount.path == str(data))
+    notes = first.scratch.paths.runtime / "frozen"
+    notes.mkdir()
+    (notes / "vol-0123456789abcdef0").write_text(json.dumps([str(data), *mount.device_number]))
+    (notes / "vol-0123456789abcdef1").write_text("not a note")
+    subprocess.run(["fsfreeze", "--freeze", str(data)], check=True)
+    try:
+        first.start(monkeypatch)
+        writer = Writer(data / "file")
+        wait_until(lambda: writer.lines > 3, "writes go on", 15)
+        writer.stop()
+        assert not list(notes.iterdir())
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(data)], check=False, capture_output=True)
+
+
 def test_frozen_filesystem_is_thawed_when_the_agent_dies(
     first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

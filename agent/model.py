@@ -359,6 +359,8 @@ class NodeFacts:
     instance_group: str | None = None
     instance_id: str | None = None
     """``i-…``: another one after every replacement."""
+    cluster_id: str | None = None
+    """The twelve characters at the end of the cluster's ARN."""
 
     def or_else(self, other: NodeFacts) -> NodeFacts:
         """Return these facts, with those of ``other`` for what is not known here."""
@@ -366,6 +368,7 @@ class NodeFacts:
             self.instance_name or other.instance_name,
             self.instance_group or other.instance_group,
             self.instance_id or other.instance_id,
+            self.cluster_id or other.cluster_id,
         )
 
 

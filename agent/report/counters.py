@@ -55,6 +55,17 @@ class Counters:
             "Times announcements were lost and every device was looked at instead.",
             registry=self.registry,
         )
+        self._mqtt_messages = Counter(
+            "ebs_agent_mqtt_messages",
+            "Messages for the MQTT broker: taken by it, or dropped since it was away for too long.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._mqtt_connected = Gauge(
+            "ebs_agent_mqtt_connected",
+            "1 while the agent is connected to the policy's MQTT broker.",
+            registry=self.registry,
+        )
         self._abandoned = Counter(
             "ebs_agent_abandoned_calls",
             "Calls to a device, filesystem or program given up because they did not answer in time.",
@@ -82,6 +93,14 @@ class Counters:
     def count_cloud_request(self, operation: str, outcome: str) -> None:
         """Count one call to AWS. ``outcome``: ``done``, ``failed`` or ``denied``."""
         self._cloud_requests.labels(operation, outcome).inc()
+
+    def count_mqtt(self, outcome: str, count: int = 1) -> None:
+        """Count messages. ``outcome``: ``sent`` or ``dropped``."""
+        if count:
+            self._mqtt_messages.labels(outcome).inc(count)
+
+    def note_mqtt_connection(self, *, is_connected: bool) -> None:
+        self._mqtt_connected.set(int(is_connected))
 
     def count_uevent(self) -> None:
         self._uevents.inc()

@@ -1,0 +1,243 @@
+"""Publishes state and events to an MQTT broker, where the policy names one. It never listens to anybody.
+
+A broker that is away costs one attempt a minute and a bounded queue; nothing else of the agent notices.
+Topics, payloads and the set-up for AWS IoT Core are in ``docs/mqtt.md``.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from agent.errors import AgentError
+from agent.model import NodeFacts, VolumeId
+from agent.policy.settings import MqttSettings
+from agent.report.board import Board
+from agent.report.counters import Counters
+from agent.report.outbox import QUIET_S, Message, Outbox, Topics, show_state_message
+
+if TYPE_CHECKING:
+    import aiomqtt
+
+ONLINE, OFFLINE = b"online", b"offline"
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+CONNECT_TIMEOUT_S = 20.0
+SEND_TIMEOUT_S = 20.0
+GOODBYE_S = 1.0
+KEEPALIVE_S = 60
+"""AWS IoT Core takes 30 s to 20 minutes. A node that vanished is offline after one and a half of it."""
+PACE_S = 0.02
+"""AWS IoT Core takes 100 messages a second from one connection; half of that empties any queue of ours."""
+MAX_TOPIC_BYTES = 256
+"""Of AWS IoT Core; the longest of ours ends with a volume ID."""
+MAX_CLIENT_ID_BYTES = 128
+
+_NOT_IN_A_LEVEL = re.compile(r"[^A-Za-z0-9_.:@=,-]")
+
+log = structlog.get_logger(__name__)
+
+
+def choose_topics(topic: str, facts: NodeFacts, host_name: str) -> Topics:
+    """Return this node's topics. Where it does not know its name in a cluster its host name stands for it."""
+    cluster = _make_level(facts.cluster_id or "no-cluster")
+    instance = _make_level(facts.instance_name or facts.instance_id or host_name)
+    return Topics(f"{topic}/{cluster}/{instance}")
+
+
+def _make_level(text: str) -> str:
+    """Return ``text`` as one level of a topic: no slash, no wildcard, nothing a broker would object to."""
+    return _NOT_IN_A_LEVEL.sub("_", text)[:64] or "_"
+
+
+class MqttPublisher:
+    """Follows the board and keeps a broker told; ``apply`` changes or ends to whom."""
+
+    def __init__(self, board: Board, counters: Counters) -> None:
+        self._board = board
+        self._counters = counters
+        self._settings: MqttSettings | None = None
+        self._facts = NodeFacts()
+        self._changed = anyio.Event()
+        self._outbox = Outbox()
+        self._published: set[VolumeId] = set()
+        """Volumes the broker retains a state of, as far as this agent knows."""
+
+    def apply(self, settings: MqttSettings | None, facts: NodeFacts) -> None:
+        """Publish to this broker, to none if None, as the node that ``facts`` tell of, from now on."""
+        if (settings, facts) != (self._settings, self._facts):
+            self._settings, self._facts = settings, facts
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled, whenever there is a broker to publish to."""
+        while True:
+            self._changed = anyio.Event()
+            if self._settings is None:
+                await self._changed.wait()
+                continue
+            async with anyio.create_task_group() as tasks:
+                self._outbox = Outbox()
+                tasks.start_soon(self._collect_states, name="mqtt states")
+                tasks.start_soon(self._collect_events, name="mqtt events")
+                tasks.start_soon(self._collect_late_states, name="mqtt late states")
+                tasks.start_soon(self._publish, self._settings, name="mqtt publisher")
+                await self._changed.wait()
+                tasks.cancel_scope.cancel()
+
+    # -- Collecting ------------------------------------------------------------------------------------------
+
+    async def _collect_states(self) -> None:
+        with self._board.subscribe() as changes:
+            async for change in changes:
+                if change.volume_id is not None:
+                    self._outbox.put_state(change.volume_id, change.status, anyio.current_time())
+
+    async def _collect_late_states(self) -> None:
+        while True:
+            await anyio.sleep(QUIET_S)
+            self._outbox.put_late_states(anyio.current_time())
+
+    async def _collect_events(self) -> None:
+        history = self._board.history
+        dropped = 0
+        async for event in history.follow(history.next_number - 1):
+            self._outbox.put_event(event)
+            self._counters.count_mqtt("dropped", self._outbox.dropped - dropped)
+            dropped = self._outbox.dropped
+
+    # -- Publishing ------------------------------------------------------------------------------------------
+
+    async def _publish(self, settings: MqttSettings) -> None:
+        """Connect and publish, again and again, with longer pauses while it fails."""
+        failures = 0
+        while True:
+            problem = await self._publish_once(settings)
+            self._counters.note_mqtt_connection(is_connected=False)
+            if problem.was_connected:
+                failures = 0
+            failures += 1
+            if failures == 1 or failures % 60 == 0:
+                # Once when it begins, and about once an hour while it lasts.
+                log.warning("mqtt.disconnected", host=settings.host, port=settings.port, error=problem.why)
+            pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1]
+            # A broker that comes back must not meet all nodes of a cluster in the same second.
+            await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
+
+    async def _publish_once(self, settings: MqttSettings) -> _Problem:
+        import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
+
+        problem = _Problem()
+        try:
+            topics = choose_topics(settings.topic, self._facts, socket.gethostname())
+            async with make_client(settings, topics) as client:
+                problem.was_connected = True
+                self._counters.note_mqtt_connection(is_connected=True)
+                log.info("mqtt.connected", host=settings.host, port=settings.port, topic=topics.base)
+                await self._converse(client, topics)
+        except aiomqtt.MqttError as error:
+            problem.why = str(error)
+        except AgentError as error:
+            problem.why = str(error)
+        except OSError as error:
+            problem.why = error.strerror or str(error)
+        return problem
+
+    async def _converse(self, client: aiomqtt.Client, topics: Topics) -> None:
+        """Say how everything is, then everything new as it comes, until the connection breaks."""
+        try:
+            await self._send(client, Message(topics.status, ONLINE, is_retained=True))
+            known = {status.volume_id: status for status in self._board.statuses() if status.volume_id}
+            for volume_id in self._published - known.keys():
+                await self._send(client, show_state_message(topics, volume_id, None))
+            for volume_id, status in known.items():
+                await self._send(client, show_state_message(topics, volume_id, status))
+            self._published = set(known)
+            while True:
+                await self._send_next(client, topics)
+        except anyio.get_cancelled_exc_class():
+            # Ended on purpose, so the broker will not publish the last will.
+            with anyio.move_on_after(GOODBYE_S, shield=True), suppress(Exception):
+                await self._send(client, Message(topics.status, OFFLINE, is_retained=True))
+            raise
+
+    async def _send_next(self, client: aiomqtt.Client, topics: Topics) -> None:
+        message, item = await self._outbox.take(topics)
+        is_sent = False
+        try:
+            await self._send(client, message)
+            is_sent = True
+        finally:
+            if not is_sent:
+                self._outbox.put_back(item)
+        if isinstance(item, str):
+            (self._published.add if message.payload else self._published.discard)(item)
+        await anyio.sleep(PACE_S)
+
+    async def _send(self, client: aiomqtt.Client, message: Message) -> None:
+        """Publish one message and wait until the broker has it."""
+        await client.publish(
+            message.topic, message.payload, qos=1, retain=message.is_retained, timeout=SEND_TIMEOUT_S
+        )
+        self._counters.count_mqtt("sent")
+
+
+class _Problem:
+    """Why a connection ended, or did not come about."""
+
+    def __init__(self) -> None:
+        self.was_connected = False
+        self.why = "the connection was closed"
+
+
+def make_client(settings: MqttSettings, topics: Topics) -> aiomqtt.Client:
+    """Return a client that is not connected yet. Raises AgentError for a file that cannot be used."""
+    import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
+
+    if len(topics.volume(VolumeId("vol-0123456789abcdef0")).encode()) > MAX_TOPIC_BYTES:
+        log.warning("mqtt.topic_long", topic=topics.base, limit_bytes=MAX_TOPIC_BYTES)
+    return aiomqtt.Client(
+        settings.host,
+        settings.port,
+        username=settings.username,
+        password=None if settings.password_file is None else read_password(Path(settings.password_file)),
+        identifier=topics.base[-MAX_CLIENT_ID_BYTES:],
+        will=aiomqtt.Will(topics.status, OFFLINE, qos=1, retain=True),
+        tls_context=make_tls_context(settings) if settings.uses_tls else None,
+        keepalive=KEEPALIVE_S,
+        timeout=CONNECT_TIMEOUT_S,
+    )
+
+
+def read_password(path: Path) -> str:
+    """Return the first line of the password file; read for each connection, so that it can be renewed."""
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError(
+            f"The password file {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            hint="Correct agent.mqtt.password_file in the policy.",
+        ) from error
+
+
+def make_tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    """Return the TLS of a connection: the broker's certificate is always checked, name and all."""
+    tls = settings.tls
+    try:
+        context = ssl.create_default_context(cafile=None if tls is None else tls.ca)
+        if tls is not None and tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise AgentError(
+            f"The certificates of agent.mqtt.tls cannot be used: {error.strerror or error}.",
+            hint="They are PEM files that root can read.",
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,317 @@
+"""Publishing to a real mosquitto: what it gets, what it keeps, and what happens when it goes away."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import anyio
+import pytest
+
+from agent.model import Condition, NodeFacts, Reason, VolumeId
+from agent.policy.settings import MqttSettings, MqttTls
+from agent.report import mqtt
+from agent.report.board import Board
+from agent.report.counters import Counters
+from agent.report.events import EventName
+from agent.report.mqtt import MqttPublisher
+from agent.report.outbox import MAX_EVENTS, Outbox, Topics
+from tests.agent_process import find_free_port
+from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
+
+pytestmark = [pytest.mark.anyio, pytest.mark.needs("mosquitto")]
+
+FACTS = NodeFacts(instance_name="compute-1", cluster_id="abcde01234yz")
+PASSWORD = "s3cret"  # noqa: S105 -- of a broker that lives for a test
+BASE = "ebs-agent/abcde01234yz/compute-1"
+
+
+@dataclass
+class Mosquitto:
+    """A broker of the test's own, with nothing of an earlier one."""
+
+    directory: Path
+    settings: list[str] = field(default_factory=lambda: ["allow_anonymous true"])
+    port: int = field(default_factory=find_free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        config = self.directory / "mosquitto.conf"
+        config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *self.settings]) + "\n")
+        log = self.directory / "mosquitto.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(["mosquitto", "-c", str(config)], stdout=output, stderr=output)
+        deadline = time.monotonic() + 20
+        while not self._is_listening():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    mosquitto = Mosquitto(tmp_path)
+    yield mosquitto
+    mosquitto.stop()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once: how long the pauses are is not what is tested here."""
+    monkeypatch.setattr(mqtt, "RETRY_S", (0.05,))
+
+
+@dataclass
+class Heard:
+    """What a subscriber heard, in order; ``retained`` is what it was given on subscribing."""
+
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
+    retained: dict[str, bytes] = field(default_factory=dict)
+
+    def newest(self, topic: str) -> bytes | None:
+        return next((payload for t, payload in reversed(self.messages) if t == topic), None)
+
+    def state(self, volume: VolumeId) -> dict[str, Any]:
+        payload = self.newest(f"{BASE}/volumes/{volume}")
+        return json.loads(payload) if payload else {}
+
+    def events(self) -> list[str]:
+        return [json.loads(payload)["event"] for topic, payload in self.messages if topic == f"{BASE}/events"]
+
+
+@asynccontextmanager
+async def listening(broker: Mosquitto, **options: Any) -> AsyncIterator[Heard]:
+    heard = Heard()
+
+    async def listen(client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            payload = bytes(message.payload or b"")
+            heard.messages.append((str(message.topic), payload))
+            if message.retain:
+                heard.retained[str(message.topic)] = payload
+
+    async with (
+        aiomqtt.Client("127.0.0.1", broker.port, **options) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        await client.subscribe("#", qos=1)
+        tasks.start_soon(listen, client)
+        yield heard
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def publishing(
+    board: Board, broker: Mosquitto, counters: Counters | None = None, **settings: Any
+) -> AsyncIterator[MqttPublisher]:
+    publisher = MqttPublisher(board, counters or Counters())
+    publisher.apply(MqttSettings(host="127.0.0.1", **{"port": broker.port, **settings}), FACTS)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(publisher.run)
+        yield publisher
+        tasks.cancel_scope.cancel()
+
+
+async def until(is_reached: Callable[[], object]) -> None:
+    with anyio.fail_after(20):
+        while not is_reached():  # noqa: ASYNC110 -- what is waited for is in another process
+            await anyio.sleep(0.02)
+
+
+async def test_state_is_retained_and_events_are_told(broker: Mosquitto) -> None:
+    """Who subscribes later finds the node online with every volume's state; who listens hears the events."""
+    broker.start()
+    board = make_board(READY)
+    async with listening(broker) as heard, publishing(board, broker):
+        await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+        await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
+        board.publish(make_status(condition=Condition.FAILED, reason=Reason.STALLED))
+        board.record(EventName.VOLUME_FAILED, CHECKPOINTS, reason="Stalled")
+        await until(lambda: heard.state(CHECKPOINTS).get("reason") == "Stalled")
+        await until(lambda: heard.events() == ["volume.failed"])
+        async with listening(broker) as late:
+            await until(lambda: len(late.retained) == 2)
+        assert late.retained[f"{BASE}/status"] == b"online"
+        assert json.loads(late.retained[f"{BASE}/volumes/{CHECKPOINTS}"])["condition"] == "Failed"
+
+
+async def test_goodbye_and_last_will(broker: Mosquitto) -> None:
+    """An agent that stops is offline, and so is one whose connection breaks."""
+    broker.start()
+    async with listening(broker) as heard:
+        async with publishing(make_board(READY), broker):
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+        await until(lambda: heard.newest(f"{BASE}/status") == b"offline")
+        settings = MqttSettings(host="127.0.0.1", port=broker.port)
+        client = mqtt.make_client(settings, Topics(BASE))
+        async with client:
+            await client.publish(f"{BASE}/status", mqtt.ONLINE, qos=1, retain=True)
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+            broken = client._client.socket()
+            client._client.loop_stop()
+            assert isinstance(broken, socket.socket)
+            broken.shutdown(socket.SHUT_RDWR)
+            await until(lambda: heard.newest(f"{BASE}/status") == b"offline")
+            with pytest.raises(aiomqtt.MqttError):
+                await client.publish("x", b"", qos=1, timeout=1)
+
+
+async def test_volume_that_goes_takes_its_state_along(broker: Mosquitto) -> None:
+    """The broker keeps no state of a volume that the board has forgotten, even while it was away."""
+    broker.start()
+    board = make_board(READY, REFUSED)
+    async with publishing(board, broker):
+        async with listening(broker) as heard:
+            await until(lambda: heard.state(CHECKPOINTS) and heard.state(DATASETS))
+            board.remove(DATASETS)
+            await until(lambda: heard.newest(f"{BASE}/volumes/{DATASETS}") == b"")
+        async with listening(broker) as late:
+            await until(lambda: late.retained.get(f"{BASE}/status"))
+            assert f"{BASE}/volumes/{DATASETS}" not in late.retained
+
+
+async def test_broker_that_goes_away_under_load(broker: Mosquitto) -> None:
+    """A broker stopped and started amid events gets all that fit the queue, in order, and all states."""
+    broker.start()
+    board = make_board(READY)
+    counters = Counters()
+    async with publishing(board, broker, counters):
+        async with listening(broker) as heard:
+            for _ in range(20):
+                board.record(EventName.VOLUME_GROWN, CHECKPOINTS)
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online" and heard.events())
+        broker.stop()
+        first = board.history.next_number
+        for _ in range(100):
+            board.record(EventName.VOLUME_MOUNTED, CHECKPOINTS)
+            await anyio.sleep(0.001)
+        board.publish(make_status(condition=Condition.DEGRADED, reason=Reason.NEARLY_FULL))
+        broker.start()
+        async with listening(broker) as heard:
+            await until(lambda: heard.events().count("volume.mounted") >= 80)
+            await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Degraded")
+            for _ in range(5):
+                board.record(EventName.VOLUME_LOST, CHECKPOINTS)
+            await until(lambda: heard.events().count("volume.lost") == 5)
+        numbers = [json.loads(p)["number"] for t, p in heard.messages if t == f"{BASE}/events"]
+        assert sorted(set(numbers)) == sorted(numbers) == numbers
+        assert numbers[-1] == first + 104
+
+
+async def test_absent_broker_costs_nothing(broker: Mosquitto) -> None:
+    """With no broker at all the queue stays bounded, drops the oldest and counts them."""
+    board = make_board(READY)
+    counters = Counters()
+    async with publishing(board, broker, counters) as publisher:
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(MAX_EVENTS + 50):
+            board.record(EventName.VOLUME_READY, CHECKPOINTS)
+            await anyio.lowlevel.checkpoint()
+        await until(lambda: publisher._outbox.dropped == 50)
+        await until(
+            lambda: (
+                counters.registry.get_sample_value("ebs_agent_mqtt_messages_total", {"outcome": "dropped"})
+                == 50
+            )
+        )
+        assert counters.registry.get_sample_value("ebs_agent_mqtt_connected") == 0
+
+
+async def test_numbers_alone_are_published_now_and_then() -> None:
+    """A state in which only use has changed waits a minute; a change of condition does not."""
+    outbox = Outbox()
+    topics = Topics(BASE)
+    outbox.put_state(CHECKPOINTS, READY, 0.0)
+    await outbox.take(topics)
+    outbox.put_state(CHECKPOINTS, make_status(usage=None), 15.0)
+    outbox.put_late_states(30.0)
+    with anyio.move_on_after(0.02) as nothing:
+        await outbox.take(topics)
+    assert nothing.cancelled_caught
+    outbox.put_late_states(61.0)
+    message, _ = await outbox.take(topics)
+    assert json.loads(message.payload)["filesystem"] is None
+    outbox.put_state(CHECKPOINTS, make_status(condition=Condition.LOST), 62.0)
+    message, _ = await outbox.take(topics)
+    assert json.loads(message.payload)["condition"] == "Lost"
+
+
+# paho drops the socket of a TLS handshake that failed without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_password_and_tls(broker: Mosquitto, tmp_path: Path) -> None:
+    """With TLS and a password file the broker lets the agent in; of an unknown authority it is not told."""
+    make_certificates(tmp_path)
+    users = make_users(tmp_path)
+    broker.settings = [
+        "user root", f"cafile {tmp_path}/ca.pem", f"certfile {tmp_path}/server.pem",
+        f"keyfile {tmp_path}/server.key", "allow_anonymous false", f"password_file {users}",
+    ]  # fmt: skip
+    broker.start()
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    secrets: dict[str, Any] = {"username": "agent", "password_file": str(tmp_path / "password")}
+    board = make_board(READY)
+    async with listening(broker, username="agent", password=PASSWORD, tls_context=context) as heard:
+        async with publishing(board, broker, tls=MqttTls(ca=str(tmp_path / "ca.pem")), **secrets):
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+        heard.messages.clear()
+        counters = Counters()
+        async with publishing(board, broker, counters, tls=MqttTls(), **secrets):
+            await anyio.sleep(0.3)
+        assert heard.newest(f"{BASE}/status") != b"online"
+        assert counters.registry.get_sample_value("ebs_agent_mqtt_connected") == 0
+
+
+def make_users(directory: Path) -> Path:
+    """Make a broker's file of users with one user, and the agent's file with the password."""
+    (directory / "password").write_text(f"{PASSWORD}\n")
+    users = directory / "users"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", str(users), "agent", PASSWORD], check=True)
+    users.chmod(0o644)
+    return users
+
+
+def make_certificates(directory: Path) -> None:
+    """Make an authority and a certificate of 127.0.0.1 that it vouches for."""
+    script = """
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test-ca \
+        -keyout ca.key -out ca.pem -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=127.0.0.1 \
+        -keyout server.key -out server.csr
+    printf 'subjectAltName=IP:127.0.0.1\\nauthorityKeyIdentifier=keyid\\n' > server.ext
+    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext \
+        -out server.pem
+    """
+    subprocess.run(["sh", "-ec", script], cwd=directory, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "base"),
+    [
+        (FACTS, BASE),
+        (NodeFacts(), "ebs-agent/no-cluster/host"),
+        (NodeFacts(instance_id="i-0123456789abcdef0"), "ebs-agent/no-cluster/i-0123456789abcdef0"),
+        (NodeFacts(instance_name="a/+#\n$b", cluster_id="c"), "ebs-agent/c/a_____b"),
+    ],
+)
+def test_topics(facts: NodeFacts, base: str) -> None:
+    """A node's topics have its cluster and its name, and no character that means something to a broker."""
+    assert mqtt.choose_topics("ebs-agent", facts, "host").base == base

@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from agent.cloud.calls import ModifyVolume
 from agent.cloud.orders import NewVolume, Orders
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
+from agent.policy.checks import check_class
+from agent.policy.entries import VolumeClass
 from agent.report import api
 from agent.report.board import Board
 from agent.units import GIB, parse_size
@@ -68,9 +72,9 @@ def _begin(
 ) -> AsyncIterator[str]:
     """Return the progress of an order; raises AgentError where it is not one."""
     if order == "create":
-        return orders.create(_read_new_volume(words))
+        return orders.create(read_new_volume(words))
     if order == "delete-snapshot":
-        return orders.delete_snapshot(str(words["snapshot"]))
+        return orders.delete_snapshot(parse_snapshot_id(words.get("snapshot")))
     volume_id = find_volume(board, str(words.get("volume", "")))
     if order == "attach":
         keeper.keep(volume_id)
@@ -99,32 +103,62 @@ def find_volume(board: Board, text: str) -> VolumeId:
     return parse_volume_id(text)
 
 
-def _read_new_volume(words: Mapping[str, Any]) -> NewVolume:
+def parse_snapshot_id(text: object) -> str:
+    """Return ``text`` as a snapshot ID, or raise: ``snap-`` and 8 or 17 hexadecimal digits."""
+    if isinstance(text, str) and re.fullmatch(r"snap-(?:[0-9a-f]{8}|[0-9a-f]{17})", text, re.ASCII):
+        return text
+    raise AgentError(
+        f"{str(text)!r:.60} is not an EBS snapshot ID.",
+        hint="An ID is snap- followed by 8 or 17 hexadecimal digits, as in snap-0123456789abcdef0.",
+        retryable=False,
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
+    """Return the volume that was asked for; raises AgentError where its words contradict each other."""
     size = words.get("size")
     size_bytes = None if size is None else parse_size(str(size))
     if size_bytes is None and words.get("from") is None:
-        raise AgentError(
-            "A new volume needs a size, or a snapshot to be made from.",
-            hint="Add --size 500GiB or --from snap-….",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
+        raise _wrong(
+            "A new volume needs a size, or a snapshot to be made from.", "Add --size 500GiB or --from snap-…."
         )
     if size_bytes is not None and (size_bytes <= 0 or size_bytes % GIB):
-        raise AgentError("A volume's size is whole GiB.", retryable=False, exit_code=ExitCode.USAGE)
+        raise _wrong("A volume's size is whole GiB.")
+    volume_class = _read_class(words)
     return NewVolume(
         size_gib=None if size_bytes is None else size_bytes // GIB,
-        type=str(words.get("type") or "gp3"),
-        iops=_read_count(words, "iops"),
-        throughput=_read_count(words, "throughput"),
-        is_encrypted=words.get("encrypted"),
-        kms_key_id=words.get("kms_key_id"),
-        snapshot_id=words.get("from"),
+        type=volume_class.type,
+        iops=volume_class.iops,
+        throughput=volume_class.throughput,
+        is_encrypted=True if volume_class.kms_key_id else volume_class.encrypted,
+        kms_key_id=volume_class.kms_key_id,
+        snapshot_id=None if words.get("from") is None else parse_snapshot_id(words["from"]),
         name=words.get("name"),
     )
+
+
+def _read_class(words: Mapping[str, Any]) -> VolumeClass:
+    """Return the words as a class of the policy file, held to the same rules."""
+    names = ("type", "iops", "throughput", "encrypted", "kms_key_id")
+    try:
+        volume_class = VolumeClass.model_validate(
+            {name: words[name] for name in names if words.get(name) is not None}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _wrong(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for finding in check_class(volume_class):
+        raise _wrong(finding.message, finding.hint)
+    return volume_class
+
+
+def _wrong(message: str, hint: str | None = None) -> AgentError:
+    return AgentError(message, hint, retryable=False, exit_code=ExitCode.USAGE)
 
 
 def _read_count(words: Mapping[str, Any], name: str) -> int | None:
     value = words.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
-    raise AgentError(f"{name} is not a number of at least 1.", retryable=False, exit_code=ExitCode.USAGE)
+    raise _wrong(f"{name} is not a number of at least 1.")

@@ -24,6 +24,7 @@ from agent.cloud.calls import (
     DescribeSnapshots,
     ModifyVolume,
 )
+from agent.cloud.claims import check_kms_key
 from agent.cloud.decisions import Do, NodeView, Release, Settled
 from agent.cloud.describe import describe_known, describe_modifications
 from agent.cloud.findings import Hands
@@ -130,6 +131,7 @@ class Orders:
         """Make a volume in this node's zone that no policy entry claims; ends when it is available."""
         identity = self._view().identity
         require_identity(identity, "zone")
+        check_kms_key("the new volume", wanted.kms_key_id, identity.account)
         tags = {TAG_MADE_BY: MADE_BY, **({"Name": wanted.name} if wanted.name else {})}
         call = CreateVolume(
             client_token=secrets.token_hex(32),

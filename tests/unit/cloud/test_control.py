@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.cloud.control import find_volume, parse_snapshot_id, read_new_volume
+from agent.cloud.orders import NewVolume
+from agent.errors import AgentError, ExitCode
+from agent.report.board import Board
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({}, "needs a size, or a snapshot"),
+        ({"size": "5"}, "5"),
+        ({"size": "5000MiB"}, "whole GiB"),
+        ({"size": "5GiB", "type": "gp2", "iops": 3000}, "IOPS of gp2 volumes cannot be chosen"),
+        ({"size": "5GiB", "type": "io2", "iops": 3000, "throughput": 500}, "throughput of io2"),
+        ({"size": "5GiB", "type": "io2"}, "io2 volumes need iops"),
+        ({"size": "5GiB", "type": "gp9"}, "type"),
+        ({"size": "5GiB", "iops": -1}, "iops"),
+        ({"size": "5GiB", "iops": "many"}, "iops"),
+        ({"size": "5GiB", "kms_key_id": "k", "encrypted": False}, "encrypted is false"),
+        ({"from": "snap-123"}, "not an EBS snapshot ID"),
+    ],
+)
+def test_contradictory_volume_is_refused(words: dict[str, Any], message: str) -> None:
+    """A volume whose words contradict each other is not asked for; what is wrong is named."""
+    with pytest.raises(AgentError, match=message):
+        read_new_volume(words)
+
+
+def test_sound_volume_is_read() -> None:
+    """What is asked for is what is made."""
+    words = {"size": "500GiB", "iops": 6000, "kms_key_id": "alias/k", "name": "x"}
+    assert read_new_volume(words) == NewVolume(
+        500, "gp3", 6000, is_encrypted=True, kms_key_id="alias/k", name="x"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "vol-", "vol-0123", "snap-0123456789abcdef0", "vol-0123456789ABCDEF0", "x/../y"]
+)
+def test_what_is_no_volume(text: str) -> None:
+    """A text that names no known volume and is no ID is an error that shows one."""
+    with pytest.raises(AgentError, match="not an EBS volume ID") as raised:
+        find_volume(Board(), text)
+    assert "vol-0123456789abcdef0" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize(
+    "text", ["", None, 7, "snap-", "snap-0123", "vol-0123456789abcdef0", "snap-0123456789abcdeg0"]
+)
+def test_what_is_no_snapshot(text: object) -> None:
+    """An ID that is none is wrong usage, and a right one is shown."""
+    with pytest.raises(AgentError, match="not an EBS snapshot ID") as raised:
+        parse_snapshot_id(text)
+    assert raised.value.exit_code is ExitCode.USAGE

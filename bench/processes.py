@@ -1,0 +1,52 @@
+"""What a process and all it has started cost: processor time and memory, from procfs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def list_family(pid: int) -> list[int]:
+    """Return a process and everything below it now."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = _read_stat(int(entry.name))
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
+
+
+def read_cpu_s(pid: int) -> float:
+    """Return the processor time a process and all below it took so far, ended ones included."""
+    total = 0
+    for member in list_family(pid):
+        fields = _read_stat(member)
+        if fields:
+            total += sum(int(word) for word in fields[11:15])  # utime, stime, cutime, cstime
+    return total / _TICKS_PER_S
+
+
+def read_pss_bytes(pid: int) -> int:
+    """Return the memory of a process and all below it, each shared page divided among its users."""
+    total_kib = 0
+    for member in list_family(pid):
+        try:
+            rollup = Path(f"/proc/{member}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue
+        total_kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total_kib * 1024
+
+
+def _read_stat(pid: int) -> list[str]:
+    """Return the fields of ``/proc/PID/stat`` from the third, the state, on; none where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+    except OSError:
+        return []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.vm.guest import Guest, GuestError, GuestOptions, GuestTimeoutError
+from tests.vm.guest.agent_disk import REPOSITORY
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -194,14 +194,8 @@ class TestPower:
 
 def test_agent_is_installed_from_the_working_tree(guest: Guest) -> None:
     """The agent in the guest is the one of the working tree, installed by the guest's own Python."""
-    source = subprocess.run(
-        ["git", "hash-object", "agent/__init__.py"], capture_output=True, check=True
-    ).stdout
-    installed = guest.shell("cat /opt/ebs-agent/current/lib/python3.11/site-packages/agent/__init__.py")
-    hashed = subprocess.run(
-        ["git", "hash-object", "--stdin"], input=installed.encode(), capture_output=True, check=True
-    )
-    assert hashed.stdout == source
+    installed = guest.get("/opt/ebs-agent/current/lib/python3.11/site-packages/agent/__init__.py")
+    assert installed == (REPOSITORY / "agent/__init__.py").read_bytes()
     guest.run(["/opt/ebs-agent/current/bin/python", "-c", "import agent.model, aiohttp, boto3, pyudev"])
 
 

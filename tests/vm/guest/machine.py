@@ -94,6 +94,14 @@ class Machine:
         """The process ID."""
         return int(self._process.pid)
 
+    def processor_time_s(self) -> float:
+        """Return how long it has computed: little, where the host was too busy for it."""
+        try:
+            times = self._process.cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
     def is_running(self) -> bool:
         """Tell whether QEMU has not ended."""
         with contextlib.suppress(psutil.Error):
@@ -146,13 +154,18 @@ def build_command_line(spec: MachineSpec, nvme: Mapping[str, Path]) -> list[str]
         *(word for disk in spec.disks for word in build_disk(disk)),
         *(
             word
-            for port in range(HOTPLUG_PORTS)
-            for word in ("-device", f"pcie-root-port,id=port{port},chassis={port + 1}")
+            for number, port in enumerate(list_ports(), start=1)
+            for word in ("-device", f"pcie-root-port,id={port},chassis={number}")
         ),
         *(word for port, image in nvme.items() for word in build_nvme(port, image)),
         *(network if spec.has_network else []),
         *("-qmp", f"unix:{escape(spec.directory / 'qmp.sock')},server=on,wait=off"),
     ]
+
+
+def list_ports() -> list[str]:
+    """Return the names of the ports that volumes can be plugged into while the guest runs."""
+    return [f"port{number}" for number in range(HOTPLUG_PORTS)]
 
 
 def build_socket(directory: Path, name: str) -> str:

@@ -42,7 +42,9 @@ move() { # move PATH
     local runtime active=()
     # Docker first, since it needs containerd.
     for runtime in docker containerd; do
-        if ! is_installed "$runtime" || [[ $(readlink "$var_lib/$runtime") == "$1/$runtime" ]]; then
+        is_installed "$runtime" || continue
+        if [[ $(readlink "$var_lib/$runtime") == "$1/$runtime" ]]; then
+            rm -rf "$var_lib/$runtime.moved" # of a run that was cut short
             continue
         fi
         if has_containers; then

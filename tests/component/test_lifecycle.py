@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path / "node")
 
 
-def install(node: Node, on_create: Path, **options: int) -> str:
-    done = node.run(on_create, **options)
+def install(node: Node, on_create: Path) -> str:
+    done = node.run(on_create)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -219,3 +220,55 @@ def test_hooks_beside_the_script_are_installed(node: Node, tmp_path: Path) -> No
     install(node, on_create)
     installed = node.root / "etc/ebs-agent/hooks.d/10-tell"
     assert installed.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("manager", "others", "package"),
+    [("apt-get", ("dnf*",), "python3"), ("dnf", ("apt*", "dpkg*"), "python3.11")],
+)
+def test_a_node_without_a_new_enough_python_gets_one(
+    node: Node, tmp_path: Path, manager: str, others: tuple[str, ...], package: str
+) -> None:
+    """Python is installed by the distribution's package manager, which may fail a few times first."""
+    node.hide_programs("python*", manager, *others)
+    node.add_program("python3", "exit 1")  # one that is too old
+    install_it = f"""
+        case "$*" in *install*{package}) ;; *) exit 0 ;; esac
+        echo try >>$dest/tries
+        (($(wc -l <$dest/tries) >= 3)) || exit 1
+        printf '#!/bin/bash\\nexec {sys.executable} "$@"\\n' >$dest/stubs/{package}.new
+        chmod +x $dest/stubs/{package}.new
+        mv $dest/stubs/{package}.new $dest/stubs/{package}"""
+    node.add_program(manager, install_it)
+    output = install(node, make_folder(tmp_path / "s3", "1.0", policy=POLICY))
+    check_installed(node, "1.0")
+    assert f"installing {package}" in output
+    assert "attempt 2 of 5 failed" in output
+
+
+def test_without_any_python_only_a_required_volume_fails_the_node(node: Node, tmp_path: Path) -> None:
+    """A node on which nothing can be installed goes on without the agent, unless a volume is required."""
+    node.hide_programs("python*", "apt*", "dnf*")
+    (node.root / "etc/eks").mkdir(parents=True)
+    done = node.run(make_folder(tmp_path / "optional", "1.0", policy=POLICY))
+    assert (done.returncode, node.release) == (0, None), done.stdout
+    done = node.run(make_folder(tmp_path / "required", "1.0", policy=REQUIRED))
+    assert done.returncode == 1
+    assert "none could be installed" in done.stdout
+    assert "so that logs are uploaded" in done.stdout
+
+
+def test_the_policy_comes_from_elsewhere_in_s3(node: Node, tmp_path: Path) -> None:
+    """EBS_AGENT_POLICY_S3 is fetched, with several tries; where it cannot be had, the node keeps its own."""
+    on_create = make_folder(tmp_path / "s3", "1.0")
+    (on_create.parent / "ebs-agent.conf").write_text("EBS_AGENT_POLICY_S3=s3://bucket/policy.yaml\n")
+    (node.root / "remote").write_text(REQUIRED)
+    fetch = """
+        echo try >>$dest/tries
+        (($(wc -l <$dest/tries) >= 3)) && cp $dest/remote "${@: -1}" """
+    node.add_program("aws", fetch)
+    install(node, on_create)
+    assert node.policy.read_text() == REQUIRED
+    (node.root / "remote").unlink()
+    install(node, on_create)
+    assert node.policy.read_text() == REQUIRED

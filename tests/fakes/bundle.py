@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from scripts.bundle import archive
@@ -73,7 +75,7 @@ case "$*" in
 esac
 """
 
-COUNTED = ("mv", "sync", "ln", "install", "rm", "mkdir")
+COUNTED = ("mv", "cp", "sync", "ln", "install", "rm", "mkdir")
 """Programs of the system's own that change something; the stand-ins call them."""
 
 
@@ -84,13 +86,20 @@ class Node:
         self.root = root
         self._stubs = root / "stubs"
         self._stubs.mkdir(parents=True)
+        self.search_path = f"{self._stubs}:/usr/sbin:/usr/bin:/sbin:/bin"
+        self._settings = {
+            "EBS_AGENT_DESTDIR": str(root),
+            "EBS_AGENT_PYTHON": sys.executable,
+            "EBS_AGENT_RETRY_S": "0",
+            "EBS_AGENT_FAILURE_SLEEP_S": "0",
+            "TMPDIR": str(root),
+        }
         (root / "volumes.json").write_text("[]")
         self._write_stub("systemctl", SYSTEMCTL)
         for name in COUNTED:
             self._write_stub(name, f'exec {shutil.which(name)} "$@"')
         for name in ("groupadd", "useradd", "groupdel", "userdel", "journalctl", "getent", "logger"):
             self._write_stub(name, "cat >/dev/null </dev/stdin" if name == "logger" else ":")
-        self._python = shutil.which("python3", path=os.defpath) or sys.executable
 
     @property
     def home(self) -> Path:
@@ -125,11 +134,13 @@ class Node:
         log = self.root / "calls"
         return sum(words in line for line in log.read_text().splitlines()) if log.exists() else 0
 
-    def run(self, script: Path, *arguments: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: Path, *arguments: str, kill_at: int = 0, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script to its end, or to the call at which it is killed with all it started."""
         return subprocess.run(
             ["setsid", "--wait", "bash", str(script), *arguments],
-            env=self._make_environment(kill_at),
+            env={**self._make_environment(kill_at), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,6 +159,22 @@ class Node:
             text=True,
         )
 
+    def add_program(self, name: str, script: str) -> None:
+        """Add a program, or replace one of the system's; ``$dest`` is the node's root."""
+        self._write_stub(name, script)
+
+    def hide_programs(self, *patterns: str) -> None:
+        """Have the node lack programs of the system's whose names match, and have its own search path."""
+        shown = self.root / "shown"
+        shown.mkdir()
+        for directory in (Path("/usr/bin"), Path("/bin"), Path("/usr/sbin"), Path("/sbin")):
+            for program in directory.iterdir():
+                is_hidden = any(fnmatch(program.name, pattern) for pattern in patterns)
+                if not is_hidden and not (shown / program.name).exists():
+                    (shown / program.name).symlink_to(program)
+        self.search_path = f"{self._stubs}:{shown}"
+        self._settings.pop("EBS_AGENT_PYTHON")
+
     def go_back_to(self, version: str, policy: str) -> None:
         """Have that release in force, as if no other had ever been there."""
         for name in self.list_releases():
@@ -160,15 +187,10 @@ class Node:
 
     def _make_environment(self, kill_at: int) -> dict[str, str]:
         (self.root / "countdown").write_text(str(kill_at))
-        path = f"{self._stubs}:/usr/sbin:/usr/bin:/sbin:/bin"
         return {
-            "PATH": path,
-            "EBS_AGENT_SEARCH_PATH": path,
-            "EBS_AGENT_DESTDIR": str(self.root),
-            "EBS_AGENT_PYTHON": sys.executable,
-            "EBS_AGENT_RETRY_S": "0",
-            "EBS_AGENT_FAILURE_SLEEP_S": "0",
-            "TMPDIR": str(self.root),
+            **self._settings,
+            "PATH": self.search_path,
+            "EBS_AGENT_SEARCH_PATH": self.search_path,
         }
 
     def _write_stub(self, name: str, script: str) -> None:

@@ -32,6 +32,15 @@ IMPLY_MOUNT_NAMESPACE = (
 """Of systemd.exec(5), up to version 252."""
 
 
+NEWER_THAN_249 = {
+    *("ExitType", "RestrictFileSystems", "ExtensionDirectories", "OpenFile", "LogFilterPatterns"),
+    *("RestartSteps", "RestartMaxDelaySec", "RestartMode", "MemoryZSwapMax", "MemoryPressureWatch"),
+    *("DelegateSubgroup", "ImportCredential", "RootEphemeral", "SurviveFinalKillSignal", "ReloadSignal"),
+    *("SetLoginEnvironment", "CPUSetPartition", "NFTSet", "PrivatePIDs"),
+}
+"""Of systemd's NEWS, 250 to 257. Ubuntu 22.04 has 249, Amazon Linux 2023 has 252."""
+
+
 def find_settings(unit: str) -> dict[str, list[str]]:
     settings: dict[str, list[str]] = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE):
@@ -94,6 +103,14 @@ def test_exposure_does_not_get_worse(unit: str) -> None:
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found[1]) <= EXPOSURE[unit]
+
+
+def test_nothing_is_newer_than_the_images() -> None:
+    """No unit has a setting that Ubuntu 22.04's systemd does not know."""
+    for path in SYSTEMD.iterdir():
+        settings = find_settings(path.read_text())
+        assert not set(settings) & NEWER_THAN_249
+        assert settings.get("Type") != ["notify-reload"]
 
 
 def test_capabilities_are_those_with_a_reason() -> None:

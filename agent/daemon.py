@@ -209,7 +209,8 @@ class Daemon:
 
     async def _serve_http_once(self, exposition: Exposition) -> None:
         try:
-            await serve_http(make_app(self._board, exposition), _choose_listen(self._policy))
+            app = make_app(self._board, exposition, self._sampler.readings)
+            await serve_http(app, _choose_listen(self._policy))
         except AgentError as error:
             log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
 

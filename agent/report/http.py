@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import anyio
 from aiohttp import hdrs, web
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, ExitCode
+from agent.model import VolumeId
 from agent.report import api
 from agent.report.board import Board
+from agent.report.health import Reading
 from agent.report.metrics import Exposition
-from agent.report.page import render_page
+from agent.report.page import content_security_policy, render_page, show_content
 from agent.report.readiness import assess_node
+from agent.report.trends import list_points
 
 DEFAULT_PORT = 9842
 CLOSE_TIMEOUT_S = 1.0
@@ -48,8 +52,10 @@ class Listen:
     tls: Tls | None = None
 
 
-def make_app(board: Board, exposition: Exposition) -> web.Application:
-    """Return the read-only application."""
+def make_app(
+    board: Board, exposition: Exposition, get_readings: Callable[[VolumeId], Sequence[Reading]] = lambda _: ()
+) -> web.Application:
+    """Return the read-only application; ``get_readings`` has what the page's charts are drawn from."""
     app = web.Application()
     app.on_response_prepare.append(_harden)
 
@@ -62,12 +68,20 @@ def make_app(board: Board, exposition: Exposition) -> web.Application:
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         return web.json_response(api.show_readiness(readiness), status=status)
 
+    def gather() -> dict[str, Any]:
+        volumes = [status.volume_id for status in board.statuses() if status.volume_id]
+        return show_content(board, {volume: list_points(get_readings(volume)) for volume in volumes})
+
+    async def show_json(_: web.Request) -> web.Response:
+        return web.json_response(gather())
+
     async def show_page(_: web.Request) -> web.Response:
-        return web.Response(text=render_page(board), content_type="text/html")
+        return web.Response(text=render_page(board, gather()), content_type="text/html")
 
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/healthz", show_health)
     app.router.add_get("/", show_page)
+    app.router.add_get("/status.json", show_json)
     return app
 
 
@@ -148,7 +162,4 @@ async def _harden(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Content-Security-Policy"] = (
-        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none';"
-        " form-action 'none'"
-    )
+    response.headers["Content-Security-Policy"] = content_security_policy()

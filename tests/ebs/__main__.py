@@ -116,6 +116,7 @@ def _add_volume_commands(commands: Any) -> None:
         "--paths", dest="has_paths", action="store_true", default=None, help="a multi-path subsystem"
     )
     _add(commands, "delete", "remove a volume and its bytes")
+    commands.add_parser("clear", help="pull and remove every volume")
     attach = _add(commands, "attach", "let the host find the volume")
     attach.add_argument("--size", dest="size_bytes", type=_parse_size, help="create it first, if need be")
     attach.add_argument("--device-name", metavar="/dev/sdX")

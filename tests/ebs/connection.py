@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 _HEADER_BYTES = pdu.COMMON_HEADER.size
 _BUFFER_BYTES = 64 << 10
-_ANSWER_BYTES = 4 << 20
+_BATCH_BYTES = 64 << 10
+_WAITING_BYTES = 4 << 20
 _SETUP_S = 10.0
 _TERMINATION_S = 5.0
 _EVERY_HEAD = 0xFFFF  # what a Connect without flow control is answered with
@@ -51,6 +52,9 @@ class Connection(asyncio.BufferedProtocol):
         self._start = self._end = 0  # of the bytes received and not yet taken
         self._payload: memoryview | None = None  # what is still missing of an H2CData PDU
         self._payload_request: Request | None = None
+        self._is_receiving = False
+        self._answers: list[bytes | bytearray] = []  # not yet given to the transport
+        self._answer_bytes = 0
         self._is_initialized = False
         self._is_terminated = False
         self._is_paused = False
@@ -70,7 +74,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         self._peer = "{}:{}".format(*transport.get_extra_info("peername")[:2])
         # Answers of several reads may wait; more of them than a full queue of small ones pauses the host.
-        transport.set_write_buffer_limits(high=_ANSWER_BYTES)
+        transport.set_write_buffer_limits(high=_WAITING_BYTES)
         loop = asyncio.get_running_loop()
         self._watch(loop.call_later(_SETUP_S, self.close, "no queue was connected in time"))
 
@@ -80,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._is_terminated:
             return
+        self._is_receiving = True
         try:
             if self._payload is None:
                 self._end += nbytes
@@ -91,6 +96,9 @@ class Connection(asyncio.BufferedProtocol):
         except Exception:
             log.exception("%s: the target failed; the connection ends", self._peer)
             self.close("the target failed")
+        finally:
+            self._is_receiving = False
+            self._flush_answers()
 
     def eof_received(self) -> None:
         """Let the transport close."""
@@ -283,8 +291,16 @@ class Connection(asyncio.BufferedProtocol):
         return self._queue_head
 
     def _write(self, frame: bytes | bytearray) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
+        """Send, together with the other answers to what was received in one piece: a system call is dear."""
+        self._answers.append(frame)
+        self._answer_bytes += len(frame)
+        if not self._is_receiving or self._answer_bytes >= _BATCH_BYTES:
+            self._flush_answers()
+
+    def _flush_answers(self) -> None:
+        answers, self._answers, self._answer_bytes = self._answers, [], 0
+        if answers and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
 
     # Ending
 
@@ -300,6 +316,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_terminated = True
         self._payload = None
         self._start = self._end = 0
+        self._flush_answers()
         if self._transport is not None:
             self._transport.write_eof()
             loop = asyncio.get_running_loop()

@@ -55,6 +55,10 @@ async def delete(target: Target, volume: str) -> None:
     await target.delete(volume)
 
 
+async def clear(target: Target) -> None:
+    await target.clear()
+
+
 async def attach(
     target: Target,
     volume: str,
@@ -162,6 +166,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[Any]]] = {
     "show": show,
     "create": create,
     "delete": delete,
+    "clear": clear,
     "attach": attach,
     "detach": detach,
     "pull": pull,

@@ -45,10 +45,14 @@ class LinuxHost:
 
     async def connect(self, nqn: str, address: str, port: int) -> Path:
         """Connect to a subsystem and return its block device, ``/dev/nvmeXn1``, once the kernel shows it."""
+        if not find_controllers(nqn):
+            await _run("nvme", "connect", *self._list_options(nqn, address, port))
+        await _wait(lambda: bool(find_devices(nqn)), f"the kernel connected to {nqn} and shows no device")
+        return find_devices(nqn)[0]
+
+    def _list_options(self, nqn: str, address: str, port: int) -> list[str]:
         options = self._options
-        await _run(
-            "nvme",
-            "connect",
+        return [
             "--transport=tcp",
             f"--traddr={address}",
             f"--trsvcid={port}",
@@ -58,9 +62,7 @@ class LinuxHost:
             f"--ctrl-loss-tmo={options.lost_after_s}",
             f"--keep-alive-tmo={options.keep_alive_s}",
             "--disable-sqflow",
-        )
-        await _wait(lambda: bool(find_devices(nqn)), f"the kernel connected to {nqn} and shows no device")
-        return find_devices(nqn)[0]
+        ]
 
     async def disconnect(self, nqn: str) -> None:
         """Remove the kernel's controllers of a subsystem while it answers; there may be none."""

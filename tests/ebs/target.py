@@ -181,6 +181,14 @@ class Target:
         self._path(volume_id, "img").unlink()
         sync_directory(self.directory)
 
+    async def clear(self) -> None:
+        """Heal, pull and delete every volume."""
+        for volume in self.volumes:
+            volume.heal()
+            if volume.record.is_attached:
+                await self.pull(volume.record.volume_id)
+            await self.delete(volume.record.volume_id)
+
     async def snapshot(self, volume_id: str, path: Path) -> None:
         """Copy a volume's bytes, as they are at this moment, to a new file; its commands wait meanwhile."""
         await self.volume(volume_id).copy_to(path)

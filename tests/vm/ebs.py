@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,13 +28,25 @@ START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 120.0
 # What EBS recommends: a volume that does not answer is waited for, not given up.
 IO_TIMEOUT_S = 4294967295
+UNMOUNT = """
+disks=$(lsblk --nodeps --noheadings --output PATH,SERIAL)
+for serial in "$@"; do
+    for device in $(echo "$disks" | awk -v it="$serial" '$2 == it { print $1 }'); do
+        for mountpoint in $(findmnt --raw --noheadings --output TARGET --source "$device" | sort -r); do
+            umount --lazy "$mountpoint"
+        done
+    done
+done
+"""
 # The control protocol by hand: importing the package costs an emulated processor seconds at every call.
 CALL = """
 import socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect(sys.argv[1])
-connection.sendall(sys.argv[2].encode() + b"\\n")
-sys.stdout.write(connection.makefile().readline())
+answers = connection.makefile()
+for request in sys.argv[2:]:
+    connection.sendall(request.encode() + b"\\n")
+    sys.stdout.write(answers.readline())
 """
 
 
@@ -77,28 +90,27 @@ class EbsTarget:
 
     def close(self) -> None:
         """Take every volume and its bytes away, and end the target."""
-        for volume in self.call("show"):
-            self._guest.shell(
-                'for each in $(findmnt --raw --noheadings --output TARGET --source "$1" | sort -r); do'
-                ' umount --lazy "$each"; done',
-                self.find_device(volume["volume_id"]) or "none",
-            )
-            self.call("heal", volume=volume["volume_id"])
-            if volume["is_attached"]:
-                self.call("pull", volume=volume["volume_id"])
-            self.call("delete", volume=volume["volume_id"])
+        serials = [volume["serial"] for volume in self.call("show")]
+        self._guest.shell(UNMOUNT, *serials)
+        self.call("clear")
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(START_TIMEOUT_S, check=True)
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Do one operation of `tests.ebs.control`; TargetError where the target says no."""
-        request = json.dumps({"do": do, **arguments})
-        argv = ["python3", "-I", "-S", "-c", CALL, CONTROL, request]
-        answer = json.loads(self._guest.run(argv, timeout_s=CALL_TIMEOUT_S).stdout)
-        if "error" in answer:
-            raise TargetError(answer["error"])
-        return answer["done"]
+        (done,) = self.call_all([{"do": do, **arguments}])
+        return done
+
+    def call_all(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
+        """Do several operations, one after the other, for the price of one command in the guest."""
+        argv = ["python3", "-I", "-S", "-c", CALL, CONTROL, *map(json.dumps, requests)]
+        output = self._guest.run(argv, timeout_s=CALL_TIMEOUT_S + len(requests)).stdout
+        answers = [json.loads(line) for line in output.splitlines()]
+        for answer in answers:
+            if "error" in answer:
+                raise TargetError(answer["error"])
+        return [answer["done"] for answer in answers]
 
     def attach(
         self, volume_id: str, size_bytes: int = 0, *, device_name: str = "/dev/sdf", **more: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -39,6 +39,10 @@ def mount(guest: Guest, device: str, filesystem: str) -> None:
 
 def start_fio(guest: Guest, path: str, *options: str, timeout_s: float = 300) -> GuestProcess:
     return guest.start_command([*FIO, f"--filename={path}", *options], timeout_s=timeout_s)
+
+
+def subtract(after: Sequence[int], before: Sequence[int]) -> list[int]:
+    return [now - then for now, then in zip(after, before, strict=True)]
 
 
 def read_kernel_log(guest: Guest) -> str:
@@ -119,28 +123,27 @@ def test_filesystem_lives_through_writing_growing_and_unmounting(
 def test_statistics_are_those_of_the_io_the_kernel_did(guest: Guest, ebs: EbsTarget) -> None:
     """Log page 0xD0 agrees with the kernel's own counters for the disk, operation by operation."""
     device = ebs.attach(VOLUME, GIB)
-    guest.run(["udevadm", "settle"])
-
-    def read_page() -> bytes:
-        argv = ["nvme", "get-log", device, "--namespace-id=1", "--log-id=0xd0", "--log-len=4096"]
-        return guest.run([*argv, "--raw-binary"]).stdout
 
     def read_kernel() -> list[int]:
         return [int(word) for word in guest.shell('cat "/sys/block/${1#/dev/}/stat"', device).split()]
 
-    page, kernel = read_page(), read_kernel()
+    def read_both() -> tuple[list[int], bytes]:
+        """Read both while nothing happens: udev looks at a disk whenever somebody closes it."""
+        argv = ["nvme", "get-log", device, "--namespace-id=1", "--log-id=0xd0", "--log-len=4096"]
+        while True:
+            before = read_kernel()
+            page = guest.run([*argv, "--raw-binary"]).stdout
+            if read_kernel() == before:
+                return before, page
+
+    kernel, page = read_both()
     start_fio(guest, device, "--rw=randrw", "--bs=4k", "--size=2M", "--verify=0").wait(check=True)
-    page_after, kernel_after = read_page(), read_kernel()
+    kernel_after, page_after = read_both()
     assert struct.unpack_from("<I", page_after)[0] == 0x3C23B510
-    counters = [
-        after - before
-        for before, after in zip(
-            struct.unpack_from("<4Q", page, 8), struct.unpack_from("<4Q", page_after, 8), strict=True
-        )
-    ]
-    did = [after - before for before, after in zip(kernel, kernel_after, strict=True)]
+    counters = subtract(struct.unpack_from("<4Q", page_after, 8), struct.unpack_from("<4Q", page, 8))
+    did = subtract(kernel_after, kernel)
     assert counters == [did[0], did[4], did[2] * 512, did[6] * 512]
-    assert counters[0] + counters[1] == 512
+    assert counters[0] + counters[1] >= 512
     for offset, direction in ((512, 0), (2056, 1)):
         (bins,) = struct.unpack_from("<I", page_after, offset)
         counts = [struct.unpack_from("<I", page_after, offset + 24 + 24 * index)[0] for index in range(bins)]
@@ -231,25 +234,33 @@ def test_bad_range_is_bad_to_the_kernel_and_the_rest_is_not(guest: Guest, ebs: E
 
 def test_twenty_volumes_work_at_once(guest: Guest, ebs: EbsTarget) -> None:
     """Each is formatted, written and verified while all the others are."""
-    devices = [ebs.attach(f"vol-{index:017x}", 256 * MIB) for index in range(20)]
+    attached = ebs.call_all(
+        [{"do": "attach", "volume": f"vol-{index:017x}", "size_bytes": 256 * MIB} for index in range(20)]
+    )
+    devices = [volume["device"] for volume in attached]
     assert len(set(devices)) == 20
     script = """
-mkfs.ext4 -q -F "$1"
-mkdir -p "$2"
-mount "$1" "$2"
-head -c 2000000 /dev/urandom > "$2/file"
-sum=$(md5sum < "$2/file")
-umount "$2"
-mount "$1" "$2"
-test "$(md5sum < "$2/file")" = "$sum"
-umount "$2"
+try_one() {
+    at=/mnt/each/${1#/dev/}
+    mkfs.ext4 -q -F "$1"
+    mkdir -p "$at"
+    mount "$1" "$at"
+    head -c 2000000 /dev/urandom > "$at/file"
+    sum=$(md5sum < "$at/file")
+    umount "$at"
+    mount "$1" "$at"
+    test "$(md5sum < "$at/file")" = "$sum"
+    umount "$at"
+}
+for device in "$@"; do
+    try_one "$device" &
+    started="$started $!"
+done
+for each in $started; do
+    wait "$each"
+done
 """
-    started = [
-        guest.start_command(["sh", "-euc", script, "sh", device, f"/mnt/each/{index}"], timeout_s=300)
-        for index, device in enumerate(devices)
-    ]
-    for process in started:
-        process.wait(330, check=True)
+    guest.run(["sh", "-euc", f"started=; {script}", "sh", *devices], timeout_s=450)
     volumes = ebs.call("show")
     assert all(volume["statistics"]["write"]["total_bytes"] >= 2_000_000 for volume in volumes)
 

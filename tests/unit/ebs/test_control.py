@@ -74,6 +74,10 @@ async def test_every_operation_reaches_its_volume(target: Target, control: Path,
     await ask(control, "delete", volume=VOLUME)
     await ask(control, "create", volume=VOLUME, source=str(tmp_path / "snapshot"))
     assert target.volume(VOLUME).record.size_bytes == 2 * SIZE_BYTES
+    await ask(control, "attach", volume=VOLUME)
+    await ask(control, "clear")
+    assert target.volumes == []
+    assert list(target.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,10 @@ async def test_stalled_io_shows_in_the_queue_length_and_nowhere_else(
     target.volume(VOLUME).stall()
     commands = [volume.io.start(0x02, **Attached.blocks(0, 512), receive=512) for _ in range(3)]
     volume.io.start(0x00)
+    while (page := await read_page(volume))["queue_length"] < 3:
+        pass
+    assert (page["queue_length"], page["read_ops"]) == (3, 0)
     await asyncio.sleep(0.05)
-    page = await read_page(volume)
-    assert page["queue_length"] == 3
-    assert page["read_ops"] == 0
     target.volume(VOLUME).resume()
     for command in commands:
         await volume.io.wait(command)

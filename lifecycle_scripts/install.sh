@@ -117,11 +117,11 @@ make_release() {
         PIP_DISABLE_PIP_VERSION_CHECK=1 "$place/bin/python" -I "$(echo "$here"/wheels/pip-*.whl)/pip" \
         install --quiet --no-index --no-cache-dir --root-user-action=ignore --find-links "$here/wheels" \
         --only-binary :all: --require-hashes --no-compile --requirement "$here/requirements.txt"
-    # On all processors at once, which pip does not do; the unprivileged worker could not write it later.
-    "$place/bin/python" -I -m compileall -q -j 0 "$place"/lib/python*/site-packages || true
     mkdir -p "$share" "$place/share/doc"
     cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
     cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"
+    # Shows that it is whole, and compiles what is used, which the unprivileged worker could not do later.
+    "$place/bin/python" -I -c 'import agent.cli.app, agent.cloud.worker, agent.daemon'
     "$place/bin/ebs-agent" --version >/dev/null
     sync --file-system "$place"
     printf '%s\n' "$2" >"$place/$stamp"

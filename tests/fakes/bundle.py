@@ -57,6 +57,10 @@ from pathlib import Path
 wheels = Path(sys.argv[sys.argv.index("--find-links") + 1])
 site = Path(sysconfig.get_path("purelib"))
 (site / "agent_stub.py").write_text((wheels / "agent.py").read_text())
+for name in ("__init__", "daemon", "cli/__init__", "cli/app", "cloud/__init__", "cloud/worker"):
+    module = site / "agent" / f"{name}.py"
+    module.parent.mkdir(parents=True, exist_ok=True)
+    module.touch()
 program = Path(sys.prefix) / "bin" / "ebs-agent"
 program.write_text(f"#!{sys.executable}\\nimport agent_stub\\n")
 program.chmod(0o755)

@@ -1,0 +1,179 @@
+"""The cloud half on real NVMe devices: an attach call makes one appear, ModifyVolume makes it grow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from typing_extensions import override
+
+from tests.aws.cloud import CLUSTER_ARN, Cloud
+from tests.aws.server import AwsServer
+from tests.vm.ebs import VOLUMES, EbsTarget
+from tests.vm.guest import Guest, GuestOptions
+from tests.vm.guest_agent import EBS_AGENT, GuestAgent
+
+GIB = 1 << 30
+HOST = "10.0.2.2"
+"""The machine the guest runs on, as QEMU's user network shows it."""
+CONFIGURE_NETWORK = """
+modprobe virtio-net
+udevadm settle
+name=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
+ip address add 10.0.2.15/24 dev "$name"
+ip link set "$name" up
+"""
+FIRST, REPLACEMENT = "i-00000000000000001", "i-00000000000000002"
+
+
+class GuestVolumes:
+    """Hooks that let the guest's emulated EBS follow the cloud. Every node of the story is this one guest."""
+
+    def __init__(self, target: EbsTarget) -> None:
+        self._target = target
+
+    def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
+        source = {} if snapshot_id is None else {"source": f"{VOLUMES}/../{snapshot_id}"}
+        self._target.call("create", volume=volume_id, size_bytes=size_gib * GIB, **source)
+
+    def attach(self, volume_id: str, instance_id: str, device: str) -> None:
+        del instance_id
+        self._target.attach(volume_id, device_name=device)
+
+    def detach(self, volume_id: str, instance_id: str) -> None:
+        del instance_id
+        self._target.call("pull", volume=volume_id)
+
+    def grow(self, volume_id: str, size_gib: int) -> None:
+        self._target.call("grow", volume=volume_id, size_bytes=size_gib * GIB)
+
+    def snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        self._target.call("snapshot", volume=volume_id, path=f"{VOLUMES}/../{snapshot_id}")
+
+
+class OnlyAttaching(GuestVolumes):
+    """The devices of the instance that is gone went with it: detaching from it touches none here."""
+
+    def __init__(self, hooks: object) -> None:
+        assert isinstance(hooks, GuestVolumes)
+        super().__init__(hooks._target)
+
+    @override
+    def detach(self, volume_id: str, instance_id: str) -> None:
+        del volume_id, instance_id
+
+
+@pytest.fixture
+def guest(boot_guest: Callable[[GuestOptions], Guest]) -> Guest:
+    """Boot a guest that reaches this machine."""
+    guest = boot_guest(GuestOptions(has_agent=True, has_network=True))
+    guest.shell(CONFIGURE_NETWORK)
+    return guest
+
+
+@pytest.fixture
+def aws(guest: Guest) -> Iterator[AwsServer]:
+    with EbsTarget(guest) as target, AwsServer(Cloud(GuestVolumes(target))) as server:
+        yield server
+
+
+def become(guest: Guest, aws: AwsServer, instance_id: str) -> None:
+    """Let the guest be the instance of this ID, named compute-1 in the cluster's file."""
+    aws.cloud.add_node(instance_id)
+    instance = {"InstanceName": "compute-1", "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
+    groups = [{"Name": "compute", "Instances": [instance]}]
+    config = {"ClusterConfig": {"ClusterArn": CLUSTER_ARN}, "InstanceGroups": groups}
+    guest.shell("mkdir -p /opt/ml/config /etc/systemd/system/ebs-agent.service.d; useradd -r ebs-agent || :")
+    guest.put("/opt/ml/config/resource_config.json", json.dumps(config).encode(), mode=0o600)
+    port = aws.endpoint.rpartition(":")[2]
+    environment = (
+        f"EBS_AGENT_CLOUD_ENDPOINT=http://{HOST}:{port} AWS_EC2_METADATA_DISABLED=true "
+        "AWS_ACCESS_KEY_ID=emulated AWS_SECRET_ACCESS_KEY=emulated"
+    )
+    guest.put(
+        "/etc/systemd/system/ebs-agent.service.d/cloud.conf",
+        f"[Service]\nEnvironment={environment}\n".encode(),
+    )
+    guest.run(["systemctl", "daemon-reload"])
+
+
+def write_policy(agent: GuestAgent, size: str, snapshot: str | None = None) -> None:
+    """Write a policy that claims a volume, and a copy made from its snapshot."""
+    claims = [("ckpt", {"class": "fast", "size": size}, "if-blank")]
+    if snapshot is not None:
+        claims.append(("copy", {"class": "fast", "size": size, "from": snapshot}, "never"))
+    entries = [
+        {
+            "name": name,
+            "claim": claim,
+            "filesystem": {"type": "ext4", "format": rule},
+            "mount": {"path": f"/data/{name}"},
+            "grow": True,
+        }
+        for name, claim, rule in claims
+    ]
+    policy = {
+        "version": 1,
+        "agent": {"allowed_roots": ["/data"], "resync": "10s", "cloud": {"enabled": True}},
+        "classes": {"fast": {"type": "gp3"}},
+        "volumes": entries,
+    }
+    agent.guest.put("/etc/ebs-agent/policy.yaml", json.dumps(policy).encode(), mode=0o600)
+
+
+def wait_ready(guest: Guest, *names: str) -> None:
+    guest.run([EBS_AGENT, "wait", *names, "--timeout", "240"], timeout_s=300)
+
+
+@pytest.mark.timeout(1200)
+def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
+    """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over."""
+    become(guest, aws, FIRST)
+    agent = GuestAgent(guest).install()
+    write_policy(agent, "1GiB")
+    agent.start()
+    wait_ready(guest, "ckpt")
+    (volume,) = aws.cloud.volumes
+    worker = guest.shell("ps -o user= -p $(pgrep -f agent.cloud.worker | head -n 1)").strip()
+    assert worker.startswith("ebs-agen")
+
+    guest.shell("head -c 8M /dev/urandom > /data/ckpt/weights; sync -f /data/ckpt/weights")
+    load = guest.start_command(
+        [
+            "sh",
+            "-c",
+            "n=0; while test ! -e /data/ckpt/stop; do echo $n >> /data/ckpt/journal; n=$((n + 1)); done",
+        ]
+    )
+    guest.run([EBS_AGENT, "expand", "ckpt", "3GiB"], timeout_s=300)
+    guest.wait_until(
+        ["sh", "-c", "test $(df --output=size -B1 /data/ckpt | tail -n 1) -gt 2600000000"], timeout_s=120
+    )
+    said = guest.run([EBS_AGENT, "snapshot", "ckpt", "--wait"], timeout_s=300).stdout.decode()
+    guest.shell("touch /data/ckpt/stop")
+    load.wait(60)
+    assert "with writes held" in said
+    snapshot = next(word for word in said.split() if word.startswith("snap-"))
+
+    write_policy(agent, "3GiB", snapshot)
+    agent.reload()
+    wait_ready(guest, "copy")
+    guest.shell("cmp /data/ckpt/weights /data/copy/weights; test -s /data/copy/journal")
+
+    agent.stop()
+    before = guest.shell("sha256sum < /data/ckpt/weights")
+    guest.shell("umount /data/ckpt /data/copy")
+    for held in list(aws.cloud.volumes):
+        aws.cloud.hooks.detach(held, FIRST)
+    aws.cloud.remove_node(FIRST, keeps_attachments=True)
+    become(guest, aws, REPLACEMENT)
+    agent.install()  # a fresh root: no records of what was formatted or mounted
+    aws.cloud.hooks = OnlyAttaching(aws.cloud.hooks)
+    agent.start()
+    wait_ready(guest, "ckpt", "copy")
+    assert guest.shell("sha256sum < /data/ckpt/weights") == before
+    assert agent.read_events("volume.formatted") == []
+    assert volume in aws.cloud.volumes
+    assert len(aws.cloud.volumes) == 2
+    assert aws.calls["DetachClusterNodeVolume"] == 2

@@ -214,6 +214,15 @@ def reload(context: typer.Context) -> None:
 
 
 @app.command()
+def forget(context: typer.Context, volume: VolumeArgument) -> None:
+    """Forget that the agent formatted a volume that is not mounted, so that it may do so again."""
+    from agent.cli.forget import forget_format
+
+    session = _session(context)
+    typer.echo(forget_format(session.paths, session.client, volume))
+
+
+@app.command()
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     """Tell whether this node is ready for the agent, and how to mend what is not."""
     from agent.cli.doctor import examine_node, show_findings

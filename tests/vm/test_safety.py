@@ -71,7 +71,7 @@ def test_sharpest_contents_are_refused_on_nvme(agent: GuestAgent) -> None:
 
 
 def test_read_errors_on_nvme_are_no_proof(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """A medium error at the head, at a backup superblock or at the tail: refused, and formatted once healed."""
+    """A medium error at head, backup superblock or tail: refused, not written to, formatted once healed."""
     size_bytes = 2 * GIB
     agent.write_policy(make_entry(VOLUME))
     for first in (0, 128 * MIB, size_bytes - 64 * 1024):

@@ -19,6 +19,9 @@ from agent.node.sources import Hint
 from agent.reconcile import Reconciler, Want
 from agent.report.counters import Counters
 
+GATHER_S = 0.005
+"""To work out what is wanted takes about as long for twenty volumes, so many answers are worth one."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -85,12 +88,17 @@ class Surveyor:
         self._counters = counters
         self._census = _Census()
         self._asking: dict[str, _Asking] = {}
+        self._new: set[VolumeId] = set()
+        self._heard_of: set[VolumeId] = set()
+        """Volumes whose devices answered since what is wanted was worked out last."""
         self._tasks: TaskGroup | None = None
         self._is_everything_stale = anyio.Event()
+        self._has_answers = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer hints until cancelled."""
         async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._publish_answers, name="publish answers")
             task_status.started()
             while True:
                 await self._is_everything_stale.wait()
@@ -135,17 +143,28 @@ class Surveyor:
         self._publish()
 
     async def _ask_until_fresh(self, path: str) -> None:
-        new: set[VolumeId] = set()
         volume = None
         while self._asking[path].is_stale:
             self._asking[path].is_stale = False
-            volume = await self._ask(path, new)
+            volume = await self._ask(path, self._new)
         del self._asking[path]
-        self._publish()
-        for found in new:
-            self._reconciler.announce(found)
         if volume is not None:
-            self._reconciler.wake(volume)
+            self._heard_of.add(volume)
+        self._has_answers.set()
+
+    async def _publish_answers(self) -> None:
+        """Work out what is wanted once for all devices that answer together, as if attached together."""
+        while True:
+            await self._has_answers.wait()
+            await anyio.sleep(GATHER_S)
+            self._has_answers = anyio.Event()
+            heard_of, self._heard_of = self._heard_of, set()
+            new, self._new = self._new, set()
+            self._publish()
+            for volume in new:
+                self._reconciler.announce(volume)
+            for volume in heard_of:
+                self._reconciler.wake(volume)
 
     async def _ask(self, path: str, new: set[VolumeId]) -> VolumeId | None:
         """Ask one device; return the volume to look at, and add it to ``new`` if it was not there before."""

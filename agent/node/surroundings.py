@@ -47,35 +47,38 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
 
 def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
     found: dict[DeviceNumber, BlockNode] = {}
-    for node in (root / "sys" / "class" / "block").iterdir():
-        number = _read_number(node / "dev")
-        if number is None:
-            continue
-        found[number] = BlockNode(node.name, frozenset(_read_beneath(node, root)), _describe_block(node))
+    # Every look reads this of every block device: one listing tells which few files of each to open.
+    with os.scandir(root / "sys" / "class" / "block") as blocks:
+        for block in blocks:
+            number = _read_number(f"{block.path}/dev")
+            if number is not None:
+                entries = _list_names(block.path)
+                beneath = frozenset(_read_beneath(block.path, entries, root))
+                found[number] = BlockNode(block.name, beneath, _describe_block(block.path, entries))
     return found
 
 
-def _read_beneath(node: Path, root: Path) -> Iterator[DeviceNumber]:
-    below = [slave / "dev" for slave in _list_dir(node / "slaves")]
-    if (node / "partition").exists():
-        below.append(node.resolve().parent / "dev")
-    backing = _read_text(node / "loop" / "backing_file")
+def _read_beneath(node: str, entries: frozenset[str], root: Path) -> Iterator[DeviceNumber]:
+    below = [f"{node}/slaves/{slave}/dev" for slave in sorted(_list_names(f"{node}/slaves"))]
+    if "partition" in entries:
+        below.append(f"{os.path.realpath(node)}/../dev")
+    backing = _read_text(f"{node}/loop/backing_file") if "loop" in entries else None
     if backing is not None and backing.startswith("/dev/"):
-        below.append(root / "sys" / "class" / "block" / _resolve_name(backing, root) / "dev")
+        below.append(f"{root}/sys/class/block/{_resolve_name(backing, root)}/dev")
     for path in below:
         number = _read_number(path)
         if number is not None:
             yield number
 
 
-def _describe_block(node: Path) -> str:
-    uuid, name = _read_text(node / "dm" / "uuid"), _read_text(node / "dm" / "name")
-    if name is not None:
+def _describe_block(node: str, entries: frozenset[str]) -> str:
+    if "dm" in entries and (name := _read_text(f"{node}/dm/name")) is not None:
+        uuid = _read_text(f"{node}/dm/uuid")
         kind = _DM_KINDS.get((uuid or "").split("-")[0], "a mapped device")
         return f"{kind} {name}"
-    if (node / "md").exists():
+    if "md" in entries:
         return "a RAID array"
-    if (node / "bcache").exists():
+    if "bcache" in entries:
         return "a bcache device"
     return "a block device"
 
@@ -148,7 +151,7 @@ def _stat_number(path: Path) -> DeviceNumber | None:
     return DeviceNumber(os.major(number), os.minor(number))
 
 
-def _read_number(path: Path) -> DeviceNumber | None:
+def _read_number(path: str) -> DeviceNumber | None:
     text = _read_text(path)
     if text is None or ":" not in text:
         return None
@@ -156,11 +159,26 @@ def _read_number(path: Path) -> DeviceNumber | None:
     return DeviceNumber(int(major), int(minor))
 
 
-def _read_text(path: Path) -> str | None:
+def _read_text(path: str) -> str | None:
+    """Return a file of sysfs, which is a page at most; None where it cannot be read."""
     try:
-        return path.read_text("utf-8", "surrogateescape").strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(fd, 4096).decode("utf-8", "surrogateescape").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _list_names(path: str) -> frozenset[str]:
+    try:
+        with os.scandir(path) as entries:
+            return frozenset(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
 
 
 def _list_dir(path: Path) -> list[Path]:

@@ -35,7 +35,7 @@ from agent.node.processes import find_processes
 from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.signature import probe
 from agent.node.wire import Fd
-from agent.steps import Action
+from agent.steps import Action, Link, Unlink
 
 if TYPE_CHECKING:
     from agent.node.node import Node
@@ -55,6 +55,8 @@ class VolumeSession:
         self._paths = paths
         self._pin = Pin(node.workers, volume, paths[0] if paths else None)
         self._actions = VolumeActions(node, self._pin)
+        self._probed: tuple[Device, Content] | None = None
+        """What was read of the device since the last step that may have changed it."""
 
     async def close(self) -> None:
         """Let go of the device and its lock."""
@@ -62,6 +64,10 @@ class VolumeSession:
 
     async def execute(self, action: Action, observed: Observed) -> None:
         """Do one step, or raise AgentError; what it brought is for the next look to find."""
+        # A link is not on the device, so what was proven of that, the dearest thing there is, still holds.
+        # Formatting makes sure by itself that nothing was written since the proof began.
+        if not isinstance(action, (Link, Unlink)):
+            self._probed = None
         await self._actions.execute(action, observed)
 
     async def observe(self, wanted: Wanted | None) -> Observed:
@@ -103,7 +109,9 @@ class VolumeSession:
         if wanted is not None and wanted.block is None and exclusion is None:
             format_record = self._node.records.read_format(self._volume)
             if not look.mounts:
-                content = await self._probe(look.device, wanted, format_record)
+                if self._probed is None or self._probed[0] != look.device:
+                    self._probed = (look.device, await self._probe(look.device, wanted, format_record))
+                content = self._probed[1]
         if here is not None:
             record = await self._note_mount(here, look.device, record)
             self._node.lost.discard(self._volume)

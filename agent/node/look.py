@@ -28,6 +28,7 @@ from agent.node.exclusion import Surroundings, find_exclusion
 from agent.node.mountinfo import find_top_mount, read_mounts
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
+from agent.node.wire import Fd
 
 _FS_TYPES = {kind.value: kind for kind in FsType}
 
@@ -188,12 +189,12 @@ def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> File
     )
 
 
-def open_partition(path: str, number: DeviceNumber) -> int:
+def open_partition(path: str, number: DeviceNumber) -> Fd:
     """Open a partition's node for reading and make sure that it is that partition; the caller closes it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
     rdev = os.fstat(fd).st_rdev
     if DeviceNumber(os.major(rdev), os.minor(rdev)) != number:
-        os.close(fd)
+        fd.close()
         raise AgentError(f"{path} is not the partition {number} any more.")
     return fd
 

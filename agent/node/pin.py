@@ -77,8 +77,7 @@ class Pin:
         if number is None:
             return self.fd
         part = find_partition(device, number)
-        fd = await self.call(open_partition, part.path, part.device_number, timeout_s=OPEN_TIMEOUT_S)
-        return Fd(fd)
+        return await self.call(open_partition, part.path, part.device_number, timeout_s=OPEN_TIMEOUT_S)
 
     async def close_part(self, fd: Fd) -> None:
         """Let go of a partition; the whole device stays held."""

@@ -27,8 +27,12 @@ def describe_device(number: DeviceNumber) -> Device:
 
 def read_number() -> DeviceNumber:
     """Return the number of the node at ``NODE``."""
-    found = Path(NODE).stat().st_rdev
-    return DeviceNumber(os.major(found), os.minor(found))
+    return split_number(Path(NODE).stat())
+
+
+def split_number(status: os.stat_result) -> DeviceNumber:
+    """Return the device number of a node."""
+    return DeviceNumber(os.major(status.st_rdev), os.minor(status.st_rdev))
 
 
 async def test_partition_is_open_here() -> None:
@@ -36,7 +40,7 @@ async def test_partition_is_open_here() -> None:
     async with Workers() as workers:
         pin = Pin(workers, VOLUME, "/dev/nvme0n1")
         fd = await pin.open_part(describe_device(read_number()), 1)
-        assert os.fstat(fd).st_rdev == Path(NODE).stat().st_rdev
+        assert split_number(os.fstat(fd)) == read_number()
         await pin.close_part(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)

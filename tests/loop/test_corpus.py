@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from agent.model import Blank
+from agent.node.signature import probe
 from tests.agent_process import AgentProcess, Scratch, wait_until
 from tests.corpus import CASES, Case, find_missing
+from tests.corpus.case import GIB
 from tests.corpus.images import list_images, unpack
 from tests.corpus.tools import digest, run
+from tests.loop.devices import attached, opened
 from tests.loop.summary import SUMMARY
 
 BATCH = 24
@@ -115,6 +119,27 @@ def test_images_that_others_bring_are_never_formatted(
     assert statuses[volume]["condition"] == "Refused"
     assert digest(image) == before
     SUMMARY["images of others"] += 1
+
+
+@pytest.mark.timeout(300)
+def test_no_truly_blank_volume_is_refused(tmp_path: Path) -> None:
+    """Zeros are blank at every size from 1 GiB to 64 TiB, at sizes that are no power of two as well."""
+    holder, mountpoint = tmp_path / "holder", tmp_path / "mounted"
+    mountpoint.mkdir()
+    sizes = [GIB << power for power in range(0, 17, 2)]
+    with attached(holder, 4 * GIB) as disk:
+        # XFS has files of this size; other filesystems of test machines may not.
+        run("mkfs.xfs", "-q", disk)
+        run("mount", disk, mountpoint)
+        try:
+            for number, size_bytes in enumerate([*sizes, 3 * GIB, 1000 * GIB + 512]):
+                with attached(mountpoint / str(number), size_bytes) as path, opened(path) as (fd, device):
+                    content = probe(fd, device)
+                SUMMARY["truly blank volumes"] += 1
+                SUMMARY["truly blank volumes refused"] += not isinstance(content, Blank)
+                assert isinstance(content, Blank), f"{size_bytes}: {content}"
+        finally:
+            run("umount", mountpoint)
 
 
 def test_images_are_unpacked_as_they_were(tmp_path: Path) -> None:

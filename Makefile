@@ -27,7 +27,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --retries
 UV_VERSION := 0.13.9
 
 PYTHON_SOURCES := agent tests $(wildcard bench)
-SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts tests))
+SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts monitoring tests))
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS)) $(PYTEST_ARGS)

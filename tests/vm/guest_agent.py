@@ -34,7 +34,9 @@ class GuestAgent:
             if unit.is_file():
                 self.guest.put(f"/etc/systemd/system/{unit.name}", unit.read_bytes())
         self.guest.shell(
-            f"systemctl daemon-reload; systemctl reset-failed {UNIT} 2>/dev/null || :;"
+            # As on EBS's own images; with the kernel's default every volume is Degraded as WrongTimeout.
+            "modprobe nvme-core; echo 4294967295 > /sys/module/nvme_core/parameters/io_timeout;"
+            f" systemctl daemon-reload; systemctl reset-failed {UNIT} 2>/dev/null || :;"
             f" rm -rf {STATE}; mkdir -p /data /etc/ebs-agent; journalctl --rotate --vacuum-time=1s -q || :"
         )
         return self

@@ -1,0 +1,199 @@
+"""What is shipped for Prometheus and Grafana, with the real Prometheus scraping the agent's real face."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+import yaml
+
+from agent.model import Condition, Reason
+from agent.report.board import Board
+from agent.report.counters import Counters
+from agent.report.health import Verdict
+from agent.report.http import Listen, make_app, serve_http
+from agent.report.metrics import Exposition
+from tests.agent_process import find_free_port
+from tests.unit.report.samples import CHECKPOINTS, READY
+from tests.unit.report.test_metrics import HEALTH, make_sampled_board
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+
+MONITORING = Path(__file__).parents[2] / "monitoring"
+RULES = MONITORING / "prometheus/ebs-agent.rules.yml"
+DASHBOARD = MONITORING / "grafana/ebs-agent.json"
+STALLED = Verdict(Condition.FAILED, Reason.STALLED, "It does not answer.", "Wait.")
+
+
+@pytest.mark.needs("promtool")
+def test_alert_rules() -> None:
+    """The alerts are valid, and fire for what they are for and for nothing else."""
+    for arguments in (["check", "rules", RULES.name], ["test", "rules", "rules.test.yml"]):
+        done = subprocess.run(
+            ["promtool", *arguments], cwd=RULES.parent, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_and_leads_somewhere() -> None:
+    """Each alert is named in the rules' tests, and its runbook is a page and a heading that exist."""
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    tests = (RULES.parent / "rules.test.yml").read_text()
+    for rule in group["rules"]:
+        assert rule["alert"] in tests, rule["alert"]
+        page, _, heading = rule["annotations"]["runbook"].partition("#")
+        text = (MONITORING.parent / page).read_text()
+        headings = {line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")}
+        assert not heading or heading in headings, (rule["alert"], heading)
+
+
+@pytest.mark.needs("promtool")
+@pytest.mark.parametrize("name", ["slurm.yml", "eks.yml"])
+def test_scrape_examples(name: str, tmp_path: Path) -> None:
+    """The examples of how to scrape are valid configurations."""
+    config = yaml.safe_load((MONITORING / "scrape" / name).read_text())
+    for scrape in config["scrape_configs"]:
+        # Debian's Prometheus is built without Kubernetes; everything else of the example is checked.
+        if scrape.pop("kubernetes_sd_configs", None) is not None:
+            scrape["static_configs"] = [{"targets": ["127.0.0.1:9842"]}]
+    (tmp_path / name).write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        ["promtool", "check", "config", "--syntax-only", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Prometheus:
+    """The API of a Prometheus of the test's own."""
+
+    def __init__(self, http: aiohttp.ClientSession, port: int) -> None:
+        self._http = http
+        self._url = f"http://127.0.0.1:{port}/api/v1"
+
+    async def ask(self, path: str, **parameters: str) -> Any:
+        async with self._http.get(f"{self._url}/{path}", params=parameters) as answer:
+            body = await answer.json()
+        assert body["status"] == "success", body
+        return body["data"]
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.ask("query", query=expression))["result"]
+        return found
+
+    async def until(self, expression: str) -> list[dict[str, Any]]:
+        """Return the first answer to a query that is not empty."""
+        with anyio.fail_after(60):
+            while True:
+                try:
+                    if found := await self.query(expression):
+                        return found
+                except (aiohttp.ClientError, AssertionError):
+                    pass  # it is starting
+                await anyio.sleep(0.1)
+
+
+@asynccontextmanager
+async def scraping(board: Board, counters: Counters, directory: Path) -> AsyncIterator[Prometheus]:
+    """Have a Prometheus scrape an agent's face every second, with the alerts that are shipped, but sooner."""
+    app = make_app(board, Exposition(board, counters))
+    async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as http:
+        port = await tasks.start(serve_http, app, Listen(port=0))
+        own_port = find_free_port()
+        start_prometheus = write_config(directory, port)
+        with (directory / "prometheus.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
+                [*start_prometheus, f"--web.listen-address=127.0.0.1:{own_port}"], stdout=log, stderr=log
+            )
+        try:
+            yield Prometheus(http, own_port)
+        finally:
+            process.kill()
+            process.wait()
+            tasks.cancel_scope.cancel()
+
+
+def write_config(directory: Path, port: int) -> list[str]:
+    """Write a configuration and return the command that starts a Prometheus with it."""
+    rules = re.sub(r"for: \d+m", "for: 2s", RULES.read_text())
+    (directory / "rules.yml").write_text(rules)
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": "ebs-agent", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+    }
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    return [
+        "prometheus",
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/tsdb",
+    ]
+
+
+@pytest.mark.needs("prometheus")
+async def test_alert_fires_for_a_stalled_volume(tmp_path: Path) -> None:
+    """A real Prometheus scrapes the agent, answers its numbers, and fires when a volume stalls."""
+    board = make_sampled_board()
+    async with scraping(board, Counters(), tmp_path) as prometheus:
+        found = await prometheus.until("ebs_agent_volume_read_ops_total")
+        assert found[0]["value"][1] == "3"
+        assert found[0]["metric"]["volume_id"] == CHECKPOINTS
+        board.judge(CHECKPOINTS, replace(HEALTH, verdicts=(STALLED,)))
+        firing = await prometheus.until('ALERTS{alertstate="firing", alertname="EbsVolumeStalled"}')
+        assert firing[0]["metric"]["volume_id"] == CHECKPOINTS
+        targets = (await prometheus.ask("targets"))["activeTargets"]
+        assert [target["lastError"] for target in targets] == [""]
+
+
+@pytest.mark.needs("prometheus")
+async def test_every_query_of_the_dashboard_answers(tmp_path: Path) -> None:
+    """Each query of the dashboard finds series in what the agent really exposes, none misspelt."""
+    board, counters = make_sampled_board(), Counters()
+    mount = replace(HEALTH.sample.mount, errors=1) if HEALTH.sample and HEALTH.sample.mount else None
+    assert HEALTH.sample is not None
+    health = replace(HEALTH, sample=replace(HEALTH.sample, mount=mount))
+    async with scraping(board, counters, tmp_path) as prometheus:
+        await prometheus.until("ebs_agent_build_info")
+        for number in range(6):
+            # Rates need counters that move.
+            counters.count_step("mount", "failed")
+            counters.count_cloud_request("DescribeVolumes", "done")
+            counters.count_attach(0.2)
+            board.publish(replace(READY, message=str(number)))
+            board.judge(CHECKPOINTS, bump(health, number))
+            await anyio.sleep(1.1)
+        missing = []
+        for panel in json.loads(DASHBOARD.read_text())["panels"]:
+            for target in panel["targets"]:
+                expression = fill_in(target["expr"])
+                found = await prometheus.query(expression)
+                # A quotient of two rates of nothing is NaN, which is an answer all the same.
+                if not found:
+                    missing.append((panel["title"], expression))
+        assert missing == []
+
+
+def bump(health: Any, number: int) -> Any:
+    """Return a later sample, in which more was done."""
+    read = replace(health.statistics.read, ops=100 * number + 3, total_bytes=1 << (20 + number))
+    write = replace(health.statistics.write, ops=100 * number + 1)
+    return replace(health, statistics=replace(health.statistics, read=read, write=write))
+
+
+def fill_in(expression: str) -> str:
+    """Return a query with the dashboard's variables as Grafana fills them in."""
+    for variable, value in {"$instance": ".*", "$volume": ".*", "$__rate_interval": "30s"}.items():
+        expression = expression.replace(variable, value)
+    assert "$" not in expression
+    return expression

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ import agent
 from agent.cloud.control import add_cloud_routes
 from agent.cloud.findings import Findings, make_facts
 from agent.cloud.hands import NodeHands
-from agent.cloud.service import CloudService
+from agent.cloud.service import CloudService, is_wanted
 from agent.cloud.sources import identify_locally, look_around
 from agent.errors import AgentError
 from agent.model import NodeFacts, Seen, VolumeId
@@ -42,6 +42,7 @@ FIRST_LOOK_TIMEOUT_S = 30.0
 """One volume that hangs, or takes long to format, must not keep the node from starting."""
 
 HTTP_RETRY_S = 30.0
+CLOUD_RETRY_S = 60.0
 
 LAST_WORDS_S = 1.0
 """For writing down that the agent stopped; a disk that takes longer must not keep it from stopping."""
@@ -90,6 +91,7 @@ class Daemon:
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.
         surroundings = look_around()
+        self._has_standins = has_standins
         self._surroundings = replace(surroundings, metadata_endpoint=None) if has_standins else surroundings
         self._hands = NodeHands(node, self._reconciler, lambda: self._present, self._surveyor.refresh)
         self._cloud = CloudService(
@@ -137,9 +139,12 @@ class Daemon:
         # Listening comes before listing: what appears in between is announced or listed, or both.
         await tasks.start(self._run_watch, name="watch")
         await self._hands.thaw_leftovers()
-        self._put_facts(make_facts(await identify_locally(self._surroundings)))
+        identity = await identify_locally(self._surroundings)
+        self._put_facts(make_facts(identity))
+        # What a volume was made from decides whether it may be formatted, so what AWS says is waited for.
+        self._node.awaits_origins = is_wanted(self._policy, identity, has_standins=self._has_standins)
         await self._surveyor.look_everywhere()
-        tasks.start_soon(self._cloud.run, name="cloud")
+        tasks.start_soon(self._run_cloud, name="cloud")
         await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(
             look_periodically, self._surveyor, lambda: self._policy.agent.resync_s, name="resync"
@@ -225,6 +230,13 @@ class Daemon:
                 with suppress(AgentError):
                     await self.reload()
 
+    async def _run_cloud(self) -> None:
+        """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""
+        while True:
+            with _record_fault("cloud.failed"):
+                await self._cloud.run()
+            await anyio.sleep(CLOUD_RETRY_S)
+
     # -- Policy ----------------------------------------------------------------------------------------------
 
     def _put_policy(self, policy: Policy) -> None:
@@ -260,7 +272,8 @@ class Daemon:
         }
         self._claimed, self._node.origins = findings.claimed, findings.origins
         self._put_facts(findings.facts)
-        self._board.explain_absences(findings.verdicts)
+        self._board.explain_by_cloud(findings.verdicts, findings.notices)
+        self._node.awaits_origins = False
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)
@@ -282,6 +295,15 @@ class Daemon:
         statuses = self._board.statuses()
         usable = sum(status.condition.is_usable for status in statuses)
         return f"{usable} of {len(statuses)} volumes usable"
+
+
+@contextmanager
+def _record_fault(event: str) -> Iterator[None]:
+    """Log what nobody expected, with its traceback, and go on; for parts the volumes do not depend on."""
+    try:
+        yield
+    except Exception:
+        log.exception(event)
 
 
 def _choose_listen(policy: Policy) -> Listen:

@@ -417,6 +417,8 @@ class Observed:
     is_uuid_mounted_elsewhere: bool = False
     """Another mounted filesystem, or one that died mounted, has this UUID: xfs then needs ``nouuid``."""
     origin: Origin | None = None
+    is_origin_awaited: bool = False
+    """The cloud is being asked where the volume comes from, and has not answered yet."""
 
 
 # -- What is wanted -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent.model import (
     Condition,
+    Exclusion,
     Filesystem,
     Foreign,
     FormatRule,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from agent.model import (
         Content,
         Device,
-        Exclusion,
         FormatRecord,
         Mount,
         Observed,
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 GROW_SLACK_BYTES = 16 * 1024 * 1024
 """A filesystem this close to the end of its device fills it: ext4 drops a last block group too small for its
 own tables, xfs a last allocation group under 64 blocks. EBS sizes differ by whole GiB."""
+
+_CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name"})
+"""What the EBS CSI driver tags its volumes with."""
 
 PARTITION_SLACK_BYTES = 1024 * 1024
 """Room that partitioning tools leave at the end: the backup GPT header and 1 MiB alignment."""
@@ -111,7 +114,7 @@ def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, .
 def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
     """Stable links: by volume ID for every volume, by policy name for raw ones."""
     paths = [f"by-id/{observed.volume_id}"]
-    if wanted is not None and wanted.block is not None and not _is_excluded_raw(observed):
+    if wanted is not None and wanted.block is not None and _find_raw_exclusion(observed) is None:
         paths.append(wanted.name)
     return tuple(Link(path) for path in paths if path not in observed.links)
 
@@ -120,14 +123,29 @@ def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
 
 
 def _plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
-    if observed.exclusion is not None and _is_excluded_raw(observed):
-        return (_refuse_excluded(observed.exclusion),)
+    exclusion = _find_raw_exclusion(observed)
+    if exclusion is not None:
+        return (_refuse_excluded(exclusion),)
     return (*_plan_node_ownership(observed, wanted), *_plan_tuning(observed, wanted), *_note_owner(observed))
 
 
-def _is_excluded_raw(observed: Observed) -> bool:
+def _find_raw_exclusion(observed: Observed) -> Exclusion | None:
     # What a raw volume holds, and who builds on it, is its owner's business; whose it is, is not.
-    return observed.exclusion is not None and observed.exclusion.reason is not Reason.DEVICE_BUSY
+    exclusion = _find_exclusion(observed)
+    return None if exclusion is not None and exclusion.reason is Reason.DEVICE_BUSY else exclusion
+
+
+def _find_exclusion(observed: Observed) -> Exclusion | None:
+    """Return why the volume is not the agent's to touch: by what the node shows of it, or by its tags."""
+    if observed.exclusion is not None or observed.origin is None:
+        return observed.exclusion
+    if not any(key in _CSI_TAGS for key, _ in observed.origin.tags):
+        return None
+    return Exclusion(
+        Reason.MANAGED_BY_CSI,
+        f"{observed.volume_id} belongs to the EBS CSI driver, by its tags.",
+        hint="Leave the volume to Kubernetes, or remove its tags once Kubernetes has let go of it.",
+    )
 
 
 def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
@@ -142,8 +160,9 @@ def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]
 
 
 def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[Step, ...]:
-    if observed.exclusion is not None:
-        return (_refuse_excluded(observed.exclusion),)
+    exclusion = _find_exclusion(observed)
+    if exclusion is not None:
+        return (_refuse_excluded(exclusion),)
     if device.identity.is_shared or (observed.origin is not None and observed.origin.is_multi_attach):
         return (
             Refuse(
@@ -271,7 +290,7 @@ def _plan_first_mount(
 # -- Refusals: the reasons to keep hands off what is on the volume -------------------------------------------
 
 
-def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesystem) -> Refuse | None:
+def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesystem) -> Refuse | Wait | None:
     content = observed.content
     if content is None or isinstance(content, Unknown):
         why = "it was not looked at" if content is None else content.why
@@ -298,7 +317,9 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
     return _find_format_refusal(observed, device, filesystem)
 
 
-def _find_format_refusal(observed: Observed, device: Device, filesystem: WantedFilesystem) -> Refuse | None:
+def _find_format_refusal(
+    observed: Observed, device: Device, filesystem: WantedFilesystem
+) -> Refuse | Wait | None:
     """Return why a volume that is blank, or half-made by an interrupted format, may not be formatted."""
     volume, record, origin = observed.volume_id, observed.format_record, observed.origin
     if filesystem.format is not FormatRule.IF_BLANK:
@@ -306,6 +327,12 @@ def _find_format_refusal(observed: Observed, device: Device, filesystem: WantedF
             Reason.FORMAT_NOT_ALLOWED,
             f"{volume} is blank and the policy does not allow formatting it.",
             hint="Say format: if-blank in its filesystem entry to allow it.",
+        )
+    if origin is None and observed.is_origin_awaited:
+        return Wait(
+            Reason.WAITING_FOR_CLOUD,
+            f"{volume} is blank; whether it was made from a snapshot is being asked.",
+            hint="It is formatted once AWS has answered, or has said that it will not.",
         )
     if origin is not None and origin.snapshot_id is not None:
         return Refuse(

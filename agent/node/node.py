@@ -53,6 +53,8 @@ class Node:
         self.allowed_roots: tuple[str, ...] = ()
         self.origins: Mapping[VolumeId, Origin] = {}
         """What the cloud answered about volumes; put here by whoever asked it."""
+        self.awaits_origins = False
+        """The cloud is being asked about volumes and has not answered yet."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
         self.duplicate_uuids: set[str] = set()

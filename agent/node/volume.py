@@ -138,6 +138,7 @@ class VolumeSession:
             is_uuid_mounted_elsewhere=isinstance(content, Filesystem)
             and content.uuid in self._node.duplicate_uuids,
             origin=self._node.origins.get(self._volume),
+            is_origin_awaited=self._node.awaits_origins,
         )
 
     async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:

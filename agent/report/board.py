@@ -163,6 +163,7 @@ class Board:
         """How each was when it was last not on its way to something else."""
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
+        self._notices: Mapping[str, Wait | Refuse] = {}
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:
@@ -215,12 +216,14 @@ class Board:
         self._expected = tuple(expected)
         self._tell(Change(None, None))
 
-    def explain_absences(self, absences: Mapping[str, Wait | Refuse]) -> None:
-        """Say, by entry name, why volumes are not here; shown for those that are not."""
-        self._absences = dict(absences)
+    def explain_by_cloud(
+        self, absences: Mapping[str, Wait | Refuse], notices: Mapping[str, Wait | Refuse]
+    ) -> None:
+        """Say, by entry name, why volumes are not here, and what about those that are cannot be as wanted."""
+        self._absences, self._notices = dict(absences), dict(notices)
         self._tell(Change(None, None))
         for status in self._statuses.values():
-            if status.device is None and status.name is not None:
+            if status.name is not None:
                 self._tell(Change(status.volume_id, self._explain(status)))
 
     def finish_first_look(self) -> None:
@@ -277,7 +280,16 @@ class Board:
         return event
 
     def _explain(self, status: VolumeStatus) -> VolumeStatus:
-        """Give a volume that is not here the reason the cloud gave for it."""
+        """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
+        notice = self._notices.get(status.name or "")
+        if notice is not None and status.condition is Condition.READY:
+            return replace(
+                status,
+                condition=Condition.DEGRADED,
+                reason=notice.reason,
+                message=notice.message,
+                hint=notice.hint,
+            )
         why = self._absences.get(status.name or "")
         if why is None or status.device is not None or status.condition is not Condition.PENDING:
             return status

@@ -138,6 +138,18 @@ REFUSALS = [
     ("never looked at", look(None), WANTED, Reason.PROBE_FAILED),
     ("other filesystem", look(replace(EXT4, type=FsType.XFS)), WANTED, Reason.FILESYSTEM_MISMATCH),
     ("from a snapshot", look(BLANK, origin=Origin(snapshot_id="snap-1")), WANTED, Reason.FROM_SNAPSHOT),
+    (
+        "CSI driver's, by its tags",
+        look(EXT4, origin=Origin(tags=(("ebs.csi.aws.com/cluster", "true"),))),
+        WANTED,
+        Reason.MANAGED_BY_CSI,
+    ),
+    (
+        "CSI driver's raw volume",
+        look(None, origin=Origin(tags=(("CSIVolumeName", "pvc-1"),))),
+        RAW,
+        Reason.MANAGED_BY_CSI,
+    ),
     ("multi-attach bit", look(BLANK, device=SHARED), WANTED, Reason.MULTI_ATTACH),
     ("multi-attach filesystem", look(EXT4, device=SHARED), WANTED, Reason.MULTI_ATTACH),
     ("multi-attach tag", look(EXT4, origin=Origin(is_multi_attach=True)), WANTED, Reason.MULTI_ATTACH),
@@ -360,3 +372,12 @@ def test_xfs_copy_of_a_mounted_uuid_gets_nouuid() -> None:
         replace(EXT4, type=FsType.XFS), checked=Checked(is_clean=True), is_uuid_mounted_elsewhere=True
     )
     assert make_plan(observed, xfs).steps == (MountFilesystem(FsType.XFS, UUID, PATH, (*OPTIONS, "nouuid")),)
+
+
+def test_blank_volume_waits_for_what_the_cloud_says_of_it() -> None:
+    """While AWS is being asked about a blank volume, it is not formatted; one with data is used."""
+    waiting = make_plan(look(BLANK, is_origin_awaited=True), WANTED)
+    assert isinstance(waiting.verdict, Wait)
+    assert (waiting.actions, waiting.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert make_plan(look(BLANK, is_origin_awaited=True, origin=Origin()), WANTED).actions
+    assert make_plan(look(EXT4, is_origin_awaited=True), WANTED).actions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.guest import Guest
-from tests.vm.guest_agent import EBS_AGENT, UNIT, GuestAgent, make_entry
+from tests.vm.guest_agent import EBS_AGENT, POLICY, UNIT, GuestAgent, make_entry
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -212,6 +212,40 @@ def test_unit_stops_cleanly(agent: GuestAgent) -> None:
     shown = agent.guest.shell(f"systemctl show --property=Result,ExecMainStatus,ActiveState {UNIT}")
     assert set(shown.split()) == {"Result=success", "ExecMainStatus=0", "ActiveState=inactive"}
     assert find_mount(agent.guest, "/data/ckpt")
+
+
+def test_copy_of_a_mounted_xfs_is_mounted_beside_it(agent: GuestAgent) -> None:
+    """A volume restored from a snapshot of one that is mounted, and so with its UUID, is mounted as well."""
+    agent.write_policy(make_entry(VOLUME, "xfs", "/data/a"), make_entry(OTHER, "xfs", "/data/b"))
+    device = agent.guest.nvmet.attach(VOLUME, GIB)
+    agent.guest.shell(
+        "mkfs.xfs -q $1; mount $1 /mnt; echo both > /mnt/file; umount /mnt;"
+        " cp --sparse=always /scratch/volumes/$2.img /scratch/volumes/$3.img",
+        *(device, VOLUME, OTHER),
+    )
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    agent.guest.nvmet.connect(OTHER)
+    agent.wait_condition(OTHER, "Ready")
+    assert "nouuid" in find_mount(agent.guest, "/data/b")["options"].split(",")
+    assert agent.guest.shell("cat /data/a/file /data/b/file") == "both\nboth\n"
+    assert agent.read_events("volume.formatted") == []
+
+
+def test_refused_policy_fails_the_reload_and_changes_nothing(agent: GuestAgent) -> None:
+    """``systemctl reload`` with a policy that is refused fails, and the volume stays as the old one says."""
+    agent.write_policy(make_entry(VOLUME))
+    agent.start()
+    agent.guest.nvmet.attach(VOLUME, GIB)
+    agent.wait_condition(VOLUME, "Ready")
+    agent.guest.put(POLICY, b"version: 1\nvolumes: nothing\n", mode=0o600)
+    done = agent.guest.run(["systemctl", "reload", UNIT], check=False, timeout_s=120)
+    assert done.returncode != 0
+    assert len(agent.read_events("policy.rejected")) == 1
+    agent.wait_condition(VOLUME, "Ready")
+    agent.write_policy(make_entry(VOLUME), make_entry(OTHER, "xfs", "/data/other"))
+    agent.reload()
+    agent.wait_condition(OTHER, "Pending", "NotAttached")
 
 
 def test_disk_of_another_model_is_left_alone(agent: GuestAgent, tmp_path: Path) -> None:

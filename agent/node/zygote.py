@@ -26,7 +26,13 @@ from typing import Any, NoReturn
 from agent.errors import AgentError
 from agent.node import wire
 
-PRELOADED = ("agent.node.look", "agent.node.formatting", "agent.node.mounts", "agent.node.nvme")
+PRELOADED = (
+    "agent.node.look",
+    "agent.node.formatting",
+    "agent.node.mounts",
+    "agent.node.nvme",
+    "agent.node.standin",
+)
 """Modules every worker has from the start, with all that they import: what a volume needs on its way from
 attached to mounted. Others are imported by the first call that needs them."""
 

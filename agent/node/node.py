@@ -5,6 +5,7 @@ Composes the modules of this package; what the kernel is asked, and how, is thei
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
 
 NAMES_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 30.0
 
 
@@ -144,5 +146,7 @@ class Node:
 async def open_node(paths: Paths, devices: Path | None) -> AsyncIterator[Node]:
     """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
     async with Workers() as workers:
+        # Else the first devices asked would have to wait for it in the time they are given to answer.
+        await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
         source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)
         yield Node(paths, source, workers)

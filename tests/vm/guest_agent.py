@@ -18,8 +18,8 @@ UNIT = "ebs-agent.service"
 STATE = "/var/lib/ebs-agent"
 SOCKET = "/run/ebs-agent/agent.sock"
 CONTROL_CLIENT = (Path(__file__).parent / "control_client.py").read_text(encoding="utf-8")
-WAIT_S = 120.0
-"""For what takes a second on a real node and ten under emulation."""
+WAIT_S = 240.0
+"""For what takes a second on a real node, ten under emulation, and minutes where others use the machine."""
 
 
 class GuestAgent:

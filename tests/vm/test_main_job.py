@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.guest import Guest
-from tests.vm.guest_agent import EBS_AGENT, POLICY, UNIT, GuestAgent, make_entry
+from tests.vm.guest_agent import EBS_AGENT, POLICY, UNIT, WAIT_S, GuestAgent, make_entry
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -165,7 +165,9 @@ def test_unplugged_while_being_formatted(agent: GuestAgent) -> None:
     agent.write_policy(make_entry(VOLUME, filesystem=slow))
     agent.start()
     agent.guest.nvmet.attach(VOLUME, 20 * GIB)
-    agent.guest.wait_until(["sh", "-c", "pgrep -x mkfs.ext4 || pgrep -x mke2fs"], timeout_s=120, every_s=0.05)
+    agent.guest.wait_until(
+        ["sh", "-c", "pgrep -x mkfs.ext4 || pgrep -x mke2fs"], timeout_s=WAIT_S, every_s=0.05
+    )
     agent.guest.nvmet.pull(VOLUME)
     agent.guest.wait_until(lambda: agent.read_status(VOLUME).get("device") is None, timeout_s=120)
     agent.guest.nvmet.connect(VOLUME)

@@ -101,6 +101,8 @@ class Controller:
         admin.announce_change(self.state)
 
     def _answer(self, request: Request) -> None:
+        if request.is_abandoned:
+            return
         try:
             reply = self._answer_fabrics(request) if request.is_fabrics else self._answer_admin(request)
         except CommandError as error:

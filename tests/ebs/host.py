@@ -18,8 +18,9 @@ from tests.ebs.errors import TargetError
 log = logging.getLogger(__name__)
 
 _CONTROLLERS = Path("/sys/class/nvme")
+_SUBSYSTEMS = Path("/sys/class/nvme-subsystem")
 _POLL_S = 0.02
-_WAIT_S = 30.0
+_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,18 @@ def find_controllers(nqn: str) -> list[Path]:
 
 def find_devices(nqn: str) -> list[Path]:
     """Return the block devices of a subsystem, without the hidden paths ``nvmeXcYnZ``."""
-    found = []
-    for controller in find_controllers(nqn):
-        for place in (controller, controller / "subsystem-link", *_subsystems(nqn)):
-            found += [Path("/dev") / path.name for path in place.glob("nvme*n*") if "c" not in path.name[4:]]
-    return sorted({path for path in found if path.exists()})
+    # A disk is its controller's child, and the subsystem's where that is multi-path.
+    names = {
+        path.name
+        for parent in (*find_controllers(nqn), *_find_subsystems(nqn))
+        for path in parent.glob("nvme*n*")
+        if "c" not in path.name.removeprefix("nvme")
+    }
+    return [device for name in sorted(names) if (device := Path("/dev") / name).exists()]
 
 
-def _subsystems(nqn: str) -> list[Path]:
-    root = Path("/sys/class/nvme-subsystem")
-    return [path for path in root.glob("nvme-subsys*") if _read(path / "subsysnqn") == nqn]
+def _find_subsystems(nqn: str) -> list[Path]:
+    return [path for path in _SUBSYSTEMS.glob("nvme-subsys*") if _read(path / "subsysnqn") == nqn]
 
 
 def _read(path: Path) -> str | None:

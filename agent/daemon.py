@@ -207,7 +207,7 @@ class Daemon:
 
     async def _serve_http(self) -> None:
         """Offer metrics, health and the page. Volumes matter more: an address in use is tried again."""
-        exposition = Exposition(self._board, self._counters)
+        exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
         while True:
             await self._serve_http_once(exposition)
             await anyio.sleep(HTTP_RETRY_S)

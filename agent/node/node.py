@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
+from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
 from agent.node.look import identify_device
@@ -111,6 +112,10 @@ class Node:
         return await self.workers.call(
             take_sample, request, self.source.identify, timeout_s=timeout_s, subject=request.volume
         )
+
+    def count_abandoned(self) -> int:
+        """Return how many calls and programs were given up so far because they did not answer in time."""
+        return self.workers.abandoned + command.abandoned.total
 
     def is_stuck(self, volume: VolumeId) -> bool:
         """Tell whether a worker that was asked about the volume hangs in the kernel since."""

@@ -66,11 +66,6 @@ class Counters:
             "1 while the agent is connected to the policy's MQTT broker.",
             registry=self.registry,
         )
-        self._abandoned = Counter(
-            "ebs_agent_abandoned_calls",
-            "Calls to a device, filesystem or program given up because they did not answer in time.",
-            registry=self.registry,
-        )
         self._reload_success = Gauge(
             "ebs_agent_policy_reload_success",
             "1 if the policy last read is in force, 0 if it was rejected and the one before is.",
@@ -107,9 +102,6 @@ class Counters:
 
     def count_overflow(self) -> None:
         self._overflows.inc()
-
-    def count_abandoned(self) -> None:
-        self._abandoned.inc()
 
     def note_policy_reload(self, *, is_in_force: bool) -> None:
         self._reload_success.set(1 if is_in_force else 0)

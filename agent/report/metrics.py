@@ -6,9 +6,9 @@ A volume's series exist exactly as long as the board knows the volume.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -27,10 +27,12 @@ _END = b"# EOF\n"
 class Exposition:
     """Everything the agent exposes: its own counters, and the series of the volumes on the board."""
 
-    def __init__(self, board: Board, counters: Counters) -> None:
+    def __init__(
+        self, board: Board, counters: Counters, count_abandoned: Callable[[], int] = lambda: 0
+    ) -> None:
         self._board = board
         self._registry = counters.registry
-        self._registry.register(AgentCollector(board))
+        self._registry.register(AgentCollector(board, count_abandoned))
         self._made: dict[VolumeId, tuple[VolumeStatus, tuple[str, ...]]] = {}
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
@@ -65,8 +67,9 @@ class Exposition:
 class AgentCollector(Collector):
     """What is known of the node as a whole."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, count_abandoned: Callable[[], int]) -> None:
         self._board = board
+        self._count_abandoned = count_abandoned
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -78,4 +81,9 @@ class AgentCollector(Collector):
             "ebs_agent_ready",
             "1 if every volume this node requires can be used, as /healthz says.",
             value=float(assess_node(self._board).is_ready),
+        )
+        yield CounterMetricFamily(
+            "ebs_agent_abandoned_calls",
+            "Calls to a device, filesystem or program given up because they did not answer in time.",
+            value=self._count_abandoned(),
         )

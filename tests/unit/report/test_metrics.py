@@ -22,7 +22,7 @@ HEALTH = Health(replace(SAMPLE, io_timeout_s=30), parse_statistics(make_page()),
 
 
 def expose(board: Board, counters: Counters | None = None) -> str:
-    return Exposition(board, counters or Counters()).render()[0].decode()
+    return Exposition(board, counters or Counters(), lambda: 1).render()[0].decode()
 
 
 def make_sampled_board() -> Board:
@@ -94,7 +94,6 @@ def test_counters_count_what_the_engine_did() -> None:
     counters.count_attach(0.3)
     counters.count_uevent()
     counters.count_overflow()
-    counters.count_abandoned()
     counters.note_policy_reload(is_in_force=True)
     samples = read_samples(expose(make_board(), counters))
     expected = {
@@ -169,7 +168,7 @@ def test_unknown_volume_has_no_statistics() -> None:
 
 def test_both_formats_say_the_same() -> None:
     """OpenMetrics, which is stricter, parses and has the same samples as the text format."""
-    exposition = Exposition(make_sampled_board(), Counters())
+    exposition = Exposition(make_sampled_board(), Counters(), lambda: 1)
     modern, content_type = exposition.render(OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
     told = {

@@ -203,6 +203,7 @@ def find_parent(pid: int) -> int:
 
 async def test_cancelled_call_is_killed_and_not_counted_as_stalled(workers: Workers) -> None:
     """A look that is given up takes its worker with it, and the volume can be asked again at once."""
+    assert await workers.call(abs, -1, timeout_s=10, subject="vol-2") == 1  # what forks workers is there now
     with anyio.move_on_after(0.1):
         await workers.call(time.sleep, 60, timeout_s=100, subject="vol-1")
     assert workers.abandoned == 0

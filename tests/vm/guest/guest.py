@@ -288,11 +288,10 @@ class Guest:
         return True
 
     def read_console(self, tail_bytes: int = 6000) -> str:
-        """Return the end of what the kernel and systemd printed on the serial console."""
-        try:
-            return (self.directory / "console.log").read_bytes()[-tail_bytes:].decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        """Return the end of what the guest's serial console and QEMU itself had to say."""
+        logs = [self.directory / name for name in ("console.log", "qemu.log")]
+        ends = [log.read_bytes()[-tail_bytes:].decode(errors="replace") for log in logs if log.exists()]
+        return "\n".join(ends)
 
     def read_journal(self, lines: int = 60) -> str:
         """Return the end of the journal of this boot, or why it cannot be had."""

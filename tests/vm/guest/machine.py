@@ -18,7 +18,7 @@ QEMU = "qemu-system-x86_64"
 HOTPLUG_PORTS = 8
 # What the kernel's socket address holds, with its ending zero.
 SOCKET_PATH_BYTES = 107
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ class Machine:
                 start_new_session=outlives_us,
             )
         machine = cls(process, spec.directory)
-        machine._wait_for_sockets()
+        try:
+            machine._wait_for_sockets()
+        except BaseException:
+            machine.kill()
+            raise
         return machine
 
     @classmethod

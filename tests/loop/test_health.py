@@ -96,3 +96,29 @@ def test_no_more_files(scratch: Scratch, agent: AgentProcess) -> None:
     for number in range(os.statvfs(path).f_ffree - 2):
         (path / str(number)).touch()
     agent.wait_condition(VOLUME, "Degraded", "FilesFull")
+
+
+def test_events_outlive_the_agent(scratch: Scratch, agent: AgentProcess) -> None:
+    """What happened before a restart is told after it, and numbers go on counting."""
+    scratch.write_policy()
+    agent.start()
+    assert agent.stop() == 0
+    agent.start()
+    events = list(agent.client.events(follow=False))
+    names = [event["event"] for event in events]
+    assert names.count("agent.started") == 2
+    assert names.count("agent.stopped") == 1
+    numbers = [event["number"] for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+def test_hook_is_told_of_a_volume(scratch: Scratch, agent: AgentProcess) -> None:
+    """A program in hooks.d runs when a volume is ready, and finds its facts in its environment."""
+    hooks, told = scratch.paths.hooks, scratch.base / "told"
+    hooks.mkdir(parents=True, mode=0o755)
+    hook = hooks / "10-tell"
+    hook.write_text(f'#!/bin/sh\necho "$1 $EBS_AGENT_NAME $EBS_AGENT_PATH" >> {told}\n')
+    hook.chmod(0o755)
+    path = start(scratch, agent, "ext4")
+    wait_until(told.exists, "the hook ran")
+    assert wait_until(told.read_text, "the hook wrote") == f"ready ckpt {path}\n"

@@ -100,7 +100,9 @@ def check_converged(base: Path, fs_type: FsType, kept: bytes | None = None) -> N
 @pytest.mark.parametrize("fs_type", FsType)
 def test_killed_before_every_call_it_converges(tmp_path: Path, fs_type: FsType) -> None:
     """SIGKILL at each boundary of a format and first mount: the next start ends with one filesystem."""
-    for number in range(count_format_calls(fs_type, tmp_path / "undisturbed")):
+    # The boundaries are the same for every type; ext4 shows them all, the others every third.
+    step = 1 if fs_type is FsType.EXT4 or IS_NIGHTLY else 3
+    for number in range(0, count_format_calls(fs_type, tmp_path / "undisturbed"), step):
         base = tmp_path / str(number)
         Stage.prepare(base, fs_type)
         process = FORK.Process(target=run_until_killed, args=(base, fs_type, number))

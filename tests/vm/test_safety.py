@@ -40,13 +40,13 @@ def hash_device(guest: Guest, device: str) -> str:
 
 
 CONTENTS = {
-    "data at 200 MiB": "head -c 1M /dev/urandom | dd of=$1 bs=1M seek=200 oflag=direct status=none",
+    "data at 40 MiB": "head -c 1M /dev/urandom | dd of=$1 bs=1M seek=40 oflag=direct status=none",
     "one byte at the end": "printf x | dd of=$1 bs=1 seek=$(($(blockdev --getsize64 $1) - 1)) status=none",
     "ext4, wiped by wipefs": "mkfs.ext4 -q $1; wipefs -q -a $1",
-    "xfs, first MiB gone": "mkfs.xfs -q $1; dd if=/dev/zero of=$1 bs=1M count=1 status=none",
+    "ext4, first MiB gone": "mkfs.ext4 -q $1; dd if=/dev/zero of=$1 bs=1M count=1 status=none",
     "gpt, backup only": "echo start=1MiB | sfdisk -q --label gpt $1; udevadm settle;"
     " dd if=/dev/zero of=$1 bs=1M count=1 conv=fsync status=none; partx -d $1 2>/dev/null || :",
-    "another filesystem": "mkfs.xfs -q $1",
+    "another filesystem": "mkfs.ext4 -q -t ext2 $1",
     "swap": "mkswap -q $1",
 }
 
@@ -57,7 +57,7 @@ def test_sharpest_contents_are_refused_on_nvme(agent: GuestAgent) -> None:
     agent.write_policy(*(make_entry(volume, "ext4", f"/data/{volume[-3:]}") for volume in volumes))
     hashes = {}
     for volume, words in volumes.items():
-        device = agent.guest.nvmet.attach(volume, 384 * MIB)
+        device = agent.guest.nvmet.attach(volume, 64 * MIB)
         agent.guest.shell(f"{CONTENTS[words]}; sync", device)
         hashes[volume] = device, hash_device(agent.guest, device)
     agent.start()

@@ -34,6 +34,11 @@ _DIFFERENCE_BYTES = 64
 _DIFFERENCE_WHERE_ZERO_BYTES = 4
 _LOG_BYTES = 16
 """What an empty XFS log has behind its cycle number: the header and body of one unmount record."""
+_XFS_MAGICS = (
+    *(b"XFSB", b"XAGF", b"XAGI", b"XAFL", b"IN", b"\xfe\xed\xba\xbe"),
+    *(b"AB3B", b"AB3C", b"IAB3", b"FIB3", b"RMB3", b"R3FC"),
+)
+"""What superblock, group headers, inodes, log records and btree blocks begin with (xfs_format.h)."""
 _BTRFS_BLOCKS = (16384, 4096, 8192, 32768, 65536)
 
 REFERENCE_LIMIT_BYTES = 16 * TIB
@@ -114,7 +119,8 @@ def is_xfs_page(page: bytes, raw_uuid: bytes) -> bool:
         sector = page[start : start + _SECTOR_BYTES]
         is_free_list = has_uuid and not sector.strip(b"\xff")
         is_zero = not sector.strip(b"\0")
-        if not (is_zero or raw_uuid in sector or is_free_list or _is_empty_log(sector)):
+        is_structure = raw_uuid in sector and sector.startswith(_XFS_MAGICS)
+        if not (is_zero or is_structure or is_free_list or _is_empty_log(sector)):
             return False
     return True
 

@@ -89,7 +89,7 @@ def parse_xfs(raw: bytes) -> Superblock:
         uuid=str(uuid.UUID(bytes=raw[32:48])),
         label=_read_label(raw[108:120]),
         size_bytes=block_size * blocks,
-        has_errors=bool(needs_repair),
+        has_errors=bool(needs_repair or raw[126]),
         # mkfs.xfs takes this mark away last, and the kernel mounts nothing that has it.
         is_pristine=True if raw[126] else None,
     )

@@ -168,9 +168,20 @@ class VolumeSession:
         trust = self._node.choose_trust(self._volume)
         content = await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
         is_interrupted = record is not None and record.stage is FormatStage.INTENDED
-        if may_format and is_interrupted and isinstance(content, Foreign) and not content.is_signed:
+        if not may_format or not is_interrupted:
+            return content
+        if isinstance(content, Foreign) and not content.is_signed:
             return await self._explain(content, device, wanted, record)
+        if isinstance(content, Filesystem) and self._would_remake(content):
+            remains = await self._explain(Foreign("an unfinished filesystem"), device, wanted, record)
+            return content if isinstance(remains, Foreign) and remains.is_own_remains else remains
         return content
+
+    def _would_remake(self, content: Filesystem) -> bool:
+        """Whether a filesystem is one that an interrupted format left, as far as its superblock tells."""
+        checked = self._pin.checked
+        is_damaged = content.has_errors or (checked is not None and not checked.is_clean)
+        return content.is_pristine is True and is_damaged
 
     async def _explain(
         self, content: Foreign, device: Device, wanted: Wanted, record: FormatRecord | None

@@ -28,12 +28,13 @@ from agent.node import wire
 
 PRELOADED = (
     "agent.node.look",
+    "agent.node.sample",
     "agent.node.formatting",
     "agent.node.mounts",
     "agent.node.nvme",
     "agent.node.standin",
 )
-"""Modules every worker has from the start, with all that they import: what a volume needs on its way from
+"""Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and on its way from
 attached to mounted. Others are imported by the first call that needs them."""
 
 _PR_SET_PDEATHSIG = 1

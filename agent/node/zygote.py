@@ -34,8 +34,8 @@ PRELOADED = (
     "agent.node.nvme",
     "agent.node.standin",
 )
-"""Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and on its way from
-attached to mounted. Others are imported by the first call that needs them."""
+"""Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and
+on its way from attached to mounted. Others are imported by the first call that needs them."""
 
 _PR_SET_PDEATHSIG = 1
 

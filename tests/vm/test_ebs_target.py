@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.vm.ebs import VOLUMES, EbsTarget
-from tests.vm.guest import Guest, GuestOptions, GuestProcess
+from tests.vm.ebs import EbsTarget
+from tests.vm.guest import Guest, GuestProcess
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -263,27 +263,3 @@ done
     guest.run(["sh", "-euc", f"started=; {script}", "sh", *devices], timeout_s=450)
     volumes = ebs.call("show")
     assert all(volume["statistics"]["write"]["total_bytes"] >= 2_000_000 for volume in volumes)
-
-
-def test_acknowledged_flush_survives_a_power_cut(boot_guest: Callable[[GuestOptions], Guest]) -> None:
-    """What fsync said is safe is in the backing file after the machine lost its memory."""
-    guest = boot_guest(GuestOptions())
-    ebs = EbsTarget(guest)
-    ebs.start()
-    mount(guest, ebs.attach(VOLUME, GIB), "ext4")
-    guest.shell('head -c 3000000 /dev/urandom > "$1/file"; sync "$1/file"; cp "$1/file" /root/; sync', MOUNT)
-    # Written and not flushed: it may be lost, and shows that the kill below does lose memory.
-    guest.shell('echo 0 > /proc/sys/vm/dirty_writeback_centisecs; echo lost > "$1/unsynced"', MOUNT)
-    guest.kill()
-    guest.start()
-    ebs = EbsTarget(guest)
-    ebs.start()
-    (volume,) = ebs.call("show")
-    assert volume["is_attached"]
-    assert volume["device_name"] == "/dev/sdf"
-    guest.shell('mount "$1" "$2"', ebs.attach(VOLUME), MOUNT)
-    guest.run(["cmp", "/root/file", f"{MOUNT}/file"])
-    assert guest.run(["test", "-s", f"{MOUNT}/unsynced"], check=False).returncode == 1
-    assert guest.run(["test", "-e", f"{VOLUMES}/{VOLUME}.img"]).returncode == 0
-    guest.run(["umount", MOUNT])
-    ebs.close()

@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier}: set by the test's directory")
+    config.addinivalue_line("markers", "nightly: takes minutes; EBS_AGENT_NIGHTLY=1 runs it")
     config.addinivalue_line("markers", "needs(program, …): skip where one of the programs is absent")
     config.pluginmanager.register(TierPlugin(config.getoption("--require-tiers")), "tiers")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from tests.vm.guest.settings import CACHE, SHARED_GUEST
 # The first test of a run may build the image, every other may boot a guest.
 TIMEOUT_S = 600
 BUILD_TIMEOUT_S = 1800
+
+IS_NIGHTLY = os.environ.get("EBS_AGENT_NIGHTLY") == "1"
 
 CLEAN_UP = """
 systemctl stop ebs-agent.service 2> /dev/null || :
@@ -75,6 +78,8 @@ POOL = GuestPool()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     timeout_s = BUILD_TIMEOUT_S
     for item in items:
+        if item.get_closest_marker("nightly") is not None and not IS_NIGHTLY:
+            item.add_marker(pytest.mark.skip(reason="nightly: EBS_AGENT_NIGHTLY=1 runs it"))
         if (
             item.path.is_relative_to(__file__.rpartition("/")[0])
             and item.get_closest_marker("timeout") is None

@@ -12,6 +12,8 @@ from tests.vm.ebs import EbsTarget
 from tests.vm.guest import Guest
 from tests.vm.guest_agent import WAIT_S, GuestAgent, make_entry
 
+pytestmark = pytest.mark.nightly
+
 GIB = 1 << 30
 VOLUME = "vol-0123456789abcdef0"
 METRICS = "http://127.0.0.1:9842/metrics"

@@ -65,6 +65,7 @@ def test_existing_filesystem_is_kept(agent: GuestAgent) -> None:
     assert agent.read_events("volume.formatted") == []
 
 
+@pytest.mark.nightly
 def test_twenty_volumes_at_once(agent: GuestAgent) -> None:
     """Twenty blank volumes attached together are each mounted at their own path."""
     volumes = [name_volume(number) for number in range(1, 21)]
@@ -77,7 +78,9 @@ def test_twenty_volumes_at_once(agent: GuestAgent) -> None:
     assert len(devices - {None}) == 20
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize(
+    "fs_type", ["ext4", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("xfs", "btrfs"))]
+)
 def test_grows_under_verified_writes(agent: GuestAgent, fs_type: str) -> None:
     """A volume grown while fio writes and verifies is bigger at the end, and every block reads back right."""
     agent.write_policy(make_entry(VOLUME, fs_type, grow=True))
@@ -159,6 +162,7 @@ def test_unplugged_while_mounted_and_back(agent: GuestAgent) -> None:
     assert len(agent.read_events("volume.checked")) == 1
 
 
+@pytest.mark.nightly
 def test_unplugged_while_being_formatted(agent: GuestAgent) -> None:
     """A volume pulled in the middle of mkfs is finished when it returns, under the intent written before."""
     slow = {"type": "ext4", "format": "if-blank", "mkfs_options": ["-E", "lazy_itable_init=0"]}
@@ -265,6 +269,7 @@ def test_disk_of_another_model_is_left_alone(agent: GuestAgent, tmp_path: Path) 
         assert not any(file.read(16 * MIB))
 
 
+@pytest.mark.nightly
 def test_reboot_with_volumes_in_another_order(fresh_agent: GuestAgent) -> None:
     """After a reboot that gives the devices each other's names, every volume is where it belongs."""
     agent, guest = fresh_agent, fresh_agent.guest

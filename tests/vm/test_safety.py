@@ -10,6 +10,8 @@ from tests.vm.ebs import EbsTarget
 from tests.vm.guest import Guest
 from tests.vm.guest_agent import STATE, UNIT, GuestAgent, make_entry
 
+pytestmark = pytest.mark.nightly
+
 MIB = 1 << 20
 GIB = 1 << 30
 VOLUME = "vol-0123456789abcdef0"

@@ -36,9 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier}: set by the test's directory")
+    config.addinivalue_line("markers", "thorough: takes half a minute or more; CI runs it, or CI=1 by hand")
     config.addinivalue_line("markers", "nightly: takes minutes; EBS_AGENT_NIGHTLY=1 runs it")
     config.addinivalue_line("markers", "needs(program, …): skip where one of the programs is absent")
     config.pluginmanager.register(TierPlugin(config.getoption("--require-tiers")), "tiers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep ``make test`` within minutes on a developer's machine: what is thorough is for CI."""
+    if os.environ.get("CI"):
+        return
+    for item in items:
+        if item.get_closest_marker("thorough") is not None:
+            item.add_marker(pytest.mark.skip(reason="thorough: CI runs it, or CI=1 by hand"))
 
 
 @pytest.fixture(scope="session")

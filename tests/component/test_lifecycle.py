@@ -105,6 +105,7 @@ def test_an_upgrade_that_loses_a_volume_is_rolled_back(node: Node, tmp_path: Pat
     assert (node.release, node.running) == ("1.0", "1.0")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_killed_at_many_steps_and_run_again_it_arrives(node: Node, tmp_path: Path) -> None:
     """Whichever call is the last one (every other is tried), the next run ends as an undisturbed one."""

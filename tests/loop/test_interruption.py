@@ -168,6 +168,7 @@ def run_mkfs_to_write(stage: Stage, fs_type: FsType, number: int) -> bool:
     return done.returncode != 0
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("fs_type", FsType)
@@ -215,6 +216,7 @@ async def test_data_written_after_an_interrupted_format_is_kept(
     SUMMARY["trials of interruption"] += 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fs_type", [FsType.EXT4, FsType.XFS])
 async def test_pages_that_a_power_loss_took_are_made_again(tmp_path: Path, fs_type: FsType) -> None:
     """Any part of what mkfs wrote may have reached the disk: the format is finished from there."""

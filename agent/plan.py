@@ -70,8 +70,8 @@ PARTITION_SLACK_BYTES = 1024 * 1024
 def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
     """Return what to do about one volume now; empty steps when it is as wanted.
 
-    Only the first action may be executed before looking again: the later ones show what is expected to
-    follow it.
+    Only its ``next_actions`` may be executed before looking again: the later ones show what is expected to
+    follow.
     """
     stale: tuple[Step, ...] = (
         *(Unmount(mount, is_stale=True) for mount in observed.stale_mounts),

@@ -1,4 +1,4 @@
-"""The loop: look at a volume, plan, do the first step, look again, until nothing is left to do.
+"""The loop: look at a volume, plan, do what comes first, look again, until nothing is left to do.
 
 One pass at a time for a volume, all volumes at once. Nothing here knows how a step is done or what a policy
 file is; whoever wakes a volume only says "look at it". The loop never trusts what a step returned: success
@@ -239,23 +239,24 @@ class _Pass:
         return _PassOutcome(needs_retry, is_here)
 
     async def _advance(self, session: Session, wanted: Wanted | None) -> None:
-        """Do the first step, look again, and so on, until no action is left."""
-        previous: tuple[Observed, Action] | None = None
+        """Do what comes first, look again, and so on, until no action is left."""
+        previous: tuple[Observed, tuple[Action, ...]] | None = None
         for _ in range(MAX_STEPS):
             observed = self._observed = self._track.observed = await session.observe(wanted)
             plan = make_plan(observed, wanted)
             self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
             if not plan.actions:
                 return
-            action = plan.actions[0]
-            if previous == (observed, action):
+            actions = plan.next_actions
+            if previous == (observed, actions):
                 raise AgentError(
-                    f"{self._volume}: the step to {action.describe()} changed nothing.",
+                    f"{self._volume}: the step to {actions[-1].describe()} changed nothing.",
                     hint="The log says what the step answered; the volume is looked at again by itself.",
                     reason=Reason.STEP_FAILED,
                 )
-            await self._execute(session, action, observed)
-            previous = (observed, action)
+            for action in actions:
+                await self._execute(session, action, observed)
+            previous = (observed, actions)
         raise AgentError(
             f"{self._volume} did not settle within {MAX_STEPS} steps.",
             hint="Something keeps changing it; ebs-agent events shows what was done.",

@@ -6,6 +6,7 @@ A step says what, never how. ``describe()`` is the sentence people read, in the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar, TypeAlias
 
 from agent.model import Condition, DeviceNumber, FsType, Mount, Reason
@@ -272,6 +273,12 @@ class Plan:
     @property
     def actions(self) -> tuple[Action, ...]:
         return tuple(step for step in self.steps if not isinstance(step, VERDICTS))
+
+    @property
+    def next_actions(self) -> tuple[Action, ...]:
+        """What to do before looking again: links, which are not on the device, and the first that is."""
+        links = tuple(takewhile(lambda action: isinstance(action, (Link, Unlink)), self.actions))
+        return self.actions[: len(links) + 1]
 
     @property
     def verdict(self) -> Verdict | None:

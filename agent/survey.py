@@ -19,8 +19,9 @@ from agent.node.sources import Hint
 from agent.reconcile import Reconciler, Want
 from agent.report.counters import Counters
 
-GATHER_S = 0.005
-"""To work out what is wanted takes about as long for twenty volumes, so many answers are worth one."""
+GATHER_S = 0.02
+"""How long answers are gathered while other devices are still being asked: to work out what is wanted of
+twenty volumes takes a while, and is worth doing once for all that were attached together."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +95,7 @@ class Surveyor:
         self._tasks: TaskGroup | None = None
         self._is_everything_stale = anyio.Event()
         self._has_answers = anyio.Event()
+        self._nobody_is_asked = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer hints until cancelled."""
@@ -117,6 +119,8 @@ class Surveyor:
         if asking is not None:
             asking.is_stale = True
         elif self._tasks is not None:
+            if not self._asking:
+                self._nobody_is_asked = anyio.Event()
             self._asking[hint.path] = _Asking()
             self._tasks.start_soon(self._ask_until_fresh, hint.path, name=f"ask {hint.path}")
 
@@ -151,12 +155,15 @@ class Surveyor:
         if volume is not None:
             self._heard_of.add(volume)
         self._has_answers.set()
+        if not self._asking:
+            self._nobody_is_asked.set()
 
     async def _publish_answers(self) -> None:
         """Work out what is wanted once for all devices that answer together, as if attached together."""
         while True:
             await self._has_answers.wait()
-            await anyio.sleep(GATHER_S)
+            with anyio.move_on_after(GATHER_S):
+                await self._nobody_is_asked.wait()
             self._has_answers = anyio.Event()
             heard_of, self._heard_of = self._heard_of, set()
             new, self._new = self._new, set()

@@ -29,6 +29,9 @@ _BLKGETDISKSEQ = 0x80081280
 _SECTOR_BYTES = 512
 """The unit of every size and start in sysfs, whatever the device's own sectors are."""
 
+_ATTRIBUTE_BYTES = 4096
+"""An attribute of sysfs is a page at most."""
+
 _LOCK_TIMEOUT_S = 5.0
 _LOCK_RETRY_S = 0.05
 
@@ -249,7 +252,10 @@ def is_block_device(number: DeviceNumber) -> bool:
 
 def read_partitions(node: Path) -> tuple[Partition, ...]:
     """Return the partitions the kernel has of the disk whose sysfs directory is ``node``, by number."""
-    found = [_read_partition(entry) for entry in node.iterdir() if (entry / "partition").is_file()]
+    # A partition's directory bears its disk's name and its number, and only they are asked.
+    disk = node.resolve().name
+    entries = [entry for entry in node.iterdir() if entry.name.startswith(disk)]
+    found = [_read_partition(entry) for entry in entries if (entry / "partition").is_file()]
     return tuple(sorted(found, key=lambda partition: partition.number))
 
 
@@ -296,10 +302,14 @@ def _need(path: Path) -> str:
 def _read(path: Path) -> str | None:
     """Return an attribute of sysfs; None where there is none, or its device went away while reading."""
     try:
-        return path.read_text("ascii", "replace").strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        return os.read(fd, _ATTRIBUTE_BYTES).decode("ascii", "replace").strip()
     except OSError as error:
         if error.errno in {errno.ENODEV, errno.ENXIO, errno.EINVAL}:
             return None
         raise
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""The last questions before mkfs and the first after it. Runs in a worker, on the locked and pinned device.
+"""What is asked of a device before mkfs, and first after it. Runs in a worker, on the pinned device.
 
 Between the proof of blankness and mkfs lie a plan and a synced note: milliseconds, under udev's lock. What
 can change in them without anyone breaking that lock is asked again here.
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.errors import RefusedError, VanishedError
-from agent.model import Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
-from agent.node.device import count_writes, refuse_claimed, verify_pin
+from agent.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
+from agent.node.blankness import Trust
+from agent.node.device import count_writes, lock_device, refuse_claimed, verify_pin
 from agent.node.exclusion import find_exclusion
 from agent.node.mountinfo import read_mounts
-from agent.node.signature import find_signatures
+from agent.node.signature import find_signatures, probe
 from agent.node.surroundings import gather_surroundings
 
 
@@ -28,6 +29,25 @@ class VerifyRequest:
     resume_uuid: str | None = None
     writes: tuple[int, ...] | None = None
     """By ``count_writes``, from before the proof of what is on the device began."""
+
+
+@dataclass(frozen=True)
+class LockedProbe:
+    """What is on a locked device, and what had been written to it before that was looked at."""
+
+    content: Content
+    writes: tuple[int, ...]
+
+
+def lock_and_probe(fd: int, device: Device, trust: Trust) -> LockedProbe:
+    """Keep udev and other tools off the device from now on, and find out what is on it, to the last proof.
+
+    The lock is the descriptor's: it lasts when this worker is gone. Raises RefusedError where another program
+    keeps it.
+    """
+    lock_device(fd)
+    writes = count_writes(fd)
+    return LockedProbe(probe(fd, device, trust), writes)
 
 
 def choose_uuid() -> str:

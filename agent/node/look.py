@@ -1,6 +1,7 @@
-"""One look at an attached volume but for its contents: a single call to a worker. Changes nothing.
+"""One look at an attached volume: a single call to a worker. Changes nothing.
 
-What is gathered is what the planner needs and no more; how it is judged is not decided here.
+What is gathered is what the planner needs and no more; how it is judged is not decided here. Contents are
+looked at as far as a signature tells; what has none is blank only by proof, which is dear and not made here.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from agent.model import (
     DeviceNumber,
     Exclusion,
     Filesystem,
+    Foreign,
     FsType,
     Identity,
     Mount,
     MountRecord,
     RootInode,
     Tuning,
+    Unknown,
 )
 from agent.node import block, device, mounted
 from agent.node.exclusion import Surroundings, find_exclusion
 from agent.node.mountinfo import find_top_mount, read_mounts
+from agent.node.signature import recognize
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
 from agent.node.wire import Fd
@@ -44,6 +48,8 @@ class LookRequest:
     boot_id: str
     wanted_path: str | None = None
     record: MountRecord | None = None
+    reads_contents: bool = False
+    """Recognise what is on a device that is not mounted and that nothing keeps the agent's hands off."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,38 @@ class Look:
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     stale_mounts: tuple[Mount, ...] = ()
     obstacle: str | None = None
-    filesystem: Filesystem | None = None
-    """Of the mounted volume, by the mounted filesystem itself."""
+    content: Filesystem | Foreign | Unknown | None = None
+    """Of a volume mounted at the wanted path, by the mounted filesystem itself; of another, by signatures.
+    None where it was not looked at, or nothing was recognised, which proves nothing."""
     root_inode: RootInode | None = None
     node_owner: RootInode | None = None
     tuning: Tuning = field(default_factory=Tuning)
     links: frozenset[str] = frozenset()
 
 
+def open_and_look(request: LookRequest) -> tuple[Fd, Look]:
+    """Open the device at the request's path and look at it; the descriptor is the caller's.
+
+    Raises as ``open_device`` and ``look_at`` do.
+    """
+    fd, found = device.open_device(request.path, request.identify)
+    try:
+        return fd, _look_at(fd, found, request)
+    except BaseException:
+        fd.close()
+        raise
+
+
 def look_at(fd: int, request: LookRequest) -> Look:
-    """Return what there is to know of the device open at ``fd`` without reading its contents.
+    """Return what there is to know of the device open at ``fd``.
 
     Raises VanishedError where it is gone, AgentError with reason ShutDown or IoErrors where its mounted
     filesystem answers with errors.
     """
-    found = device.observe_device(fd, request.path, request.identify)
+    return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
+
+
+def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
     all_mounts = read_mounts()
     surroundings = gather_surroundings(all_mounts)
     exclusion = find_exclusion(
@@ -82,13 +105,18 @@ def look_at(fd: int, request: LookRequest) -> Look:
     )
     mounts = _list_own_mounts(found, surroundings, request)
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
+    content: Filesystem | Foreign | Unknown | None = None
+    if here is not None:
+        content = _read_mounted(fd, found, here)
+    elif request.reads_contents and not mounts and exclusion is None:
+        content = recognize(fd, found)
     return Look(
         device=found,
         exclusion=exclusion,
         mounts=mounts,
         stale_mounts=_find_stale(surroundings, request.record, request.boot_id, request.is_present, found),
         obstacle=find_obstacle(all_mounts, request.wanted_path, here),
-        filesystem=None if here is None else _read_mounted(fd, found, here),
+        content=content,
         root_inode=None if here is None else mounted.read_root_inode(here.path, here.device_number),
         node_owner=block.read_node_owner(request.path, found.device_number),
         tuning=block.read_tuning(found.device_number),

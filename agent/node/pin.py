@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.errors import VanishedError
-from agent.model import Checked, Device, Identity, Partition, VolumeId
-from agent.node.device import lock_device, open_device
-from agent.node.look import open_partition
+from agent.model import Checked, Content, Device, Partition, VolumeId
+from agent.node.blankness import Trust
+from agent.node.formatting import lock_and_probe
+from agent.node.look import Look, LookRequest, look_at, open_and_look, open_partition
 from agent.node.wire import Fd
 from agent.node.workers import Workers
 
@@ -26,7 +27,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 OPEN_TIMEOUT_S = 10.0
-LOCK_TIMEOUT_S = 15.0
+LOOK_TIMEOUT_S = 15.0
+"""Some hundred KiB are read of a device whose contents are looked at."""
+PROBE_TIMEOUT_S = 195.0
+"""Proof of blankness reads up to 1 GiB; a throttled volume gives 50 MiB/s or less. Another's lock is waited
+for before it."""
 
 
 class Pin:
@@ -54,23 +59,22 @@ class Pin:
         """Run ``function`` in a worker, about this volume."""
         return await self._workers.call(function, *args, timeout_s=timeout_s, subject=self.volume)
 
-    async def open(self, path: str, identify: Callable[[int], Identity]) -> None:
-        """Open the device unless it is open. Raises VanishedError where it is another volume by now."""
-        if self._fd is not None:
-            return
-        self._fd, device = await self.call(open_device, path, identify, timeout_s=OPEN_TIMEOUT_S)
-        self.check(device)
+    async def look(self, request: LookRequest) -> Look:
+        """Look at the device, opened first and then held. VanishedError where it is another volume by now."""
+        if self._fd is None:
+            self._fd, look = await self.call(open_and_look, request, timeout_s=LOOK_TIMEOUT_S)
+        else:
+            look = await self.call(look_at, self._fd, request, timeout_s=LOOK_TIMEOUT_S)
+        found = look.device
+        if found.identity.volume_id != self.volume:
+            raise VanishedError(f"{found.path} is {found.identity.volume_id} by now, not {self.volume}.")
+        return look
 
-    def check(self, device: Device) -> None:
-        """Raise VanishedError unless ``device`` is this volume."""
-        if device.identity.volume_id != self.volume:
-            raise VanishedError(f"{device.path} is {device.identity.volume_id} by now, not {self.volume}.")
-
-    async def lock(self) -> None:
-        """Keep udev and other tools off the device until the pass ends."""
-        if not self.is_locked:
-            await self.call(lock_device, self.fd, timeout_s=LOCK_TIMEOUT_S)
-            self.is_locked = True
+    async def lock_and_probe(self, device: Device, trust: Trust) -> Content:
+        """Find out what is on the device, with udev and other tools kept off it until the pass ends."""
+        found = await self.call(lock_and_probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        self.is_locked, self.writes = True, found.writes
+        return found.content
 
     async def open_part(self, device: Device, number: int | None) -> Fd:
         """Return a descriptor of partition ``number``, or of the whole device; give it to ``close_part``."""

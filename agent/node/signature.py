@@ -31,13 +31,16 @@ def probe(fd: int, device: Device, trust: Trust = Trust.NONE, rng: random.Random
     Reads from some KiB to 300 MiB (1 GiB of a volume no larger): give it a minute, and more on a throttled
     volume.
     """
+    content = recognize(fd, device)
+    return prove_blank(fd, device.size_bytes, rng, trust) if content is None else content
+
+
+def recognize(fd: int, device: Device) -> Filesystem | Foreign | Unknown | None:
+    """Return what ``find_signatures`` does, and Unknown where a probe failed: that is an answer as well."""
     try:
-        content = find_signatures(fd, device)
+        return find_signatures(fd, device)
     except OSError as error:
         return Unknown(f"the probe for signatures failed ({error.strerror or error})")
-    if content is not None:
-        return content
-    return prove_blank(fd, device.size_bytes, rng, trust)
 
 
 def find_signatures(fd: int, device: Device) -> Filesystem | Foreign | None:

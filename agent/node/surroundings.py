@@ -47,24 +47,29 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
 
 def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
     found: dict[DeviceNumber, BlockNode] = {}
-    # Every look reads this of every block device: one listing tells which few files of each to open.
-    with os.scandir(root / "sys" / "class" / "block") as blocks:
-        for block in blocks:
-            number = _read_number(f"{block.path}/dev")
-            if number is not None:
-                entries = _list_names(block.path)
-                beneath = frozenset(_read_beneath(block.path, entries, root))
-                found[number] = BlockNode(block.name, beneath, _describe_block(block.path, entries))
+    # Every look reads this of every block device, so each is asked as few questions as will do.
+    directory = f"{root}/sys/class/block"
+    for name in _list_names(directory):
+        node = f"{directory}/{name}"
+        number = _read_number(f"{node}/dev")
+        if number is not None:
+            entries = _list_names(node)
+            found[number] = BlockNode(
+                name, frozenset(_read_beneath(node, entries, root)), _describe_block(node, entries)
+            )
     return found
 
 
 def _read_beneath(node: str, entries: frozenset[str], root: Path) -> Iterator[DeviceNumber]:
-    below = [f"{node}/slaves/{slave}/dev" for slave in sorted(_list_names(f"{node}/slaves"))]
+    below: list[str] = []
     if "partition" in entries:
-        below.append(f"{os.path.realpath(node)}/../dev")
-    backing = _read_text(f"{node}/loop/backing_file") if "loop" in entries else None
-    if backing is not None and backing.startswith("/dev/"):
-        below.append(f"{root}/sys/class/block/{_resolve_name(backing, root)}/dev")
+        below = [f"{os.path.realpath(node)}/../dev"]
+    elif "loop" in entries:
+        backing = _read_text(f"{node}/loop/backing_file")
+        if backing is not None and backing.startswith("/dev/"):
+            below = [f"{root}/sys/class/block/{_resolve_name(backing, root)}/dev"]
+    elif "slaves" in entries:
+        below = [f"{node}/slaves/{slave}/dev" for slave in sorted(_list_names(f"{node}/slaves"))]
     for path in below:
         number = _read_number(path)
         if number is not None:
@@ -175,8 +180,7 @@ def _read_text(path: str) -> str | None:
 
 def _list_names(path: str) -> frozenset[str]:
     try:
-        with os.scandir(path) as entries:
-            return frozenset(entry.name for entry in entries)
+        return frozenset(os.listdir(path))  # noqa: PTH208 -- a Path for each name costs most of a look
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
 

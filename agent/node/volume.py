@@ -27,22 +27,18 @@ from agent.model import (
 )
 from agent.node import block
 from agent.node.actions import VolumeActions
-from agent.node.device import count_writes
 from agent.node.filesystem import make_reference
-from agent.node.look import Look, LookRequest, find_stale_of_absent, look_at
-from agent.node.pin import Pin
+from agent.node.look import Look, LookRequest, find_stale_of_absent
+from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
 from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.signature import probe
 from agent.node.wire import Fd
-from agent.steps import Action, Link, Unlink
+from agent.steps import Action
 
 if TYPE_CHECKING:
     from agent.node.node import Node
 
-LOOK_TIMEOUT_S = 10.0
-PROBE_TIMEOUT_S = 180.0
-"""Proof of blankness reads up to 1 GiB; a throttled volume gives 50 MiB/s or less."""
 PROCESSES_TIMEOUT_S = 10.0
 
 
@@ -55,8 +51,6 @@ class VolumeSession:
         self._paths = paths
         self._pin = Pin(node.workers, volume, paths[0] if paths else None)
         self._actions = VolumeActions(node, self._pin)
-        self._probed: tuple[Device, Content] | None = None
-        """What was read of the device since the last step that may have changed it."""
 
     async def close(self) -> None:
         """Let go of the device and its lock."""
@@ -64,10 +58,6 @@ class VolumeSession:
 
     async def execute(self, action: Action, observed: Observed) -> None:
         """Do one step, or raise AgentError; what it brought is for the next look to find."""
-        # A link is not on the device, so what was proven of that, the dearest thing there is, still holds.
-        # Formatting makes sure by itself that nothing was written since the proof began.
-        if not isinstance(action, (Link, Unlink)):
-            self._probed = None
         await self._actions.execute(action, observed)
 
     async def observe(self, wanted: Wanted | None) -> Observed:
@@ -86,32 +76,27 @@ class VolumeSession:
         return await self._describe_absent(wanted, record)
 
     async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> Look:
-        identify = self._node.source.identify
-        await self._pin.open(path, identify)
         request = LookRequest(
             path=path,
-            identify=identify,
+            identify=self._node.source.identify,
             is_present=self._node.source.is_present,
             dev_ebs=self._node.paths.dev_ebs,
             boot_id=self._node.boot_id,
             wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
             record=record,
+            reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
         )
-        look = await self._pin.call(look_at, self._pin.fd, request, timeout_s=LOOK_TIMEOUT_S)
-        self._pin.check(look.device)
-        return look
+        return await self._pin.look(request)
 
     async def _describe(self, look: Look, wanted: Wanted | None, record: MountRecord | None) -> Observed:
         exclusion = self._exclude_duplicate() or look.exclusion
         here = _find_here(look, wanted)
-        content: Content | None = look.filesystem
+        content: Content | None = look.content
         format_record = None
-        if wanted is not None and wanted.block is None and exclusion is None:
+        if wanted is not None and _needs_contents(wanted) and exclusion is None:
             format_record = self._node.records.read_format(self._volume)
             if not look.mounts:
-                if self._probed is None or self._probed[0] != look.device:
-                    self._probed = (look.device, await self._probe(look.device, wanted, format_record))
-                content = self._probed[1]
+                content = await self._probe(look, wanted, format_record)
         if here is not None:
             record = await self._note_mount(here, look.device, record)
             self._node.lost.discard(self._volume)
@@ -159,16 +144,17 @@ class VolumeSession:
             origin=self._node.origins.get(self._volume),
         )
 
-    async def _probe(self, device: Device, wanted: Wanted, record: FormatRecord | None) -> Content:
+    async def _probe(self, look: Look, wanted: Wanted, record: FormatRecord | None) -> Content:
         """Find out what is on the device; where it may be formatted, locked from here to the end."""
+        device, trust = look.device, self._node.choose_trust(self._volume)
         may_format = wanted.filesystem is not None and wanted.filesystem.format is FormatRule.IF_BLANK
-        if may_format:
-            await self._pin.lock()
-            self._pin.writes = await self._pin.call(count_writes, self._pin.fd, timeout_s=LOOK_TIMEOUT_S)
-        trust = self._node.choose_trust(self._volume)
-        content = await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
         is_interrupted = record is not None and record.stage is FormatStage.INTENDED
-        if not may_format or not is_interrupted:
+        if look.content is not None and not (may_format and is_interrupted):
+            return look.content
+        if not may_format:
+            return await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        content = await self._pin.lock_and_probe(device, trust)
+        if record is None or not is_interrupted:
             return content
         if isinstance(content, Foreign) and not content.is_signed:
             return await self._explain(content, device, wanted, record)
@@ -240,6 +226,11 @@ class VolumeSession:
         if note != record:
             await self._node.save(self._node.records.write_mount, note)
         return note
+
+
+def _needs_contents(wanted: Wanted | None) -> bool:
+    """Whether what is on the volume bears on what is done: of a raw one it is its owner's business."""
+    return wanted is not None and wanted.block is None
 
 
 def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:

@@ -15,7 +15,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _IDLE_S = 30.0
-_MAX_IDLE = 4
+_MAX_AT_ONCE = min(32, max(4, 2 * (os.cpu_count() or 1)))
+"""Calls under way that may still be computing, and workers kept for the next ones. With twenty volumes at
+once on two processors, more only take them from each other, and each new worker costs a fork."""
+_MOMENT_S = 0.05
+"""A call that takes longer waits for its device, and no other call waits for it."""
 _CLOSE_TIMEOUT_S = 5.0
 _DEATH_S = 0.25
 """How long a killed worker may take to die before its subject counts as stuck."""
@@ -81,6 +85,7 @@ class Workers:
         self._control: socket.socket | None = None
         self._numbers = itertools.count(1)
         self._idle: list[_Worker] = []
+        self._turns = anyio.Semaphore(_MAX_AT_ONCE)
         self._undead: dict[_Worker, _Errand] = {}
         """Abandoned workers that have not died yet, and what each is stuck on."""
         self._abandoned_count = 0
@@ -125,6 +130,26 @@ class Workers:
         """
         errand = _Errand(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
         await self._wait_unstuck(subject)
+        async with self._take_turn():
+            return await self._run_errand(errand, function, args, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def _take_turn(self) -> AsyncIterator[None]:
+        """Let a call begin when few others are computing; it counts among them for a moment at most."""
+        await self._turns.acquire()
+        with contextlib.ExitStack() as turn:
+            turn.callback(self._turns.release)
+            timer = self._loop.call_later(_MOMENT_S, turn.close)
+            turn.callback(timer.cancel)
+            yield
+
+    async def _run_errand(
+        self,
+        errand: _Errand,
+        function: Callable[[Unpack[Ts]], T],
+        args: tuple[Unpack[Ts]],
+        timeout_s: float,
+    ) -> T:
         worker = self._take_worker()
         answer: Returned | Raised | None = None
         try:
@@ -133,7 +158,7 @@ class Workers:
                 answer = await self._receive(worker)
         except (wire.WireError, ConnectionError) as error:
             raise AgentError(
-                f"The worker asked to {errand.name} for {subject} died or spoke nonsense ({error}).",
+                f"The worker asked to {errand.name} for {errand.subject} died or spoke nonsense ({error}).",
                 hint="The agent's log and the kernel's tell more; the next look tries again.",
                 reason=Reason.PROBE_FAILED,
             ) from error
@@ -145,7 +170,7 @@ class Workers:
         if answer is None:
             self._abandoned_count += 1
             raise NotAnsweringError(
-                f"{subject} did not answer within {timeout_s:g} s ({errand.name}).",
+                f"{errand.subject} did not answer within {timeout_s:g} s ({errand.name}).",
                 hint="The device or its filesystem is stalled; see the kernel log.",
                 reason=Reason.STALLED,
             )
@@ -238,7 +263,7 @@ class Workers:
         return worker
 
     def _put_back(self, worker: _Worker) -> None:
-        if len(self._idle) >= _MAX_IDLE:
+        if len(self._idle) >= _MAX_AT_ONCE:
             self._end_idle(worker)
             return
         worker.idle_timer = self._loop.call_later(_IDLE_S, self._retire, worker)

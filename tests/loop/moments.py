@@ -138,8 +138,9 @@ class Stage:
                     if not plan.actions:
                         outcome.end(plan)
                         break
-                    outcome.steps.append(plan.actions[0].kind)
-                    await session.execute(plan.actions[0], observed)
+                    for action in plan.next_actions:
+                        outcome.steps.append(action.kind)
+                        await session.execute(action, observed)
         except (AgentError, OSError) as error:
             outcome.reason = str(getattr(error, "reason", None) or type(error).__name__)
             outcome.message = str(error)

@@ -69,7 +69,7 @@ async def test_device_that_stops_reading_after_its_proof_is_not_formatted(tmp_pa
     async with WatchedWorkers() as workers:
         async with staged(tmp_path / "undisturbed", workers) as stage:
             undisturbed = await stage.run_pass()
-        probed = undisturbed.calls.index("probe")
+        probed = undisturbed.calls.index("lock_and_probe")
         async with staged(tmp_path / "stage", workers) as stage:
             workers.after[probed] = lambda: os.truncate(stage.image, 0)
             outcome = await stage.run_pass()

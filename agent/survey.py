@@ -6,8 +6,9 @@ change nothing, because whatever comes in only says which device to ask again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Protocol
 
 import anyio
@@ -22,6 +23,10 @@ from agent.report.counters import Counters
 GATHER_S = 0.02
 """How long answers are gathered while other devices are still being asked: to work out what is wanted of
 twenty volumes takes a while, and is worth doing once for all that were attached together."""
+
+SILENCE_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses before a device that did not answer is asked again; the last one goes on. While the question before
+still hangs in the kernel, asking costs nothing."""
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +87,18 @@ class _Census:
 class Surveyor:
     """Keeps the list of volumes that are here, from hints and from full looks."""
 
-    def __init__(self, devices: Devices, assign: Assign, reconciler: Reconciler, counters: Counters) -> None:
+    def __init__(
+        self,
+        devices: Devices,
+        assign: Assign,
+        reconciler: Reconciler,
+        counters: Counters,
+        silence_s: Sequence[float] = SILENCE_S,
+    ) -> None:
         self.assign = assign
+        self._silence_s = silence_s
+        self._silent: set[str] = set()
+        """Paths whose device did not answer when it was asked last."""
         self._devices = devices
         self._reconciler = reconciler
         self._counters = counters
@@ -115,14 +130,7 @@ class Surveyor:
             return
         self._counters.count_uevent()
         # One that says "remove" may speak of a partition, or be late: the device is asked all the same.
-        asking = self._asking.get(hint.path)
-        if asking is not None:
-            asking.is_stale = True
-        elif self._tasks is not None:
-            if not self._asking:
-                self._nobody_is_asked = anyio.Event()
-            self._asking[hint.path] = _Asking()
-            self._tasks.start_soon(self._ask_until_fresh, hint.path, name=f"ask {hint.path}")
+        self._ask_soon(hint.path)
 
     async def look_everywhere(self) -> None:
         """Ask every device there is, all at once, and have every volume looked at.
@@ -145,6 +153,25 @@ class Surveyor:
     def refresh(self) -> None:
         """Work out again what is wanted of each volume: the policy, or what is known of them, has changed."""
         self._publish()
+
+    def _ask_soon(self, path: str) -> None:
+        asking = self._asking.get(path)
+        if asking is not None:
+            asking.is_stale = True
+        elif self._tasks is not None:
+            if not self._asking:
+                self._nobody_is_asked = anyio.Event()
+            self._asking[path] = _Asking()
+            self._tasks.start_soon(self._ask_until_fresh, path, name=f"ask {path}")
+
+    async def _ask_until_it_answers(self, path: str) -> None:
+        """Ask a silent device again and again: when it finds its voice, nothing announces that."""
+        for pause_s in chain(self._silence_s, repeat(self._silence_s[-1])):
+            await anyio.sleep(pause_s)
+            if path not in self._silent or path not in self._devices.list_paths():
+                break
+            self._ask_soon(path)
+        self._silent.discard(path)
 
     async def _ask_until_fresh(self, path: str) -> None:
         volume = None
@@ -179,6 +206,11 @@ class Surveyor:
         seen = await self._devices.ask(path)
         if seen.refusal is not None and (old is None or old.refusal != seen.refusal):
             log.info("device.ignored", device=path, why=seen.refusal)
+        if not seen.is_silent:
+            self._silent.discard(path)
+        elif path not in self._silent and self._tasks is not None:
+            self._silent.add(path)
+            self._tasks.start_soon(self._ask_until_it_answers, path, name=f"ask {path} again")
         volume = self._census.put(seen)
         if volume is not None and (old is None or old.identity is None or old.identity.volume_id != volume):
             new.add(volume)

@@ -1,0 +1,146 @@
+"""Which volumes are here: the survey over devices in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from agent.model import Identity, Seen, VolumeId
+from agent.node.sources import Hint
+from agent.reconcile import Reconciler, Want
+from agent.report.board import Board
+from agent.report.counters import Counters
+from agent.survey import Surveyor
+from tests.fakes.world import FakeNode
+
+pytestmark = pytest.mark.anyio
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+PATH = "/dev/nvme1n1"
+
+
+class Devices:
+    """Devices that answer with their volume, or that do not answer until they are told to."""
+
+    def __init__(self, **volumes: str) -> None:
+        self.volumes = {f"/dev/{name}": VolumeId(volume) for name, volume in volumes.items()}
+        self.silent: set[str] = set()
+        self.questions = 0
+
+    def list_paths(self) -> list[str]:
+        return sorted(self.volumes)
+
+    async def ask(self, path: str) -> Seen:
+        self.questions += 1
+        await anyio.lowlevel.checkpoint()
+        if path in self.silent:
+            return Seen(path, refusal=f"{path} did not answer.", is_silent=True)
+        volume = self.volumes.get(path)
+        if volume is None:
+            return Seen(path, refusal=f"{path} is gone.")
+        return Seen(path, Identity(volume, "model", volume.replace("-", "")), 1 << 30)
+
+    def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
+        del paths
+
+    def list_recorded(self) -> Iterable[VolumeId]:
+        return ()
+
+
+class Assignments:
+    """What the survey asked to be assigned, the last time and how often."""
+
+    def __init__(self) -> None:
+        self.present: Mapping[VolumeId, Seen] = {}
+        self.count = 0
+        self._changed = anyio.Event()
+
+    def __call__(self, present: Mapping[VolumeId, Seen], _: Iterable[VolumeId]) -> Mapping[VolumeId, Want]:
+        self.present, self.count = present, self.count + 1
+        self._changed.set()
+        self._changed = anyio.Event()
+        return dict.fromkeys(present)
+
+    async def wait_present(self, *volumes: VolumeId) -> None:
+        with anyio.fail_after(30):
+            while set(self.present) != set(volumes):
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def surveying(devices: Devices) -> AsyncIterator[tuple[Surveyor, Assignments]]:
+    """Run a survey for the block, after its first full look."""
+    assignments = Assignments()
+    reconciler = Reconciler(FakeNode(), Board(), Counters())
+    surveyor = Surveyor(devices, assignments, reconciler, Counters(), silence_s=(0.001, 0.002))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(lambda *, task_status: reconciler.run(task_status=task_status))
+        await tasks.start(lambda *, task_status: surveyor.run(task_status=task_status))
+        await surveyor.look_everywhere()
+        yield surveyor, assignments
+        tasks.cancel_scope.cancel()
+
+
+async def test_announced_device_is_asked_and_assigned() -> None:
+    """A device that appears is asked who it is, and what is wanted of it is worked out."""
+    devices = Devices()
+    async with surveying(devices) as (surveyor, assignments):
+        devices.volumes[PATH] = VOLUME
+        surveyor.hear(Hint(PATH, "add"))
+        await assignments.wait_present(VOLUME)
+        assert assignments.present[VOLUME].path == PATH
+
+
+async def test_device_that_was_silent_is_found_once_it_answers() -> None:
+    """A device that missed its time to answer is asked again by itself, without an announcement."""
+    devices = Devices(nvme1n1=VOLUME)
+    devices.silent.add(PATH)
+    async with surveying(devices) as (_, assignments):
+        assert not assignments.present
+        with anyio.fail_after(30):
+            while devices.questions < 3:  # noqa: ASYNC110 -- the questions are the condition
+                await anyio.sleep(0.001)
+        devices.silent.clear()
+        await assignments.wait_present(VOLUME)
+
+
+async def test_silent_device_that_goes_away_is_not_asked_for_ever() -> None:
+    """A device that is gone before it ever answered is not asked any more."""
+    devices = Devices(nvme1n1=VOLUME)
+    devices.silent.add(PATH)
+    async with surveying(devices):
+        del devices.volumes[PATH]
+        asked = devices.questions
+        # Far longer than its pauses, so that a device still asked would be asked many times.
+        await anyio.sleep(0.1)
+        assert devices.questions <= asked + 1
+
+
+async def test_devices_that_appear_together_are_assigned_together() -> None:
+    """What is wanted is worked out once for all devices that are being asked at the same time."""
+    volumes = {f"nvme{number}n1": f"vol-0{number:016x}" for number in range(1, 21)}
+    devices = Devices()
+    async with surveying(devices) as (surveyor, assignments):
+        before = assignments.count
+        devices.volumes = {f"/dev/{name}": VolumeId(volume) for name, volume in volumes.items()}
+        for path in devices.list_paths():
+            surveyor.hear(Hint(path, "add"))
+        await assignments.wait_present(*devices.volumes.values())
+        assert assignments.count == before + 1
+
+
+async def test_silence_forgets_no_volume_that_was_known() -> None:
+    """A volume whose device stops answering stays known: it is stalled, not gone."""
+    devices = Devices(nvme1n1=VOLUME)
+    async with surveying(devices) as (surveyor, assignments):
+        await assignments.wait_present(VOLUME)
+        devices.silent.add(PATH)
+        before = assignments.count
+        surveyor.hear(Hint(PATH, "change"))
+        with anyio.fail_after(30):
+            while assignments.count == before:  # noqa: ASYNC110 -- the count is the condition
+                await anyio.sleep(0.001)
+        assert VOLUME in assignments.present

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from aiohttp import web
 from pydantic import ValidationError
 
 from agent.cloud.calls import ModifyVolume
@@ -20,7 +21,6 @@ from agent.policy.checks import check_class
 from agent.policy.entries import VolumeClass
 from agent.report import api
 from agent.report.board import Board
-from agent.report.web import App, Request, Stream
 from agent.units import GIB, parse_size
 
 PrepareOrders = Callable[[], Awaitable[Orders]]
@@ -33,33 +33,38 @@ class Keeper(Protocol):
         """Have the volume used again as the policy says."""
 
 
-def add_cloud_routes(app: App, board: Board, prepare: PrepareOrders, keeper: Keeper) -> None:
+def add_cloud_routes(app: web.Application, board: Board, prepare: PrepareOrders, keeper: Keeper) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object."""
 
-    async def take(request: Request) -> Stream:
-        return Stream(follow(request.places["order"], _read_words(request.body)))
-
-    async def follow(order: str, words: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def take(request: web.Request) -> web.StreamResponse:
+        words = await _read_words(request)
+        stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await stream.prepare(request)
         try:
             orders = await prepare()
-            async for text in _begin(order, words, orders, board, keeper):
-                yield {"text": text}
+            async for text in _begin(request.match_info["order"], words, orders, board, keeper):
+                await _write(stream, {"text": text})
         except AgentError as error:
-            yield api.show_error(error)
+            await _write(stream, api.show_error(error))
         else:
-            yield {"done": True}
+            await _write(stream, {"done": True})
+        return stream
 
-    app.add("POST", "/v1/cloud/{order}", take)
+    app.router.add_post("/v1/cloud/{order}", take)
 
 
-def _read_words(body: bytes) -> dict[str, Any]:
+async def _read_words(request: web.Request) -> dict[str, Any]:
     try:
-        words = json.loads(body or b"{}")
+        words = json.loads(await request.read() or b"{}")
     except ValueError:
         words = None
     if not isinstance(words, dict):
         raise AgentError("An order is a JSON object.", retryable=False, exit_code=ExitCode.USAGE)
     return words
+
+
+async def _write(stream: web.StreamResponse, line: Mapping[str, Any]) -> None:
+    await stream.write(json.dumps(line, default=str).encode() + b"\n")
 
 
 def _begin(

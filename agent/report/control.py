@@ -6,9 +6,10 @@ It asks the engine and tells it to look again; it never acts on a volume itself.
 from __future__ import annotations
 
 import grp
+import json
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,14 +18,16 @@ from typing import Any, Protocol
 
 import anyio
 import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
 from agent.report import api
 from agent.report.board import Board, VolumeStatus, combine
-from agent.report.readiness import assess_volumes
-from agent.report.web import App, Request, Response, Stream, json_response, serve_app
+from agent.report.http import run_app
+from agent.report.readiness import Readiness, assess_volumes
 
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107
@@ -58,23 +61,23 @@ class Engine(Protocol):
         """Have a volume, or all of them (None), looked at soon."""
 
 
-def make_control_app(board: Board, engine: Engine) -> App:
+def make_control_app(board: Board, engine: Engine) -> web.Application:
     """Return the application of the control socket."""
     control = _Control(board, engine)
-    app = App(show_error=_show_error)
-    app.add("GET", "/v1/status", control.show_node)
-    app.add("GET", "/v1/status/{volume}", control.show_volume)
-    app.add("GET", "/v1/plan", control.show_plan)
-    app.add("GET", "/v1/explain/{volume}", control.explain)
-    app.add("GET", "/v1/events", control.show_events)
-    app.add("POST", "/v1/wait", control.wait)
-    app.add("POST", "/v1/reconcile", control.reconcile)
-    app.add("POST", "/v1/reload", control.reload)
+    app = web.Application(middlewares=[_answer_errors])
+    app.router.add_get("/v1/status", control.show_node)
+    app.router.add_get("/v1/status/{volume}", control.show_volume)
+    app.router.add_get("/v1/plan", control.show_plan)
+    app.router.add_get("/v1/explain/{volume}", control.explain)
+    app.router.add_get("/v1/events", control.show_events)
+    app.router.add_post("/v1/wait", control.wait)
+    app.router.add_post("/v1/reconcile", control.reconcile)
+    app.router.add_post("/v1/reload", control.reload)
     return app
 
 
 async def serve_control(
-    app: App, path: Path, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    app: web.Application, path: Path, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve ``app`` on a Unix socket at ``path`` until cancelled, then remove it.
 
@@ -82,7 +85,7 @@ async def serve_control(
     """
     bound, inode = bind_control_socket(path)
     try:
-        async with serve_app(app, bound):
+        async with run_app(app, lambda runner: web.SockSite(runner, bound)):
             task_status.started()
             await anyio.sleep_forever()
     finally:
@@ -176,39 +179,38 @@ class _Control:
             )
         return status
 
-    async def show_node(self, _: Request) -> Response:
-        return json_response(api.show_node(self._board))
+    async def show_node(self, _: web.Request) -> web.Response:
+        return web.json_response(api.show_node(self._board))
 
-    async def show_volume(self, request: Request) -> Response:
-        return json_response(api.show_status(self._find(request.places["volume"])))
+    async def show_volume(self, request: web.Request) -> web.Response:
+        return web.json_response(api.show_status(self._find(request.match_info["volume"])))
 
-    async def show_plan(self, _: Request) -> Response:
+    async def show_plan(self, _: web.Request) -> web.Response:
         statuses = sorted(await self._engine.plan(), key=lambda status: (status.name is None, status.label))
-        return json_response({"volumes": api.show_statuses(statuses)})
+        return web.json_response({"volumes": api.show_statuses(statuses)})
 
-    async def explain(self, request: Request) -> Response:
-        status = self._find(request.places["volume"])
+    async def explain(self, request: web.Request) -> web.Response:
+        status = self._find(request.match_info["volume"])
         if status.volume_id is not None:
             known = status
             status = combine(await self._engine.explain(status.volume_id), known.health)
             status = replace(status, since=known.since)
-        return json_response(api.show_explanation(status))
+        return web.json_response(api.show_explanation(status))
 
-    async def show_events(self, request: Request) -> Stream:
-        """Answer the events kept, and with ``follow`` every new one as it comes."""
-        return Stream(self._list_events(is_followed="follow" in request.query))
-
-    async def _list_events(self, *, is_followed: bool) -> AsyncGenerator[dict[str, Any], None]:
+    async def show_events(self, request: web.Request) -> web.StreamResponse:
+        """Answer the events kept, one JSON object a line, and with ``follow`` every new one as it comes."""
         history = self._board.history
         kept = history.latest()
+        stream = await _start_stream(request)
         for event in kept:
-            yield api.show_event(event)
-        if is_followed:
+            await _write_line(stream, api.show_event(event))
+        if "follow" in request.query:
             last = kept[-1].number if kept else history.next_number - 1
             async for event in history.follow(after=last):
-                yield api.show_event(event)
+                await _write_line(stream, api.show_event(event))
+        return stream
 
-    async def wait(self, request: Request) -> Stream:
+    async def wait(self, request: web.Request) -> web.StreamResponse:
         """Answer one line now and one at each change, until the volumes are ready or time is up.
 
         ``names``: comma-separated names or IDs, all required volumes when empty; ``timeout``: seconds.
@@ -217,31 +219,30 @@ class _Control:
         names = [name for name in request.query.get("names", "").split(",") if name]
         timeout_s = _parse_timeout(request.query.get("timeout", "0"))
         assess_volumes(self._board, names)  # a wrong name is answered before the stream begins
-        return Stream(self._await_readiness(names, timeout_s))
+        stream = await _start_stream(request)
+        with anyio.move_on_after(timeout_s):
+            async for readiness in self._follow_readiness(names):
+                await _write_line(stream, api.show_readiness(readiness))
+                if readiness.is_ready:
+                    break
+        return stream
 
-    async def _await_readiness(
-        self, names: list[str], timeout_s: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        deadline = anyio.current_time() + timeout_s
+    async def _follow_readiness(self, names: list[str]) -> AsyncIterator[Readiness]:
         with self._board.subscribe() as changes:
             while True:
-                readiness = assess_volumes(self._board, names)
-                yield api.show_readiness(readiness)
-                left_s = deadline - anyio.current_time()
-                if readiness.is_ready or left_s <= 0:
-                    return
-                with anyio.move_on_after(min(KEEPALIVE_S, left_s)):
+                yield assess_volumes(self._board, names)
+                with anyio.move_on_after(KEEPALIVE_S):
                     await anext(changes)
 
-    async def reconcile(self, request: Request) -> Response:
+    async def reconcile(self, request: web.Request) -> web.Response:
         name = request.query.get("volume")
         self._engine.wake(None if name is None else self._find(name).volume_id)
-        return json_response({"woken": name or "all"}, HTTPStatus.ACCEPTED)
+        return web.json_response({"woken": name or "all"}, status=HTTPStatus.ACCEPTED)
 
-    async def reload(self, _: Request) -> Response:
+    async def reload(self, _: web.Request) -> web.Response:
         with anyio.CancelScope(shield=True):  # a client that goes away does not leave half a reload
             await self._engine.reload()
-        return json_response({"reloaded": True})
+        return web.json_response({"reloaded": True})
 
 
 def _parse_timeout(text: str) -> float:
@@ -253,6 +254,20 @@ def _parse_timeout(text: str) -> float:
         ) from error
 
 
-def _show_error(error: AgentError) -> Response:
-    status = _STATUS_OF.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)
-    return json_response(api.show_error(error), status)
+async def _start_stream(request: web.Request) -> web.StreamResponse:
+    stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await stream.prepare(request)
+    return stream
+
+
+async def _write_line(stream: web.StreamResponse, line: dict[str, Any]) -> None:
+    await stream.write(json.dumps(line, default=str).encode() + b"\n")
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AgentError as error:
+        status = _STATUS_OF.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return web.json_response(api.show_error(error), status=status)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import anyio
+from aiohttp import hdrs, web
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, ExitCode
@@ -26,9 +28,10 @@ from agent.report.metrics import Exposition
 from agent.report.page import content_security_policy, render_page, show_content
 from agent.report.readiness import assess_node
 from agent.report.trends import list_points
-from agent.report.web import App, Request, Response, json_response, serve_app
 
 DEFAULT_PORT = 9842
+CLOSE_TIMEOUT_S = 1.0
+"""How long open requests may go on once the agent stops: the whole agent has 5 s."""
 
 
 @dataclass(frozen=True)
@@ -51,54 +54,70 @@ class Listen:
 
 def make_app(
     board: Board, exposition: Exposition, get_readings: Callable[[VolumeId], Sequence[Reading]] = lambda _: ()
-) -> App:
+) -> web.Application:
     """Return the read-only application; ``get_readings`` has what the page's charts are drawn from."""
-    app = App(
-        {
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Content-Security-Policy": content_security_policy(),
-        }
-    )
+    app = web.Application()
+    app.on_response_prepare.append(_harden)
 
-    async def show_metrics(request: Request) -> Response:
-        return Response(*exposition.render(request.headers.get("accept", "")))
+    async def show_metrics(request: web.Request) -> web.Response:
+        body, content_type = exposition.render(request.headers.get(hdrs.ACCEPT, ""))
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
-    async def show_health(_: Request) -> Response:
+    async def show_health(_: web.Request) -> web.Response:
         readiness = assess_node(board)
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return json_response(api.show_readiness(readiness), status)
+        return web.json_response(api.show_readiness(readiness), status=status)
 
     def gather() -> dict[str, Any]:
         volumes = [status.volume_id for status in board.statuses() if status.volume_id]
         return show_content(board, {volume: list_points(get_readings(volume)) for volume in volumes})
 
-    async def show_json(_: Request) -> Response:
-        return json_response(gather())
+    async def show_json(_: web.Request) -> web.Response:
+        return web.json_response(gather())
 
-    async def show_page(_: Request) -> Response:
-        return Response(render_page(board, gather()).encode(), "text/html; charset=utf-8")
+    async def show_page(_: web.Request) -> web.Response:
+        return web.Response(text=render_page(board, gather()), content_type="text/html")
 
-    app.add("GET", "/metrics", show_metrics)
-    app.add("GET", "/healthz", show_health)
-    app.add("GET", "/", show_page)
-    app.add("GET", "/status.json", show_json)
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/healthz", show_health)
+    app.router.add_get("/", show_page)
+    app.router.add_get("/status.json", show_json)
     return app
 
 
 async def serve_http(
-    app: App, listen: Listen, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
+    app: web.Application, listen: Listen, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve ``app`` until cancelled; starts with the port in use, which differs from ``listen`` for port 0.
 
     Raises AgentError where the address cannot be bound or a certificate not be read.
     """
     context = make_ssl_context(listen.tls) if listen.tls else None
-    listener = _bind(listen)
-    async with serve_app(app, listener, context):
-        task_status.started(listener.getsockname()[1])
+    bound = _bind(listen)
+    async with run_app(app, lambda runner: web.SockSite(runner, bound, ssl_context=context)):
+        task_status.started(bound.getsockname()[1])
         await anyio.sleep_forever()
+
+
+@asynccontextmanager
+async def run_app(
+    app: web.Application, make_site: Callable[[web.AppRunner], web.BaseSite]
+) -> AsyncIterator[None]:
+    """Serve ``app`` at one site while the block runs, and end open requests soon after."""
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        handler_cancellation=True,  # a client that went away is waited for no longer
+        access_log=None,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
+    )
+    await runner.setup()
+    try:
+        await make_site(runner).start()
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
 
 
 def make_ssl_context(tls: Tls) -> ssl.SSLContext:
@@ -137,3 +156,10 @@ def _bind(listen: Listen) -> socket.socket:
             hint="Set agent.http.listen in the policy to a free address of this node.",
             retryable=False,
         ) from error
+
+
+async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Content-Security-Policy"] = content_security_policy()

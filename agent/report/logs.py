@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, ProcessorReturnValue, Wrapped
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog(3) priorities of the levels in use."""
 
-NOISY_LOGGERS = ("botocore", "boto3", "urllib3", "asyncio")
+NOISY_LOGGERS = ("aiohttp.access", "botocore", "boto3", "urllib3", "asyncio")
 
 
 def configure_logs(

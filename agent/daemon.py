@@ -10,7 +10,6 @@ from pathlib import Path
 from time import monotonic
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 import agent
@@ -20,6 +19,7 @@ from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService, is_wanted
 from agent.cloud.sources import identify_locally, look_around
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
 from agent.paths import Paths
@@ -47,7 +47,7 @@ CLOUD_RETRY_S = 60.0
 LAST_WORDS_S = 1.0
 """For writing down that the agent stopped; a disk that takes longer must not keep it from stopping."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 async def run(paths: Paths, devices: Path | None = None, policy_path: Path | None = None) -> None:

@@ -12,9 +12,9 @@ from itertools import chain, repeat
 from typing import Protocol
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
+from agent.log import get_logger
 from agent.model import Seen, VolumeId
 from agent.node.sources import Hint
 from agent.reconcile import Reconciler, Want
@@ -28,7 +28,7 @@ SILENCE_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a device that did not answer is asked again; the last one goes on. While the question before
 still hangs in the kernel, asking costs nothing."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Devices(Protocol):

@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from agent.cloud.shoot import FREEZE_LIMIT_S
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import DeviceNumber, Mount, Reason, Seen, VolumeId
 from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
@@ -24,7 +23,7 @@ FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
 _SEARCH_TIMEOUT_S = 10.0
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class NodeHands:

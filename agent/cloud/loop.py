@@ -14,7 +14,6 @@ from time import monotonic
 from typing import Any
 
 import anyio
-import structlog
 
 from agent.cloud.attach import choose_volume, plan_attach
 from agent.cloud.backoff import BackOffs
@@ -54,12 +53,13 @@ from agent.cloud.shoot import SnapshotKeeper
 from agent.cloud.values import TAG_CLAIM, CloudVolume
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import Reason, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
 from agent.steps import Refuse, Wait
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SETTLED_PAUSE_S = 300.0
 """Between looks while nothing is under way; enough to notice tags and volumes changed by others."""

@@ -7,7 +7,6 @@ import pwd
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from agent.cloud.client import CloudClient, WorkerSettings
 from agent.cloud.decisions import NodeView, choose_attach_api
@@ -17,13 +16,14 @@ from agent.cloud.orders import Orders
 from agent.cloud.sources import Surroundings, identify_node, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.policy import Policy
 
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def choose_worker_settings(identity: CloudIdentity, user: str | None = WORKER_USER) -> WorkerSettings:

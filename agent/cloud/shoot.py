@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import anyio
-import structlog
 
 from agent.cloud.calls import Call, CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.claims import TAG_FINAL
@@ -25,6 +24,7 @@ from agent.cloud.snapshots import (
     plan_snapshot,
 )
 from agent.cloud.values import MADE_BY, TAG_FROZEN, TAG_MADE_BY, TAG_ON_DELETE, CloudSnapshot, CloudVolume
+from agent.log import get_logger
 from agent.model import Reason, VolumeId
 from agent.policy.entries import SnapshotsEntry
 from agent.steps import Wait
@@ -36,7 +36,7 @@ Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
 FREEZE_LIMIT_S = 10.0
 """CreateSnapshot answers in about a second, and writers stand still meanwhile."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot) -> CloudSnapshot:

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import anyio
-import structlog
 
+from agent.log import get_logger
 from agent.model import Condition, Reason, VolumeId
 from agent.report.events import Event, EventHistory, EventName
 from agent.report.health import Health, is_worse
@@ -23,7 +23,7 @@ from agent.steps import Refuse, Wait
 MAX_PENDING_CHANGES = 1024
 """Per subscriber: more volumes than a node can have attached at once."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def utc_now() -> datetime:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, ExitCode
+from agent.log import get_logger
 from agent.model import VolumeId
 from agent.report import api
 from agent.report.board import Board, VolumeStatus, combine
@@ -36,7 +36,7 @@ MAX_WAIT_S = 24 * 3600.0
 KEEPALIVE_S = 10.0
 """A line at least this often while a client waits, so that either end notices the other's death."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _STATUS_OF = {
     ExitCode.USAGE: HTTPStatus.NOT_FOUND,

@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import parse_volume_id
 from agent.node.lines import append_lines, replace_lines
 from agent.report.api import show_event
@@ -25,7 +24,7 @@ FILE_NAME = "events.jsonl"
 MAX_FILE_BYTES = 4 << 20
 """Read no more than its last so many bytes, whoever wrote it."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Save = Callable[..., Awaitable[None]]
 """Runs a function that writes to the state directory where it may block, and waits until it is done."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.node import command
 from agent.report.board import Board, VolumeStatus
@@ -44,7 +44,7 @@ _HOOK_NAME = re.compile(r"[A-Za-z0-9_-]+(\.(sh|py))?", re.ASCII)
 
 _TEXT_LIMIT = 4096
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 RunHook = Callable[[Path, str, Mapping[str, str]], Awaitable[None]]
 

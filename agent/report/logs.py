@@ -12,8 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-import structlog
-from structlog.typing import EventDict, Processor, ProcessorReturnValue, WrappedLogger
+from agent.log import structlog
 
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog(3) priorities of the levels in use."""
@@ -58,7 +57,7 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _shared_processors() -> list[Processor]:
+def _shared_processors() -> list[structlog.typing.Processor]:
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -69,10 +68,10 @@ def _shared_processors() -> list[Processor]:
     ]
 
 
-def _rendering(stream: TextIO, environ: Mapping[str, str]) -> list[Processor]:
+def _rendering(stream: TextIO, environ: Mapping[str, str]) -> list[structlog.typing.Processor]:
     if stream.isatty():
         return [structlog.dev.ConsoleRenderer()]
-    json_lines: list[Processor] = [
+    json_lines: list[structlog.typing.Processor] = [
         structlog.processors.ExceptionRenderer(),
         structlog.processors.JSONRenderer(default=str),
     ]
@@ -82,12 +81,14 @@ def _rendering(stream: TextIO, environ: Mapping[str, str]) -> list[Processor]:
 class _Prioritised:
     """Renders a line and puts its syslog priority in front."""
 
-    def __init__(self, rendering: list[Processor]) -> None:
+    def __init__(self, rendering: list[structlog.typing.Processor]) -> None:
         self._rendering = rendering
 
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+    def __call__(
+        self, logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+    ) -> str:
         priority = PRIORITIES.get(str(event.get("level")), PRIORITIES["info"])
-        line: ProcessorReturnValue = event
+        line: structlog.typing.ProcessorReturnValue = event
         for processor in self._rendering:
             line = processor(logger, method, line)  # type: ignore[arg-type]  # a chain feeds each the last one's result
         return f"<{priority}>{line!s}"

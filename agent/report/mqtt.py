@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
 from agent.report.board import Board
@@ -42,7 +42,7 @@ MAX_CLIENT_ID_BYTES = 128
 
 _NOT_IN_A_LEVEL = re.compile(r"[^A-Za-z0-9_.:@=,-]")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def choose_topics(topic: str, facts: NodeFacts, host_name: str) -> Topics:

@@ -15,10 +15,10 @@ from time import monotonic
 from typing import Protocol
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from agent.errors import AgentError, NotAnsweringError
+from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
 from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters
 from agent.report.board import Board, VolumeStatus
@@ -32,7 +32,7 @@ SAMPLE_TIMEOUT_S = 10.0
 WINDOW_READINGS = 60
 """Per volume: a quarter of an hour at the usual interval."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class SampledNode(Protocol):

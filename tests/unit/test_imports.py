@@ -1,0 +1,26 @@
+"""What the daemon imports is what it needs at once, since its start is waited for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LATER = {
+    "rich": "agent.log keeps structlog from it; only agent.cli.render and the demo draw with it",
+    "pygments": "it comes with rich",
+    "typer": "the command line is not the daemon's",
+    "boto3": "it lives in the cloud worker",
+    "botocore": "it lives in the cloud worker",
+    "aiomqtt": "agent.report.mqtt takes it when the policy names a broker",
+    "paho": "it comes with aiomqtt",
+}
+
+
+@pytest.mark.parametrize("module", ["agent.daemon", "agent.report.logs", "agent.node.zygote"])
+def test_the_start_takes_nothing_for_later(module: str) -> None:
+    """None of the libraries that are for some nodes, or for some moments, is imported with the daemon."""
+    code = f"import sys, {module}; print(*(name for name in {list(LATER)!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {name: LATER[name] for name in done.stdout.split()} == {}

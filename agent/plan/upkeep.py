@@ -1,0 +1,157 @@
+"""What to do with a volume that is mounted: keep it as wanted while it is used, or take it to its path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.model import Filesystem, FormatStage, Reason
+from agent.options import differs_by_remount
+from agent.steps import (
+    Degrade,
+    GrowFilesystem,
+    GrowPartition,
+    MoveMount,
+    Remount,
+    SetRootOwnership,
+    SettleFormat,
+    Tune,
+)
+
+if TYPE_CHECKING:
+    from agent.model import Content, Device, Mount, Observed, RootInode, Wanted, WantedMount
+    from agent.steps import Step
+
+GROW_SLACK_BYTES = 16 * 1024 * 1024
+"""A filesystem this close to the end of its device fills it: ext4 drops a last block group too small for its
+own tables, xfs a last allocation group under 64 blocks. EBS sizes differ by whole GiB."""
+
+PARTITION_SLACK_BYTES = 1024 * 1024
+"""Room that partitioning tools leave at the end: the backup GPT header and 1 MiB alignment."""
+
+
+def plan_upkeep(
+    observed: Observed, device: Device, wanted: Wanted, place: WantedMount, mount: Mount
+) -> tuple[Step, ...]:
+    """Plan for a volume mounted at its path."""
+    if wanted.filesystem is not None and mount.fs_type != wanted.filesystem.type.value:
+        return (
+            Degrade(
+                Reason.FILESYSTEM_MISMATCH,
+                f"{mount.path} holds {mount.fs_type} and the policy wants {wanted.filesystem.type}.",
+                hint=f"Say type: {mount.fs_type} in the policy to use it as it is.",
+            ),
+        )
+    if observed.obstacle is not None:
+        return (
+            Degrade(
+                Reason.PATH_IN_USE,
+                f"It is mounted at {mount.path}, hidden beneath {observed.obstacle}.",
+                hint=f"Unmount what covers it: umount {mount.path}",
+            ),
+        )
+    if "ro" in mount.super_options and "ro" not in mount.options:
+        # The kernel made it read-only after an error; making it writable again could spread the damage.
+        return (
+            Degrade(
+                Reason.READ_ONLY,
+                f"The filesystem at {mount.path} was made read-only by the kernel after an error.",
+                hint="See the kernel log; save the data, then unmount and repair it.",
+            ),
+        )
+    steps: list[Step] = []
+    record = observed.format_record
+    if record is not None and record.stage is FormatStage.INTENDED:
+        steps.append(SettleFormat(record.uuid))
+    if differs_by_remount(mount, place.options, observed.applied_options):
+        steps.append(Remount(mount.path, mount.device_number, place.options))
+    if wanted.grow and not place.is_read_only:
+        steps += _plan_growth(observed.content, device, mount)
+    if not place.is_read_only:
+        steps += _plan_root_ownership(observed, place, mount)
+    return (*steps, *plan_tuning(observed, wanted), *note_owner(observed))
+
+
+def _plan_growth(content: Content | None, device: Device, mount: Mount) -> tuple[Step, ...]:
+    if not isinstance(content, Filesystem):
+        return ()
+    steps: list[Step] = []
+    room_bytes = device.size_bytes
+    if content.partition is not None:
+        partition = next(p for p in device.partitions if p.number == content.partition)
+        end_bytes = device.size_bytes - PARTITION_SLACK_BYTES
+        room_bytes = partition.size_bytes
+        if len(device.partitions) == 1 and end_bytes - partition.start_bytes >= room_bytes + GROW_SLACK_BYTES:
+            grown_bytes = end_bytes - partition.start_bytes
+            steps.append(GrowPartition(partition.number, room_bytes, grown_bytes))
+            room_bytes = grown_bytes
+    if content.size_bytes is not None and room_bytes - content.size_bytes >= GROW_SLACK_BYTES:
+        steps.append(
+            GrowFilesystem(content.type, mount.path, content.size_bytes, room_bytes, content.partition)
+        )
+    return tuple(steps)
+
+
+def _plan_root_ownership(observed: Observed, wanted: WantedMount, mount: Mount) -> tuple[Step, ...]:
+    if observed.root_inode is None:
+        return ()
+    ids = observed.ids
+    if has_ownership(observed.root_inode, ids.uid, ids.gid, wanted.mode):
+        return ()
+    return (SetRootOwnership(mount.path, mount.device_number, ids.uid, ids.gid, wanted.mode),)
+
+
+def plan_tuning(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
+    """Plan for read-ahead and scheduler; what the policy does not name stays as it is."""
+    now, want = observed.tuning, wanted.tune
+    read_ahead = want.read_ahead_bytes if want.read_ahead_bytes != now.read_ahead_bytes else None
+    scheduler = want.scheduler if want.scheduler != now.scheduler else None
+    if read_ahead is None and scheduler is None:
+        return ()
+    return (Tune(read_ahead, scheduler),)
+
+
+def note_owner(observed: Observed) -> tuple[Step, ...]:
+    """Say so where the owner or group that is wanted is not known here."""
+    if observed.ids.missing is None:
+        return ()
+    return (
+        Degrade(
+            Reason.UNKNOWN_OWNER,
+            f"{observed.ids.missing} is not known on this node.",
+            hint="Create it, or change owner and group in the policy; it is set as soon as it exists.",
+        ),
+    )
+
+
+def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mode: int | None) -> bool:
+    """Tell whether an inode has the owner, group and mode that are wanted, as far as any are."""
+    if uid is None and gid is None and mode is None:
+        return True
+    return (
+        inode is not None
+        and uid in {None, inode.uid}
+        and gid in {None, inode.gid}
+        and mode in {None, inode.mode}
+    )
+
+
+def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, ...]:
+    """Plan for a mount of the agent (else it is excluded) at a path the policy no longer names."""
+    if wanted.mount is None:
+        return ()
+    if observed.obstacle is not None:
+        return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
+    if observed.processes:
+        names = ", ".join(f"{process.name} ({process.pid})" for process in observed.processes[:5])
+        more = len(observed.processes) - 5
+        busy = f"{names}{f' and {more} more' if more > 0 else ''} use it"
+        return (_degrade_move(mount, wanted.mount, busy),)
+    return (MoveMount(mount.path, wanted.mount.path),)
+
+
+def _degrade_move(mount: Mount, wanted: WantedMount, why: str) -> Degrade:
+    return Degrade(
+        Reason.PATH_IN_USE,
+        f"It is mounted at {mount.path} and cannot move to {wanted.path}: {why}.",
+        hint="End what is in the way, or put the old path back in the policy.",
+    )

@@ -1,0 +1,115 @@
+"""The order of the rules for one volume, and those for one that is absent or raw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.model import Condition, Reason
+from agent.plan.content import plan_content
+from agent.plan.ownership import find_exclusion, find_raw_exclusion, refuse_excluded
+from agent.plan.upkeep import has_ownership, note_owner, plan_move, plan_tuning, plan_upkeep
+from agent.steps import Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
+
+if TYPE_CHECKING:
+    from agent.model import Device, Mount, Observed, Wanted, WantedMount
+    from agent.steps import Step
+
+
+def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
+    """Return what to do about one volume now; empty steps when it is as wanted.
+
+    Only its ``next_actions`` may be executed before looking again: the later ones show what is expected to
+    follow.
+    """
+    stale: tuple[Step, ...] = (
+        *(Unmount(mount, is_stale=True) for mount in observed.stale_mounts),
+        *(Unlink(path) for path in sorted(observed.wrong_links)),
+    )
+    if observed.device is None:
+        return _plan_absent(observed, wanted, stale)
+    steps = (*stale, *_plan_links(observed, wanted))
+    if wanted is None:
+        return Plan(steps, settled=Condition.UNMANAGED)
+    if wanted.block is not None:
+        return Plan((*steps, *_plan_raw(observed, wanted)))
+    return Plan((*steps, *_plan_mounted(observed, observed.device, wanted)))
+
+
+def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, ...]) -> Plan:
+    volume = observed.volume_id
+    if observed.stale_mounts or observed.was_lost:
+        return Plan(
+            (
+                *stale,
+                Wait(
+                    Reason.DEVICE_GONE,
+                    f"{volume} vanished while it was mounted.",
+                    hint="Attach it again; its filesystem is checked and mounted by itself.",
+                    condition=Condition.LOST,
+                ),
+            )
+        )
+    if wanted is None:
+        return Plan(stale, settled=Condition.UNMANAGED)
+    return Plan(
+        (
+            *stale,
+            Wait(Reason.NOT_ATTACHED, f"{volume} is not attached to this node."),
+        )
+    )
+
+
+def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
+    """Stable links: by volume ID for every volume, by policy name for raw ones."""
+    paths = [f"by-id/{observed.volume_id}"]
+    if wanted is not None and wanted.block is not None and find_raw_exclusion(observed) is None:
+        paths.append(wanted.name)
+    return tuple(Link(path) for path in paths if path not in observed.links)
+
+
+# -- Raw volumes ---------------------------------------------------------------------------------------------
+
+
+def _plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
+    exclusion = find_raw_exclusion(observed)
+    if exclusion is not None:
+        return (refuse_excluded(exclusion),)
+    return (*_plan_node_ownership(observed, wanted), *plan_tuning(observed, wanted), *note_owner(observed))
+
+
+def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
+    ids = observed.ids
+    mode = None if wanted.block is None else wanted.block.mode
+    if has_ownership(observed.node_owner, ids.uid, ids.gid, mode):
+        return ()
+    return (SetNodeOwnership(ids.uid, ids.gid, mode),)
+
+
+# -- Filesystems ---------------------------------------------------------------------------------------------
+
+
+def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[Step, ...]:
+    exclusion = find_exclusion(observed)
+    if exclusion is not None:
+        return (refuse_excluded(exclusion),)
+    if device.identity.is_shared or (observed.origin is not None and observed.origin.is_multi_attach):
+        return (
+            Refuse(
+                Reason.MULTI_ATTACH,
+                f"{observed.volume_id} can be attached to several instances; a filesystem mounted on two of"
+                " them is destroyed.",
+                hint="Use a block entry for it, or a volume without multi-attach.",
+            ),
+        )
+    here = _find_mount_at_path(observed, wanted.mount)
+    if here is not None and wanted.mount is not None:
+        return plan_upkeep(observed, device, wanted, wanted.mount, here)
+    if observed.mounts:
+        return plan_move(observed, wanted, observed.mounts[0])
+    return plan_content(observed, device, wanted)
+
+
+def _find_mount_at_path(observed: Observed, wanted: WantedMount | None) -> Mount | None:
+    if wanted is None:
+        return None
+    return next((mount for mount in observed.mounts if mount.path == wanted.path), None)

@@ -16,7 +16,7 @@ from agent.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.node import growth, mountapi
 from agent.node.directories import open_directory, read_mount_id
 from agent.node.kernellog import follow_kernel_log
-from agent.node.mountinfo import read_mounts
+from agent.node.mountinfo import read_mounts_at
 from agent.options import split_options
 
 
@@ -109,8 +109,8 @@ def open_mount(
     """
     with open_directory(path) as mount_fd:
         seen_id = read_mount_id(mount_fd)
-        mount = next((mount for mount in read_mounts() if mount.mount_id == seen_id), None)
-        if mount is None or mount.path != path or mount.device_number != device_number:
+        mount = next((mount for mount in read_mounts_at(path) if mount.mount_id == seen_id), None)
+        if mount is None or mount.device_number != device_number:
             raise _not_there(path)
         if mount_id is not None and seen_id != mount_id:
             raise _not_there(path)

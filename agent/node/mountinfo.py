@@ -17,6 +17,7 @@ from agent.model import DeviceNumber, Mount
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
+_ESCAPED = re.compile(rb"[ \t\n\\]")
 _NUMBER = re.compile(rb"[0-9]{1,10}")
 _DEVICE = re.compile(rb"([0-9]{1,10}):([0-9]{1,10})")
 _FIELDS_BEFORE_OPTIONAL = 6
@@ -29,6 +30,13 @@ def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
     Reading takes the kernel's namespace lock for a moment and touches no filesystem, so it cannot stall.
     """
     return parse_mountinfo(path.read_bytes())
+
+
+def read_mounts_at(path: str, mountinfo: Path = MOUNTINFO) -> tuple[Mount, ...]:
+    """Return the mounts stacked at ``path`` itself, as ``read_mounts`` has them, without parsing the others."""
+    word = b" %s " % _escape(path)
+    lines = [line for line in mountinfo.read_bytes().split(b"\n") if word in line]
+    return tuple(mount for mount in parse_mountinfo(b"\n".join(lines)) if mount.path == path)
 
 
 def parse_mountinfo(content: bytes) -> tuple[Mount, ...]:
@@ -69,6 +77,11 @@ def _parse_line(line: bytes) -> Mount | None:
 
 def _split_options(word: bytes) -> frozenset[str]:
     return frozenset(_unescape(option) for option in word.split(b","))
+
+
+def _escape(path: str) -> bytes:
+    """Return a path as the kernel writes it (fs/proc_namespace.c)."""
+    return _ESCAPED.sub(lambda match: b"\\%03o" % ord(match[0]), os.fsencode(path))
 
 
 def _unescape(word: bytes) -> str:

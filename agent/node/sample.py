@@ -17,10 +17,10 @@ from pathlib import Path
 
 from agent.errors import AgentError, VanishedError
 from agent.model import Device, DeviceNumber, FsType, Identity, Mount, VolumeId
-from agent.node import mounted, nvme
+from agent.node import growth, mounted, nvme
 from agent.node.device import open_device, reopen
 from agent.node.look import open_partition
-from agent.node.mountinfo import find_node_number, find_top_mount, read_mounts
+from agent.node.mountinfo import find_node_number, find_top_mount, read_mounts_at
 
 SYSFS = Path("/sys")
 _SECTOR_BYTES = 512
@@ -122,7 +122,7 @@ def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> 
         log_page, log_page_error = _read_log_page(fd)
         mount, size_bytes = None, device.size_bytes
         if request.mount_path is not None:
-            mount, size_bytes = _sample_mount(fd, device, request)
+            mount, size_bytes = _sample_mount(fd, device, request.mount_path, may_write=request.may_write)
         # The read last, as it may hang, and the counters after it, so that the next ones tell others' work.
         read_errno, probe_s = _probe(fd) if request.may_read else (None, None)
         return Sample(
@@ -174,7 +174,7 @@ def parse_block_counters(text: str) -> BlockCounters | None:
 
 def read_io_timeout_s(number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
     """Return ``nvme_core.io_timeout``; None for a device that is no NVMe one, or where it cannot be read."""
-    name = os.path.realpath(sysfs / "dev/block" / str(number)).rsplit("/", 1)[-1]
+    name = _read_name(number, sysfs)
     text = _read(sysfs / "module/nvme_core/parameters/io_timeout") if name.startswith("nvme") else None
     return int(text) if text is not None and text.isdigit() else None
 
@@ -202,9 +202,9 @@ def _probe(fd: int) -> tuple[int | None, float]:
 # -- The filesystem ------------------------------------------------------------------------------------------
 
 
-def _sample_mount(fd: int, device: Device, request: SampleRequest) -> tuple[MountSample | None, int]:
+def _sample_mount(fd: int, device: Device, path: str, *, may_write: bool) -> tuple[MountSample | None, int]:
     """Return how the filesystem is, and the bytes there are for it; None where this volume is not mounted."""
-    mount = find_top_mount(read_mounts(), request.mount_path or "")
+    mount = find_top_mount(read_mounts_at(path), path)
     if mount is None or not _is_of(mount, device):
         return None, device.size_bytes
     partition = next((p for p in device.partitions if p.device_number == mount.device_number), None)
@@ -212,10 +212,11 @@ def _sample_mount(fd: int, device: Device, request: SampleRequest) -> tuple[Moun
     if partition is None and mount.fs_type == FsType.BTRFS.value and len(device.partitions) == 1:
         partition = device.partitions[0]
     if partition is None:
-        return _look_at_mount(fd, device.device_number, mount, request), device.size_bytes
+        return _look_at_mount(fd, device.device_number, mount, may_write=may_write), device.size_bytes
     part_fd = open_partition(partition.path, partition.device_number)
     try:
-        return _look_at_mount(part_fd, partition.device_number, mount, request), partition.size_bytes
+        found = _look_at_mount(part_fd, partition.device_number, mount, may_write=may_write)
+        return found, partition.size_bytes
     finally:
         os.close(part_fd)
 
@@ -224,7 +225,7 @@ def _is_of(mount: Mount, device: Device) -> bool:
     return mount.device_number in device.numbers or find_node_number(mount.source) in device.numbers
 
 
-def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, request: SampleRequest) -> MountSample:
+def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, *, may_write: bool) -> MountSample:
     marks = mount.super_options & {"emergency_ro", "shutdown"}
     usage: os.statvfs_result | None = None
     root_errno = write_errno = spans_bytes = None
@@ -233,7 +234,7 @@ def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, request: SampleR
         usage = os.statvfs(mount.path)
         Path(mount.path).stat()
         spans_bytes = _measure(fd, mount)
-        if request.may_write and not mount.is_read_only:
+        if may_write and not mount.is_read_only:
             write_errno = _probe_write(mount.path)
     except OSError as error:
         root_errno = error.errno
@@ -262,6 +263,9 @@ def _measure(fd: int, mount: Mount) -> int | None:
     if kind is None:
         return None
     try:
+        if kind is FsType.EXT4:
+            # By its superblock alone, which is on the device that this mount was found to be of.
+            return growth.read_ext4_size_bytes(fd)
         return mounted.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
     except AgentError:
         return None
@@ -279,7 +283,7 @@ def _probe_write(path: str) -> int | None:
 
 def read_error_count(fs_type: str, number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
     """Return how many errors a mounted filesystem has counted; None for those that count none."""
-    name = os.path.realpath(sysfs / "dev/block" / str(number)).rsplit("/", 1)[-1]
+    name = _read_name(number, sysfs)
     if fs_type == FsType.EXT4.value:
         text = _read(sysfs / "fs/ext4" / name / "errors_count")
         return int(text) if text is not None and text.isdigit() else None
@@ -295,6 +299,14 @@ def _read_btrfs_errors(name: str, sysfs: Path) -> int | None:
         counts = [line.split() for text in texts if text for line in text.splitlines()]
         return sum(int(words[1]) for words in counts if len(words) == 2 and words[1].isdigit())  # noqa: PLR2004
     return None
+
+
+def _read_name(number: DeviceNumber, sysfs: Path) -> str:
+    """Return the kernel's name of a block device; nothing where it has gone."""
+    try:
+        return os.readlink(sysfs / "dev/block" / str(number)).rsplit("/", 1)[-1]  # noqa: PTH115 -- a string
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> str | None:

@@ -2,7 +2,8 @@
 
 It changes nothing on a volume; where one is not what the board says, it has it looked at. Each volume has its
 own task, and each sample is one call to a worker that may be abandoned: one that does not answer holds up
-nobody, and is asked nothing further until it does.
+nobody, and is asked nothing further until it does. A volume at rest costs less: while the kernel counts no I/O
+of anybody's and nothing is wrong, it is sampled only now and then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from agent.report.verdicts import Subject, judge
 
 INTERVAL_S = 15.0
 SAMPLE_TIMEOUT_S = 10.0
+REST_INTERVALS = 4
+"""A volume at rest is sampled at every so many intervals. Nothing but a read of the agent's own shows that
+such a one has stalled, so this is also how long that may go unseen."""
 WINDOW_READINGS = 60
 """Per volume: a quarter of an hour at the usual interval."""
 
@@ -53,8 +57,9 @@ class _Track:
     verdicts: tuple[Verdict, ...] = ()
     health: Health = field(default_factory=Health)
     request: SampleRequest | None = None
+    answered: SampleRequest | None = None
+    """What the newest reading is an answer to; None where the last attempt brought none."""
     is_changing: bool = False
-    device_number: DeviceNumber | None = None
     wake: anyio.Event = field(default_factory=anyio.Event)
     log_page_problem: str | None = None
 
@@ -112,6 +117,7 @@ class Sampler:
             tasks.start_soon(self._follow, volume, track, name=f"health of {volume}")
         if request != track.request or track.is_changing:
             track.request = request
+            track.answered = None
             track.is_changing = False
             track.wake.set()
 
@@ -120,28 +126,51 @@ class Sampler:
         pause_s = self.interval_s * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
         while track.request is not None:
             track.wake = anyio.Event()
-            try:
-                reading = await self._read(track.request, track)
-                if reading is not None and track.request is not None:
-                    self._put(volume, track, reading)
-            except Exception:
-                # A fault of the agent's own in one volume's health must not end the agent.
-                log.exception("health.failed", volume_id=volume)
+            if not self._is_at_rest(track):
+                try:
+                    await self._sample(volume, track, track.request)
+                except Exception:
+                    # A fault of the agent's own in one volume's health must not end the agent.
+                    log.exception("health.failed", volume_id=volume)
             with anyio.move_on_after(pause_s):
                 await track.wake.wait()
             pause_s = self.interval_s
         del self._tracks[volume]
         self._board.judge(volume, None)
 
+    def _is_at_rest(self, track: _Track) -> bool:
+        """Tell whether another sample would find what the last one found, as far as the kernel can tell.
+
+        Nothing was wrong, it was not long ago, and no I/O has begun or ended since. Asks no device anything.
+        """
+        if track.request is None or track.answered != track.request or track.verdicts:
+            return False
+        newest = track.readings[-1]
+        if newest.sample is None or newest.counters is None or newest.counters.in_flight:
+            return False
+        if self._clock() - newest.at >= REST_INTERVALS * self.interval_s:
+            return False
+        return self._read_counters(newest.sample.device_number) == newest.counters
+
+    async def _sample(self, volume: VolumeId, track: _Track, request: SampleRequest) -> None:
+        track.answered = None
+        reading = await self._read(request, track)
+        if reading is None or track.request is None:
+            return
+        self._put(volume, track, reading)
+        # What was mounted or moved meanwhile wants a look of its own.
+        if track.readings and not track.wake.is_set():
+            track.answered = request
+
     async def _read(self, request: SampleRequest, track: _Track) -> Reading | None:
         """Return what sampling brought; None where it says nothing about the volume's health."""
         try:
             sample = await self._node.sample(request, SAMPLE_TIMEOUT_S)
         except NotAnsweringError:
-            number = track.device_number
+            known = track.health.sample
             return Reading(
                 at=self._clock(),
-                counters=None if number is None else self._read_counters(number),
+                counters=None if known is None else self._read_counters(known.device_number),
                 is_stuck=self._node.is_stuck(request.volume),
             )
         except (AgentError, OSError) as error:
@@ -152,7 +181,6 @@ class Sampler:
         if request.mount_path is not None and sample.mount is None:
             self._wake(request.volume)
             return None
-        track.device_number = sample.device_number
         statistics = self._parse(request.volume, track, sample)
         return Reading(self._clock(), sample, statistics, sample.counters)
 

@@ -13,6 +13,7 @@ from agent.node.mountinfo import (
     find_top_mount,
     parse_mountinfo,
     read_mounts,
+    read_mounts_at,
 )
 
 # As Linux 6.1 wrote them; options of the fourth as a container runtime can choose them.
@@ -57,6 +58,14 @@ def test_parses_what_kernels_write() -> None:
     assert (overlay.path, overlay.source) == ("/var/lib/x y\tz\\040", "")
     assert "lowerdir=/a b:/c" in overlay.super_options
     assert (dash.path, dash.source) == ("/mnt/-", "-")
+
+
+@pytest.mark.parametrize("path", ["/data/ckpt", "/var/lib/x y\tz\\040", "/mnt/-", "/", "/mnt", "/absent"])
+def test_mounts_at_a_path(path: str, tmp_path: Path) -> None:
+    """The mounts at one path are those of them all that are there, in order, whatever is in the path."""
+    file = tmp_path / "mountinfo"
+    file.write_bytes(CAPTURED * 2)
+    assert read_mounts_at(path, file) == tuple(m for m in read_mounts(file) if m.path == path)
 
 
 def test_reads_this_machine() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from agent.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.sample import BlockCounters, MountSample, Sample, SampleRequest
 from agent.report.board import Board
 from agent.report.events import EventName
-from agent.report.sampler import Sampler
+from agent.report.sampler import REST_INTERVALS, Sampler
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, make_board, make_status
 
 pytestmark = pytest.mark.anyio
@@ -55,10 +56,34 @@ class FakeNode:
         return isinstance(self.answers.get(volume), NotAnsweringError)
 
 
+@dataclass
+class FakeKernel:
+    """A clock that moves when told to, and the counters of every device."""
+
+    now: float = 0.0
+    counters: BlockCounters | None = SAMPLE.counters
+    peeks: int = 0
+
+    def read_counters(self, _: DeviceNumber) -> BlockCounters | None:
+        self.peeks += 1
+        return self.counters
+
+
 @asynccontextmanager
-async def sampling(board: Board, node: FakeNode) -> AsyncIterator[list[VolumeId]]:
+async def sampling(
+    board: Board, node: FakeNode, kernel: FakeKernel | None = None
+) -> AsyncIterator[list[VolumeId]]:
+    """Sample at every hundredth of a second; with a ``kernel`` of the test's, by its clock and counters."""
     woken: list[VolumeId] = []
-    sampler = Sampler(node, board, woken.append, interval_s=0.01, read_counters=lambda _: SAMPLE.counters)
+    sampler = Sampler(
+        node,
+        board,
+        woken.append,
+        interval_s=0.01,
+        clock=monotonic if kernel is None else lambda: kernel.now,
+        # Somebody is always at work, so that no volume is at rest.
+        read_counters=(lambda _: None) if kernel is None else kernel.read_counters,
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sampler.run)
         yield woken
@@ -123,6 +148,53 @@ async def test_silence_is_stalled() -> None:
         assert status.usage is not None
         assert status.health is not None
         assert status.health.is_stalled
+
+
+async def test_volume_at_rest_is_left_alone() -> None:
+    """A volume that is well and does nothing is asked now and then, and at once when it does something."""
+    node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
+
+    async def peek() -> None:
+        seen = kernel.peeks
+        await until(lambda: kernel.peeks >= seen + 5)
+
+    async with sampling(make_board(READY), node, kernel):
+        await peek()
+        assert len(node.asked) == 1
+        kernel.now += REST_INTERVALS * 0.01
+        await until(lambda: len(node.asked) == 2)
+        await peek()
+        assert len(node.asked) == 2
+        kernel.counters = BlockCounters(2, 2, 2, 1, 1, 1, 0, 2)
+        await until(lambda: len(node.asked) > 3)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        replace(SAMPLE, mount=replace(MOUNT, avail_bytes=GIB)),
+        replace(SAMPLE, counters=BlockCounters(1, 1, 1, 1, 1, 1, 1, 1)),
+        replace(SAMPLE, counters=None),
+    ],
+    ids=["nearly full", "in flight", "not counted"],
+)
+async def test_volume_that_may_be_unwell_is_never_at_rest(sample: Sample) -> None:
+    """With something wrong, something in flight or nothing known a volume is sampled at every interval."""
+    node, kernel = FakeNode({CHECKPOINTS: sample}), FakeKernel(counters=sample.counters)
+    async with sampling(make_board(READY), node, kernel):
+        await until(lambda: len(node.asked) > 3)
+    assert kernel.now == 0.0
+
+
+async def test_mounted_volume_is_sampled_at_once() -> None:
+    """A volume that was moved is sampled where it is now, at rest or not."""
+    board, kernel = make_board(READY), FakeKernel()
+    node = FakeNode({CHECKPOINTS: SAMPLE})
+    async with sampling(board, node, kernel):
+        await until(lambda: kernel.peeks)
+        board.publish(make_status(path="/data/elsewhere"))
+        await until(lambda: len(node.asked) == 2)
+    assert [request.mount_path for request in node.asked] == ["/data/ckpt", "/data/elsewhere"]
 
 
 @pytest.mark.parametrize("answer", [VanishedError("It is gone."), replace(SAMPLE, mount=None)])

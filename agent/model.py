@@ -407,6 +407,8 @@ class Observed:
     ids: Ids = field(default_factory=Ids)
     processes: tuple[Process, ...] = ()
     """Who uses a mount that has to move; filled only where the wanted path differs from the mounted one."""
+    left_behind: tuple[Process, ...] = ()
+    """Who still uses a mount of an earlier appearance, which is out of sight and answers with errors."""
     links: frozenset[str] = frozenset()
     """Paths below ``/dev/ebs`` that lead to this device now, and are to."""
     wrong_links: frozenset[str] = frozenset()

@@ -24,6 +24,7 @@ from agent.model import (
     Reason,
 )
 from agent.node import block, filesystem, formatting, mounted, partition
+from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
 from agent.steps import (
@@ -217,7 +218,9 @@ class VolumeActions:
     async def _unmount(self, action: Unmount, _: Observed) -> None:
         if action.is_stale:
             self._node.lost.add(self._pin.volume)
-            await self._pin.call(mounted.detach_stale, action.mount, timeout_s=OWN_TIMEOUT_S)
+            leftover = await self._pin.call(detach_and_note, action.mount, timeout_s=OWN_TIMEOUT_S)
+            earlier = self._node.leftovers.get(self._pin.volume, ())
+            self._node.leftovers[self._pin.volume] = (*earlier, leftover)
         else:
             await self._pin.call(mounted.unmount, action.mount, timeout_s=MOUNT_TIMEOUT_S)
         await self._node.save(self._node.records.remove_mount, self._pin.volume)

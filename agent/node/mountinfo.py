@@ -33,7 +33,7 @@ def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
 
 
 def read_mounts_at(path: str, mountinfo: Path = MOUNTINFO) -> tuple[Mount, ...]:
-    """Return the mounts stacked at ``path`` itself, as ``read_mounts`` has them, without parsing the others."""
+    """Return the mounts stacked at ``path`` itself, as ``read_mounts`` has them, and parse no others."""
     word = b" %s " % _escape(path)
     lines = [line for line in mountinfo.read_bytes().split(b"\n") if word in line]
     return tuple(mount for mount in parse_mountinfo(b"\n".join(lines)) if mount.path == path)

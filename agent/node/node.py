@@ -18,6 +18,7 @@ from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
 from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
+from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource
 from agent.node.records import Records, read_boot_id
@@ -60,6 +61,8 @@ class Node:
         """The cloud is being asked about volumes and has not answered yet."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
+        self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
+        """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
         self.duplicate_uuids: set[str] = set()
         """UUIDs that the kernel would not mount because another filesystem in use has them."""
         self._places: Mapping[VolumeId, tuple[str, ...]] = {}

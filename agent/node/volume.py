@@ -28,6 +28,7 @@ from agent.model import (
 from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.filesystem import make_reference
+from agent.node.leftovers import list_left
 from agent.node.look import Look, LookRequest, find_stale_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
@@ -116,6 +117,7 @@ class VolumeSession:
             root_inode=look.root_inode,
             ids=Ids() if wanted is None else await self._node.resolve_ids(wanted.mount or wanted.block),
             processes=await self._list_processes(look, wanted),
+            left_behind=() if here is None else await self._list_left_behind(),
             links=look.links & rightful,
             wrong_links=look.links - rightful,
             node_owner=look.node_owner,
@@ -201,6 +203,15 @@ class VolumeSession:
         return await self._pin.call(
             find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
         )
+
+    async def _list_left_behind(self) -> tuple[Process, ...]:
+        leftovers = self._node.leftovers.get(self._volume)
+        if leftovers is None:
+            return ()
+        left = await self._pin.call(list_left, leftovers, timeout_s=PROCESSES_TIMEOUT_S)
+        if not left:
+            self._node.leftovers.pop(self._volume, None)
+        return left
 
     def _exclude_duplicate(self) -> Exclusion | None:
         if len(self._paths) <= 1:

@@ -18,7 +18,7 @@ from agent.steps import (
 )
 
 if TYPE_CHECKING:
-    from agent.model import Content, Device, Mount, Observed, RootInode, Wanted, WantedMount
+    from agent.model import Content, Device, Mount, Observed, Process, RootInode, Wanted, WantedMount
     from agent.steps import Step
 
 GROW_SLACK_BYTES = 16 * 1024 * 1024
@@ -68,7 +68,8 @@ def plan_upkeep(
         steps += _plan_growth(observed.content, device, mount)
     if not place.is_read_only:
         steps += _plan_root_ownership(observed, place, mount)
-    return (*steps, *plan_tuning(observed, wanted), *note_owner(observed))
+    notes = (*note_owner(observed), *_note_left_behind(observed, mount))
+    return (*steps, *plan_tuning(observed, wanted), *notes)
 
 
 def _plan_growth(content: Content | None, device: Device, mount: Mount) -> tuple[Step, ...]:
@@ -123,6 +124,26 @@ def note_owner(observed: Observed) -> tuple[Step, ...]:
     )
 
 
+def _note_left_behind(observed: Observed, mount: Mount) -> tuple[Step, ...]:
+    """Name the programs that hold on to what was mounted before the volume vanished and came back."""
+    if not observed.left_behind:
+        return ()
+    return (
+        Degrade(
+            Reason.STALE_MOUNT,
+            f"{mount.path} is in use again, and {_name_processes(observed.left_behind)} had it open when its"
+            " device vanished and get nothing but errors.",
+            hint="Restart them: what they have open is what was mounted before.",
+        ),
+    )
+
+
+def _name_processes(processes: tuple[Process, ...]) -> str:
+    names = ", ".join(f"{process.name} ({process.pid})" for process in processes[:5])
+    more = len(processes) - 5
+    return f"{names} and {more} more" if more > 0 else names
+
+
 def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mode: int | None) -> bool:
     """Tell whether an inode has the owner, group and mode that are wanted, as far as any are."""
     if uid is None and gid is None and mode is None:
@@ -142,10 +163,7 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
     if observed.obstacle is not None:
         return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
     if observed.processes:
-        names = ", ".join(f"{process.name} ({process.pid})" for process in observed.processes[:5])
-        more = len(observed.processes) - 5
-        busy = f"{names}{f' and {more} more' if more > 0 else ''} use it"
-        return (_degrade_move(mount, wanted.mount, busy),)
+        return (_degrade_move(mount, wanted.mount, f"{_name_processes(observed.processes)} use it"),)
     return (MoveMount(mount.path, wanted.mount.path),)
 
 

@@ -2,8 +2,8 @@
 
 It changes nothing on a volume; where one is not what the board says, it has it looked at. Each volume has its
 own task, and each sample is one call to a worker that may be abandoned: one that does not answer holds up
-nobody, and is asked nothing further until it does. A volume at rest costs less: while the kernel counts no I/O
-of anybody's and nothing is wrong, it is sampled only now and then.
+nobody, and is asked nothing further until it does. A volume at rest costs less: while the kernel counts no
+I/O of anybody's and nothing is wrong, it is sampled only now and then.
 """
 
 from __future__ import annotations

@@ -180,6 +180,41 @@ def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProc
     assert len(agent.read_events("volume.checked")) == 1
 
 
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+def test_programs_left_on_a_pulled_volume_are_named(
+    scratch: Scratch, agent: AgentProcess, fs_type: str
+) -> None:
+    """Programs that still use what was pulled are named when the volume is back, each until it lets go."""
+    scratch.write_policy(entry(scratch, fs_type), resync="1s")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    path = scratch.data / "ckpt"
+    (path / "file").write_text("kept")
+    os.sync()
+    copy = scratch.base / "copy"
+    shutil.copyfile(scratch.image(VOLUME), copy)
+    with (
+        (path / "file").open() as file,
+        subprocess.Popen(["sleep", "1000"], stdin=file, cwd="/") as reader,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd=path) as stander,
+    ):
+        file.close()
+        scratch.image(VOLUME).unlink()
+        agent.wait_condition(VOLUME, "Lost", "DeviceGone")
+        copy.rename(scratch.image(VOLUME))
+        message = agent.wait_condition(VOLUME, "Degraded", "StaleMount")["message"]
+        assert f"sleep ({reader.pid})" in message
+        assert f"cat ({stander.pid})" in message
+        assert (path / "file").read_text() == "kept"
+        reader.kill()
+        reader.wait()
+        wait_until(lambda: "sleep" not in agent.status(VOLUME)["message"], "it was noticed that one ended")
+        agent.wait_condition(VOLUME, "Degraded", "StaleMount")
+        stander.communicate()
+    agent.wait_condition(VOLUME, "Ready")
+
+
 def test_restart_leaves_mounts_alone(scratch: Scratch, agent: AgentProcess) -> None:
     """Stopping the agent unmounts nothing; started again it finds its mount as it was."""
     scratch.write_policy(entry(scratch))

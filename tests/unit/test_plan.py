@@ -358,6 +358,16 @@ def test_unknown_owner_does_not_stop_the_mount() -> None:
     assert plan.verdict.reason is Reason.UNKNOWN_OWNER
 
 
+def test_programs_left_on_a_dead_mount_are_named() -> None:
+    """A volume that is back and in use is Degraded while programs hold on to what was mounted before."""
+    left = (Process(42, "python"), *(Process(pid, "sh") for pid in range(50, 56)))
+    plan = make_plan(replace(MOUNTED, left_behind=left), WANTED)
+    assert (plan.actions, plan.condition) == ((), Condition.DEGRADED)
+    assert plan.verdict is not None
+    assert plan.verdict.reason is Reason.STALE_MOUNT
+    assert "python (42), sh (50), sh (51), sh (52), sh (53) and 2 more" in plan.verdict.message
+
+
 def test_tuning_follows_the_mount() -> None:
     """Read-ahead and scheduler are set where they differ, after the volume is usable."""
     wanted = replace(WANTED, tune=WantedTuning(4 * 1024**2, "none"))

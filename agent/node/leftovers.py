@@ -1,0 +1,106 @@
+"""Who is left on a mount that was taken out of sight because its device is gone: known by what they held.
+
+The kernel keeps such a mount, and the filesystem on it, until the last process lets go; every access answers
+an error. Nothing lists it, so the processes that use it are noted while it is still in its place, and looked
+up afterwards. Reads ``/proc`` only, as ``agent.node.processes`` does, and follows no link in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from agent.model import DeviceNumber, Mount, Process
+from agent.node import mounted
+from agent.node.processes import find_processes
+
+PROC = Path("/proc")
+_LINKS = ("cwd", "root", "exe")
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that used a mount, and what it would be known by if it still does."""
+
+    process: Process
+    started: float
+    links: frozenset[tuple[str, str]] = frozenset()
+    """Working directory, root and program on the mount, as they read once it is out of sight."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A mount that is out of sight, and those who used it when it went."""
+
+    mount_id: int
+    device_number: DeviceNumber
+    users: tuple[User, ...]
+
+
+def detach_and_note(mount: Mount) -> Leftover:
+    """Take a mount whose device is gone out of sight, and return who uses it on."""
+    users = []
+    for process in find_processes(mount.path, mount.device_number):
+        # A process may end at any moment.
+        with contextlib.suppress(OSError, psutil.Error):
+            users.append(_note_user(process, mount.path))
+    mounted.detach_stale(mount)
+    return Leftover(mount.mount_id, mount.device_number, tuple(users))
+
+
+def list_left(leftovers: tuple[Leftover, ...]) -> tuple[Process, ...]:
+    """Return those of the users who still use their mount."""
+    return tuple(
+        user.process for leftover in leftovers for user in leftover.users if _is_left(user, leftover)
+    )
+
+
+def _note_user(process: Process, path: str) -> User:
+    links = set()
+    for name in _LINKS:
+        target = _read_link(PROC / str(process.pid) / name)
+        if target == path or target.startswith(f"{path}/"):
+            # Out of the tree, the mount's root is where its paths begin.
+            links.add((name, target.removeprefix(path) or "/"))
+    return User(process, psutil.Process(process.pid).create_time(), frozenset(links))
+
+
+def _is_left(user: User, leftover: Leftover) -> bool:
+    directory = PROC / str(user.process.pid)
+    try:
+        if psutil.Process(user.process.pid).create_time() != user.started:
+            return False
+        return (
+            any((name, _read_link(directory / name)) in user.links for name in _LINKS)
+            or any(_read_mount_id(entry) == leftover.mount_id for entry in (directory / "fdinfo").iterdir())
+            or _has_own_mount(directory, leftover.device_number)
+        )
+    except (OSError, psutil.Error):
+        return False
+
+
+def _read_mount_id(fdinfo: Path) -> int | None:
+    for line in fdinfo.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "mnt_id":
+            return int(value)
+    return None
+
+
+def _has_own_mount(directory: Path, number: DeviceNumber) -> bool:
+    """Whether a process of another mount namespace, as in a container, still sees the device mounted."""
+    if _read_link(directory / "ns/mnt") == _read_link(PROC / "self/ns/mnt"):
+        return False
+    word = f" {number} ".encode()
+    return any(word in line for line in (directory / "mountinfo").read_bytes().splitlines())
+
+
+def _read_link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 (Path would normalise what the kernel wrote)
+    except OSError:
+        return ""

@@ -25,7 +25,7 @@ from agent.node.node import Node, open_node
 from agent.paths import Paths
 from agent.policy import Policy, describe_seen, diff_policies, load_policy
 from agent.reconcile import Reconciler, Want
-from agent.report.board import Board, Expected, VolumeStatus
+from agent.report.board import Board
 from agent.report.control import make_control_app, serve_control
 from agent.report.counters import Counters
 from agent.report.events import EventName
@@ -35,6 +35,7 @@ from agent.report.http import Listen, Tls, make_app, serve_http
 from agent.report.metrics import Exposition
 from agent.report.mqtt import MqttPublisher
 from agent.report.sampler import Sampler
+from agent.report.volume_status import Expected, VolumeStatus
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
 

@@ -19,10 +19,11 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.errors import AgentError, NotAnsweringError, RefusedError
 from agent.model import Observed, Reason, VolumeId, Wanted
 from agent.plan import make_plan
-from agent.report.board import Board, StepOutcome, VolumeStatus, utc_now
+from agent.report.board import Board, utc_now
 from agent.report.counters import Counters
 from agent.report.status import describe_failure, describe_status
 from agent.report.transitions import record_step, record_transition
+from agent.report.volume_status import StepOutcome, VolumeStatus
 from agent.steps import Action
 
 MAX_STEPS = 24

@@ -27,12 +27,13 @@ import anyio
 
 from agent.model import Condition, DeviceNumber, VolumeId
 from agent.node.sample import BlockCounters, MountSample, Sample
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Health
 from agent.report.http import Listen, make_app, serve_http
 from agent.report.metrics import Exposition
 from agent.report.statistics import Direction, EbsStatistics, Histogram
+from agent.report.volume_status import VolumeStatus
 from bench.processes import read_cpu_s, read_pss_bytes
 
 VOLUMES = (1, 28, 128)

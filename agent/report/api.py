@@ -11,10 +11,11 @@ from typing import Any
 
 import agent
 from agent.errors import AgentError
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.events import Event
 from agent.report.health import Health
 from agent.report.readiness import Readiness, assess_node
+from agent.report.volume_status import VolumeStatus
 
 
 def to_iso(at: datetime) -> str:

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-import anyio
-
 from agent.log import get_logger
 from agent.model import Condition, Reason, VolumeId
+from agent.report.changes import Change, Subscription
 from agent.report.events import Event, EventHistory, EventName
-from agent.report.health import Health, is_worse
+from agent.report.health import Health
+from agent.report.volume_status import Expected, VolumeStatus, combine, describe_missing
 from agent.steps import Refuse, Wait
-
-MAX_PENDING_CHANGES = 1024
-"""Per subscriber: more volumes than a node can have attached at once."""
 
 log = get_logger(__name__)
 
@@ -29,123 +26,6 @@ log = get_logger(__name__)
 def utc_now() -> datetime:
     """Return the time now, in UTC."""
     return datetime.now(timezone.utc)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What the filesystem of a mounted volume reported when last sampled."""
-
-    size_bytes: int
-    avail_bytes: int
-    """What unprivileged writers can still use, as ``df`` shows it."""
-    files: int
-    files_free: int
-    is_read_only: bool = False
-
-    @property
-    def used_bytes(self) -> int:
-        return max(0, self.size_bytes - self.avail_bytes)
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """The last step the agent took on a volume, and how it ended: ``done``, or the error's sentence."""
-
-    step: str
-    text: str
-    outcome: str
-    at: datetime
-
-
-@dataclass(frozen=True)
-class PlannedStep:
-    """One step of a volume's plan, for showing: its kind and its sentence."""
-
-    step: str
-    text: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True)
-class VolumeStatus:
-    """All that is known and shown of one volume, or of a policy entry whose volume is not here yet."""
-
-    volume_id: VolumeId | None
-    """None: a policy entry that names no volume ID waits for one that matches."""
-    name: str | None
-    """The policy's name for it; None for a volume the policy does not name."""
-    condition: Condition
-    reason: Reason | None = None
-    message: str = ""
-    hint: str | None = None
-    device: str | None = None
-    path: str | None = None
-    """Where it can be used: the mount path, or the link below ``/dev/ebs`` of a raw volume."""
-    fstype: str | None = None
-    size_bytes: int | None = None
-    usage: Usage | None = None
-    is_required: bool = False
-    last_step: StepOutcome | None = None
-    plan: tuple[PlannedStep, ...] = ()
-    facts: tuple[tuple[str, str], ...] = ()
-    """What was observed, in the order it is to be read, for ``explain``."""
-    wants_read_only: bool = False
-    """The policy has it mounted read-only."""
-    wants_growth: bool = False
-    """The policy has its filesystem fill the device."""
-    health: Health | None = None
-    """What sampling it found; None before the first sample. The board fills it in."""
-    since: datetime | None = None
-    """When the volume came into this condition for this reason; the board fills it in."""
-
-    @property
-    def label(self) -> str:
-        """What people call the volume."""
-        return self.name or self.volume_id or "?"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A volume the policy speaks of, whether it is attached or not."""
-
-    name: str
-    volume_id: VolumeId | None
-    is_required: bool
-
-
-@dataclass(frozen=True)
-class Change:
-    """A volume's newest status, or its removal from the board; no volume ID: what concerns the whole node."""
-
-    volume_id: VolumeId | None
-    status: VolumeStatus | None
-
-
-class Subscription:
-    """Changes one reader has not read yet, at most one per volume: the newest wins.
-
-    An endless async iterator. Its ``__anext__`` may be cancelled and called again; nothing is lost.
-    """
-
-    def __init__(self) -> None:
-        self._pending: dict[VolumeId | None, Change] = {}
-        self._news = anyio.Event()
-
-    def put(self, change: Change) -> None:
-        self._pending.pop(change.volume_id, None)
-        if len(self._pending) >= MAX_PENDING_CHANGES:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[change.volume_id] = change
-        self._news.set()
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Change:
-        while not self._pending:
-            self._news = anyio.Event()
-            await self._news.wait()
-        return self._pending.pop(next(iter(self._pending)))
 
 
 class Board:
@@ -250,7 +130,7 @@ class Board:
         """Return every volume known, and every policy entry still without one; by name, unmanaged last."""
         names = {status.name for status in self._statuses.values()}
         missing = (
-            _waiting(expected)
+            describe_missing(expected)
             for expected in self._expected
             if expected.name not in names and expected.volume_id not in self._statuses
         )
@@ -298,47 +178,3 @@ class Board:
     def _tell(self, change: Change) -> None:
         for subscription in self._subscriptions:
             subscription.put(change)
-
-
-def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
-    """Return the engine's status with what sampling found; the worse of the two is the condition.
-
-    A volume the engine does not have in use stays what the engine says: only of what is usable can health
-    say that it is not.
-    """
-    if health is None:
-        return status
-    mount = None if health.sample is None else health.sample.mount
-    if mount is not None and mount.path == status.path and mount.size_bytes:
-        usage = Usage(
-            mount.size_bytes,
-            mount.avail_bytes,
-            mount.files,
-            mount.files_free,
-            is_read_only=mount.is_read_only,
-        )
-        status = replace(status, usage=usage)
-    status = replace(status, health=health)
-    worst = health.verdicts[0] if health.verdicts else None
-    if worst is None or not is_worse(worst.condition, status.condition):
-        return status
-    return replace(
-        status,
-        condition=worst.condition,
-        reason=worst.reason,
-        message=worst.message,
-        hint=worst.hint,
-    )
-
-
-def _waiting(expected: Expected) -> VolumeStatus:
-    which = f"volume {expected.volume_id}" if expected.volume_id else "any volume that matches"
-    return VolumeStatus(
-        volume_id=expected.volume_id,
-        name=expected.name,
-        condition=Condition.PENDING,
-        reason=Reason.NOT_ATTACHED,
-        message=f"{expected.name} waits for {which} to be attached.",
-        hint="Attach the volume to this instance, or correct its match in the policy.",
-        is_required=expected.is_required,
-    )

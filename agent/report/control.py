@@ -25,9 +25,10 @@ from agent.errors import AgentError, ExitCode
 from agent.log import get_logger
 from agent.model import VolumeId
 from agent.report import api
-from agent.report.board import Board, VolumeStatus, combine
+from agent.report.board import Board
 from agent.report.http import run_app
 from agent.report.readiness import Readiness, assess_volumes
+from agent.report.volume_status import VolumeStatus, combine
 
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107

@@ -23,8 +23,9 @@ from agent.errors import AgentError, NotAnsweringError, RefusedError
 from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.node import command
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.events import Event, EventName
+from agent.report.volume_status import VolumeStatus
 
 HOOK_TIMEOUT_S = 30.0
 MAX_AT_ONCE = 4

@@ -15,10 +15,11 @@ from typing_extensions import override
 
 import agent
 from agent.model import VolumeId
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.readiness import assess_node
 from agent.report.series import FAMILIES, render_series
+from agent.report.volume_status import VolumeStatus
 
 _END = b"# EOF\n"
 """The last line of OpenMetrics, and of it alone."""

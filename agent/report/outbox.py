@@ -15,8 +15,8 @@ import anyio
 
 from agent.model import VolumeId
 from agent.report.api import show_event, show_status
-from agent.report.board import VolumeStatus
 from agent.report.events import Event
+from agent.report.volume_status import VolumeStatus
 
 MAX_EVENTS = 1000
 MAX_STATES = 1024

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.errors import AgentError, ExitCode
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
+from agent.report.volume_status import VolumeStatus
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from agent.errors import AgentError, NotAnsweringError
 from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
 from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.health import Health, Reading, Verdict, strip_reading
 from agent.report.statistics import EbsStatistics, ForeignPageError, parse_statistics
 from agent.report.transitions import record_transition
 from agent.report.verdicts import Subject, judge
+from agent.report.volume_status import VolumeStatus
 
 INTERVAL_S = 15.0
 SAMPLE_TIMEOUT_S = 10.0

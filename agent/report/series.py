@@ -15,9 +15,9 @@ from prometheus_client.utils import floatToGoString
 
 from agent.model import Condition
 from agent.node.sample import BlockCounters, MountSample, Sample
-from agent.report.board import Usage, VolumeStatus
 from agent.report.health import Health
 from agent.report.statistics import Direction, EbsStatistics, Histogram
+from agent.report.volume_status import Usage, VolumeStatus
 
 PREFIX = "ebs_agent_"
 

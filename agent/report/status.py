@@ -17,8 +17,8 @@ from agent.model import (
     VolumeId,
     Wanted,
 )
-from agent.report.board import PlannedStep, VolumeStatus
 from agent.report.sizes import show_size
+from agent.report.volume_status import PlannedStep, VolumeStatus
 from agent.steps import Plan, Step
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from agent.errors import AgentError
 from agent.model import Condition, Observed
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.events import EventName
+from agent.report.volume_status import VolumeStatus
 from agent.steps import Action, MountFilesystem, Unmount
 
 _CONDITION_EVENTS = {

@@ -18,9 +18,10 @@ from agent.cli.client import Client
 from agent.cli.wait import wait_for
 from agent.errors import AgentError, ExitCode
 from agent.model import Condition, VolumeId
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.control import make_control_app, serve_control
 from agent.report.events import EventName
+from agent.report.volume_status import VolumeStatus
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio

@@ -24,9 +24,10 @@ from agent.model import (
     WantedTuning,
 )
 from agent.reconcile import Reconciler
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName
+from agent.report.volume_status import VolumeStatus
 from agent.steps import Action, Check, Format
 from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failing
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.report import api
-from agent.report.board import Board, VolumeStatus
+from agent.report.board import Board
+from agent.report.volume_status import VolumeStatus
 
 EVENTS_SHOWN = 30
 

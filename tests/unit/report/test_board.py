@@ -5,8 +5,10 @@ import pytest
 import structlog
 
 from agent.model import Condition, Reason, VolumeId
-from agent.report.board import MAX_PENDING_CHANGES, Board, Change, Expected
+from agent.report.board import Board
+from agent.report.changes import MAX_PENDING_CHANGES, Change
 from agent.report.events import EventHistory, EventName
+from agent.report.volume_status import Expected
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,

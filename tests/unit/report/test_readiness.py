@@ -4,8 +4,8 @@ import pytest
 
 from agent.errors import AgentError, ExitCode
 from agent.model import Condition
-from agent.report.board import Expected
 from agent.report.readiness import assess_node, assess_volumes
+from agent.report.volume_status import Expected
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 

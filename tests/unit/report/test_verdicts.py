@@ -13,7 +13,9 @@ from agent.model import Condition, DeviceNumber, Reason
 from agent.node.sample import BlockCounters, MountSample, Sample
 from agent.report.health import Reading, Verdict
 from agent.report.statistics import Direction, EbsStatistics
-from agent.report.verdicts import MAX_IO_TIMEOUT_S, RULES, Subject, forecast_full_s, judge
+from agent.report.verdicts import RULES, Subject, judge
+from agent.report.verdicts.device import MAX_IO_TIMEOUT_S
+from agent.report.verdicts.room import forecast_full_s
 
 GIB = 1 << 30
 SUBJECT = Subject("ckpt")

@@ -40,6 +40,7 @@ Ts = TypeVarTuple("Ts")
 ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
 
+DEATH_PATIENCE_S = 5.0
 NAMES_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 30.0
@@ -120,9 +121,12 @@ class Node:
         """Return how many calls and programs were given up so far because they did not answer in time."""
         return self.workers.abandoned + command.abandoned.total
 
-    def is_stuck(self, volume: VolumeId) -> bool:
-        """Tell whether a worker that was asked about the volume hangs in the kernel since."""
-        return volume in self.workers.stuck_subjects
+    async def is_stuck(self, volume: VolumeId) -> bool:
+        """Tell whether a worker that was asked about the volume hangs in the kernel since.
+
+        One that merely got no processor in time dies when it is killed, if not at once.
+        """
+        return await self.workers.is_stuck(volume, DEATH_PATIENCE_S)
 
     async def resolve_ids(self, wanted: WantedMount | WantedBlock | None) -> Ids:
         """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""

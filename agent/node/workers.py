@@ -204,15 +204,20 @@ class Workers:
             else:
                 self._abandon(worker, _Errand("close the device", subject))
 
-    async def _wait_unstuck(self, subject: str) -> None:
-        """Give killed workers of the subject a moment to die, or raise NotAnsweringError."""
+    async def is_stuck(self, subject: str, patience_s: float = _DEATH_S) -> bool:
+        """Tell whether a killed worker of the subject is still there when it has had this long to die."""
         stuck = [worker for worker, errand in self._undead.items() if errand.subject == subject]
-        with anyio.move_on_after(_DEATH_S):
+        with anyio.move_on_after(patience_s):
             for worker in stuck:
                 await worker.is_dead.wait()
-        if stuck and (left := [self._undead[worker] for worker in stuck if worker in self._undead]):
+        return any(worker in self._undead for worker in stuck)
+
+    async def _wait_unstuck(self, subject: str) -> None:
+        """Give killed workers of the subject a moment to die, or raise NotAnsweringError."""
+        if await self.is_stuck(subject):
+            errand = next(errand for errand in self._undead.values() if errand.subject == subject)
             raise NotAnsweringError(
-                f"{subject} still does not answer since it was asked to {left[0].name}.",
+                f"{subject} still does not answer since it was asked to {errand.name}.",
                 hint="Nothing further is asked of it until it does; see the kernel log.",
                 reason=Reason.STALLED,
             )

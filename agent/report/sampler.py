@@ -46,7 +46,7 @@ class SampledNode(Protocol):
     async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
         """Sample one volume, or raise; NotAnsweringError where it does not answer in time."""
 
-    def is_stuck(self, volume: VolumeId) -> bool:
+    async def is_stuck(self, volume: VolumeId) -> bool:
         """Tell whether someone who asked the volume something hangs in the kernel since."""
 
 
@@ -168,12 +168,10 @@ class Sampler:
         try:
             sample = await self._node.sample(request, SAMPLE_TIMEOUT_S)
         except NotAnsweringError:
+            is_stuck = await self._node.is_stuck(request.volume)
             known = track.health.sample
-            return Reading(
-                at=self._clock(),
-                counters=None if known is None else self._read_counters(known.device_number),
-                is_stuck=self._node.is_stuck(request.volume),
-            )
+            counters = None if known is None else self._read_counters(known.device_number)
+            return Reading(self._clock(), counters=counters, is_stuck=is_stuck)
         except (AgentError, OSError) as error:
             # It went away, or is not what it was: the next look at it says so, with all that follows.
             log.debug("sample.failed", volume_id=request.volume, error=str(error))

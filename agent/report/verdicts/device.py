@@ -22,7 +22,9 @@ def find_stall(window: Window, _is_held: bool) -> Verdict | None:  # noqa: FBT00
     if newest.sample is None:
         earlier = next(window.backwards(), None)
         is_twice = earlier is not None and earlier.sample is None
-        if _has_progress(earlier, newest) or not (newest.is_stuck or is_twice):
+        # Nothing in flight: nobody asked the device anything, for want of a processor and not of an answer.
+        is_asked = newest.counters is None or newest.counters.in_flight > 0
+        if _has_progress(earlier, newest) or not (newest.is_stuck or (is_twice and is_asked)):
             return None
         what = "does not answer"
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.model import Condition, Reason
+from agent.node.sample import MountSample
 from agent.report.health import Reading, Verdict
 from agent.report.sizes import show_duration, show_size
 from agent.report.verdicts.window import Window
@@ -56,13 +57,23 @@ def find_files_full(window: Window, is_held: bool) -> Verdict | None:  # noqa: F
 
 
 def forecast_full_s(readings: Sequence[Reading]) -> float | None:
-    """Return in how many seconds the space is used up if it goes on as in these readings; None if never."""
+    """Return in how many seconds the space is used up if it goes on as in these readings; None if never.
+
+    As in all of them, or as in the newer half if that is slower: one large file is no trend.
+    """
     known = [(reading.at, reading.mount) for reading in readings if reading.mount is not None]
-    if len(known) < 2:  # noqa: PLR2004 -- a rate needs two
+    if len(known) < 2 or known[-1][0] - known[0][0] < FORECAST_FROM_S:  # noqa: PLR2004 -- a rate needs two
         return None
-    (began, before), (ended, after) = known[0], known[-1]
+    middle = (known[0][0] + known[-1][0]) / 2
+    newer = next(n for n, (at, _) in enumerate(known) if at >= middle)
+    lasts = [_extrapolate(known[0], known[-1]), _extrapolate(known[min(newer, len(known) - 2)], known[-1])]
+    return None if None in lasts else max(left_s for left_s in lasts if left_s is not None)
+
+
+def _extrapolate(earlier: tuple[float, MountSample], later: tuple[float, MountSample]) -> float | None:
+    (began, before), (ended, after) = earlier, later
     # One that was grown meanwhile has another story.
-    if ended - began < FORECAST_FROM_S or before.size_bytes != after.size_bytes:
+    if before.size_bytes != after.size_bytes:
         return None
     taken = before.avail_bytes - after.avail_bytes
     return after.avail_bytes * (ended - began) / taken if taken > 0 else None

@@ -182,12 +182,14 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers)
         os.kill(zygote_pid, signal.SIGSTOP)
     try:
         assert workers.stuck_subjects == {"vol-1"}
+        assert await workers.is_stuck("vol-1", patience_s=0.01)
+        assert not await workers.is_stuck("vol-2")
         with pytest.raises(NotAnsweringError, match="still does not answer since it was asked to sleep"):
             await workers.call(abs, -1, timeout_s=10, subject="vol-1")
         assert await workers.call(abs, -1, timeout_s=10, subject="vol-2") == 1
     finally:
         os.kill(zygote_pid, signal.SIGCONT)
-    await until(lambda: not workers.stuck_subjects)
+    assert not await workers.is_stuck("vol-1", patience_s=60)
     assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
 
 

@@ -52,7 +52,7 @@ class FakeNode:
         assert answer is not None
         return answer
 
-    def is_stuck(self, volume: VolumeId) -> bool:
+    async def is_stuck(self, volume: VolumeId) -> bool:
         return isinstance(self.answers.get(volume), NotAnsweringError)
 
 

@@ -34,9 +34,12 @@ def read(at: float, completed: int = 0, in_flight: int = 0, **sample: Any) -> Re
     return Reading(at, replace(SAMPLE, counters=counters, **sample), None, counters)
 
 
-def hear_nothing(at: float, completed: int = 0, *, is_stuck: bool = False) -> Reading:
+def hear_nothing(
+    at: float, completed: int = 0, in_flight: int = 1, *, is_stuck: bool = False, is_counted: bool = True
+) -> Reading:
     """Return a reading of a volume that did not answer."""
-    return Reading(at, None, None, replace(COUNTERS, reads=100 + completed), is_stuck)
+    counters = replace(COUNTERS, reads=100 + completed, in_flight=in_flight)
+    return Reading(at, None, None, counters if is_counted else None, is_stuck)
 
 
 def look(at: float, **mount: Any) -> Reading:
@@ -78,6 +81,8 @@ def test_sound_volume() -> None:
         ([read(0), hear_nothing(25, is_stuck=True)], True),
         ([read(0), hear_nothing(25)], False),
         ([read(0), hear_nothing(25), hear_nothing(50)], True),
+        ([read(0), hear_nothing(25, in_flight=0), hear_nothing(50, in_flight=0)], False),
+        ([hear_nothing(25, is_counted=False), hear_nothing(50, is_counted=False)], True),
         ([read(0), hear_nothing(25, 5, is_stuck=True)], False),
         ([hear_nothing(25, is_stuck=True)], True),
         ([work(0, queue_length=2), replace(read(15), statistics=replace(IDLE, queue_length=2))], True),

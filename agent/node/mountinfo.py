@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
@@ -48,6 +49,7 @@ def parse_mountinfo(content: bytes) -> tuple[Mount, ...]:
     return tuple(mount for line in content.split(b"\n") if (mount := _parse_line(line)) is not None)
 
 
+@lru_cache(maxsize=1024)  # most lines are those of the last look
 def _parse_line(line: bytes) -> Mount | None:
     words = line.split(b" ")
     try:

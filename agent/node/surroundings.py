@@ -5,13 +5,19 @@ Reads no device and no filesystem on one, so that a stalled volume cannot hide w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
 from agent.node.exclusion import SYSTEM_MOUNTS, BlockNode, Surroundings
+
+_LOOP = re.compile(r"loop\d+", re.ASCII)
+_LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd\d+)", re.ASCII)
+"""Drivers whose devices stand on no other block device."""
+_PARTITIONS_FIELDS = 4
 
 _ESCAPE = re.compile(r"\\([0-3][0-7]{2})")
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
@@ -29,7 +35,7 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
         number: block.name
         for block in blocks.values()
         for number in block.beneath
-        if re.fullmatch(r"loop\d+", block.name)
+        if _LOOP.fullmatch(block.name)
     }
     return Surroundings(
         mounts=mounts,
@@ -46,34 +52,54 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
 
 
 def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
-    found: dict[DeviceNumber, BlockNode] = {}
-    # Every look reads this of every block device, so each is asked as few questions as will do.
+    """Return every block device. Each look does this, so a device is asked only what its kind can answer."""
     directory = f"{root}/sys/class/block"
-    for name in _list_names(directory):
-        node = f"{directory}/{name}"
-        number = _read_number(f"{node}/dev")
-        if number is not None:
-            entries = _list_names(node)
-            found[number] = BlockNode(
-                name, frozenset(_read_beneath(node, entries, root)), _describe_block(node, entries)
-            )
+    names = _list_names(directory)
+    numbers = _read_numbers(root)
+    for name in names - numbers.keys():
+        # The kernel's table leaves out what has no size: of loop devices, those without a file.
+        if not _LOOP.fullmatch(name) and (number := _read_number(f"{directory}/{name}/dev")) is not None:
+            numbers[name] = number
+    found = {}
+    for name in names & numbers.keys():
+        with contextlib.suppress(FileNotFoundError):  # it went away meanwhile
+            found[numbers[name]] = _read_block(f"{directory}/{name}", name, numbers, root)
     return found
 
 
-def _read_beneath(node: str, entries: frozenset[str], root: Path) -> Iterator[DeviceNumber]:
-    below: list[str] = []
-    if "partition" in entries:
-        below = [f"{os.path.realpath(node)}/../dev"]
-    elif "loop" in entries:
-        backing = _read_text(f"{node}/loop/backing_file")
-        if backing is not None and backing.startswith("/dev/"):
-            below = [f"{root}/sys/class/block/{_resolve_name(backing, root)}/dev"]
-    elif "slaves" in entries:
-        below = [f"{node}/slaves/{slave}/dev" for slave in sorted(_list_names(f"{node}/slaves"))]
-    for path in below:
-        number = _read_number(path)
-        if number is not None:
-            yield number
+def _read_block(node: str, name: str, numbers: Mapping[str, DeviceNumber], root: Path) -> BlockNode:
+    # A partition's directory lies in its disk's; a disk's lies in one that is no block device.
+    disk = os.readlink(node).rsplit("/", 2)[-2]  # noqa: PTH115 -- of hundreds at each look
+    if disk in numbers:
+        return BlockNode(name, frozenset({numbers[disk]}))
+    if _LOOP.fullmatch(name):
+        return BlockNode(name, _find_numbers([_read_loop_backing(node, root)], numbers))
+    if _LEAF.fullmatch(name):
+        return BlockNode(name)
+    beneath = _find_numbers(_list_names(f"{node}/slaves"), numbers)
+    return BlockNode(name, beneath, _describe_block(node, _list_names(node)))
+
+
+def _read_numbers(root: Path) -> dict[str, DeviceNumber]:
+    """Return the numbers of block devices by name, as ``/proc/partitions`` has them in one read."""
+    numbers = {}
+    for line in (root / "proc" / "partitions").read_text("ascii", "surrogateescape").splitlines():
+        words = line.split()
+        if len(words) == _PARTITIONS_FIELDS and words[0].isdigit() and words[1].isdigit():
+            numbers[words[3].replace("/", "!")] = DeviceNumber(int(words[0]), int(words[1]))
+    return numbers
+
+
+def _find_numbers(
+    names: Iterable[str | None], numbers: Mapping[str, DeviceNumber]
+) -> frozenset[DeviceNumber]:
+    return frozenset(numbers[name] for name in names if name is not None and name in numbers)
+
+
+def _read_loop_backing(node: str, root: Path) -> str | None:
+    """Return the name of the block device that a loop device stands on; None where it is a file, or none."""
+    backing = _read_text(f"{node}/loop/backing_file")
+    return _resolve_name(backing, root) if backing is not None and backing.startswith("/dev/") else None
 
 
 def _describe_block(node: str, entries: frozenset[str]) -> str:

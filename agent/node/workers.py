@@ -41,7 +41,7 @@ _IDLE_S = 30.0
 _MAX_AT_ONCE = min(32, max(4, 2 * (os.cpu_count() or 1)))
 """Calls under way that may still be computing, and workers kept for the next ones. With twenty volumes at
 once on two processors, more only take them from each other, and each new worker costs a fork."""
-_MOMENT_S = 0.05
+_MOMENT_S = 0.1
 """A call that takes longer waits for its device, and no other call waits for it."""
 _CLOSE_TIMEOUT_S = 5.0
 _DEATH_S = 0.25

@@ -17,6 +17,8 @@ class Machine:
         for directory in (self._class, root / "proc", root / "dev/mapper", root / "sys/fs/btrfs"):
             directory.mkdir(parents=True)
         self.set_swaps()
+        self._table = root / "proc/partitions"
+        self._table.write_text("major minor  #blocks  name\n\n", "ascii")
 
     def add_disk(self, name: str, number: str) -> Path:
         return self._add(self.root / "sys/devices" / name, number)
@@ -44,6 +46,7 @@ class Machine:
         node = self.add_disk(name, number)
         (node / "loop").mkdir()
         (node / "loop/backing_file").write_text(f"{backing}\n", "ascii")
+        self.add_to_table(name, number)
 
     def add_btrfs(self, uuid: str, *members: str) -> None:
         devices = self.root / "sys/fs/btrfs" / uuid / "devices"
@@ -54,6 +57,11 @@ class Machine:
     def set_swaps(self, *lines: str) -> None:
         head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
         (self.root / "proc/swaps").write_text(head + "".join(f"{line}\n" for line in lines), "ascii")
+
+    def add_to_table(self, name: str, number: str) -> None:
+        major, minor = number.split(":")
+        with self._table.open("a", encoding="ascii") as table:
+            table.write(f"{major:>4} {minor:>7} {1024:>10} {name}\n")
 
     def _add(self, node: Path, number: str) -> Path:
         node.mkdir(parents=True)
@@ -161,3 +169,26 @@ def test_this_machine(tmp_path: Path) -> None:
     assert tmp_path.exists()
     found = gather_surroundings(())
     assert found.closure(found.blocks) >= found.blocks.keys()
+
+
+def test_loop_devices_without_a_file_are_left_out(machine: Machine) -> None:
+    """A loop device that the kernel's table leaves out has no size and stands on nothing."""
+    machine.add_disk("loop7", "7:7")
+    assert DeviceNumber(7, 7) not in gather_surroundings((), machine.root).blocks
+
+
+def test_numbers_of_the_kernel_s_table_are_those_of_sysfs(machine: Machine) -> None:
+    """A device in the table, whose name has a slash where sysfs has an exclamation mark, is found by it."""
+    machine.add_disk("cciss!c0d0", "104:0")
+    machine.add_to_table("cciss/c0d0", "104:0")
+    machine.add_to_table("nvme0n1", "259:0")
+    blocks = gather_surroundings((), machine.root).blocks
+    assert blocks[DeviceNumber(104, 0)].name == "cciss!c0d0"
+    assert blocks[DISK].name == "nvme0n1"
+
+
+def test_unreadable_table_is_no_answer(machine: Machine) -> None:
+    """Without the kernel's table of block devices nothing is known to be free."""
+    (machine.root / "proc/partitions").unlink()
+    with pytest.raises(OSError, match="partitions"):
+        gather_surroundings((), machine.root)

@@ -17,8 +17,8 @@ import agent
 from agent.model import VolumeId
 from agent.report.board import Board
 from agent.report.counters import Counters
+from agent.report.families import FAMILIES, render_series
 from agent.report.readiness import assess_node
-from agent.report.series import FAMILIES, render_series
 from agent.report.volume_status import VolumeStatus
 
 _END = b"# EOF\n"

@@ -60,6 +60,8 @@ class _Track:
     request: SampleRequest | None = None
     answered: SampleRequest | None = None
     """What the newest reading is an answer to; None where the last attempt brought none."""
+    sampled_at: float = 0.0
+    """When the newest sample was answered; the readings after it only repeat it."""
     is_changing: bool = False
     wake: anyio.Event = field(default_factory=anyio.Event)
     log_page_problem: str | None = None
@@ -127,7 +129,10 @@ class Sampler:
         pause_s = self.interval_s * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
         while track.request is not None:
             track.wake = anyio.Event()
-            if not self._is_at_rest(track):
+            if self._is_at_rest(track):
+                # It is as it was, and those who draw or judge it are to see that time has passed.
+                track.readings.append(replace(track.readings[-1], at=self._clock()))
+            else:
                 try:
                     await self._sample(volume, track, track.request)
                 except Exception:
@@ -149,7 +154,7 @@ class Sampler:
         newest = track.readings[-1]
         if newest.sample is None or newest.counters is None or newest.counters.in_flight:
             return False
-        if self._clock() - newest.at >= REST_INTERVALS * self.interval_s:
+        if self._clock() - track.sampled_at >= REST_INTERVALS * self.interval_s:
             return False
         return self._read_counters(newest.sample.device_number) == newest.counters
 
@@ -203,6 +208,7 @@ class Sampler:
             return
         slim = strip_reading(reading)
         track.readings.append(slim)
+        track.sampled_at = slim.at
         subject = Subject(old.label, is_read_only=old.wants_read_only, grows=old.wants_growth)
         track.verdicts = judge(track.readings, subject, track.verdicts)
         if slim.sample is None:

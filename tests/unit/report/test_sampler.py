@@ -40,6 +40,8 @@ class FakeNode:
     answers: dict[VolumeId, Sample | Exception] = field(default_factory=dict)
     asked: list[SampleRequest] = field(default_factory=list)
     waiting: int = 0
+    woken: list[VolumeId] = field(default_factory=list)
+    """Which the sampler had looked at."""
 
     async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
         self.asked.append(request)
@@ -70,15 +72,12 @@ class FakeKernel:
 
 
 @asynccontextmanager
-async def sampling(
-    board: Board, node: FakeNode, kernel: FakeKernel | None = None
-) -> AsyncIterator[list[VolumeId]]:
+async def sampling(board: Board, node: FakeNode, kernel: FakeKernel | None = None) -> AsyncIterator[Sampler]:
     """Sample at every hundredth of a second; with a ``kernel`` of the test's, by its clock and counters."""
-    woken: list[VolumeId] = []
     sampler = Sampler(
         node,
         board,
-        woken.append,
+        node.woken.append,
         interval_s=0.01,
         clock=monotonic if kernel is None else lambda: kernel.now,
         # Somebody is always at work, so that no volume is at rest.
@@ -86,7 +85,7 @@ async def sampling(
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sampler.run)
-        yield woken
+        yield sampler
         tasks.cancel_scope.cancel()
 
 
@@ -158,10 +157,15 @@ async def test_volume_at_rest_is_left_alone() -> None:
         seen = kernel.peeks
         await until(lambda: kernel.peeks >= seen + 5)
 
-    async with sampling(make_board(READY), node, kernel):
+    async with sampling(make_board(READY), node, kernel) as sampler:
         await peek()
         assert len(node.asked) == 1
-        kernel.now += REST_INTERVALS * 0.01
+        # Whoever draws or judges them sees that it has done nothing since.
+        kernel.now = 0.02
+        await until(lambda: sampler.readings(CHECKPOINTS)[-1].at == kernel.now)
+        first, *_, last = sampler.readings(CHECKPOINTS)
+        assert last == replace(first, at=kernel.now)
+        kernel.now = REST_INTERVALS * 0.01
         await until(lambda: len(node.asked) == 2)
         await peek()
         assert len(node.asked) == 2
@@ -201,8 +205,9 @@ async def test_mounted_volume_is_sampled_at_once() -> None:
 async def test_contradiction_has_the_volume_looked_at(answer: Sample | Exception) -> None:
     """A volume that is not what the board says is looked at by the engine, and not judged."""
     board = make_board(READY)
-    async with sampling(board, FakeNode({CHECKPOINTS: answer})) as woken:
-        await until(lambda: woken)
+    node = FakeNode({CHECKPOINTS: answer})
+    async with sampling(board, node):
+        await until(lambda: node.woken)
         assert condition(board) == (Condition.READY, None)
 
 

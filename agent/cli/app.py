@@ -193,9 +193,14 @@ def events(
     """Show what happened, oldest first."""
     from agent.cli.render import show_event
 
-    for event in _session(context).client.events(follow=follow):
-        sys.stdout.write(f"{json.dumps(event) if as_json else show_event(event)}\n")
-        sys.stdout.flush()
+    try:
+        for event in _session(context).client.events(follow=follow):
+            sys.stdout.write(f"{json.dumps(event) if as_json else show_event(event)}\n")
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        # How one stops following is no failure.
+        if not follow:
+            raise
 
 
 @app.command()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +114,47 @@ def test_events_outlive_the_agent(scratch: Scratch, agent: AgentProcess) -> None
     assert names.count("agent.stopped") == 1
     numbers = [event["number"] for event in events]
     assert numbers == sorted(set(numbers))
+
+
+@contextmanager
+def on_terminal(scratch: Scratch, *arguments: str) -> Iterator[Callable[[], str]]:
+    """Run a command of the agent on a terminal; give what it has shown so far, and end it as Ctrl-C does."""
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    shown = bytearray()
+
+    def read_shown() -> str:
+        with suppress(BlockingIOError):
+            shown.extend(os.read(ours, 1 << 16))
+        return shown.decode(errors="replace")
+
+    argv = [sys.executable, "-m", "agent", "--root", str(scratch.root), *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        try:
+            yield read_shown
+            process.send_signal(signal.SIGINT)
+            wait_until(lambda: process.poll() is not None, "it ended")
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_live_views_follow_what_happens(scratch: Scratch, agent: AgentProcess) -> None:
+    """``status --watch`` and ``events --follow`` show on a terminal what happens while they run."""
+    scratch.write_policy(entry(scratch), health=HEALTH)
+    agent.start()
+    with (
+        on_terminal(scratch, "status", "--watch") as watched,
+        on_terminal(scratch, "events", "--follow") as followed,
+    ):
+        wait_until(lambda: "Pending" in watched(), "the status showed")
+        wait_until(lambda: "agent.started" in followed(), "what was there before showed")
+        scratch.add_volume(VOLUME)
+        wait_until(lambda: "Ready" in watched(), "the volume showed")
+        wait_until(lambda: "volume.ready" in followed(), "the event showed")
 
 
 def test_hook_is_told_of_a_volume(scratch: Scratch, agent: AgentProcess) -> None:

@@ -210,7 +210,7 @@ class VolumeEntry(Section):
     """Let partition and filesystem fill the volume when it gets bigger."""
     required: Flag = False
     """ebs-volumes.target waits for it."""
-    tune: TuneEntry = TuneEntry()
+    tune: TuneEntry = Field(default_factory=TuneEntry)
     """Settings of the block layer."""
     snapshots: SnapshotsEntry | None = None
     """Snapshots taken on a schedule."""

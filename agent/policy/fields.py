@@ -52,12 +52,15 @@ TOPIC_PATTERN = r"^[^+#/\s$][^+#\s]*$"
 
 
 class Section(BaseModel):
-    """A mapping of the policy file: frozen, its keys known, its attributes' docstrings shown by editors."""
+    """A mapping of the policy file: frozen, its keys known, its attributes' docstrings shown by editors.
+
+    Built when it is first read, and its docstrings when the schema is asked for: most is not, at a start.
+    """
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
+        defer_build=True,
         validate_by_alias=True,
         validate_by_name=False,
         serialize_by_alias=True,

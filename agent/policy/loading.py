@@ -20,8 +20,9 @@ from agent.policy.checks import (
 )
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.fields import NAME_PATTERN
-from agent.policy.policy import Policy
+from agent.policy.policy import Head, Policy
 from agent.policy.problems import Loc, PolicyError, Problem, limit_problems, name_place
+from agent.policy.settings import AgentSettings
 from agent.policy.source import MAX_BYTES, Source, read_source
 from agent.policy.validation import Checked, check_list, check_mapping, check_piece
 
@@ -123,11 +124,11 @@ def _place(finding: Finding, source: Source) -> Problem:
 
 def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]]:
     head = {key: value for key, value in content.items() if key not in {"classes", "volumes"}}
-    checked = check_piece(Policy, head)
+    checked = check_piece(Head, head, whole=Policy)
     findings = list(checked.findings)
     # Without a sound head its defaults stand in, so that the rest is still looked at.
-    policy = checked.value or Policy.model_validate({"version": 1})
-    findings += _keep_sure(check_settings(policy.agent), checked, ("agent",))
+    agent = checked.value.agent if checked.value is not None else AgentSettings()
+    findings += _keep_sure(check_settings(agent), checked, ("agent",))
     classes, class_findings, has_all_classes = _read_classes(content.get("classes", {}))
     volumes, volume_findings = _read_volumes(content.get("volumes", []))
     findings += [*class_findings, *volume_findings]
@@ -139,11 +140,12 @@ def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]
         findings += _keep_sure(check_volume(entry.value), entry, base)
         findings += _keep_sure(claims.add(index, entry.value), entry, base)
         if not any("allowed_roots" in loc for loc in checked.pruned) and checked.value is not None:
-            findings += _keep_sure(check_path(entry.value, policy.agent), entry, base)
+            findings += _keep_sure(check_path(entry.value, agent), entry, base)
         if has_all_classes:
             findings += _keep_sure(check_claim(entry.value, classes), entry, base)
     sound = tuple(entry.value for _, entry in volumes if entry.value is not None)
-    return policy.model_copy(update={"classes": classes, "volumes": sound}), findings
+    # Its parts are checked: pydantic need not do so again.
+    return Policy.model_construct(version=1, agent=agent, classes=classes, volumes=sound), findings
 
 
 def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], bool]:

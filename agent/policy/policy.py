@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -24,13 +27,18 @@ class Expected(NamedTuple):
     required: bool
 
 
-class Policy(Section):
-    """The policy file of ebs-agent."""
+class Head(Section):
+    """The policy file without its lists, whose items are read one by one."""
 
     version: Literal[1]
     """Version of the policy's format: 1."""
-    agent: AgentSettings = AgentSettings()
+    agent: AgentSettings = Field(default_factory=AgentSettings)
     """How the agent itself runs."""
+
+
+class Policy(Head):
+    """The policy file of ebs-agent."""
+
     classes: Annotated[Mapping[Name, VolumeClass], Field(default_factory=dict)]
     """Parameters of volumes the agent makes, by name."""
     volumes: tuple[VolumeEntry, ...] = ()
@@ -163,8 +171,25 @@ def diff_policies(old: Policy, new: Policy) -> PolicyChange:
 
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema of the policy file, for editors; ``check_policy`` knows more than it can say."""
-    schema = _tidy_schema(Policy.model_json_schema(by_alias=True, mode="validation"))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    schema = Policy.model_json_schema(by_alias=True, mode="validation")
+    _explain_keys(Policy, schema["properties"])
+    for section in Section.__subclasses__():
+        if section.__name__ in schema["$defs"]:
+            _explain_keys(section, schema["$defs"][section.__name__]["properties"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy_schema(schema)}
+
+
+def _explain_keys(section: type[Section], properties: dict[str, Any]) -> None:
+    """Give each key of a section its attribute's docstring, which only the source has."""
+    for base in section.mro()[: section.mro().index(Section)]:
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        statements = definition.body if isinstance(definition, ast.ClassDef) else []
+        for attribute, text in pairwise(statements):
+            if not isinstance(attribute, ast.AnnAssign) or not isinstance(attribute.target, ast.Name):
+                continue
+            key = section.model_fields[attribute.target.id].alias or attribute.target.id
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                properties[key]["description"] = inspect.cleandoc(str(text.value.value))
 
 
 def _tidy_schema(part: Any) -> Any:

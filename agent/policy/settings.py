@@ -119,13 +119,13 @@ class CloudSettings(Section):
 class AgentSettings(Section):
     """How the agent itself runs."""
 
-    http: HttpSettings = HttpSettings()
+    http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP server."""
     mqtt: MqttSettings | None = None
     """Publish to MQTT; without it nothing is."""
-    health: HealthSettings = HealthSettings()
+    health: HealthSettings = Field(default_factory=HealthSettings)
     """How closely volumes are watched."""
-    cloud: CloudSettings = CloudSettings()
+    cloud: CloudSettings = Field(default_factory=CloudSettings)
     """What the agent may ask of AWS."""
     allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")
     """Mount paths lie beneath one of these."""

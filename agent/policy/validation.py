@@ -43,8 +43,11 @@ class Checked(Generic[M]):
         return not any(_overlaps(place, gone) for place in places if place for gone in self.pruned)
 
 
-def check_piece(model: type[M], content: Any) -> Checked[M]:
-    """Check ``content`` (plain dicts, lists and scalars) against ``model``."""
+def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None = None) -> Checked[M]:
+    """Check ``content`` (plain dicts, lists and scalars) against ``model``.
+
+    ``whole``: what ``model`` is a part of, whose keys are suggested for one that is not known.
+    """
     remainder = _copy(content)
     # No key takes null: a key whose value was left out or commented out is a slip, not a wish.
     pruned = list(_drop_empty(remainder, ())) if isinstance(remainder, dict) else []
@@ -55,7 +58,7 @@ def check_piece(model: type[M], content: Any) -> Checked[M]:
         except ValidationError as error:
             details = error.errors(include_url=False)
         fresh = [detail for detail in details if not _is_consequence(detail, pruned)]
-        findings += [_translate(model, detail) for detail in fresh[: MAX_PROBLEMS - len(findings)]]
+        findings += [_translate(whole or model, detail) for detail in fresh[: MAX_PROBLEMS - len(findings)]]
         gone = [_prune(remainder, detail) for detail in details]
         if () in gone:
             return Checked(None, findings, [*pruned, ()])

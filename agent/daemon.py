@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
 
 import agent
-from agent.cloud.control import add_cloud_routes
 from agent.cloud.findings import Findings, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService, is_wanted
@@ -26,23 +26,24 @@ from agent.paths import Paths
 from agent.policy import Policy, describe_seen, diff_policies, load_policy
 from agent.reconcile import Reconciler, Want
 from agent.report.board import Board
-from agent.report.control import make_control_app, serve_control
 from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.report.history import FILE_NAME, HistoryKeeper, load_history
 from agent.report.hooks import HookRunner
-from agent.report.http import Listen, Tls, make_app, serve_http
-from agent.report.metrics import Exposition
 from agent.report.mqtt import MqttPublisher
 from agent.report.sampler import Sampler
+from agent.report.serve import HttpFace, serve_control
+from agent.report.sockets import Listen, Tls
 from agent.report.volume_status import Expected, VolumeStatus
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
 FIRST_LOOK_TIMEOUT_S = 30.0
 """One volume that hangs, or takes long to format, must not keep the node from starting."""
 
-HTTP_RETRY_S = 30.0
 CLOUD_RETRY_S = 60.0
 
 LAST_WORDS_S = 1.0
@@ -87,6 +88,7 @@ class Daemon:
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
         self._mqtt = MqttPublisher(self._board, counters)
+        self._http = HttpFace(self._make_http_app, _choose_listen(policy))
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
@@ -126,10 +128,8 @@ class Daemon:
 
     async def _start(self, tasks: TaskGroup) -> None:
         tasks.start_soon(self._service.feed_watchdog, name="watchdog")
-        app = make_control_app(self._board, self)
-        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self)
-        await tasks.start(serve_control, app, self._paths.socket, name="control socket")
-        tasks.start_soon(self._serve_http, name="http")
+        await tasks.start(serve_control, self._make_control_app, self._paths.socket, name="control socket")
+        tasks.start_soon(self._http.run, name="http")
         hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts)
         tasks.start_soon(hooks.run, name="hooks")
         tasks.start_soon(self._history_keeper.run, name="history")
@@ -206,19 +206,22 @@ class Daemon:
     async def _run_watch(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         await self._node.watch(self._surveyor.hear, task_status=task_status)
 
-    async def _serve_http(self) -> None:
-        """Offer metrics, health and the page. Volumes matter more: an address in use is tried again."""
-        exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
-        while True:
-            await self._serve_http_once(exposition)
-            await anyio.sleep(HTTP_RETRY_S)
+    # Imported when somebody asks, as agent.report.serve says.
 
-    async def _serve_http_once(self, exposition: Exposition) -> None:
-        try:
-            app = make_app(self._board, exposition, self._sampler.readings)
-            await serve_http(app, _choose_listen(self._policy))
-        except AgentError as error:
-            log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
+    def _make_control_app(self) -> web.Application:
+        from agent.cloud.control import add_cloud_routes  # noqa: PLC0415
+        from agent.report.control import make_control_app  # noqa: PLC0415
+
+        app = make_control_app(self._board, self)
+        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self)
+        return app
+
+    def _make_http_app(self) -> web.Application:
+        from agent.report.http import make_app  # noqa: PLC0415
+        from agent.report.metrics import Exposition  # noqa: PLC0415
+
+        exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
+        return make_app(self._board, exposition, self._sampler.readings)
 
     async def _heed_signals(self) -> None:
         """Reload on SIGHUP; return on SIGTERM or SIGINT."""
@@ -246,6 +249,7 @@ class Daemon:
         self._sampler.interval_s = policy.agent.health.interval_s
         self._sampler.may_write = policy.agent.health.write_probe
         self._mqtt.apply(policy.agent.mqtt, self._facts)
+        self._http.apply(_choose_listen(policy))
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
 

@@ -30,8 +30,10 @@ from agent.node.sample import BlockCounters, MountSample, Sample
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Health
-from agent.report.http import Listen, make_app, serve_http
+from agent.report.http import make_app
 from agent.report.metrics import Exposition
+from agent.report.serve import HttpFace
+from agent.report.sockets import Listen
 from agent.report.statistics import Direction, EbsStatistics, Histogram
 from agent.report.volume_status import VolumeStatus
 from bench.processes import read_cpu_s, read_pss_bytes
@@ -110,8 +112,9 @@ async def serve(volumes: int) -> None:
 
     sample_all(0)
     async with anyio.create_task_group() as tasks:
-        port = await tasks.start(serve_http, app, Listen(port=0))
-        sys.stdout.write(f"{port}\n")
+        face = HttpFace(lambda: app, Listen(port=0))
+        await tasks.start(face.run)
+        sys.stdout.write(f"{face.port}\n")
         sys.stdout.flush()
         with anyio.open_signal_receiver(signal.SIGUSR1) as signals:
             turn = 0

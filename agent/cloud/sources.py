@@ -12,8 +12,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import aiohttp
 import anyio
 import anyio.to_thread
 import psutil
@@ -21,6 +21,9 @@ import psutil
 from agent.cloud import calls, whoami
 from agent.cloud.whoami import CloudIdentity, Finding, Source
 from agent.errors import AgentError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
@@ -139,6 +142,9 @@ async def ask_metadata(surroundings: Surroundings) -> Finding:
     endpoint = surroundings.metadata_endpoint
     if endpoint is None:
         return Finding(source=Source.METADATA, problem="instance metadata is disabled")
+    # The cluster's file tells a HyperPod node who it is at its start, which this import would delay.
+    import aiohttp  # noqa: PLC0415
+
     timeout = aiohttp.ClientTimeout(total=surroundings.metadata_timeout_s)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:

@@ -5,39 +5,26 @@ It asks the engine and tells it to look again; it never acts on a volume itself.
 
 from __future__ import annotations
 
-import grp
 import json
-import os
-import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, ExitCode
-from agent.log import get_logger
 from agent.model import VolumeId
 from agent.report import api
 from agent.report.board import Board
-from agent.report.http import run_app
 from agent.report.readiness import Readiness, assess_volumes
 from agent.report.volume_status import VolumeStatus, combine
 
-GROUP = "ebs-agent"
-MAX_PATH_BYTES = 107
-"""sockaddr_un(7) has room for no more."""
 MAX_WAIT_S = 24 * 3600.0
 KEEPALIVE_S = 10.0
 """A line at least this often while a client waits, so that either end notices the other's death."""
-
-log = get_logger(__name__)
 
 _STATUS_OF = {
     ExitCode.USAGE: HTTPStatus.NOT_FOUND,
@@ -75,90 +62,6 @@ def make_control_app(board: Board, engine: Engine) -> web.Application:
     app.router.add_post("/v1/reconcile", control.reconcile)
     app.router.add_post("/v1/reload", control.reload)
     return app
-
-
-async def serve_control(
-    app: web.Application, path: Path, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    """Serve ``app`` on a Unix socket at ``path`` until cancelled, then remove it.
-
-    Raises AgentError where another agent answers there.
-    """
-    bound, inode = bind_control_socket(path)
-    try:
-        async with run_app(app, lambda runner: web.SockSite(runner, bound)):
-            task_status.started()
-            await anyio.sleep_forever()
-    finally:
-        _remove_socket(path, inode)
-
-
-def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
-    """Return a socket bound at ``path`` and its inode: mode 0660, group ``ebs-agent`` where that exists."""
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise AgentError(
-            f"The control socket {path} cannot be made: its path has more than {MAX_PATH_BYTES} bytes.",
-            hint="Choose a shorter --root DIR.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_stale_socket(path)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old_umask = os.umask(0o177)  # closed to all until it has its group; the daemon has one thread
-    try:
-        bound.bind(os.fspath(path))
-    except OSError as error:
-        bound.close()
-        raise AgentError(
-            f"The control socket {path} cannot be made: {error.strerror or error}.",
-            hint="Run the agent as root, or move its files with --root DIR.",
-            retryable=False,
-        ) from error
-    finally:
-        os.umask(old_umask)
-    if os.geteuid() == 0 and (group_id := _find_group()) is not None:
-        os.chown(path, 0, group_id)
-    path.chmod(0o660)
-    return bound, path.stat().st_ino
-
-
-def _remove_socket(path: Path, inode: int) -> None:
-    """Remove our socket, and not the one another agent has put there since."""
-    with suppress(FileNotFoundError):
-        if path.stat().st_ino == inode:
-            path.unlink()
-
-
-def _find_group() -> int | None:
-    try:
-        return grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        return None
-
-
-def _clear_stale_socket(path: Path) -> None:
-    """Remove what a dead agent left; a live one answers and is left alone."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(os.fspath(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as error:
-            raise AgentError(
-                f"The control socket {path} is in the way: {error.strerror or error}.",
-                hint="Remove it if no agent runs here.",
-                retryable=False,
-            ) from error
-    raise AgentError(
-        f"Another agent already answers at {path}.",
-        hint="Stop it first (systemctl stop ebs-agent), or give this one its own --root DIR.",
-        retryable=False,
-    )
 
 
 class _Control:

@@ -19,8 +19,9 @@ from agent.cli.wait import wait_for
 from agent.errors import AgentError, ExitCode
 from agent.model import Condition, VolumeId
 from agent.report.board import Board
-from agent.report.control import make_control_app, serve_control
+from agent.report.control import make_control_app
 from agent.report.events import EventName
+from agent.report.serve import serve_control
 from agent.report.volume_status import VolumeStatus
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
 
@@ -56,7 +57,7 @@ class ScriptedEngine:
 async def serving(board: Board, path: Path) -> AsyncIterator[ScriptedEngine]:
     engine = ScriptedEngine(board)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(serve_control, make_control_app(board, engine), path)
+        await tasks.start(serve_control, lambda: make_control_app(board, engine), path)
         yield engine
         tasks.cancel_scope.cancel()
 
@@ -95,7 +96,7 @@ async def test_second_agent_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     async with serving(make_board(READY), path):
         with pytest.raises(AgentError, match="already answers"):
-            await serve_control(make_control_app(make_board(), ScriptedEngine(make_board())), path)
+            await serve_control(lambda: make_control_app(make_board(), ScriptedEngine(make_board())), path)
         assert (await ask(Client(path).status))["ready"] is True
 
 
@@ -214,5 +215,5 @@ async def test_socket_path_too_long_for_the_kernel_is_said(tmp_path: Path) -> No
     """A path no Unix socket can have is refused with the option that mends it."""
     path = tmp_path / ("x" * 90) / "agent.sock"
     with pytest.raises(AgentError, match="107 bytes") as caught:
-        await serve_control(make_control_app(make_board(), ScriptedEngine(make_board())), path)
+        await serve_control(lambda: make_control_app(make_board(), ScriptedEngine(make_board())), path)
     assert "--root" in str(caught.value.hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,24 +13,32 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
+from structlog.testing import capture_logs
 
 from agent.errors import AgentError
 from agent.model import Condition
 from agent.report.board import Board
 from agent.report.counters import Counters
-from agent.report.http import Listen, Tls, make_app, serve_http
+from agent.report.http import make_app
 from agent.report.metrics import Exposition
+from agent.report.serve import HttpFace
+from agent.report.sockets import Listen, Tls, make_ssl_context, open_listener
+from tests.agent_process import find_free_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio
 
 
+def make_face(board: Board, listen: Listen) -> HttpFace:
+    return HttpFace(lambda: make_app(board, Exposition(board, Counters())), listen)
+
+
 @asynccontextmanager
 async def serving(board: Board, tls: Tls | None = None) -> AsyncIterator[str]:
-    app = make_app(board, Exposition(board, Counters()))
+    face = make_face(board, Listen(port=0, tls=tls))
     async with anyio.create_task_group() as tasks:
-        port = await tasks.start(serve_http, app, Listen(port=0, tls=tls))
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        await tasks.start(face.run)
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{face.port}"
         tasks.cancel_scope.cancel()
 
 
@@ -90,7 +98,7 @@ async def test_port_in_use_is_said() -> None:
     async with serving(make_board()) as url:
         port = int(url.rpartition(":")[2])
         with pytest.raises(AgentError, match=f"127.0.0.1:{port}") as caught:
-            await serve_http(make_app(make_board(), Exposition(make_board(), Counters())), Listen(port=port))
+            open_listener(Listen(port=port))
     assert "agent.http.listen" in str(caught.value.hint)
 
 
@@ -150,6 +158,126 @@ async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
     for cert, key in (("none.pem", "server.key"), ("server.pem", "client.key")):
         tls = Tls(certificates / cert, certificates / key)
         with pytest.raises(AgentError, match=cert):
-            await serve_http(
-                make_app(make_board(), Exposition(make_board(), Counters())), Listen(port=0, tls=tls)
-            )
+            make_ssl_context(tls)
+
+
+# -- Reload --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(listen: Listen) -> AsyncIterator[HttpFace]:
+    face = make_face(make_board(READY), listen)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(face.run)
+        yield face
+        tasks.cancel_scope.cancel()
+
+
+async def answers(url: str) -> bool:
+    """Whether there is an answer, and not a refusal."""
+    async with aiohttp.ClientSession() as http:
+        try:
+            async with http.get(f"{url}/healthz", ssl=False) as answer:
+                return answer.status == 200
+        except aiohttp.ClientConnectionError:
+            return False
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    with anyio.fail_after(20):
+        while not await is_so():  # noqa: ASYNC110 -- seen from outside, by asking
+            await anyio.sleep(0.02)
+
+
+def read_certificate(port: int) -> bytes:
+    """Return what the server shows. Blocks."""
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=5))
+
+
+async def test_a_changed_address_takes_effect() -> None:
+    """After a reload the new address answers and the old one does not; who was connected stays so."""
+    ports = find_free_port(), find_free_port()
+    first, second = (f"http://127.0.0.1:{port}" for port in ports)
+    async with running(Listen(port=ports[0])) as face, aiohttp.ClientSession() as http:
+        assert await answers(first)
+        async with http.get(f"{first}/healthz") as kept:
+            assert kept.status == 200
+        face.apply(Listen(port=ports[1]))
+        await until(lambda: answers(second))
+        await until(lambda: _not(answers(first)))
+        # On the connection that was kept, since a new one is refused.
+        async with http.get(f"{first}/healthz") as kept:
+            assert kept.status == 200
+
+
+async def _not(question: Awaitable[bool]) -> bool:
+    return not await question
+
+
+async def test_one_address_becomes_all_and_one_again() -> None:
+    """Two addresses that overlap cannot both be had, so the old one goes first, and comes back if need be."""
+    port = find_free_port()
+    async with running(Listen(port=port)) as face:
+        face.apply(Listen("0.0.0.0", port))  # noqa: S104 -- loopback is one of them
+        await until(lambda: answers(f"http://127.0.0.2:{port}"))
+        face.apply(Listen("127.0.0.1", port))
+        await until(lambda: _not(answers(f"http://127.0.0.2:{port}")))
+        assert await answers(f"http://127.0.0.1:{port}")
+        face.apply(Listen("192.0.2.1", port))  # nobody's
+        with capture_logs() as lines:
+            await until(lambda: _is_told(lines))
+        assert await answers(f"http://127.0.0.1:{port}")
+
+
+async def _is_told(lines: Sequence[Mapping[str, object]]) -> bool:
+    return any(line["event"] == "http.unavailable" for line in lines)
+
+
+async def test_an_address_that_cannot_be_had_leaves_the_old_one() -> None:
+    """The reason is logged with a hint, the old address goes on, and the next reload is a new try."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, capture_logs() as lines:
+        port = taken.getsockname()[1]
+        async with running(Listen(port=0)) as face:
+            old = face.port
+            face.apply(Listen(port=port))
+            await until(lambda: _is_told(lines))
+            assert await answers(f"http://127.0.0.1:{old}")
+            taken.close()
+            face.apply(Listen(port=port))
+            await until(lambda: answers(f"http://127.0.0.1:{port}"))
+    (told,) = lines
+    assert str(port) in told["error"]
+    assert "agent.http.listen" in told["hint"]
+
+
+@pytest.mark.needs("openssl")
+async def test_renewed_certificates_are_taken_up(certificates: Path, tmp_path: Path) -> None:
+    """A reload reads the files again, under the same names; one that is no good leaves the old in use."""
+    tls = Tls(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    def install(name: str) -> None:
+        tls.cert.write_bytes((certificates / f"{name}.pem").read_bytes())
+        tls.key.write_bytes((certificates / f"{name}.key").read_bytes())
+
+    def expected(name: str) -> bytes:
+        return ssl.PEM_cert_to_DER_cert((certificates / f"{name}.pem").read_text())
+
+    async def shows(port: int, name: str) -> bool:
+        return await anyio.to_thread.run_sync(read_certificate, port) == expected(name)
+
+    install("server")
+    listen = Listen(port=find_free_port(), tls=tls)
+    async with running(listen) as face:
+        assert await shows(listen.port, "server")
+        install("client")
+        assert await shows(listen.port, "server"), "not before the reload"
+        face.apply(listen)
+        await until(lambda: shows(listen.port, "client"))
+        tls.key.write_text("not a key")
+        with capture_logs() as lines:
+            face.apply(listen)
+            await until(lambda: _is_told(lines))
+        assert "cert.pem" in lines[0]["error"]
+        assert await shows(listen.port, "client")
+        face.apply(Listen(port=listen.port))
+        await until(lambda: answers(f"http://127.0.0.1:{listen.port}"))

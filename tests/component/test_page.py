@@ -16,8 +16,10 @@ from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.report.health import Health, Reading, Verdict
-from agent.report.http import Listen, make_app, serve_http
+from agent.report.http import make_app
 from agent.report.metrics import Exposition
+from agent.report.serve import HttpFace
+from agent.report.sockets import Listen
 from agent.report.statistics import Direction, EbsStatistics
 from tests.chromium import Page, open_page
 from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, make_board, make_status
@@ -86,9 +88,10 @@ def make_node() -> Board:
 async def showing(board: Board, directory: Path) -> AsyncIterator[Page]:
     app = make_app(board, Exposition(board, Counters()), make_readings)
     async with anyio.create_task_group() as tasks:
-        port = await tasks.start(serve_http, app, Listen(port=0))
+        face = HttpFace(lambda: app, Listen(port=0))
+        await tasks.start(face.run)
         async with open_page(directory) as page:
-            await page.open(f"http://127.0.0.1:{port}/")
+            await page.open(f"http://127.0.0.1:{face.port}/")
             yield page
         tasks.cancel_scope.cancel()
 
@@ -136,8 +139,9 @@ async def test_says_when_the_agent_is_gone(tmp_path: Path) -> None:
     app = make_app(board, Exposition(board, Counters()), make_readings)
     async with open_page(tmp_path) as page:
         async with anyio.create_task_group() as tasks:
-            port = await tasks.start(serve_http, app, Listen(port=0))
-            await page.open(f"http://127.0.0.1:{port}/")
+            face = HttpFace(lambda: app, Listen(port=0))
+            await tasks.start(face.run)
+            await page.open(f"http://127.0.0.1:{face.port}/")
             tasks.cancel_scope.cancel()
         await page.until("!document.querySelector('#connection').hidden")
         assert "does not answer since" in await page.run("document.querySelector('#connection').innerText")

@@ -20,8 +20,10 @@ from agent.model import Condition, Reason
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Verdict
-from agent.report.http import Listen, make_app, serve_http
+from agent.report.http import make_app
 from agent.report.metrics import Exposition
+from agent.report.serve import HttpFace
+from agent.report.sockets import Listen
 from tests.agent_process import find_free_port
 from tests.unit.report.samples import CHECKPOINTS, READY
 from tests.unit.report.test_metrics import HEALTH, make_sampled_board
@@ -109,9 +111,10 @@ async def scraping(board: Board, counters: Counters, directory: Path) -> AsyncIt
     """Have a Prometheus scrape an agent's face every second, with the alerts that are shipped, but sooner."""
     app = make_app(board, Exposition(board, counters))
     async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as http:
-        port = await tasks.start(serve_http, app, Listen(port=0))
+        face = HttpFace(lambda: app, Listen(port=0))
+        await tasks.start(face.run)
         own_port = find_free_port()
-        start_prometheus = write_config(directory, port)
+        start_prometheus = write_config(directory, face.port)
         with (directory / "prometheus.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
                 [*start_prometheus, f"--web.listen-address=127.0.0.1:{own_port}"], stdout=log, stderr=log

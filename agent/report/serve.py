@@ -1,0 +1,237 @@
+"""Serves the agent's two faces: the control socket, and the read-only one where the policy says.
+
+What answers is imported when somebody first asks. aiohttp alone takes as long to import as all that mounts a
+volume, and volumes come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.abc import TaskGroup, TaskStatus
+from typing_extensions import Self
+
+from agent.errors import AgentError
+from agent.log import get_logger
+from agent.report.sockets import (
+    Listen,
+    bind_control_socket,
+    make_ssl_context,
+    open_listener,
+    remove_control_socket,
+)
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long open requests may go on once the agent stops: the whole agent has 5 s."""
+
+RETRY_S = 30.0
+"""An address in use, or a certificate that cannot be read, is tried again."""
+
+log = get_logger(__name__)
+
+
+class Server:
+    """Serves one application at sockets that come and go. ``make_app`` is called once, in a thread."""
+
+    def __init__(self, make_app: Callable[[], web.Application]) -> None:
+        self._make_app = make_app
+        self._starting = anyio.Lock()
+        self._app: web.Application | None = None
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            with anyio.CancelScope(shield=True):
+                await self._runner.cleanup()
+
+    async def serve(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Answer at a listening socket until cancelled, then close it; open connections go on."""
+        with listener:
+            await anyio.wait_readable(listener)
+            runner = await self._start_runner()
+            from aiohttp import web  # noqa: PLC0415 -- imported by now
+
+            site = web.SockSite(runner, listener, ssl_context=context)
+            await site.start()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _let_in_accepted(listener)
+                    await site.stop()
+
+    async def _start_runner(self) -> web.AppRunner:
+        async with self._starting:
+            if self._app is None:
+                # Beside the loop, which volumes wait for; Python keeps imports in order.
+                self._app = await anyio.to_thread.run_sync(self._make_app)
+            if self._runner is None:
+                self._runner = await _start_runner(self._app)
+            return self._runner
+
+
+async def _start_runner(app: web.Application) -> web.AppRunner:
+    from aiohttp import web  # noqa: PLC0415 -- imported by now
+
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        handler_cancellation=True,  # a client that went away is waited for no longer
+        access_log=None,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
+    )
+    await runner.setup()
+    return runner
+
+
+async def _let_in_accepted(listener: socket.socket) -> None:
+    """Accept nobody more, and let asyncio finish with whom it did: closing its server now would leak them."""
+    asyncio.get_running_loop().remove_reader(listener)
+    for _ in range(2):
+        await anyio.lowlevel.checkpoint()
+
+
+async def serve_control(
+    make_app: Callable[[], web.Application],
+    path: Path,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an application on a Unix socket at ``path`` until cancelled, then remove it.
+
+    Raises AgentError where another agent answers there.
+    """
+    listener, inode = bind_control_socket(path)
+    try:
+        async with Server(make_app) as server:
+            task_status.started()
+            await server.serve(listener)
+    finally:
+        remove_control_socket(path, inode)
+
+
+@dataclass
+class _Door:
+    """One socket the read-only face is served at."""
+
+    listen: Listen
+    listener: socket.socket
+    context: ssl.SSLContext | None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    is_shut: anyio.Event = field(default_factory=anyio.Event)
+
+
+class HttpFace:
+    """The read-only face, where and with what certificates the policy in force says.
+
+    A change opens the new door before it shuts the old one. A door that cannot be had is logged and tried
+    again, and the old one stays: volumes matter more, and so do those who scrape.
+    """
+
+    def __init__(self, make_app: Callable[[], web.Application], listen: Listen) -> None:
+        self._server = Server(make_app)
+        self._wanted = listen
+        self._is_changed = anyio.Event()
+        self._door: _Door | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use, which the kernel chose where 0 was asked for; 0 while there is none."""
+        return 0 if self._door is None else int(self._door.listener.getsockname()[1])
+
+    def apply(self, listen: Listen) -> None:
+        """Serve as ``listen`` says from now on. Certificates are read again: they may have been renewed."""
+        self._wanted = listen
+        self._is_changed.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Started once the first door is open, or was found not to be had."""
+        async with self._server, anyio.create_task_group() as tasks:
+            is_first = True
+            while True:
+                self._is_changed = anyio.Event()
+                is_open = await self._try_door(tasks)
+                if is_first:
+                    task_status.started()
+                is_first = False
+                with anyio.move_on_after(math.inf if is_open else RETRY_S):
+                    await self._is_changed.wait()
+
+    async def _try_door(self, tasks: TaskGroup) -> bool:
+        try:
+            await self._change_door(tasks, self._wanted)
+        except AgentError as error:
+            log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
+            return False
+        return True
+
+    async def _change_door(self, tasks: TaskGroup, wanted: Listen) -> None:
+        old = self._door
+        if old is not None and old.listen == wanted and wanted.tls is None:
+            return
+        context = None if wanted.tls is None else make_ssl_context(wanted.tls)
+        if old is None:
+            self._open(tasks, wanted, open_listener(wanted), context)
+        elif old.listen.address == wanted.address:
+            # One queue of connections for both, so that none is refused in between.
+            self._open(tasks, wanted, old.listener.dup(), context)
+            await self._shut(old)
+        else:
+            await self._move(tasks, old, wanted, context)
+
+    async def _move(
+        self, tasks: TaskGroup, old: _Door, wanted: Listen, context: ssl.SSLContext | None
+    ) -> None:
+        try:
+            self._open(tasks, wanted, open_listener(wanted), context)
+        except AgentError:
+            if old.listen.port != wanted.port:
+                raise
+        else:
+            await self._shut(old)
+            return
+        # All addresses and one of them cannot be listened on at once: the old one is in the way.
+        await self._shut(old)
+        try:
+            self._open(tasks, wanted, open_listener(wanted), context)
+        except AgentError:
+            self._open(tasks, old.listen, open_listener(old.listen), old.context)
+            raise
+
+    def _open(
+        self, tasks: TaskGroup, listen: Listen, listener: socket.socket, context: ssl.SSLContext | None
+    ) -> None:
+        self._door = _Door(listen, listener, context)
+        tasks.start_soon(self._serve, self._door)
+
+    async def _serve(self, door: _Door) -> None:
+        try:
+            with door.scope:
+                await self._server.serve(door.listener, door.context)
+        finally:
+            door.is_shut.set()
+
+    async def _shut(self, door: _Door) -> None:
+        if self._door is door:
+            self._door = None
+        door.scope.cancel()
+        await door.is_shut.wait()

@@ -1,0 +1,158 @@
+"""Binds what the agent is asked at, and reads its certificates: all that can fail before anybody asks.
+
+Nothing that serves is imported here.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import AgentError, ExitCode
+
+DEFAULT_PORT = 9842
+
+GROUP = "ebs-agent"
+MAX_PATH_BYTES = 107
+"""sockaddr_un(7) has room for no more."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificates for HTTPS. With ``client_ca``, only clients it vouches for are answered."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the read-only face is offered."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    tls: Tls | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
+
+
+# -- The read-only face --------------------------------------------------------------------------------------
+
+
+def open_listener(listen: Listen) -> socket.socket:
+    """Return a socket that listens there, or raise AgentError naming the address that cannot be had."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        return socket.create_server((listen.host, listen.port), family=family)
+    except OSError as error:
+        raise AgentError(
+            f"The address {listen.host}:{listen.port} cannot be listened on: {error.strerror or error}.",
+            hint="Set agent.http.listen in the policy to a free address of this node.",
+            retryable=False,
+        ) from error
+
+
+def make_ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Return a server context for ``tls``, or raise AgentError naming the file that cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise _certificate_error(f"The certificate {tls.cert} with key {tls.key}", error) from error
+    if tls.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except OSError as error:
+            raise _certificate_error(f"The client CA {tls.client_ca}", error) from error
+    return context
+
+
+def _certificate_error(what: str, error: OSError) -> AgentError:
+    return AgentError(
+        f"{what} cannot be used: {error.strerror or error}.",
+        hint="Correct agent.http.tls in the policy: PEM files that root can read.",
+        retryable=False,
+        exit_code=ExitCode.USAGE,
+    )
+
+
+# -- The control socket --------------------------------------------------------------------------------------
+
+
+def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
+    """Return a socket listening at ``path``, and its inode: mode 0660, group ``ebs-agent`` if it exists."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise AgentError(
+            f"The control socket {path} cannot be made: its path has more than {MAX_PATH_BYTES} bytes.",
+            hint="Choose a shorter --root DIR.",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_stale_socket(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old_umask = os.umask(0o177)  # closed to all until it has its group; the daemon has one thread
+    try:
+        bound.bind(os.fspath(path))
+    except OSError as error:
+        bound.close()
+        raise AgentError(
+            f"The control socket {path} cannot be made: {error.strerror or error}.",
+            hint="Run the agent as root, or move its files with --root DIR.",
+            retryable=False,
+        ) from error
+    finally:
+        os.umask(old_umask)
+    if os.geteuid() == 0 and (group_id := _find_group()) is not None:
+        os.chown(path, 0, group_id)
+    path.chmod(0o660)
+    bound.listen()
+    return bound, path.stat().st_ino
+
+
+def remove_control_socket(path: Path, inode: int) -> None:
+    """Remove our socket, and not the one another agent has put there since."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            path.unlink()
+
+
+def _find_group() -> int | None:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None
+
+
+def _clear_stale_socket(path: Path) -> None:
+    """Remove what a dead agent left; a live one answers and is left alone."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as error:
+            raise AgentError(
+                f"The control socket {path} is in the way: {error.strerror or error}.",
+                hint="Remove it if no agent runs here.",
+                retryable=False,
+            ) from error
+    raise AgentError(
+        f"Another agent already answers at {path}.",
+        hint="Stop it first (systemctl stop ebs-agent), or give this one its own --root DIR.",
+        retryable=False,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -144,6 +144,8 @@ class Cloud:
     def __init__(self, hooks: Hooks | None = None, pace: Pace | None = None) -> None:
         self.hooks: Hooks = hooks or NoHooks()
         self.pace = pace or Pace()
+        self.clock: Callable[[], float] = time.monotonic
+        """What :attr:`Pace.lag_s` is counted by; a test whose agent has a clock of its own gives that one."""
         self.attachment_limit = 27
         self.lock = threading.RLock()
         self.tokens: dict[str, tuple[dict[str, Any], str]] = {}
@@ -196,11 +198,10 @@ class Cloud:
     def adopt_volume(self, volume_id: str) -> None:
         """Give a volume moto just made the behaviour it lacks."""
         volume = self.volumes[volume_id]
-        now_s = time.monotonic()
         volume.__class__ = EmulatedVolume
         volume.hold([])
-        volume.usable_at_s = now_s + self.pace.create_s
-        volume.visible_at_s = now_s + self.pace.lag_s
+        volume.usable_at_s = time.monotonic() + self.pace.create_s
+        volume.visible_at_s = self.clock() + self.pace.lag_s
 
     def make_volume(self, size_gib: int = 1, zone: str = ZONE, **wanted: Any) -> str:
         """Make a volume as a person would, outside of the agent; returns its ID."""
@@ -215,7 +216,7 @@ class Cloud:
     @contextmanager
     def hide_the_new(self) -> Iterator[None]:
         """Describe the world as it was ``lag_s`` ago, as an eventually consistent API does."""
-        now_s = time.monotonic()
+        now_s = self.clock()
         with self.lock:
             new = {vid: v for vid, v in self.volumes.items() if getattr(v, "visible_at_s", 0.0) > now_s}
             snapshots = {

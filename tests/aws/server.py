@@ -192,7 +192,7 @@ class AwsServer:
             found = _SNAPSHOT_ID.search(answer)
             assert found is not None
             snapshot_id = found[1].decode()
-            cloud.snapshot_visible_at_s[snapshot_id] = time.monotonic() + cloud.pace.lag_s
+            cloud.snapshot_visible_at_s[snapshot_id] = cloud.clock() + cloud.pace.lag_s
             cloud.hooks.snapshot(parameters["VolumeId"], snapshot_id)
 
     def _pass_on(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -35,7 +35,7 @@ from agent.node.workers import Workers
 from agent.paths import Paths
 from bench.beds import Bed, LoopBed, NvmetBed
 from bench.processes import read_cpu_s, read_pss_bytes
-from tests.agent_process import find_free_port
+from tests.agent_process import reserve_port
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "4"))
 IDLE_S = float(os.environ.get("BENCH_IDLE_SECONDS", "60"))
@@ -187,7 +187,7 @@ class Round:
             }
             for volume, path in zip(self._volumes, self._mounts, strict=True)
         ]
-        settings = {"allowed_roots": [str(self._data)], "http": {"listen": f"127.0.0.1:{find_free_port()}"}}
+        settings = {"allowed_roots": [str(self._data)], "http": {"listen": f"127.0.0.1:{reserve_port()}"}}
         self._paths.policy.write_text(yaml.safe_dump({"version": 1, "agent": settings, "volumes": entries}))
         argv = [sys.executable, "-m", "agent", "--root", str(self._paths.root), "run"]
         with self._log.open("wb") as log:

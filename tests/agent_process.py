@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,31 +20,26 @@ import yaml
 
 from agent.cli.client import Client
 from agent.errors import AgentError
+from agent.node import loop
 from agent.node.mountinfo import read_mounts
 from agent.paths import Paths
+from tests.waiting import WAIT_S, wait_until
 
 MIB = 1024**2
-WAIT_S = 60.0
-"""For what takes a second on an idle machine; test machines are not idle."""
 
 
-def wait_until(is_reached: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
-    """Return the first true answer of ``is_reached``, asking until then; fail after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = is_reached()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} within {timeout_s:g} s")
-        time.sleep(0.05)
+def reserve_port() -> int:
+    """Return a TCP port of the loopback address that nobody but a server told of it is given.
 
-
-def find_free_port() -> int:
-    """Return a TCP port of the loopback address that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    It stays bound for as long as this process lives, which keeps the kernel from giving it to anybody who
+    asks for any port, but not from a server that asks for this very one, as long as nobody listens on it.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port: int = holder.getsockname()[1]
+    holder.detach()
+    return port
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Scratch:
 
     def write_policy(self, *volumes: Mapping[str, Any], **agent: Any) -> None:
         """Write a policy with these volume entries, and ``agent`` settings beside the usual ones."""
-        http = {"listen": f"127.0.0.1:{find_free_port()}"}
+        http = {"listen": f"127.0.0.1:{reserve_port()}"}
         settings = {
             "allowed_roots": [str(self.data)],
             "http": http,
@@ -107,15 +101,9 @@ class Scratch:
         for mount in reversed(read_mounts()):
             if mount.path.startswith(f"{self.base}/"):
                 subprocess.run(["umount", "--lazy", mount.path], check=False)
-        listed = subprocess.run(
-            ["losetup", "--list", "--json", "--output", "NAME,BACK-FILE"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for loop in json.loads(listed)["loopdevices"] if listed.strip() else ():
-            if (loop["back-file"] or "").startswith(f"{self.base}/"):
-                subprocess.run(["losetup", "--detach", loop["name"]], check=False)
+        for item in loop.list_loops():
+            if item.backing_file.startswith(f"{self.base}/"):
+                loop.detach(item.path, item.backing_file)
 
 
 class AgentProcess:

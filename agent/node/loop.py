@@ -67,7 +67,7 @@ def list_loops() -> list[Loop]:
             found.append(
                 Loop(
                     path=str(DEV / node.name),
-                    backing_file=os.fsdecode((node / "loop" / "backing_file").read_bytes().rstrip(b"\n")),
+                    backing_file=_read_backing_file(node.name),
                     size_bytes=int((node / "size").read_text("ascii")) * 512,
                 )
             )
@@ -102,14 +102,22 @@ def attach_file(path: Path) -> str:
 
 def update_size(path: str) -> None:
     """Let the loop device at ``path`` have the size its file has now."""
-    _order(path, _LOOP_SET_CAPACITY)
+    with _opened(path) as loop:
+        fcntl.ioctl(loop, _LOOP_SET_CAPACITY)
 
 
-def detach(path: str) -> None:
-    """Take the file from the loop device at ``path``: at once, or as soon as its last user is gone."""
-    with suppress(FileNotFoundError):
+def detach(path: str, backing_file: str | None = None) -> None:
+    """Take the file from the loop device at ``path``: at once, or as soon as its last user is gone.
+
+    With ``backing_file``, named as ``list_loops`` names it, only from that one: a device whose last user
+    went since it was listed may be another program's by now.
+    """
+    with suppress(FileNotFoundError), _opened(path) as loop:
+        # Open, it keeps its file, so what is found here still holds at the next line.
+        if backing_file not in {None, _read_backing_file(Path(path).name)}:
+            return
         try:
-            _order(path, _LOOP_CLR_FD)
+            fcntl.ioctl(loop, _LOOP_CLR_FD)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -178,9 +186,15 @@ def _make_node(node: Path, number: str) -> None:
         os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(major, minor))
 
 
-def _order(path: str, request: int) -> None:
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
     loop = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(loop, request)
+        yield loop
     finally:
         os.close(loop)
+
+
+def _read_backing_file(name: str) -> str:
+    """Return the path of the file behind a loop device. Raises FileNotFoundError for one without a file."""
+    return os.fsdecode((SYSFS / "block" / name / "loop" / "backing_file").read_bytes().rstrip(b"\n"))

@@ -99,7 +99,7 @@ def sync_directory(directory: str) -> list[Change]:
             continue
         key = _read_key(item.path)
         if key not in files:
-            loop.detach(item.path)
+            loop.detach(item.path, item.backing_file)
             hints.append(Change(item.path, "remove"))
             continue
         file = files.pop(key)
@@ -118,7 +118,7 @@ def release_directory(directory: str) -> None:
     """Detach every loop device whose file is, or was, in the directory."""
     for item in loop.list_loops():
         if is_below(item, Path(directory)):
-            loop.detach(item.path)
+            loop.detach(item.path, item.backing_file)
 
 
 def has_file(number: DeviceNumber) -> bool:

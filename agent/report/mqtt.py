@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import TaskGroup
 
 from agent.errors import AgentError
 from agent.log import get_logger
@@ -88,7 +89,7 @@ class MqttPublisher:
                 tasks.start_soon(self._collect_states, name="mqtt states")
                 tasks.start_soon(self._collect_events, name="mqtt events")
                 tasks.start_soon(self._collect_late_states, name="mqtt late states")
-                tasks.start_soon(self._publish, self._settings, name="mqtt publisher")
+                tasks.start_soon(self._publish, self._settings, tasks, name="mqtt publisher")
                 await self._changed.wait()
                 tasks.cancel_scope.cancel()
 
@@ -115,11 +116,11 @@ class MqttPublisher:
 
     # -- Publishing ------------------------------------------------------------------------------------------
 
-    async def _publish(self, settings: MqttSettings) -> None:
+    async def _publish(self, settings: MqttSettings, tasks: TaskGroup) -> None:
         """Connect and publish, again and again, with longer pauses while it fails."""
         failures = 0
         while True:
-            problem = await self._publish_once(settings)
+            problem = await self._publish_once(settings, tasks)
             self._counters.note_mqtt_connection(is_connected=False)
             if problem.was_connected:
                 failures = 0
@@ -131,7 +132,7 @@ class MqttPublisher:
             # A broker that comes back must not meet all nodes of a cluster in the same second.
             await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
 
-    async def _publish_once(self, settings: MqttSettings) -> _Problem:
+    async def _publish_once(self, settings: MqttSettings, tasks: TaskGroup) -> _Problem:
         import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
 
         problem = _Problem()
@@ -141,7 +142,9 @@ class MqttPublisher:
                 problem.was_connected = True
                 self._counters.note_mqtt_connection(is_connected=True)
                 log.info("mqtt.connected", host=settings.host, port=settings.port, topic=topics.base)
-                await self._converse(client, topics)
+                with anyio.CancelScope() as conversation:
+                    tasks.start_soon(_end_with, client, conversation, name="mqtt connection")
+                    await self._converse(client, topics)
         except aiomqtt.MqttError as error:
             problem.why = str(error)
         except AgentError as error:
@@ -187,6 +190,14 @@ class MqttPublisher:
             message.topic, message.payload, qos=1, retain=message.is_retained, timeout=SEND_TIMEOUT_S
         )
         self._counters.count_mqtt("sent")
+
+
+async def _end_with(client: aiomqtt.Client, conversation: anyio.CancelScope) -> None:
+    """End the conversation with its connection: a message under way would be waited for in vain."""
+    with suppress(Exception):
+        async for _ in client.messages:
+            pass  # nothing is subscribed to
+    conversation.cancel()
 
 
 class _Problem:

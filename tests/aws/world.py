@@ -30,13 +30,6 @@ from tests.aws.server import AwsServer
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "emulated", "AWS_SECRET_ACCESS_KEY": "emulated"}
 
 
-async def until(is_so: Callable[[], bool], timeout_s: float = 20) -> None:
-    """Return once ``is_so()``; fail when that takes too long. For what another process does."""
-    with anyio.fail_after(timeout_s):
-        while not is_so():  # noqa: ASYNC110 - nobody there to set an event
-            await anyio.sleep(0.02)
-
-
 class CrashError(BaseException):
     """The agent dies here. No ``except Exception`` of the agent may save it."""
 

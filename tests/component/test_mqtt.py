@@ -6,8 +6,7 @@ import json
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,9 @@ from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.report.mqtt import MqttPublisher
 from agent.report.outbox import MAX_EVENTS, Outbox, Topics
-from tests.agent_process import find_free_port
+from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
+from tests.waiting import until, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs("mosquitto")]
 
@@ -41,7 +41,7 @@ class Mosquitto:
 
     directory: Path
     settings: list[str] = field(default_factory=lambda: ["allow_anonymous true"])
-    port: int = field(default_factory=find_free_port)
+    port: int = field(default_factory=reserve_port)
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,13 +50,11 @@ class Mosquitto:
         log = self.directory / "mosquitto.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(["mosquitto", "-c", str(config)], stdout=output, stderr=output)
-        deadline = time.monotonic() + 20
-        while not self._is_listening():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+        wait_until(self._is_listening, f"the broker listens, see {log}")
 
     def _is_listening(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the broker has ended"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -129,12 +127,6 @@ async def publishing(
         tasks.start_soon(publisher.run)
         yield publisher
         tasks.cancel_scope.cancel()
-
-
-async def until(is_reached: Callable[[], object]) -> None:
-    with anyio.fail_after(20):
-        while not is_reached():  # noqa: ASYNC110 -- what is waited for is in another process
-            await anyio.sleep(0.02)
 
 
 async def test_state_is_retained_and_events_are_told(broker: Mosquitto) -> None:
@@ -219,6 +211,19 @@ async def test_broker_that_goes_away_under_load(broker: Mosquitto, tmp_path: Pat
         numbers = [json.loads(p)["number"] for t, p in heard.messages if t == f"{BASE}/events"]
         assert sorted(set(numbers)) == sorted(numbers) == numbers
         assert numbers[-1] == first + 104
+
+
+async def test_idle_node_is_back_with_its_broker(broker: Mosquitto) -> None:
+    """A broker that was restarted and kept nothing has the node's state again, though nothing happened."""
+    broker.start()
+    async with publishing(make_board(READY), broker):
+        async with listening(broker) as heard:
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+        broker.stop()
+        broker.start()
+        async with listening(broker) as heard:
+            await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+            await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
 
 
 async def test_absent_broker_costs_nothing(broker: Mosquitto) -> None:

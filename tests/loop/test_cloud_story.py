@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from agent.node.mountinfo import read_mounts
-from tests.agent_process import AgentProcess, Scratch, find_free_port, wait_until
+from tests.agent_process import AgentProcess, Scratch, reserve_port
 from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
+from tests.waiting import wait_until
 
 GIB = 1024**3
 
@@ -52,7 +53,7 @@ class ClusterNode:
     def write_policy(self, *volumes: dict[str, Any]) -> None:
         agent = {
             "allowed_roots": [str(self.scratch.data)],
-            "http": {"listen": f"127.0.0.1:{find_free_port()}"},
+            "http": {"listen": f"127.0.0.1:{reserve_port()}"},
             "resync": "5s",
             "cloud": {"enabled": True},
         }

@@ -15,13 +15,14 @@ import pytest
 
 from agent.model import Blank
 from agent.node.signature import probe
-from tests.agent_process import AgentProcess, Scratch, wait_until
+from tests.agent_process import AgentProcess, Scratch
 from tests.corpus import CASES, Case, find_missing
 from tests.corpus.case import GIB
 from tests.corpus.images import list_images, unpack
 from tests.corpus.tools import digest, run
 from tests.loop.devices import attached, opened
-from tests.loop.summary import SUMMARY
+from tests.summary import SUMMARY
+from tests.waiting import wait_until
 
 BATCH = 24
 MIN_CASES = 80

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent.node.mountinfo import read_mounts
-from tests.agent_process import MIB, AgentProcess, Scratch, wait_until
+from tests.agent_process import MIB, AgentProcess, Scratch
+from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
 OTHER = "vol-0123456789abcdef1"
@@ -168,7 +169,7 @@ def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProc
     agent.start()
     agent.wait_condition(VOLUME, "Ready")
     (scratch.data / "ckpt" / "file").write_text("kept")
-    os.sync()
+    subprocess.run(["sync", "--file-system", str(scratch.data / "ckpt")], check=True)
     copy = scratch.base / "copy"
     shutil.copyfile(scratch.image(VOLUME), copy)
     scratch.image(VOLUME).unlink()

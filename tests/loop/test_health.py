@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.agent_process import MIB, AgentProcess, Scratch, wait_until
+from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.loop.test_daemon import entry, find_mount
+from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
 HEALTH = {"interval": "1s"}
@@ -37,7 +38,7 @@ def test_use_is_sampled(scratch: Scratch, agent: AgentProcess, fs_type: str) -> 
     usage = os.statvfs(path)
     assert filesystem["size_bytes"] == usage.f_blocks * usage.f_frsize
     (path / "big").write_bytes(bytes(64 * MIB))
-    os.sync()
+    subprocess.run(["sync", "--file-system", str(path)], check=True)
     wait_until(
         lambda: agent.status(VOLUME)["filesystem"]["avail_bytes"] < filesystem["avail_bytes"] - 32 * MIB,
         "the new file showed in its use",

@@ -18,7 +18,8 @@ from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from tests.aws.cloud import ZONE
 from tests.aws.faults import Fault, Kind
-from tests.aws.world import CREDENTIALS, World, until
+from tests.aws.world import CREDENTIALS, World
+from tests.waiting import until
 
 
 async def wait_until_ended(pid: int) -> None:

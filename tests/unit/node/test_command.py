@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -12,6 +10,7 @@ import pytest
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
 from agent.node import command
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,9 +83,13 @@ async def test_passed_descriptor_keeps_its_number(tmp_path: Path) -> None:
 async def test_late_program_is_killed_with_all_it_started(tmp_path: Path) -> None:
     """At the timeout the whole session dies, so nothing goes on writing behind the agent's back."""
     pids = tmp_path / "pids"
-    with pytest.raises(NotAnsweringError, match=r"did not end within 0\.3 s"):
-        await command.run(["sh", "-c", f"echo $$ >{pids}; sleep 99 & echo $! >>{pids}; wait"], timeout_s=0.3)
-    await _wait_until_gone([int(pid) for pid in pids.read_text().split()])
+    script = f"echo $$ >{pids}; sleep 999 & echo $! >>{pids}; wait"
+    for timeout_s in (0.3, 3, 30):  # a busy machine may need longer to get so far
+        with pytest.raises(NotAnsweringError, match=f"did not end within {timeout_s:g} s"):
+            await command.run(["sh", "-c", script], timeout_s=timeout_s)
+        if len(pids.read_text().split() if pids.exists() else ()) == 2:
+            break
+    await until(lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
 
 
 async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
         tasks.start_soon(
             lambda: command.run(["sh", "-c", f"echo $$ >{pid_path}; exec sleep 99"], timeout_s=60)
         )
-        await _wait_until(lambda: pid_path.exists() and pid_path.read_text() != "")
+        await until(lambda: pid_path.exists() and pid_path.read_text())
         tasks.cancel_scope.cancel()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_path.read_text()), 0)
@@ -105,11 +108,11 @@ async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
 async def test_grandchild_holding_the_pipes_does_not_hold_the_run(tmp_path: Path) -> None:
     """A run ends with its program, though something the program left behind keeps its output open."""
     pid_path = tmp_path / "pid"
-    started = time.monotonic()
-    completed = await command.run(["sh", "-c", f"sleep 99 & echo $! >{pid_path}; echo done"], timeout_s=30)
-    os.kill(int(pid_path.read_text()), signal.SIGKILL)
+    completed = await command.run(["sh", "-c", f"sleep 50 & echo $! >{pid_path}; echo done"], timeout_s=100)
     assert completed.stdout == "done\n"
-    assert time.monotonic() - started < 10
+    left = int(pid_path.read_text())
+    assert _is_running(left), "the run waited for what the program left behind"
+    os.kill(left, signal.SIGKILL)
 
 
 async def test_output_is_bounded() -> None:
@@ -145,16 +148,6 @@ def test_summary_is_one_short_printable_line() -> None:
     assert len(summary) <= 400
 
 
-async def _wait_until_gone(pids: list[int]) -> None:
-    await _wait_until(lambda: not any(_is_running(pid) for pid in pids))
-
-
 def _is_running(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "\nState:\tZ" not in status.read_text()
-
-
-async def _wait_until(is_so: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not is_so():  # noqa: ASYNC110 (other processes set no event)
-            await anyio.sleep(0.01)

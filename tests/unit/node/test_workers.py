@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -17,6 +17,7 @@ from agent.model import Reason
 from agent.node import zygote
 from agent.node.wire import Fd
 from agent.node.workers import RemoteTraceback, Workers
+from tests.waiting import WAIT_S, until, wait_until
 
 
 @pytest.fixture
@@ -46,6 +47,12 @@ def read_fd(fd: Fd) -> bytes:
 
 def count_fds() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def meet(directory: str, number: int, count: int) -> None:
+    """Come, and stay until all have come."""
+    Path(directory, str(number)).touch()
+    wait_until(lambda: len(list(Path(directory).iterdir())) == count, "all calls met")
 
 
 def sleep_then_write(path: str, seconds: float) -> None:
@@ -79,12 +86,6 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 -- a process's death is no event of the loop's
-            await anyio.sleep(0.01)
-
-
 async def test_call_runs_elsewhere_and_returns(workers: Workers) -> None:
     """A call runs in another process; the next one reuses that process."""
     first = await workers.call(os.getpid, timeout_s=10, subject="a")
@@ -92,17 +93,20 @@ async def test_call_runs_elsewhere_and_returns(workers: Workers) -> None:
     assert await workers.call(os.getpid, timeout_s=10, subject="b") == first
 
 
-async def test_calls_overlap(workers: Workers) -> None:
-    """Calls about several volumes take as long as the slowest, not as their sum."""
+async def meet_in_workers(workers: Workers, directory: Path, count: int) -> None:
+    """Make ``count`` calls that end only because they all are under way at once, in an empty directory."""
 
-    async def sleep(subject: str) -> None:
-        await workers.call(time.sleep, 1, timeout_s=10, subject=subject)
+    async def call(number: int) -> None:
+        await workers.call(meet, str(directory), number, count, timeout_s=60, subject=f"vol-{number}")
 
-    start = time.monotonic()
     async with anyio.create_task_group() as tasks:
-        for number in range(8):
-            tasks.start_soon(sleep, f"vol-{number}")
-    assert time.monotonic() - start < 4
+        for number in range(count):
+            tasks.start_soon(call, number)
+
+
+async def test_calls_overlap(workers: Workers, tmp_path: Path) -> None:
+    """Calls about several volumes are under way at the same time: none waits for another."""
+    await meet_in_workers(workers, tmp_path, 8)
 
 
 async def test_agent_error_is_raised_as_it_was(workers: Workers) -> None:
@@ -169,18 +173,15 @@ async def test_slow_call_is_abandoned_and_its_worker_dies(workers: Workers, tmp_
     assert not (tmp_path / "late").exists()
 
 
-async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers) -> None:
+async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers, tmp_path: Path) -> None:
     """While a worker about a volume cannot die, that volume gets no further one, and others are served."""
-    pid = await workers.call(os.getpid, timeout_s=10, subject="vol-1")
+    await meet_in_workers(workers, tmp_path, 2)  # two workers are there from now on
+    zygote_pid = find_parent(await workers.call(os.getpid, timeout_s=10, subject="vol-1"))
     # A stopped zygote kills nobody, which is how a worker in the kernel's hands looks from here.
-    zygote_pid = find_parent(pid)
-    assert await workers.call(abs, -1, timeout_s=10, subject="spare") == 1
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hold_worker, workers)
-        await anyio.sleep(0.1)
-        await workers.call(abs, -1, timeout_s=10, subject="spare")
-        os.kill(zygote_pid, signal.SIGSTOP)
+    os.kill(zygote_pid, signal.SIGSTOP)
     try:
+        with pytest.raises(NotAnsweringError):
+            await workers.call(time.sleep, 60, timeout_s=0.5, subject="vol-1")
         assert workers.stuck_subjects == {"vol-1"}
         assert await workers.is_stuck("vol-1", patience_s=0.01)
         assert not await workers.is_stuck("vol-2")
@@ -191,11 +192,6 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers)
         os.kill(zygote_pid, signal.SIGCONT)
     assert not await workers.is_stuck("vol-1", patience_s=60)
     assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
-
-
-async def hold_worker(workers: Workers) -> None:
-    with pytest.raises(NotAnsweringError):
-        await workers.call(time.sleep, 60, timeout_s=0.5, subject="vol-1")
 
 
 def find_parent(pid: int) -> int:
@@ -275,9 +271,5 @@ def test_everything_dies_with_the_daemon(number: signal.Signals) -> None:
         worker, pid = (int(word) for word in daemon.stdout.readline().split())
         parent = find_parent(worker)
         os.kill(pid, number)
-        daemon.wait(10)
-    deadline = time.monotonic() + 10
-    while (is_running(worker) or is_running(parent)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(worker)
-    assert not is_running(parent)
+        daemon.wait(WAIT_S)
+    wait_until(lambda: not is_running(worker) and not is_running(parent), "zygote and worker ended")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -16,6 +16,7 @@ from agent.report.board import Board
 from agent.report.events import EventName
 from agent.report.sampler import REST_INTERVALS, Sampler
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, make_board, make_status
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -87,12 +88,6 @@ async def sampling(board: Board, node: FakeNode, kernel: FakeKernel | None = Non
         tasks.start_soon(sampler.run)
         yield sampler
         tasks.cancel_scope.cancel()
-
-
-async def until(is_reached: Callable[[], object]) -> None:
-    with anyio.fail_after(5):
-        while not is_reached():  # noqa: ASYNC110 -- what is waited for tells nobody
-            await anyio.sleep(0.005)
 
 
 def condition(board: Board, volume: VolumeId = CHECKPOINTS) -> tuple[Condition, Reason | None]:

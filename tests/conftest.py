@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.summary import SummaryPlugin
 from tests.tiers import TIERS, TierPlugin, parse_tiers
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nightly: takes minutes; EBS_AGENT_NIGHTLY=1 runs it")
     config.addinivalue_line("markers", "needs(program, …): skip where one of the programs is absent")
     config.pluginmanager.register(TierPlugin(config.getoption("--require-tiers")), "tiers")
+    config.pluginmanager.register(SummaryPlugin(), "summary")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

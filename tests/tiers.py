@@ -164,6 +164,9 @@ class TierPlugin:
         return [tier for tier in self.required if not self.tallies.get(tier, Tally()).has_run]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail for what did not run, unless this is one worker of several: it runs only its share."""
+        if hasattr(session.config, "workerinput"):
+            return
         if self.find_unmet() and session.exitstatus in {
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,

@@ -32,7 +32,7 @@ _SECTOR_BYTES = 512
 _ATTRIBUTE_BYTES = 4096
 """An attribute of sysfs is a page at most."""
 
-_LOCK_TIMEOUT_S = 5.0
+LOCK_PATIENCE_S = 5.0
 _LOCK_RETRY_S = 0.05
 
 
@@ -111,21 +111,21 @@ def verify_pin(fd: int, device: Device, identify: Callable[[int], Identity]) -> 
             )
 
 
-def lock_device(fd: int) -> None:
-    """Take the lock that keeps udev and other tools off the disk, or raise RefusedError after some seconds.
+def lock_device(fd: int, patience_s: float = LOCK_PATIENCE_S) -> None:
+    """Take the lock that keeps udev and other tools off the disk, or raise RefusedError after ``patience_s``.
 
     It is ``flock`` on the whole disk, as https://systemd.io/BLOCK_DEVICE_LOCKING has it. It belongs to the
     open file description: taken here in a worker it is held by the daemon, and by an mkfs that was handed the
     descriptor, until the last of them closes it or dies.
     """
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:  # noqa: PERF203 -- retrying is the point
             if time.monotonic() >= deadline:
                 raise RefusedError(
-                    f"Another program has kept the disk locked for {_LOCK_TIMEOUT_S:g} s.",
+                    f"Another program has kept the disk locked for {patience_s:g} s.",
                     hint="lslocks names it. A formatting tool or udev may be at work on the device.",
                     reason=Reason.DEVICE_BUSY,
                 ) from error

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.agent_process import AgentProcess, Scratch
-from tests.loop.summary import SUMMARY
 
 
 @pytest.fixture
@@ -25,11 +24,3 @@ def agent(scratch: Scratch) -> Iterator[AgentProcess]:
     process = AgentProcess(scratch)
     yield process
     process.end_anyhow()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much was tried, and what was lost in all of it."""
-    if SUMMARY:
-        terminalreporter.section("never lose a byte")
-        for words, number in SUMMARY.items():
-            terminalreporter.line(f"{words:<40} {number}")

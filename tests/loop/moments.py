@@ -19,6 +19,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from agent.errors import AgentError
 from agent.model import FormatRule, FsType, VolumeId, Wanted, WantedFilesystem, WantedMount
 from agent.node import block, loop
+from agent.node.device import lock_device
 from agent.node.loopback import LoopbackSource
 from agent.node.mountinfo import read_mounts
 from agent.node.node import Node
@@ -36,12 +37,16 @@ VOLUME = VolumeId("vol-0123456789abcdef0")
 OTHER = VolumeId("vol-0123456789abcdef1")
 SIZE_BYTES = 64 * MIB
 MAX_STEPS = 12
+LOCK_PATIENCE_S = 0.1
 
 Act = Callable[[], None]
 
 
 class WatchedWorkers(Workers):
-    """Workers that do their work, and let a test act, or fail, before or after one of their calls."""
+    """Workers that do their work, and let a test act, or fail, before or after one of their calls.
+
+    A lock that somebody keeps they wait for only so long as to be refused: how long is not what is tested.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +61,8 @@ class WatchedWorkers(Workers):
         number = len(self.calls)
         self.calls.append(getattr(function, "__name__", "?"))
         self.before.get(number, _do_nothing)()
+        if self.calls[-1] == lock_device.__name__:
+            args = (*args, LOCK_PATIENCE_S)  # type: ignore[assignment]  # its second argument
         answer = await super().call(function, *args, timeout_s=timeout_s, subject=subject)
         self.after.get(number, _do_nothing)()
         return answer
@@ -63,6 +70,15 @@ class WatchedWorkers(Workers):
 
 def _do_nothing() -> None:
     pass
+
+
+def flush(device: str) -> None:
+    """Have all that was written to a device reach its image."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @dataclass
@@ -151,7 +167,7 @@ class Stage:
         for mount in reversed(read_mounts()):
             if mount.path.startswith(f"{self.data}/"):
                 run("umount", mount.path)
-        loop.detach(self.device)
+        loop.detach(self.device, str(self.image))
 
 
 @asynccontextmanager

@@ -130,16 +130,13 @@ async def test_lock_taken_in_a_worker_is_held_by_the_daemon(disk: str) -> None:
         os.close(other)
 
 
-def test_lock_of_another_program_is_waited_for_and_then_refused(
-    disk: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_of_another_program_is_waited_for_and_then_refused(disk: str) -> None:
     """Another's lock is waited for a while; one that stays is a busy device."""
-    monkeypatch.setattr(device, "_LOCK_TIMEOUT_S", 0.3)
     with opened(disk) as (fd, _), Path(disk).open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_SH)
         start = time.monotonic()
         with pytest.raises(RefusedError) as caught:
-            device.lock_device(fd)
+            device.lock_device(fd, 0.3)
         assert time.monotonic() - start >= 0.3
         assert caught.value.reason is Reason.DEVICE_BUSY
         fcntl.flock(other, fcntl.LOCK_UN)

@@ -14,7 +14,7 @@ from agent.node.blankness import GIB
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest
 from tests.loop.moments import FORMAT, SIZE_BYTES, VOLUME, WatchedWorkers, staged
-from tests.loop.summary import SUMMARY
+from tests.summary import SUMMARY
 
 ERRORS: dict[str, Exception] = {
     "EIO": OSError(errno.EIO, "Input/output error"),

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,14 +27,15 @@ from agent.node.mountinfo import read_mounts
 from tests.corpus.case import MIB
 from tests.corpus.filesystems import WEIGHTS, make_ext4_with_file
 from tests.corpus.tools import digest, noise, run, write
-from tests.loop.moments import VOLUME, Outcome, Stage, WatchedWorkers, staged
-from tests.loop.summary import SUMMARY
+from tests.loop.moments import VOLUME, Outcome, Stage, WatchedWorkers, flush, staged
+from tests.summary import SUMMARY
 from tests.tiers import SBIN_PATH
 
 IS_NIGHTLY = os.environ.get("EBS_AGENT_NIGHTLY") == "1"
 IS_CI = bool(os.environ.get("CI"))
 TRIALS = 500 if IS_NIGHTLY else 50 if IS_CI else 10
-UUID = "0a1b2c3d-0a1b-4c3d-8e5f-0a1b2c3d4e5f"
+UUID = str(uuid.uuid4())
+"""Another one in each process: the kernel takes two filesystems with one UUID for the same."""
 CONVERGE_S = 60.0
 FORK = multiprocessing.get_context("fork")
 
@@ -164,7 +166,7 @@ def run_mkfs_to_write(stage: Stage, fs_type: FsType, number: int) -> bool:
         [*strace, *kill, *MKFS[fs_type], stage.device],
         check=False, capture_output=True, env={"PATH": SBIN_PATH}, timeout=60,
     )  # fmt: skip
-    os.sync()
+    flush(stage.device)
     return done.returncode != 0
 
 
@@ -208,7 +210,7 @@ async def test_data_written_after_an_interrupted_format_is_kept(
         run_mkfs_to_write(stage, fs_type, 6)
         intend(stage, fs_type)
         write(Path(stage.device), offset, content)
-        os.sync()
+        flush(stage.device)
         before = digest(stage.image)
         outcome = await stage.run_pass()
         assert outcome.reason == "NotBlank", outcome
@@ -225,7 +227,7 @@ async def test_pages_that_a_power_loss_took_are_made_again(tmp_path: Path, fs_ty
             dice = random.Random(seed)  # noqa: S311 -- any pages will do
             async with staged(tmp_path / str(seed), workers, fs_type) as stage:
                 run(*MKFS[fs_type], stage.device)
-                os.sync()
+                flush(stage.device)
                 drop_pages(stage.image, dice)
                 await remake_device(stage)
                 intend(stage, fs_type)
@@ -252,7 +254,7 @@ def drop_pages(image: Path, dice: random.Random) -> None:
 
 async def remake_device(stage: Stage) -> None:
     """Attach the file anew, so that the kernel remembers nothing of what the device held."""
-    loop.detach(stage.device)
+    loop.detach(stage.device, str(stage.image))
     stage.device = loop.attach_file(stage.image)
     stage.node.place({VOLUME: (stage.device,)})
 

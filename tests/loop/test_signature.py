@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from tests.loop.devices import attached, opened, run
 MIB = 1 << 20
 GIB = 1 << 30
 SIZE = 2 * GIB
-UUID = "0a1b2c3d-0a1b-4c3d-8e5f-0a1b2c3d4e5f"
+UUID = str(uuid.uuid4())
+"""Another one in each process: the kernel takes two filesystems with one UUID for the same."""
 
 Make = Callable[[str], object]
 

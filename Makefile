@@ -30,8 +30,10 @@ PYTHON_SOURCES := agent tests $(wildcard bench)
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts monitoring tests))
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
-PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS)) $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS))
 FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
+# A worker for each core, each with tests that lie together; PYTEST_ARGS=-n0 has one process run them all.
+PARALLEL := --numprocesses $(shell nproc) --maxprocesses 8 --dist worksteal
 
 .PHONY: help venv check test test-vm test-all demo bench build bundle lock clean
 
@@ -65,11 +67,11 @@ check: $(VENV)/dev.stamp
 test: $(VENV)/dev.stamp
 	scripts/prepare test
 	$(MAKE) --no-print-directory check
-	$(PYTEST) $(FAST_TIERS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS) $(FAST_TIERS)
 
 test-vm: $(VENV)/dev.stamp
 	scripts/prepare vm
-	$(PYTEST) tests/vm
+	$(PYTEST) $(PYTEST_ARGS) tests/vm
 
 test-all: test test-vm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -35,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what it leaves in the background, and all that this starts would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier}: set by the test's directory")
     config.addinivalue_line("markers", "thorough: takes half a minute or more; CI runs it, or CI=1 by hand")

@@ -64,7 +64,7 @@ async def serving(board: Board, path: Path) -> AsyncIterator[ScriptedEngine]:
 
 async def ask(function: Callable[..., T], *args: Any) -> T:
     """Call the blocking client beside the event loop that answers it."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
 
 

@@ -23,7 +23,7 @@ from agent.report.http import make_app
 from agent.report.metrics import Exposition
 from agent.report.serve import HttpFace
 from agent.report.sockets import Listen, Tls, make_ssl_context, open_listener
-from tests.agent_process import find_free_port
+from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio
@@ -196,7 +196,7 @@ def read_certificate(port: int) -> bytes:
 
 async def test_a_changed_address_takes_effect() -> None:
     """After a reload the new address answers and the old one does not; who was connected stays so."""
-    ports = find_free_port(), find_free_port()
+    ports = reserve_port(), reserve_port()
     first, second = (f"http://127.0.0.1:{port}" for port in ports)
     async with running(Listen(port=ports[0])) as face, aiohttp.ClientSession() as http:
         assert await answers(first)
@@ -216,7 +216,7 @@ async def _not(question: Awaitable[bool]) -> bool:
 
 async def test_one_address_becomes_all_and_one_again() -> None:
     """Two addresses that overlap cannot both be had, so the old one goes first, and comes back if need be."""
-    port = find_free_port()
+    port = reserve_port()
     async with running(Listen(port=port)) as face:
         face.apply(Listen("0.0.0.0", port))  # noqa: S104 -- loopback is one of them
         await until(lambda: answers(f"http://127.0.0.2:{port}"))
@@ -266,7 +266,7 @@ async def test_renewed_certificates_are_taken_up(certificates: Path, tmp_path: P
         return await anyio.to_thread.run_sync(read_certificate, port) == expected(name)
 
     install("server")
-    listen = Listen(port=find_free_port(), tls=tls)
+    listen = Listen(port=reserve_port(), tls=tls)
     async with running(listen) as face:
         assert await shows(listen.port, "server")
         install("client")

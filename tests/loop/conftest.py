@@ -11,9 +11,15 @@ from tests.agent_process import AgentProcess, Scratch
 
 
 @pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Scratch]:
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory whose path leaves room for a control socket's: 107 bytes are all it may have."""
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def scratch(short_path: Path) -> Iterator[Scratch]:
     """Give directories for an agent, and take down all that was mounted and attached there."""
-    scratch = Scratch(tmp_path).prepare()
+    scratch = Scratch(short_path).prepare()
     yield scratch
     scratch.clean()
 

@@ -20,7 +20,7 @@ from tests.agent_process import AgentProcess, Scratch, reserve_port
 from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
-from tests.waiting import wait_until
+from tests.waiting import WAIT_S, wait_until
 
 GIB = 1024**3
 
@@ -103,8 +103,8 @@ class ClusterNode:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> FileVolumes:
-    return FileVolumes(tmp_path / "store")
+def files(short_path: Path) -> FileVolumes:
+    return FileVolumes(short_path / "store")
 
 
 @pytest.fixture
@@ -114,15 +114,15 @@ def aws(files: FileVolumes) -> Iterator[AwsServer]:
 
 
 @pytest.fixture
-def first(tmp_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
-    node = ClusterNode(tmp_path / "first", aws, files, "i-00000000000000001", "compute-1")
+def first(short_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
+    node = ClusterNode(short_path / "first", aws, files, "i-00000000000000001", "compute-1")
     yield node
     node.end()
 
 
 @pytest.fixture
-def replacement(tmp_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
-    node = ClusterNode(tmp_path / "second", aws, files, "i-00000000000000002", "compute-1")
+def replacement(short_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[ClusterNode]:
+    node = ClusterNode(short_path / "second", aws, files, "i-00000000000000002", "compute-1")
     yield node
     node.end()
 
@@ -214,7 +214,8 @@ def test_detach_and_attach_by_hand(
     first.order("detach", "ckpt")
     assert not aws.cloud.volumes[volume].emulated
     assert not [mount for mount in read_mounts() if mount.path == str(data)]
-    time.sleep(3)
+    looks = aws.calls["DescribeVolumes"]
+    wait_until(lambda: aws.calls["DescribeVolumes"] >= looks + 2, "the cloud was looked at again, twice")
     assert not aws.cloud.volumes[volume].emulated, "it is not attached again behind the person's back"
     first.order("attach", volume)
     first.wait_ready("ckpt")
@@ -236,7 +237,7 @@ def test_leftover_freeze_is_thawed_at_the_start(first: ClusterNode, monkeypatch:
     try:
         first.start(monkeypatch)
         writer = Writer(data / "file")
-        wait_until(lambda: writer.lines > 3, "writes go on", 15)
+        wait_until(lambda: writer.lines > 3, "writes go on")
         writer.stop()
         assert not list(notes.iterdir())
     finally:
@@ -255,7 +256,7 @@ def test_frozen_filesystem_is_thawed_when_the_agent_dies(
     def hang(volume_id: str, snapshot_id: str) -> None:
         del volume_id, snapshot_id
         is_begun.set()
-        may_end.wait(20)
+        may_end.wait(60)
 
     monkeypatch.setattr(aws.cloud.hooks, "snapshot", hang)
     command = subprocess.Popen(
@@ -263,13 +264,13 @@ def test_frozen_filesystem_is_thawed_when_the_agent_dies(
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert is_begun.wait(30)
+        assert is_begun.wait(WAIT_S)
         writer = Writer(first.scratch.data / "ckpt" / "file")
         time.sleep(0.5)
         assert writer.lines == 0, "writes are held while the snapshot begins"
         first.agent.kill()
-        wait_until(lambda: writer.lines > 3, "writes go on", 15)
+        wait_until(lambda: writer.lines > 3, "writes go on")
         writer.stop()
     finally:
         may_end.set()
-        command.wait(30)
+        command.wait(WAIT_S)

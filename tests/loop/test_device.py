@@ -120,8 +120,8 @@ def test_partition_breaks_the_pin_and_is_no_volume(disk: str) -> None:
 async def test_lock_taken_in_a_worker_is_held_by_the_daemon(disk: str) -> None:
     """The lock outlives the worker that took it, and ends when the daemon closes the descriptor."""
     async with Workers() as workers:
-        fd, _ = await workers.call(device.open_device, disk, identify, timeout_s=10, subject="a")
-        await workers.call(device.lock_device, fd, timeout_s=10, subject="a")
+        fd, _ = await workers.call(device.open_device, disk, identify, timeout_s=60, subject="a")
+        await workers.call(device.lock_device, fd, timeout_s=60, subject="a")
         other = os.open(disk, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)

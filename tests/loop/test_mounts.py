@@ -441,7 +441,7 @@ def test_freeze_holds_writes_and_thaw_lets_go(bench: Bench, fs_type: FsType) -> 
             writer.wait(0.3)
         was_held = writer.poll() is None
         mounted.thaw(request.path, number)
-        assert writer.wait(30) == 0
+        assert writer.wait(60) == 0
     mounted.thaw(request.path, number)
     assert was_held
 

@@ -60,7 +60,7 @@ async def reconciling(
 
 async def wait_for(board: Board, is_reached: Callable[[VolumeStatus], bool]) -> VolumeStatus:
     """Return the volume's status once it is as asked for."""
-    with anyio.fail_after(5), board.subscribe() as changes:
+    with anyio.fail_after(60), board.subscribe() as changes:
         status = board.get(VOLUME)
         if status is not None and is_reached(status):
             return status

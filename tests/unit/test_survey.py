@@ -65,7 +65,7 @@ class Assignments:
         return dict.fromkeys(present)
 
     async def wait_present(self, *volumes: VolumeId) -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while set(self.present) != set(volumes):
                 await self._changed.wait()
 
@@ -100,7 +100,7 @@ async def test_device_that_was_silent_is_found_once_it_answers() -> None:
     devices.silent.add(PATH)
     async with surveying(devices) as (_, assignments):
         assert not assignments.present
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while devices.questions < 3:  # noqa: ASYNC110 -- the questions are the condition
                 await anyio.sleep(0.001)
         devices.silent.clear()
@@ -140,7 +140,7 @@ async def test_silence_forgets_no_volume_that_was_known() -> None:
         devices.silent.add(PATH)
         before = assignments.count
         surveyor.hear(Hint(PATH, "change"))
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while assignments.count == before:  # noqa: ASYNC110 -- the count is the condition
                 await anyio.sleep(0.001)
         assert VOLUME in assignments.present

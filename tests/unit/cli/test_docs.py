@@ -22,6 +22,19 @@ def test_every_command_is_documented() -> None:
     assert sorted(rows) == sorted(group.commands)
 
 
+def test_documented_options_exist() -> None:
+    """Each option that docs/commands.md names in a command's row is one of that command's."""
+    text = (ROOT / "docs/commands.md").read_text()
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    for row in re.findall(r"^\| (`[a-z].*?) \|", text, re.MULTILINE):
+        command = group.commands[re.split(r"[` ]", row)[1]]
+        there_are = {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(re.findall(r"--[a-z-]+", row)) <= there_are, row
+
+
 def test_policy_of_the_readme_is_valid() -> None:
     """The policy a newcomer copies from README has no problems."""
     (policy,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

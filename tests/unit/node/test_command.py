@@ -17,34 +17,34 @@ pytestmark = pytest.mark.anyio
 
 async def test_returns_output_and_status() -> None:
     """Both streams and the exit status come back, whatever the program wrote first."""
-    completed = await command.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=10, check=(0, 3))
+    completed = await command.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=60, check=(0, 3))
     assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
 
 
 async def test_feeds_input_larger_than_a_pipe() -> None:
     """Input and output flow at once, so neither waits for the other for ever."""
     text = "x" * 300_000
-    completed = await command.run(["cat"], timeout_s=10, input=text)
+    completed = await command.run(["cat"], timeout_s=60, input=text)
     assert completed.stdout == text
 
 
 async def test_program_that_ignores_its_input_is_no_error() -> None:
     """A program may end without reading what it was given."""
-    completed = await command.run(["true"], timeout_s=10, input="x" * 1_000_000)
+    completed = await command.run(["true"], timeout_s=60, input="x" * 1_000_000)
     assert completed.returncode == 0
 
 
 async def test_unexpected_status_carries_the_programs_last_words() -> None:
     """A failure names the program, its status and what it said."""
     with pytest.raises(AgentError, match=r"sh ended with 4: first; no space left") as caught:
-        await command.run(["sh", "-c", "echo first >&2; echo 'no  space left' >&2; exit 4"], timeout_s=10)
+        await command.run(["sh", "-c", "echo first >&2; echo 'no  space left' >&2; exit 4"], timeout_s=60)
     assert caught.value.reason is Reason.STEP_FAILED
 
 
 async def test_death_by_signal_is_named() -> None:
     """A program that was killed by someone else failed, and by which signal."""
     with pytest.raises(AgentError, match="ended by signal 11"):
-        await command.run(["sh", "-c", "kill -SEGV $$"], timeout_s=10)
+        await command.run(["sh", "-c", "kill -SEGV $$"], timeout_s=60)
 
 
 async def test_missing_program_names_its_package() -> None:
@@ -56,7 +56,7 @@ async def test_missing_program_names_its_package() -> None:
 async def test_environment_holds_nothing_of_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child sees no secret, a fixed path and untranslated messages."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    completed = await command.run(["env"], timeout_s=10)
+    completed = await command.run(["env"], timeout_s=60)
     assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={command.SEARCH_PATH}"}
     assert "hush" not in completed.stdout
 
@@ -71,7 +71,7 @@ async def test_passed_descriptor_keeps_its_number(tmp_path: Path) -> None:
     try:
         completed = await command.run(
             ["sh", "-c", f"cat {command.descriptor_path(fd)}; test -e /proc/self/fd/{other} || echo none"],
-            timeout_s=10,
+            timeout_s=60,
             pass_fds=[fd],
         )
     finally:
@@ -118,7 +118,7 @@ async def test_grandchild_holding_the_pipes_does_not_hold_the_run(tmp_path: Path
 async def test_output_is_bounded() -> None:
     """A program that never stops talking costs 1 MiB, and its last words are the ones kept."""
     completed = await command.run(
-        ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end"], timeout_s=30
+        ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end"], timeout_s=60
     )
     assert len(completed.stdout) == 1 << 20
     assert completed.stdout.endswith("xend\n")
@@ -130,7 +130,7 @@ async def test_runs_concurrently_without_mixing() -> None:
 
     async def run_one(number: int) -> None:
         argv = ["sh", "-c", f"echo {number}; exit {number}"]
-        results[number] = await command.run(argv, timeout_s=30, check=(number,))
+        results[number] = await command.run(argv, timeout_s=60, check=(number,))
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):

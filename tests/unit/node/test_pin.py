@@ -44,7 +44,7 @@ async def test_partition_is_open_here() -> None:
         await pin.close_part(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
-        assert await workers.call(os.getpid, timeout_s=10, subject=VOLUME) > 0
+        assert await workers.call(os.getpid, timeout_s=60, subject=VOLUME) > 0
 
 
 async def test_another_partition_is_refused() -> None:

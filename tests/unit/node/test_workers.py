@@ -88,9 +88,9 @@ def is_running(pid: int) -> bool:
 
 async def test_call_runs_elsewhere_and_returns(workers: Workers) -> None:
     """A call runs in another process; the next one reuses that process."""
-    first = await workers.call(os.getpid, timeout_s=10, subject="a")
+    first = await workers.call(os.getpid, timeout_s=60, subject="a")
     assert first != os.getpid()
-    assert await workers.call(os.getpid, timeout_s=10, subject="b") == first
+    assert await workers.call(os.getpid, timeout_s=60, subject="b") == first
 
 
 async def meet_in_workers(workers: Workers, directory: Path, count: int) -> None:
@@ -112,21 +112,21 @@ async def test_calls_overlap(workers: Workers, tmp_path: Path) -> None:
 async def test_agent_error_is_raised_as_it_was(workers: Workers) -> None:
     """A refusal in a worker is the same refusal in the daemon."""
     with pytest.raises(RefusedError) as caught:
-        await workers.call(refuse, "vol-1", timeout_s=10, subject="vol-1")
+        await workers.call(refuse, "vol-1", timeout_s=60, subject="vol-1")
     assert (caught.value.reason, caught.value.hint) == (Reason.NOT_BLANK, "Look.")
 
 
 async def test_os_error_keeps_number_and_path(workers: Workers) -> None:
     """The kernel's refusal keeps its errno and the path it was about."""
     with pytest.raises(FileNotFoundError) as caught:
-        await workers.call(open_file, "/nowhere", timeout_s=10, subject="a")
+        await workers.call(open_file, "/nowhere", timeout_s=60, subject="a")
     assert caught.value.filename == "/nowhere"
 
 
 async def test_fault_is_a_failed_probe_with_its_traceback(workers: Workers) -> None:
     """A fault of the agent's own is never an answer: ProbeFailed, and the traceback is not lost."""
     with pytest.raises(AgentError, match="divide for vol-1 failed: ZeroDivisionError") as caught:
-        await workers.call(divide, 1, timeout_s=10, subject="vol-1")
+        await workers.call(divide, 1, timeout_s=60, subject="vol-1")
     assert caught.value.reason is Reason.PROBE_FAILED
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "number / 0" in str(caught.value.__cause__)
@@ -135,8 +135,8 @@ async def test_fault_is_a_failed_probe_with_its_traceback(workers: Workers) -> N
 async def test_result_that_cannot_travel_is_an_error(workers: Workers) -> None:
     """A result that cannot be sent fails its call and not the worker."""
     with pytest.raises(AgentError, match="failed"):
-        await workers.call(return_what_cannot_be_sent, timeout_s=10, subject="a")
-    assert await workers.call(abs, -1, timeout_s=10, subject="a") == 1
+        await workers.call(return_what_cannot_be_sent, timeout_s=60, subject="a")
+    assert await workers.call(abs, -1, timeout_s=60, subject="a") == 1
 
 
 @pytest.mark.parametrize("crash", [os.abort, os._exit])
@@ -145,20 +145,20 @@ async def test_crash_is_a_failed_probe_and_hurts_nobody(workers: Workers, crash:
     assert callable(crash)
     args = (0,) if crash is os._exit else ()
     with pytest.raises(AgentError) as caught:
-        await workers.call(crash, *args, timeout_s=10, subject="a")
+        await workers.call(crash, *args, timeout_s=60, subject="a")
     assert caught.value.reason is Reason.PROBE_FAILED
-    assert await workers.call(abs, -1, timeout_s=10, subject="a") == 1
+    assert await workers.call(abs, -1, timeout_s=60, subject="a") == 1
 
 
 async def test_descriptors_go_both_ways_and_none_is_left(workers: Workers, tmp_path: Path) -> None:
     """A worker's descriptor becomes the daemon's and back, and the worker keeps none."""
     (tmp_path / "file").write_text("content", "ascii")
-    before = await workers.call(count_fds, timeout_s=10, subject="a")
+    before = await workers.call(count_fds, timeout_s=60, subject="a")
     ours = count_fds()
-    fd = await workers.call(open_file, str(tmp_path / "file"), timeout_s=10, subject="a")
-    assert await workers.call(read_fd, fd, timeout_s=10, subject="a") == b"content"
+    fd = await workers.call(open_file, str(tmp_path / "file"), timeout_s=60, subject="a")
+    assert await workers.call(read_fd, fd, timeout_s=60, subject="a") == b"content"
     await workers.close(fd, subject="a")
-    assert await workers.call(count_fds, timeout_s=10, subject="a") == before
+    assert await workers.call(count_fds, timeout_s=60, subject="a") == before
     assert count_fds() == ours
 
 
@@ -176,7 +176,7 @@ async def test_slow_call_is_abandoned_and_its_worker_dies(workers: Workers, tmp_
 async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers, tmp_path: Path) -> None:
     """While a worker about a volume cannot die, that volume gets no further one, and others are served."""
     await meet_in_workers(workers, tmp_path, 2)  # two workers are there from now on
-    zygote_pid = find_parent(await workers.call(os.getpid, timeout_s=10, subject="vol-1"))
+    zygote_pid = find_parent(await workers.call(os.getpid, timeout_s=60, subject="vol-1"))
     # A stopped zygote kills nobody, which is how a worker in the kernel's hands looks from here.
     os.kill(zygote_pid, signal.SIGSTOP)
     try:
@@ -186,12 +186,12 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
         assert await workers.is_stuck("vol-1", patience_s=0.01)
         assert not await workers.is_stuck("vol-2")
         with pytest.raises(NotAnsweringError, match="still does not answer since it was asked to sleep"):
-            await workers.call(abs, -1, timeout_s=10, subject="vol-1")
-        assert await workers.call(abs, -1, timeout_s=10, subject="vol-2") == 1
+            await workers.call(abs, -1, timeout_s=60, subject="vol-1")
+        assert await workers.call(abs, -1, timeout_s=60, subject="vol-2") == 1
     finally:
         os.kill(zygote_pid, signal.SIGCONT)
     assert not await workers.is_stuck("vol-1", patience_s=60)
-    assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
+    assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
 
 
 def find_parent(pid: int) -> int:
@@ -201,11 +201,11 @@ def find_parent(pid: int) -> int:
 
 async def test_cancelled_call_is_killed_and_not_counted_as_stalled(workers: Workers) -> None:
     """A look that is given up takes its worker with it, and the volume can be asked again at once."""
-    assert await workers.call(abs, -1, timeout_s=10, subject="vol-2") == 1  # what forks workers is there now
+    assert await workers.call(abs, -1, timeout_s=60, subject="vol-2") == 1  # what forks workers is there now
     with anyio.move_on_after(0.1):
         await workers.call(time.sleep, 60, timeout_s=100, subject="vol-1")
     assert workers.abandoned == 0
-    assert await workers.call(abs, -1, timeout_s=10, subject="vol-1") == 1
+    assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
 
 
 async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_pa
     for pause in (0.0, 0.01, 0.05):
         with anyio.move_on_after(pause):
             fd = await workers.call(
-                open_then_sleep, str(tmp_path / "file"), pause, timeout_s=10, subject=f"{pause}"
+                open_then_sleep, str(tmp_path / "file"), pause, timeout_s=60, subject=f"{pause}"
             )
             await workers.close(fd, subject=f"{pause}")
         await until(lambda: not workers.stuck_subjects)
@@ -225,16 +225,16 @@ async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_pa
 
 async def test_dead_zygote_is_replaced(workers: Workers) -> None:
     """When the kernel kills the zygote for memory, the next call starts another."""
-    first = await workers.call(os.getpid, timeout_s=10, subject="a")
+    first = await workers.call(os.getpid, timeout_s=60, subject="a")
     os.kill(find_parent(first), signal.SIGKILL)
     await until(lambda: not is_running(first))
-    assert await workers.call(os.getpid, timeout_s=10, subject="a") != first
+    assert await workers.call(os.getpid, timeout_s=60, subject="a") != first
 
 
 async def test_workers_import_no_third_party(workers: Workers) -> None:
     """A worker starts with the standard library and this agent alone: small, and quick to fork."""
     files = "[str(getattr(m, '__file__', '')) for m in __import__('sys').modules.values()]"
-    loaded = await workers.call(eval, files, timeout_s=10, subject="a")
+    loaded = await workers.call(eval, files, timeout_s=60, subject="a")
     assert [file for file in loaded if "site-packages" in file] == []
     assert any(file.endswith("agent/node/signature.py") for file in loaded)
 
@@ -253,7 +253,7 @@ from agent.node.workers import Workers
 
 async def main():
     async with Workers() as workers:
-        pid = await workers.call(os.getpid, timeout_s=10, subject="a")
+        pid = await workers.call(os.getpid, timeout_s=60, subject="a")
         print(pid, os.getpid(), flush=True)
         await workers.call(time.sleep, 600, timeout_s=600, subject="a")
 

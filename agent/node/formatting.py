@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agent.errors import RefusedError, VanishedError
 from agent.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
 from agent.node.blankness import Trust
-from agent.node.device import count_writes, lock_device, refuse_claimed, verify_pin
+from agent.node.device import LOCK_PATIENCE_S, count_writes, lock_device, refuse_claimed, verify_pin
 from agent.node.exclusion import find_exclusion
 from agent.node.mountinfo import read_mounts
 from agent.node.signature import find_signatures, probe
@@ -39,13 +39,13 @@ class LockedProbe:
     writes: tuple[int, ...]
 
 
-def lock_and_probe(fd: int, device: Device, trust: Trust) -> LockedProbe:
+def lock_and_probe(fd: int, device: Device, trust: Trust, patience_s: float = LOCK_PATIENCE_S) -> LockedProbe:
     """Keep udev and other tools off the device from now on, and find out what is on it, to the last proof.
 
     The lock is the descriptor's: it lasts when this worker is gone. Raises RefusedError where another program
-    keeps it.
+    keeps it for longer than ``patience_s``.
     """
-    lock_device(fd)
+    lock_device(fd, patience_s)
     writes = count_writes(fd)
     return LockedProbe(probe(fd, device, trust), writes)
 

@@ -19,7 +19,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from agent.errors import AgentError
 from agent.model import FormatRule, FsType, VolumeId, Wanted, WantedFilesystem, WantedMount
 from agent.node import block, loop
-from agent.node.device import lock_device
+from agent.node.formatting import lock_and_probe
 from agent.node.loopback import LoopbackSource
 from agent.node.mountinfo import read_mounts
 from agent.node.node import Node
@@ -61,8 +61,8 @@ class WatchedWorkers(Workers):
         number = len(self.calls)
         self.calls.append(getattr(function, "__name__", "?"))
         self.before.get(number, _do_nothing)()
-        if self.calls[-1] == lock_device.__name__:
-            args = (*args, LOCK_PATIENCE_S)  # type: ignore[assignment]  # its second argument
+        if self.calls[-1] == lock_and_probe.__name__:
+            args = (*args, LOCK_PATIENCE_S)  # type: ignore[assignment]  # its last argument
         answer = await super().call(function, *args, timeout_s=timeout_s, subject=subject)
         self.after.get(number, _do_nothing)()
         return answer

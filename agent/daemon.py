@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -116,9 +116,11 @@ class Daemon:
                 await self._start(tasks)
                 self._board.finish_first_look()
                 took_s = round(monotonic() - began, 3)
-                log.info("agent.ready", duration_s=took_s, volumes=len(self._board.statuses()))
-                self._service.tell_ready(self._summarize())
-                await self._heed_signals()
+                # Before anybody is told that the agent is ready: a reload would end one that heeds no SIGHUP.
+                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                    log.info("agent.ready", duration_s=took_s, volumes=len(self._board.statuses()))
+                    self._service.tell_ready(self._summarize())
+                    await self._heed(signals)
                 tasks.cancel_scope.cancel()
         finally:
             self._service.tell_stopping()
@@ -223,16 +225,15 @@ class Daemon:
         exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
         return make_app(self._board, exposition, self._sampler.readings)
 
-    async def _heed_signals(self) -> None:
+    async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Reload on SIGHUP; return on SIGTERM or SIGINT."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    log.info("agent.stopping", signal=signal.Signals(number).name)
-                    return
-                # A policy that is rejected is recorded where that is found, and the old one stays.
-                with suppress(AgentError):
-                    await self.reload()
+        async for number in signals:
+            if number != signal.SIGHUP:
+                log.info("agent.stopping", signal=number.name)
+                return
+            # A policy that is rejected is recorded where that is found, and the old one stays.
+            with suppress(AgentError):
+                await self.reload()
 
     async def _run_cloud(self) -> None:
         """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""

@@ -70,7 +70,9 @@ class Scratch:
             directory.mkdir(parents=True)
         return self
 
-    def write_policy(self, *volumes: Mapping[str, Any], **agent: Any) -> None:
+    def write_policy(
+        self, *volumes: Mapping[str, Any], classes: Mapping[str, Any] | None = None, **agent: Any
+    ) -> None:
         """Write a policy with these volume entries, and ``agent`` settings beside the usual ones."""
         http = {"listen": f"127.0.0.1:{reserve_port()}"}
         settings = {
@@ -79,7 +81,7 @@ class Scratch:
             "resync": "5s",
             **agent,
         }
-        policy = {"version": 1, "agent": settings, "volumes": list(volumes)}
+        policy = {"version": 1, "agent": settings, "classes": dict(classes or {}), "volumes": list(volumes)}
         self.paths.policy.write_text(yaml.safe_dump(policy))
 
     def add_volume(self, volume: str, size_bytes: int = 512 * MIB) -> Path:

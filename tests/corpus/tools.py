@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.corpus.case import MIB, Make
+from tests.corpus.case import Make
 from tests.tiers import SBIN_PATH
 
 TIMEOUT_S = 120
@@ -78,13 +78,11 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def copy_into(image: Path, source: Path, offset: int = 0) -> None:
-    """Copy one file into another at ``offset``, leaving holes where it has zeros."""
-    with source.open("rb") as content, image.open("r+b") as file:
-        while chunk := content.read(MIB):
-            if chunk.strip(b"\0"):
-                file.seek(offset)
-                file.write(chunk)
-            offset += len(chunk)
+    """Copy one file into another, or a device, at ``offset``, leaving holes where it has zeros."""
+    with image.open("r+b") as file:
+        for place, chunk in read_chunks(source):
+            file.seek(offset + place)
+            file.write(chunk)
 
 
 def noise(seed: str, size_bytes: int) -> bytes:
@@ -98,15 +96,21 @@ def digest(image: Path) -> str:
     Equal exactly where the contents are equal; quick for sparse files.
     """
     found = hashlib.sha256(str(image.stat().st_size).encode())
+    for start, content in read_chunks(image):
+        found.update(f"{start}:".encode() + content)
+    return found.hexdigest()
+
+
+def read_chunks(image: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield place and content of every 64 KiB of a file that is not all zero; its holes are not read."""
     with image.open("rb") as file:
         end = 0
         while True:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA) // CHUNK_BYTES * CHUNK_BYTES
             except OSError:
-                return found.hexdigest()
-            start = max(start, end)
+                return
             content = os.pread(file.fileno(), CHUNK_BYTES, start)
             if content.strip(b"\0"):
-                found.update(f"{start}:".encode() + content)
+                yield start, content
             end = start + CHUNK_BYTES

@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.agent_process import AgentProcess, Scratch
+from tests.loop.disks import Bench, open_bench
 
 
 @pytest.fixture
 def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory whose path leaves room for a control socket's: 107 bytes are all it may have."""
     return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Give a place for disks and mounts, and take them down."""
+    with open_bench(tmp_path) as bench:
+        yield bench
 
 
 @pytest.fixture

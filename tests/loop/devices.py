@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from agent.model import Device, Identity, VolumeId
 from agent.node import device, loop
 from agent.node.wire import Fd
-from tests.tiers import SBIN_PATH
+from tests.corpus.tools import write
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 IDENTITY = Identity(VOLUME, "Amazon Elastic Block Store", "vol0123456789abcdef0")
@@ -22,17 +22,19 @@ def identify(fd: int) -> Identity:
     return IDENTITY
 
 
-def run(*argv: str | Path) -> str:
-    done = subprocess.run(
-        [str(word) for word in argv],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={"PATH": SBIN_PATH, "LC_ALL": "C"},
-        timeout=60,
-    )
-    assert done.returncode == 0, f"{argv}: {done.stderr}"
-    return done.stdout
+def flush(device: str) -> None:
+    """Have all that was written to a device reach its image."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_device(device: str, offset: int, content: bytes) -> None:
+    """Write to a device, through to what is behind it; a negative offset counts from the end."""
+    write(Path(device), offset, content)
+    flush(device)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.model import DeviceNumber, FsType
 from agent.node.mountinfo import read_mounts
 from agent.node.mounts import MountRequest
-from tests.loop.devices import run
+from tests.corpus.tools import run
 
 MIB = 1 << 20
 

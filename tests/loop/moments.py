@@ -72,15 +72,6 @@ def _do_nothing() -> None:
     pass
 
 
-def flush(device: str) -> None:
-    """Have all that was written to a device reach its image."""
-    fd = os.open(device, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @dataclass
 class Outcome:
     """How a pass ended: done, or with the reason why not."""

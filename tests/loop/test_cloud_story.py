@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agent.node.mountinfo import read_mounts
-from tests.agent_process import AgentProcess, Scratch, reserve_port
+from tests.agent_process import AgentProcess, Scratch
 from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
@@ -51,19 +50,7 @@ class ClusterNode:
         self._endpoint = aws.endpoint
 
     def write_policy(self, *volumes: dict[str, Any]) -> None:
-        agent = {
-            "allowed_roots": [str(self.scratch.data)],
-            "http": {"listen": f"127.0.0.1:{reserve_port()}"},
-            "resync": "5s",
-            "cloud": {"enabled": True},
-        }
-        policy = {
-            "version": 1,
-            "agent": agent,
-            "classes": {"fast": {"type": "gp3"}},
-            "volumes": list(volumes),
-        }
-        self.scratch.paths.policy.write_text(yaml.safe_dump(policy))
+        self.scratch.write_policy(*volumes, classes={"fast": {"type": "gp3"}}, cloud={"enabled": True})
 
     def claim(self, name: str, size: str, **more: Any) -> dict[str, Any]:
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import pytest
 
 from agent.node.mountinfo import read_mounts
 from tests.agent_process import MIB, AgentProcess, Scratch
+from tests.corpus.tools import digest
 from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
@@ -47,11 +47,6 @@ def make_filesystem(fs_type: str, size_bytes: int = 512 * MIB) -> Any:
         subprocess.run([f"mkfs.{fs_type}", "-q", force, str(image)], check=True)
 
     return fill
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
@@ -96,23 +91,23 @@ def test_volume_with_unsigned_data_is_refused(scratch: Scratch, agent: AgentProc
             file.write(b"application data")
 
     image = scratch.put_volume(VOLUME, fill)
-    before = hash_file(image)
+    before = digest(image)
     scratch.write_policy(entry(scratch))
     agent.start()
     status = agent.wait_condition(VOLUME, "Refused", "NotBlank")
     assert "209715200" in status["message"]
     agent.stop()
-    assert hash_file(image) == before
+    assert digest(image) == before
 
 
 def test_blank_volume_is_refused_without_permission(scratch: Scratch, agent: AgentProcess) -> None:
     """A blank volume whose policy says nothing of formatting is not formatted."""
     image = scratch.add_volume(VOLUME)
-    before = hash_file(image)
+    before = digest(image)
     scratch.write_policy(entry(scratch, filesystem={"type": "ext4"}))
     agent.start()
     agent.wait_condition(VOLUME, "Refused", "FormatNotAllowed")
-    assert hash_file(image) == before
+    assert digest(image) == before
 
 
 def test_lost_records_do_not_lose_data(scratch: Scratch, agent: AgentProcess) -> None:
@@ -312,11 +307,11 @@ def test_symlink_in_the_path_is_not_followed(scratch: Scratch, agent: AgentProce
 def test_filesystem_of_another_type_is_refused(scratch: Scratch, agent: AgentProcess) -> None:
     """A filesystem the policy does not expect is neither mounted nor replaced."""
     image = scratch.put_volume(VOLUME, make_filesystem("xfs"))
-    before = hash_file(image)
+    before = digest(image)
     scratch.write_policy(entry(scratch, "ext4"))
     agent.start()
     agent.wait_condition(VOLUME, "Refused", "FilesystemMismatch")
-    assert hash_file(image) == before
+    assert digest(image) == before
 
 
 def test_partitioned_volume_is_grown_partition_first(scratch: Scratch, agent: AgentProcess) -> None:

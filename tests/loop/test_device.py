@@ -20,7 +20,8 @@ from agent.node.exclusion import find_exclusion
 from agent.node.mountinfo import read_mounts
 from agent.node.surroundings import gather_surroundings
 from agent.node.workers import Workers
-from tests.loop.devices import IDENTITY, attached, identify, opened, run
+from tests.corpus.tools import run
+from tests.loop.devices import IDENTITY, attached, identify, opened
 
 MIB = 1 << 20
 SIZE = 512 * MIB

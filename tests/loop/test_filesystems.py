@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import uuid
@@ -16,17 +15,11 @@ from agent.errors import AgentError
 from agent.model import FsType, Reason
 from agent.node import command
 from agent.node.filesystem import check_filesystem, make_filesystem
-from tests.loop.devices import run
-from tests.loop.disks import MIB, Bench, Disk, open_bench
+from tests.corpus.tools import digest, run
+from tests.loop.disks import MIB, Bench, Disk
 
 pytestmark = pytest.mark.anyio
 every_type = pytest.mark.parametrize("fs_type", list(FsType))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with open_bench(tmp_path) as bench:
-        yield bench
 
 
 def probe(disk: Disk) -> dict[str, str]:
@@ -34,9 +27,9 @@ def probe(disk: Disk) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def digest(disk: Disk) -> str:
+def digest_of(disk: Disk) -> str:
     os.fsync(disk.fd)
-    return hashlib.sha256(disk.image.read_bytes()).hexdigest()
+    return digest(disk.image)
 
 
 @contextlib.contextmanager
@@ -69,10 +62,10 @@ async def test_makes_what_is_asked_on_the_descriptor(bench: Bench, fs_type: FsTy
 async def test_device_path_plays_no_part(bench: Bench, fs_type: FsType) -> None:
     """The tool writes to what the descriptor pins, wherever any path leads."""
     disk, bystander = bench.add_disk(), bench.add_disk()
-    before = digest(bystander)
+    before = digest_of(bystander)
     await make_filesystem(disk.fd, fs_type, uuid=str(uuid.uuid4()))
     assert probe(disk)["TYPE"] == fs_type.value
-    assert digest(bystander) == before
+    assert digest_of(bystander) == before
 
 
 @pytest.mark.parametrize("fs_type", [FsType.XFS, FsType.BTRFS])
@@ -80,12 +73,12 @@ async def test_recognised_contents_are_refused_by_mkfs_itself(bench: Bench, fs_t
     """Even if all the agent's own checks failed, mkfs.xfs and mkfs.btrfs leave another filesystem alone."""
     disk = bench.add_disk()
     disk.make(FsType.EXT4)
-    before = digest(disk)
+    before = digest_of(disk)
     with pytest.raises(AgentError, match=f"mkfs.{fs_type}"):
         await make_filesystem(disk.fd, fs_type, uuid=str(uuid.uuid4()))
     with pytest.raises(AgentError, match=f"mkfs.{fs_type}"):
         await make_filesystem(disk.fd, fs_type, uuid=str(uuid.uuid4()), is_resuming=True)
-    assert digest(disk) == before
+    assert digest_of(disk) == before
 
 
 @every_type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from agent.node import mounted
 from agent.node.mountinfo import find_top_mount, read_mounts
 from agent.node.mounts import MountRequest, mount_filesystem
 from agent.node.partition import grow_partition, read_table, resize_kernel_partition
-from tests.loop.devices import run
-from tests.loop.disks import MIB, Bench, Disk, open_bench
+from tests.corpus.tools import run
+from tests.loop.disks import MIB, Bench, Disk
 
 _CAP_SYS_RESOURCE = 24
 _SLACK_BYTES = 16 * MIB
@@ -33,12 +32,6 @@ needs_resource = pytest.mark.skipif(
 every_type = pytest.mark.parametrize(
     "fs_type", [pytest.param(FsType.EXT4, marks=needs_resource), FsType.XFS, FsType.BTRFS]
 )
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with open_bench(tmp_path) as bench:
-        yield bench
 
 
 def mount_new(

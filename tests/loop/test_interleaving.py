@@ -17,6 +17,7 @@ from agent.model import FsType
 from agent.node import loop
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest, noise, run
+from tests.loop.devices import flush
 from tests.loop.moments import (
     FORMAT,
     OTHER,
@@ -25,7 +26,6 @@ from tests.loop.moments import (
     Outcome,
     Stage,
     WatchedWorkers,
-    flush,
     staged,
 )
 from tests.summary import SUMMARY

@@ -26,8 +26,9 @@ from agent.node import loop
 from agent.node.mountinfo import read_mounts
 from tests.corpus.case import MIB
 from tests.corpus.filesystems import WEIGHTS, make_ext4_with_file
-from tests.corpus.tools import digest, noise, run, write
-from tests.loop.moments import VOLUME, Outcome, Stage, WatchedWorkers, flush, staged
+from tests.corpus.tools import digest, noise, run
+from tests.loop.devices import flush, write_device
+from tests.loop.moments import VOLUME, Outcome, Stage, WatchedWorkers, staged
 from tests.summary import SUMMARY
 from tests.tiers import SBIN_PATH
 
@@ -209,8 +210,7 @@ async def test_data_written_after_an_interrupted_format_is_kept(
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers, fs_type) as stage:
         run_mkfs_to_write(stage, fs_type, 6)
         intend(stage, fs_type)
-        write(Path(stage.device), offset, content)
-        flush(stage.device)
+        write_device(stage.device, offset, content)
         before = digest(stage.image)
         outcome = await stage.run_pass()
         assert outcome.reason == "NotBlank", outcome

@@ -17,7 +17,8 @@ from agent.node import device, loop, standin
 from agent.node.loopback import LoopbackSource
 from agent.node.sources import Hint
 from agent.node.workers import Workers
-from tests.loop.devices import attached, run
+from tests.corpus.tools import run
+from tests.loop.devices import attached
 from tests.waiting import until
 
 MIB = 1 << 20

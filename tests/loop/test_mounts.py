@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +19,11 @@ from agent.node.directories import open_directory, open_mount_point
 from agent.node.mountinfo import find_top_mount, read_mounts
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.processes import find_processes
-from tests.loop.devices import run
-from tests.loop.disks import Bench, open_bench
+from tests.corpus.tools import run
+from tests.loop.disks import Bench
 
 every_type = pytest.mark.parametrize("fs_type", list(FsType))
 NOBODY = 65534
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with open_bench(tmp_path) as bench:
-        yield bench
 
 
 def prepare(bench: Bench, fs_type: FsType = FsType.EXT4) -> MountRequest:

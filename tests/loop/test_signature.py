@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ import pytest
 from agent.model import Blank, Content, Filesystem, Foreign, FsType, Unknown
 from agent.node import libblkid, signature
 from agent.node.blankness import Trust, prove_blank
-from tests.loop.devices import attached, opened, run
+from tests.corpus.tools import copy_into, digest, run
+from tests.loop.devices import attached, opened, write_device
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -24,35 +24,6 @@ UUID = str(uuid.uuid4())
 """Another one in each process: the kernel takes two filesystems with one UUID for the same."""
 
 Make = Callable[[str], object]
-
-
-def write(path: str, offset: int, content: bytes) -> None:
-    with Path(path).open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), content, offset)
-        os.fsync(file.fileno())
-
-
-def read_chunks(image: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and content of every MiB of a sparse file that is not all zero."""
-    with image.open("rb") as file:
-        end = 0
-        while True:
-            try:
-                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-            except OSError:
-                return
-            start = start // MIB * MIB
-            content = os.pread(file.fileno(), MIB, start)
-            if content.strip(b"\0"):
-                yield start, content
-            end = start + MIB
-
-
-def digest(image: Path) -> str:
-    found = hashlib.sha256()
-    for offset, content in read_chunks(image):
-        found.update(f"{offset}:".encode() + content)
-    return found.hexdigest()
 
 
 def look(image: Path, make: Make, size_bytes: int = SIZE) -> Content:
@@ -93,8 +64,8 @@ def test_truly_blank_volume_is_blank(tmp_path: Path, size_bytes: int) -> None:
     assert content.is_whole == (size_bytes <= GIB)
 
 
-def write_bytes(offset: int, content: bytes) -> Make:
-    return lambda path: write(path, offset, content)
+def write_content(offset: int, content: bytes) -> Make:
+    return lambda path: write_device(path, offset, content)
 
 
 def make_filesystem(kind: FsType) -> Make:
@@ -112,23 +83,23 @@ FOREIGN: dict[str, tuple[Make, str]] = {
     "gpt": (lambda path: run("sgdisk", "-o", path), "gpt"),
     "gpt with two": (lambda path: run("sgdisk", "-n", "1::+100M", "-n", "2::+100M", path), "2 partitions"),
     "gpt, primary gone": (
-        both(lambda path: run("sgdisk", "-n", "1::+100M", path), write_bytes(0, bytes(17408))),
+        both(lambda path: run("sgdisk", "-n", "1::+100M", path), write_content(0, bytes(17408))),
         "",
     ),
     "ext4 journal": (lambda path: run("mkfs.ext4", "-q", "-O", "journal_dev", path, "16384"), "jbd"),
-    "one byte at the head": (write_bytes(0, b"\1"), "data at byte 0"),
-    "one byte at the tail": (write_bytes(SIZE - 1, b"\1"), f"data at byte {SIZE - 1}"),
-    "backup superblock of ext4": (write_bytes(128 * MIB + 56, b"\1"), f"data at byte {128 * MIB + 56}"),
-    "second mirror of btrfs": (write_bytes(64 * MIB + 64, b"\1"), f"data at byte {64 * MIB + 64}"),
-    "data at 200 MiB": (write_bytes(200 * MIB, os.urandom(2 * MIB)), "data at byte"),
+    "one byte at the head": (write_content(0, b"\1"), "data at byte 0"),
+    "one byte at the tail": (write_content(SIZE - 1, b"\1"), f"data at byte {SIZE - 1}"),
+    "backup superblock of ext4": (write_content(128 * MIB + 56, b"\1"), f"data at byte {128 * MIB + 56}"),
+    "second mirror of btrfs": (write_content(64 * MIB + 64, b"\1"), f"data at byte {64 * MIB + 64}"),
+    "data at 200 MiB": (write_content(200 * MIB, os.urandom(2 * MIB)), "data at byte"),
     "ext4, first 4 KiB gone": (
-        both(make_filesystem(FsType.EXT4), write_bytes(0, bytes(4096))),
+        both(make_filesystem(FsType.EXT4), write_content(0, bytes(4096))),
         "data at byte 4096",
     ),
-    "xfs, first MiB gone": (both(make_filesystem(FsType.XFS), write_bytes(0, bytes(MIB))), "data at byte"),
-    "xfs, superblock damaged": (both(make_filesystem(FsType.XFS), write_bytes(200, b"\xff")), ""),
+    "xfs, first MiB gone": (both(make_filesystem(FsType.XFS), write_content(0, bytes(MIB))), "data at byte"),
+    "xfs, superblock damaged": (both(make_filesystem(FsType.XFS), write_content(200, b"\xff")), ""),
     "ext4 and squashfs": (
-        both(make_filesystem(FsType.EXT4), lambda path: write(path, 0, make_squashfs_head())),
+        both(make_filesystem(FsType.EXT4), lambda path: write_device(path, 0, make_squashfs_head())),
         "several signatures",
     ),
 }
@@ -205,9 +176,9 @@ def test_huge_blank_volume_is_proven_quickly(tmp_path: Path, size_tib: int) -> N
                 content = signature.probe(fd, device)
                 fresh = signature.probe(fd, device, Trust.FRESH)
                 dice = random.Random(1)  # noqa: S311 -- any place will do
-                write(path, dice.randrange(16) * GIB, b"\1")
+                write_device(path, dice.randrange(16) * GIB, b"\1")
                 # A power of two of GiB is read, other places only by chance.
-                write(path, 512 * GIB, b"\1")
+                write_device(path, 512 * GIB, b"\1")
                 assert isinstance(signature.probe(fd, device), Foreign)
         finally:
             run("umount", mountpoint)
@@ -243,8 +214,7 @@ def test_filesystem_on_the_only_partition(tmp_path: Path, kind: FsType, table: s
         subprocess.run(
             ["/usr/sbin/sfdisk", "-q", path], input=script, text=True, check=True, capture_output=True
         )
-        for offset, content in read_chunks(image):
-            write(path, MIB + offset, content)
+        copy_into(Path(path), image, MIB)
         add_partition(path, MIB, size_bytes)
 
     content = look(tmp_path / "image", make)

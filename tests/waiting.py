@@ -13,6 +13,7 @@ T = TypeVar("T")
 WAIT_S = 60.0
 """For what takes a second on an idle machine; test machines are not idle."""
 _PAUSE_S = 0.02
+"""Much less than anything takes that is waited for, and much more than asking does."""
 
 
 def wait_until(is_reached: Callable[[], T | None], what: str, timeout_s: float = WAIT_S) -> T:

@@ -54,8 +54,11 @@ def settle(scratch: Scratch, agent: AgentProcess, wanted: dict[str, str]) -> dic
     agent.start()
 
     def find_settled() -> dict[str, dict[str, Any]]:
-        statuses = {volume: agent.status(volume) for volume in wanted}
-        return statuses if all(each.get("condition") in SETTLED for each in statuses.values()) else {}
+        statuses = {each["volume_id"]: each for each in agent.client.status()["volumes"]}
+        is_settled = statuses.keys() == wanted.keys() and all(
+            each["condition"] in SETTLED for each in statuses.values()
+        )
+        return statuses if is_settled else {}
 
     found: dict[str, dict[str, Any]] = wait_until(find_settled, "every volume came to rest", 240)
     return found

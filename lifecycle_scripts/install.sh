@@ -49,16 +49,19 @@ install_with_apt() { # one that runs already, as at a first boot, is waited for
             --yes --no-install-recommends "$@"
 }
 
-find_python() { # the bundle has wheels for these versions
-    local candidate
+# find_python: prints the first that the bundle has wheels for.
+find_python() {
+    local candidate version
     for candidate in ${EBS_AGENT_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
-        if "$candidate" -I -c 'import sys, ctypes, ssl, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
-            2>/dev/null; then
-            command -v "$candidate"
-            return
-        fi
+        version=$(python_version "$candidate") && [[ -e $here/wheels/$version.txt ]] || continue
+        command -v "$candidate"
+        return
     done
     return 1
+}
+
+python_version() { # fails where it lacks what the agent needs of its standard library
+    "$1" -I -c 'import sys, ctypes, ssl, venv; print("{}.{}".format(*sys.version_info))' 2>/dev/null
 }
 
 find_or_install_python() {
@@ -106,22 +109,21 @@ choose_release() {
 
 # make_release RELEASE ID PYTHON: a directory that is complete, or does not count.
 make_release() {
-    local place=$home/$1 share=$home/$1/share/ebs-agent
+    local place=$home/$1 share=$home/$1/share/ebs-agent wheels worker
     rm -rf "$place"
     mkdir -p "$home"
     say "installing into $place with $("$3" --version)"
     "$3" -I -m venv --without-pip "$place"
-    # Nothing of the node's own settings says where wheels come from. pip runs from its wheel: distributions'
-    # Pythons often have none.
-    env --ignore-environment PATH="$PATH" HOME=/nonexistent LC_ALL=C.UTF-8 PIP_CONFIG_FILE=/dev/null \
-        PIP_DISABLE_PIP_VERSION_CHECK=1 "$place/bin/python" -I "$(echo "$here"/wheels/pip-*.whl)/pip" \
-        install --quiet --no-index --no-cache-dir --root-user-action=ignore --find-links "$here/wheels" \
-        --only-binary :all: --require-hashes --no-compile --requirement "$here/requirements.txt"
+    mapfile -t wheels <"$here/wheels/$(python_version "$3").txt"
+    (cd "$here/wheels" && "$place/bin/python" -I "$here/install_wheels.py" "${wheels[@]}")
     mkdir -p "$share" "$place/share/doc"
     cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
     cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"
     # Shows that it is whole, and compiles what is used, which the unprivileged worker could not do later.
-    "$place/bin/python" -I -c 'import agent.cli.app, agent.cloud.worker, agent.daemon'
+    "$place/bin/python" -I -c 'import agent.cloud.worker' &
+    worker=$!
+    "$place/bin/python" -I -c 'import agent.cli.app, agent.daemon'
+    wait "$worker"
     "$place/bin/ebs-agent" --version >/dev/null
     sync --file-system "$place"
     printf '%s\n' "$2" >"$place/$stamp"

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 NAME = "hyperpod-ebs-agent"
 FOLDER = "lifecycle_scripts"
 
-INSIDE = ("install.sh", "uninstall.sh", "rollback.sh", "common.sh")
+INSIDE = ("install.sh", "install_wheels.py", "uninstall.sh", "rollback.sh", "common.sh")
 """Scripts that a bundle holds, so that what installs a version is of that version."""
 UPLOADED = ("on_create.sh", "ebs-agent.conf", "policy.yaml")
 """What lies in S3 beside the bundles: the last two are the operator's to edit."""
@@ -61,9 +61,11 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
         for target in targets:
             shelf = cache / f"{architecture}-{target.python}"
             fill_shelf(shelf, target, lock)
-            for path in sorted(shelf.glob("*.whl")):
+            found = [*sorted(shelf.glob("*.whl")), wheel]
+            for path in found:
                 shutil.copyfile(path, house / path.name)
-        shutil.copyfile(wheel, house / wheel.name)
+            names = "".join(f"{path.name}\n" for path in found)
+            (house / f"{target.python}.txt").write_text(names, encoding="utf-8")
         own = f"{NAME}=={version} --hash=sha256:{archive.hash_file(wheel)}\n"
         (root / "requirements.txt").write_text(lock + own, encoding="utf-8")
         (root / "VERSION").write_text(f"{version}\n", encoding="utf-8")
@@ -79,7 +81,7 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
 def fill_shelf(shelf: Path, target: Target, lock: str) -> None:
     """Have ``shelf`` hold exactly the wheels of this lock for this target, downloaded once."""
     stamp = shelf / "lock.txt"
-    wanted = "\n".join([*target.select(lock), wheels.PIP, *target.platforms])
+    wanted = "\n".join([*target.select(lock), *target.platforms])
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
     shutil.rmtree(shelf, ignore_errors=True)

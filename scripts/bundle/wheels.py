@@ -6,23 +6,21 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.bundle.archive import EPOCH_S
 from scripts.bundle.targets import Target
 
-PIP = "pip==25.3"
-"""Goes along, since distributions' Pythons often come without one."""
-PIP_HASH = "sha256:9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
-
 
 def download(target: Target, lock: str, directory: Path) -> None:
     """Download every locked wheel that ``target`` needs into ``directory``; wheels that are there stay.
 
-    Raises CalledProcessError where one does not exist for the target or has another hash than the lock says.
+    Raises CalledProcessError where one does not exist for the target or has another hash than the lock says,
+    and ValueError where one is more than a zip of site-packages.
     """
-    lines = [*target.select(lock), f"{PIP} --hash={PIP_HASH}"]
+    lines = target.select(lock)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write("\n".join(lines) + "\n")
         requirements.flush()
@@ -33,6 +31,16 @@ def download(target: Target, lock: str, directory: Path) -> None:
             *("--python-version", target.python, "--implementation", "cp", *platforms),
             *("--dest", str(directory), "--requirement", requirements.name),
         )
+    for wheel in directory.glob("*.whl"):
+        if parts := find_parts_elsewhere(wheel):
+            raise ValueError(f"{wheel.name} cannot be installed by unpacking it: {', '.join(parts)}")
+
+
+def find_parts_elsewhere(wheel: Path) -> list[str]:
+    """Return what of a wheel does not belong into site-packages, but for programs: those nobody calls."""
+    with zipfile.ZipFile(wheel) as archive:
+        spread = [name for name in archive.namelist() if ".data/" in name]
+    return [name for name in spread if ".data/scripts/" not in name]
 
 
 def build(repository: Path, directory: Path) -> Path:

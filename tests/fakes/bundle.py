@@ -1,7 +1,7 @@
 """A bundle whose agent is a few lines long, and a directory that stands in for a node.
 
-The lifecycle scripts run as they are; what they start is this agent, this pip and this systemctl. Each call
-of a program that changes something is counted, and the script can be killed at any of them.
+The shell scripts run as they are; what they start is this agent, this installer of wheels and this systemctl.
+Each call of a program that changes something is counted, and the script can be killed at any of them.
 """
 
 from __future__ import annotations
@@ -50,13 +50,12 @@ match sys.argv[1:]:
         sys.exit(f"unexpected: {{other}}")
 """
 
-PIP = """
+INSTALL_WHEELS = """
 import sys, sysconfig
 from pathlib import Path
 
-wheels = Path(sys.argv[sys.argv.index("--find-links") + 1])
 site = Path(sysconfig.get_path("purelib"))
-(site / "agent_stub.py").write_text((wheels / "agent.py").read_text())
+(site / "agent_stub.py").write_text(Path(sys.argv[1]).read_text())
 for name in ("__init__", "daemon", "cli/__init__", "cli/app", "cloud/__init__", "cloud/worker"):
     module = site / "agent" / f"{name}.py"
     module.parent.mkdir(parents=True, exist_ok=True)
@@ -218,10 +217,11 @@ def make_folder(directory: Path, version: str, *, policy: str | None = None, is_
     directory.mkdir(parents=True)
     machine = os.uname().machine
     root = directory / f"ebs-agent-{version}-{machine}"
-    pip = root / "wheels/pip-0.whl/pip"
-    pip.mkdir(parents=True)
-    (pip / "__main__.py").write_text(PIP)
-    (root / "wheels/agent.py").write_text(AGENT.format(version=version, is_broken=is_broken))
+    house = root / "wheels"
+    house.mkdir(parents=True)
+    (house / "agent.py").write_text(AGENT.format(version=version, is_broken=is_broken))
+    (house / "{}.{}.txt".format(*sys.version_info)).write_text("agent.py\n")
+    (root / "install_wheels.py").write_text(INSTALL_WHEELS)
     for script in SCRIPTS.glob("*.sh"):
         if script.name != "on_create.sh":
             shutil.copy(script, root)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scripts.bundle.__main__ import INSIDE, UPLOADED
 from scripts.bundle.archive import hash_file, pack, write_sums
 from scripts.bundle.sbom import describe_wheels
 from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
+from scripts.bundle.wheels import find_parts_elsewhere
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements/run.txt").read_text()
@@ -107,6 +109,35 @@ def test_the_bill_names_every_wheel(tmp_path: Path) -> None:
     [digest] = bill["components"][1]["hashes"]
     assert digest["content"] == hash_file(wheels[0])
     assert bill["components"][1]["purl"].startswith("pkg:pypi/one@1.0")
+
+
+def test_wheels_are_unpacked_and_the_command_is_written(tmp_path: Path) -> None:
+    """Without pip: packages land in the venv, and only the agent's own command gets a program."""
+    wheels = [tmp_path / f"{name}-1.0-py3-none-any.whl" for name in ("other", "hyperpod_ebs_agent")]
+    for wheel, name in zip(wheels, ("other", "agent"), strict=True):
+        with zipfile.ZipFile(wheel, "w") as archive:
+            info = wheel.name.replace("-py3-none-any.whl", ".dist-info")
+            archive.writestr(
+                f"{name}/__init__.py", "def main():\n    print('this is', __name__)\n    return 7\n"
+            )
+            archive.writestr(f"{info}/METADATA", f"Name: {info.split('-')[0]}\nVersion: 1.0\n")
+            archive.writestr(f"{info}/entry_points.txt", f"[console_scripts]\nrun-{name} = {name}:main\n")
+    environment = tmp_path / "venv"
+    venv.create(environment)
+    script = ROOT / "lifecycle_scripts/install_wheels.py"
+    subprocess.run([environment / "bin/python", "-I", script, *wheels], check=True)
+    done = subprocess.run([environment / "bin/run-agent"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "this is agent\n")
+    assert not (environment / "bin/run-other").exists()
+
+
+def test_a_wheel_that_is_more_than_its_packages_is_noticed(tmp_path: Path) -> None:
+    """Headers and data files have to go elsewhere, which unpacking would not do; programs may be left out."""
+    wheel = tmp_path / "one.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("one/__init__.py", "one-1.0.data/scripts/one", "one-1.0.data/data/etc/one.conf"):
+            archive.writestr(name, "")
+    assert find_parts_elsewhere(wheel) == ["one-1.0.data/data/etc/one.conf"]
 
 
 def test_no_script_is_forgotten() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -245,6 +246,52 @@ def test_a_node_without_a_new_enough_python_gets_one(
     check_installed(node, "1.0")
     assert f"installing {package}" in output
     assert "attempt 2 of 5 failed" in output
+
+
+PYTHON_SPEC = """
+Name: python3.11
+Version: 3.11.13
+Release: 1
+Summary: A stand-in
+License: Apache-2.0
+BuildArch: noarch
+%description
+A stand-in for the distribution's package.
+%install
+mkdir -p %{{buildroot}}/usr/bin
+printf '#!/bin/bash\\nexec {python} "$@"\\n' >%{{buildroot}}/usr/bin/python3.11
+%files
+%attr(755, root, root) /usr/bin/python3.11
+"""
+DNF_CONF = """
+[main]
+gpgcheck=0
+reposdir=/nonexistent
+[local]
+name=local
+baseurl=file://{repository}
+"""
+
+
+@pytest.mark.needs("dnf", "rpmbuild", "createrepo_c")
+def test_python_is_installed_by_the_real_dnf(node: Node, tmp_path: Path) -> None:
+    """The real dnf understands what it is told on a node whose own Python is too old."""
+    spec = tmp_path / "python.spec"
+    spec.write_text(PYTHON_SPEC.format(python=sys.executable))
+    subprocess.run(["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {tmp_path}/rpm", spec], check=True)
+    subprocess.run(["createrepo_c", "--quiet", tmp_path / "rpm/RPMS"], check=True)
+    settings = tmp_path / "dnf.conf"
+    settings.write_text(DNF_CONF.format(repository=tmp_path / "rpm/RPMS"))
+    node.hide_programs("python*", "dnf*", "apt*", "dpkg*")
+    node.add_program("python3", "exit 1")
+    system = tmp_path / "system"
+    node.add_program(
+        "dnf", f'exec {shutil.which("dnf")} --config={settings} --installroot={system} --releasever=2023 "$@"'
+    )
+    node.search_path += f":{system}/usr/bin"
+    output = install(node, make_folder(tmp_path / "s3", "1.0", policy=POLICY))
+    check_installed(node, "1.0")
+    assert "installing python3.11" in output
 
 
 def test_without_any_python_only_a_required_volume_fails_the_node(node: Node, tmp_path: Path) -> None:

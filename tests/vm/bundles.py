@@ -1,0 +1,62 @@
+"""Real bundles to install in a guest: the one ``make bundle`` makes, and later versions of it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import agent
+from tests.vm.guest.agent_disk import REPOSITORY
+from tests.vm.guest.settings import CACHE
+from tests.vm.guest.tools import run_tool
+
+VERSION = agent.__version__
+# What a bundle is made from.
+SOURCES = (
+    *("agent", "docs", "lifecycle_scripts", "systemd", "requirements"),
+    *("pyproject.toml", "README.md", "LICENSE"),
+)
+BREAKAGE = '''
+
+async def run(*_: object) -> None:
+    """Take the place of the real one."""
+    raise RuntimeError("this version was made so that it does not start")
+'''
+
+
+def make_folder(
+    output: Path,
+    source: Path = REPOSITORY,
+    *,
+    pythons: Sequence[str] = (),
+    architecture: str = "x86_64",
+) -> Path:
+    """Make what lies in S3, for these Pythons or for all that are supported, and return the folder."""
+    run_tool(
+        [
+            *(sys.executable, "-m", "scripts.bundle", "--architecture", architecture),
+            *(word for python in pythons for word in ("--python", python)),
+            *("--source", source, "--output", output, "--cache", CACHE / "wheels"),
+        ],
+        timeout_s=600,
+    )
+    return output / "lifecycle_scripts"
+
+
+def make_later_folder(scratch: Path, version: str, python: str, *, is_broken: bool = False) -> Path:
+    """Make the folder of another version, for one Python: the same agent, or one that ends when started."""
+    source = scratch / "source"
+    source.mkdir(parents=True)
+    for name in SOURCES:
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(REPOSITORY / name, source / name)
+    init = source / "agent/__init__.py"
+    init.write_text(init.read_text().replace(f'"{VERSION}"', f'"{version}"'))
+    if is_broken:
+        with (source / "agent/daemon.py").open("a") as file:
+            file.write(BREAKAGE)
+    return make_folder(scratch / "dist", source, pythons=[python])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from agent.cli.app import app
+from agent.cli.run import read_plain_run, run_daemon
 from agent.errors import AgentError, ExitCode
+from agent.paths import Paths
 
 PROGRAM = "ebs-agent"
 INTERRUPTED = 130
@@ -16,7 +17,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        app(prog_name=PROGRAM)
+        _obey(sys.argv[1:])
     except AgentError as error:
         if os.environ.get("EBS_AGENT_DEBUG"):
             raise
@@ -36,6 +37,16 @@ def main() -> None:
         )
         _print_error(known)
         sys.exit(known.exit_code)
+
+
+def _obey(words: list[str]) -> None:
+    options = read_plain_run(words)
+    if options is not None:
+        run_daemon(Paths.choose(options.get("--root")), options.get("--devices"), options.get("--policy"))
+        return
+    from agent.cli.app import app  # noqa: PLC0415 -- with typer, which the daemon can do without
+
+    app(prog_name=PROGRAM)
 
 
 def _find_agent_error(error: BaseException) -> AgentError | None:

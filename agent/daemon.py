@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from socket import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,12 @@ from agent.cloud.findings import Findings, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService, is_wanted
 from agent.cloud.sources import identify_locally, look_around
+from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
+from agent.node.zygote import Forked
 from agent.paths import Paths
 from agent.policy import Policy, describe_seen, diff_policies, load_policy
 from agent.reconcile import Reconciler, Want
@@ -52,15 +55,21 @@ LAST_WORDS_S = 1.0
 log = get_logger(__name__)
 
 
-async def run(paths: Paths, devices: Path | None = None, policy_path: Path | None = None) -> None:
+async def run(
+    paths: Paths,
+    devices: Path | None = None,
+    policy_path: Path | None = None,
+    zygote: tuple[Forked, socket] | None = None,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT. ``devices``: a directory of files that stand in for volumes.
 
-    Raises AgentError where it cannot start: an invalid policy, another agent running on the same paths.
+    ``zygote``: the process that forks workers, made before this module was imported. Raises AgentError where
+    it cannot start: an invalid policy, another agent running on the same paths.
     """
     policy_path = policy_path or paths.policy
     policy = load_policy(policy_path, trust_owner=not paths.is_real)
     counters = Counters()
-    async with open_node(paths, devices) as node:
+    async with open_node(paths, devices, zygote) as node:
         await Daemon(paths, policy_path, policy, node, counters, has_standins=devices is not None).run()
 
 
@@ -147,7 +156,7 @@ class Daemon:
         # What a volume was made from decides whether it may be formatted, so what AWS says is waited for.
         self._node.awaits_origins = is_wanted(self._policy, identity, has_standins=self._has_standins)
         await self._surveyor.look_everywhere()
-        tasks.start_soon(self._run_cloud, name="cloud")
+        tasks.start_soon(self._run_cloud, identity, name="cloud")
         await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(
             look_periodically, self._surveyor, lambda: self._policy.agent.resync_s, name="resync"
@@ -235,11 +244,12 @@ class Daemon:
             with suppress(AgentError):
                 await self.reload()
 
-    async def _run_cloud(self) -> None:
+    async def _run_cloud(self, identity: CloudIdentity | None) -> None:
         """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""
         while True:
             with _record_fault("cloud.failed"):
-                await self._cloud.run()
+                await self._cloud.run(identity)
+            identity = None
             await anyio.sleep(CLOUD_RETRY_S)
 
     # -- Policy ----------------------------------------------------------------------------------------------

@@ -102,13 +102,9 @@ def run(
     policy: Annotated[Path | None, typer.Option(help="The policy file, in place of the usual one.")] = None,
 ) -> None:
     """Be the daemon: watch, and make every volume what the policy says."""
-    import anyio
+    from agent.cli.run import run_daemon
 
-    from agent import daemon
-    from agent.report.logs import configure_logs
-
-    configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
-    anyio.run(daemon.run, _session(context).paths, devices, policy)
+    run_daemon(_session(context).paths, devices, policy)
 
 
 @app.command()

@@ -14,6 +14,9 @@ from agent.policy import Policy
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
 
+FREEZE_LIMIT_S = 10.0
+"""How long a filesystem may be frozen: AWS begins a snapshot in about a second, and writers stand still."""
+
 
 class Hands(Protocol):
     """What the cloud half may have done on the node, and ask of it."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agent.cloud.shoot import FREEZE_LIMIT_S
+from agent.cloud.findings import FREEZE_LIMIT_S
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import DeviceNumber, Mount, Reason, Seen, VolumeId

@@ -1,23 +1,31 @@
-"""The daemon's cloud task: runs the loop while the policy needs AWS, and nothing at all while it does not."""
+"""The daemon's cloud task: runs the loop while the policy needs AWS, and nothing at all while it does not.
+
+Where it never does, nothing of what asks AWS is imported.
+"""
+
+# ruff: noqa: PLC0415  # what asks AWS is imported where it is first needed
 
 from __future__ import annotations
 
 import os
 import pwd
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anyio
 
-from agent.cloud.client import CloudClient, WorkerSettings
-from agent.cloud.decisions import NodeView, choose_attach_api
 from agent.cloud.findings import Findings, Hands, choose_entries, needs_cloud
-from agent.cloud.loop import CloudLoop
-from agent.cloud.orders import Orders
 from agent.cloud.sources import Surroundings, identify_node, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.policy import Policy
+
+if TYPE_CHECKING:
+    from agent.cloud.client import CloudClient, WorkerSettings
+    from agent.cloud.decisions import NodeView
+    from agent.cloud.loop import CloudLoop
+    from agent.cloud.orders import Orders
 
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
@@ -28,6 +36,8 @@ log = get_logger(__name__)
 
 def choose_worker_settings(identity: CloudIdentity, user: str | None = WORKER_USER) -> WorkerSettings:
     """Return how to run the worker here: unprivileged wherever the user for it exists."""
+    from agent.cloud.client import WorkerSettings
+
     if user is not None and (os.geteuid() != 0 or not _has_user(user)):
         user = None
     return WorkerSettings(
@@ -90,13 +100,21 @@ class CloudService:
                 hint="Set it to auto or true and reload the policy.",
                 retryable=False,
             )
-        if self._client is None:
-            self._identity = await identify_node(self._surroundings())
-            self._client = CloudClient(choose_worker_settings(self._identity), self._count)
-        self._identity = await identify_node(self._surroundings(), self._client.make)
-        return Orders(self._client.make, self._hands, self._view)
+        from agent.cloud.orders import Orders
+
+        client = self._client or self._make_client(await identify_node(self._surroundings()))
+        self._identity = await identify_node(self._surroundings(), client.make)
+        return Orders(client.make, self._hands, self._view)
+
+    def _make_client(self, identity: CloudIdentity) -> CloudClient:
+        from agent.cloud.client import CloudClient
+
+        self._client = CloudClient(choose_worker_settings(identity), self._count)
+        return self._client
 
     def _view(self) -> NodeView:
+        from agent.cloud.decisions import NodeView, choose_attach_api
+
         devices = self._hands.list_devices()
         api = choose_attach_api(self._policy().agent.cloud.attach_api, self._identity)
         names = frozenset(name for name in devices.values() if name)
@@ -108,34 +126,39 @@ class CloudService:
         if self._loop is not None:
             self._loop.wake()
 
-    async def run(self) -> None:
-        """Look at the cloud whenever there is a reason to, until cancelled."""
+    async def run(self, identity: CloudIdentity | None = None) -> None:
+        """Look at the cloud whenever there is a reason to, until cancelled.
+
+        ``identity``: what is known of the node already. It is asked for again once the policy has changed.
+        """
         try:
             while True:
                 self._news = anyio.Event()
-                if not await self._run_while_wanted():
+                if not await self._run_while_wanted(identity):
                     await self._news.wait()
+                identity = None
         finally:
             if self._client is not None:
                 with anyio.CancelScope(shield=True):
                     await self._client.__aexit__(None, None, None)
 
-    async def _run_while_wanted(self) -> bool:
+    async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
         if self._policy().agent.cloud.enabled is False or not self._policy().volumes:
             return False
-        identity = await identify_node(self._surroundings())
+        identity = identity or await identify_node(self._surroundings())
         if not is_wanted(self._policy(), identity, has_standins=self._has_standins):
             return False
-        if self._client is None:
-            self._client = CloudClient(choose_worker_settings(identity), self._count)
+        client = self._client or self._make_client(identity)
         log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
-        await self._run_loop(self._client, identity)
+        await self._run_loop(client, identity)
         log.info("cloud.stopped")
         self._publish(Findings())
         return True
 
     async def _run_loop(self, client: CloudClient, identity: CloudIdentity) -> None:
+        from agent.cloud.loop import CloudLoop
+
         async def identify() -> CloudIdentity:
             return await identify_node(self._surroundings(), client.make)
 

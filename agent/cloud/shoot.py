@@ -16,6 +16,7 @@ import anyio
 from agent.cloud.calls import Call, CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.claims import TAG_FINAL
 from agent.cloud.errors import CloudError
+from agent.cloud.findings import FREEZE_LIMIT_S
 from agent.cloud.snapshots import (
     TAG_KEPT,
     find_scheduled,
@@ -32,9 +33,6 @@ from agent.steps import Wait
 T = TypeVar("T")
 Make = Callable[[Call[Any]], Awaitable[Any]]
 Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
-
-FREEZE_LIMIT_S = 10.0
-"""CreateSnapshot answers in about a second, and writers stand still meanwhile."""
 
 log = get_logger(__name__)
 

@@ -18,12 +18,14 @@ import anyio
 import anyio.to_thread
 import psutil
 
-from agent.cloud import calls, whoami
+from agent.cloud import whoami
 from agent.cloud.whoami import CloudIdentity, Finding, Source
 from agent.errors import AgentError
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from agent.cloud import calls
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
@@ -104,6 +106,8 @@ async def _ask_api(
     identity: CloudIdentity,
     describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]],
 ) -> Finding:
+    from agent.cloud import calls  # noqa: PLC0415 -- all of AWS's, for one that is made now and then
+
     call = calls.DescribeClusterNode(
         cluster=identity.cluster_arn or "", instance_id=identity.instance_id or ""
     )

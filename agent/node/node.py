@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import socket
 
 from anyio.abc import TaskStatus
 
@@ -28,6 +29,7 @@ from agent.node.udev import UdevSource
 from agent.node.users import resolve_ids
 from agent.node.volume import VolumeSession
 from agent.node.workers import Workers
+from agent.node.zygote import Forked
 from agent.paths import Paths
 
 if sys.version_info >= (3, 11):
@@ -155,9 +157,11 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(paths: Paths, devices: Path | None) -> AsyncIterator[Node]:
+async def open_node(
+    paths: Paths, devices: Path | None, zygote: tuple[Forked, socket] | None = None
+) -> AsyncIterator[Node]:
     """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
-    async with Workers() as workers:
+    async with Workers(zygote) as workers:
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
         source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)

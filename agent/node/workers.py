@@ -27,7 +27,7 @@ from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
 from agent.node import wire
 from agent.node.wire import Fd
-from agent.node.zygote import Fork, Kill, Raised, Returned
+from agent.node.zygote import ENVIRONMENT, Fork, Forked, Kill, Raised, Returned
 
 if sys.version_info >= (3, 11):
     from typing import Self, TypeVarTuple, Unpack
@@ -77,12 +77,17 @@ class _Worker:
 
 
 class Workers:
-    """A zygote and its workers. ``async with Workers() as workers:`` in the daemon's main thread."""
+    """A zygote and its workers. ``async with Workers() as workers:`` in the daemon's main thread.
 
-    def __init__(self) -> None:
+    ``zygote``: one that was forked earlier; without it a fresh interpreter is started.
+    """
+
+    def __init__(self, zygote: tuple[Forked, socket.socket] | None = None) -> None:
         self._loop: asyncio.AbstractEventLoop
-        self._zygote: subprocess.Popen[bytes] | None = None
+        self._zygote: subprocess.Popen[bytes] | Forked | None = None
         self._control: socket.socket | None = None
+        if zygote is not None:
+            self._zygote, self._control = zygote
         self._numbers = itertools.count(1)
         self._idle: list[_Worker] = []
         self._turns = anyio.Semaphore(_MAX_AT_ONCE)
@@ -102,7 +107,8 @@ class Workers:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._start_zygote()
+        if self._zygote is None:
+            self._start_zygote()
         return self
 
     async def __aexit__(
@@ -349,7 +355,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
         ours.setblocking(False)  # noqa: FBT003 -- its only form

@@ -1,7 +1,9 @@
 """The process that forks workers, and what a worker does. It never touches a device itself.
 
-It is started once, imports what workers need and nothing else, and from then on forks: a worker is ready in
+It is made once, imports what workers need and nothing else, and from then on forks: a worker is ready in
 about a millisecond and shares the zygote's memory. Each worker serves one call at a time from its own socket.
+The first zygote is forked off the daemon's process before anything of the daemon is in it, which saves an
+interpreter and its imports; one that has to be replaced is a fresh interpreter.
 The daemon says which worker to kill; a worker stuck in the kernel dies when the kernel lets go of it, and
 until then nobody waits for it.
 
@@ -15,9 +17,11 @@ import ctypes
 import gc
 import importlib
 import os
+import select
 import selectors
 import signal
 import socket
+import subprocess
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +40,8 @@ PRELOADED = (
 )
 """Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and
 on its way from attached to mounted. Others are imported by the first call that needs them."""
+
+ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 _PR_SET_PDEATHSIG = 1
 
@@ -194,8 +200,62 @@ def _die_with_parent() -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+class Forked:
+    """A forked zygote as its parent has it: a process to kill and wait for, like ``subprocess.Popen``."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def wait(self, timeout: float) -> int:
+        """Return its exit status, or raise ``subprocess.TimeoutExpired``."""
+        if not select.select([self._fd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("zygote", timeout)
+        os.close(self._fd)
+        return os.waitpid(self._pid, 0)[1]
+
+
+def fork_zygote() -> tuple[Forked, socket.socket]:
+    """Fork the zygote off this process, and return it with the socket that orders go to.
+
+    This process must be as it began: one thread, no event loop, nothing of the daemon imported.
+    """
+    _preload()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_zygote(theirs, parent_pid)
+    theirs.close()
+    ours.setblocking(False)  # noqa: FBT003 -- its only form
+    return Forked(pid), ours
+
+
+def _become_zygote(control: socket.socket, parent_pid: int) -> NoReturn:
+    """Take on what a fresh interpreter would be started with: see ``Workers``."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        control_fd = os.dup2(control.detach(), 3, inheritable=False)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        os.environ.update(ENVIRONMENT)
+        main(control_fd, parent_pid)
+        status = 0
+    except BaseException:  # noqa: BLE001 -- nothing of the parent's may run on in its child
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
 def main(control_fd: int, parent_pid: int) -> None:
-    """Be the zygote: what :mod:`agent.node.workers` starts in a fresh interpreter."""
+    """Be the zygote, in a process of its own."""
     _die_with_parent()
     if os.getppid() != parent_pid:
         return
@@ -204,9 +264,14 @@ def main(control_fd: int, parent_pid: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    for name in PRELOADED:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
+    _preload()
     with socket.socket(fileno=control_fd) as control:
         Zygote(control).run()
+
+
+def _preload() -> None:
+    for name in PRELOADED:
+        importlib.import_module(name)
+    # What is here stays: no collection looks at it again, and so none copies the pages it shares.
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import subprocess
@@ -247,12 +248,16 @@ def test_preloaded_modules_exist() -> None:
         assert any(isinstance(node, ast.FunctionDef) for node in ast.parse(source).body)
 
 
+BEGINNING = {
+    "fresh interpreter": "zygote = None",
+    "forked": "from agent.node.zygote import fork_zygote; zygote = fork_zygote()",
+}
 DAEMON = """
 import anyio, os, sys, time
 from agent.node.workers import Workers
 
 async def main():
-    async with Workers() as workers:
+    async with Workers(zygote) as workers:
         pid = await workers.call(os.getpid, timeout_s=60, subject="a")
         print(pid, os.getpid(), flush=True)
         await workers.call(time.sleep, 600, timeout_s=600, subject="a")
@@ -261,11 +266,15 @@ anyio.run(main)
 """
 
 
+@pytest.mark.parametrize("beginning", BEGINNING)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_everything_dies_with_the_daemon(number: signal.Signals) -> None:
+def test_everything_dies_with_the_daemon(number: signal.Signals, beginning: str) -> None:
     """However the daemon ends, its zygote and a worker in the middle of a call end too."""
     with subprocess.Popen(
-        [sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", BEGINNING[beginning] + DAEMON],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as daemon:
         assert daemon.stdout is not None
         worker, pid = (int(word) for word in daemon.stdout.readline().split())
@@ -273,3 +282,46 @@ def test_everything_dies_with_the_daemon(number: signal.Signals) -> None:
         os.kill(pid, number)
         daemon.wait(WAIT_S)
     wait_until(lambda: not is_running(worker) and not is_running(parent), "zygote and worker ended")
+
+
+FORKED = """
+import json, os, signal, sys
+kept = open(os.devnull)
+os.set_inheritable(kept.fileno(), True)
+os.environ["NOTIFY_SOCKET"] = "/run/not-for-workers"
+from agent.node.zygote import fork_zygote
+zygote = fork_zygote()
+import anyio
+from agent.node.workers import Workers
+from tests.unit.node.test_workers import is_running
+
+async def main():
+    async with Workers(zygote) as workers:
+        async def ask(expression):
+            return await workers.call(eval, expression, timeout_s=60, subject="a")
+        modules = await ask("[*__import__('sys').modules]")
+        descriptors = await ask("[__import__('os').readlink(f'/proc/self/fd/{fd}') for fd in (0, 1)]")
+        count = await ask("len(__import__('os').listdir('/proc/self/fd'))")
+        environment = await ask("dict(__import__('os').environ)")
+        session = await ask("__import__('os').getsid(0)")
+        worker, first = await ask("[__import__('os').getpid(), __import__('os').getppid()]")
+        os.kill(first, signal.SIGKILL)
+        while is_running(worker):
+            await anyio.sleep(0.01)
+        second = await ask("__import__('os').getppid()")
+        print(json.dumps([modules, descriptors, count, environment, session == first, first != second]))
+
+anyio.run(main)
+"""
+
+
+def test_a_forked_zygote_has_nothing_of_its_parent() -> None:
+    """It is as a fresh interpreter, without the daemon's files and modules, and is replaced by one."""
+    done = subprocess.run([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, check=True, text=True)
+    modules, descriptors, count, environment, is_own_session, is_replaced = json.loads(done.stdout)
+    assert {"asyncio", "anyio", "agent.daemon", "agent.node.workers", "typer"}.isdisjoint(modules)
+    assert descriptors == ["/dev/null", "/dev/null"]
+    assert count == 6, "three standard ones, two of its own, and the directory being read"
+    assert environment == zygote.ENVIRONMENT
+    assert is_own_session
+    assert is_replaced

@@ -1,0 +1,45 @@
+"""The daemon's own command: its process stays, so it begins with as little as can be."""
+
+# ruff: noqa: PLC0415  # what is imported when is what this module is about
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.paths import Paths
+
+
+def read_plain_run(words: Sequence[str]) -> dict[str, Path] | None:
+    """Return the options of ``[--root DIR] run [--devices DIR] [--policy FILE]``, None of all else.
+
+    All else, help and mistakes too, is the parser's, which the daemon need not carry with it.
+    """
+    options: dict[str, Path] = {}
+    known = {"--root"}
+    rest = iter(words)
+    for word in rest:
+        if word == "run" and "--root" in known:
+            known = {"--devices", "--policy"}
+            continue
+        value = next(rest, "-") if word in known else "-"
+        if not value or value.startswith("-"):
+            return None
+        options[word] = Path(value)
+    return None if "--root" in known else options
+
+
+def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = None) -> None:
+    """Be the daemon until told to end."""
+    from agent.node.zygote import fork_zygote
+
+    zygote = fork_zygote()
+
+    import anyio
+
+    from agent import daemon
+    from agent.report.logs import configure_logs
+
+    configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
+    anyio.run(daemon.run, paths, devices, policy, zygote)

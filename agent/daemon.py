@@ -93,6 +93,7 @@ class Daemon:
         self._service = ServiceNotifier()
         self._board = Board(load_history(paths.state / FILE_NAME))
         self._history_keeper = HistoryKeeper(self._board.history, paths.state / FILE_NAME, node.save)
+        self._is_started = anyio.Event()
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
@@ -119,18 +120,19 @@ class Daemon:
     async def run(self) -> None:
         """Start everything, look at every volume, say that the agent is ready, and stay until told to end."""
         began = monotonic()
-        self._board.record(EventName.AGENT_STARTED, version=agent.__version__)
         try:
-            async with anyio.create_task_group() as tasks:
-                await self._start(tasks)
-                self._board.finish_first_look()
-                took_s = round(monotonic() - began, 3)
-                # Before anybody is told that the agent is ready: a reload would end one that heeds no SIGHUP.
-                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            # From the beginning on, since a signal that nobody heeds ends the process.
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                self._board.record(EventName.AGENT_STARTED, version=agent.__version__)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._heed_signals, signals, tasks.cancel_scope, name="signals")
+                    await self._start(tasks)
+                    self._board.finish_first_look()
+                    took_s = round(monotonic() - began, 3)
                     log.info("agent.ready", duration_s=took_s, volumes=len(self._board.statuses()))
                     self._service.tell_ready(self._summarize())
-                    await self._heed(signals)
-                tasks.cancel_scope.cancel()
+                    self._is_started.set()
+                    await anyio.sleep_forever()
         finally:
             self._service.tell_stopping()
             self._board.record(EventName.AGENT_STOPPED)
@@ -234,15 +236,21 @@ class Daemon:
         exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
         return make_app(self._board, exposition, self._sampler.readings)
 
-    async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """Reload on SIGHUP; return on SIGTERM or SIGINT."""
-        async for number in signals:
-            if number != signal.SIGHUP:
-                log.info("agent.stopping", signal=number.name)
-                return
-            # A policy that is rejected is recorded where that is found, and the old one stays.
-            with suppress(AgentError):
-                await self.reload()
+    async def _heed_signals(self, signals: AsyncIterator[signal.Signals], running: anyio.CancelScope) -> None:
+        """Reload on SIGHUP, once the agent has started; end on SIGTERM or SIGINT, at any time."""
+        async with anyio.create_task_group() as reloads:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    log.info("agent.stopping", signal=number.name)
+                    running.cancel()
+                    return
+                reloads.start_soon(self._reload_on_signal)
+
+    async def _reload_on_signal(self) -> None:
+        await self._is_started.wait()
+        # A policy that is rejected is recorded where that is found, and the old one stays.
+        with suppress(AgentError):
+            await self.reload()
 
     async def _run_cloud(self, identity: CloudIdentity | None) -> None:
         """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""

@@ -280,6 +280,19 @@ def test_bad_reload_keeps_the_policy(scratch: Scratch, agent: AgentProcess) -> N
     agent.wait_condition(VOLUME, "Ready")
 
 
+def test_signals_are_heeded_from_the_start(scratch: Scratch, agent: AgentProcess) -> None:
+    """A reload asked for while the agent starts comes after it, and an end at once; neither kills it."""
+    scratch.write_policy(entry(scratch))
+    agent.start(wait=False)
+    wait_until(lambda: agent.read_events("agent.started"), "the agent began")
+    agent.reload()
+    wait_until(lambda: agent.read_events("policy.reloaded"), "the policy was read again")
+    assert agent.stop() == 0
+    agent.start(wait=False)
+    wait_until(lambda: agent.read_events("agent.started"), "the agent began")
+    assert agent.stop() == 0
+
+
 def test_one_bad_volume_stops_no_other(scratch: Scratch, agent: AgentProcess) -> None:
     """A volume that cannot be mounted leaves the others Ready."""
     (scratch.data / "bad").write_text("a file where a directory is needed")

@@ -32,10 +32,10 @@ def read_cpu_s(pid: int) -> float:
     return total / _TICKS_PER_S
 
 
-def read_pss_bytes(pid: int) -> int:
-    """Return the memory of a process and all below it, each shared page divided among its users."""
+def read_pss_bytes(pid: int, *, is_alone: bool = False) -> int:
+    """Return the memory of a process, and of all below it unless ``is_alone``; shared pages are divided."""
     total_kib = 0
-    for member in list_family(pid):
+    for member in [pid] if is_alone else list_family(pid):
         try:
             rollup = Path(f"/proc/{member}/smaps_rollup").read_text(encoding="ascii")
         except OSError:

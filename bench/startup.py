@@ -1,0 +1,131 @@
+"""What starting costs: the daemon's import, the agent until it is ready, each command, and then its memory.
+
+Processor time, since a busy machine stretches all else, and as a multiple of ``python -c 'import asyncio'``
+in the same run, since machines differ.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.processes import list_family, read_cpu_s, read_pss_bytes
+from tests.agent_process import AgentProcess, Scratch
+from tests.waiting import wait_until
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+VOLUMES = 20
+SETTLE_S = 35.0
+"""Workers without work are kept for half a minute."""
+
+FLOOR = ("-c", "import asyncio")
+MODULES = ("agent.daemon", "agent.policy", "agent.cli.app", "aiohttp.web", "pydantic")
+COMMANDS: tuple[tuple[str, ...], ...] = (("--version",), ("status",), ("wait",), ("check",), ("plan",))
+
+
+def time_python(arguments: Sequence[str]) -> float:
+    """Return the seconds of processor time that one run of this Python takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def time_agent(scratch: Scratch) -> float:
+    """Return the seconds of processor time that an agent without volumes, all of it, takes to be ready."""
+    with running(scratch) as agent:
+        return read_cpu_s(agent.pid)
+
+
+@contextmanager
+def running(scratch: Scratch) -> Iterator[AgentProcess]:
+    """Run an agent for the block."""
+    agent = AgentProcess(scratch)
+    try:
+        yield agent.start()
+        agent.stop()
+    finally:
+        agent.end_anyhow()
+
+
+def measure_times(scratch: Scratch) -> dict[str, list[float]]:
+    """Return the times of everything, measured in turns so that what else goes on meets all alike."""
+    runs: dict[str, tuple[str, ...]] = {
+        "floor: import asyncio": FLOOR,
+        **{f"import {module}": ("-c", f"import {module}") for module in MODULES},
+    }
+    root = ("--root", str(scratch.root))
+    commands = {f"ebs-agent {' '.join(words)}": ("-m", "agent", *root, *words) for words in COMMANDS}
+    times: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, arguments in runs.items():
+            times.setdefault(name, []).append(time_python(arguments))
+        times.setdefault("agent until ready", []).append(time_agent(scratch))
+    with running(scratch):
+        for _ in range(ROUNDS):
+            for name, arguments in commands.items():
+                times.setdefault(name, []).append(time_python(arguments))
+    return times
+
+
+def measure_memory(scratch: Scratch) -> None:
+    """Print what each process of an agent with many volumes holds, before anybody asked it and after."""
+    volumes = [f"vol-0{number:016x}" for number in range(VOLUMES)]
+    scratch.write_policy(
+        *(
+            {
+                "name": f"bench-{number}",
+                "match": {"volume_id": volume},
+                "filesystem": {"type": "ext4", "format": "if-blank"},
+                "mount": {"path": f"{scratch.data}/{number}"},
+            }
+            for number, volume in enumerate(volumes)
+        )
+    )
+    for volume in volumes:
+        scratch.add_volume(volume)
+    try:
+        with running(scratch) as agent:
+            wait_until(
+                lambda: len(agent.read_events("volume.ready")) == VOLUMES, "all volumes are ready", 600
+            )
+            time.sleep(SETTLE_S)
+            print(f"with {VOLUMES} volumes at rest, before anybody asked:  {describe_memory(agent.pid)}")
+            agent.client.status()
+            time.sleep(SETTLE_S)
+            print(f"with {VOLUMES} volumes at rest, once somebody has:     {describe_memory(agent.pid)}")
+    finally:
+        scratch.clean()
+
+
+def describe_memory(pid: int) -> str:
+    """Return the proportional set size of a process and all below it, together and each."""
+    family = list_family(pid)
+    each = " + ".join(f"{read_pss_bytes(member, is_alone=True) / 1e6:.1f}" for member in family)
+    return f"{read_pss_bytes(pid) / 1e6:.0f} MB = {each}"
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory(prefix="ebs-agent-startup-") as directory:
+        scratch = Scratch(Path(directory)).prepare()
+        scratch.write_policy()
+        times = measure_times(scratch)
+        floor_s = statistics.median(next(iter(times.values())))
+        print("processor time in ms, medians, and as a multiple of the floor")
+        for name, all_s in times.items():
+            median_s = statistics.median(all_s)
+            print(f"{name:<28}{1000 * median_s:>6.0f}{median_s / floor_s:>7.1f}x")
+        measure_memory(scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests import tiers
@@ -59,6 +61,42 @@ def test_empty_tier_fails_where_it_is_required(project: pytest.Pytester) -> None
 def test_required_tier_that_ran_passes(project: pytest.Pytester) -> None:
     """Requiring what runs changes nothing."""
     assert run(project, required="unit").ret == pytest.ExitCode.OK
+
+
+CONFTEST = """
+import sys
+sys.path.insert(0, {root!r})
+from tests import summary, tiers
+
+def pytest_configure(config):
+    availability = {{**tiers.TIERS, "vm": lambda: "has no guest"}}
+    config.pluginmanager.register(tiers.TierPlugin(("unit", *{required!r}), availability))
+    config.pluginmanager.register(summary.SummaryPlugin())
+
+def pytest_runtest_teardown():
+    summary.SUMMARY["tests of all workers"] += 1
+"""
+
+
+@pytest.mark.parametrize(("required", "exit_code"), [((), 0), (("vm",), 1)])
+def test_workers_are_counted_together(
+    project: pytest.Pytester, required: tuple[str, ...], exit_code: int
+) -> None:
+    """Tiers, their demands and other sums are the whole run's, though a worker ran none of some tier."""
+    (project.path / "tests/unit/test_two.py").write_text("def test_two(): pass\n")
+    root = str(Path(tiers.__file__).parents[1])
+    (project.path / "conftest.py").write_text(CONFTEST.format(root=root, required=required))
+    result = project.runpytest_subprocess("-n2")
+    assert result.ret == exit_code
+    result.stdout.fnmatch_lines(
+        [
+            "tests of all workers * 4",
+            "unit * 2 passed, 0 failed, 0 skipped",
+            "vm * 0 passed, 0 failed, 2 skipped",
+            " *skipped 2: tier vm has no guest",
+            "=* 2 passed, 2 skipped *=",
+        ]
+    )
 
 
 def test_needed_program_is_enforced_where_its_tier_is_required(project: pytest.Pytester) -> None:

@@ -22,7 +22,8 @@ import anyio
 import structlog
 from typing_extensions import override
 
-from agent.cloud.calls import AttachClusterNodeVolume, Call, DescribeVolumes
+from agent.cloud.call import Call
+from agent.cloud.calls import AttachClusterNodeVolume, DescribeVolumes
 from agent.cloud.errors import Failure, explain_failure
 from agent.cloud.loop import CloudLoop
 from agent.cloud.pace import Pacer
@@ -189,8 +190,8 @@ class SimulatedNode:
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return dict(self.devices)
 
-    async def release(self, volume_id: VolumeId) -> None:
-        raise NotImplementedError(volume_id)
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        raise NotImplementedError(volume_id, is_forced)
 
     @asynccontextmanager
     async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:

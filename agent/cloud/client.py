@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from agent.cloud.calls import Call
+from agent.cloud.call import Call
 from agent.cloud.errors import CloudError, Failure, explain_failure
 from agent.cloud.pace import Pacer
 from agent.errors import AgentError

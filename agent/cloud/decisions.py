@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
-from agent.cloud.calls import (
-    AttachClusterNodeVolume,
-    AttachVolume,
-    Change,
-    DetachClusterNodeVolume,
-    DetachVolume,
-)
+from agent.cloud.call import Change
+from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, DetachClusterNodeVolume, DetachVolume
 from agent.cloud.values import CloudVolume
 from agent.cloud.whoami import CloudIdentity, require_identity
 from agent.model import VolumeId

@@ -6,10 +6,11 @@ cluster's marks, and one for each entry that is still looking for a volume by it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from agent.cloud.calls import Call, DescribeVolumes, DescribeVolumesModifications
+from agent.cloud.call import Make
+from agent.cloud.calls import DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.claims import CLUSTER_WIDE
 from agent.cloud.decisions import NodeView
 from agent.cloud.values import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_NODE, CloudVolume, Modification
@@ -17,7 +18,6 @@ from agent.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 
 T = TypeVar("T")
-Make = Callable[[Call[Any]], Awaitable[Any]]
 
 _FILTER_VALUES = 200
 """Values one filter takes. Source: EC2's DescribeVolumes reference."""

@@ -102,6 +102,12 @@ _COOL_DOWN = _Rule(
     "Nothing to do: the agent modifies it when AWS allows it again.",
     retry_after_s=6 * 3600.0,
 )
+_MODIFYING = _Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS is still at this volume's last modification: {message}",
+    "Nothing to do: the agent modifies it when the last one is completed.",
+    retry_after_s=300.0,
+)
 _NO_VOLUME = _Rule(
     Reason.NOT_ATTACHED,
     "AWS knows no such volume in this account and region: {message}",
@@ -213,7 +219,7 @@ _RULES: dict[str, _Rule] = {
         _QUOTA,
     ),
     "VolumeModificationRateExceeded": _COOL_DOWN,
-    "IncorrectModificationState": _COOL_DOWN,
+    "IncorrectModificationState": _MODIFYING,
     "InvalidVolume.NotFound": _NO_VOLUME,
     "InvalidAttachment.NotFound": _STATE,
     "IncorrectState": _STATE,

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cloud.call import Call, Change
 from agent.cloud.calls import (
     AttachVolume,
-    Call,
     CreateSnapshot,
     CreateVolume,
     DeleteVolume,
@@ -87,7 +87,7 @@ async def _try_permissions(
             yield Examined(subject, None, "has no dry run, or none without a volume of the agent's")
             continue
         try:
-            await (client.try_out(call) if hasattr(call, "describe") else client.make(call))
+            await (client.try_out(call) if isinstance(call, Change) else client.make(call))
         except AgentError as error:
             is_denied = error.reason is Reason.PERMISSION_DENIED
             yield Examined(subject, False if is_denied else None, error.message, error.hint)

@@ -27,8 +27,8 @@ class Hands(Protocol):
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         """Return the volumes whose devices are here, with the block device name chosen at attach."""
 
-    async def release(self, volume_id: VolumeId) -> None:
-        """Unmount the volume, flushed; raise AgentError that names who still uses it."""
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        """Unmount the volume and flush it; raise AgentError that names who uses it, unless forced."""
 
     def freeze(self, volume_id: VolumeId) -> AbstractAsyncContextManager[bool]:
         """Keep its filesystem frozen within; False where none is mounted. Thaws whatever happens."""

@@ -6,16 +6,17 @@ nothing by itself: HyperPod's are never described by EC2, and a list may be of t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import itertools
+from typing import TypeVar
 
-from agent.cloud.calls import Call, ClusterNode, DescribeClusterNode, DescribeInstances, ListClusterNodes
+from agent.cloud.call import Make
+from agent.cloud.calls import DescribeClusterNode, DescribeInstances, ListClusterNodes
 from agent.cloud.decisions import AttachApi, NodeView
 from agent.cloud.errors import CloudError
+from agent.cloud.values import ClusterNode
 from agent.cloud.whoami import parse_instance_id, require_identity
 
 T = TypeVar("T")
-Make = Callable[[Call[Any]], Awaitable[Any]]
 
 
 def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
@@ -56,8 +57,10 @@ async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
 
 async def _find_gone_instances(make: Make, suspects: frozenset[str], own_id: str) -> frozenset[str]:
     """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
-    states: tuple[tuple[str, str], ...] = await make(DescribeInstances((own_id, *sorted(suspects))))
-    known = dict(states)
+    reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
+        DescribeInstances((own_id, *sorted(suspects)))
+    )
+    known = dict(itertools.chain.from_iterable(reservations))
     if own_id not in known:
         return frozenset()
     return frozenset(suspect for suspect in suspects if known.get(suspect) == "terminated")

@@ -9,7 +9,6 @@ from agent.cloud.calls import CreateTags, ModifyVolume
 from agent.cloud.claims import WantedVolume
 from agent.cloud.decisions import Do
 from agent.cloud.values import CloudVolume, Modification
-from agent.errors import RefusedError
 from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
 
@@ -36,16 +35,22 @@ def is_growing(modification: Modification | None) -> bool:
 
 
 def _find_change(volume: CloudVolume, wanted: WantedVolume) -> ModifyVolume | None:
-    size_gib = wanted.size_gib if (wanted.size_gib or 0) > volume.size_gib else None
-    kind = wanted.type if wanted.type != volume.type else None
-    iops = wanted.iops if wanted.iops not in {None, volume.iops} else None
-    throughput = wanted.throughput if wanted.throughput not in {None, volume.throughput} else None
-    if all(change is None for change in (size_gib, kind, iops, throughput)):
-        return None
-    if kind is not None:
-        # A new type keeps none of the old one's numbers: say all that the class says.
-        iops, throughput = wanted.iops, wanted.throughput
-    return ModifyVolume(volume.volume_id, size_gib=size_gib, type=kind, iops=iops, throughput=throughput)
+    larger = wanted.size_gib if (wanted.size_gib or 0) > volume.size_gib else None
+    return find_change(
+        volume,
+        ModifyVolume(volume.volume_id, larger, wanted.type, wanted.iops, wanted.throughput),
+    )
+
+
+def find_change(volume: CloudVolume, wanted: ModifyVolume) -> ModifyVolume | None:
+    """Return what of a modification changes anything; None where nothing does."""
+    kind = None if wanted.type == volume.type else wanted.type
+    # A new type keeps none of the old one's numbers, so all that are wanted are said.
+    iops = None if wanted.iops == volume.iops and kind is None else wanted.iops
+    throughput = None if wanted.throughput == volume.throughput and kind is None else wanted.throughput
+    size_gib = None if wanted.size_gib == volume.size_gib else wanted.size_gib
+    change = ModifyVolume(volume.volume_id, size_gib, kind, iops, throughput)
+    return None if change == ModifyVolume(volume.volume_id) else change
 
 
 def wait_for(volume_id: VolumeId, modification: Modification | None) -> Wait | None:
@@ -59,14 +64,15 @@ def wait_for(volume_id: VolumeId, modification: Modification | None) -> Wait | N
     )
 
 
-def plan_expand(volume: CloudVolume, size_gib: int, modification: Modification | None) -> Do | Wait | None:
-    """Decide how a volume becomes ``size_gib`` large; None: it is. Raises RefusedError for a smaller size."""
+def plan_expand(
+    volume: CloudVolume, size_gib: int, modification: Modification | None
+) -> ModifyVolume | Wait | Refuse | None:
+    """Decide how a volume becomes ``size_gib`` large; None: it is. A smaller size is refused."""
     if size_gib < volume.size_gib:
-        refused = _refuse_shrinking(volume.volume_id, volume.size_gib, size_gib)
-        raise RefusedError(refused.message, refused.hint, refused.reason, retryable=False)
+        return _refuse_shrinking(volume.volume_id, volume.size_gib, size_gib)
     if size_gib == volume.size_gib:
         return wait_for(volume.volume_id, modification) if is_growing(modification) else None
-    return wait_for(volume.volume_id, modification) or Do(ModifyVolume(volume.volume_id, size_gib=size_gib))
+    return wait_for(volume.volume_id, modification) or ModifyVolume(volume.volume_id, size_gib=size_gib)
 
 
 def _refuse_shrinking(volume_id: VolumeId, from_gib: int, to_gib: int) -> Refuse:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from agent.cloud.calls import Call
+from agent.cloud.call import Call, Change
 from agent.cloud.errors import CloudError, is_throttled
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Pacer:
 
     async def make(self, call: Call[Any], ask: Callable[[], Awaitable[T]]) -> T:
         """Return what ``ask`` answers, asking again while AWS throttles it, which means it did nothing."""
-        lane = self._lanes.setdefault(hasattr(call, "describe"), _Lane())
+        lane = self._lanes.setdefault(isinstance(call, Change), _Lane())
         for _ in range(self._attempts - 1):
             answer = await self._try(lane, ask)
             if not isinstance(answer, CloudError):

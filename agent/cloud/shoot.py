@@ -6,14 +6,16 @@ while the filesystem was still frozen; one whose answer came too late is not, an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 import anyio
 
-from agent.cloud.calls import Call, CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
+from agent.cloud import recent
+from agent.cloud.call import Make
+from agent.cloud.calls import CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.claims import TAG_FINAL
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import FREEZE_LIMIT_S
@@ -31,7 +33,6 @@ from agent.policy.entries import SnapshotsEntry
 from agent.steps import Wait
 
 T = TypeVar("T")
-Make = Callable[[Call[Any]], Awaitable[Any]]
 Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
 
 log = get_logger(__name__)
@@ -81,6 +82,8 @@ class SnapshotKeeper:
         self._make = make
         self._freeze = freeze
         self._now = now
+        self._taken: dict[VolumeId, tuple[str, datetime]] = {}
+        """The snapshot taken last of each volume, and when, until it is described."""
         self._quiet_until: dict[VolumeId, tuple[SnapshotsEntry, datetime]] = {}
 
     async def tend(self, name: str, entry: SnapshotsEntry, volume: CloudVolume) -> Wait | None:
@@ -91,19 +94,30 @@ class SnapshotKeeper:
             return None
         snapshots = await self._describe(volume.volume_id)
         counted = [one for one in snapshots if not (entry.freeze and one.tag(TAG_FROZEN) == "no")]
+        if self._is_unseen(volume.volume_id, counted, now):
+            return None
         due = plan_snapshot(name, entry, volume, counted, now)
         if due is not None:
-            await take_snapshot(self._make, self._freeze if entry.freeze else None, due)
+            taken = await take_snapshot(self._make, self._freeze if entry.freeze else None, due)
+            self._taken[volume.volume_id] = (taken.snapshot_id, now)
             return None
-        taken = find_scheduled(name, volume, counted)
-        notice = await self._protect(entry, taken)
+        ours = find_scheduled(name, volume, counted)
+        notice = await self._protect(entry, ours)
         late = [one for one in find_scheduled(name, volume, snapshots) if one not in counted]
-        notice = await self._retain(entry, taken, late) or notice
-        pending = [one for one in taken if one.state == "pending"]
+        notice = await self._retain(entry, ours, late) or notice
+        pending = [one for one in ours if one.state == "pending"]
         following = entry.schedule.find_next(now)
         if not pending and notice is None and following is not None:
             self._quiet_until[volume.volume_id] = (entry, following)
         return notice
+
+    def _is_unseen(self, volume_id: VolumeId, counted: Sequence[CloudSnapshot], now: datetime) -> bool:
+        """Return whether the last snapshot is not described yet, or not yet as proven: then none is due."""
+        snapshot_id, taken_at = self._taken.get(volume_id, ("", now))
+        is_seen = snapshot_id in {one.snapshot_id for one in counted}
+        if is_seen or now - taken_at > timedelta(seconds=recent.LIMIT_S):
+            self._taken.pop(volume_id, None)
+        return volume_id in self._taken
 
     async def _describe(self, volume_id: VolumeId) -> Sequence[CloudSnapshot]:
         filters = (("volume-id", (volume_id,)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))

@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-from agent.cloud.calls import (
-    CreateSnapshot,
-    DeleteSnapshot,
-    EnableFastSnapshotRestores,
-    LockSnapshot,
-)
+from agent.cloud.calls import CreateSnapshot, DeleteSnapshot, EnableFastSnapshotRestores, LockSnapshot
 from agent.cloud.values import (
     MADE_BY,
     TAG_MADE_BY,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from agent.cloud import calls
+    from agent.cloud.values import ClusterNode
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
@@ -68,7 +69,7 @@ def _list_addresses() -> frozenset[str]:
 
 async def identify_node(
     surroundings: Surroundings,
-    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]] | None = None,
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]] | None = None,
 ) -> CloudIdentity:
     """Ask every local source, then the API for what they left open; returns what can be believed."""
     findings: list[Finding] = []
@@ -104,7 +105,7 @@ async def identify_locally(surroundings: Surroundings) -> CloudIdentity:
 
 async def _ask_api(
     identity: CloudIdentity,
-    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[calls.ClusterNode]],
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]],
 ) -> Finding:
     from agent.cloud import calls  # noqa: PLC0415 -- all of AWS's, for one that is made now and then
 

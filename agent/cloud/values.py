@@ -28,6 +28,7 @@ TAG_VOLUME = "ebs-agent:volume"
 TAG_SCHEDULE = "ebs-agent:schedule"
 TAG_TICK = "ebs-agent:tick"
 TAG_FROZEN = "ebs-agent:frozen"
+TAG_ORDER = "ebs-agent:order"
 MADE_BY = "ebs-agent"
 
 _CSI_TAGS = ("ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name")
@@ -109,6 +110,17 @@ class Modification:
     @property
     def is_under_way(self) -> bool:
         return self.state in {"modifying", "optimizing"}
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """One node of a HyperPod cluster as the API lists it."""
+
+    instance_id: str
+    instance_group: str
+    status: str
+    """Running | Failure | Pending | ShuttingDown | SystemUpdating | DeepHealthCheckInProgress | NotFound"""
+    zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,3 +231,18 @@ def parse_snapshot(members: Mapping[str, Any]) -> CloudSnapshot:
         size_gib=members.get("VolumeSize") or 0,
         tags=parse_tags(members.get("Tags")),
     )
+
+
+def parse_node(members: Mapping[str, Any]) -> ClusterNode:
+    """Return one of ListClusterNodes' ``ClusterNodeSummaries``, or DescribeClusterNode's ``NodeDetails``."""
+    return ClusterNode(
+        instance_id=str(members["InstanceId"]),
+        instance_group=str(members["InstanceGroupName"]),
+        status=str(members["InstanceStatus"]["Status"]),
+        zone=(members.get("Placement") or {}).get("AvailabilityZone"),
+    )
+
+
+def parse_reservation(members: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return (instance ID, state name) of each instance in one of DescribeInstances' ``Reservations``."""
+    return tuple((str(one["InstanceId"]), str(one["State"]["Name"])) for one in members["Instances"])

@@ -26,7 +26,8 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config
 
-from agent.cloud.calls import ALL_CALLS, Call
+from agent.cloud.call import Call
+from agent.cloud.calls import ALL_CALLS
 from agent.cloud.errors import Failure
 
 _PR_SET_NO_NEW_PRIVS = 38

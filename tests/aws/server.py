@@ -22,7 +22,8 @@ from moto.moto_server.werkzeug_app import (
 from typing_extensions import Self, override
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from tests.aws.cloud import CallError, Cloud
+from tests.aws.cloud import Cloud
+from tests.aws.errors import CallError
 from tests.aws.faults import Fault, Faults, Kind, TokenBucket
 
 Environ = dict[str, Any]
@@ -95,6 +96,8 @@ class AwsServer:
             if fault is not None:
                 self._break(fault, environ, operation, parameters)
             status, headers, answer = self._serve(environ, operation, parameters)
+            if not operation.startswith("Describe"):
+                self.cloud.note_change()
         except CallError as error:
             status, headers, answer = _encode_error(error, is_json=is_json)
         start_response(status, headers)
@@ -105,6 +108,7 @@ class AwsServer:
             raise CallError(fault.code, fault.message, fault.status)
         if fault.kind is Kind.LOST_ANSWER:
             self._serve(environ, operation, parameters)
+            self.cloud.note_change()
         time.sleep(fault.delay_s)
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         raise ConnectionAbortedError(operation)
@@ -113,21 +117,18 @@ class AwsServer:
         self, environ: Environ, operation: str, parameters: dict[str, Any]
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         cloud = self.cloud
-        own = {
-            "AttachClusterNodeVolume": cloud.attach_cluster_node_volume,
-            "DetachClusterNodeVolume": cloud.detach_cluster_node_volume,
-            "DescribeClusterNode": cloud.describe_cluster_node,
-        }.get(operation)
-        if own is not None:
-            answer = json.dumps(own(parameters)).encode()
+        if cloud.hyperpod.knows(operation):
+            answer = json.dumps(cloud.hyperpod.call(operation, parameters)).encode()
             return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], answer
         if operation == "CreateVolume":
             return self._create_volume(environ, parameters)
         if operation in _DESCRIBES:
-            with cloud.hide_the_new():
+            with cloud.described():
                 return self._pass_on(environ)
         if operation == "ModifyVolume":
             cloud.check_modification(parameters)
+        if operation == "DeleteVolume":
+            cloud.check_deletion(parameters["VolumeId"])
         if operation in {"EnableFastSnapshotRestores", "LockSnapshot"}:
             return self._keep_snapshot(operation, parameters)
         if operation == "DeleteSnapshot" and parameters["SnapshotId"] in cloud.locked_snapshots:
@@ -192,7 +193,6 @@ class AwsServer:
             found = _SNAPSHOT_ID.search(answer)
             assert found is not None
             snapshot_id = found[1].decode()
-            cloud.snapshot_visible_at_s[snapshot_id] = cloud.clock() + cloud.pace.lag_s
             cloud.hooks.snapshot(parameters["VolumeId"], snapshot_id)
 
     def _pass_on(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import anyio.to_thread
 import botocore.exceptions
 
-from agent.cloud.calls import Call
+from agent.cloud.call import Call
 from agent.cloud.client import WorkerSettings
 from agent.cloud.errors import explain_failure
 from agent.cloud.findings import Findings
@@ -36,11 +36,30 @@ class CrashError(BaseException):
 
 @dataclass
 class Crash:
-    """Where the agent dies: at its ``at``-th call that changes something, before or after AWS did it."""
+    """Where the agent dies: around its ``nth`` call of ``operation``, before AWS hears of it or after."""
 
-    at: int
+    operation: str
+    nth: int
     is_after: bool
     seen: int = 0
+    has_happened: bool = False
+
+    @contextmanager
+    def around(self, call: Call[Any]) -> Iterator[None]:
+        """Make the call within; raises CrashError before or after it where this is the place."""
+        self.seen += call.operation == self.operation
+        is_here = (call.operation, self.seen) == (self.operation, self.nth)
+        if is_here and not self.is_after:
+            self._strike()
+        try:
+            yield
+        finally:  # an answer that is an error is one, too
+            if is_here and self.is_after:
+                self._strike()
+
+    def _strike(self) -> None:
+        self.has_happened = True
+        raise CrashError
 
 
 class FollowingDevices:
@@ -49,6 +68,9 @@ class FollowingDevices:
     def __init__(self) -> None:
         self.here: dict[str, set[str]] = {}
         self.sizes_gib: dict[str, int] = {}
+        self.delay = False
+        """Attached devices appear only when ``catch_up`` is called."""
+        self._late: list[tuple[str, str]] = []
 
     def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
         del snapshot_id
@@ -56,7 +78,15 @@ class FollowingDevices:
 
     def attach(self, volume_id: str, instance_id: str, device: str) -> None:
         del device
-        self.here.setdefault(instance_id, set()).add(volume_id)
+        self._late.append((instance_id, volume_id))
+        if not self.delay:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Have the devices appear that are attached."""
+        for instance_id, volume_id in self._late:
+            self.here.setdefault(instance_id, set()).add(volume_id)
+        self._late.clear()
 
     def detach(self, volume_id: str, instance_id: str) -> None:
         self.here.get(instance_id, set()).discard(volume_id)
@@ -83,9 +113,10 @@ class EmulatedHands:
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return {VolumeId(one): None for one in self.devices.here.get(self.instance_id, set())}
 
-    async def release(self, volume_id: VolumeId) -> None:
-        if volume_id in self.busy:
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        if volume_id in self.busy and not is_forced:
             raise AgentError(f"{volume_id} is in use by python3 (pid 4711).", reason=Reason.DEVICE_BUSY)
+        self.released.add(volume_id)
 
     @asynccontextmanager
     async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
@@ -108,13 +139,27 @@ class NodeUnderTest:
         self.hands = EmulatedHands(world.devices, str(identity.instance_id))
         self.policy = world.policy
         self.crash: Crash | None = None
-        self.time_s = 1000.0
-        noon = datetime.now(timezone.utc).replace(hour=12, minute=0, second=0, microsecond=0)
-        self.now = noon + timedelta(days=10)
-        """Well after everything was made, which moto dates by the machine's clock."""
         self.published: list[Findings] = []
         self.made: list[Call[Any]] = []
         self.restart()
+
+    @property
+    def time_s(self) -> float:
+        """The clock all nodes share; a test moves it."""
+        return self.world.time_s
+
+    @time_s.setter
+    def time_s(self, time_s: float) -> None:
+        self.world.time_s = time_s
+
+    @property
+    def now(self) -> datetime:
+        """The time of day all nodes share; a test moves it."""
+        return self.world.now
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self.world.now = now
 
     def restart(self) -> None:
         """Forget everything a process forgets when it dies."""
@@ -135,19 +180,12 @@ class NodeUnderTest:
 
     async def make(self, call: Call[Any]) -> Any:
         """Make the call as the worker would, in a thread instead of a process, and die where asked to."""
-        crash = self.crash
-        is_change = hasattr(call, "describe")
-        if crash is not None and is_change:
-            crash.seen += 1
-            if crash.seen == crash.at and not crash.is_after:
-                raise CrashError
-        self.made.append(call)
-        try:
-            answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            raise explain_failure(describe_failure(type(call), error)) from error
-        if crash is not None and is_change and crash.seen == crash.at and crash.is_after:
-            raise CrashError
+        with self.crash.around(call) if self.crash else nullcontext():
+            self.made.append(call)
+            try:
+                answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+                raise explain_failure(describe_failure(type(call), error)) from error
         return call.parse(json.loads(encode_reply(answer)))
 
     async def settle(self, looks: int = 12, *, step_s: float = 60) -> Findings:
@@ -160,18 +198,6 @@ class NodeUnderTest:
             await anyio.sleep(0.01)
         raise AssertionError(f"not settled after {looks} looks: {self.loop.findings.verdicts}")
 
-    async def dies(self, looks: int = 60, *, step_s: float = 5) -> bool:
-        """Look until the agent crashes as told; False when it never does."""
-        for _ in range(looks):
-            try:
-                await self.loop.look()
-            except BaseException as error:
-                if not _is_crash(error):
-                    raise
-                return True
-            self.time_s += step_s
-        return False
-
     async def look(self, times: int = 1) -> Findings:
         for _ in range(times):
             await self.loop.look()
@@ -179,10 +205,10 @@ class NodeUnderTest:
         return self.loop.findings
 
 
-def _is_crash(error: BaseException) -> bool:
+def is_crash(error: BaseException) -> bool:
     """Return whether the agent died, in however many task groups."""
     inner = getattr(error, "exceptions", ())
-    return isinstance(error, CrashError) or any(_is_crash(one) for one in inner)
+    return isinstance(error, CrashError) or any(is_crash(one) for one in inner)
 
 
 class World:
@@ -195,6 +221,10 @@ class World:
         self.cloud.hooks = self.devices
         self.policy = Policy(version=1, classes={})
         self.caller = caller
+        self.time_s = 1000.0
+        noon = datetime.now(timezone.utc).replace(hour=12, minute=0, second=0, microsecond=0)
+        self.now = noon + timedelta(days=10)
+        """Well after everything was made, which moto dates by the machine's clock."""
 
     def use_policy(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "policy.yaml"

@@ -8,7 +8,7 @@ from agent.model import Reason
 from agent.steps import Refuse, Wait
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny, throttle
-from tests.aws.world import Crash, World
+from tests.aws.world import World
 
 CLAIM = """
 classes:
@@ -51,24 +51,6 @@ async def test_settled_node_asks_once(world: World, tmp_path: Path) -> None:
     world.aws.calls.clear()
     await node.look()
     assert dict(world.aws.calls) == {"DescribeVolumes": 1}
-
-
-@pytest.mark.parametrize("is_after", [False, True])
-@pytest.mark.parametrize("at", [1, 2])
-@pytest.mark.parametrize("lag_s", [0.0, 30.0])
-async def test_crash_between_any_two_calls_converges(
-    world: World, tmp_path: Path, at: int, lag_s: float, *, is_after: bool
-) -> None:
-    """An agent that dies around any call makes one volume in the end, also when descriptions lag behind."""
-    world.use_policy(tmp_path, CLAIM)
-    node = world.add_node(1)
-    world.cloud.pace.lag_s = lag_s
-    world.cloud.clock = lambda: node.time_s
-    node.crash = Crash(at, is_after)
-    assert await node.dies()
-    node.restart()
-    await node.settle(60, step_s=5)
-    assert len(world.cloud.volumes) == 1
 
 
 @pytest.mark.parametrize("operation", ["CreateVolume", "AttachClusterNodeVolume"])

@@ -8,7 +8,8 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 from agent.cloud import calls
-from agent.cloud.calls import ALL_CALLS, Call
+from agent.cloud.call import Call
+from agent.cloud.calls import ALL_CALLS
 from agent.cloud.statements import STATEMENTS
 from agent.model import VolumeId
 

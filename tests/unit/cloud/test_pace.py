@@ -5,7 +5,8 @@ import random
 import anyio
 import pytest
 
-from agent.cloud.calls import Call, DescribeVolumes, ModifyVolume
+from agent.cloud.call import Call
+from agent.cloud.calls import DescribeVolumes, ModifyVolume
 from agent.cloud.errors import CloudError, Failure, explain_failure
 from agent.cloud.pace import AT_ONCE, Pacer
 from agent.model import VolumeId

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cloud.calls import ClusterNode, DescribeClusterNode
+from agent.cloud.calls import DescribeClusterNode
 from agent.cloud.sources import Surroundings, identify_node
+from agent.cloud.values import ClusterNode
 from agent.cloud.whoami import (
     CloudIdentity,
     Finding,

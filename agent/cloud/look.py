@@ -1,0 +1,88 @@
+"""One look at the cloud: all that was described of this node's volumes, and what came of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agent.cloud.call import Make
+from agent.cloud.claims import WantedVolume, want_volume
+from agent.cloud.decisions import NodeView
+from agent.cloud.describe import describe_known, describe_marked, make_origin
+from agent.cloud.findings import Findings, choose_entries, make_facts
+from agent.cloud.values import TAG_CLAIM, CloudVolume
+from agent.errors import AgentError
+from agent.model import VolumeId
+from agent.policy import Policy
+from agent.policy.entries import Claim, VolumeEntry
+from agent.steps import Refuse, Wait
+
+
+@dataclass
+class Look:
+    """What one look has described so far, and what it decided."""
+
+    node: NodeView
+    policy: Policy
+    volumes: dict[VolumeId, CloudVolume] = field(default_factory=dict)
+    claimed: dict[str, VolumeId] = field(default_factory=dict)
+    verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
+    notices: dict[str, Wait | Refuse] = field(default_factory=dict)
+    has_acted: bool = False
+    unproven: AgentError | None = None
+    """Why it could not be found out whether an instance that holds a claim's volume is gone."""
+
+    @property
+    def entries(self) -> tuple[VolumeEntry, ...]:
+        """The policy's entries that may concern this node."""
+        return choose_entries(self.policy, self.node.identity)
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """Names of all claims in the policy, those of other nodes too: their volumes are nobody's to drop."""
+        return frozenset(entry.name for entry in self.policy.volumes if entry.claim is not None)
+
+    def list_volumes(self) -> tuple[CloudVolume, ...]:
+        return tuple(self.volumes.values())
+
+    def add_volumes(self, volumes: Iterable[CloudVolume]) -> None:
+        self.volumes |= {volume.volume_id: volume for volume in volumes}
+
+    def want(self, name: str, claim: Claim) -> WantedVolume:
+        """Return what a claim wants here, or raise AgentError where that cannot be said."""
+        return want_volume(name, claim, self.policy.classes[claim.class_name], self.node)
+
+    def has_device(self, volume_id: VolumeId | None) -> bool:
+        return volume_id in self.node.devices
+
+    def find(self) -> Findings:
+        """Return what the node half is to know."""
+        origins = {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
+        facts = make_facts(self.node.identity)
+        return Findings(facts, origins, self.claimed, self.verdicts, self.notices)
+
+
+async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_searching: bool) -> None:
+    """Describe everything the node has to do with: in one call once all is settled.
+
+    ``known``: volumes to ask about by ID. ``is_searching``: ask for those with the agent's marks as well.
+    """
+    if is_searching:
+        look.add_volumes(await describe_marked(make, look.node))
+    named = {entry.volume_id for entry in look.entries if entry.volume_id is not None}
+    look.add_volumes(await describe_known(make, {*named, *look.node.devices, *known} - set(look.volumes)))
+
+
+def find_suspects(look: Look) -> frozenset[str]:
+    """Return the other instances that hold this node's claims."""
+    claims = {entry.name for entry in look.entries if entry.claim is not None}
+    held = (
+        volume
+        for volume in look.list_volumes()
+        if volume.is_made_by_agent
+        and volume.tag(TAG_CLAIM) in claims
+        and not volume.is_multi_attach
+        and volume.volume_id not in look.node.devices
+    )
+    holders = {attachment.instance_id for volume in held for attachment in volume.attachments}
+    return frozenset(holder for holder in holders if holder not in {None, look.node.identity.instance_id})

@@ -1,0 +1,141 @@
+"""moto's volumes and modifications with what happens to them in time, and the attachments moto has not.
+
+Everything here is a question of a clock: a volume is being made, attached or modified until some second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from moto.core.utils import utcnow
+from moto.ec2.models.elastic_block_store import Volume, VolumeModification
+from typing_extensions import override
+
+NEVER = float("inf")
+
+
+@dataclass
+class Pace:
+    """How long AWS takes, in seconds of ``clock``; zero makes everything happen at once."""
+
+    create_s: float = 0.0
+    attach_s: float = 0.0
+    detach_s: float = 0.0
+    modify_s: float = 0.0
+    optimize_s: float = 0.0
+    cool_down_s: float = 0.0
+    lag_s: float = 0.0
+    """What EC2 describes is how things were so long ago."""
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass
+class EmulatedAttachment:
+    """One attachment; moto's serializer reads its attributes under the names of the service model."""
+
+    volume_id: str
+    device: str | None
+    instance_id: str | None
+    associated_resource: str | None
+    holder: str
+    pace: Pace
+    ready_at_s: float = field(init=False)
+    leaves_at_s: float = NEVER
+    is_busy: bool = False
+    """It was asked to leave while it is in use, and does not."""
+    attach_time: Any = field(default_factory=utcnow)
+    delete_on_termination: bool = False
+
+    def __post_init__(self) -> None:
+        self.ready_at_s = self.pace.clock() + self.pace.attach_s
+
+    def leave(self) -> None:
+        """Begin to detach."""
+        self.leaves_at_s = self.pace.clock() + self.pace.detach_s
+
+    @property
+    def is_gone(self) -> bool:
+        return not self.is_busy and self.pace.clock() >= self.leaves_at_s
+
+    @property
+    def state(self) -> str:
+        if self.leaves_at_s < NEVER:
+            return "busy" if self.is_busy else "detaching"
+        return "attached" if self.pace.clock() >= self.ready_at_s else "attaching"
+
+
+class EmulatedVolume(Volume):
+    """moto's volume with several attachments and a creation that takes time."""
+
+    pace: Pace
+    usable_at_s: float
+    held: list[EmulatedAttachment]
+
+    @classmethod
+    def adopt(cls, volume: Any, pace: Pace) -> None:
+        """Give a volume moto just made the behaviour it lacks."""
+        volume.__class__ = cls
+        volume.pace = pace
+        volume.usable_at_s = pace.clock() + pace.create_s
+        volume.hold([])
+
+    @property
+    def emulated(self) -> list[EmulatedAttachment]:
+        """The attachments to nodes of the cluster, those that have left aside."""
+        if any(one.is_gone for one in self.held):
+            self.hold([one for one in self.held if not one.is_gone])
+        return self.held
+
+    @property
+    @override
+    def attachments(self) -> list[Any]:
+        return list(self.emulated) or super().attachments  # EC2's own attach is moto's
+
+    def hold(self, attachments: list[EmulatedAttachment]) -> None:
+        self.held = attachments
+        self.attachment = attachments[0] if attachments else None  # type: ignore[assignment]  # quacks
+
+    def drop(self, holder: str) -> None:
+        """Let go of an instance at once."""
+        self.hold([one for one in self.emulated if one.holder != holder])
+
+    @property
+    @override
+    def status(self) -> str:
+        if self.pace.clock() < self.usable_at_s:
+            return "creating"
+        return "in-use" if self.attachments else "available"
+
+
+class EmulatedModification(VolumeModification):
+    """moto's modification with the states AWS goes through."""
+
+    began_s: float
+    pace: Pace
+
+    @classmethod
+    def adopt(cls, modification: Any, pace: Pace) -> None:
+        """Let a modification moto just completed take its time."""
+        modification.__class__ = cls
+        modification.began_s = pace.clock()
+        modification.pace = pace
+
+    @property
+    def took_s(self) -> float:
+        return self.pace.clock() - self.began_s
+
+    @property
+    @override
+    def modification_state(self) -> str:
+        if self.took_s < self.pace.modify_s:
+            return "modifying"
+        return "optimizing" if self.took_s < self.pace.modify_s + self.pace.optimize_s else "completed"
+
+    @property
+    @override
+    def progress(self) -> int:
+        whole_s = self.pace.modify_s + self.pace.optimize_s
+        return 100 if whole_s <= 0 else min(100, int(100 * self.took_s / whole_s))

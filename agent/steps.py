@@ -207,6 +207,20 @@ class Tune:
         return f"set {', '.join(parts)}"
 
 
+@dataclass(frozen=True)
+class Relinquish:
+    """Write back what the kernel keeps for the device, once nobody has it any more, so that it can go.
+
+    ``is_forced``: whoever has it.
+    """
+
+    kind: ClassVar[str] = "relinquish"
+    is_forced: bool = False
+
+    def describe(self) -> str:
+        return "flush the device under its users" if self.is_forced else "flush the device, unused"
+
+
 # -- Steps that end a plan: nothing more is done in this look ------------------------------------------------
 
 
@@ -254,7 +268,7 @@ class Degrade:
 
 Action: TypeAlias = (
     "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
-    " | Unmount | SetRootOwnership | Link | Unlink | SetNodeOwnership | Tune"
+    " | Unmount | SetRootOwnership | Link | Unlink | SetNodeOwnership | Tune | Relinquish"
 )
 Verdict: TypeAlias = "Refuse | Wait | Degrade"
 Step: TypeAlias = "Action | Verdict"

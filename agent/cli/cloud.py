@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from agent.cli.client import Client
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Reason
 
 VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.")]
+SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
 SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
 TypeOption = Annotated[str | None, typer.Option("--type", help="gp2, gp3, io1, io2, st1, sc1 or standard.")]
 IopsOption = Annotated[int | None, typer.Option("--iops", help="Provisioned IOPS.")]
@@ -23,9 +26,32 @@ ThroughputOption = Annotated[int | None, typer.Option("--throughput", help="Prov
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (attach, detach, create, expand, modify, snapshot):
+    for command in (attach, detach, create, restore, expand, modify):
         app.command()(command)
+    app.command("snapshots")(list_snapshots)
+    app.add_typer(_make_snapshot_commands(), name="snapshot")
     app.command("iam-policy")(iam_policy)
+
+
+class _TakeByDefault(TyperGroup):
+    """``snapshot VOLUME`` is ``snapshot take VOLUME``; a volume named like a command has to be said so."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_volume = bool(args) and args[0] not in {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, ["take", *args] if is_volume else args)
+
+
+def _make_snapshot_commands() -> typer.Typer:
+    commands = typer.Typer(
+        cls=_TakeByDefault,
+        help="Take a snapshot of a volume (snapshot VOLUME), list snapshots, or delete one.",
+        no_args_is_help=True,
+    )
+    commands.command("take")(take_snapshot)
+    commands.command("list")(list_snapshots)
+    commands.command("delete")(delete_snapshot)
+    return commands
 
 
 def attach(context: typer.Context, volume: VolumeArgument) -> None:
@@ -53,7 +79,9 @@ def create(  # noqa: PLR0913, PLR0917 - its options
     throughput: ThroughputOption = None,
     encrypted: Annotated[bool | None, typer.Option(help="Encrypt it; else the account's default.")] = None,
     kms_key_id: Annotated[str | None, typer.Option(help="KMS key to encrypt with.")] = None,
-    name: Annotated[str | None, typer.Option(help="Its Name tag.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Its name; asking again for a name goes on with its volume.")
+    ] = None,
 ) -> None:
     """Make a volume in this node's zone, empty or from a snapshot."""
     words = {"size": size, "from": from_snapshot, "type": kind, "iops": iops, "throughput": throughput}
@@ -76,21 +104,53 @@ def modify(
     _order(context, "modify", volume=volume, type=kind, iops=iops, throughput=throughput)
 
 
-def snapshot(
+def restore(
     context: typer.Context,
-    volume: Annotated[str, typer.Argument(help="A volume's name or ID; with --delete, a snapshot's ID.")],
+    snapshot: SnapshotArgument,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", help="Its name; asking again for a name goes on with its volume."),
+    ] = None,
+    size: SizeOption = None,
+    kind: TypeOption = None,
+    iops: IopsOption = None,
+    throughput: ThroughputOption = None,
+) -> None:
+    """Make a new volume from a snapshot, and attach it to this node."""
+    words = {"size": size, "type": kind, "iops": iops, "throughput": throughput}
+    _order(context, "restore", snapshot=snapshot, name=name, **words)
+
+
+def take_snapshot(
+    context: typer.Context,
+    volume: Annotated[str, typer.Argument(help="A volume's name or ID.")],
     freeze: Annotated[bool, typer.Option(help="Hold writes for the instant it begins.")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is completed.")] = False,
-    list_all: Annotated[bool, typer.Option("--list", help="List the volume's snapshots instead.")] = False,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete a snapshot the agent made.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", hidden=True)] = False,
+    delete: Annotated[bool, typer.Option("--delete", hidden=True)] = False,
 ) -> None:
-    """Take a snapshot of a volume, list its snapshots, or delete one."""
+    """Take a snapshot of a volume."""
     if delete:
-        _order(context, "delete-snapshot", snapshot=volume)
+        delete_snapshot(context, volume)
     elif list_all:
-        _order(context, "snapshots", volume=volume)
+        list_snapshots(context, volume)
     else:
         _order(context, "snapshot", volume=volume, freeze=freeze, wait=wait)
+
+
+def list_snapshots(
+    context: typer.Context,
+    volume: Annotated[
+        str | None, typer.Argument(help="A volume's name or ID; all the agent made when not given.")
+    ] = None,
+) -> None:
+    """List snapshots, oldest first, and how far those being written are."""
+    _order(context, "snapshots", volume=volume)
+
+
+def delete_snapshot(context: typer.Context, snapshot: SnapshotArgument) -> None:
+    """Delete a snapshot the agent made."""
+    _order(context, "delete-snapshot", snapshot=snapshot)
 
 
 def iam_policy(

@@ -7,43 +7,72 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from agent.cloud.calls import ModifyVolume
-from agent.cloud.orders import NewVolume, Orders
+from agent.cloud.decisions import NodeView
+from agent.cloud.following import Follower, Tell
+from agent.cloud.orders import NewVolume, VolumeOrders
+from agent.cloud.snapshot_orders import SnapshotOrders
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
 from agent.policy.checks import check_class
-from agent.policy.entries import VolumeClass
+from agent.policy.entries import VolumeClass, VolumeType
 from agent.report import api
 from agent.report.board import Board
 from agent.units import GIB, parse_size
 
-PrepareOrders = Callable[[], Awaitable[Orders]]
+Words = Mapping[str, Any]
 
 
-class Keeper(Protocol):
-    """What gives a released volume back to the policy."""
+@dataclass(frozen=True)
+class Desk:
+    """What orders are carried out with, and what their words are understood by."""
 
-    def keep(self, volume_id: VolumeId) -> None:
-        """Have the volume used again as the policy says."""
+    follower: Follower
+    view: Callable[[], NodeView]
+    board: Board
+    keep: Callable[[VolumeId], None]
+    """Gives a released volume back to the policy."""
+
+    @property
+    def volumes(self) -> VolumeOrders:
+        return VolumeOrders(self.follower, self.view)
+
+    @property
+    def snapshots(self) -> SnapshotOrders:
+        return SnapshotOrders(self.follower)
+
+    def read_volume(self, words: Words) -> VolumeId:
+        return find_volume(self.board, str(words.get("volume", "")))
 
 
-def add_cloud_routes(app: web.Application, board: Board, prepare: PrepareOrders, keeper: Keeper) -> None:
+PrepareOrders = Callable[[Tell], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
+"""Returns what carries orders out, or raises AgentError where AWS is switched off."""
+
+
+def add_cloud_routes(
+    app: web.Application, board: Board, prepare: PrepareOrders, keep: Callable[[VolumeId], None]
+) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object."""
 
     async def take(request: web.Request) -> web.StreamResponse:
         words = await _read_words(request)
         stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await stream.prepare(request)
+
+        async def tell(text: str) -> None:
+            await _write(stream, {"text": text})
+
         try:
-            orders = await prepare()
-            async for text in _begin(request.match_info["order"], words, orders, board, keeper):
-                await _write(stream, {"text": text})
+            order = _find_order(request.match_info["order"])
+            follower, view = await prepare(tell)
+            await order(Desk(follower, view, board, keep), words)
         except AgentError as error:
             await _write(stream, api.show_error(error))
         else:
@@ -67,32 +96,68 @@ async def _write(stream: web.StreamResponse, line: Mapping[str, Any]) -> None:
     await stream.write(json.dumps(line, default=str).encode() + b"\n")
 
 
-def _begin(
-    order: str, words: Mapping[str, Any], orders: Orders, board: Board, keeper: Keeper
-) -> AsyncIterator[str]:
-    """Return the progress of an order; raises AgentError where it is not one."""
-    if order == "create":
-        return orders.create(read_new_volume(words))
-    if order == "delete-snapshot":
-        return orders.delete_snapshot(parse_snapshot_id(words.get("snapshot")))
-    volume_id = find_volume(board, str(words.get("volume", "")))
-    if order == "attach":
-        keeper.keep(volume_id)
-        return orders.attach(volume_id)
-    if order == "detach":
-        return orders.detach(volume_id, is_forced=bool(words.get("force")))
-    if order == "expand":
-        return orders.expand(volume_id, parse_size(str(words.get("size", ""))))
-    if order == "modify":
-        changes = (words.get("type"), _read_count(words, "iops"), _read_count(words, "throughput"))
-        kind, iops, throughput = changes
-        return orders.modify(ModifyVolume(volume_id, type=kind, iops=iops, throughput=throughput))
-    if order == "snapshot":
-        is_frozen = bool(words.get("freeze", True))
-        return orders.snapshot(volume_id, is_frozen=is_frozen, is_awaited=bool(words.get("wait")))
-    if order == "snapshots":
-        return orders.list_snapshots(volume_id)
-    raise AgentError(f"There is no order {order!r:.40}.", retryable=False, exit_code=ExitCode.USAGE)
+# -- Orders --------------------------------------------------------------------------------------------------
+
+
+async def _attach(desk: Desk, words: Words) -> None:
+    volume_id = desk.read_volume(words)
+    desk.keep(volume_id)
+    await desk.volumes.attach(volume_id)
+
+
+async def _detach(desk: Desk, words: Words) -> None:
+    await desk.volumes.detach(desk.read_volume(words), is_forced=bool(words.get("force")))
+
+
+async def _create(desk: Desk, words: Words) -> None:
+    await desk.volumes.create(read_new_volume(words))
+
+
+async def _restore(desk: Desk, words: Words) -> None:
+    await desk.volumes.restore(read_new_volume({**words, "from": parse_snapshot_id(words.get("snapshot"))}))
+
+
+async def _expand(desk: Desk, words: Words) -> None:
+    await desk.volumes.expand(desk.read_volume(words), parse_size(str(words.get("size", ""))))
+
+
+async def _modify(desk: Desk, words: Words) -> None:
+    await desk.volumes.modify(read_modification(desk.read_volume(words), words))
+
+
+async def _snapshot(desk: Desk, words: Words) -> None:
+    is_frozen, is_awaited = bool(words.get("freeze", True)), bool(words.get("wait"))
+    await desk.snapshots.take(desk.read_volume(words), is_frozen=is_frozen, is_awaited=is_awaited)
+
+
+async def _list_snapshots(desk: Desk, words: Words) -> None:
+    await desk.snapshots.list(desk.read_volume(words) if "volume" in words else None)
+
+
+async def _delete_snapshot(desk: Desk, words: Words) -> None:
+    await desk.snapshots.delete(parse_snapshot_id(words.get("snapshot")))
+
+
+ORDERS: Mapping[str, Callable[[Desk, Words], Awaitable[None]]] = {
+    "attach": _attach,
+    "detach": _detach,
+    "create": _create,
+    "restore": _restore,
+    "expand": _expand,
+    "modify": _modify,
+    "snapshot": _snapshot,
+    "snapshots": _list_snapshots,
+    "delete-snapshot": _delete_snapshot,
+}
+
+
+def _find_order(name: str) -> Callable[[Desk, Words], Awaitable[None]]:
+    if name in ORDERS:
+        return ORDERS[name]
+    raise _wrong(f"There is no order {name!r:.40}.", f"The orders are {', '.join(ORDERS)}.")
+
+
+# -- Their words ---------------------------------------------------------------------------------------------
 
 
 def find_volume(board: Board, text: str) -> VolumeId:
@@ -136,6 +201,22 @@ def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
         snapshot_id=None if words.get("from") is None else parse_snapshot_id(words["from"]),
         name=words.get("name"),
     )
+
+
+def read_modification(volume_id: VolumeId, words: Words) -> ModifyVolume:
+    """Return the modification that was asked for; raises AgentError where its words say none."""
+    kind = words.get("type")
+    if kind is not None and kind not in get_args(VolumeType):
+        raise _wrong(
+            f"{kind!r:.20} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
+        )
+    iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
+    if kind is iops is throughput is None:
+        raise _wrong("A modification needs something to change.", "Add --type, --iops or --throughput.")
+    if kind is not None:
+        for finding in check_class(VolumeClass(type=kind, iops=iops, throughput=throughput)):
+            raise _wrong(finding.message, finding.hint)
+    return ModifyVolume(volume_id, type=kind, iops=iops, throughput=throughput)
 
 
 def _read_class(words: Mapping[str, Any]) -> VolumeClass:

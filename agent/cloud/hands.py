@@ -16,8 +16,8 @@ from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
 from agent.node.processes import find_processes
-from agent.reconcile import Reconciler
-from agent.steps import Unmount
+from agent.reconcile import Reconciler, Session
+from agent.steps import Relinquish, Unmount
 
 FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
@@ -49,10 +49,11 @@ class NodeHands:
             for volume_id, seen in self._present().items()
         }
 
-    async def release(self, volume_id: VolumeId) -> None:
-        """Unmount the volume wherever the agent or anyone has it; raise AgentError that names its users.
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        """Unmount the volume wherever anyone has it, and flush it; raise AgentError that names its users.
 
-        While it is released the policy does not have it mounted again.
+        While it is released the policy does not have it used again. ``is_forced``: whoever uses it, flushed
+        as far as that goes.
         """
         # From now on nothing is wanted of it, so that no pass mounts it again behind our back.
         self.released.add(volume_id)
@@ -60,15 +61,26 @@ class NodeHands:
         mounts: tuple[Mount, ...] = ()
         try:
             async with self._reconciler.hold(volume_id) as session:
-                observed = await session.observe(None)
-                mounts = observed.mounts
-                for mount in sorted(mounts, key=lambda mount: mount.mount_id, reverse=True):
-                    await session.execute(Unmount(mount), observed)
+                mounts = (await session.observe(None)).mounts
+                await _let_go(session)
         except AgentError as error:
+            if is_forced:
+                await self._flush_anyhow(volume_id)
+                return
             self.keep(volume_id)
             if error.reason is Reason.DEVICE_BUSY:
                 raise await self._name_users(volume_id, error, mounts) from error
             raise
+
+    async def _flush_anyhow(self, volume_id: VolumeId) -> None:
+        """Flush what can be flushed of a volume that is about to be detached under its users."""
+        try:
+            async with self._reconciler.hold(volume_id) as session:
+                observed = await session.observe(None)
+                if observed.device is not None:
+                    await session.execute(Relinquish(is_forced=True), observed)
+        except AgentError as error:
+            log.warning("volume.unflushed", volume_id=volume_id, error=error.message)
 
     def keep(self, volume_id: VolumeId) -> None:
         """Have the volume mounted again as the policy says."""
@@ -138,3 +150,13 @@ class NodeHands:
             except (AgentError, OSError, ValueError, TypeError) as error:
                 log.warning("freeze.leftover", volume_id=note.name, error=str(error))
             note.unlink(missing_ok=True)
+
+
+async def _let_go(session: Session) -> None:
+    """Unmount the volume, innermost mounts first, then see that nobody has its device, and flush it."""
+    observed = await session.observe(None)
+    for mount in sorted(observed.mounts, key=lambda mount: mount.mount_id, reverse=True):
+        await session.execute(Unmount(mount), observed)
+    observed = await session.observe(None)
+    if observed.device is not None:
+        await session.execute(Relinquish(), observed)

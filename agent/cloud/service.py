@@ -24,8 +24,8 @@ from agent.policy import Policy
 if TYPE_CHECKING:
     from agent.cloud.client import CloudClient, WorkerSettings
     from agent.cloud.decisions import NodeView
+    from agent.cloud.following import Follower, Tell
     from agent.cloud.loop import CloudLoop
-    from agent.cloud.orders import Orders
 
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
@@ -92,7 +92,7 @@ class CloudService:
         self._identity = CloudIdentity()
         self._news = anyio.Event()
 
-    async def prepare_orders(self) -> Orders:
+    async def prepare_orders(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
         """Return what carries out a person's orders, or raise AgentError where AWS is switched off."""
         if self._policy().agent.cloud.enabled is False:
             raise AgentError(
@@ -100,11 +100,11 @@ class CloudService:
                 hint="Set it to auto or true and reload the policy.",
                 retryable=False,
             )
-        from agent.cloud.orders import Orders
+        from agent.cloud.following import Follower
 
         client = self._client or self._make_client(await identify_node(self._surroundings()))
         self._identity = await identify_node(self._surroundings(), client.make)
-        return Orders(client.make, self._hands, self._view)
+        return Follower(client.make, self._hands, tell), self._view
 
     def _make_client(self, identity: CloudIdentity) -> CloudClient:
         from agent.cloud.client import CloudClient

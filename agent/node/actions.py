@@ -23,7 +23,7 @@ from agent.model import (
     Partition,
     Reason,
 )
-from agent.node import block, filesystem, formatting, mounted, partition
+from agent.node import block, filesystem, formatting, mounted, partition, relinquish
 from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
@@ -36,6 +36,7 @@ from agent.steps import (
     Link,
     MountFilesystem,
     MoveMount,
+    Relinquish,
     Remount,
     SetNodeOwnership,
     SetRootOwnership,
@@ -53,6 +54,10 @@ MOUNT_TIMEOUT_S = 600.0
 """Replaying a full log takes minutes."""
 GROW_TIMEOUT_S = 600.0
 OWN_TIMEOUT_S = 30.0
+FIND_TIMEOUT_S = 60.0
+"""A node may run thousands of processes with hundreds of open files each."""
+FLUSH_TIMEOUT_S = 600.0
+"""Gigabytes may be waiting for a slow volume."""
 
 DUPLICATE_UUID = "duplicate UUID"
 """What xfs says when another mounted filesystem has the same one (fs/xfs/xfs_mount.c)."""
@@ -79,6 +84,7 @@ class VolumeActions:
             Unlink: self._unlink,
             SetNodeOwnership: self._set_node_ownership,
             Tune: self._tune,
+            Relinquish: self._relinquish,
         }
 
     async def execute(self, action: Action, observed: Observed) -> None:
@@ -266,6 +272,16 @@ class VolumeActions:
             action.scheduler,
             timeout_s=OWN_TIMEOUT_S,
         )
+
+    async def _relinquish(self, action: Relinquish, observed: Observed) -> None:
+        device = _need_device(observed)
+        if not action.is_forced:
+            await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
+        for mount in observed.mounts:
+            await self._pin.call(
+                relinquish.flush_mount, mount.path, mount.device_number, timeout_s=FLUSH_TIMEOUT_S
+            )
+        await self._pin.call(relinquish.flush_device, self._pin.fd, timeout_s=FLUSH_TIMEOUT_S)
 
     async def _note_mount(
         self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]

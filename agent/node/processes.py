@@ -51,12 +51,12 @@ def find_processes(path: str, device_number: DeviceNumber, time_limit_s: float =
     an unmount outside does not reach it.
     """
     search = _Search(path, device_number, monotonic() + time_limit_s)
-    own_namespace = _read_link(Path("/proc/self/ns/mnt"))
+    own_namespace = read_link(Path("/proc/self/ns/mnt"))
     insiders: list[Path] = []
     outsiders: dict[str, Path] = {}
     for pid in psutil.pids():
         process = Path("/proc", str(pid))
-        namespace = _read_link(process / "ns/mnt")
+        namespace = read_link(process / "ns/mnt")
         if namespace == own_namespace:
             insiders.append(process)
         elif namespace:
@@ -79,17 +79,17 @@ def _ask(search: _Search, processes: Iterable[Path], is_using: Callable[[Path, _
         # A process may end, or not be ours to look at, at any moment.
         with contextlib.suppress(OSError, psutil.Error):
             if is_using(process, search):
-                search.found[pid] = _describe(process)
+                search.found[pid] = describe_process(process)
 
 
 def _has_link(process: Path, search: _Search) -> bool:
-    return any(search.is_on_mount(_read_link(process / name)) for name in ("cwd", "root", "exe"))
+    return any(search.is_on_mount(read_link(process / name)) for name in ("cwd", "root", "exe"))
 
 
 def _has_descriptor(process: Path, search: _Search) -> bool:
     with os.scandir(process / "fd") as entries:
         return any(
-            search.is_on_mount(_read_link(Path(entry.path)))
+            search.is_on_mount(read_link(Path(entry.path)))
             for entry in itertools.islice(entries, _MAX_DESCRIPTORS)
         )
 
@@ -116,7 +116,8 @@ def _has_map(process: Path, search: _Search) -> bool:
     return False
 
 
-def _describe(process: Path) -> Process:
+def describe_process(process: Path) -> Process:
+    """Return a process by its name, ID and user, asking nothing that waits."""
     # Not psutil's name(): for a long one it reads the command line, which waits for the memory lock.
     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
     printable = "".join(character if character.isprintable() else "?" for character in name)
@@ -124,7 +125,8 @@ def _describe(process: Path) -> Process:
     return Process(pid, printable, psutil.Process(pid).username())
 
 
-def _read_link(path: Path) -> str:
+def read_link(path: Path) -> str:
+    """Return what a link in /proc says, as the kernel wrote it; nothing where it cannot be read."""
     try:
         return os.readlink(path)  # noqa: PTH115 (Path would normalise what the kernel wrote)
     except OSError:

@@ -261,3 +261,52 @@ def test_frozen_filesystem_is_thawed_when_the_agent_dies(
     finally:
         may_end.set()
         command.wait(WAIT_S)
+
+
+def test_raw_volume_is_flushed_and_its_users_are_named(
+    first: ClusterNode, files: FileVolumes, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detaching a raw volume names who has it open; --force takes it, with all that was written to it."""
+    raw = first.claim("raw", "1GiB")
+    del raw["filesystem"], raw["mount"], raw["grow"]
+    first.write_policy({**raw, "block": {}})
+    first.start(monkeypatch)
+    volume = first.wait_ready("raw")["volume_id"]
+    script = (
+        "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.write(fd, b'raw' * 1000); print(flush=True)"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-c", f"{script}; sys.stdin.read()", str(first.scratch.paths.dev_ebs / "raw")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert user.stdout is not None
+        user.stdout.readline()
+        code, said = first.fail("detach", "raw")
+        assert code == 5
+        assert f"pid {user.pid}" in said
+        assert aws.cloud.volumes[volume].emulated
+        first.order("detach", "raw", "--force")
+    finally:
+        user.communicate(timeout=30)
+    assert not aws.cloud.volumes[volume].emulated
+    with files.find(volume).open("rb") as file:
+        assert file.read(3000) == b"raw" * 1000
+
+
+def test_restore_by_hand(first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot is listed, becomes a volume that is attached here, once for its name, and is deleted."""
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    first.wait_ready("ckpt")
+    snapshot = first.order("snapshot", "ckpt", "--wait").split()[0]
+    assert snapshot in first.order("snapshots", "ckpt")
+    first.order("restore", snapshot, "--as", "copy")
+    said = first.order("restore", snapshot, "--as", "copy")
+    assert len(aws.cloud.made) == 2
+    copy = aws.cloud.made[1]
+    assert f"volume_id: {copy}" in said
+    assert first.agent.wait_condition(copy, "Unmanaged")["device"]
+    first.order("snapshot", "delete", snapshot)
+    assert "no snapshot" in first.order("snapshot", "list", "ckpt")

@@ -1,76 +1,207 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from functools import partial
 
+import anyio
 import pytest
 
-from agent.cloud.calls import ModifyVolume
+from agent.cloud.control import ORDERS, Desk
 from agent.cloud.decisions import AttachApi, NodeView
-from agent.cloud.orders import NewVolume, Orders
+from agent.cloud.describe import describe_known
+from agent.cloud.following import Follower
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import VolumeId
+from agent.report.board import Board
 from tests.aws.cloud import OTHER_ZONE
-from tests.aws.faults import deny
+from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import NodeUnderTest, World
+from tests.waiting import until
 
 
-def order(node: NodeUnderTest) -> Orders:
-    def view() -> NodeView:
-        return NodeView(node.identity, AttachApi.HYPERPOD, frozenset(node.hands.list_devices()))
+class Clerk:
+    """Takes orders for a node, and keeps what was told of each."""
 
-    return Orders(node.make, node.hands, view, pause_s=0.01)
+    def __init__(self, node: NodeUnderTest) -> None:
+        self.said: list[str] = []
+        self.node = node
+        self.desk = Desk(
+            Follower(node.make, node.hands, self._tell, pause_s=0.01), self._view, Board(), self._keep
+        )
 
+    async def _tell(self, text: str) -> None:
+        self.said.append(text)
 
-async def listen(progress: AsyncIterator[str]) -> list[str]:
-    return [text async for text in progress]
+    def _view(self) -> NodeView:
+        devices = frozenset(self.node.hands.list_devices())
+        return NodeView(self.node.identity, AttachApi.HYPERPOD, devices)
+
+    def _keep(self, volume_id: VolumeId) -> None:
+        self.node.hands.released.discard(volume_id)
+
+    async def order(self, order: str, **words: object) -> list[str]:
+        """Carry an order out, and return what was told."""
+        self.said.clear()
+        follower = Follower(self.node.make, self.node.hands, self._tell, pause_s=0.01)
+        await ORDERS[order](Desk(follower, self._view, Board(), self._keep), words)
+        return list(self.said)
 
 
 async def test_attach_and_detach(world: World) -> None:
     """Attaching ends when the device is here, detaching when it is gone; both may be asked for twice."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
-    assert (await listen(order(node).attach(volume)))[-1] == f"{volume} is here."
-    assert await listen(order(node).attach(volume)) == [f"{volume} is here."]
-    assert (await listen(order(node).detach(volume)))[-1] == f"{volume} is detached."
-    assert await listen(order(node).detach(volume)) == [f"{volume} is detached."]
+    clerk = Clerk(node)
+    assert (await clerk.order("attach", volume=volume))[-1] == f"{volume} is here."
+    assert await clerk.order("attach", volume=volume) == [f"{volume} is here."]
+    assert (await clerk.order("detach", volume=volume))[-1] == f"{volume} is detached."
+    assert await clerk.order("detach", volume=volume) == [f"{volume} is detached."]
     assert world.aws.calls["AttachClusterNodeVolume"] == world.aws.calls["DetachClusterNodeVolume"] == 1
 
 
 async def test_detach_of_a_volume_in_use(world: World) -> None:
     """A volume in use is refused with who uses it; --force takes it all the same."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
-    await listen(order(node).attach(volume))
+    clerk = Clerk(node)
+    await clerk.order("attach", volume=volume)
     node.hands.busy.add(volume)
     with pytest.raises(RefusedError, match="pid 4711") as raised:
-        await listen(order(node).detach(volume))
+        await clerk.order("detach", volume=volume)
     assert raised.value.exit_code is ExitCode.REFUSED
     assert "--force" in str(raised.value.hint)
     assert world.aws.calls["DetachClusterNodeVolume"] == 0
-    await listen(order(node).detach(volume, is_forced=True))
+    await clerk.order("detach", volume=volume, force=True)
     assert world.aws.calls["DetachClusterNodeVolume"] == 1
 
 
 async def test_attach_that_cannot_be(world: World) -> None:
     """What waiting does not change ends the order at once: another zone, another holder, nothing there."""
     node = world.add_node(1)
+    clerk = Clerk(node)
     far = VolumeId(world.cloud.make_volume(zone=OTHER_ZONE))
     with pytest.raises(RefusedError, match="us-west-2b"):
-        await listen(order(node).attach(far))
+        await clerk.order("attach", volume=far)
     taken = VolumeId(world.cloud.make_volume())
-    await listen(order(world.add_node(2)).attach(taken))
+    await Clerk(world.add_node(2)).order("attach", volume=taken)
     with pytest.raises(RefusedError, match="i-00000000000000002"):
-        await listen(order(node).attach(taken))
+        await clerk.order("attach", volume=taken)
     with pytest.raises(AgentError, match="AWS knows no vol-0123456789abcdef0"):
-        await listen(order(node).attach(VolumeId("vol-0123456789abcdef0")))
+        await clerk.order("attach", volume="vol-0123456789abcdef0")
 
 
 async def test_create(world: World) -> None:
     """A volume made by hand lies in this zone and carries the agent's mark, and no claim's."""
     node = world.add_node(1)
-    said = await listen(order(node).create(NewVolume(3, iops=4000, name="scratch")))
+    clerk = Clerk(node)
+    said = await clerk.order("create", size="3GiB", iops=4000, name="scratch")
     (volume,) = world.cloud.volumes.values()
     assert said[-1] == f"{volume.id} is available in us-west-2a."
     tags = {tag["key"]: tag["value"] for tag in volume.get_tags()}
-    assert tags == {"ebs-agent:made-by": "ebs-agent", "Name": "scratch"}
+    assert tags == {"ebs-agent:made-by": "ebs-agent", "Name": "scratch", "ebs-agent:order": "scratch"}
+
+
+async def test_name_is_one_volume(world: World) -> None:
+    """Asking again for a name, also when the answer was lost, goes on with the volume there is."""
+    clerk = Clerk(world.add_node(1))
+    world.aws.faults.add(Fault("CreateVolume", Kind.LOST_ANSWER))
+    await clerk.order("create", size="3GiB", name="scratch")
+    await clerk.order("create", size="3GiB", name="scratch")
+    assert len(world.cloud.made) == 1
+    await clerk.order("create", size="3GiB")
+    await clerk.order("create", size="3GiB")
+    assert len(world.cloud.made) == 3
+
+
+async def test_name_of_a_deleted_volume_is_free(world: World) -> None:
+    """A volume that was deleted, whose token AWS remembers, does not stand in the way of a new one."""
+    clerk = Clerk(world.add_node(1))
+    await clerk.order("create", size="3GiB", name="scratch")
+    world.cloud.ec2.delete_volume(world.cloud.made[0])
+    await clerk.order("create", size="3GiB", name="scratch")
+    assert list(world.cloud.volumes) == world.cloud.made[1:]
+
+
+async def test_restore(world: World) -> None:
+    """A snapshot becomes a volume of its own that is attached here; asking again makes no second one."""
+    clerk = Clerk(world.add_node(1))
+    source = world.cloud.make_volume(3)
+    snapshot, other = (world.cloud.ec2.create_snapshot(source, text).id for text in ("a", "b"))
+    said = await clerk.order("restore", snapshot=snapshot, name="copy")
+    (volume,) = world.cloud.made
+    assert world.cloud.volumes[volume].snapshot_id == snapshot
+    assert volume in clerk.node.hands.list_devices()
+    assert f"volume_id: {volume}" in said[-1]
+    assert await clerk.order("restore", snapshot=snapshot, name="copy")
+    assert world.cloud.made == [volume]
+    with pytest.raises(RefusedError, match=f"was made from {snapshot}"):
+        await clerk.order("restore", snapshot=other, name="copy")
+    with pytest.raises(AgentError, match="not an EBS snapshot ID"):
+        await clerk.order("restore", snapshot="vol-0123456789abcdef0")
+
+
+async def test_attach_while_descriptions_lag(world: World) -> None:
+    """What AWS was asked and does not describe yet is not asked of it again."""
+    world.cloud.pace.lag_s = 0.3
+    clerk, volume = Clerk(world.add_node(1)), VolumeId(world.cloud.make_volume())
+    world.devices.delay = True
+    await until_described(clerk, volume)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(clerk.order, "attach", volume=volume))
+        await until(lambda: "does not show it yet" in " ".join(clerk.said))
+        world.devices.catch_up()
+    assert world.aws.calls["AttachClusterNodeVolume"] == 1
+
+
+async def until_described(clerk: Clerk, volume: VolumeId) -> None:
+    with anyio.fail_after(20):
+        while not await describe_known(clerk.node.make, [volume]):  # noqa: ASYNC110 - only asking tells
+            await anyio.sleep(0.02)
+
+
+async def test_busy_volume_is_said_to_be_busy(world: World) -> None:
+    """A volume AWS cannot take from the instance stays attached, and its state is told."""
+    node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node)
+    await clerk.order("attach", volume=volume)
+    (attachment,) = world.cloud.volumes[volume].emulated
+    attachment.is_busy = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(clerk.order, "detach", volume=volume))
+        await until(lambda: f"{volume} is busy from this node." in clerk.said)
+        tasks.cancel_scope.cancel()
+    assert world.aws.calls["DetachClusterNodeVolume"] == 1
+
+
+async def test_detaching_is_waited_for(world: World) -> None:
+    """A volume that is detaching is not detached, whatever the device says."""
+    world.cloud.pace.detach_s = 0.3
+    node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node)
+    await clerk.order("attach", volume=volume)
+    said = await clerk.order("detach", volume=volume)
+    assert f"{volume} is detaching from this node." in said
+    assert not world.cloud.volumes[volume].emulated
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({}, "needs something to change"),
+        ({"type": "gp9"}, "'gp9' is no type"),
+        ({"type": "gp2", "iops": 3000}, "IOPS of gp2"),
+        ({"type": "io2", "throughput": 500, "iops": 3000}, "throughput of io2"),
+        ({"type": "io2"}, "io2 volumes need iops"),
+        ({"iops": 0}, "iops is not a number"),
+        ({"throughput": "fast"}, "throughput is not a number"),
+    ],
+)
+async def test_contradictory_modification_is_not_sent(
+    world: World, words: dict[str, object], message: str
+) -> None:
+    """What contradicts itself is told before AWS is asked."""
+    clerk, volume = Clerk(world.add_node(1)), VolumeId(world.cloud.make_volume())
+    with pytest.raises(AgentError, match=message) as raised:
+        await clerk.order("modify", volume=volume, **words)
+    assert raised.value.exit_code is ExitCode.USAGE
+    assert not world.aws.calls["ModifyVolume"]
 
 
 async def test_expand_shows_progress_and_never_shrinks(world: World) -> None:
@@ -78,47 +209,52 @@ async def test_expand_shows_progress_and_never_shrinks(world: World) -> None:
     world.cloud.pace.modify_s = 0.2
     world.cloud.pace.optimize_s = 60
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume(2))
-    said = await listen(order(node).expand(volume, 5 << 30))
+    clerk = Clerk(node)
+    said = await clerk.order("expand", volume=volume, size="5GiB")
     assert "being modified" in said[1]
     assert said[-1] == f"{volume} is optimizing; the change is usable."
     with pytest.raises(RefusedError, match="never shrink"):
-        await listen(order(node).expand(volume, 1 << 30))
+        await clerk.order("expand", volume=volume, size="1GiB")
     with pytest.raises(AgentError, match="whole GiB"):
-        await listen(order(node).expand(volume, (5 << 30) + 1))
+        await clerk.order("expand", volume=volume, size="5121MiB")
     with pytest.raises(AgentError, match="is optimizing"):
-        await listen(order(node).expand(volume, 9 << 30))
+        await clerk.order("expand", volume=volume, size="9GiB")
     assert world.aws.calls["ModifyVolume"] == 1
 
 
 async def test_modification_that_changes_nothing_is_not_sent(world: World) -> None:
     """A class the volume has already costs no modification."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
-    assert "so already" in (await listen(order(node).modify(ModifyVolume(volume, type="gp3"))))[0]
+    clerk = Clerk(node)
+    assert "so already" in (await clerk.order("modify", volume=volume, type="gp3"))[0]
     assert world.aws.calls["ModifyVolume"] == 0
-    await listen(order(node).modify(ModifyVolume(volume, iops=5000)))
+    await clerk.order("modify", volume=volume, iops=5000)
     assert world.cloud.volumes[volume].iops == 5000
 
 
 async def test_snapshots_by_hand(world: World) -> None:
     """A snapshot is taken frozen, listed, and deleted only if the agent made it."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node)
     foreign = world.cloud.ec2.create_snapshot(volume, "somebody's own").id
-    said = await listen(order(node).snapshot(volume, is_frozen=True, is_awaited=True))
+    said = await clerk.order("snapshot", volume=volume, wait=True)
     assert node.hands.freezes == 1
     snapshot = said[0].split()[0]
-    listed = await listen(order(node).list_snapshots(volume))
-    assert {line.split()[0] for line in listed} == {snapshot, foreign}
+    listed = await clerk.order("snapshots", volume=volume)
+    assert {line.split()[0] for line in listed} == {"SNAPSHOT", snapshot, foreign}
+    assert await clerk.order("snapshots") == [line for line in listed if foreign not in line]
     with pytest.raises(RefusedError, match="not made by the agent"):
-        await listen(order(node).delete_snapshot(foreign))
-    await listen(order(node).delete_snapshot(snapshot))
+        await clerk.order("delete-snapshot", snapshot=foreign)
+    await clerk.order("delete-snapshot", snapshot=snapshot)
     assert list(world.cloud.ec2.snapshots) == [foreign]
 
 
 async def test_freeze_ends_when_the_call_fails(world: World) -> None:
     """A snapshot AWS refuses leaves the filesystem thawed."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node)
     world.aws.faults.add(deny("CreateSnapshot", "ec2:CreateSnapshot"))
     with pytest.raises(AgentError, match="ec2:CreateSnapshot is missing"):
-        await listen(order(node).snapshot(volume, is_frozen=True, is_awaited=False))
+        await clerk.order("snapshot", volume=volume)
     assert node.hands.freezes == 1
     assert not node.hands.is_frozen

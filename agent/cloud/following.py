@@ -1,0 +1,114 @@
+"""Follows what a person asked for until it is so: look, do the next thing, tell what changed, look again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+
+import anyio
+
+from agent.cloud.call import Make
+from agent.cloud.decisions import Decision, Do, Release, Settled
+from agent.cloud.findings import Hands
+from agent.cloud.recent import RecentCalls
+from agent.errors import AgentError, ExitCode, NotAnsweringError, RefusedError
+from agent.model import Reason, VolumeId
+from agent.steps import Refuse, Wait
+
+Tell = Callable[[str], Awaitable[None]]
+
+PATIENCE_S = 600.0
+"""For what AWS brings about within a minute when all is well."""
+SNAPSHOT_PATIENCE_S = 24 * 3600.0
+PAUSE_S = 2.0
+
+_FINAL = frozenset({Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACHED_ELSEWHERE})
+"""Reasons to wait that no patience outlasts."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What one look found, in a sentence, and whether nothing is left to wait for."""
+
+    text: str
+    is_done: bool = False
+
+
+@dataclass
+class Follower:
+    """What orders are carried out with. ``tell`` takes sentences for the person who gave the order."""
+
+    make: Make
+    hands: Hands
+    tell: Tell
+    pause_s: float = PAUSE_S
+
+    def __post_init__(self) -> None:
+        self._recent = RecentCalls(monotonic)
+        self._said = ""
+
+    async def say(self, text: str) -> None:
+        """Tell a sentence, unless it was the last one told."""
+        if text != self._said:
+            self._said = text
+            await self.tell(text)
+
+    async def follow(
+        self, subject: str, look: Callable[[], Awaitable[Sighting]], patience_s: float = PATIENCE_S
+    ) -> None:
+        """Look until it is done, telling what is new; NotAnsweringError where that takes too long."""
+        deadline = monotonic() + patience_s
+        while True:
+            sighting = await look()
+            await self.say(sighting.text)
+            if sighting.is_done:
+                return
+            if monotonic() > deadline:
+                raise NotAnsweringError(
+                    f"{subject}: AWS did not get there in time.",
+                    hint="What was asked may still happen; ask again to see how far it is.",
+                    exit_code=ExitCode.NOT_READY,
+                )
+            await anyio.sleep(self.pause_s)
+
+    async def carry_out(
+        self, subject: VolumeId, decision: Decision | None, done: str, *, is_forced: bool = False
+    ) -> Sighting:
+        """Do what a planner decided; ``done`` is the sentence for there being nothing left to do."""
+        if decision is None or isinstance(decision, Settled):
+            return Sighting(done, is_done=True)
+        if isinstance(decision, Release):
+            await self._release(subject, is_forced=is_forced)
+            return Sighting(f"{subject} is unmounted and flushed.")
+        if isinstance(decision, Do):
+            waiting = self._recent.find_wait(subject, decision.call)
+            if waiting is not None:
+                return Sighting(waiting.message)
+            asking = f"Asking AWS to {decision.describe()}."
+            await self.say(asking)
+            await self.make(decision.call)
+            self._recent.note(subject, decision.call)
+            return Sighting(asking)
+        return _wait(decision)
+
+    async def _release(self, volume_id: VolumeId, *, is_forced: bool) -> None:
+        try:
+            await self.hands.release(volume_id, is_forced=is_forced)
+        except AgentError as error:
+            raise RefusedError(
+                error.message,
+                hint="End them and try again. --force detaches it under them: what they have not written "
+                "is lost.",
+                reason=error.reason,
+                exit_code=ExitCode.REFUSED,
+            ) from error
+
+
+def _wait(decision: Wait | Refuse) -> Sighting:
+    """Return what is waited for, or raise where waiting would not help."""
+    if isinstance(decision, Refuse) or decision.reason in _FINAL:
+        raise RefusedError(
+            decision.message, decision.hint, decision.reason, retryable=False, exit_code=ExitCode.REFUSED
+        )
+    return Sighting(decision.message)

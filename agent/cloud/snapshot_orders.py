@@ -1,0 +1,105 @@
+"""What a person asks of snapshots through the agent: take one, list them, delete one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.cloud.calls import CreateSnapshot, DeleteSnapshot, DescribeSnapshots
+from agent.cloud.following import SNAPSHOT_PATIENCE_S, Follower, Sighting
+from agent.cloud.orders import describe_one
+from agent.cloud.shoot import take_snapshot
+from agent.cloud.values import (
+    MADE_BY,
+    TAG_FROZEN,
+    TAG_MADE_BY,
+    TAG_SCHEDULE,
+    TAG_VOLUME,
+    CloudSnapshot,
+)
+from agent.errors import AgentError, ExitCode, RefusedError
+from agent.model import VolumeId
+
+
+class SnapshotOrders:
+    """Carries orders out with the daemon's own client and hands."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._make = follower.make
+
+    async def take(self, volume_id: VolumeId, *, is_frozen: bool, is_awaited: bool) -> None:
+        """Take a snapshot, frozen where a filesystem is mounted here; ends when begun, or completed."""
+        await describe_one(self._follower, volume_id)
+        tags = ((TAG_MADE_BY, MADE_BY), (TAG_VOLUME, str(volume_id)))
+        call = CreateSnapshot(volume_id, f"{volume_id}, asked for by hand", tags)
+        begun = await take_snapshot(self._make, self._follower.hands.freeze if is_frozen else None, call)
+        held = " with writes held" if is_frozen else ""
+        await self._follower.say(f"{begun.snapshot_id} of {volume_id} has begun{held}.")
+        if not is_awaited:
+            return
+
+        async def look() -> Sighting:
+            found = next(iter(await self._describe("snapshot-id", begun.snapshot_id)), begun)
+            if found.state == "error":
+                raise AgentError(f"{found.snapshot_id} failed.", hint="Take another one.")
+            progress = f"{found.snapshot_id} is {found.state}, {found.progress_percent} %."
+            return Sighting(progress, is_done=found.state == "completed")
+
+        await self._follower.follow(volume_id, look, SNAPSHOT_PATIENCE_S)
+
+    async def list(self, volume_id: VolumeId | None) -> None:
+        """Tell every snapshot of a volume, or every one the agent made, oldest first."""
+        if volume_id is None:
+            found = await self._describe(f"tag:{TAG_MADE_BY}", MADE_BY)
+        else:
+            found = await self._describe("volume-id", volume_id)
+        for line in show_snapshots(found):
+            await self._follower.tell(line)
+
+    async def delete(self, snapshot_id: str) -> None:
+        """Delete one snapshot the agent made; others are for whoever made them to delete."""
+        found = await self._describe("snapshot-id", snapshot_id)
+        if not found:
+            raise AgentError(f"AWS knows no {snapshot_id} in this account and region.", retryable=False)
+        if not found[0].is_made_by_agent:
+            raise RefusedError(
+                f"{snapshot_id} was not made by the agent.",
+                hint="Delete it with whatever made it.",
+                exit_code=ExitCode.REFUSED,
+            )
+        await self._make(DeleteSnapshot(snapshot_id))
+        await self._follower.say(f"{snapshot_id} is deleted.")
+
+    async def _describe(self, name: str, value: str) -> tuple[CloudSnapshot, ...]:
+        return await self._make(DescribeSnapshots(((name, (value,)),)))
+
+
+def show_snapshots(snapshots: Iterable[CloudSnapshot]) -> list[str]:
+    """Return a table, a line each; a snapshot still being written shows how far it is."""
+    rows = [("SNAPSHOT", "VOLUME", "STATE", "SIZE", "BEGUN", "FROZEN", "MADE BY")]
+    for one in sorted(snapshots, key=lambda one: (one.started_at, one.snapshot_id)):
+        progress = f" {one.progress_percent} %" if one.state == "pending" else ""
+        rows.append(
+            (
+                one.snapshot_id,
+                one.volume_id,
+                f"{one.state}{progress}",
+                f"{one.size_gib} GiB",
+                one.started_at[:19],
+                one.tag(TAG_FROZEN) or "-",
+                _name_maker(one),
+            )
+        )
+    if len(rows) == 1:
+        return ["There is no snapshot."]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _name_maker(snapshot: CloudSnapshot) -> str:
+    if not snapshot.is_made_by_agent:
+        return "someone else"
+    schedule = snapshot.tag(TAG_SCHEDULE)
+    return f"the agent, on the schedule of {schedule}" if schedule else "the agent"

@@ -1,0 +1,125 @@
+"""Letting go of a device: everyone who has it is found, and what was written to it is on it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import AgentError
+from agent.model import Reason
+from agent.node.relinquish import check_unused, find_users, flush_device, flush_mount
+from tests.loop.devices import VOLUME, attached, opened, run
+
+MIB = 1 << 20
+
+
+@contextmanager
+def child(*argv: str) -> Iterator[int]:
+    """Run a program that says a line once it has begun, and ends when its input does."""
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        yield process.pid
+    finally:
+        process.communicate(timeout=30)
+
+
+def python(script: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", f"{script}\nprint(flush=True); input_ = sys.stdin.read()", *arguments)
+
+
+OPEN = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR)"
+
+
+def test_nobody_has_it(tmp_path: Path) -> None:
+    """A device that only its looker has open is unused."""
+    with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):
+        check_unused(device)
+
+
+def test_opener_is_named(tmp_path: Path) -> None:
+    """A process that has the device open is in the way, by name, ID and user."""
+    with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):
+        with child(*python(OPEN, path)) as pid, pytest.raises(AgentError) as raised:
+            check_unused(device)
+        check_unused(device)
+    assert raised.value.reason is Reason.DEVICE_BUSY
+    assert str(VOLUME) in raised.value.message
+    assert f"(pid {pid}, root)" in raised.value.message
+
+
+def test_other_name_of_the_device_is_found(tmp_path: Path) -> None:
+    """A device node made anywhere else, as containers have them, is the same device."""
+    with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):
+        # On a tmpfs of its own namespace: /dev of a container.
+        script = 'mount -t tmpfs none "$1" && mknod "$1/data" b "$2" "$3" && exec 3<>"$1/data" && echo && cat'
+        number = device.device_number
+        argv = ("unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path))
+        with child(*argv, str(number.major), str(number.minor)) as pid:
+            users = find_users(path, device.numbers)
+    assert pid in {process.pid for process in users.processes}
+
+
+def test_mount_elsewhere_is_in_the_way(tmp_path: Path) -> None:
+    """A filesystem mounted where the host does not see it is still in use, though no process has it open."""
+    with attached(tmp_path / "image", 64 * MIB) as path, opened(path) as (_, device):
+        run("mkfs.ext4", "-q", path)
+        argv = ("unshare", "--mount", "sh", "-c", 'mount "$1" "$2" && echo && cat', "sh", path, str(tmp_path))
+        with child(*argv), pytest.raises(AgentError, match="a mount in another namespace"):
+            check_unused(device)
+
+
+def test_swap_is_in_the_way(tmp_path: Path) -> None:
+    """What the kernel itself uses is found."""
+    with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):
+        run("mkswap", path)
+        try:
+            run("swapon", path)
+        except AssertionError as error:
+            pytest.skip(f"no swap here: {error}")
+        try:
+            assert find_users(path, device.numbers).is_claimed
+        finally:
+            run("swapoff", path)
+
+
+def test_look_of_udev_is_outlasted(tmp_path: Path) -> None:
+    """Somebody who opens the device for a moment is not in the way."""
+    script = f"{OPEN}; import threading; threading.Timer(0.3, os.close, [fd]).start()"
+    with (
+        attached(tmp_path / "image", 16 * MIB) as path,
+        opened(path) as (_, device),
+        child(*python(script, path)),
+    ):
+        check_unused(device)
+
+
+def test_flush_brings_raw_writes_to_the_device(tmp_path: Path) -> None:
+    """What a process wrote, without syncing and without closing, is on the device after the flush."""
+    image = tmp_path / "image"
+    script = f"{OPEN}; os.write(fd, b'written' * 1000)"
+    with attached(image, 16 * MIB) as path, opened(path) as (fd, _), child(*python(script, path)):
+        flush_device(fd)
+        assert image.read_bytes()[:7000] == b"written" * 1000
+
+
+def test_flush_brings_file_writes_to_the_device(tmp_path: Path) -> None:
+    """What a process wrote to a file of a mounted filesystem is on the device after the flush."""
+    image, mountpoint = tmp_path / "image", tmp_path / "data"
+    mountpoint.mkdir()
+    with attached(image, 64 * MIB) as path, opened(path) as (fd, device):
+        run("mkfs.ext4", "-q", path)
+        run("mount", path, mountpoint)
+        try:
+            (mountpoint / "file").write_bytes(b"of a file" * 1000)
+            flush_mount(str(mountpoint), device.device_number)
+            flush_device(fd)
+            assert b"of a file" * 100 in image.read_bytes()
+        finally:
+            run("umount", mountpoint)

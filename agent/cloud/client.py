@@ -51,8 +51,12 @@ class WorkerSettings:
     start_timeout_s: float = 30.0
     environment: Mapping[str, str] | None = None
     """Added to what the worker keeps of the daemon's environment."""
+    python: str = sys.executable
 
 
+_NO_GROUP = 65534
+"""The kernel's overflow group. The worker's user has a group of the same name, and whoever is in it may give
+the daemon orders: detach a volume, reload the policy. What talks to the internet may not."""
 _KEPT_ENVIRONMENT = (
     "PATH",
     "LANG",
@@ -244,7 +248,7 @@ class CloudClient:
         ours.setblocking(False)  # noqa: FBT003 - the method's only argument
         settings = self._settings
         argv = [
-            sys.executable,
+            settings.python,
             "-I",  # neither the working directory nor the environment says which code runs
             "-m",
             "agent.cloud.worker",
@@ -268,7 +272,7 @@ class CloudClient:
         return _Worker(process, reader, writer)
 
     def _spawn(self, argv: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:
-        uid, gid = self._find_user()
+        uid = self._find_user()
         return subprocess.Popen(
             argv,
             stdin=theirs.fileno(),
@@ -279,20 +283,19 @@ class CloudClient:
             close_fds=True,
             start_new_session=True,
             user=uid,
-            group=gid,
+            group=None if uid is None else _NO_GROUP,
             extra_groups=None if uid is None else (),
         )
 
-    def _find_user(self) -> tuple[int | None, int | None]:
-        """Return the uid and gid to run the worker as; None each to stay who the daemon is."""
+    def _find_user(self) -> int | None:
+        """Return the uid to run the worker as; None to stay who the daemon is."""
         user = self._settings.user
         if user is None or os.geteuid() != 0:
-            return None, None
+            return None
         try:
-            entry = pwd.getpwnam(user)
+            return pwd.getpwnam(user).pw_uid
         except KeyError:
             raise OSError(f"there is no user {user}") from None
-        return entry.pw_uid, entry.pw_gid
 
     def _start_idle_timer(self, worker: _Worker) -> None:
         self._stop_idle_timer()

@@ -128,6 +128,40 @@ def wait_ready(guest: Guest, *names: str) -> None:
     guest.run([EBS_AGENT, "wait", *names, "--timeout", "240"], timeout_s=300)
 
 
+ATTEMPTS = """
+import os, socket
+attempts = {
+    "read the policy": lambda: open("/etc/ebs-agent/policy.yaml"),
+    "read the cluster's file": lambda: open("/opt/ml/config/resource_config.json"),
+    "list the agent's state": lambda: os.listdir("/var/lib/ebs-agent"),
+    "read a disk": lambda: os.open("/dev/vda", os.O_RDONLY),
+    "give the daemon orders": lambda: socket.socket(socket.AF_UNIX).connect("/run/ebs-agent/agent.sock"),
+    "become root": lambda: os.setuid(0),
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    print(name)
+"""
+
+
+def check_worker(guest: Guest) -> None:
+    """The process that speaks to AWS is nobody: it can do none of what the daemon may."""
+    pid = guest.shell("pgrep -f agent.cloud.worker | head -n 1").strip()
+    lines = guest.shell("cat /proc/$1/status", pid).splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    uid, gid = status["Uid"].split()[0], status["Gid"].split()[0]
+    assert uid == guest.shell("id -u ebs-agent").strip()
+    assert status["Groups"].split() == []
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+    same = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"]
+    argv = [*same, "python3", "-I", "-S", "-c", ATTEMPTS]
+    assert guest.run(argv, timeout_s=60).stdout.decode() == ""
+
+
 @pytest.mark.timeout(1200)
 def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
     """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over."""
@@ -137,8 +171,7 @@ def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
     agent.start()
     wait_ready(guest, "ckpt")
     (volume,) = aws.cloud.volumes
-    worker = guest.shell("ps -o user= -p $(pgrep -f agent.cloud.worker | head -n 1)").strip()
-    assert worker.startswith("ebs-agen")
+    check_worker(guest)
 
     guest.shell("head -c 8M /dev/urandom > /data/ckpt/weights; sync -f /data/ckpt/weights")
     load = guest.start_command(

@@ -3,9 +3,12 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -21,6 +24,8 @@ from tests.aws.faults import Fault, Kind
 from tests.aws.world import CREDENTIALS, World
 from tests.waiting import until
 
+NOBODY = (pwd.getpwnam("nobody").pw_uid, 65534)
+
 
 async def wait_until_ended(pid: int) -> None:
     await until(lambda: not Path(f"/proc/{pid}").exists())
@@ -31,20 +36,37 @@ def read_process(pid: int | None) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
 
 
-def can_read_this_python(user: pwd.struct_passwd) -> bool:
+@pytest.fixture
+def python_for_all() -> Iterator[str]:
+    """Give a Python that every user can run, with the agent: a venv that lies in nobody's home."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can choose a user")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        for python in (os.path.realpath(sys.executable), f"/usr/bin/{version}"):
+            if not Path(python).exists():
+                continue
+            made = subprocess.run([python, "-m", "venv", "--without-pip", "--clear", directory], check=False)
+            site = Path(directory, "lib", version, "site-packages")
+            if made.returncode == 0 and site.exists():
+                site.joinpath("agent.pth").write_text("\n".join(path for path in sys.path if path), "utf-8")
+                if run_as(NOBODY, [f"{directory}/bin/python", "-I", "-c", "import agent.cloud.worker"]) == "":
+                    yield f"{directory}/bin/python"
+                    return
+    pytest.skip("no Python of this version, or not this directory, is readable to everybody")
+
+
+def run_as(user: tuple[int, int], argv: list[str]) -> str:
+    """Run a program as a user and one group, and return what it complained of; nothing where it succeeded."""
+    uid, gid = user
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", "import agent.cloud.calls"],
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=(),
-            capture_output=True,
-            check=False,
-            cwd="/",
+            argv, user=uid, group=gid, extra_groups=(), capture_output=True, text=True, check=False, cwd="/"
         )
-    except PermissionError:
-        return False
-    return done.returncode == 0
+    except PermissionError as error:
+        return str(error)
+    return done.stderr or "failed" if done.returncode else ""
 
 
 @pytest.mark.parametrize(
@@ -157,17 +179,46 @@ async def test_unknown_user_is_an_error(world: World) -> None:
             await client.make(DescribeVolumes())
 
 
-async def test_worker_runs_unprivileged(world: World) -> None:
-    """Under root, the worker runs as the user it was given, without groups and without new privileges."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can choose a user")
-    nobody = pwd.getpwnam("nobody")
-    if not can_read_this_python(nobody):
-        pytest.skip("nobody cannot read this Python")
-    async with CloudClient(world.settings(user="nobody")) as client:
+async def test_worker_runs_unprivileged(world: World, python_for_all: str) -> None:
+    """Under root, the worker is nobody: no capability, no group, no way to gain any."""
+    async with CloudClient(world.settings(user="nobody", python=python_for_all)) as client:
         await client.make(GetCallerIdentity())
         facts = read_process(client.worker_pid)
-    assert facts["Uid"].split() == [str(nobody.pw_uid)] * 4
+    assert facts["Uid"].split() == [str(NOBODY[0])] * 4
+    assert facts["Gid"].split() == [str(NOBODY[1])] * 4
     assert facts["Groups"].split() == []
-    assert facts["CapEff"] == "0" * 16
+    assert {facts[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert facts["NoNewPrivs"] == "1"
+
+
+TRY = """
+import socket, sys
+attempt = open if sys.argv[1] == "read" else socket.socket(socket.AF_UNIX).connect
+try:
+    attempt(sys.argv[2])
+except PermissionError:
+    sys.exit(0)
+sys.exit("it was allowed to")
+"""
+
+
+async def test_worker_can_do_nothing_of_root_s(world: World, python_for_all: str) -> None:
+    """Who runs as the worker does reads no file of root's, and gives the daemon no orders."""
+    place, group = Path(python_for_all).parents[1], pwd.getpwnam("daemon").pw_gid
+    secret, orders = place / "secret", place / "agent.sock"
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    async with CloudClient(world.settings(user="daemon", python=python_for_all)) as client:
+        await client.make(GetCallerIdentity())
+        facts = read_process(client.worker_pid)
+    worker = int(facts["Uid"].split()[0]), int(facts["Gid"].split()[0])
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(orders))
+        listening.listen()
+        # As the control socket is: of root, and of the group that is named like the worker's user.
+        os.chown(orders, 0, group)
+        orders.chmod(0o660)
+        assert run_as(worker, [python_for_all, "-I", "-c", TRY, "read", str(secret)]) == ""
+        assert run_as(worker, [python_for_all, "-I", "-c", TRY, "order", str(orders)]) == ""
+        allowed = run_as((worker[0], group), [python_for_all, "-I", "-c", TRY, "order", str(orders)])
+    assert allowed.strip() == "it was allowed to"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import agent
-from agent.cloud.findings import Findings, make_facts
+from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.service import CloudService, is_wanted
 from agent.cloud.sources import identify_locally, look_around
@@ -255,8 +255,11 @@ class Daemon:
     async def _run_cloud(self, identity: CloudIdentity | None) -> None:
         """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""
         while True:
-            with _record_fault("cloud.failed"):
+            try:
                 await self._cloud.run(identity)
+            except Exception as error:
+                log.exception("cloud.failed")
+                self._board.explain_by_cloud(explain_fault(self._policy, error), {})
             identity = None
             await anyio.sleep(CLOUD_RETRY_S)
 
@@ -319,15 +322,6 @@ class Daemon:
         statuses = self._board.statuses()
         usable = sum(status.condition.is_usable for status in statuses)
         return f"{usable} of {len(statuses)} volumes usable"
-
-
-@contextmanager
-def _record_fault(event: str) -> Iterator[None]:
-    """Log what nobody expected, with its traceback, and go on; for parts the volumes do not depend on."""
-    try:
-        yield
-    except Exception:
-        log.exception(event)
 
 
 def _choose_listen(policy: Policy) -> Listen:

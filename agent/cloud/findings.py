@@ -73,3 +73,19 @@ def make_verdict(error: AgentError) -> Wait | Refuse:
     if error.retryable:
         return Wait(reason, error.message, error.hint)
     return Refuse(reason, error.message, error.hint)
+
+
+def explain_fault(policy: Policy, error: BaseException) -> dict[str, Wait | Refuse]:
+    """Say of every entry that the cloud half fell over an error nobody foresaw, which is the agent's own.
+
+    What a blank volume was made from is then not known, so it is not formatted: it waits, and says why.
+    """
+    while inner := getattr(error, "exceptions", ()):  # a task group's
+        error = inner[0]
+    verdict = Wait(
+        Reason.CLOUD_ERROR,
+        f"The agent's cloud half failed: {type(error).__name__}: {error!s:.200}",
+        hint="This is a bug of the agent; report it with the traceback that journalctl -u ebs-agent shows. "
+        "It is tried again every minute. agent.cloud.enabled: false in the policy works without AWS.",
+    )
+    return {entry.name: verdict for entry in policy.volumes}

@@ -171,7 +171,8 @@ class Board:
                 hint=notice.hint,
             )
         why = self._absences.get(status.name or "")
-        if why is None or status.device is not None or status.condition is not Condition.PENDING:
+        is_awaited = status.device is None or status.reason is Reason.WAITING_FOR_CLOUD
+        if why is None or not is_awaited or status.condition is not Condition.PENDING:
             return status
         return replace(status, condition=why.condition, reason=why.reason, message=why.message, hint=why.hint)
 

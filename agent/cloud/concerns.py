@@ -74,6 +74,10 @@ class Concern(ABC):
         """Say why this is not as wanted: here, why the volume cannot be used."""
         look.verdicts[self.name] = verdict
 
+    def tell_asked(self, waiting: Wait, look: Look) -> None:
+        """Say that AWS was asked for what is wanted."""
+        self.tell(waiting, look)
+
 
 def list_concerns(look: Look, means: Means) -> Iterator[Concern]:
     """Return the concerns a look begins with."""
@@ -173,6 +177,10 @@ class Upkeep(Concern):
     def tell(self, verdict: Wait | Refuse, look: Look) -> None:
         """Note what cannot be changed, now or ever."""
         look.notices[self.name] = verdict
+
+    @override
+    def tell_asked(self, waiting: Wait, look: Look) -> None:
+        """Say nothing: that a volume in use is being changed is no defect of it."""
 
 
 class Shape(Upkeep):

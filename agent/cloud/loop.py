@@ -199,7 +199,7 @@ class CloudLoop:
                 waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
                 look.has_acted = True
                 await self._make_change(concern, decision.call)
-            concern.tell(waiting, look)
+            concern.tell_asked(waiting, look)
 
     async def _make_change(self, concern: Concern, call: Change[Any]) -> None:
         if isinstance(call, CreateVolume):

@@ -13,7 +13,8 @@ import pytest
 from agent.errors import AgentError
 from agent.model import Reason
 from agent.node.relinquish import check_unused, find_users, flush_device, flush_mount
-from tests.loop.devices import VOLUME, attached, opened, run
+from tests.corpus.tools import run
+from tests.loop.devices import VOLUME, attached, opened
 
 MIB = 1 << 20
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer.core
 import typer.main
@@ -29,10 +31,15 @@ def test_documented_options_exist() -> None:
     assert isinstance(group, typer.core.TyperGroup)
     for row in re.findall(r"^\| (`[a-z].*?) \|", text, re.MULTILINE):
         command = group.commands[re.split(r"[` ]", row)[1]]
-        there_are = {
-            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        assert set(re.findall(r"--[a-z-]+", row)) <= there_are, row
+        assert set(re.findall(r"--[a-z-]+", row)) <= set(list_options(command)), row
+
+
+def list_options(command: Any) -> Iterator[str]:
+    """Return the options of a command and of those below it."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for below in getattr(command, "commands", {}).values():
+        yield from list_options(below)
 
 
 def test_policy_of_the_readme_is_valid() -> None:

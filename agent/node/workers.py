@@ -27,7 +27,7 @@ from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
 from agent.node import wire
 from agent.node.wire import Fd
-from agent.node.zygote import ENVIRONMENT, Fork, Forked, Kill, Raised, Returned
+from agent.node.zygote import ENVIRONMENT, Fork, Forked, Kill, Raised, Returned, accept_fd
 
 if sys.version_info >= (3, 11):
     from typing import Self, TypeVarTuple, Unpack
@@ -196,7 +196,7 @@ class Workers:
         try:
             # A message this small fits the socket, so nothing is awaited before the worker has the
             # descriptor.
-            message, fds = wire.encode((_accept_fd, (fd,)))
+            message, fds = wire.encode((accept_fd, (fd,)))
             worker.sock.sendmsg([message], wire.ancillary(fds))
             fd.close()
             with anyio.move_on_after(_CLOSE_TIMEOUT_S):
@@ -319,7 +319,7 @@ class Workers:
 
     def _close_later(self, fd: Fd) -> None:
         worker = self._fork_worker()
-        message, fds = wire.encode((_accept_fd, (fd,)))
+        message, fds = wire.encode((accept_fd, (fd,)))
         worker.sock.sendmsg([message], wire.ancillary(fds))
         fd.close()
         worker.sock.close()
@@ -373,10 +373,6 @@ class Workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._zygote.wait(timeout=1)
             self._zygote = None
-
-
-def _accept_fd(fd: Fd) -> None:
-    """Take a descriptor; the worker closes every one it was given after the call."""
 
 
 def _is_alive(sock: socket.socket) -> bool:

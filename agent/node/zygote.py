@@ -13,6 +13,7 @@ with the zygote.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import gc
 import importlib
@@ -37,6 +38,8 @@ PRELOADED = (
     "agent.node.mounts",
     "agent.node.nvme",
     "agent.node.standin",
+    "agent.node.records",
+    "agent.node.notes",
 )
 """Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and
 on its way from attached to mounted. Others are imported by the first call that needs them."""
@@ -99,6 +102,10 @@ def serve(sock: socket.socket) -> None:
             sock.sendall(message[1:])
         except BrokenPipeError:
             return
+
+
+def accept_fd(fd: wire.Fd) -> None:
+    """Take a descriptor; the worker closes every one it was given after the call."""
 
 
 def _answer(inbox: wire.Inbox) -> Returned | Raised:
@@ -272,6 +279,7 @@ def main(control_fd: int, parent_pid: int) -> None:
 def _preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
+    codecs.lookup("ascii")  # what sysfs says is read as
     # What is here stays: no collection looks at it again, and so none copies the pages it shares.
     gc.collect()
     gc.freeze()

@@ -78,6 +78,14 @@ def test_made_read_only_behind_the_agents_back(scratch: Scratch, agent: AgentPro
     )
 
 
+def test_device_that_is_smaller_than_its_filesystem(scratch: Scratch, agent: AgentProcess) -> None:
+    """A filesystem whose device lost its end is Failed, with how much of it is not there."""
+    start(scratch, agent, "ext4")
+    os.truncate(scratch.image(VOLUME), 256 * MIB)
+    status = agent.wait_condition(VOLUME, "Failed", "FilesystemErrors")
+    assert "spans 512 MiB and its device has 256 MiB" in status["message"]
+
+
 def test_nearly_full(scratch: Scratch, agent: AgentProcess) -> None:
     """A filling filesystem is Degraded as NearlyFull, with how much is left."""
     path = start(scratch, agent, "ext4")

@@ -2,8 +2,10 @@
 
 It changes nothing on a volume; where one is not what the board says, it has it looked at. Each volume has its
 own task, and each sample is one call to a worker that may be abandoned: one that does not answer holds up
-nobody, and is asked nothing further until it does. A volume at rest costs less: while the kernel counts no
-I/O of anybody's and nothing is wrong, it is sampled only now and then.
+nobody, and is asked nothing further until it does.
+
+A volume at rest costs less: while the kernel counts no I/O of anybody's and nothing is wrong, it is sampled
+only now and then. One task looks at the counters of all such volumes, and wakes those that do something.
 """
 
 from __future__ import annotations
@@ -58,10 +60,8 @@ class _Track:
     verdicts: tuple[Verdict, ...] = ()
     health: Health = field(default_factory=Health)
     request: SampleRequest | None = None
-    answered: SampleRequest | None = None
-    """What the newest reading is an answer to; None where the last attempt brought none."""
-    sampled_at: float = 0.0
-    """When the newest sample was answered; the readings after it only repeat it."""
+    rests: bool = False
+    """Sampled, found well and doing nothing; ``wake`` ends it."""
     is_changing: bool = False
     wake: anyio.Event = field(default_factory=anyio.Event)
     log_page_problem: str | None = None
@@ -76,6 +76,7 @@ class Sampler:
         board: Board,
         wake: Callable[[VolumeId], None],
         interval_s: float = INTERVAL_S,
+        rest_intervals: float = REST_INTERVALS,
         clock: Callable[[], float] = monotonic,
         read_counters: Callable[[DeviceNumber], BlockCounters | None] = read_block_counters,
     ) -> None:
@@ -85,6 +86,7 @@ class Sampler:
         self._node = node
         self._board = board
         self._wake = wake
+        self._rest_intervals = rest_intervals
         self._clock = clock
         self._read_counters = read_counters
         self._tracks: dict[VolumeId, _Track] = {}
@@ -97,6 +99,7 @@ class Sampler:
     async def run(self) -> None:
         """Sample until cancelled."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_resting, name="health of volumes at rest")
             with self._board.subscribe() as changes:
                 for status in self._board.statuses():
                     self._heed(status.volume_id, status, tasks)
@@ -120,53 +123,44 @@ class Sampler:
             tasks.start_soon(self._follow, volume, track, name=f"health of {volume}")
         if request != track.request or track.is_changing:
             track.request = request
-            track.answered = None
             track.is_changing = False
             track.wake.set()
 
     async def _follow(self, volume: VolumeId, track: _Track) -> None:
-        # The first pause is any part of the interval, so that many volumes are not sampled in step.
-        pause_s = self.interval_s * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
         while track.request is not None:
             track.wake = anyio.Event()
-            if self._is_at_rest(track):
-                # It is as it was, and those who draw or judge it are to see that time has passed.
-                track.readings.append(replace(track.readings[-1], at=self._clock()))
-            else:
-                try:
-                    await self._sample(volume, track, track.request)
-                except Exception:
-                    # A fault of the agent's own in one volume's health must not end the agent.
-                    log.exception("health.failed", volume_id=volume)
-            with anyio.move_on_after(pause_s):
-                await track.wake.wait()
-            pause_s = self.interval_s
+            try:
+                reading = await self._read(track.request, track)
+                if reading is not None and track.request is not None:
+                    self._put(volume, track, reading)
+                track.rests = reading is not None and _is_well(track)
+            except Exception:
+                # A fault of the agent's own in one volume's health must not end the agent.
+                log.exception("health.failed", volume_id=volume)
+            await self._pause(track)
         del self._tracks[volume]
         self._board.judge(volume, None)
 
-    def _is_at_rest(self, track: _Track) -> bool:
-        """Tell whether another sample would find what the last one found, as far as the kernel can tell.
+    async def _pause(self, track: _Track) -> None:
+        """Wait until the volume is to be sampled again: an interval, and longer at rest, or until woken."""
+        # Never quite as long, so that volumes that came or woke together do not stay in step.
+        pause_s = self.interval_s * random.uniform(0.8, 1.2)  # noqa: S311 -- no secret
+        with anyio.move_on_after(pause_s * self._rest_intervals if track.rests else pause_s):
+            await track.wake.wait()
+        track.rests = False
 
-        Nothing was wrong, it was not long ago, and no I/O has begun or ended since. Asks no device anything.
-        """
-        if track.request is None or track.answered != track.request or track.verdicts:
-            return False
-        newest = track.readings[-1]
-        if newest.sample is None or newest.counters is None or newest.counters.in_flight:
-            return False
-        if self._clock() - track.sampled_at >= REST_INTERVALS * self.interval_s:
-            return False
-        return self._read_counters(newest.sample.device_number) == newest.counters
-
-    async def _sample(self, volume: VolumeId, track: _Track, request: SampleRequest) -> None:
-        track.answered = None
-        reading = await self._read(request, track)
-        if reading is None or track.request is None:
-            return
-        self._put(volume, track, reading)
-        # What was mounted or moved meanwhile wants a look of its own.
-        if track.readings and not track.wake.is_set():
-            track.answered = request
+    async def _watch_resting(self) -> None:
+        """Wake volumes at rest that do something; of the others note that time has passed."""
+        while True:
+            await anyio.sleep(self.interval_s)
+            for track in self._tracks.values():
+                if not track.rests:
+                    continue
+                newest = track.readings[-1]
+                if newest.sample and self._read_counters(newest.sample.device_number) == newest.counters:
+                    track.readings.append(replace(newest, at=self._clock()))
+                else:
+                    track.wake.set()
 
     async def _read(self, request: SampleRequest, track: _Track) -> Reading | None:
         """Return what sampling brought; None where it says nothing about the volume's health."""
@@ -208,7 +202,6 @@ class Sampler:
             return
         slim = strip_reading(reading)
         track.readings.append(slim)
-        track.sampled_at = slim.at
         subject = Subject(old.label, is_read_only=old.wants_read_only, grows=old.wants_growth)
         track.verdicts = judge(track.readings, subject, track.verdicts)
         if slim.sample is None:
@@ -220,6 +213,14 @@ class Sampler:
         new = self._board.get(volume)
         if new is not None:
             record_transition(self._board, old, new)
+
+
+def _is_well(track: _Track) -> bool:
+    """Tell whether nothing is wrong with a volume and nothing is in flight, all of which is known."""
+    newest = track.readings[-1] if track.readings else None
+    if newest is None or newest.sample is None or newest.counters is None:
+        return False
+    return not newest.counters.in_flight and not track.verdicts
 
 
 def make_request(status: VolumeStatus, *, may_write: bool = False) -> SampleRequest | None:

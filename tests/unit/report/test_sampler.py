@@ -14,7 +14,7 @@ from agent.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.sample import BlockCounters, MountSample, Sample, SampleRequest
 from agent.report.board import Board
 from agent.report.events import EventName
-from agent.report.sampler import REST_INTERVALS, Sampler
+from agent.report.sampler import Sampler
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, make_board, make_status
 from tests.waiting import until
 
@@ -73,13 +73,16 @@ class FakeKernel:
 
 
 @asynccontextmanager
-async def sampling(board: Board, node: FakeNode, kernel: FakeKernel | None = None) -> AsyncIterator[Sampler]:
+async def sampling(
+    board: Board, node: FakeNode, kernel: FakeKernel | None = None, rest_intervals: float = 1e6
+) -> AsyncIterator[Sampler]:
     """Sample at every hundredth of a second; with a ``kernel`` of the test's, by its clock and counters."""
     sampler = Sampler(
         node,
         board,
         node.woken.append,
         interval_s=0.01,
+        rest_intervals=rest_intervals,
         clock=monotonic if kernel is None else lambda: kernel.now,
         # Somebody is always at work, so that no volume is at rest.
         read_counters=(lambda _: None) if kernel is None else kernel.read_counters,
@@ -145,27 +148,26 @@ async def test_silence_is_stalled() -> None:
 
 
 async def test_volume_at_rest_is_left_alone() -> None:
-    """A volume that is well and does nothing is asked now and then, and at once when it does something."""
+    """A volume that is well and does nothing is asked nothing, until it does something."""
     node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
-
-    async def peek() -> None:
-        seen = kernel.peeks
-        await until(lambda: kernel.peeks >= seen + 5)
-
     async with sampling(make_board(READY), node, kernel) as sampler:
-        await peek()
-        assert len(node.asked) == 1
+        await until(lambda: kernel.peeks > 5)
         # Whoever draws or judges them sees that it has done nothing since.
-        kernel.now = 0.02
+        kernel.now = 15.0
         await until(lambda: sampler.readings(CHECKPOINTS)[-1].at == kernel.now)
         first, *_, last = sampler.readings(CHECKPOINTS)
         assert last == replace(first, at=kernel.now)
-        kernel.now = REST_INTERVALS * 0.01
-        await until(lambda: len(node.asked) == 2)
-        await peek()
-        assert len(node.asked) == 2
+        assert len(node.asked) == 1
         kernel.counters = BlockCounters(2, 2, 2, 1, 1, 1, 0, 2)
         await until(lambda: len(node.asked) > 3)
+
+
+async def test_rest_is_not_for_ever() -> None:
+    """A volume that does nothing is sampled now and then: nothing else shows that it has stalled."""
+    node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
+    async with sampling(make_board(READY), node, kernel, rest_intervals=2):
+        await until(lambda: len(node.asked) > 3)
+    assert kernel.peeks
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ async def test_volume_that_may_be_unwell_is_never_at_rest(sample: Sample) -> Non
     node, kernel = FakeNode({CHECKPOINTS: sample}), FakeKernel(counters=sample.counters)
     async with sampling(make_board(READY), node, kernel):
         await until(lambda: len(node.asked) > 3)
-    assert kernel.now == 0.0
+    assert kernel.peeks == 0
 
 
 async def test_mounted_volume_is_sampled_at_once() -> None:

@@ -24,7 +24,10 @@ _IDENTIFY = 0x06
 _CNS_NAMESPACE = 0
 _CNS_CONTROLLER = 1
 _PAGE_BYTES = 4096
-_TIMEOUT_MS = 10_000
+_TIMEOUT_MS = (1 << 31) - 1
+"""Weeks. A kernel that gives an admin command up resets the controller, and one that merely stalls may lose
+its device by that, with all that was not flushed (drivers/nvme/host/pci.c, nvme_timeout). It is the worker
+that asks which is given up."""
 _LOG_PAGE_EBS = 0xD0
 _NSID = 1
 
@@ -36,7 +39,7 @@ _SERIAL = re.compile(r"vol(?P<digits>[0-9a-f]{17}|[0-9a-f]{8})", re.ASCII)
 _ATTACH_NAME = re.compile(r"(?:/dev/)?(?P<name>[a-z][a-z0-9]{1,15})", re.ASCII)
 
 
-class _AdminCommand(ctypes.Structure):
+class AdminCommand(ctypes.Structure):
     """``struct nvme_admin_cmd`` of ``linux/nvme_ioctl.h``: 72 bytes."""
 
     _fields_ = (
@@ -169,18 +172,23 @@ def _refuse(why: str) -> RefusedError:
     )
 
 
+def make_admin_command(opcode: int, nsid: int, cdw10: int, address: int) -> AdminCommand:
+    """Return an admin command that reads a page to ``address``, and waits for it as long as it takes."""
+    return AdminCommand(
+        opcode=opcode,
+        nsid=nsid,
+        addr=address,
+        data_len=_PAGE_BYTES,
+        cdw10=cdw10,
+        timeout_ms=_TIMEOUT_MS,
+    )
+
+
 def _send_admin_command(fd: int, opcode: int, nsid: int, cdw10: int) -> bytes:
     """Send one admin command that reads a page from the device; return the page."""
     with mmap.mmap(-1, _PAGE_BYTES) as page:
         view = (ctypes.c_char * _PAGE_BYTES).from_buffer(page)
-        command = _AdminCommand(
-            opcode=opcode,
-            nsid=nsid,
-            addr=ctypes.addressof(view),
-            data_len=_PAGE_BYTES,
-            cdw10=cdw10,
-            timeout_ms=_TIMEOUT_MS,
-        )
+        command = make_admin_command(opcode, nsid, cdw10, ctypes.addressof(view))
         del view
         try:
             status = fcntl.ioctl(fd, _NVME_IOCTL_ADMIN_CMD, command)

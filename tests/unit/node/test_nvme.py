@@ -158,6 +158,17 @@ def test_page_of_any_length_is_refused_or_read(page: bytes) -> None:
         nvme.parse_identity(make_controller(), page[:4095])
 
 
+def test_kernel_is_never_to_give_a_question_up() -> None:
+    """A question waits for weeks: a kernel that gives one up resets the controller."""
+    command = bytes(nvme.make_admin_command(0x02, nsid=1, cdw10=0x03FF00D0, address=0xA0B0C0D0))
+    assert len(command) == 72
+    assert struct.unpack_from("<BBHI", command) == (0x02, 0, 0, 1)
+    address, _, length, cdw10 = struct.unpack_from("<QIII", command, 24)
+    assert (address, length, cdw10) == (0xA0B0C0D0, 4096, 0x03FF00D0)
+    (timeout_ms,) = struct.unpack_from("<I", command, 64)
+    assert timeout_ms > 20 * 24 * 3600 * 1000
+
+
 def test_device_that_is_no_nvme_is_an_error() -> None:
     """What does not take NVMe commands has no identity."""
     with Path("/dev/null").open("rb") as device, pytest.raises(AgentError, match="command 0x06"):

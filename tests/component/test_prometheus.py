@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 import yaml
@@ -24,14 +22,12 @@ from agent.report.http import make_app
 from agent.report.metrics import Exposition
 from agent.report.serve import HttpFace
 from agent.report.sockets import Listen
-from tests.agent_process import reserve_port
+from tests.prometheus import MONITORING, RULES, Prometheus, run_prometheus
 from tests.unit.report.samples import CHECKPOINTS, READY
 from tests.unit.report.test_metrics import HEALTH, make_sampled_board
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
-MONITORING = Path(__file__).parents[2] / "monitoring"
-RULES = MONITORING / "prometheus/ebs-agent.rules.yml"
 DASHBOARD = MONITORING / "grafana/ebs-agent.json"
 STALLED = Verdict(Condition.FAILED, Reason.STALLED, "It does not answer.", "Wait.")
 
@@ -77,71 +73,16 @@ def test_scrape_examples(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Prometheus:
-    """The API of a Prometheus of the test's own."""
-
-    def __init__(self, http: aiohttp.ClientSession, port: int) -> None:
-        self._http = http
-        self._url = f"http://127.0.0.1:{port}/api/v1"
-
-    async def ask(self, path: str, **parameters: str) -> Any:
-        async with self._http.get(f"{self._url}/{path}", params=parameters) as answer:
-            body = await answer.json()
-        assert body["status"] == "success", body
-        return body["data"]
-
-    async def query(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.ask("query", query=expression))["result"]
-        return found
-
-    async def until(self, expression: str) -> list[dict[str, Any]]:
-        """Return the first answer to a query that is not empty."""
-        with anyio.fail_after(60):
-            while True:
-                try:
-                    if found := await self.query(expression):
-                        return found
-                except (aiohttp.ClientError, AssertionError):
-                    pass  # it is starting
-                await anyio.sleep(0.1)
-
-
 @asynccontextmanager
 async def scraping(board: Board, counters: Counters, directory: Path) -> AsyncIterator[Prometheus]:
-    """Have a Prometheus scrape an agent's face often, with the alerts that are shipped, but sooner."""
+    """Have a Prometheus scrape an agent's face."""
     app = make_app(board, Exposition(board, counters))
-    async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as http:
+    async with anyio.create_task_group() as tasks:
         face = HttpFace(lambda: app, Listen(port=0))
         await tasks.start(face.run)
-        own_port = reserve_port()
-        start_prometheus = write_config(directory, face.port)
-        with (directory / "prometheus.log").open("wb") as log:
-            process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
-                [*start_prometheus, f"--web.listen-address=127.0.0.1:{own_port}"], stdout=log, stderr=log
-            )
-        try:
-            yield Prometheus(http, own_port)
-        finally:
-            process.kill()
-            process.wait()
-            tasks.cancel_scope.cancel()
-
-
-def write_config(directory: Path, port: int) -> list[str]:
-    """Write a configuration and return the command that starts a Prometheus with it."""
-    rules = re.sub(r"for: \d+m", "for: 500ms", RULES.read_text())
-    (directory / "rules.yml").write_text(rules)
-    config = {
-        "global": {"scrape_interval": "250ms", "evaluation_interval": "250ms"},
-        "rule_files": ["rules.yml"],
-        "scrape_configs": [{"job_name": "ebs-agent", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
-    }
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-    return [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-    ]
+        async with run_prometheus(directory, face.port) as prometheus:
+            yield prometheus
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.needs("prometheus")

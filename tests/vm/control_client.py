@@ -2,7 +2,8 @@
 
 It imports little, since every import is felt under emulation. ``SOCKET`` prints all statuses; ``SOCKET VOLUME
 CONDITION REASON TIMEOUT_S`` waits until the volume is in that condition, for that reason unless it is empty,
-and prints its status as it is then, or as it is when time is up.
+and prints its status as it is then, or as it is when time is up. With an empty condition it waits for a
+verdict of the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def wait(path: str, volume: str, condition: str, reason: str, timeout_s: float) 
     deadline = time.monotonic() + timeout_s
     while True:
         found = ask(path, f"/v1/status/{volume}")
-        is_reached = found.get("condition") == condition and reason in {"", found.get("reason")}
+        if condition:
+            is_reached = found.get("condition") == condition and reason in {"", found.get("reason")}
+        else:
+            is_reached = any(verdict["reason"] == reason for verdict in found.get("verdicts") or ())
         if is_reached or time.monotonic() > deadline:
             return found
         time.sleep(POLL_S)

@@ -90,7 +90,10 @@ class EbsTarget:
 
     def close(self) -> None:
         """Take every volume and its bytes away, and end the target."""
-        serials = [volume["serial"] for volume in self.call("show")]
+        shown = self.call("show")
+        serials = [volume["serial"] for volume in shown]
+        # What waits for a volume that a failed test left stalled would hold up all that follows.
+        self.call_all([{"do": "heal", "volume": volume["volume_id"]} for volume in shown])
         self._guest.shell(UNMOUNT, *serials)
         self.call("clear")
         assert self._process is not None

@@ -79,6 +79,13 @@ class GuestAgent:
         assert reason in {None, found.get("reason")}, shown
         return found
 
+    def wait_verdict(self, volume: str, reason: str) -> dict[str, Any]:
+        """Return the volume's status once sampling has found ``reason``, whatever else is wrong with it."""
+        found = self._ask(volume, "", reason, str(WAIT_S))
+        shown = f"{volume} has no verdict {reason}: {found}"
+        assert reason in {verdict["reason"] for verdict in found.get("verdicts") or ()}, shown
+        return found
+
     def _ask(self, *arguments: str) -> dict[str, Any]:
         argv = ["python3", "-I", "-S", "-c", CONTROL_CLIENT, SOCKET, *arguments]
         answer: dict[str, Any] = json.loads(self.guest.run(argv, timeout_s=2 * WAIT_S).stdout)

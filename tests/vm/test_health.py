@@ -1,179 +1,281 @@
-"""Every verdict by a real fault, in the guest: emulated EBS volumes under the installed agent."""
+"""Every verdict by a real fault, in the guest: emulated EBS volumes under the installed agent.
+
+All of it happens beside a volume that is stalled from the first case to the last.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from time import monotonic
 
 import pytest
 
-from tests.vm.ebs import EbsTarget
-from tests.vm.guest import Guest
-from tests.vm.guest_agent import WAIT_S, GuestAgent, make_entry
+from tests.prometheus import run_prometheus
+from tests.vm.conftest import GuestPool
+from tests.vm.guest_agent import UNIT
+from tests.vm.health_node import MIB, HealthNode, name_volume, run_health_node, series
 
 pytestmark = pytest.mark.nightly
 
-GIB = 1 << 30
-VOLUME = "vol-0123456789abcdef0"
-METRICS = "http://127.0.0.1:9842/metrics"
-HEALTH = {"interval": "2s"}
-FETCH = (
-    "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1], timeout=30).read().decode())"
-)
-TIMED = f"import time; began = time.monotonic()\n{FETCH}\nprint(); print(time.monotonic() - began)"
-"""Fetches a page and prints how long the agent took, without the guest's own slowness around it."""
+STALL_S = 120.0
 
 
-@pytest.fixture
-def agent(guest: Guest) -> GuestAgent:
-    """Give the shared guest's agent, stopped, with no policy and no state."""
-    return GuestAgent(guest).install()
+@pytest.fixture(scope="module")
+def node(shared_guests: GuestPool) -> Iterator[HealthNode]:
+    """Give the node of all cases."""
+    with run_health_node(shared_guests.get_shared()) as node:
+        yield node
 
 
-@pytest.fixture
-def ebs(guest: Guest) -> Iterator[EbsTarget]:
-    """Give emulated EBS volumes."""
-    with EbsTarget(guest) as target:
-        yield target
+# -- What EBS counts -----------------------------------------------------------------------------------------
 
 
-def start(agent: GuestAgent, ebs: EbsTarget, fs_type: str = "ext4", **health: Any) -> None:
-    """Have one volume formatted and mounted by an agent that samples often."""
-    agent.write_policy(make_entry(VOLUME, fs_type), health={**HEALTH, **health})
-    ebs.attach(VOLUME, GIB)
-    agent.start()
-    agent.wait_condition(VOLUME, "Ready")
-
-
-def wait(agent: GuestAgent, is_reached: Callable[[], object]) -> None:
-    """Wait until something is so, asking the guest again and again."""
-    agent.guest.wait_until(lambda: bool(is_reached()), timeout_s=WAIT_S)
-
-
-def scrape(agent: GuestAgent) -> dict[str, float]:
-    """Return the agent's series by their name and labels."""
-    text = agent.guest.run(["python3", "-I", "-S", "-c", FETCH, METRICS]).stdout.decode()
-    lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
-    return {name: float(value) for name, _, value in lines}
-
-
-def series(name: str, volume: str = VOLUME, **labels: str) -> str:
-    pairs = ",".join(f'{key}="{value}"' for key, value in {"volume_id": volume, **labels}.items())
-    return f"ebs_agent_{name}{{{pairs}}}"
-
-
-def test_statistics_of_a_real_log_page(agent: GuestAgent, ebs: EbsTarget) -> None:
+def test_statistics_of_a_real_log_page(node: HealthNode) -> None:
     """EBS's own counters, by its log page through the kernel, move with what is written and read."""
-    start(agent, ebs)
-    wait(agent, lambda: series("volume_write_bytes_total") in scrape(agent))
-    before = scrape(agent)
-    agent.guest.shell("dd if=/dev/urandom of=/data/ckpt/file bs=1M count=32 oflag=direct 2> /dev/null")
-    name = series("volume_write_bytes_total")
-    wait(agent, lambda: scrape(agent)[name] >= before[name] + 32 * (1 << 20))
-    after = scrape(agent)
-    assert after[series("volume_write_io_latency_seconds_sum")] > 0
+    node.attach("busy")
+    written = series("volume_write_bytes_total", "busy")
+    node.wait_until_so(lambda: written in node.read_series())
+    before = node.read_series()
+    node.guest.shell("dd if=/dev/urandom of=/data/busy/file bs=1M count=32 oflag=direct 2> /dev/null")
+    node.wait_until_so(lambda: node.read_series()[written] >= before[written] + 32 * MIB)
+    after = node.read_series()
+    latency = "volume_write_io_latency_seconds"
+    assert after[series(f"{latency}_sum", "busy")] == after[series("volume_write_seconds_total", "busy")] > 0
+    in_all = after[series(f"{latency}_bucket", "busy", le="+Inf")]
     assert (
-        after[series("volume_write_io_latency_seconds_count")]
-        == after[series("volume_write_io_latency_seconds_bucket", le="+Inf")]
-        > 0
+        after[series(f"{latency}_count", "busy")] == in_all == after[series("volume_write_ops_total", "busy")]
     )
 
 
-def test_stalled(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """A volume that holds every command is Failed as Stalled, scrapes go on at once, and it comes back."""
-    start(agent, ebs)
-    ebs.call("stall", volume=VOLUME)
-    status = agent.wait_condition(VOLUME, "Failed", "Stalled")
-    assert status["device"] is not None
-    assert status["path"] == "/data/ckpt"
-    for _ in range(5):
-        answer = agent.guest.run(["python3", "-I", "-S", "-c", TIMED, METRICS]).stdout.decode()
-        assert f"{series('volume_stalled')} 1\n" in answer
-        assert float(answer.splitlines()[-1]) < 1.0
-    ebs.call("resume", volume=VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
+@pytest.mark.parametrize(
+    ("name", "fault"), [("foreign", {"magic": 0x12345678}), ("no-page", {"status": 0x109})]
+)
+def test_page_that_is_foreign_or_absent(node: HealthNode, name: str, fault: dict[str, int]) -> None:
+    """A page that is not EBS's, or none, costs one line of the log, and gives no series of zeros."""
+    node.call("create", name, size_bytes=256 * MIB)
+    node.call("spoil", name, **fault)
+    node.attach(name)
+    node.wait_until_so(lambda: series("block_read_ops_total", name) in node.read_series())
+    node.wait_samples(name)
+    metrics = {metric for metric in node.read_series() if name_volume(name) in metric}
+    assert series("block_read_ops_total", name) in metrics
+    assert not {m for m in metrics if m.startswith(("ebs_agent_volume_read", "ebs_agent_volume_queue"))}
+    lines = node.agent.read_events("statistics.absent")
+    assert len([line for line in lines if line["volume_id"] == name_volume(name)]) == 1
 
 
-def test_stalled_altogether(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """One that does not even say who it is any more is Stalled, and the agent stops in time all the same."""
-    start(agent, ebs)
-    ebs.call("stall", volume=VOLUME, admin=True)
-    agent.wait_condition(VOLUME, "Failed", "Stalled")
-    began = time.monotonic()
-    agent.stop()
-    assert time.monotonic() - began < 30
-    ebs.call("resume", volume=VOLUME)
+# -- The device ----------------------------------------------------------------------------------------------
 
 
-def test_read_errors(agent: GuestAgent, ebs: EbsTarget) -> None:
+def test_volume_that_does_not_even_say_who_it_is(node: HealthNode) -> None:
+    """One that answers no question at all is Failed as Stalled, keeps its place, and comes back by itself."""
+    node.attach("silent")
+    node.call("stall", "silent", admin=True)
+    status = node.wait("silent", "Failed", "Stalled")
+    assert (status["device"] is not None, status["path"]) == (True, "/data/silent")
+    assert node.read_series()[series("volume_stalled", "silent")] == 1
+    node.call("resume", "silent")
+    node.wait("silent", "Ready")
+    assert node.read_series()[series("volume_stalled", "silent")] == 0
+
+
+def test_read_errors(node: HealthNode) -> None:
     """A volume whose first block cannot be read is Failed as IoErrors."""
-    start(agent, ebs)
-    ebs.call("fail", volume=VOLUME, operations=["read"], first=0, end=4096)
-    agent.wait_condition(VOLUME, "Failed", "IoErrors")
-    ebs.call("heal", volume=VOLUME)
+    node.attach("unreadable")
+    node.call("fail", "unreadable", operations=["read"], first=0, end=4096)
+    assert "error" in node.wait("unreadable", "Failed", "IoErrors")["message"]
 
 
-def test_write_errors_make_it_read_only(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """An ext4 whose journal cannot be written takes no writes any more, and is Failed as such."""
-    start(agent, ebs)
-    ebs.call("fail", volume=VOLUME, operations=["write"])
-    agent.guest.run(["sh", "-c", "echo x > /data/ckpt/file; sync /data/ckpt/file"], check=False)
-    wait(agent, lambda: agent.read_status(VOLUME).get("condition") in {"Failed", "Degraded"})
-    wait(
-        agent,
-        lambda: (
-            {"ReadOnly", "FilesystemErrors", "ShutDown"}
-            & {verdict["reason"] for verdict in agent.read_status(VOLUME).get("verdicts", [])}
-        ),
-    )
-    ebs.call("heal", volume=VOLUME)
+def test_short_timeout(node: HealthNode) -> None:
+    """With the kernel's own time-out for commands a volume is Degraded, and how to mend it is said."""
+    node.attach("short-timeout")
+    setting = "/sys/module/nvme_core/parameters/io_timeout"
+    node.guest.shell(f"echo 30 > {setting}")
+    status = node.wait("short-timeout", "Degraded", "WrongTimeout")
+    assert "nvme_core.io_timeout=4294967295" in status["hint"]
+    node.guest.shell(f"echo 4294967295 > {setting}")
+    node.wait("short-timeout", "Ready")
 
 
-def test_xfs_shut_down(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """An XFS that shuts itself down is Failed as ShutDown, though statvfs calls it well."""
-    start(agent, ebs, "xfs")
-    agent.guest.run(["xfs_io", "-x", "-c", "shutdown", "/data/ckpt"])
-    agent.wait_condition(VOLUME, "Failed", "ShutDown")
+# -- The filesystem ------------------------------------------------------------------------------------------
+
+
+def test_journal_that_cannot_be_written(node: HealthNode) -> None:
+    """An ext4 whose journal cannot be written takes no writes any more, and is Failed."""
+    node.attach("unwritable")
+    node.call("fail", "unwritable", operations=["write"])
+    # Flushed as a whole: to flush one file ends with its own error, before the journal is written.
+    write = "for n in 1 2 3; do echo x > /data/unwritable/$n; sync -f /data/unwritable; done"
+    node.guest.run(["sh", "-c", write], check=False)
+    node.wait_verdict("unwritable", "ReadOnly")
+    assert node.agent.read_status(name_volume("unwritable"))["condition"] == "Failed"
+
+
+def test_xfs_that_shut_itself_down(node: HealthNode) -> None:
+    """An XFS that is shut down is Failed as ShutDown, though statvfs calls it well; unmounted, it is back."""
+    node.attach("shut-down")
+    node.guest.run(["xfs_io", "-x", "-c", "shutdown", "/data/shut-down"])
+    assert "umount /data/shut-down" in node.wait("shut-down", "Failed", "ShutDown")["hint"]
+    node.guest.run(["stat", "-f", "/data/shut-down"])
+    node.guest.run(["umount", "/data/shut-down"])
+    node.wait("shut-down", "Ready")
+
+
+def test_ext4_that_turned_read_only(node: HealthNode) -> None:
+    """An ext4 made read-only by the kernel after an error is Failed as ReadOnly, its errors counted."""
+    device = node.attach("read-only")["device"].removeprefix("/dev/")
+    node.guest.shell(f"echo for the test > /sys/fs/ext4/{device}/trigger_fs_error")
+    assert "after an error" in node.wait("read-only", "Failed", "ReadOnly")["message"]
+    node.wait_verdict("read-only", "FilesystemErrors")
+    found = node.read_series()
+    assert found[series("filesystem_readonly", "read-only")] == 1
+    assert found[series("filesystem_errors_total", "read-only")] >= 1
+
+
+def test_pulled_while_a_program_works_in_it(node: HealthNode) -> None:
+    """A program left on a pulled volume's old mount is named once the volume is back, until it ends."""
+    node.attach("pulled")
+    node.guest.shell("echo kept > /data/pulled/file; sync -f /data/pulled/file")
+    user = node.guest.start_command(["sh", "-c", "exec 3< /data/pulled/file; exec sleep 1000"])
+    node.guest.wait_until(["sh", "-c", "ls -l /proc/[0-9]*/fd | grep -q /data/pulled/file"], timeout_s=60)
+    node.call("pull", "pulled")
+    node.wait("pulled", "Lost", "DeviceGone")
+    node.call("return", "pulled")
+    status = node.wait("pulled", "Degraded", "StaleMount")
+    assert "sleep" in status["message"]
+    assert node.guest.shell("cat /data/pulled/file") == "kept\n"
+    node.guest.run(["pkill", "-x", "sleep", "--newest", "--full", "sleep 1000"])
+    user.wait(60)
+    node.wait("pulled", "Ready")
+
+
+# -- Room ----------------------------------------------------------------------------------------------------
+
+
+def test_nearly_full(node: HealthNode) -> None:
+    """A filesystem with little space left is Degraded as NearlyFull, with how much is left."""
+    node.attach("nearly-full")
+    available = "$(df --output=avail -B1 /data/nearly-full | tail -n 1)"
+    node.guest.shell(f"fallocate -l $(({available} - 2000000)) /data/nearly-full/big")
+    assert "left" in node.wait("nearly-full", "Degraded", "NearlyFull")["message"]
+
+
+def test_no_more_files(node: HealthNode) -> None:
+    """A filesystem with space and hardly a file left is Degraded as FilesFull."""
+    node.attach("no-files")
+    node.guest.run(["sh", "-c", "cd /data/no-files; touch $(seq 200) 2> /dev/null"], check=False)
+    node.wait("no-files", "Degraded", "FilesFull")
+
+
+def test_forecast(node: HealthNode) -> None:
+    """A filesystem with room that is being filled is Degraded as NearlyFull, with when it will be full."""
+    message = node.wait_verdict("filling", "NearlyFull")["message"]
+    assert "will be full in" in message
+
+
+def test_not_grown(node: HealthNode) -> None:
+    """A filesystem that the kernel refuses to grow is Degraded as NotGrown, with how much it does not use."""
+    assert "256 MiB" in node.wait_verdict("ungrown", "NotGrown")["message"]
+    assert node.agent.read_status(name_volume("ungrown"))["condition"] == "Degraded"
+    found = node.read_series()
+    assert found[series("filesystem_span_bytes", "ungrown")] == 256 * MIB
+    assert found[series("volume_size_bytes", "ungrown")] == 512 * MIB
+
+
+# -- Limits --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("who", ["volume", "instance"])
-def test_throttled(agent: GuestAgent, ebs: EbsTarget, who: str) -> None:
-    """A volume asked for more IOPS than it, or the instance, is given is Degraded with who holds it back."""
-    start(agent, ebs)
-    ebs.call("limit", iops=20, **({"volume": VOLUME} if who == "volume" else {}))
+def test_throttled(node: HealthNode, who: str) -> None:
+    """A volume asked for more IOPS than it, or its instance, is given is Degraded with who holds it back."""
+    if who == "volume":
+        node.attach("slow")
+    limited = {"volume": name_volume("slow")} if who == "volume" else {}
+    reason = "ThrottledByVolume" if who == "volume" else "ThrottledByInstance"
     load = [
-        "fio", "--name=load", "--filename=/data/ckpt/load", "--rw=randwrite", "--bs=4k", "--size=16m",
-        "--direct=1", "--ioengine=psync", "--numjobs=4", "--time_based", "--runtime=150",
+        "fio", "--name=load", "--filename=/data/slow/load", "--rw=randwrite", "--bs=4k", "--size=16m",
+        "--direct=1", "--ioengine=psync", "--numjobs=4", "--time_based", "--runtime=1000",
     ]  # fmt: skip
-    writer = agent.guest.start_command(load, timeout_s=400)
+    node.ebs.call("limit", iops=20, **limited)
+    writer = node.guest.start_command(load)
     try:
-        reason = "ThrottledByVolume" if who == "volume" else "ThrottledByInstance"
-        status = agent.wait_condition(VOLUME, "Degraded", reason)
-        assert "limit" in status["message"]
+        assert "limit" in node.wait_verdict("slow", reason)["message"]
     finally:
-        ebs.call("limit", iops=None, **({"volume": VOLUME} if who == "volume" else {}))
-        agent.guest.run(["pkill", "fio"], check=False)
+        node.ebs.call("limit", iops=None, **limited)
+        node.guest.run(["pkill", "fio"], check=False)
         writer.wait(timeout_s=120)
 
 
-def test_wrong_timeout(agent: GuestAgent, guest: Guest) -> None:
-    """With the kernel's own time-out for commands a volume is Degraded, and how to mend it is said."""
-    with EbsTarget(guest, io_timeout_s=30) as ebs:
-        agent.write_policy(make_entry(VOLUME), health=HEALTH)
-        ebs.attach(VOLUME, GIB)
-        agent.start()
-        status = agent.wait_condition(VOLUME, "Degraded", "WrongTimeout")
-        assert "nvme_core.io_timeout=4294967295" in status["hint"]
-        agent.stop()
+# -- One of twenty that is stalled ---------------------------------------------------------------------------
 
 
-def test_foreign_log_page(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """A page that is not EBS's costs one line of the log and gives no series."""
-    ebs.call("create", volume=VOLUME, size_bytes=GIB)
-    ebs.call("spoil", volume=VOLUME, magic=0x12345678)
-    start(agent, ebs)
-    wait(agent, lambda: series("volume_stalled") in scrape(agent))
-    time.sleep(5)
-    assert not [name for name in scrape(agent) if name.startswith("ebs_agent_volume_read_ops_total")]
-    assert len(agent.read_events("statistics.absent")) == 1
+@contextmanager
+def relay_scrapes(node: HealthNode) -> Iterator[int]:
+    """Answer at a port of this machine what the agent in the guest answers there."""
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = node.scrape().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.needs("prometheus")
+def test_alert_fires_for_the_stalled_volume(node: HealthNode, tmp_path: Path) -> None:
+    """A real Prometheus scrapes the agent while a volume is stalled, and the alert that is shipped fires."""
+
+    async def find_firing(port: int) -> set[str]:
+        async with run_prometheus(tmp_path, port, interval="5s") as prometheus:
+            alerts = await prometheus.until('ALERTS{alertname="EbsVolumeStalled", alertstate="firing"}')
+        return {alert["metric"]["volume_id"] for alert in alerts}
+
+    with relay_scrapes(node) as port:
+        assert asyncio.run(find_firing(port)) == {name_volume("stalled")}
+
+
+def test_one_of_twenty_stalled_for_minutes(node: HealthNode) -> None:
+    """Two minutes into a stall a scrape answers, nobody else is hurt, and nothing piles up."""
+    node.wait_until_so(lambda: monotonic() > node.stalled_at + STALL_S)
+    found = node.read_series()
+    assert found[series("volume_stalled", "stalled")] == 1
+    assert found[series("volume_condition", "stalled", condition="Failed")] == 1
+    assert found[series("volume_stalled", "neighbour")] == 0
+    node.guest.shell("dd if=/dev/zero of=/data/neighbour/file bs=1M count=8 conv=fsync 2> /dev/null")
+    node.wait_samples("neighbour")
+    # One worker may hang for each way of asking: by volume, and by path. More would come with every interval.
+    group = node.show_unit("ControlGroup")["ControlGroup"]
+    states = node.guest.shell(f"ps -o stat= -p $(paste -sd, /sys/fs/cgroup{group}/cgroup.procs)").split()
+    assert sum(state.startswith("D") for state in states) <= 2
+    # The watchdog would have ended it after half a minute without a sign of life.
+    assert node.show_unit("NRestarts", "Result") == {"NRestarts": "0", "Result": "success"}
+
+
+def test_agent_stops_in_time_and_the_volume_comes_back(node: HealthNode) -> None:
+    """With a stalled volume the agent ends before systemd would end it; later the volume is Ready."""
+    node.agent.stop()
+    assert len(node.agent.read_events("agent.stopped")) == 1
+    assert "State 'stop-sigterm' timed out" not in node.guest.shell(f"journalctl -u {UNIT} --no-pager")
+    node.guest.run(["systemctl", "reset-failed", UNIT], check=False)
+    node.agent.start()
+    node.call("resume", "stalled")
+    node.wait("stalled", "Ready")

@@ -21,7 +21,7 @@ from agent.cloud.orders import NewVolume, VolumeOrders
 from agent.cloud.snapshot_orders import SnapshotOrders
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
-from agent.policy.checks import check_class
+from agent.policy.checks import check_class, find_size_fault
 from agent.policy.entries import VolumeClass, VolumeType
 from agent.report import api
 from agent.report.board import Board
@@ -191,6 +191,9 @@ def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
     if size_bytes is not None and (size_bytes <= 0 or size_bytes % GIB):
         raise _wrong("A volume's size is whole GiB.")
     volume_class = _read_class(words)
+    fault = None if size_bytes is None else find_size_fault(size_bytes, volume_class.type)
+    if fault is not None:
+        raise _wrong(fault)
     return NewVolume(
         size_gib=None if size_bytes is None else size_bytes // GIB,
         type=volume_class.type,

@@ -22,6 +22,7 @@ from agent.cloud.values import MADE_BY, TAG_MADE_BY, TAG_ORDER, CloudVolume
 from agent.cloud.whoami import require_identity
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Reason, VolumeId
+from agent.policy.checks import find_size_fault
 from agent.steps import Refuse, Wait
 from agent.units import GIB
 
@@ -152,6 +153,9 @@ class VolumeOrders:
         if size_bytes % GIB:
             raise AgentError("A volume's size is whole GiB.", retryable=False, exit_code=ExitCode.USAGE)
         volume = await describe_one(self._follower, volume_id)
+        fault = find_size_fault(size_bytes, volume.type)
+        if fault is not None and size_bytes > volume.size_gib * GIB:
+            raise AgentError(fault, retryable=False, exit_code=ExitCode.USAGE)
         modifications = await describe_modifications(self._make, [volume_id])
         planned = plan_expand(volume, size_bytes // GIB, modifications.get(volume_id))
         if planned is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from agent.model import FormatRule, FsType
-from agent.policy.entries import Claim, VolumeClass, VolumeEntry, VolumeType
+from agent.policy.entries import Claim, VolumeClass, VolumeEntry
 from agent.policy.mkfs_options import find_refused_options
 from agent.policy.mount_options import find_contradictions
 from agent.policy.mount_path import find_obstacle, split_template
@@ -15,7 +15,7 @@ from agent.policy.problems import Loc
 from agent.policy.settings import AgentSettings, MqttSettings
 from agent.units import GIB, TIB, format_size
 
-_SIZE_LIMITS: Mapping[VolumeType, tuple[int, int]] = {
+_SIZE_LIMITS: Mapping[str, tuple[int, int]] = {
     "gp2": (GIB, 16 * TIB),
     "gp3": (GIB, 64 * TIB),
     "io1": (4 * GIB, 16 * TIB),
@@ -212,10 +212,17 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
 
 
 def _check_size(claim: Claim, volume_class: VolumeClass) -> Iterator[Finding]:
-    low, high = _SIZE_LIMITS[volume_class.type]
-    if claim.size_bytes is not None and not low <= claim.size_bytes <= high:
-        message = f"A {volume_class.type} volume has {format_size(low)} to {format_size(high)}."
-        yield Finding(("claim", "size"), message, None, (("claim", "class"),))
+    fault = None if claim.size_bytes is None else find_size_fault(claim.size_bytes, volume_class.type)
+    if fault is not None:
+        yield Finding(("claim", "size"), fault, None, (("claim", "class"),))
+
+
+def find_size_fault(size_bytes: int, volume_type: str) -> str | None:
+    """Return what is wrong with a size for a type of volume; nothing for a type that is not known."""
+    low, high = _SIZE_LIMITS.get(volume_type, (0, size_bytes))
+    if low <= size_bytes <= high:
+        return None
+    return f"A {volume_type} volume has {format_size(low)} to {format_size(high)}."
 
 
 @dataclass

@@ -217,6 +217,8 @@ async def test_expand_shows_progress_and_never_shrinks(world: World) -> None:
         await clerk.order("expand", volume=volume, size="1GiB")
     with pytest.raises(AgentError, match="whole GiB"):
         await clerk.order("expand", volume=volume, size="5121MiB")
+    with pytest.raises(AgentError, match="gp3 volume has 1GiB to 64TiB"):
+        await clerk.order("expand", volume=volume, size="65TiB")
     with pytest.raises(AgentError, match="is optimizing"):
         await clerk.order("expand", volume=volume, size="9GiB")
     assert world.aws.calls["ModifyVolume"] == 1

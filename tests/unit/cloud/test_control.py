@@ -16,6 +16,8 @@ from agent.report.board import Board
         ({}, "needs a size, or a snapshot"),
         ({"size": "5"}, "5"),
         ({"size": "5000MiB"}, "whole GiB"),
+        ({"size": "65TiB"}, "gp3 volume has 1GiB to 64TiB"),
+        ({"size": "1GiB", "type": "st1"}, "st1 volume has 125GiB to 16TiB"),
         ({"size": "5GiB", "type": "gp2", "iops": 3000}, "IOPS of gp2 volumes cannot be chosen"),
         ({"size": "5GiB", "type": "io2", "iops": 3000, "throughput": 500}, "throughput of io2"),
         ({"size": "5GiB", "type": "io2"}, "io2 volumes need iops"),

@@ -93,9 +93,12 @@ class Follower:
         return _wait(decision)
 
     async def _release(self, volume_id: VolumeId, *, is_forced: bool) -> None:
+        await self.say(f"Unmounting and flushing {volume_id}.")
         try:
             await self.hands.release(volume_id, is_forced=is_forced)
         except AgentError as error:
+            if isinstance(error, RefusedError):
+                raise
             raise RefusedError(
                 error.message,
                 hint="End them and try again. --force detaches it under them: what they have not written "

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from agent.cloud.findings import FREEZE_LIMIT_S
-from agent.errors import AgentError
+from agent.errors import AgentError, ExitCode, RefusedError
 from agent.log import get_logger
-from agent.model import DeviceNumber, Mount, Reason, Seen, VolumeId
+from agent.model import DeviceNumber, Mount, Observed, Reason, Seen, VolumeId
 from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
 from agent.node.processes import find_processes
-from agent.reconcile import Reconciler, Session
+from agent.reconcile import Session
 from agent.steps import Relinquish, Unmount
 
 FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
 _SEARCH_TIMEOUT_S = 10.0
+_NEVER_RELEASED = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
+"""What the device is used for tells it where no tag does: a volume somebody made for the CSI driver carries
+none, and nor does what HyperPod itself attaches to its nodes and mounts at /opt/sagemaker."""
 
 log = get_logger(__name__)
+
+
+class Passes(Protocol):
+    """What is needed of the reconciler."""
+
+    def hold(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
+        """Give a session over one volume; no pass over it begins meanwhile."""
+
+    def wake(self, volume: VolumeId) -> None:
+        """Have the volume looked at soon."""
 
 
 class NodeHands:
@@ -32,7 +46,7 @@ class NodeHands:
     def __init__(
         self,
         node: Node,
-        reconciler: Reconciler,
+        reconciler: Passes,
         present: Callable[[], Mapping[VolumeId, Seen]],
         refresh: Callable[[], None],
     ) -> None:
@@ -61,10 +75,12 @@ class NodeHands:
         mounts: tuple[Mount, ...] = ()
         try:
             async with self._reconciler.hold(volume_id) as session:
-                mounts = (await session.observe(None)).mounts
-                await _let_go(session)
+                observed = await session.observe(None)
+                _check_ours(observed)
+                mounts = observed.mounts
+                await _let_go(session, observed)
         except AgentError as error:
-            if is_forced:
+            if is_forced and not isinstance(error, RefusedError):
                 await self._flush_anyhow(volume_id)
                 return
             self.keep(volume_id)
@@ -152,9 +168,17 @@ class NodeHands:
             note.unlink(missing_ok=True)
 
 
-async def _let_go(session: Session) -> None:
+def _check_ours(observed: Observed) -> None:
+    """Raise RefusedError for what is not anybody's to detach through the agent, forced or not."""
+    exclusion = observed.exclusion
+    if exclusion is not None and exclusion.reason in _NEVER_RELEASED:
+        raise RefusedError(
+            exclusion.message, exclusion.hint, exclusion.reason, retryable=False, exit_code=ExitCode.REFUSED
+        )
+
+
+async def _let_go(session: Session, observed: Observed) -> None:
     """Unmount the volume, innermost mounts first, then see that nobody has its device, and flush it."""
-    observed = await session.observe(None)
     for mount in sorted(observed.mounts, key=lambda mount: mount.mount_id, reverse=True):
         await session.execute(Unmount(mount), observed)
     observed = await session.observe(None)

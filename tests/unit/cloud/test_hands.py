@@ -1,0 +1,120 @@
+"""What the cloud half may have released, and what it does to a volume before AWS takes it away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cloud.hands import NodeHands
+from agent.errors import AgentError, ExitCode, RefusedError
+from agent.model import Device, DeviceNumber, Exclusion, Identity, Mount, Observed, Reason, VolumeId
+from agent.node.loopback import LoopbackSource
+from agent.node.node import Node
+from agent.node.workers import Workers
+from agent.paths import Paths
+from agent.steps import Action, Relinquish, Unmount
+
+pytestmark = pytest.mark.anyio
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+NUMBER = DeviceNumber(259, 1)
+IDENTITY = Identity(VOLUME, "Amazon Elastic Block Store", "vol0123456789abcdef0")
+DATA = Mount(50, 20, NUMBER, "/", "/data", frozenset({"rw"}), "ext4", "/dev/nvme1n1", frozenset({"rw"}))
+INNER = replace(DATA, mount_id=51, path="/data/inner")
+USED = Observed(VOLUME, Device("/dev/nvme1n1", NUMBER, IDENTITY, 1 << 30), mounts=(DATA, INNER))
+
+
+class OneVolume:
+    """One volume's passes: what is observed, what was done, and which step fails."""
+
+    def __init__(self, observed: Observed, failing: type[Any] | None = None) -> None:
+        self.observed = observed
+        self.failing = failing
+        self.done: list[Action] = []
+        self.woken = 0
+
+    @asynccontextmanager
+    async def hold(self, volume: VolumeId) -> AsyncIterator[OneVolume]:
+        assert volume == VOLUME
+        yield self
+
+    def wake(self, volume: VolumeId) -> None:
+        assert volume == VOLUME
+        self.woken += 1
+
+    async def observe(self, wanted: object) -> Observed:
+        assert wanted is None
+        return self.observed
+
+    async def execute(self, action: Action, observed: Observed) -> None:
+        assert observed.volume_id == VOLUME
+        is_forced = isinstance(action, Relinquish) and action.is_forced
+        if self.failing is type(action) and not is_forced:
+            raise AgentError("somebody has it", reason=Reason.STEP_FAILED)
+        self.done.append(action)
+        if isinstance(action, Unmount):
+            left = tuple(mount for mount in self.observed.mounts if mount != action.mount)
+            self.observed = replace(self.observed, mounts=left)
+
+
+def hands_on(volume: OneVolume, directory: Path) -> NodeHands:
+    workers = Workers()
+    node = Node(Paths(directory), LoopbackSource(directory, workers), workers)
+    return NodeHands(node, volume, dict, lambda: None)
+
+
+async def test_release_unmounts_and_flushes(tmp_path: Path) -> None:
+    """Inner mounts go first, the device is flushed last, and nothing is wanted of the volume from then on."""
+    volume = OneVolume(USED)
+    hands = hands_on(volume, tmp_path)
+    await hands.release(VOLUME)
+    assert volume.done == [Unmount(INNER), Unmount(DATA), Relinquish()]
+    assert hands.released == {VOLUME}
+
+
+@pytest.mark.parametrize("failing", [Unmount, Relinquish])
+async def test_what_cannot_be_released_is_kept(tmp_path: Path, failing: type[Any]) -> None:
+    """A volume somebody uses stays the policy's, and is looked at again."""
+    volume = OneVolume(USED, failing)
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(AgentError, match="somebody has it"):
+        await hands.release(VOLUME)
+    assert not hands.released
+    assert volume.woken == 1
+
+
+@pytest.mark.parametrize("failing", [Unmount, Relinquish])
+async def test_forced_release_flushes_under_its_users(tmp_path: Path, failing: type[Any]) -> None:
+    """By force the volume is flushed as it is used, and stays released: nothing attaches it again."""
+    volume = OneVolume(USED, failing)
+    hands = hands_on(volume, tmp_path)
+    await hands.release(VOLUME, is_forced=True)
+    assert volume.done[-1] == Relinquish(is_forced=True)
+    assert hands.released == {VOLUME}
+    assert volume.woken == 0
+
+
+@pytest.mark.parametrize("reason", [Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI])
+@pytest.mark.parametrize("is_forced", [False, True])
+async def test_what_is_not_ours_is_never_released(tmp_path: Path, reason: Reason, *, is_forced: bool) -> None:
+    """The system's volumes, HyperPod's own and the CSI driver's are not touched, not by force either."""
+    volume = OneVolume(replace(USED, exclusion=Exclusion(reason, "it is not ours")))
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(RefusedError, match="it is not ours") as raised:
+        await hands.release(VOLUME, is_forced=is_forced)
+    assert raised.value.exit_code is ExitCode.REFUSED
+    assert volume.done == []
+    assert not hands.released
+
+
+async def test_volume_that_left_by_itself_is_released(tmp_path: Path) -> None:
+    """A volume whose device is gone has nothing to flush."""
+    volume = OneVolume(replace(USED, device=None, mounts=()))
+    hands = hands_on(volume, tmp_path)
+    await hands.release(VOLUME)
+    assert volume.done == []

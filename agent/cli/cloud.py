@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from agent.cli.client import Client
 from agent.errors import AgentError, ExitCode, RefusedError
-from agent.model import Reason
 
 VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.")]
 SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
@@ -189,6 +188,8 @@ def _order(context: typer.Context, order: str, **words: Any) -> None:
 
 def _read_error(line: dict[str, Any]) -> AgentError:
     exit_code = ExitCode(line["exit_code"])
+    from agent.model import Reason
+
     reason = Reason(line["reason"]) if line.get("reason") else None
     kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
     return kind(line["error"], line.get("hint"), reason, exit_code=exit_code)

@@ -100,7 +100,17 @@ def test_schema_is_json_schema() -> None:
 
 def test_commands_start_without_what_they_do_not_need() -> None:
     """Asking the agent imports none of the daemon's libraries: prologs and completion run it often."""
-    heavy = ("aiohttp", "pydantic", "prometheus_client", "boto3", "yaml", "structlog", "anyio", "pyudev")
+    heavy = (
+        "aiohttp",
+        "pydantic",
+        "prometheus_client",
+        "boto3",
+        "yaml",
+        "structlog",
+        "anyio",
+        "pyudev",
+        "agent.model",
+    )
     code = f"import sys, agent.cli.app; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -149,7 +149,7 @@ def test_pulled_while_a_program_works_in_it(node: HealthNode) -> None:
     status = node.wait("pulled", "Degraded", "StaleMount")
     assert "sleep" in status["message"]
     assert node.guest.shell("cat /data/pulled/file") == "kept\n"
-    node.guest.run(["pkill", "-x", "sleep", "--newest", "--full", "sleep 1000"])
+    node.guest.run(["pkill", "--full", "^sleep 1000$"])
     user.wait(60)
     node.wait("pulled", "Ready")
 

@@ -19,7 +19,7 @@ import typer
 import agent
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
-from agent.errors import AgentError
+from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 from agent.paths import Paths
 
 app = typer.Typer(
@@ -42,23 +42,6 @@ class Session:
     client: Client
 
 
-def complete_volume(incomplete: str) -> list[str]:
-    """Return the names and IDs that begin with ``incomplete``; none where the agent does not answer."""
-    root = Path(os.environ.get("EBS_AGENT_ROOT", "/"))
-    client = Client(Path(os.environ.get("EBS_AGENT_SOCKET") or Paths(root).socket))
-    try:
-        volumes = client.status()["volumes"]
-    except AgentError:
-        return []
-    words = [word for volume in volumes for word in (volume["name"], volume["volume_id"]) if word]
-    return [word for word in words if word.startswith(incomplete)]
-
-
-VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.", autocompletion=complete_volume)]
-OptionalVolume = Annotated[
-    str | None,
-    typer.Argument(help="A volume's name or ID; all when not given.", autocompletion=complete_volume),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -93,7 +76,7 @@ def read_global_options(
     context.obj = Session(paths, Client(socket or paths.socket))
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent --root /tmp/try run --devices /tmp/try/volumes")
 def run(
     context: typer.Context,
     devices: Annotated[
@@ -138,7 +121,7 @@ def explain(context: typer.Context, volume: VolumeArgument, as_json: JsonOption 
     _print(_session(context).client.explain(volume), as_json, "show_explanation")
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent check policy.yaml && sudo install policy.yaml /etc/ebs-agent/")
 def check(
     context: typer.Context,
     policy: Annotated[
@@ -152,7 +135,7 @@ def check(
     raise typer.Exit(check_file(policy or _session(context).paths.policy, as_json=as_json))
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent schema > policy.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the policy file, for editors."""
     from agent.policy import policy_schema
@@ -160,7 +143,7 @@ def schema() -> None:
     typer.echo(json.dumps(policy_schema(), indent=2))
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent wait checkpoints datasets --timeout 600 || exit")
 def wait(
     context: typer.Context,
     names: Annotated[
@@ -180,7 +163,7 @@ def wait(
     wait_for(_session(context).client, names or [], timeout_s, is_quiet=quiet)
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent events --follow --json | jq -r .event")
 def events(
     context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what happens.")] = False,

@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from agent.cli.client import Client
+from agent.cli.volumes import VolumeArgument, complete_volume
 from agent.errors import AgentError, ExitCode, RefusedError
 
-VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.")]
 SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
 SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
 TypeOption = Annotated[str | None, typer.Option("--type", help="gp2, gp3, io1, io2, st1, sc1 or standard.")]
@@ -25,11 +25,14 @@ ThroughputOption = Annotated[int | None, typer.Option("--throughput", help="Prov
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (attach, detach, create, restore, expand, modify):
+    for command in (attach, detach, restore):
         app.command()(command)
+    app.command(epilog="Example: ebs-agent create --size 500GiB --type gp3 --name scratch")(create)
+    app.command(epilog="Example: ebs-agent expand checkpoints 2TiB")(expand)
+    app.command(epilog="Example: ebs-agent modify checkpoints --iops 6000 --throughput 500")(modify)
     app.command("snapshots")(list_snapshots)
     app.add_typer(_make_snapshot_commands(), name="snapshot")
-    app.command("iam-policy")(iam_policy)
+    app.command("iam-policy", epilog="Example: ebs-agent iam-policy > policy.json")(iam_policy)
 
 
 class _TakeByDefault(TyperGroup):
@@ -122,7 +125,7 @@ def restore(
 
 def take_snapshot(
     context: typer.Context,
-    volume: Annotated[str, typer.Argument(help="A volume's name or ID.")],
+    volume: VolumeArgument,
     freeze: Annotated[bool, typer.Option(help="Hold writes for the instant it begins.")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is completed.")] = False,
     list_all: Annotated[bool, typer.Option("--list", hidden=True)] = False,
@@ -140,7 +143,10 @@ def take_snapshot(
 def list_snapshots(
     context: typer.Context,
     volume: Annotated[
-        str | None, typer.Argument(help="A volume's name or ID; all the agent made when not given.")
+        str | None,
+        typer.Argument(
+            help="A volume's name or ID; all the agent made when not given.", autocompletion=complete_volume
+        ),
     ] = None,
 ) -> None:
     """List snapshots, oldest first, and how far those being written are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -26,7 +27,15 @@ from agent.cloud.snapshots import (
     plan_retention,
     plan_snapshot,
 )
-from agent.cloud.values import MADE_BY, TAG_FROZEN, TAG_MADE_BY, TAG_ON_DELETE, CloudSnapshot, CloudVolume
+from agent.cloud.values import (
+    MADE_BY,
+    TAG_FROZEN,
+    TAG_MADE_BY,
+    TAG_ON_DELETE,
+    TAG_TICK,
+    CloudSnapshot,
+    CloudVolume,
+)
 from agent.log import get_logger
 from agent.model import Reason, VolumeId
 from agent.policy.entries import SnapshotsEntry
@@ -34,6 +43,9 @@ from agent.steps import Wait
 
 T = TypeVar("T")
 Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
+
+MOST_ATTEMPTS = 2
+"""Snapshots that may be begun for one tick: they cost money, and what keeps them unproven may last."""
 
 log = get_logger(__name__)
 
@@ -62,11 +74,9 @@ async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot)
             operation=call.operation,
             retry_after_s=300.0,
         ) from None
-    if is_frozen:
-        await make(CreateTags(snapshot.snapshot_id, ((TAG_FROZEN, "yes"),)))
-    else:
-        await make(CreateTags(snapshot.snapshot_id, ((TAG_FROZEN, "unmounted"),)))
-    return snapshot
+    proof = (TAG_FROZEN, "yes" if is_frozen else "unmounted")
+    await make(CreateTags(snapshot.snapshot_id, (proof,)))
+    return replace(snapshot, tags=(*call.tags, proof))
 
 
 async def _begin(make: Make, call: CreateSnapshot) -> CloudSnapshot:
@@ -97,14 +107,17 @@ class SnapshotKeeper:
         if self._is_unseen(volume.volume_id, counted, now):
             return None
         due = plan_snapshot(name, entry, volume, counted, now)
-        if due is not None:
+        late = [one for one in find_scheduled(name, volume, snapshots) if one not in counted]
+        unproven = None if due is None else _find_given_up(due, late)
+        if due is not None and unproven is None:
             taken = await take_snapshot(self._make, self._freeze if entry.freeze else None, due)
             self._taken[volume.volume_id] = (taken.snapshot_id, now)
             return None
         ours = find_scheduled(name, volume, counted)
-        notice = await self._protect(entry, ours)
-        late = [one for one in find_scheduled(name, volume, snapshots) if one not in counted]
-        notice = await self._retain(entry, ours, late) or notice
+        notice = await self._protect(entry, ours) or unproven
+        # Those of the tick that was given up stay: they are what says that it was.
+        going = [one for one in late if due is None or one.tag(TAG_TICK) != dict(due.tags)[TAG_TICK]]
+        notice = await self._retain(entry, ours, going) or notice
         pending = [one for one in ours if one.state == "pending"]
         following = entry.schedule.find_next(now)
         if not pending and notice is None and following is not None:
@@ -140,10 +153,15 @@ class SnapshotKeeper:
     async def _retain(
         self, entry: SnapshotsEntry, taken: Sequence[CloudSnapshot], late: Sequence[CloudSnapshot]
     ) -> Wait | None:
-        """Delete what retention lets go, and what began too late once a proven one has completed."""
+        """Delete what retention lets go, and what began too late once a proven one has completed.
+
+        Where none was ever proven, the unproven ones are kept as the proven ones would be.
+        """
         going = [call.snapshot_id for call in plan_retention(entry.keep, taken)]
         if any(one.state == "completed" for one in taken):
             going += [one.snapshot_id for one in late if one.state != "pending"]
+        else:
+            going += [call.snapshot_id for call in plan_retention(entry.keep, late)]
         for call in map(DeleteSnapshot, going):
             try:
                 await self._make(call)
@@ -161,6 +179,21 @@ class SnapshotKeeper:
             return ()
         found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
         return found
+
+
+def _find_given_up(due: CreateSnapshot, late: Sequence[CloudSnapshot]) -> Wait | None:
+    """Return why a snapshot that is due is not taken again: it was, as often as it may be, without proof."""
+    tick = dict(due.tags)[TAG_TICK]
+    attempts = sum(one.tag(TAG_TICK) == tick for one in late)
+    if attempts < MOST_ATTEMPTS:
+        return None
+    return Wait(
+        Reason.CLOUD_ERROR,
+        f"The snapshot of {due.volume_id} due {tick} was begun {attempts} times, never provably while writes "
+        "were held.",
+        hint=f"AWS has to answer within {FREEZE_LIMIT_S:.0f} s and allow ec2:CreateTags on snapshots. Those "
+        f"taken carry the tag {TAG_FROZEN}=no. The next one is taken when it is due.",
+    )
 
 
 def _needs_mark(entry: SnapshotsEntry, one: CloudSnapshot) -> bool:

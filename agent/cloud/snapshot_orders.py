@@ -33,7 +33,7 @@ class SnapshotOrders:
         tags = ((TAG_MADE_BY, MADE_BY), (TAG_VOLUME, str(volume_id)))
         call = CreateSnapshot(volume_id, f"{volume_id}, asked for by hand", tags)
         begun = await take_snapshot(self._make, self._follower.hands.freeze if is_frozen else None, call)
-        held = " with writes held" if is_frozen else ""
+        held = " with writes held" if begun.tag(TAG_FROZEN) == "yes" else ""
         await self._follower.say(f"{begun.snapshot_id} of {volume_id} has begun{held}.")
         if not is_awaited:
             return

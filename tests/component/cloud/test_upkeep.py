@@ -35,6 +35,56 @@ def read_tags(resource: Any) -> dict[str, str]:
 SNAPSHOTS = 'snapshots: {schedule: "0 * * * *", keep: 2, freeze: true}'
 
 
+async def test_snapshots_that_cannot_be_proven_do_not_pile_up(world: World, tmp_path: Path) -> None:
+    """Without ec2:CreateTags none can be marked as frozen: few are begun for a tick, and few are kept."""
+    world.use_policy(tmp_path, write(more=SNAPSHOTS))
+    node = world.add_node(1)
+    world.aws.faults.add(deny("CreateTags", "ec2:CreateTags"))
+    for _ in range(5):
+        node.now += timedelta(hours=1)
+        for _ in range(12):
+            await node.look()
+            node.time_s += 300
+    taken = [read_tags(one)["ebs-agent:tick"] for one in world.cloud.ec2.snapshots.values()]
+    assert len(taken) <= 4, "those of the last tick, and two ticks before it"
+    assert world.aws.calls["CreateSnapshot"] <= 2 * 6
+    assert "never provably" in node.loop.findings.notices["ckpt"].message
+
+
+async def test_change_that_waits_keeps_no_snapshot_waiting(world: World, tmp_path: Path) -> None:
+    """A modification AWS puts off for hours is one concern of a volume, its snapshots are another."""
+    world.cloud.pace.cool_down_s = 10 * 3600
+    world.use_policy(tmp_path, write(more=SNAPSHOTS))
+    node = world.add_node(1)
+    await node.settle()
+    for size in ("6GiB", "7GiB"):
+        world.use_policy(tmp_path, write(size=size, more=SNAPSHOTS))
+        node.policy = world.policy
+        await node.look(3)
+    assert "6 hours" in node.loop.findings.notices["ckpt"].message
+    before = len(world.cloud.ec2.snapshots)
+    node.now += timedelta(hours=1)
+    await node.look(2)
+    assert len(world.cloud.ec2.snapshots) == before + 1
+
+
+async def test_denied_proof_of_one_claim_keeps_no_other_waiting(world: World, tmp_path: Path) -> None:
+    """That it may not be asked whether another instance is gone is told of the claim it matters to alone."""
+    world.use_policy(tmp_path, write())
+    old = world.add_node(1, "compute-1")
+    await old.settle()
+    world.cloud.remove_node(str(old.identity.instance_id), keeps_attachments=True)
+    world.aws.faults.add(deny("ListClusterNodes", "sagemaker:ListClusterNodes"))
+    more = "\n  - {name: other, claim: {class: fast, size: 1GiB}, block: {}}\n"
+    world.use_policy(tmp_path, write() + more)
+    new = world.add_node(2, "compute-1")
+    findings = await new.look(4)
+    assert findings.verdicts.keys() == {"ckpt"}
+    assert findings.verdicts["ckpt"].reason is Reason.PERMISSION_DENIED
+    assert findings.claimed["other"] in new.hands.list_devices()
+    assert world.aws.calls["ListClusterNodes"] == 1, "what is denied rests"
+
+
 async def test_bigger_size_modifies_and_grows(world: World, tmp_path: Path) -> None:
     """A bigger size in the policy is one ModifyVolume, and the device grows."""
     world.use_policy(tmp_path, write())

@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_argument("--agent", action="store_true", help="with the agent in /opt/ebs-agent/current")
     up.add_argument("--network", action="store_true", help="with a network card, unconfigured")
     up.add_argument("--kernel-arg", action="append", default=[], help="a word for the kernel's command line")
+    up.add_argument("--release", default=GuestOptions.release, help="of Debian (default: %(default)s)")
     up.add_argument("--memory", type=int, default=GuestOptions.memory_mib, metavar="MIB")
     up.set_defaults(action=boot_guest)
 
@@ -116,6 +117,7 @@ def boot_guest(arguments: argparse.Namespace) -> int:
         has_network=arguments.network,
         kernel_args=tuple(arguments.kernel_arg),
         memory_mib=arguments.memory,
+        release=arguments.release,
         outlives_us=True,
     )
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The guest's root image: Debian 12 with its own kernel, made from packages and the files in ``rootfs/``."""
+"""The guest's root image: a Debian with its own kernel, made from packages and the files in ``rootfs/``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.vm.guest.tools import run_tool
 
 HERE = Path(__file__).parent
 RELEASE = "bookworm"
+"""Debian 12; another release, such as "trixie", may be asked for."""
 PACKAGES = (
     *("linux-image-amd64", "busybox-static", "zstd", "kmod"),
     *("systemd", "systemd-sysv", "udev", "dbus", "procps", "psmisc", "iproute2"),
@@ -50,6 +51,7 @@ DRIVERS = (
         "net/net_failover.ko",
     ),
 )
+MODULES = ("/lib/modules/*/kernel/drivers", "/usr/lib/modules/*/kernel/drivers")
 # What a test machine has no use for: waiting for a person, a mail, a network or the small hours, and what
 # costs an emulated processor seconds at every boot.
 MASKED_UNITS = (
@@ -74,6 +76,7 @@ MASKED_GENERATORS = (
     *("rc-local", "run", "system-update", "sysv", "veritysetup"),
 )
 IMAGE_BYTES = 4 << 30
+XZ_MAGIC = b"\xfd7zXZ\0"
 
 
 @dataclass(frozen=True)
@@ -108,24 +111,29 @@ class Image:
         return self.directory.name.removeprefix("image-")
 
 
-def image_key() -> str:
+def image_key(release: str) -> str:
     """Return the hash of everything that decides what is in the image."""
     sources = [(HERE / name).read_bytes() for name in ("image.py", "initrd.py", "command_server.py")]
-    return hash_parts([*sources, hash_tree(HERE / "rootfs")])
+    return hash_parts([release, *sources, hash_tree(HERE / "rootfs")])
 
 
-def find_image() -> Image | None:
+def find_image(release: str = RELEASE) -> Image | None:
     """Return the image that the present recipe makes, if it was made before."""
-    directory = CACHE / f"image-{image_key()}"
+    directory = CACHE / f"{image_kind(release)}-{image_key(release)}"
     return Image(directory) if directory.is_dir() else None
 
 
-def get_image() -> Image:
+def get_image(release: str = RELEASE) -> Image:
     """Return the root image, built first when its recipe changed: a few minutes and some 1.5 GB."""
-    return Image(make_once("image", image_key(), build_image))
+    return Image(make_once(image_kind(release), image_key(release), lambda work: build_image(work, release)))
 
 
-def build_image(directory: Path) -> None:
+def image_kind(release: str) -> str:
+    """Return the name under which the cache keeps its images, apart from those of other releases."""
+    return "image" if release == RELEASE else f"{release}-image"
+
+
+def build_image(directory: Path, release: str) -> None:
     """Make tree, disk, kernel and initrd in an empty directory."""
     image = Image(directory)
     overlay = directory / "overlay"
@@ -133,14 +141,14 @@ def build_image(directory: Path) -> None:
     server = overlay / "usr/lib/guest/command_server.py"
     server.parent.mkdir(parents=True)
     shutil.copy(HERE / "command_server.py", server)
-    make_tree(image.tree, overlay)
+    make_tree(image.tree, overlay, release)
     image.kernel.write_bytes(unpack_kernel(next((image.tree / "boot").glob("vmlinuz-*")).read_bytes()))
     build_initrd(image.initrd, image.tree)
     make_filesystem(image.disk, image.tree, IMAGE_BYTES, label="guest-root")
     shutil.rmtree(overlay)
 
 
-def make_tree(tree: Path, overlay: Path) -> None:
+def make_tree(tree: Path, overlay: Path, release: str) -> None:
     """Install the packages and the harness's own files into a directory."""
     configure = (
         "systemctl enable guest-command.service",
@@ -161,13 +169,14 @@ def make_tree(tree: Path, overlay: Path) -> None:
         [
             *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT),
-            "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/*",
-            *(f"--dpkgopt=path-include=/lib/modules/*/kernel/drivers/{name}*" for name in DRIVERS),
+            # Packages have moved from /lib to where it leads.
+            *(f"--dpkgopt=path-exclude={modules}/*" for modules in MODULES),
+            *(f"--dpkgopt=path-include={modules}/{name}*" for modules in MODULES for name in DRIVERS),
             # Before the packages, some of which ask it how they are to be installed.
             "--dpkgopt=force-confold",
             f"--essential-hook=sync-in {overlay} /",
             *(f'--customize-hook=chroot "$1" sh -euc "{line}"' for line in configure),
-            *(RELEASE, tree),
+            *(release, tree),
             *([DEBIAN_MIRROR] if DEBIAN_MIRROR else []),
         ],
         timeout_s=1800,
@@ -175,7 +184,7 @@ def make_tree(tree: Path, overlay: Path) -> None:
 
 
 def unpack_kernel(compressed: bytes) -> bytes:
-    """Return the ELF kernel inside a bzImage, which QEMU boots by its PVH entry.
+    """Return the ELF kernel inside a bzImage, which QEMU boots by its PVH entry, or the image as it is.
 
     Unpacking it here takes a second; an emulated processor takes three, at every boot. Offsets: the x86 boot
     protocol, Documentation/arch/x86/boot.rst.
@@ -183,7 +192,10 @@ def unpack_kernel(compressed: bytes) -> bytes:
     setup_sectors = compressed[0x1F1]
     offset, length = struct.unpack_from("<II", compressed, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(compressed[start : start + length])
+    payload = compressed[start : start + length]
+    if not payload.startswith(XZ_MAGIC):
+        return compressed  # trixie's is of a kind that Python cannot unpack
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(payload)
 
 
 def make_filesystem(disk: Path, tree: Path, size_bytes: int, *, label: str) -> None:

@@ -6,6 +6,7 @@ The distribution's own does more, in eight seconds of an emulated processor; not
 from __future__ import annotations
 
 import gzip
+import lzma
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ exec switch_root /root /sbin/init "$@"
 def build_initrd(path: Path, tree: Path) -> None:
     """Write the initial root for the kernel that is installed in a tree."""
     modules = find_modules(next((tree / "usr/lib/modules").iterdir()))
-    order = " ".join(module.name for module in modules)
+    order = " ".join(module.name.removesuffix(".xz") for module in modules)
     archive = [
         *(pack_entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev", "modules", "proc", "root")),
         pack_entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
@@ -46,7 +47,9 @@ def build_initrd(path: Path, tree: Path) -> None:
         pack_entry("init", stat.S_IFREG | 0o755, INIT.encode()),
         pack_entry("modules/order", stat.S_IFREG | 0o644, order.encode()),
         *(
-            pack_entry(f"modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+            pack_entry(
+                f"modules/{module.name.removesuffix('.xz')}", stat.S_IFREG | 0o644, read_module(module)
+            )
             for module in modules
         ),
         pack_entry("TRAILER!!!", 0),
@@ -60,7 +63,7 @@ def find_modules(directory: Path) -> list[Path]:
     for line in (directory / "modules.dep").read_text(encoding="ascii").splitlines():
         path, _, dependencies = line.partition(":")
         needs[path] = dependencies.split()
-    by_name = {Path(path).stem.replace("-", "_"): path for path in needs}
+    by_name = {Path(path).name.partition(".")[0].replace("-", "_"): path for path in needs}
     built_in = {
         Path(path).stem.replace("-", "_") for path in (directory / "modules.builtin").read_text().split()
     }
@@ -69,6 +72,12 @@ def find_modules(directory: Path) -> list[Path]:
         if name not in built_in:
             found |= dict.fromkeys(list_in_order(by_name[name], needs))
     return [directory / path for path in found]
+
+
+def read_module(path: Path) -> bytes:
+    """Return a module as busybox can load it."""
+    content = path.read_bytes()
+    return lzma.decompress(content) if path.suffix == ".xz" else content
 
 
 def list_in_order(path: str, needs: dict[str, list[str]]) -> Iterator[str]:

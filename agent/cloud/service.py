@@ -22,10 +22,11 @@ from agent.log import get_logger
 from agent.policy import Policy
 
 if TYPE_CHECKING:
-    from agent.cloud.client import CloudClient, WorkerSettings
+    from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
     from agent.cloud.following import Follower, Tell
     from agent.cloud.loop import CloudLoop
+    from agent.cloud.worker_process import WorkerSettings
 
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
@@ -36,7 +37,7 @@ log = get_logger(__name__)
 
 def choose_worker_settings(identity: CloudIdentity, user: str | None = WORKER_USER) -> WorkerSettings:
     """Return how to run the worker here: unprivileged wherever the user for it exists."""
-    from agent.cloud.client import WorkerSettings
+    from agent.cloud.worker_process import WorkerSettings
 
     if user is not None and (os.geteuid() != 0 or not _has_user(user)):
         user = None

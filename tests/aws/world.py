@@ -15,12 +15,12 @@ import anyio.to_thread
 import botocore.exceptions
 
 from agent.cloud.call import Call
-from agent.cloud.client import WorkerSettings
 from agent.cloud.errors import explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
 from agent.cloud.whoami import CloudIdentity
 from agent.cloud.worker import Caller, describe_failure, encode_reply
+from agent.cloud.worker_process import WorkerSettings
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import Policy, load_policy

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -18,6 +19,9 @@ from agent.errors import AgentError, ExitCode
 from agent.model import FsType
 from agent.node import command
 from agent.paths import Paths
+
+if TYPE_CHECKING:
+    from agent.policy import Policy
 
 KERNEL_NEEDED = (5, 12)
 """mount_setattr(2); the new mount API itself is of 5.2."""
@@ -135,7 +139,8 @@ class Host:
 def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
     """Return what was found, most basic first."""
     host = host or Host()
-    policy, needed = examine_policy(paths)
+    policy_finding, policy = examine_policy(paths)
+    needed = list_types(policy)
     return [
         examine_user(host),
         examine_kernel(host),
@@ -144,8 +149,8 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         examine_blkid(host),
         examine_udev(host),
         examine_io_timeout(host),
-        policy,
-        *examine_cloud_half(paths),
+        policy_finding,
+        *examine_cloud_half(policy),
         examine_state(paths.state),
         examine_agent(paths.socket),
     ]
@@ -243,34 +248,34 @@ def examine_io_timeout(host: Host) -> Finding:
     return Finding("NVMe timeout", Verdict.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
 
 
-def examine_policy(paths: Paths) -> tuple[Finding, frozenset[FsType]]:
-    """Tell whether the policy can be used, and which filesystem types it asks for."""
+def examine_policy(paths: Paths) -> tuple[Finding, Policy | None]:
+    """Tell whether the policy can be used, and return it where it can."""
     from agent.policy import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
 
     path = paths.policy
     if not path.exists():
         mend = "Write one; docs/policy.md tells how. Until then no volume is touched."
-        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), frozenset()
+        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), None
     try:
         policy = load_policy(path, trust_owner=not paths.is_real)
     except AgentError as error:
-        return Finding(
-            "policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."
-        ), frozenset()
-    types = frozenset(entry.filesystem.type for entry in policy.volumes if entry.filesystem is not None)
-    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), types
+        return Finding("policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."), None
+    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), policy
 
 
-def examine_cloud_half(paths: Paths) -> list[Finding]:
+def list_types(policy: Policy | None) -> frozenset[FsType]:
+    """Return the filesystem types that the policy asks for."""
+    volumes = () if policy is None else policy.volumes
+    return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
+
+
+def examine_cloud_half(policy: Policy | None) -> list[Finding]:
     """Tell who this node is by which source, and which permissions the policy needs and does not have."""
+    if policy is None:
+        return []  # told where the policy is examined
     from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
     from agent.cloud.sources import look_around  # noqa: PLC0415
-    from agent.policy import load_policy  # noqa: PLC0415
 
-    try:
-        policy = load_policy(paths.policy, trust_owner=not paths.is_real)
-    except AgentError:
-        return []  # told where the policy is examined
     verdicts = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
     examined = anyio.run(examine_cloud, policy, look_around())
     return [Finding(one.subject, verdicts[one.is_ok], one.found, one.mend) for one in examined]

@@ -6,8 +6,9 @@ policy.assign(volumes, node)        # what is wanted of each volume present
 
 from __future__ import annotations
 
+from agent.policy.assignment import Assignment
 from agent.policy.loading import check_policy, load_policy, read_policy
-from agent.policy.matching import Assignment, Candidate, Criterion, MatchExplanation
+from agent.policy.matching import Candidate, Criterion, MatchExplanation
 from agent.policy.policy import Expected, Policy, PolicyChange, describe_seen, diff_policies, policy_schema
 from agent.policy.problems import PolicyError, Problem
 

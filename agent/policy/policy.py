@@ -13,9 +13,10 @@ from pydantic import Field
 
 from agent.errors import AgentError
 from agent.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
+from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.fields import Name, Section
-from agent.policy.matching import Assignment, Candidate, MatchExplanation, Surroundings, assign, explain_match
+from agent.policy.matching import Candidate, MatchExplanation, Surroundings, explain_match
 from agent.policy.settings import AgentSettings
 
 

@@ -163,9 +163,9 @@ def test_policy_says_what_is_needed(
     """No policy warns, a wrong one fails, and a good one tells which filesystems must be there."""
     if text is not None:
         write(tmp_path, "etc/ebs-agent/policy.yaml", text)
-    finding, types = doctor.examine_policy(Paths(tmp_path))
+    finding, policy = doctor.examine_policy(Paths(tmp_path))
     assert finding.verdict is verdict
-    assert set(types) == needed
+    assert doctor.list_types(policy) == needed
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _SECTOR_BYTES = 512
 """The unit of sysfs, whatever the device's own sectors are."""
 _PROBE_BYTES = 4096
 _MIN_FIELDS = 11
+_EXT4_SUPERBLOCK = 1024
+_EXT4_MOUNT_TIME = 44
 _FS_TYPES = {kind.value: kind for kind in FsType}
 
 
@@ -74,7 +77,7 @@ class MountSample:
     is_read_only: bool
     """The kernel takes no writes there, whatever the reason."""
     is_emergency: bool = False
-    """The kernel itself says that an error made it so, or shut it down."""
+    """An error made it so, or shut it down."""
     root_errno: int | None = None
     """Of looking at the root directory; EIO on one that is shut down."""
     write_errno: int | None = None
@@ -238,11 +241,17 @@ def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, *, may_write: bo
             write_errno = _probe_write(mount.path)
     except OSError as error:
         root_errno = error.errno
+    errors = read_error_count(mount.fs_type, number)
+    is_emergency = (
+        bool(marks)
+        or ("ro" in mount.super_options and "ro" not in mount.options)
+        or (mount.fs_type == FsType.EXT4.value and bool(errors) and has_refused_writes(fd, number))
+    )
     return MountSample(
         path=mount.path,
         fs_type=mount.fs_type,
-        is_read_only=mount.is_read_only or bool(marks) or (usage is not None and _says_read_only(usage)),
-        is_emergency=bool(marks) or ("ro" in mount.super_options and "ro" not in mount.options),
+        is_read_only=mount.is_read_only or is_emergency or (usage is not None and _says_read_only(usage)),
+        is_emergency=is_emergency,
         root_errno=root_errno,
         write_errno=write_errno,
         size_bytes=usage.f_blocks * usage.f_frsize if usage else 0,
@@ -250,7 +259,7 @@ def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, *, may_write: bo
         files=usage.f_files if usage else 0,
         files_free=usage.f_ffree if usage else 0,
         spans_bytes=spans_bytes,
-        errors=read_error_count(mount.fs_type, number),
+        errors=errors,
     )
 
 
@@ -279,6 +288,27 @@ def _probe_write(path: str) -> int | None:
         # A full filesystem takes no file and is not broken for it; that is told by its usage.
         return error.errno if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP} else None
     return None
+
+
+def has_refused_writes(
+    fd: int, number: DeviceNumber, sysfs: Path = SYSFS, proc: Path = Path("/proc")
+) -> bool:
+    """Tell whether a mounted ext4, open at ``fd``, has since met an error after which it takes no writes.
+
+    From Linux 6.12 to 6.14, and with later updates of 6.1 and 6.6, neither its options nor statvfs say so. An
+    error since it was mounted does, with what follows from it (ext4_handle_error in fs/ext4/super.c).
+    """
+    name = _read_name(number, sysfs)
+    happened = _read(sysfs / "fs/ext4" / name / "last_error_time") or "0"
+    if not happened.isdigit() or int(happened) == 0:
+        return False
+    (mounted,) = struct.unpack("<I", os.pread(fd, 4, _EXT4_SUPERBLOCK + _EXT4_MOUNT_TIME))
+    if int(happened) <= mounted:
+        return False
+    # A journal that cannot be written ends it whatever its options say.
+    if _read(sysfs / "fs/ext4" / name / "last_error_func") == "ext4_journal_check_start":
+        return True
+    return "errors=remount-ro" in (_read(proc / "fs/ext4" / name / "options") or "").split()
 
 
 def read_error_count(fs_type: str, number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:

@@ -1,0 +1,102 @@
+"""What a sample finds out about a real ext4 that has met an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.model import DeviceNumber
+from agent.node.sample import has_refused_writes, read_error_count
+from tests.agent_process import MIB
+from tests.corpus.tools import run
+from tests.loop.devices import attached
+from tests.waiting import wait_until
+
+
+@contextmanager
+def mounted(source: str, path: Path, *arguments: str) -> Iterator[None]:
+    """Mount something while the context lasts."""
+    path.mkdir()
+    run("mount", *arguments, source, str(path))
+    try:
+        yield
+    finally:
+        run("umount", "--lazy", str(path))
+
+
+@contextmanager
+def mounted_image(image: Path, path: Path, options: str) -> Iterator[str]:
+    """Give the device of a new ext4 in ``image``, mounted at ``path`` since an earlier second."""
+    with attached(image, 128 * MIB) as device:
+        run("mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", device)
+        with mounted(device, path, "-o", options):
+            now = int(time.time())
+            wait_until(lambda: time.time() >= now + 1, "a second passed")
+            yield device
+
+
+def look(device: str) -> tuple[bool, int | None]:
+    """Return whether writes are refused by what can be read, and the errors counted."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        number = os.fstat(fd).st_rdev
+        name = DeviceNumber(os.major(number), os.minor(number))
+        return has_refused_writes(fd, name), read_error_count("ext4", name)
+    finally:
+        os.close(fd)
+
+
+def takes_writes(path: Path) -> bool:
+    try:
+        (path / "try").touch()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "is_writable"), [("errors=remount-ro", False), ("errors=continue", True)]
+)
+def test_error_that_ends_writing_and_one_that_does_not(
+    tmp_path: Path, options: str, *, is_writable: bool
+) -> None:
+    """After an error it takes no writes where its options say so, and that is known without trying."""
+    path = tmp_path / "mount"
+    with mounted_image(tmp_path / "image", path, options) as device:
+        assert look(device) == (False, 0)
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("for the test")
+        wait_until(lambda: look(device)[1] == 1, "the error was counted")
+        assert look(device)[0] is not is_writable
+        assert takes_writes(path) is is_writable
+
+
+def test_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    """One whose journal cannot be written takes no writes, whatever its options, and that is known too."""
+    small, path = tmp_path / "small", tmp_path / "mount"
+    with (
+        mounted("tmpfs", small, "-t", "tmpfs", "-o", "size=24m"),
+        mounted_image(small / "image", path, "errors=continue") as device,
+    ):
+        # The image is sparse: what is written to it next finds no room.
+        subprocess.run(["sh", "-c", f"cat /dev/zero > {small}/rest"], check=False, stderr=subprocess.DEVNULL)
+        write = f"for n in 1 2 3 4 5 6; do head -c 3M /dev/urandom > {path}/$n; sync -f {path}; done"
+        subprocess.run(["sh", "-c", write], check=False, stderr=subprocess.DEVNULL)
+        assert not takes_writes(path)
+        assert look(device)[0]
+
+
+def test_error_of_an_earlier_mount(tmp_path: Path) -> None:
+    """What happened before it was mounted says nothing about now."""
+    image, path = tmp_path / "image", tmp_path / "mount"
+    with mounted_image(image, path, "errors=remount-ro") as device:
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("for the test")
+        assert look(device)[0]
+    with attached(image) as device, mounted(device, tmp_path / "again", "-o", "errors=remount-ro"):
+        assert look(device) == (False, 1)
+        assert takes_writes(tmp_path / "again")

@@ -61,8 +61,9 @@ async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot)
     # The worker is running and its credentials are fresh after this; the freeze then lasts one call.
     await make(DescribeSnapshots((("volume-id", (call.volume_id,)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))))
     try:
-        with anyio.fail_after(FREEZE_LIMIT_S):
-            async with freeze(call.volume_id) as is_frozen:
+        async with freeze(call.volume_id) as is_frozen:
+            # Counted from here: getting ready to freeze holds nobody up.
+            with anyio.fail_after(FREEZE_LIMIT_S):
                 snapshot = await _begin(make, unproven)
     except TimeoutError:
         raise CloudError(

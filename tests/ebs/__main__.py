@@ -137,6 +137,9 @@ def _add_volume_commands(commands: Any) -> None:
 def _add_fault_commands(commands: Any) -> None:
     stall = _add(commands, "stall", "hold every command, now or after a number of them")
     stall.add_argument("--after", type=int)
+    stall.add_argument(
+        "--operations", nargs="+", choices=[each.value for each in Operation], help="count these alone"
+    )
     stall.add_argument("--admin", action="store_true", default=None, help="hold identify and log pages too")
     _add(commands, "resume", "serve what a stall held")
     slow = _add(commands, "slow", "delay every command")

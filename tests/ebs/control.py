@@ -111,8 +111,14 @@ async def limit(
         target.set_instance_rates(rates)
 
 
-async def stall(target: Target, volume: str, after: int = 0, admin: bool = False) -> None:  # noqa: FBT001, FBT002
-    target.volume(volume).stall(after=after, admin=admin)
+async def stall(
+    target: Target,
+    volume: str,
+    after: int = 0,
+    operations: list[str] | None = None,
+    admin: bool = False,  # noqa: FBT001, FBT002 - called with names
+) -> None:
+    target.volume(volume).stall(after=after, on=_parse_operations(operations), admin=admin)
 
 
 async def resume(target: Target, volume: str) -> None:
@@ -136,7 +142,7 @@ async def fail(  # noqa: PLR0917 - called with names
     target.volume(volume).faults.failures.append(
         Failure(
             status=status,
-            operations=frozenset(map(Operation, operations)) if operations else frozenset(Operation),
+            operations=_parse_operations(operations),
             first=first,
             end=end,
             count=count,
@@ -247,6 +253,10 @@ async def _answer(target: Target, line: bytes) -> dict[str, Any]:
         return {"error": str(error)}
 
 
+def _parse_operations(names: list[str] | None) -> frozenset[Operation]:
+    return frozenset(map(Operation, names or Operation))
+
+
 def _describe(volume: Volume) -> dict[str, Any]:
     statistics = volume.statistics
     return {
@@ -255,6 +265,7 @@ def _describe(volume: Volume) -> dict[str, Any]:
         "used_bytes": volume.backing.used_bytes,
         "faults": {
             **asdict(replace(volume.faults, failures=[])),
+            "stall_on": sorted(volume.faults.stall_on),
             "failures": [
                 {**asdict(each), "operations": sorted(each.operations)} for each in volume.faults.failures
             ],

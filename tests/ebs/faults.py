@@ -71,18 +71,19 @@ class LogPageFault:
 
 @dataclass
 class Faults:
-    """The faults of one volume. ``stall_after`` counts commands down until everything stalls."""
+    """The faults of one volume. ``stall_after`` counts commands of ``stall_on`` down until all stall."""
 
     is_stalled: bool = False
     is_admin_stalled: bool = False
     stall_after: int | None = None
+    stall_on: frozenset[Operation] = frozenset(Operation)
     delay_s: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     log_page: LogPageFault | None = None
 
-    def hold(self) -> bool:
+    def hold(self, operation: Operation) -> bool:
         """Say whether the command that arrives now is held, counting it where stalling waits for a number."""
-        if self.stall_after is not None:
+        if self.stall_after is not None and operation in self.stall_on:
             if self.stall_after == 0:
                 self.stall_after = None
                 self.is_stalled = True

@@ -26,6 +26,8 @@ from tests.ebs.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
+_EVERY_OPERATION = frozenset(Operation)
+
 
 class Volume:
     """One volume, attached or not. All methods are called on the event loop's thread."""
@@ -118,10 +120,16 @@ class Volume:
 
     # Faults
 
-    def stall(self, *, after: int = 0, admin: bool = False) -> None:
-        """Hold every command from the one that comes after ``after`` more; admin commands too if asked."""
-        self.faults.is_stalled = after == 0
-        self.faults.stall_after = after or None
+    def stall(
+        self, *, after: int = 0, on: frozenset[Operation] = _EVERY_OPERATION, admin: bool = False
+    ) -> None:
+        """Hold every command from the one that comes after ``after`` more; admin commands too if asked.
+
+        Only commands that are one of ``on`` are counted and begin the stall: the third write, say.
+        """
+        self.faults.is_stalled = after == 0 and on == _EVERY_OPERATION
+        self.faults.stall_after = None if self.faults.is_stalled else after
+        self.faults.stall_on = on
         self.faults.is_admin_stalled = admin
 
     def resume(self) -> None:
@@ -182,7 +190,7 @@ class Volume:
         return True
 
     def _enter(self, request: Request, operation: Operation) -> None:
-        if self._copies or self.faults.hold():
+        if self._copies or self.faults.hold(operation):
             self._held.append(request)
         elif self.faults.delay_s:
             asyncio.get_running_loop().call_later(self.faults.delay_s, self._limit_volume, request, operation)

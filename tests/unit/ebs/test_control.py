@@ -51,13 +51,14 @@ async def test_every_operation_reaches_its_volume(target: Target, control: Path,
     volume = target.volume(VOLUME)
     await ask(control, "grow", volume=VOLUME, size_bytes=2 * SIZE_BYTES)
     await ask(control, "limit", volume=VOLUME, iops=100)
-    await ask(control, "stall", volume=VOLUME, after=3)
+    await ask(control, "stall", volume=VOLUME, after=3, operations=["write"])
     await ask(control, "slow", volume=VOLUME, delay_s=0.5)
     await ask(control, "fail", volume=VOLUME, status=0x281, operations=["read"], first=512, end=1024)
     await ask(control, "spoil", volume=VOLUME, magic=1)
     assert volume.record.size_bytes == 2 * SIZE_BYTES
     assert volume.record.rates.iops == 100
     assert volume.faults.stall_after == 3
+    assert volume.faults.stall_on == {Operation.WRITE}
     assert volume.faults.delay_s == 0.5
     assert volume.faults.failures[0].operations == {Operation.READ}
     (shown,) = await ask(control, "show")

@@ -43,6 +43,22 @@ async def test_stall_can_wait_for_a_number_of_commands(attach_volume: AttachVolu
     assert command not in volume.io._finished
 
 
+async def test_stall_can_wait_for_a_write(attach_volume: AttachVolume, target: Target) -> None:
+    """Reads pass and are not counted; from the second write on all is held."""
+    volume = await attach_volume()
+    target.volume(VOLUME).stall(after=1, on=frozenset({Operation.WRITE}))
+    for _ in range(3):
+        assert (await volume.read(0, 512)).status == 0
+    assert (await volume.write(0, b"first" + bytes(507))).status == 0
+    held = volume.io.start(0x01, **Attached.blocks(0, 512), send=b"second" + bytes(506))
+    read = volume.io.start(0x02, **Attached.blocks(0, 512), receive=512)
+    await volume.admin.run(0x18)
+    assert not {held, read} & set(volume.io._finished)
+    target.volume(VOLUME).resume()
+    assert (await volume.io.wait(held)).status == 0
+    assert (await volume.read(0, 512)).data[:6] == b"second"
+
+
 async def test_admin_commands_stall_too_when_asked_but_never_keep_alive(
     attach_volume: AttachVolume, target: Target
 ) -> None:

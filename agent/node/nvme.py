@@ -115,7 +115,8 @@ def parse_identity(controller: bytes, namespace: bytes) -> Identity:
         model=told.model,
         serial=told.serial,
         attach_name=parse_attach_name(told.vendor_area[:32]),
-        is_shared=_is_shared(namespace) and not told.is_fabrics,
+        # Linux's own network target says so of every namespace, and says that its vendor is nobody.
+        is_shared=_is_shared(namespace) and told.vendor_id == _VENDOR_AMAZON,
     )
 
 
@@ -149,10 +150,7 @@ def parse_attach_name(raw: bytes) -> str | None:
 
 
 def _is_shared(namespace: bytes) -> bool:
-    """Whether NMIC says that several controllers may have this namespace.
-
-    It is meaningful for EBS's PCIe controllers; Linux's own fabrics target sets it for every namespace.
-    """
+    """Whether NMIC says that several controllers may have this namespace."""
     if len(namespace) != _PAGE_BYTES:
         raise _refuse(f"its namespace is told in {len(namespace)} bytes, and {_PAGE_BYTES} are due")
     return bool(namespace[30] & 1)

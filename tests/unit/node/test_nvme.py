@@ -105,10 +105,11 @@ def test_vendor_must_be_amazon_on_pcie() -> None:
 
 
 def test_shared_namespace_is_multi_attach() -> None:
-    """NMIC tells a multi-attach volume; Linux's network target sets it always, so it says nothing there."""
-    assert nvme.parse_identity(make_controller(), make_namespace(shared=True)).is_shared
-    over_network = make_controller(capsule_size=4)
-    assert not nvme.parse_identity(over_network, make_namespace(shared=True)).is_shared
+    """NMIC tells a multi-attach volume; Linux's own network target sets it always, and is not heard."""
+    shared = make_namespace(shared=True)
+    assert nvme.parse_identity(make_controller(), shared).is_shared
+    assert nvme.parse_identity(make_controller(capsule_size=4), shared).is_shared
+    assert not nvme.parse_identity(make_controller(vendor=0, capsule_size=4), shared).is_shared
 
 
 @pytest.mark.parametrize(

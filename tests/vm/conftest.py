@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.vm.ebs import EbsTarget, remove_ebs_volumes
 from tests.vm.guest import Guest, GuestError, GuestOptions
 from tests.vm.guest.settings import CACHE, SHARED_GUEST
+from tests.vm.guest_agent import UNIT as AGENT
+from tests.vm.guest_agent import GuestAgent
 
 # The first test of a run may build the image, every other may boot a guest.
 TIMEOUT_S = 600
@@ -17,7 +20,6 @@ BUILD_TIMEOUT_S = 1800
 IS_NIGHTLY = os.environ.get("EBS_AGENT_NIGHTLY") == "1"
 
 CLEAN_UP = """
-systemctl stop ebs-agent.service 2> /dev/null || :
 for mountpoint in $(findmnt --raw --noheadings --output TARGET | grep -E '^/(data|mnt)(/|$)' | sort -r); do
     umount "$mountpoint" || umount --lazy "$mountpoint"
 done
@@ -68,8 +70,20 @@ class GuestPool:
         if guest is None:
             raise GuestError(f"no guest named {SHARED_GUEST} is running")
         if guest.options.has_agent:
+            guest.run(["systemctl", "stop", AGENT], check=False)
             guest.refresh_agent()
+        clean_up(guest)
         return guest
+
+
+def clean_up(guest: Guest) -> None:
+    """Take every volume and mount away; the agent, if it runs, lets go of them first and runs on."""
+    GuestAgent(guest).let_go()
+    guest.shell(CLEAN_UP)
+    guest.nvmet.remove_all()
+    remove_ebs_volumes(guest)
+    for volume_id in guest.list_plugged():
+        guest.unplug_nvme(volume_id)
 
 
 POOL = GuestPool()
@@ -107,16 +121,34 @@ def shared_guests() -> Iterator[GuestPool]:
 
 
 @pytest.fixture
-def guest(shared_guests: GuestPool) -> Iterator[Guest]:
-    """Lend the shared guest, which has the agent, and take the test's volumes and mounts away after it."""
+def lent_guest(shared_guests: GuestPool) -> Iterator[Guest]:
+    """Lend the shared guest, and take the test's volumes and mounts away after it; the agent may run on."""
     guest = shared_guests.get_shared()
     yield guest
     if not guest.is_alive():
         return  # the next test boots another
-    guest.shell(CLEAN_UP)
-    guest.nvmet.remove_all()
-    for volume_id in guest.list_plugged():
-        guest.unplug_nvme(volume_id)
+    clean_up(guest)
+
+
+@pytest.fixture
+def guest(lent_guest: Guest) -> Guest:
+    """Lend the shared guest without its agent: installed, but stopped."""
+    lent_guest.run(["systemctl", "stop", AGENT], check=False)
+    return lent_guest
+
+
+@pytest.fixture
+def agent(lent_guest: Guest) -> GuestAgent:
+    """Lend the shared guest's agent as it runs on a node that has no volumes and no policy for any."""
+    return GuestAgent(lent_guest).warm_up()
+
+
+@pytest.fixture
+def ebs(lent_guest: Guest) -> EbsTarget:
+    """Give volumes of the emulated EBS."""
+    target = EbsTarget(lent_guest)
+    target.start()
+    return target
 
 
 @pytest.fixture

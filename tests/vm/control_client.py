@@ -1,9 +1,9 @@
 """Runs inside the guest under ``python3 -I -S``: asks the agent's control socket without starting its CLI.
 
-It imports little, since every import is felt under emulation. ``SOCKET`` prints all statuses; ``SOCKET VOLUME
-CONDITION REASON TIMEOUT_S`` waits until the volume is in that condition, for that reason unless it is empty,
-and prints its status as it is then, or as it is when time is up. With an empty condition it waits for a
-verdict of the reason.
+It imports little, since every import is felt under emulation. ``SOCKET METHOD TARGET`` prints the answer to
+one request. ``SOCKET wait CONDITION REASON TIMEOUT_S VOLUME…`` waits until each volume is in that condition,
+for that reason unless it is empty, and prints by volume its status then, or its last one when time is up.
+With an empty condition it waits for a verdict of the reason.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import time
 from typing import Any
 
 ANSWER_TIMEOUT_S = 30.0
-POLL_S = 0.1
+POLL_S = 0.3
 
 
-def ask(path: str, target: str) -> dict[str, Any]:
+def ask(path: str, method: str, target: str) -> dict[str, Any]:
     """Return the answer to one request; nothing where the agent does not answer, or not with success."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_TIMEOUT_S)
         try:
             connection.connect(path)
-            connection.sendall(f"GET {target} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
+            connection.sendall(f"{method} {target} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
         except OSError:
             return {}
@@ -35,11 +35,10 @@ def ask(path: str, target: str) -> dict[str, Any]:
     return found
 
 
-def wait(path: str, volume: str, condition: str, reason: str, timeout_s: float) -> dict[str, Any]:
+def wait(path: str, volume: str, condition: str, reason: str, deadline: float) -> dict[str, Any]:
     """Return the volume's status once it is as asked for, or the last one when time is up."""
-    deadline = time.monotonic() + timeout_s
     while True:
-        found = ask(path, f"/v1/status/{volume}")
+        found = ask(path, "GET", f"/v1/status/{volume}")
         if condition:
             is_reached = found.get("condition") == condition and reason in {"", found.get("reason")}
         else:
@@ -51,12 +50,15 @@ def wait(path: str, volume: str, condition: str, reason: str, timeout_s: float) 
 
 def main() -> None:
     """Do what the arguments say."""
-    path, *arguments = sys.argv[1:]
-    if arguments:
-        volume, condition, reason, timeout_s = arguments
-        print(json.dumps(wait(path, volume, condition, reason, float(timeout_s))))  # noqa: T201 - what it is for
+    path, verb, *arguments = sys.argv[1:]
+    if verb == "wait":
+        condition, reason, timeout_s, *volumes = arguments
+        deadline = time.monotonic() + float(timeout_s)
+        found = {volume: wait(path, volume, condition, reason, deadline) for volume in volumes}
     else:
-        print(json.dumps(ask(path, "/v1/status")))  # noqa: T201 - what it is for
+        (target,) = arguments
+        found = ask(path, verb, target)
+    print(json.dumps(found))  # noqa: T201 - what it is for
 
 
 if __name__ == "__main__":

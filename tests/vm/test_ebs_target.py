@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from tests.vm.ebs import EbsTarget
+from tests.vm.ebs import PORT, EbsTarget
 from tests.vm.guest import Guest, GuestProcess
 
 MIB = 1 << 20
@@ -24,12 +24,6 @@ FIO = (
     *("--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting"),
 )
 LINUX_IO_TIMEOUT_S = 30  # the driver's default, which a stall must be able to outlast
-
-
-@pytest.fixture
-def ebs(guest: Guest) -> Iterator[EbsTarget]:
-    with EbsTarget(guest) as target:
-        yield target
 
 
 def mount(guest: Guest, device: str, filesystem: str) -> None:
@@ -62,15 +56,27 @@ def test_identity_is_ebss_to_nvme_cli_and_to_udev(guest: Guest, ebs: EbsTarget) 
         line.split("=", 1) for line in guest.shell('udevadm info --query=property "$1"', device).splitlines()
     )
     assert properties["ID_MODEL"] == "Amazon Elastic Block Store"
+    # With the namespace, as newer systemd has it; the link without it stays.
+    assert properties["ID_SERIAL"] == "Amazon_Elastic_Block_Store_vol0123456789abcdef0_1"
     assert properties["ID_SERIAL_SHORT"] == "vol0123456789abcdef0"
     assert properties["ID_WWN"].startswith("nvme.1d0f-766f6c30")
     link = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0"
-    assert guest.shell('readlink -f "$1"', link).strip() == device
+    assert guest.shell('readlink -f "$1" "$1"_1', link).split() == [device, device]
     assert guest.shell('cat "/sys/class/block/$(basename "$1")/device/model"', device).strip() == (
         "Amazon Elastic Block Store"
     )
     # As on Nitro, and unlike nvmet: one controller a volume and no hidden paths.
     assert guest.shell("ls /sys/block | grep -c 'nvme.*c' || :").strip() == "0"
+
+
+def test_nvme_cli_connects_and_disconnects(guest: Guest, ebs: EbsTarget) -> None:
+    """`nvme connect -t tcp` is all that a host needs."""
+    device = ebs.attach(VOLUME, GIB)
+    (volume,) = ebs.call("show", volume=VOLUME)
+    guest.run(["nvme", "disconnect", f"--nqn={volume['nqn']}"])
+    assert ebs.find_device(VOLUME) is None
+    guest.run(["nvme", "connect", "-t", "tcp", "-a", "127.0.0.1", "-s", str(PORT), "-n", volume["nqn"]])
+    guest.wait_until(lambda: ebs.find_device(VOLUME) == device, timeout_s=60)
 
 
 def test_instance_store_is_not_ebs(guest: Guest, ebs: EbsTarget) -> None:
@@ -232,7 +238,6 @@ def test_bad_range_is_bad_to_the_kernel_and_the_rest_is_not(guest: Guest, ebs: E
     guest.run([*read, "skip=256"])
 
 
-@pytest.mark.nightly
 def test_twenty_volumes_work_at_once(guest: Guest, ebs: EbsTarget) -> None:
     """Each is formatted, written and verified while all the others are."""
     attached = ebs.call_all(

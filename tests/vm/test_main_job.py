@@ -1,289 +1,337 @@
-"""From attached to mounted, on NVMe devices of the guest's kernel, by the unit as it is installed."""
+"""From attached to mounted, on NVMe devices of the guest's kernel, by the unit as it is installed.
+
+On both targets: the kernel's own, and the emulated EBS with its vendor bytes.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.vm.ebs import EbsTarget
 from tests.vm.guest import Guest
-from tests.vm.guest_agent import EBS_AGENT, POLICY, UNIT, WAIT_S, GuestAgent, make_entry
+from tests.vm.guest_agent import POLICY, UNIT, WAIT_S, GuestAgent
+from tests.vm.volumes import Volumes, choose_name, choose_path, claim, name_volume, name_volumes
 
-GIB = 1 << 30
 MIB = 1 << 20
-VOLUME = "vol-0123456789abcdef0"
-OTHER = "vol-0fedcba9876543210"
+SMALL = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
+"""Sizes that mkfs takes: all of a blank volume this small is read before it is formatted."""
+GROWN_BYTES = 1024 * MIB
+GROWN_FS_BYTES = 880 * MIB
+"""What a filesystem of that size has at least, by its own account."""
 
 
 @pytest.fixture
-def agent(guest: Guest) -> GuestAgent:
-    """Give the shared guest's agent, stopped, with no policy and no state."""
-    return GuestAgent(guest).install()
+def volumes(request: pytest.FixtureRequest, agent: GuestAgent) -> Volumes:
+    """Give the target that the test asks for by name."""
+    if request.param == "nvmet":
+        return agent.guest.nvmet
+    found: Volumes = request.getfixturevalue("ebs")
+    return found
 
 
 @pytest.fixture
-def fresh_agent(fresh_guest: Guest) -> GuestAgent:
-    """Give the agent of a guest that the test may reboot and kill."""
-    return GuestAgent(fresh_guest).install()
-
-
-def name_volume(number: int) -> str:
-    """Return the ID of one of many volumes."""
-    return f"vol-0{number:016x}"
+def enabled_agent(agent: GuestAgent) -> Iterator[GuestAgent]:
+    """Give an agent that the guest starts when it boots."""
+    agent.guest.shell(f"systemctl enable --quiet {UNIT}; sync")
+    yield agent
+    agent.guest.run(["systemctl", "disable", "--quiet", UNIT])
 
 
 def find_mount(guest: Guest, path: str) -> dict[str, str]:
-    """Return source, type and options of what is mounted at ``path``; empty where nothing is."""
-    argv = ["findmnt", "--json", "--output", "SOURCE,FSTYPE,OPTIONS,PROPAGATION", "--mountpoint", path]
+    """Return source, type, options and UUID of what is mounted at ``path``; empty where nothing is."""
+    argv = ["findmnt", "--json", "--output", "SOURCE,FSTYPE,OPTIONS,UUID", "--mountpoint", path]
     done = guest.run(argv, check=False)
     found: list[dict[str, str]] = json.loads(done.stdout)["filesystems"] if done.returncode == 0 else [{}]
     return found[0]
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
-def test_blank_volume_attached_hot(agent: GuestAgent, fs_type: str) -> None:
-    """A blank volume attached while the agent runs is formatted and mounted, with nobody logging in."""
-    agent.write_policy(make_entry(VOLUME, fs_type))
-    agent.start()
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
-    status = agent.wait_condition(VOLUME, "Ready")
-    mount = find_mount(agent.guest, "/data/ckpt")
-    assert (status["device"], mount["source"], mount["fstype"]) == (device, device, fs_type)
-    assert {"nosuid", "nodev"} <= set(mount["options"].split(","))
-    agent.guest.shell("echo written > /data/ckpt/file; sync -f /data/ckpt/file")
-
-
-def test_existing_filesystem_is_kept(agent: GuestAgent) -> None:
-    """A volume with data on it, attached before the agent started, is mounted as it is."""
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.guest.shell("mkfs.ext4 -q $1; mount $1 /mnt; echo kept > /mnt/file; umount /mnt", device)
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.wait_condition(VOLUME, "Ready")
-    assert agent.guest.shell("cat /data/ckpt/file") == "kept\n"
-    assert agent.read_events("volume.formatted") == []
-
-
-@pytest.mark.nightly
-def test_twenty_volumes_at_once(agent: GuestAgent) -> None:
-    """Twenty blank volumes attached together are each mounted at their own path."""
-    volumes = [name_volume(number) for number in range(1, 21)]
-    agent.write_policy(*(make_entry(volume, "xfs", f"/data/v{i}") for i, volume in enumerate(volumes)))
-    agent.start()
-    for volume in volumes:
-        agent.guest.nvmet.attach(volume, GIB)
-    agent.guest.run([EBS_AGENT, "wait", *(f"v{i}" for i in range(20)), "--timeout", "240"], timeout_s=260)
-    devices = {find_mount(agent.guest, f"/data/v{i}").get("source") for i in range(20)}
-    assert len(devices - {None}) == 20
+def wait_size(guest: Guest, path: str, size_bytes: int) -> None:
+    """Wait until the filesystem at ``path`` has at least this size."""
+    script = 'until test "$(df --output=size -B1 "$1" | tail -n 1)" -ge "$2"; do sleep 0.2; done'
+    guest.shell(script, path, str(size_bytes), timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize(
-    "fs_type", ["ext4", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("xfs", "btrfs"))]
+    ("fs_type", "volumes"), [("xfs", "nvmet"), ("btrfs", "nvmet"), ("ext4", "ebs")], indirect=["volumes"]
 )
-def test_grows_under_verified_writes(agent: GuestAgent, fs_type: str) -> None:
-    """A volume grown while fio writes and verifies is bigger at the end, and every block reads back right."""
-    agent.write_policy(make_entry(VOLUME, fs_type, grow=True))
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.start()
-    agent.wait_condition(VOLUME, "Ready")
-    writer = agent.guest.start_command(
-        [
-            "fio", "--name=load", "--filename=/data/ckpt/load", "--rw=randwrite", "--bs=64k", "--size=192m",
-            "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--ioengine=psync", "--fsync=16",
-        ],
-        timeout_s=300,
-    )  # fmt: skip
-    agent.guest.nvmet.grow(VOLUME, 3 * GIB)
-    agent.guest.wait_until(
-        ["sh", "-c", "test $(df --output=size -B1 /data/ckpt | tail -n 1) -gt 2600000000"], timeout_s=120
+def test_blank_volume_attached_hot(agent: GuestAgent, volumes: Volumes, fs_type: str) -> None:
+    """A blank volume attached while the agent runs is formatted and mounted, with nobody logging in."""
+    volume = name_volume()
+    agent.write_policy(claim(volume, fs_type))
+    agent.reload()
+    device = volumes.attach(volume, SMALL[fs_type])
+    status = agent.wait_condition(volume, "Ready")
+    mount = find_mount(agent.guest, choose_path(volume))
+    assert (status["device"], mount["source"], mount["fstype"]) == (device, device, fs_type)
+    assert {"nosuid", "nodev"} <= set(mount["options"].split(","))
+    agent.guest.shell('echo written > "$1/file"; sync -f "$1/file"', choose_path(volume))
+
+
+def test_volume_matched_by_its_device_name(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """The name that was chosen at attach, in the vendor's bytes of the device, finds the volume its entry."""
+    volume, other = name_volumes(2)
+    entry = {**claim(volume), "match": {"device_name": "/dev/sdf"}}
+    agent.write_policy(entry)
+    agent.reload()
+    ebs.attach(other, SMALL["ext4"], device_name="/dev/sdg")
+    device = ebs.attach(volume, SMALL["ext4"], device_name="/dev/sdf")
+    assert agent.wait_condition(volume, "Ready")["device"] == device
+    assert agent.read_status(other)["condition"] == "Unmanaged"
+    assert ebs.count_writes(other) == 0
+
+
+def test_existing_filesystem_is_kept(agent: GuestAgent) -> None:
+    """A volume with data on it, attached before it is in the policy, is mounted as it is."""
+    volume = name_volume()
+    device = agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.guest.shell("mkfs.ext4 -q $1; mount $1 /mnt; echo kept > /mnt/file; umount /mnt", device)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.wait_condition(volume, "Ready")
+    assert agent.guest.get(f"{choose_path(volume)}/file") == b"kept\n"
+    assert agent.read_events("volume.formatted") == []
+
+
+def test_twenty_volumes_at_once(agent: GuestAgent) -> None:
+    """Twenty blank volumes attached together are each mounted at their own path."""
+    volumes = name_volumes(20)
+    agent.write_policy(*(claim(volume) for volume in volumes))
+    agent.reload()
+    devices = agent.guest.nvmet.attach_all(dict.fromkeys(volumes, SMALL["ext4"]))
+    agent.wait_conditions(volumes, "Ready")
+    mounted = agent.guest.shell("findmnt --raw --noheadings --types ext4 --output TARGET,SOURCE")
+    assert {f"{choose_path(volume)} {device}" for volume, device in zip(volumes, devices, strict=True)} <= (
+        set(mounted.splitlines())
     )
-    done = writer.wait(timeout_s=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+
+
+WRITE_UNTIL_GROWN = """
+verify="--ioengine=psync --verify=crc32c --do_verify=1 --verify_fatal=1 --output=/dev/null"
+fio --name=before --filename="$1/before" --rw=randwrite --bs=64k --size=8m $verify
+touch "$1/started"
+until [ -e "$1/grown" ]; do
+    fio --name=during --filename="$1/during" --rw=randwrite --bs=16k --size=8m --fsync=16 $verify
+done
+fio --name=before --filename="$1/before" --rw=randwrite --bs=64k --size=8m $verify --verify_only
+"""
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "volumes"), [("ext4", "ebs"), ("xfs", "nvmet"), ("btrfs", "nvmet")], indirect=["volumes"]
+)
+def test_grows_under_verified_writes(agent: GuestAgent, volumes: Volumes, fs_type: str) -> None:
+    """A volume grown while fio writes and verifies is bigger at the end, and every block reads back right."""
+    volume = name_volume()
+    path = choose_path(volume)
+    agent.write_policy(claim(volume, fs_type, grow=True))
+    agent.reload()
+    volumes.attach(volume, SMALL[fs_type])
+    agent.wait_condition(volume, "Ready")
+    writer = agent.guest.start_command(["sh", "-euc", WRITE_UNTIL_GROWN, "sh", path], timeout_s=2 * WAIT_S)
+    agent.guest.wait_until(["test", "-e", f"{path}/started"], timeout_s=WAIT_S)
+    volumes.grow(volume, GROWN_BYTES)
+    wait_size(agent.guest, path, GROWN_FS_BYTES)
+    assert writer.is_running()
+    agent.guest.run(["touch", f"{path}/grown"])
+    writer.wait(timeout_s=2 * WAIT_S, check=True)
 
 
 def test_partition_grows_first(agent: GuestAgent) -> None:
     """A filesystem on the only partition is mounted from there; partition and filesystem both grow."""
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
+    volume = name_volume()
+    path = choose_path(volume)
+    device = agent.guest.nvmet.attach(volume, SMALL["ext4"])
     agent.guest.shell(
         "echo start=1MiB | sfdisk -q --label gpt $1; udevadm settle; mkfs.ext4 -q ${1}p1", device
     )
-    agent.write_policy(make_entry(VOLUME, grow=True))
-    agent.start()
-    agent.wait_condition(VOLUME, "Ready")
-    assert find_mount(agent.guest, "/data/ckpt")["source"] == f"{device}p1"
-    agent.guest.shell("echo kept > /data/ckpt/file")
-    agent.guest.nvmet.grow(VOLUME, 3 * GIB)
-    agent.guest.wait_until(
-        ["sh", "-c", "test $(df --output=size -B1 /data/ckpt | tail -n 1) -gt 2600000000"], timeout_s=120
-    )
-    agent.guest.shell("sfdisk --verify $1; test $(cat /data/ckpt/file) = kept", device)
+    agent.write_policy(claim(volume, grow=True))
+    agent.reload()
+    agent.wait_condition(volume, "Ready")
+    assert find_mount(agent.guest, path)["source"] == f"{device}p1"
+    agent.guest.shell('echo kept > "$1/file"', path)
+    agent.guest.nvmet.grow(volume, GROWN_BYTES)
+    wait_size(agent.guest, path, GROWN_FS_BYTES)
+    agent.guest.shell('sfdisk --verify "$1"; test "$(cat "$2/file")" = kept', device, path)
 
 
-def test_raw_volume(agent: GuestAgent) -> None:
-    """A raw volume has its links and its mode, and keeps them when udev sets the node up anew."""
-    agent.write_policy(
-        {"name": "rawdb", "match": {"volume_id": VOLUME}, "block": {"group": "disk", "mode": "0600"}}
-    )
-    agent.start()
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    links = agent.guest.shell(f"readlink /dev/ebs/rawdb /dev/ebs/by-id/{VOLUME}").split()
+def test_raw_volume_comes_and_goes(agent: GuestAgent) -> None:
+    """A raw volume has its links and its mode, keeps both when udev sets it up anew, and goes."""
+    volume = name_volume()
+    name = choose_name(volume)
+    block = {"group": "disk", "mode": "0600"}
+    agent.write_policy({"name": name, "match": {"volume_id": volume}, "block": block})
+    agent.reload()
+    device = agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
+    links = agent.guest.shell(f"readlink /dev/ebs/{name} /dev/ebs/by-id/{volume}").split()
     assert links == [device, device]
     agent.guest.shell("udevadm trigger --action=change --settle $1; chmod 0660 $1", device)
     agent.guest.shell("udevadm trigger --action=change --settle $1", device)
-    agent.guest.wait_until(["sh", "-c", f"test $(stat -c %a {device}) = 600"], timeout_s=60)
+    agent.guest.wait_until(["sh", "-c", f"test $(stat -c %a {device}) = 600"], timeout_s=WAIT_S)
+    agent.guest.nvmet.disconnect(volume)
+    agent.wait_condition(volume, "Pending", "NotAttached")
+    agent.guest.wait_until(
+        ["sh", "-c", f"! test -L /dev/ebs/{name} && ! test -L /dev/ebs/by-id/{volume}"], timeout_s=WAIT_S
+    )
 
 
-def test_unplugged_while_idle(agent: GuestAgent) -> None:
-    """A volume that was not mounted and goes away is Pending again, and its links are gone."""
-    agent.write_policy({"name": "rawdb", "match": {"volume_id": VOLUME}, "block": {}})
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    agent.guest.nvmet.disconnect(VOLUME)
-    agent.wait_condition(VOLUME, "Pending", "NotAttached")
-    agent.guest.wait_until(["sh", "-c", "! test -L /dev/ebs/rawdb"], timeout_s=60)
-
-
-def test_unplugged_while_mounted_and_back(agent: GuestAgent) -> None:
+@pytest.mark.parametrize(("fs_type", "volumes"), [("xfs", "nvmet"), ("ext4", "ebs")], indirect=["volumes"])
+def test_unplugged_while_mounted_and_back(agent: GuestAgent, volumes: Volumes, fs_type: str) -> None:
     """A volume pulled while mounted is Lost; put back, it is checked and mounted with its data."""
-    agent.write_policy(make_entry(VOLUME, "xfs"))
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    agent.guest.shell("echo kept > /data/ckpt/file; sync -f /data/ckpt/file")
-    agent.guest.nvmet.pull(VOLUME)
-    agent.wait_condition(VOLUME, "Lost", "DeviceGone")
-    agent.guest.wait_until(["sh", "-c", "! findmnt --mountpoint /data/ckpt"], timeout_s=60)
-    agent.guest.nvmet.connect(VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
-    assert agent.guest.shell("cat /data/ckpt/file") == "kept\n"
+    volume = name_volume()
+    path = choose_path(volume)
+    agent.write_policy(claim(volume, fs_type))
+    agent.reload()
+    volumes.attach(volume, SMALL[fs_type])
+    agent.wait_condition(volume, "Ready")
+    agent.guest.shell('echo kept > "$1/file"; sync -f "$1/file"', path)
+    volumes.pull(volume)
+    agent.wait_condition(volume, "Lost", "DeviceGone")
+    agent.guest.wait_until(["sh", "-c", f"! findmnt --mountpoint {path}"], timeout_s=WAIT_S)
+    volumes.connect(volume)
+    agent.wait_condition(volume, "Ready")
+    assert agent.guest.get(f"{path}/file") == b"kept\n"
+    assert len(agent.read_events("volume.lost")) == 1
     assert len(agent.read_events("volume.checked")) == 1
 
 
-@pytest.mark.nightly
-def test_unplugged_while_being_formatted(agent: GuestAgent) -> None:
-    """A volume pulled in the middle of mkfs is finished when it returns, under the intent written before."""
-    slow = {"type": "ext4", "format": "if-blank", "mkfs_options": ["-E", "lazy_itable_init=0"]}
-    agent.write_policy(make_entry(VOLUME, filesystem=slow))
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, 20 * GIB)
-    agent.guest.wait_until(
-        ["sh", "-c", "pgrep -x mkfs.ext4 || pgrep -x mke2fs"], timeout_s=WAIT_S, every_s=0.05
-    )
-    agent.guest.nvmet.pull(VOLUME)
-    agent.guest.wait_until(lambda: agent.read_status(VOLUME).get("device") is None, timeout_s=120)
-    agent.guest.nvmet.connect(VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_unplugged_while_being_formatted(agent: GuestAgent, ebs: EbsTarget, fs_type: str) -> None:
+    """A volume pulled at a write of mkfs is finished when it returns, under the intent written before."""
+    volume = name_volume()
+    agent.write_policy(claim(volume, fs_type))
+    agent.reload()
+    ebs.attach_stalling(volume, SMALL[fs_type], "write", after=2)
+    ebs.wait_stalled(volume)
+    intended = agent.read_intent(volume)
+    ebs.pull(volume)
+    agent.wait_condition(volume, "Pending", "NotAttached")
+    ebs.call("heal", volume=volume)
+    ebs.connect(volume)
+    agent.wait_condition(volume, "Ready")
+    assert find_mount(agent.guest, choose_path(volume))["uuid"] == intended["uuid"]
 
 
 def test_killed_agent_is_restarted_and_finds_its_mounts(agent: GuestAgent) -> None:
     """Killed, the agent is started again by systemd, and what was mounted and open stays so."""
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    before = find_mount(agent.guest, "/data/ckpt")
-    holder = agent.guest.start_command(["sh", "-c", "exec 3> /data/ckpt/open; read -r _ < /dev/zero"])
+    volume = name_volume()
+    path = choose_path(volume)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
+    before = find_mount(agent.guest, path)
+    holder = agent.guest.start_command(["sh", "-c", f"exec 3> {path}/open; read -r _ < /dev/zero"])
     agent.kill()
-    agent.wait_condition(VOLUME, "Ready")
+    agent.wait_condition(volume, "Ready")
     assert holder.is_running()
     holder.send_signal(15)
-    assert find_mount(agent.guest, "/data/ckpt") == before
+    assert find_mount(agent.guest, path) == before
 
 
 def test_mount_is_visible_to_other_services(agent: GuestAgent) -> None:
     """A service with a mount namespace of its own, running since before, sees the mount."""
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
+    volume = name_volume()
+    path = choose_path(volume)
     agent.guest.shell(
-        "systemd-run --quiet --unit=witness --property=PrivateTmp=yes sleep infinity; mkdir -p /data/ckpt"
+        "systemd-run --quiet --unit=witness --property=PrivateTmp=yes sleep infinity; mkdir -p $1", path
     )
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    agent.guest.shell("echo seen > /data/ckpt/file")
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
+    agent.guest.shell('echo seen > "$1/file"', path)
     pid = agent.guest.shell("systemctl show --property=MainPID --value witness").strip()
-    assert agent.guest.shell(f"cat /proc/{pid}/root/data/ckpt/file") == "seen\n"
+    assert agent.guest.get(f"/proc/{pid}/root{path}/file") == b"seen\n"
     agent.guest.shell("systemctl stop witness")
 
 
 def test_unit_stops_cleanly(agent: GuestAgent) -> None:
     """The unit stops within its time, without failing, and unmounts nothing."""
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
+    volume = name_volume()
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
     agent.stop()
     shown = agent.guest.shell(f"systemctl show --property=Result,ExecMainStatus,ActiveState {UNIT}")
     assert set(shown.split()) == {"Result=success", "ExecMainStatus=0", "ActiveState=inactive"}
-    assert find_mount(agent.guest, "/data/ckpt")
+    assert find_mount(agent.guest, choose_path(volume))
+
+
+def test_refused_policy_fails_the_reload_and_changes_nothing(agent: GuestAgent) -> None:
+    """``systemctl reload`` does what the policy says now; a refused policy fails it and changes nothing."""
+    volume = name_volume()
+    path = choose_path(volume)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.guest.nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
+    agent.write_policy(claim(volume, mount={"path": path, "options": ["noexec"]}))
+    agent.guest.run(["systemctl", "reload", UNIT], timeout_s=WAIT_S)
+    agent.guest.wait_until(
+        lambda: "noexec" in find_mount(agent.guest, path)["options"].split(","), timeout_s=WAIT_S
+    )
+    agent.guest.put(POLICY, b"version: 1\nvolumes: nothing\n", mode=0o600)
+    assert agent.guest.run(["systemctl", "reload", UNIT], check=False, timeout_s=WAIT_S).returncode != 0
+    assert len(agent.read_events("policy.rejected")) == 1
+    assert agent.wait_condition(volume, "Ready")["path"] == path
 
 
 def test_copy_of_a_mounted_xfs_is_mounted_beside_it(agent: GuestAgent) -> None:
     """A volume restored from a snapshot of one that is mounted, and so with its UUID, is mounted as well."""
-    agent.write_policy(make_entry(VOLUME, "xfs", "/data/a"), make_entry(OTHER, "xfs", "/data/b"))
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
+    volume, copy = name_volumes(2)
+    device = agent.guest.nvmet.attach(volume, SMALL["xfs"])
     agent.guest.shell(
         "mkfs.xfs -q $1; mount $1 /mnt; echo both > /mnt/file; umount /mnt;"
         " cp --sparse=always /scratch/volumes/$2.img /scratch/volumes/$3.img",
-        *(device, VOLUME, OTHER),
+        *(device, volume, copy),
     )
-    agent.start()
-    agent.wait_condition(VOLUME, "Ready")
-    agent.guest.nvmet.connect(OTHER)
-    agent.wait_condition(OTHER, "Ready")
-    assert "nouuid" in find_mount(agent.guest, "/data/b")["options"].split(",")
-    assert agent.guest.shell("cat /data/a/file /data/b/file") == "both\nboth\n"
+    agent.write_policy(claim(volume, "xfs"), claim(copy, "xfs"))
+    agent.reload()
+    agent.wait_condition(volume, "Ready")
+    agent.guest.nvmet.connect(copy)
+    agent.wait_condition(copy, "Ready")
+    assert "nouuid" in find_mount(agent.guest, choose_path(copy))["options"].split(",")
+    for each in (volume, copy):
+        assert agent.guest.get(f"{choose_path(each)}/file") == b"both\n"
     assert agent.read_events("volume.formatted") == []
 
 
-def test_refused_policy_fails_the_reload_and_changes_nothing(agent: GuestAgent) -> None:
-    """``systemctl reload`` with a policy that is refused fails, and the volume stays as the old one says."""
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    agent.guest.put(POLICY, b"version: 1\nvolumes: nothing\n", mode=0o600)
-    done = agent.guest.run(["systemctl", "reload", UNIT], check=False, timeout_s=120)
-    assert done.returncode != 0
-    assert len(agent.read_events("policy.rejected")) == 1
-    agent.wait_condition(VOLUME, "Ready")
-    agent.write_policy(make_entry(VOLUME), make_entry(OTHER, "xfs", "/data/other"))
-    agent.reload()
-    agent.wait_condition(OTHER, "Pending", "NotAttached")
-
-
 def test_disk_of_another_model_is_left_alone(agent: GuestAgent, tmp_path: Path) -> None:
-    """An NVMe disk that bears a volume's serial but is no EBS volume is neither mounted nor written."""
-    image = tmp_path / "disk.img"
+    """A PCI NVMe disk, plugged in hot, that bears a volume's serial but is no EBS volume is not written."""
+    volume = name_volume()
+    image = tmp_path / "image"
     with image.open("wb") as file:
-        file.truncate(GIB)
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.guest.plug_nvme(VOLUME, image)
-    agent.guest.wait_until(lambda: agent.read_events("device.ignored"), timeout_s=60)
-    assert agent.read_status(VOLUME)["condition"] == "Pending"
-    agent.guest.unplug_nvme(VOLUME)
+        file.truncate(16 * MIB)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.guest.plug_nvme(volume, image)
+    agent.guest.wait_until(lambda: agent.read_events("device.ignored"), timeout_s=WAIT_S)
+    assert agent.read_status(volume)["condition"] == "Pending"
+    agent.guest.unplug_nvme(volume)
     with image.open("rb") as file:
         assert not any(file.read(16 * MIB))
 
 
-@pytest.mark.nightly
-def test_reboot_with_volumes_in_another_order(fresh_agent: GuestAgent) -> None:
+def test_reboot_with_volumes_in_another_order(enabled_agent: GuestAgent) -> None:
     """After a reboot that gives the devices each other's names, every volume is where it belongs."""
-    agent, guest = fresh_agent, fresh_agent.guest
-    agent.write_policy(make_entry(VOLUME, "ext4", "/data/a"), make_entry(OTHER, "xfs", "/data/b"))
-    guest.run(["systemctl", "enable", UNIT])
-    agent.start()
-    first = [guest.nvmet.attach(VOLUME, GIB), guest.nvmet.attach(OTHER, GIB)]
-    for volume in (VOLUME, OTHER):
-        agent.wait_condition(volume, "Ready")
-    guest.shell("echo a > /data/a/file; echo b > /data/b/file; sync")
+    agent, guest = enabled_agent, enabled_agent.guest
+    volume, other = name_volumes(2)
+    agent.write_policy(claim(volume, "ext4"), claim(other, "xfs"))
+    agent.reload()
+    first = [guest.nvmet.attach(volume, SMALL["ext4"]), guest.nvmet.attach(other, SMALL["xfs"])]
+    agent.wait_conditions([volume, other], "Ready")
+    for each in (volume, other):
+        guest.shell('echo "$1" > "$2/file"; sync', each, choose_path(each))
     guest.reboot()
-    second = [guest.nvmet.connect(OTHER), guest.nvmet.connect(VOLUME)]
+    second = [guest.nvmet.connect(other), guest.nvmet.connect(volume)]
     assert second == first
-    for volume in (VOLUME, OTHER):
-        agent.wait_condition(volume, "Ready")
-    assert guest.shell("cat /data/a/file /data/b/file") == "a\nb\n"
+    agent.wait_conditions([volume, other], "Ready")
+    for each in (volume, other):
+        assert guest.get(f"{choose_path(each)}/file").decode() == f"{each}\n"
     assert agent.read_events("volume.formatted") == []

@@ -1,48 +1,23 @@
-"""Never lose a byte, on real NVMe: the sharpest contents, errors at places read, power lost in the midst."""
+"""Never lose a byte, on real NVMe: the sharpest contents, other devices, failing reads, power lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.vm.ebs import EbsTarget
+from tests.vm.ebs import VOLUMES, EbsTarget
 from tests.vm.guest import Guest
-from tests.vm.guest_agent import STATE, UNIT, GuestAgent, make_entry
-
-pytestmark = pytest.mark.nightly
+from tests.vm.guest_agent import UNIT, GuestAgent
+from tests.vm.volumes import choose_path, claim, name_volume, name_volumes
 
 MIB = 1 << 20
-GIB = 1 << 30
-VOLUME = "vol-0123456789abcdef0"
+UNRECOVERED_READ_ERROR = 0x281
+SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
+"""What each mkfs takes; all of so small a volume is read before it is formatted."""
 
-
-@pytest.fixture
-def agent(guest: Guest) -> GuestAgent:
-    """Give the shared guest's agent, stopped, with no policy and no state."""
-    return GuestAgent(guest).install()
-
-
-@pytest.fixture
-def fresh_agent(fresh_guest: Guest) -> GuestAgent:
-    """Give the agent of a guest that the test may kill."""
-    return GuestAgent(fresh_guest).install()
-
-
-@pytest.fixture
-def ebs(guest: Guest) -> Iterator[EbsTarget]:
-    """Give volumes whose reads can be made to fail."""
-    with EbsTarget(guest) as target:
-        yield target
-
-
-def hash_device(guest: Guest, device: str) -> str:
-    """Return the SHA-256 of all that is on a device."""
-    return guest.shell(f"sync; dd if={device} iflag=direct bs=1M status=none | sha256sum")
-
-
+CONTENT_BYTES = 20 * MIB
+"""Room for the largest of them: LUKS keeps 16 MiB for itself."""
 CONTENTS = {
-    "data at 40 MiB": "head -c 1M /dev/urandom | dd of=$1 bs=1M seek=40 oflag=direct status=none",
+    "data in the midst": "head -c 64K /dev/urandom | dd of=$1 bs=64K seek=150 oflag=direct status=none",
     "one byte at the end": "printf x | dd of=$1 bs=1 seek=$(($(blockdev --getsize64 $1) - 1)) status=none",
     "ext4, wiped by wipefs": "mkfs.ext4 -q $1; wipefs -q -a $1",
     "ext4, first MiB gone": "mkfs.ext4 -q $1; dd if=/dev/zero of=$1 bs=1M count=1 status=none",
@@ -50,88 +25,198 @@ CONTENTS = {
     " dd if=/dev/zero of=$1 bs=1M count=1 conv=fsync status=none; partx -d $1 2>/dev/null || :",
     "another filesystem": "mkfs.ext4 -q -t ext2 $1",
     "swap": "mkswap -q $1",
+    "luks": "echo key | cryptsetup --batch-mode luksFormat --pbkdf=pbkdf2 --pbkdf-force-iterations=1000 $1",
+    "lvm, a physical volume": "pvcreate -q -y $1 > /dev/null",
+}
+
+HOLD = {
+    "device-mapper": 'dmsetup create held-dm --table "0 2048 linear $1 0"',
+    "lvm": "vgcreate -q -y held-vg $1 > /dev/null; lvcreate -q -y -n lv -l 1 -W n -Z n held-vg > /dev/null",
+    "luks": f"{CONTENTS['luks']}; echo key | cryptsetup open $1 held-luks",
+    "md": "mdadm --create /dev/md/held --quiet --run --force --level=1 --raid-devices=1 --metadata=1.2 $1",
+}
+LET_GO = {
+    "device-mapper": "dmsetup remove held-dm",
+    "lvm": "vgchange -q -a n held-vg > /dev/null",
+    "luks": "cryptsetup close held-luks",
+    "md": "mdadm --stop --quiet /dev/md/held",
 }
 
 
-def test_sharpest_contents_are_refused_on_nvme(agent: GuestAgent) -> None:
-    """Each content is refused with a reason, and reads the same afterwards."""
-    volumes = {f"vol-0{number:016x}": words for number, words in enumerate(CONTENTS)}
-    agent.write_policy(*(make_entry(volume, "ext4", f"/data/{volume[-3:]}") for volume in volumes))
-    hashes = {}
+def hash_volumes(guest: Guest, volumes: list[str]) -> dict[str, str]:
+    """Return the SHA-256 of what the target's disk has of each volume, written back by the guest before."""
+    images = [f"{VOLUMES}/{volume}.img" for volume in volumes]
+    lines = guest.shell('sync; sha256sum "$@"', *images, timeout_s=300).splitlines()
+    return {volume: line.split()[0] for volume, line in zip(volumes, lines, strict=True)}
+
+
+def test_sharpest_contents_are_refused_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Each content is refused with a reason; no write reaches the volume, and its bytes are the same."""
+    volumes = dict(zip(name_volumes(len(CONTENTS)), CONTENTS, strict=True))
     for volume, words in volumes.items():
-        device = agent.guest.nvmet.attach(volume, 64 * MIB)
-        agent.guest.shell(f"{CONTENTS[words]}; sync", device)
-        hashes[volume] = device, hash_device(agent.guest, device)
-    agent.start()
-    for volume, words in volumes.items():
-        status = agent.wait_condition(volume, "Refused")
-        assert status["reason"] in {"NotBlank", "FilesystemMismatch"}, words
-    agent.stop()
-    for volume, (device, before) in hashes.items():
-        assert hash_device(agent.guest, device) == before, volumes[volume]
+        agent.guest.shell(CONTENTS[words], ebs.attach(volume, CONTENT_BYTES))
+    before = hash_volumes(agent.guest, list(volumes))
+    writes = ebs.count_all_writes()
+    agent.write_policy(*map(claim, volumes))
+    agent.reload()
+    for volume, status in agent.wait_conditions(volumes, "Refused").items():
+        assert status["reason"] in {"NotBlank", "FilesystemMismatch"}, (volumes[volume], status)
+    assert ebs.count_all_writes() == writes
+    assert hash_volumes(agent.guest, list(volumes)) == before
     assert agent.read_events("volume.formatted") == []
 
 
 def test_read_errors_on_nvme_are_no_proof(agent: GuestAgent, ebs: EbsTarget) -> None:
     """A medium error at head, backup superblock or tail: refused, not written to, formatted once healed."""
-    size_bytes = 2 * GIB
-    agent.write_policy(make_entry(VOLUME))
-    for first in (0, 128 * MIB, size_bytes - 64 * 1024):
-        agent.stop()
-        ebs.attach(VOLUME, size_bytes)
-        ebs.call("fail", volume=VOLUME, operations=["read"], first=first, end=first + 4096, status=0x281)
-        agent.start()
-        agent.wait_condition(VOLUME, "Refused", "ProbeFailed")
-        assert ebs.call("show", volume=VOLUME)[0]["statistics"]["write"]["ops"] == 0
-        ebs.call("heal", volume=VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
+    size_bytes = 256 * MIB
+    volumes = dict(zip(name_volumes(3), (0, 128 * MIB, size_bytes - 64 * 1024), strict=True))
+    failure = {"do": "fail", "operations": ["read"], "status": UNRECOVERED_READ_ERROR}
+    for volume, first in volumes.items():
+        ebs.call_all(
+            [
+                {"do": "create", "volume": volume, "size_bytes": size_bytes},
+                {**failure, "volume": volume, "first": first, "end": first + 4096},
+                {"do": "attach", "volume": volume},
+            ]
+        )
+    agent.write_policy(*map(claim, volumes))
+    agent.reload()
+    agent.wait_conditions(volumes, "Refused", "ProbeFailed")
+    assert ebs.count_all_writes() == dict.fromkeys(volumes, 0)
+    ebs.call_all([{"do": "heal", "volume": volume} for volume in volumes])
+    agent.wait_conditions(volumes, "Ready")
 
 
 def test_held_volume_is_refused_on_nvme(agent: GuestAgent) -> None:
-    """A blank volume that device-mapper stands on is not formatted, and is when it is let go."""
-    device = agent.guest.nvmet.attach(VOLUME, GIB)
-    agent.guest.shell('modprobe dm-mod; dmsetup create held --table "0 2048 linear $1 0"', device)
-    agent.write_policy(make_entry(VOLUME))
-    agent.start()
-    agent.wait_condition(VOLUME, "Refused", "DeviceBusy")
-    agent.guest.run(["dmsetup", "remove", "held"])
-    agent.wait_condition(VOLUME, "Ready")
+    """A volume that others stand on is not touched; let go, only the one that is blank then is formatted."""
+    guest = agent.guest
+    volumes = dict(zip(name_volumes(len(HOLD)), HOLD, strict=True))
+    devices = dict(zip(volumes, guest.nvmet.attach_all(dict.fromkeys(volumes, SIZES["ext4"])), strict=True))
+    for volume, holder in volumes.items():
+        guest.shell(HOLD[holder], devices[volume])
+    try:
+        agent.write_policy(*map(claim, volumes))
+        agent.reload()
+        statuses = agent.wait_conditions(volumes, "Refused", "DeviceBusy")
+        assert {volume: status["device"] for volume, status in statuses.items()} == devices
+    finally:
+        for holder in volumes.values():
+            guest.shell(LET_GO[holder])
+    for volume, holder in volumes.items():
+        if holder == "device-mapper":
+            agent.wait_condition(volume, "Ready")
+        else:
+            agent.wait_condition(volume, "Refused", "NotBlank")
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
-def test_power_loss_while_formatting_converges(fresh_agent: GuestAgent, fs_type: str) -> None:
-    """The machine loses power in the midst of mkfs: after the next boot there is one filesystem, mounted."""
-    agent, guest = fresh_agent, fresh_agent.guest
-    options = ["-E", "lazy_itable_init=0"] if fs_type == "ext4" else []
-    filesystem = {"type": fs_type, "format": "if-blank", "mkfs_options": options}
-    agent.write_policy(make_entry(VOLUME, filesystem=filesystem))
-    guest.run(["systemctl", "enable", UNIT])
-    guest.shell("sync")
-    agent.start()
-    guest.nvmet.attach(VOLUME, 20 * GIB)
-    guest.wait_until(["test", "-e", f"{STATE}/formats/{VOLUME}.json"], timeout_s=120, every_s=0.05)
+@pytest.mark.nightly
+def test_shared_and_local_disks_are_left_alone_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """A volume whose namespace may be shared is refused; an instance store is none, whatever would fit it."""
+    shared, local, wanted = name_volume(), "AWS0123456789ABCDEF0", name_volume()
+    ebs.call("create", volume=shared, size_bytes=SIZES["ext4"], is_multi_attach=True)
+    ebs.attach(shared)
+    ebs.attach(local, 1024 * MIB)
+    fitting = {**claim(wanted), "match": {"size": "1GiB"}}
+    agent.write_policy(claim(shared), fitting)
+    agent.reload()
+    agent.wait_condition(shared, "Refused", "MultiAttach")
+    assert any("nstance" in event["why"] for event in agent.read_events("device.ignored"))
+    assert {volume for volume, status in agent.read_statuses().items() if status["device"]} == {shared}
+    assert (ebs.count_writes(shared), ebs.count_writes(local)) == (0, 0)
+
+
+@pytest.mark.nightly
+def test_two_devices_with_one_serial_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Two devices that say they are the same volume: neither is touched until one is gone."""
+    volume = name_volume()
+    device = agent.guest.nvmet.attach(volume, SIZES["ext4"])
+    ebs.attach(volume, SIZES["ext4"])
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.wait_condition(volume, "Refused", "DuplicateDevice")
+    ebs.pull(volume)
+    assert ebs.count_writes(volume) == 0
+    assert agent.wait_condition(volume, "Ready")["device"] == device
+
+
+@pytest.mark.nightly
+def test_device_that_is_another_one_by_the_time_of_mkfs(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Pulled in the midst of its proof, with another one in its place: only the one meant is made."""
+    volume, other = name_volumes(2)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    ebs.attach_stalling(volume, SIZES["ext4"], "read", after=100)
+    ebs.wait_stalled(volume)
+    ebs.pull(volume)
+    ebs.attach(other, SIZES["ext4"])
+    agent.wait_condition(volume, "Pending", "NotAttached")
+    agent.wait_condition(other, "Unmanaged")
+    ebs.call("heal", volume=volume)
+    device = ebs.connect(volume)
+    assert agent.wait_condition(volume, "Ready")["device"] == device
+    assert ebs.count_writes(other) == 0
+
+
+@pytest.mark.nightly
+def test_volume_that_says_another_serial_by_the_time_of_mkfs(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Gone in the midst of its proof and back under its device name as another volume: it is not touched."""
+    volume, other = name_volumes(2)
+    agent.write_policy(claim(volume))
+    agent.reload()
+    ebs.attach_stalling(volume, SIZES["ext4"], "read", after=100)
+    ebs.wait_stalled(volume)
+    ebs.pull(volume)
+    ebs.call("heal", volume=volume)
+    ebs.call("return", volume=volume, serial=other.replace("-", ""))
+    agent.wait_condition(volume, "Pending", "NotAttached")
+    agent.wait_condition(other, "Unmanaged")
+    assert ebs.count_writes(volume) == 0
+
+
+@pytest.mark.nightly
+def test_power_loss_in_the_midst_of_mkfs_and_growth(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """The power goes while volumes stand at a write of mkfs and others at one of their growth.
+
+    After the next boot each that was being formatted is one filesystem, the one that was intended, and each
+    that grew has what was synced to it and grows to its end.
+    """
+    guest = agent.guest
+    made = dict(zip(name_volumes(3), SIZES, strict=True))
+    grown = dict(zip(name_volumes(2), ("ext4", "xfs"), strict=True))
+    entries = [claim(volume, fs_type, grow=True) for volume, fs_type in {**made, **grown}.items()]
+    agent.write_policy(*entries)
+    agent.reload()
+    guest.run(["systemctl", "enable", "--quiet", UNIT])
+    for volume, fs_type in grown.items():
+        ebs.attach(volume, SIZES[fs_type])
+    agent.wait_conditions(grown, "Ready")
+    for volume in grown:
+        guest.shell(
+            'head -c 4M /dev/urandom > "$1/file"; sha256sum "$1/file" >> /root/sums; sync -f "$1/file"',
+            choose_path(volume),
+        )
+    for volume, fs_type in made.items():
+        ebs.attach_stalling(volume, SIZES[fs_type], "write", after=2)
+    for volume in grown:
+        ebs.call("stall", volume=volume, operations=["write"])
+        ebs.grow(volume, 1024 * MIB)
+    ebs.wait_stalled(*made, *grown)
+    intents = {volume: agent.read_intent(volume)["uuid"] for volume in made}
+    guest.shell("sync -f /root/sums")
     guest.kill()
     guest.start()
-    guest.nvmet.connect(VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
-    guest.shell("echo usable > /data/ckpt/file; sync -f /data/ckpt/file")
-
-
-def test_power_loss_while_growing_loses_nothing(fresh_agent: GuestAgent) -> None:
-    """The machine loses power while a filesystem grows: it is checked, has its file, and grows to its end."""
-    agent, guest = fresh_agent, fresh_agent.guest
-    agent.write_policy(make_entry(VOLUME, "xfs", grow=True))
-    guest.run(["systemctl", "enable", UNIT])
-    agent.start()
-    guest.nvmet.attach(VOLUME, GIB)
-    agent.wait_condition(VOLUME, "Ready")
-    guest.shell("head -c 20M /dev/urandom > /data/ckpt/file; sha256sum /data/ckpt/file > /root/sum; sync")
-    guest.nvmet.grow(VOLUME, 10 * GIB)
-    guest.kill()
-    guest.start()
-    guest.nvmet.connect(VOLUME)
-    agent.wait_condition(VOLUME, "Ready")
-    guest.shell("sha256sum --check --quiet /root/sum")
-    guest.wait_until(
-        ["sh", "-c", "test $(df --output=size -B1 /data/ckpt | tail -n 1) -gt 9000000000"], timeout_s=120
-    )
+    ebs.start()
+    for volume in (*made, *grown):
+        ebs.connect(volume)
+    agent.wait_conditions([*made, *grown], "Ready")
+    for volume, uuid in intents.items():
+        path = choose_path(volume)
+        assert guest.shell('findmnt --noheadings --output UUID --mountpoint "$1"', path).strip() == uuid
+        guest.shell('echo usable > "$1/file"; sync -f "$1/file"', path)
+    guest.shell("sha256sum --check --quiet /root/sums; rm /root/sums")
+    for volume in grown:
+        guest.wait_until(
+            ["sh", "-c", f"test $(df --output=size -B1 {choose_path(volume)} | tail -n 1) -gt {880 * MIB}"],
+            timeout_s=120,
+        )
+    guest.run(["systemctl", "disable", "--quiet", UNIT])

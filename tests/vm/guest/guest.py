@@ -48,6 +48,8 @@ KERNEL_ARGS = (
     *("tsc=reliable", "no_timer_check", "i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1", "cryptomgr.notests"),
     # On a crowded host a processor of the guest stands still for longer than its kernel thinks possible.
     *("nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1"),
+    # As on EBS's own images: a volume that does not answer is waited for.
+    "nvme_core.io_timeout=4294967295",
     # Linux 6.1 takes a TCP fragment that spans two huge pages for an overrun, and stops whoever receives it:
     # a target in user space, fed by the same machine's kernel, meets such fragments.
     "hardened_usercopy=off",

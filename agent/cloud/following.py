@@ -10,6 +10,7 @@ import anyio
 
 from agent.cloud.call import Make
 from agent.cloud.decisions import Decision, Do, Release, Settled
+from agent.cloud.errors import CloudError
 from agent.cloud.findings import Hands
 from agent.cloud.recent import RecentCalls
 from agent.errors import AgentError, ExitCode, NotAnsweringError, RefusedError
@@ -87,7 +88,12 @@ class Follower:
                 return Sighting(waiting.message)
             asking = f"Asking AWS to {decision.describe()}."
             await self.say(asking)
-            await self.make(decision.call)
+            try:
+                await self.make(decision.call)
+            except CloudError as error:
+                if error.reason is not Reason.WAITING_FOR_CLOUD:
+                    raise
+                return Sighting(error.message)  # somebody else was first, the loop perhaps: look again
             self._recent.note(subject, decision.call)
             return Sighting(asking)
         return _wait(decision)

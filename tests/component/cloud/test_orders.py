@@ -150,6 +150,17 @@ async def test_attach_while_descriptions_lag(world: World) -> None:
     assert world.aws.calls["AttachClusterNodeVolume"] == 1
 
 
+async def test_attach_that_somebody_else_was_quicker_to_ask_for(world: World) -> None:
+    """AWS's word that the volume is not in a state for it is looked into, and ends no order."""
+    clerk, volume = Clerk(world.add_node(1)), VolumeId(world.cloud.make_volume())
+    message = f"HyperPod - Ec2ErrCode: IncorrectState - {volume} is not 'available'."
+    fault = Fault("AttachClusterNodeVolume", code="ValidationException", message=message, status=400)
+    world.aws.faults.add(fault)
+    said = await clerk.order("attach", volume=volume)
+    assert "is not in a state for AttachClusterNodeVolume now" in said[1]
+    assert said[-1] == f"{volume} is here."
+
+
 async def until_described(clerk: Clerk, volume: VolumeId) -> None:
     with anyio.fail_after(20):
         while not await describe_known(clerk.node.make, [volume]):  # noqa: ASYNC110 - only asking tells

@@ -6,13 +6,15 @@ Never raises because a source is missing: what a source did not say is a finding
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -23,14 +25,15 @@ from agent.cloud.whoami import CloudIdentity, Finding, Source
 from agent.errors import AgentError
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from agent.cloud import calls
     from agent.cloud.values import ClusterNode
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
 _SESSION_TTL_S = "300"
+_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
+_TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105 -- the name of a header
+_MAX_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -147,32 +150,40 @@ async def ask_metadata(surroundings: Surroundings) -> Finding:
     endpoint = surroundings.metadata_endpoint
     if endpoint is None:
         return Finding(source=Source.METADATA, problem="instance metadata is disabled")
-    # The cluster's file tells a HyperPod node who it is at its start, which this import would delay.
-    import aiohttp  # noqa: PLC0415
-
-    timeout = aiohttp.ClientTimeout(total=surroundings.metadata_timeout_s)
+    timeout_s = surroundings.metadata_timeout_s
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            token = await _request(
-                session,
-                "PUT",
-                f"{endpoint}/latest/api/token",
-                {"X-aws-ec2-metadata-token-ttl-seconds": _SESSION_TTL_S},
+        with anyio.fail_after(timeout_s):
+            document, partition = await anyio.to_thread.run_sync(
+                _fetch_metadata, endpoint, timeout_s, abandon_on_cancel=True
             )
-            headers = {"X-aws-ec2-metadata-token": token.decode("ascii", "replace").strip()}
-            document = await _request(
-                session, "GET", f"{endpoint}/latest/dynamic/instance-identity/document", headers
-            )
-            partition = await _request(
-                session, "GET", f"{endpoint}/latest/meta-data/services/partition", headers
-            )
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:
         why = str(error) or type(error).__name__
         return Finding(source=Source.METADATA, problem=f"instance metadata did not answer: {why}")
     return whoami.parse_identity_document(document, partition.decode("ascii", "replace").strip())
 
 
-async def _request(session: aiohttp.ClientSession, method: str, url: str, headers: dict[str, str]) -> bytes:
-    async with session.request(method, url, headers=headers) as response:
-        response.raise_for_status()
-        return await response.content.read(1 << 20)
+def _fetch_metadata(endpoint: str, timeout_s: float) -> tuple[bytes, bytes]:
+    """Return the identity document and the partition. Blocks; ``timeout_s`` is for each wait.
+
+    By the standard library's client: the start waits for this where no file tells who the node is.
+    """
+    where = urlsplit(endpoint)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
+    try:
+        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
+        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
+        document = _request(
+            connection, "GET", f"{where.path}/latest/dynamic/instance-identity/document", headers
+        )
+        partition = _request(connection, "GET", f"{where.path}/latest/meta-data/services/partition", headers)
+    finally:
+        connection.close()
+    return document, partition
+
+
+def _request(connection: HTTPConnection, method: str, path: str, headers: dict[str, str]) -> bytes:
+    connection.request(method, path, headers=headers)
+    with connection.getresponse() as response:
+        if response.status != HTTPStatus.OK:
+            raise HTTPException(f"{response.status} {response.reason}")
+        return response.read(_MAX_ANSWER_BYTES)

@@ -11,7 +11,7 @@ LATER = {
     "rich": "agent.log keeps structlog from it; only agent.cli.render and the demo draw with it",
     "pygments": "it comes with rich",
     "typer": "the command line is not the daemon's",
-    "aiohttp": "for whoever asks first (agent.report.serve), and for instance metadata",
+    "aiohttp": "agent.report.serve takes it when somebody first asks",
     "boto3": "it lives in the cloud worker",
     "botocore": "it lives in the cloud worker",
     "aiomqtt": "agent.report.mqtt takes it when the policy names a broker",

@@ -115,7 +115,7 @@ make_release() {
     say "installing into $place with $("$3" --version)"
     "$3" -I -m venv --without-pip "$place"
     mapfile -t wheels <"$here/wheels/$(python_version "$3").txt"
-    (cd "$here/wheels" && "$place/bin/python" -I "$here/install_wheels.py" "${wheels[@]}")
+    "$place/bin/python" -I "$here/install_wheels.py" "${wheels[@]}"
     mkdir -p "$share" "$place/share/doc"
     cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
     cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"

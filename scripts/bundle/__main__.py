@@ -15,6 +15,8 @@ from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "hyperpod-ebs-agent"
+INSTALLER = "installer"
+"""What installs wheels on the node; it lies beside them and is not installed itself."""
 FOLDER = "lifecycle_scripts"
 
 INSIDE = ("install.sh", "install_wheels.py", "uninstall.sh", "rollback.sh", "common.sh")
@@ -54,17 +56,18 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
     version = str(parse_wheel_filename(wheel.name)[1])
     architecture = targets[0].architecture
     lock = (source / "requirements" / "run.txt").read_text(encoding="utf-8")
+    tools = (source / "requirements" / "build.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / f"ebs-agent-{version}-{architecture}"
         house = root / "wheels"
         house.mkdir(parents=True)
         for target in targets:
             shelf = cache / f"{architecture}-{target.python}"
-            fill_shelf(shelf, target, lock)
+            fill_shelf(shelf, target, lock, tools)
             found = [*sorted(shelf.glob("*.whl")), wheel]
             for path in found:
                 shutil.copyfile(path, house / path.name)
-            names = "".join(f"{path.name}\n" for path in found)
+            names = "".join(f"{path.name}\n" for path in found if not path.name.startswith(f"{INSTALLER}-"))
             (house / f"{target.python}.txt").write_text(names, encoding="utf-8")
         own = f"{NAME}=={version} --hash=sha256:{archive.hash_file(wheel)}\n"
         (root / "requirements.txt").write_text(lock + own, encoding="utf-8")
@@ -78,15 +81,19 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
     return bundle
 
 
-def fill_shelf(shelf: Path, target: Target, lock: str) -> None:
-    """Have ``shelf`` hold exactly the wheels of this lock for this target, downloaded once."""
+def fill_shelf(shelf: Path, target: Target, lock: str, tools: str) -> None:
+    """Have ``shelf`` hold exactly the locked wheels of this target, and the installer, downloaded once."""
     stamp = shelf / "lock.txt"
-    wanted = "\n".join([*target.select(lock), *target.platforms])
+    lines = [
+        *target.select(lock),
+        *(line for line in target.select(tools) if line.startswith(f"{INSTALLER}==")),
+    ]
+    wanted = "\n".join([*lines, *target.platforms])
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
     shutil.rmtree(shelf, ignore_errors=True)
     shelf.mkdir(parents=True)
-    wheels.download(target, lock, shelf)
+    wheels.download(target, lines, shelf)
     stamp.write_text(wanted, encoding="utf-8")
 
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +13,11 @@ from scripts.bundle.archive import EPOCH_S
 from scripts.bundle.targets import Target
 
 
-def download(target: Target, lock: str, directory: Path) -> None:
-    """Download every locked wheel that ``target`` needs into ``directory``; wheels that are there stay.
+def download(target: Target, lines: Sequence[str], directory: Path) -> None:
+    """Download the wheels of these lines of a lock for ``target`` into ``directory``; others there stay.
 
-    Raises CalledProcessError where one does not exist for the target or has another hash than the lock says,
-    and ValueError where one is more than a zip of site-packages.
+    Raises CalledProcessError where one does not exist for the target or has another hash than the lock says.
     """
-    lines = target.select(lock)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write("\n".join(lines) + "\n")
         requirements.flush()
@@ -31,16 +28,6 @@ def download(target: Target, lock: str, directory: Path) -> None:
             *("--python-version", target.python, "--implementation", "cp", *platforms),
             *("--dest", str(directory), "--requirement", requirements.name),
         )
-    for wheel in directory.glob("*.whl"):
-        if parts := find_parts_elsewhere(wheel):
-            raise ValueError(f"{wheel.name} cannot be installed by unpacking it: {', '.join(parts)}")
-
-
-def find_parts_elsewhere(wheel: Path) -> list[str]:
-    """Return what of a wheel does not belong into site-packages, but for programs: those nobody calls."""
-    with zipfile.ZipFile(wheel) as archive:
-        spread = [name for name in archive.namelist() if ".data/" in name]
-    return [name for name in spread if ".data/scripts/" not in name]
 
 
 def build(repository: Path, directory: Path) -> Path:

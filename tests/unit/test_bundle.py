@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import venv
 import zipfile
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
+import installer
 import pytest
 
 from agent.policy.loading import read_policy
@@ -18,7 +23,6 @@ from scripts.bundle.__main__ import INSIDE, UPLOADED
 from scripts.bundle.archive import hash_file, pack, write_sums
 from scripts.bundle.sbom import describe_wheels
 from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
-from scripts.bundle.wheels import find_parts_elsewhere
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements/run.txt").read_text()
@@ -111,33 +115,67 @@ def test_the_bill_names_every_wheel(tmp_path: Path) -> None:
     assert bill["components"][1]["purl"].startswith("pkg:pypi/one@1.0")
 
 
-def test_wheels_are_unpacked_and_the_command_is_written(tmp_path: Path) -> None:
-    """Without pip: packages land in the venv, and only the agent's own command gets a program."""
-    wheels = [tmp_path / f"{name}-1.0-py3-none-any.whl" for name in ("other", "hyperpod_ebs_agent")]
-    for wheel, name in zip(wheels, ("other", "agent"), strict=True):
-        with zipfile.ZipFile(wheel, "w") as archive:
-            info = wheel.name.replace("-py3-none-any.whl", ".dist-info")
-            archive.writestr(
-                f"{name}/__init__.py", "def main():\n    print('this is', __name__)\n    return 7\n"
-            )
-            archive.writestr(f"{info}/METADATA", f"Name: {info.split('-')[0]}\nVersion: 1.0\n")
-            archive.writestr(f"{info}/entry_points.txt", f"[console_scripts]\nrun-{name} = {name}:main\n")
-    environment = tmp_path / "venv"
-    venv.create(environment)
-    script = ROOT / "lifecycle_scripts/install_wheels.py"
-    subprocess.run([environment / "bin/python", "-I", script, *wheels], check=True)
-    done = subprocess.run([environment / "bin/run-agent"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (7, "this is agent\n")
-    assert not (environment / "bin/run-other").exists()
-
-
-def test_a_wheel_that_is_more_than_its_packages_is_noticed(tmp_path: Path) -> None:
-    """Headers and data files have to go elsewhere, which unpacking would not do; programs may be left out."""
-    wheel = tmp_path / "one.whl"
+def make_whole_wheel(directory: Path, name: str, *, is_spoilt: bool = False) -> Path:
+    """Make a wheel with one module and one command, and a record that vouches for them."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}/__init__.py": f"def main():\n    print('this is {name}')\n    return 7\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\nrun-{name} = {name}:main\n",
+    }
+    lines = []
+    for path, text in files.items():
+        digest = urlsafe_b64encode(sha256(text.encode()).digest()).rstrip(b"=").decode()
+        lines.append(f"{path},sha256={digest},{len(text)}")
+    if is_spoilt:
+        files[f"{name}/__init__.py"] += "# not what the record says\n"
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""])
+    wheel = directory / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name in ("one/__init__.py", "one-1.0.data/scripts/one", "one-1.0.data/data/etc/one.conf"):
-            archive.writestr(name, "")
-    assert find_parts_elsewhere(wheel) == ["one-1.0.data/data/etc/one.conf"]
+        for path, text in files.items():
+            archive.writestr(path, text)
+    return wheel
+
+
+@pytest.fixture
+def installing(tmp_path: Path) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    """Give a function that installs a wheel of ``tmp_path/wheels`` into the environment ``tmp_path/venv``."""
+    venv.create(tmp_path / "venv")
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    package = Path(installer.__file__).parent
+    with zipfile.ZipFile(wheels / "installer-0-py3-none-any.whl", "w") as archive:
+        for path in package.rglob("*.py"):
+            archive.write(path, path.relative_to(package.parent))
+    script = Path(shutil.copy(ROOT / "lifecycle_scripts/install_wheels.py", tmp_path))
+
+    def install(wheel: Path) -> subprocess.CompletedProcess[str]:
+        argv = [str(tmp_path / "venv/bin/python"), "-I", str(script), wheel.name]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    return install
+
+
+def test_wheels_are_installed_with_their_commands(
+    tmp_path: Path, installing: Callable[[Path], subprocess.CompletedProcess[str]]
+) -> None:
+    """Without pip: the package lands in the venv, known by its metadata, and its command runs."""
+    assert installing(make_whole_wheel(tmp_path / "wheels", "one")).returncode == 0
+    done = subprocess.run([tmp_path / "venv/bin/run-one"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "this is one\n")
+    [mark] = (tmp_path / "venv").rglob("one-1.0.dist-info/INSTALLER")
+    assert mark.read_text() == "installer\n"
+
+
+def test_a_wheel_that_is_not_what_its_record_says_is_not_installed(
+    tmp_path: Path, installing: Callable[[Path], subprocess.CompletedProcess[str]]
+) -> None:
+    """A spoilt file ends the installation before anything of its wheel is in the venv."""
+    done = installing(make_whole_wheel(tmp_path / "wheels", "one", is_spoilt=True))
+    assert done.returncode != 0
+    assert "one/__init__.py" in done.stderr
+    assert not list((tmp_path / "venv").rglob("one"))
 
 
 def test_no_script_is_forgotten() -> None:

@@ -1,8 +1,8 @@
 """Installs the wheels named as arguments into the environment whose Python runs this.
 
-By PyPA's ``installer``, which lies beside the wheels as one itself: distributions' Pythons often lack pip, and
-the bundle says already which wheels are for this Python. What a wheel's own record does not vouch for is not
-installed.
+By PyPA's ``installer``, which lies beside the wheels as one itself: distributions' Pythons often lack pip,
+and the bundle says already which wheels are for this Python. What a wheel's own record does not vouch for is
+not installed.
 """
 
 from __future__ import annotations

@@ -93,7 +93,11 @@ class GuestAgent:
 
     def read_statuses(self) -> dict[str, dict[str, Any]]:
         """Return every volume's status by volume ID; nothing where the agent does not answer."""
-        return {volume["volume_id"]: volume for volume in self._ask("GET", "/v1/status").get("volumes", ())}
+        return {volume["volume_id"]: volume for volume in self.read_node().get("volumes", ())}
+
+    def read_node(self) -> dict[str, Any]:
+        """Return all that the agent says; nothing where it does not answer."""
+        return self._ask("GET", "/v1/status")
 
     def read_status(self, volume: str) -> dict[str, Any]:
         """Return one volume's status; nothing where it has none."""

@@ -30,6 +30,7 @@ _PROBE_BYTES = 4096
 _MIN_FIELDS = 11
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44
+_EXT4_ERR_EROFS = 8
 _FS_TYPES = {kind.value: kind for kind in FsType}
 
 
@@ -299,16 +300,18 @@ def has_refused_writes(
     error since it was mounted does, with what follows from it (ext4_handle_error in fs/ext4/super.c).
     """
     name = _read_name(number, sysfs)
-    happened = _read(sysfs / "fs/ext4" / name / "last_error_time") or "0"
-    if not happened.isdigit() or int(happened) == 0:
-        return False
+    node = sysfs / "fs/ext4" / name
     (mounted,) = struct.unpack("<I", os.pread(fd, 4, _EXT4_SUPERBLOCK + _EXT4_MOUNT_TIME))
-    if int(happened) <= mounted:
-        return False
-    # A journal that cannot be written ends it whatever its options say.
-    if _read(sysfs / "fs/ext4" / name / "last_error_func") == "ext4_journal_check_start":
+    recent = [which for which in ("first", "last") if _read_int(node / f"{which}_error_time") > mounted]
+    # A journal that cannot be written ends it whatever its options say, and each later attempt is told so.
+    if any(
+        _read(node / f"{which}_error_func") == "ext4_journal_check_start"
+        or _read_int(node / f"{which}_error_errcode") == _EXT4_ERR_EROFS
+        for which in recent
+    ):
         return True
-    return "errors=remount-ro" in (_read(proc / "fs/ext4" / name / "options") or "").split()
+    options = _read(proc / "fs/ext4" / name / "options") or ""
+    return bool(recent) and "errors=remount-ro" in options.split()
 
 
 def read_error_count(fs_type: str, number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
@@ -337,6 +340,11 @@ def _read_name(number: DeviceNumber, sysfs: Path) -> str:
         return os.readlink(sysfs / "dev/block" / str(number)).rsplit("/", 1)[-1]  # noqa: PTH115 -- a string
     except OSError:
         return ""
+
+
+def _read_int(path: Path) -> int:
+    text = _read(path)
+    return int(text) if text is not None and text.isdigit() else 0
 
 
 def _read(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from agent.model import Condition
+from agent.model import Condition, Reason
 from agent.report.series import (
     PREFIX,
     Family,
@@ -54,6 +54,13 @@ def _render_verdicts(status: VolumeStatus, volume_id: str) -> str:
     return "".join(
         f'{PREFIX}volume_problem{{volume_id="{volume_id}",reason="{reason.value}"}} 1\n' for reason in reasons
     )
+
+
+def _is_stalled(status: VolumeStatus) -> bool | None:
+    """Tell whether it is stalled, whoever found out first: sampling, or the engine that looked at it."""
+    if status.reason is Reason.STALLED:
+        return True
+    return None if status.health is None else status.health.is_stalled
 
 
 def _render_latency(word: str, read: Callable[[EbsStatistics], Direction]) -> Family:
@@ -165,7 +172,7 @@ FAMILIES: tuple[Family, ...] = (
         "volume_stalled",
         "gauge",
         "1 if the volume does not answer, or completes nothing of what it was asked.",
-        of_health(lambda h: h.is_stalled),
+        _is_stalled,
     ),
     define_number(
         "volume_probe_duration_seconds",

@@ -179,6 +179,13 @@ def test_both_formats_say_the_same() -> None:
     assert told == read_samples(exposition.render()[0].decode())
 
 
+def test_stall_that_the_engine_found_shows_at_once() -> None:
+    """A volume that the engine could not look at is stalled before sampling says so too, and without it."""
+    stalled = make_status(condition=Condition.FAILED, reason=Reason.STALLED)
+    text = Exposition(make_board(stalled), Counters()).render()[0].decode()
+    assert f'ebs_agent_volume_stalled{{volume_id="{CHECKPOINTS}"}} 1\n' in text
+
+
 def test_series_follow_what_is_sampled() -> None:
     """A scrape after a new sample has the new numbers, though series are kept between scrapes."""
     board = make_sampled_board()

@@ -14,8 +14,6 @@ from tests.vm.ebs import VOLUMES, EbsTarget
 from tests.vm.guest import Guest, GuestOptions
 from tests.vm.guest_agent import EBS_AGENT, GuestAgent
 
-pytestmark = pytest.mark.nightly
-
 GIB = 1 << 30
 HOST = "10.0.2.2"
 """The machine the guest runs on, as QEMU's user network shows it."""

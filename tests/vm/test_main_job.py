@@ -121,7 +121,13 @@ fio --name=before --filename="$1/before" --rw=randwrite --bs=64k --size=8m $veri
 
 
 @pytest.mark.parametrize(
-    ("fs_type", "volumes"), [("ext4", "ebs"), ("xfs", "nvmet"), ("btrfs", "nvmet")], indirect=["volumes"]
+    ("fs_type", "volumes"),
+    [
+        ("ext4", "ebs"),
+        pytest.param("xfs", "nvmet", marks=pytest.mark.nightly),
+        pytest.param("btrfs", "nvmet", marks=pytest.mark.nightly),
+    ],
+    indirect=["volumes"],
 )
 def test_grows_under_verified_writes(agent: GuestAgent, volumes: Volumes, fs_type: str) -> None:
     """A volume grown while fio writes and verifies is bigger at the end, and every block reads back right."""
@@ -318,6 +324,7 @@ def test_disk_of_another_model_is_left_alone(agent: GuestAgent, tmp_path: Path) 
         assert not any(file.read(16 * MIB))
 
 
+@pytest.mark.nightly
 def test_reboot_with_volumes_in_another_order(enabled_agent: GuestAgent) -> None:
     """After a reboot that gives the devices each other's names, every volume is where it belongs."""
     agent, guest = enabled_agent, enabled_agent.guest

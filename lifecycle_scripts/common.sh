@@ -21,7 +21,8 @@ readonly stamp=.complete
 # The release that was in force before one that is not known to work yet; gone when that is known.
 readonly unproven=$home/.unproven
 
-readonly all_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
+readonly boot_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
+readonly all_units=("${boot_units[@]}" ebs-volumes-late.service)
 readonly drop_in=50-ebs-volumes.conf
 is_changed= # by put_file
 
@@ -121,6 +122,6 @@ is_healthy() {
 start_release() {
     install_units "$1"
     systemctl reset-failed ebs-agent.service 2>/dev/null || true
-    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${all_units[@]}" &&
+    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${boot_units[@]}" &&
         systemctl restart ebs-agent.service
 }

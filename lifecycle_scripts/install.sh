@@ -176,7 +176,7 @@ is_settled() {
     is_changed=
     install_units "$1"
     [[ -z $is_changed ]] || return 1
-    systemctl --quiet is-enabled "${all_units[@]}" 2>/dev/null && systemctl --quiet is-active ebs-agent.service
+    systemctl --quiet is-enabled "${boot_units[@]}" 2>/dev/null && systemctl --quiet is-active ebs-agent.service
 }
 
 # take_over RELEASE: with what was usable before still usable, or back to the release before.

@@ -15,7 +15,7 @@ from tests.fakes.bundle import SCRIPTS, Node, make_folder
 
 POLICY = "version: 1\nvolumes: []\n"
 REQUIRED = "version: 1\nvolumes:\n  - {name: a, required: true}\n"
-UNITS = ("ebs-agent.service", "ebs-volumes-ready.service", "ebs-volumes.target")
+UNITS = ("ebs-agent.service", "ebs-volumes-ready.service", "ebs-volumes-late.service", "ebs-volumes.target")
 READY = {"volume_id": "vol-1", "condition": "Ready", "path": "/data/a", "device": "/dev/nvme1n1"}
 
 

@@ -90,8 +90,10 @@ class ClusterNode:
 
 
 @pytest.fixture
-def files(short_path: Path) -> FileVolumes:
-    return FileVolumes(short_path / "store")
+def files(short_path: Path) -> Iterator[FileVolumes]:
+    yield FileVolumes(short_path / "store")
+    # A loop device still stands on the file that was stored away with its volume attached.
+    Scratch(short_path).clean()
 
 
 @pytest.fixture

@@ -96,7 +96,8 @@ def test_error_of_an_earlier_mount(tmp_path: Path) -> None:
     image, path = tmp_path / "image", tmp_path / "mount"
     with mounted_image(image, path, "errors=remount-ro") as device:
         Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("for the test")
-        assert look(device)[0]
+        # The kernel writes an error down some time after it.
+        wait_until(lambda: look(device)[0], "the error was written down")
     with attached(image) as device, mounted(device, tmp_path / "again", "-o", "errors=remount-ro"):
         assert look(device) == (False, 1)
         assert takes_writes(tmp_path / "again")

@@ -238,7 +238,6 @@ def test_bad_range_is_bad_to_the_kernel_and_the_rest_is_not(guest: Guest, ebs: E
     guest.run([*read, "skip=256"])
 
 
-@pytest.mark.nightly
 def test_twenty_volumes_work_at_once(guest: Guest, ebs: EbsTarget) -> None:
     """Each is formatted, written and verified while all the others are."""
     attached = ebs.call_all(

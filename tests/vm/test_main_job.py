@@ -124,8 +124,8 @@ fio --name=before --filename="$1/before" --rw=randwrite --bs=64k --size=8m $veri
     ("fs_type", "volumes"),
     [
         ("ext4", "ebs"),
-        pytest.param("xfs", "nvmet", marks=pytest.mark.nightly),
-        pytest.param("btrfs", "nvmet", marks=pytest.mark.nightly),
+        ("xfs", "nvmet"),
+        ("btrfs", "nvmet"),
     ],
     indirect=["volumes"],
 )
@@ -324,7 +324,6 @@ def test_disk_of_another_model_is_left_alone(agent: GuestAgent, tmp_path: Path) 
         assert not any(file.read(16 * MIB))
 
 
-@pytest.mark.nightly
 def test_reboot_with_volumes_in_another_order(enabled_agent: GuestAgent) -> None:
     """After a reboot that gives the devices each other's names, every volume is where it belongs."""
     agent, guest = enabled_agent, enabled_agent.guest

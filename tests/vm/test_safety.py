@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.vm.ebs import VOLUMES, EbsTarget
 from tests.vm.guest import Guest
 from tests.vm.guest_agent import UNIT, GuestAgent
@@ -109,7 +107,6 @@ def test_held_volume_is_refused_on_nvme(agent: GuestAgent) -> None:
             agent.wait_condition(volume, "Refused", "NotBlank")
 
 
-@pytest.mark.nightly
 def test_shared_and_local_disks_are_left_alone_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
     """A volume whose namespace may be shared is refused; an instance store is none, whatever would fit it."""
     shared, local, wanted = name_volume(), "AWS0123456789ABCDEF0", name_volume()
@@ -125,7 +122,6 @@ def test_shared_and_local_disks_are_left_alone_on_nvme(agent: GuestAgent, ebs: E
     assert (ebs.count_writes(shared), ebs.count_writes(local)) == (0, 0)
 
 
-@pytest.mark.nightly
 def test_two_devices_with_one_serial_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
     """Two devices that say they are the same volume: neither is touched until one is gone."""
     volume = name_volume()
@@ -139,7 +135,6 @@ def test_two_devices_with_one_serial_on_nvme(agent: GuestAgent, ebs: EbsTarget) 
     assert agent.wait_condition(volume, "Ready")["device"] == device
 
 
-@pytest.mark.nightly
 def test_device_that_is_another_one_by_the_time_of_mkfs(agent: GuestAgent, ebs: EbsTarget) -> None:
     """Pulled in the midst of its proof, with another one in its place: only the one meant is made."""
     volume, other = name_volumes(2)
@@ -157,7 +152,6 @@ def test_device_that_is_another_one_by_the_time_of_mkfs(agent: GuestAgent, ebs: 
     assert ebs.count_writes(other) == 0
 
 
-@pytest.mark.nightly
 def test_volume_that_says_another_serial_by_the_time_of_mkfs(agent: GuestAgent, ebs: EbsTarget) -> None:
     """Gone in the midst of its proof and back under its device name as another volume: it is not touched."""
     volume, other = name_volumes(2)
@@ -173,7 +167,6 @@ def test_volume_that_says_another_serial_by_the_time_of_mkfs(agent: GuestAgent, 
     assert ebs.count_writes(volume) == 0
 
 
-@pytest.mark.nightly
 def test_power_loss_in_the_midst_of_mkfs_and_growth(agent: GuestAgent, ebs: EbsTarget) -> None:
     """The power goes while volumes stand at a write of mkfs and others at one of their growth.
 

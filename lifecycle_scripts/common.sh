@@ -81,10 +81,16 @@ put_in_force() {
         mv --no-target-directory "$new" "$home/current" && sync "$home"
 }
 
-install_units() { # of a release: its own units, since they belong to its version
-    local unit
+install_units() { # of a release: its own units and no others, since they belong to its version
+    local own=$home/$1/share/ebs-agent/systemd unit
+    for unit in "$own"/ebs-*; do
+        put_file "$unit" "$units/${unit##*/}" 0644
+    done
     for unit in "${all_units[@]}"; do
-        put_file "$home/$1/share/ebs-agent/systemd/$unit" "$units/$unit" 0644
+        [[ ! -e $own/$unit && -e $units/$unit ]] || continue
+        systemctl --quiet disable --now "$unit" || warn "$unit is not of release $1, and cannot be stopped"
+        rm -f "$units/$unit"
+        is_changed=1
     done
 }
 
@@ -120,8 +126,12 @@ is_healthy() {
 
 # start_release RELEASE: puts it in force and has it run; fails when it does not say that it is ready.
 start_release() {
+    local unit enabled=()
     install_units "$1"
+    for unit in "${boot_units[@]}"; do
+        [[ ! -e $units/$unit ]] || enabled+=("$unit")
+    done
     systemctl reset-failed ebs-agent.service 2>/dev/null || true
-    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${boot_units[@]}" &&
+    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${enabled[@]}" &&
         systemctl restart ebs-agent.service
 }

@@ -182,6 +182,21 @@ def test_rollback_by_hand(node: Node, tmp_path: Path) -> None:
     assert node.run(script, "9.9").returncode == 1
 
 
+def test_each_release_has_its_own_units_and_no_others(node: Node, tmp_path: Path) -> None:
+    """A unit that a release does not have yet goes when that is put in force, and comes back with the next."""
+    late = "systemd/ebs-volumes-late.service"
+    install(node, make_folder(tmp_path / "1.0", "1.0", policy=POLICY))
+    (node.home / "1.0/share/ebs-agent" / late).unlink()
+    install(node, make_folder(tmp_path / "1.1", "1.1", policy=POLICY))
+    script = node.home / "current/share/ebs-agent/rollback.sh"
+    done = node.run(script)
+    assert (done.returncode, node.running) == (0, "1.0"), done.stdout
+    assert not (node.root / "etc/systemd/system" / Path(late).name).exists()
+    done = node.run(script)
+    assert done.returncode == 0, done.stdout
+    check_installed(node, "1.1")
+
+
 def test_uninstall_leaves_policy_records_and_mounts(node: Node, tmp_path: Path) -> None:
     """The agent is removed; the script names mounts and files that stay, and --purge removes the files."""
     on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)

@@ -297,6 +297,8 @@ class Daemon:
         changed = {
             volume for volume, origin in findings.origins.items() if self._node.origins.get(volume) != origin
         }
+        if self._node.awaits_origins:  # and is not to any more, where AWS has only said that it will not tell
+            changed |= self._present.keys()
         self._claimed, self._node.origins = findings.claimed, findings.origins
         self._put_facts(findings.facts)
         self._board.explain_by_cloud(findings.verdicts, findings.notices)

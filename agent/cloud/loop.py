@@ -77,6 +77,9 @@ class CloudLoop:
         """The policy for which all marked volumes were described, and none of them is on its way."""
         self._rested_under: Policy | None = None
         self._wake = anyio.Event()
+        self._failure: str | None = None
+        """Why the last look failed as a whole; logged once, and again when it changes."""
+        self._has_published = False
         self.findings = Findings()
         self.is_settled = False
         """At the last look nothing was done, and nothing was left to do or to wait for."""
@@ -108,6 +111,7 @@ class CloudLoop:
             self._publish_failure(policy, error)
             self.is_settled = False
             return False
+        self._failure = None
         concerns = tuple(list_concerns(look, self._means))
         async with anyio.create_task_group() as tasks:
             for concern in concerns:
@@ -227,16 +231,18 @@ class CloudLoop:
         """Say of every entry that needs AWS why nothing is known; what was found before stays."""
         verdict = make_verdict(error)
         old = self.findings
-        if all(known.message != verdict.message for known in old.verdicts.values()):
+        if self._failure != error.message:
             _log_failure(error)
+        self._failure = error.message
         facts = make_facts(self._identity) if self._identity else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
         self._put_findings(Findings(facts, old.origins, old.claimed, verdicts, {}))
 
     def _put_findings(self, findings: Findings) -> None:
-        has_changed = findings != self.findings
+        is_news = findings != self.findings or not self._has_published
         self.findings = findings
-        if has_changed:
+        self._has_published = True
+        if is_news:
             self._publish(findings)
 
 

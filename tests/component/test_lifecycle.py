@@ -183,7 +183,7 @@ def test_rollback_by_hand(node: Node, tmp_path: Path) -> None:
 
 
 def test_each_release_has_its_own_units_and_no_others(node: Node, tmp_path: Path) -> None:
-    """A unit that a release does not have yet goes when that is put in force, and comes back with the next."""
+    """A unit that a release does not have yet goes when that is put in force, and comes with the next."""
     late = "systemd/ebs-volumes-late.service"
     install(node, make_folder(tmp_path / "1.0", "1.0", policy=POLICY))
     (node.home / "1.0/share/ebs-agent" / late).unlink()

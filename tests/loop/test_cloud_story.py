@@ -17,6 +17,7 @@ import pytest
 from agent.node.mountinfo import read_mounts
 from tests.agent_process import AgentProcess, Scratch
 from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
+from tests.aws.faults import deny
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
 from tests.waiting import WAIT_S, wait_until
@@ -207,6 +208,24 @@ def test_detach_and_attach_by_hand(
     wait_until(lambda: aws.calls["DescribeVolumes"] >= looks + 2, "the cloud was looked at again, twice")
     assert not aws.cloud.volumes[volume].emulated, "it is not attached again behind the person's back"
     first.order("attach", volume)
+    first.wait_ready("ckpt")
+
+
+def test_blank_volume_waits_for_an_answer_and_no_longer(
+    first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blank volume is formatted as soon as AWS has denied to say where it comes from."""
+    aws.faults.add(deny("DescribeVolumes", "ec2:DescribeVolumes"))
+    volume = "vol-0123456789abcdef0"
+    entry = {
+        "name": "ckpt",
+        "match": {"volume_id": volume},
+        "filesystem": {"type": "ext4", "format": "if-blank"},
+        "mount": {"path": str(first.scratch.data / "ckpt")},
+    }
+    first.scratch.write_policy(entry, cloud={"enabled": True}, resync="1h")
+    first.scratch.add_volume(volume)
+    first.start(monkeypatch)
     first.wait_ready("ckpt")
 
 

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from agent.cloud.whoami import CloudIdentity
 from agent.model import Reason
 from tests.aws.cloud import OTHER_ZONE
+from tests.aws.faults import deny
 from tests.aws.world import World
 
 BY_TAG = """
@@ -98,3 +102,16 @@ async def test_unknown_volume_is_told(world: World, tmp_path: Path) -> None:
     findings = await world.add_node(1).look(3)
     assert "AWS knows no vol-0123456789abcdef0" in findings.verdicts["db"].message
     assert world.aws.calls["AttachClusterNodeVolume"] == 0
+
+
+async def test_failing_looks_are_told_once(world: World, tmp_path: Path) -> None:
+    """The same denial, look after look, is one line in the log, and published even where it tells nothing."""
+    volume = world.cloud.make_volume()
+    world.use_policy(tmp_path, by_id(volume))
+    world.aws.faults.add(deny("DescribeVolumes", "ec2:DescribeVolumes"))
+    node = world.add_node(1)
+    node.identity = CloudIdentity()
+    with capture_logs() as logs:
+        await node.look(3)
+    assert [line["event"] for line in logs] == ["cloud.denied"]
+    assert len(node.published) == 1

@@ -85,7 +85,12 @@ async def pull(target: Target, volume: str) -> None:
     await target.pull(volume)
 
 
-async def sever(target: Target, volume: str) -> None:
+async def sever(
+    target: Target,
+    volume: str,
+    until_healed: bool = False,  # noqa: FBT001, FBT002 - called with names
+) -> None:
+    target.volume(volume).faults.is_cut_off = until_healed
     target.sever(volume)
 
 

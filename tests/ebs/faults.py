@@ -71,10 +71,14 @@ class LogPageFault:
 
 @dataclass
 class Faults:
-    """The faults of one volume. ``stall_after`` counts commands of ``stall_on`` down until all stall."""
+    """The faults of one volume. ``stall_after`` counts commands of ``stall_on`` down until all stall.
+
+    ``is_cut_off`` lets no host connect.
+    """
 
     is_stalled: bool = False
     is_admin_stalled: bool = False
+    is_cut_off: bool = False
     stall_after: int | None = None
     stall_on: frozenset[Operation] = frozenset(Operation)
     delay_s: float = 0.0

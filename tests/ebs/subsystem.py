@@ -34,6 +34,8 @@ class Subsystem:
 
     def open_queue(self, connect: Connect, connection: QueueConnection) -> Controller:
         """Return the controller the connection's queue belongs to; CommandError where it may not."""
+        if self.volume.faults.is_cut_off:
+            raise CommandError(Status.CONNECT_BUSY, is_final=False)
         controller = self._create(connect) if connect.queue_id == 0 else self._find(connect)
         controller.add_queue(connect.queue_id, connection)
         return controller

@@ -10,7 +10,7 @@ import pytest
 from tests.ebs import Failure, Operation, Status, Target
 from tests.ebs.errors import DO_NOT_RETRY
 from tests.unit.ebs.conftest import OTHER, VOLUME, connect
-from tests.unit.ebs.initiator import Attached
+from tests.unit.ebs.initiator import Attached, Initiator
 
 AttachVolume = Callable[..., Awaitable[Attached]]
 
@@ -181,6 +181,23 @@ async def test_severed_volume_can_be_reached_again(attach_volume: AttachVolume, 
     volume = await attach_volume()
     target.sever(VOLUME)
     assert await volume.io.reader.read() == b""
+    async with connect(target) as again:
+        assert (await again.read(0, 512)).status == 0
+
+
+async def test_volume_cut_off_is_reached_once_it_is_healed(
+    attach_volume: AttachVolume, target: Target
+) -> None:
+    """Until then a host is turned away, and told that it may try again."""
+    await attach_volume()
+    target.volume(VOLUME).faults.is_cut_off = True
+    target.sever(VOLUME)
+    host = await Initiator.open(target.port)
+    await host.initialize()
+    refused = await host.connect(target.volume(VOLUME).record.nqn)
+    assert (refused.code, refused.status & DO_NOT_RETRY) == (Status.CONNECT_BUSY, 0)
+    await host.close()
+    target.volume(VOLUME).heal()
     async with connect(target) as again:
         assert (await again.read(0, 512)).status == 0
 

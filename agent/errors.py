@@ -52,6 +52,10 @@ class NotAnsweringError(AgentError):
     """A device, filesystem or program did not answer in its time; what waited for it was abandoned."""
 
 
+class InconclusiveError(AgentError):
+    """A look brought nothing, and not for a reason that lies in the volume: what was known of it may hold."""
+
+
 class VanishedError(AgentError):
     """The device went away, or is not the one it was, between look and use."""
 

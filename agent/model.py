@@ -87,6 +87,9 @@ class Reason(str, Enum):
     DEVICE_GONE = "DeviceGone"
     UNKNOWN_OWNER = "UnknownOwner"
     STEP_FAILED = "StepFailed"
+    # Not known for now.
+    UNREACHABLE = "Unreachable"
+    TOO_SLOW = "TooSlow"
     # Waiting.
     NOT_ATTACHED = "NotAttached"
     WAITING_FOR_CLOUD = "WaitingForCloud"
@@ -187,7 +190,7 @@ class Seen:
     refusal: str | None = None
     """Why it is no volume of ours, or why it did not say; a sentence."""
     is_silent: bool = False
-    """It did not answer: whatever volume it was known to be may still be there, stalled."""
+    """It did not say which volume it is; the one it was known to be may be there, stalled or cut off."""
 
 
 # -- What is on a device ------------------------------------------------------------------------------------

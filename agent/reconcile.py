@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.errors import AgentError, InconclusiveError, NotAnsweringError, RefusedError
 from agent.model import Observed, Reason, VolumeId, Wanted
 from agent.plan import make_plan
 from agent.report.board import Board, utc_now
@@ -155,7 +155,8 @@ class Reconciler:
             async with track.pass_lock, self._context.node.open(volume) as session:
                 observed = await session.observe(wanted)
         except AgentError as error:
-            status = describe_failure(volume, None, want if isinstance(want, Wanted) else None, error)
+            wanted = want if isinstance(want, Wanted) else None
+            status = describe_failure(volume, track.observed, wanted, error, self._context.dev_ebs)
         else:
             status = describe_status(observed, wanted, make_plan(observed, wanted), self._context.dev_ebs)
         return replace(status, last_step=track.last_step)
@@ -229,7 +230,8 @@ class _Pass:
             needs_retry = error.retryable
             wanted = want if isinstance(want, Wanted) else None
             known = self._observed or self._track.observed
-            self._publish(describe_failure(self._volume, known, wanted, error))
+            if not self._is_excused(error):
+                self._publish(describe_failure(self._volume, known, wanted, error, self._dev_ebs))
             self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
         else:
             self._track.failed_step = None
@@ -283,6 +285,11 @@ class _Pass:
             if error is not None:
                 self._track.failed_step = step
 
+    def _is_excused(self, error: AgentError) -> bool:
+        """Whether nothing is told of an error yet: one look in vain makes nothing known untrue."""
+        is_first = self._track.observed is not None and self._track.failures == 0
+        return is_first and isinstance(error, InconclusiveError)
+
     def _publish(self, status: VolumeStatus) -> None:
         old = self._board.get(self._volume)
         self._board.publish(replace(status, last_step=self._track.last_step))
@@ -311,4 +318,6 @@ def _get_wanted(want: Want) -> Wanted | None:
 def _name_outcome(error: AgentError) -> str:
     if isinstance(error, RefusedError):
         return "refused"
+    if isinstance(error, InconclusiveError):
+        return "inconclusive"
     return "stalled" if isinstance(error, NotAnsweringError) else "failed"

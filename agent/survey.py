@@ -204,7 +204,8 @@ class Surveyor:
         """Ask one device; return the volume to look at, and add it to ``new`` if it was not there before."""
         old = self._census.seen.get(path)
         seen = await self._devices.ask(path)
-        if seen.refusal is not None and (old is None or old.refusal != seen.refusal):
+        is_told_of = old is not None and (old.refusal == seen.refusal or (seen.is_silent and old.identity))
+        if seen.refusal is not None and not is_told_of:
             log.info("device.ignored", device=path, why=seen.refusal)
         if not seen.is_silent:
             self._silent.discard(path)

@@ -245,6 +245,13 @@ def _ioctl_int(fd: int, request: int) -> int:
 # -- Facts of sysfs ------------------------------------------------------------------------------------------
 
 
+def read_noted_diskseq(number: DeviceNumber) -> int | None:
+    """Return which appearance a disk, or the one a partition is of, is by sysfs; None before Linux 5.15."""
+    node = SYSFS / "dev" / "block" / str(number)
+    text = _read(node / "diskseq") or _read(node / ".." / "diskseq")
+    return int(text) if text is not None and text.isdigit() else None
+
+
 def is_block_device(number: DeviceNumber) -> bool:
     """Tell whether the kernel has a block device of this number: a disk that was pulled has none."""
     return (SYSFS / "dev" / "block" / str(number)).exists()

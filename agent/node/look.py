@@ -124,11 +124,33 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
     )
 
 
-def find_stale_of_absent(
+@dataclass(frozen=True)
+class LeftMounts:
+    """Mounts of a volume that is not found under any device node."""
+
+    stale: tuple[Mount, ...] = ()
+    """Of a device that is gone."""
+    alive: tuple[Mount, ...] = ()
+    """Of the same appearance of its device, which the kernel still has."""
+
+
+def find_mounts_of_absent(
     record: MountRecord, boot_id: str, is_present: Callable[[DeviceNumber], bool]
-) -> tuple[Mount, ...]:
-    """Return the mounts that ``record`` notes of a volume that is not attached any more."""
-    return _find_stale(gather_surroundings(read_mounts()), record, boot_id, is_present, None)
+) -> LeftMounts:
+    """Return the mounts that ``record`` notes of a volume that no device node leads to."""
+    surroundings = gather_surroundings(read_mounts())
+    stale = _find_stale(surroundings, record, boot_id, is_present, None)
+    alive = tuple(
+        mount
+        for mount in _find_noted(surroundings, record, boot_id)
+        if mount not in stale and _is_on(surroundings.devices_of(mount), record.diskseq)
+    )
+    return LeftMounts(stale, alive)
+
+
+def _is_on(devices: frozenset[DeviceNumber], diskseq: int | None) -> bool:
+    """Whether one of the devices is of this appearance of a disk; where that has no number, it is not."""
+    return diskseq is not None and diskseq in map(device.read_noted_diskseq, devices)
 
 
 def _find_stale(
@@ -143,15 +165,20 @@ def _find_stale(
     A mount is the agent's by its record: same boot, same path, same number. Its device is gone where none of
     the disks it stands on is there any more, or where the volume has appeared anew since.
     """
-    if record is None or record.boot_id != boot_id:
+    if record is None:
         return ()
-    noted = (record.path, record.device_number)
     return tuple(
         mount
-        for mount in surroundings.mounts
-        if (mount.path, mount.device_number) == noted
-        and not _is_alive(surroundings.devices_of(mount), is_present, now, record)
+        for mount in _find_noted(surroundings, record, boot_id)
+        if not _is_alive(surroundings.devices_of(mount), is_present, now, record)
     )
+
+
+def _find_noted(surroundings: Surroundings, record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
+    if record.boot_id != boot_id:
+        return ()
+    noted = (record.path, record.device_number)
+    return tuple(mount for mount in surroundings.mounts if (mount.path, mount.device_number) == noted)
 
 
 def _is_alive(

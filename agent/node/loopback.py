@@ -14,6 +14,8 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskStatus
 
+from agent.errors import NotAnsweringError
+from agent.log import get_logger
 from agent.model import DeviceNumber, Identity
 from agent.node import loop, standin
 from agent.node.sources import Hint
@@ -24,6 +26,8 @@ _POLL_S = 0.2
 _FULL_SYNC_POLLS = 50
 """After so many polls without a change the loop devices are compared all the same: others may detach them."""
 _TIMEOUT_S = 20.0
+
+log = get_logger(__name__)
 
 
 class LoopbackSource:
@@ -64,7 +68,11 @@ class LoopbackSource:
             now = self._list_files()
             if now == known and polls < _FULL_SYNC_POLLS:
                 continue
-            changes = await self._sync()
+            try:
+                changes = await self._sync()
+            except NotAnsweringError as error:
+                log.warning("devices.late", why=error.message)
+                continue
             for change in changes:
                 seen(Hint(change.path, change.action, is_resize=change.is_resize))
             if now != known and not changes:

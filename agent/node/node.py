@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import socket
 
+import anyio
 from anyio.abc import TaskStatus
 
-from agent.errors import AgentError, NotAnsweringError
+from agent.errors import AgentError, NotAnsweringError, RefusedError, VanishedError
 from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
 from agent.node import command
 from agent.node.blankness import Trust
@@ -22,8 +23,9 @@ from agent.node.block import list_links
 from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource
+from agent.node.mountinfo import find_node_number
 from agent.node.records import Records, read_boot_id
-from agent.node.sample import Sample, SampleRequest, take_sample
+from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters, take_sample
 from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
 from agent.node.users import resolve_ids
@@ -43,6 +45,9 @@ ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
 
 DEATH_PATIENCE_S = 5.0
+STANDSTILL_S = 5.0
+"""A volume that completes nothing for so long, and was asked to, does not answer. What it is asked takes it
+milliseconds, and seconds where it is throttled."""
 NAMES_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 30.0
@@ -88,12 +93,13 @@ class Node:
             device = await self.workers.call(
                 identify_device, path, self.source.identify, timeout_s=ASK_TIMEOUT_S, subject=path
             )
-        except NotAnsweringError as error:
-            return Seen(path, refusal=error.message, is_silent=True)
-        except AgentError as error:
+        except (RefusedError, VanishedError) as error:
             return Seen(path, refusal=error.message)
+        except AgentError as error:
+            return Seen(path, refusal=error.message, is_silent=True)
         except OSError as error:
-            return Seen(path, refusal=f"{path} could not be asked: {error.strerror or error}.")
+            why = f"{path} could not be asked: {error.strerror or error}."
+            return Seen(path, refusal=why, is_silent=True)
         return Seen(path, device.identity, device.size_bytes)
 
     def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
@@ -130,6 +136,20 @@ class Node:
         """
         return await self.workers.is_stuck(volume, DEATH_PATIENCE_S)
 
+    async def is_stalled(self, volume: VolumeId, path: str | None) -> bool:
+        """Tell whether a volume that was asked in vain is to blame, and not a machine that is short of time.
+
+        It is where it holds on to who asked it, or to what others asked, and completes nothing meanwhile.
+        """
+        number = None if path is None else find_node_number(path)
+        before = None if number is None else read_block_counters(number)
+        is_stuck = await self.is_stuck(volume)
+        if number is None or before is None:
+            return is_stuck
+        if not is_stuck:
+            await anyio.sleep(STANDSTILL_S)
+        return stands_still(before, read_block_counters(number), is_stuck=is_stuck)
+
     async def resolve_ids(self, wanted: WantedMount | WantedBlock | None) -> Ids:
         """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""
         if wanted is None or (wanted.owner is None and wanted.group is None):
@@ -154,6 +174,14 @@ class Node:
         origin = self.origins.get(volume)
         is_fresh = origin is not None and origin.is_made_by_agent and origin.snapshot_id is None
         return Trust.FRESH if is_fresh else Trust.NONE
+
+
+def stands_still(before: BlockCounters, after: BlockCounters | None, *, is_stuck: bool) -> bool:
+    """Tell whether a device completed nothing between two counts, though it was asked all the time."""
+    if after is None or after.completed != before.completed:
+        return False
+    # What the agent asked is not counted, where it was no read or write.
+    return is_stuck or min(before.in_flight, after.in_flight) > 0
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ and the serial's form as AWS documents them and its own ``ebsnvme`` reads them.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -15,7 +16,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from agent.errors import AgentError, RefusedError
+from agent.errors import AgentError, InconclusiveError, RefusedError
 from agent.model import Identity, Reason, VolumeId
 
 _NVME_IOCTL_ADMIN_CMD = 0xC0484E41
@@ -29,6 +30,10 @@ _TIMEOUT_MS = (1 << 31) - 1
 its device by that, with all that was not flushed (drivers/nvme/host/pci.c, nvme_timeout). It is the worker
 that asks which is given up."""
 _LOG_PAGE_EBS = 0xD0
+_STATUS_TYPE = 0x700
+_PATH_RELATED = 0x300
+"""The type of status with which Linux ends what it could not send: the controller is being reset or reached
+again (drivers/nvme/host/core.c, nvme_fail_nonready_command and nvme_cancel_request)."""
 _NSID = 1
 
 _VENDOR_AMAZON = 0x1D0F
@@ -79,8 +84,8 @@ class Controller:
 def identify(fd: int) -> Identity:
     """Return which volume the device open at ``fd`` is.
 
-    Raises RefusedError where the device is not an EBS volume or says nonsense, AgentError where it does not
-    answer the commands of an NVMe device.
+    Raises RefusedError where the device is not an EBS volume or says nonsense, InconclusiveError where the
+    kernel cannot reach it now, AgentError where it does not answer the commands of an NVMe device.
     """
     controller = _send_admin_command(fd, _IDENTIFY, nsid=0, cdw10=_CNS_CONTROLLER)
     namespace = _send_admin_command(fd, _IDENTIFY, nsid=_NSID, cdw10=_CNS_NAMESPACE)
@@ -170,6 +175,15 @@ def _refuse(why: str) -> RefusedError:
     )
 
 
+def _miss(why: str) -> InconclusiveError:
+    return InconclusiveError(
+        f"The kernel cannot reach the device now ({why}).",
+        hint="Its controller is being reset or connected again, and what uses it waits. See the kernel"
+        " log if this lasts.",
+        reason=Reason.UNREACHABLE,
+    )
+
+
 def make_admin_command(opcode: int, nsid: int, cdw10: int, address: int) -> AdminCommand:
     """Return an admin command that reads a page to ``address``, and waits for it as long as it takes."""
     return AdminCommand(
@@ -192,13 +206,22 @@ def _send_admin_command(fd: int, opcode: int, nsid: int, cdw10: int) -> bytes:
             status = fcntl.ioctl(fd, _NVME_IOCTL_ADMIN_CMD, command)
         except OSError as error:
             words = os.strerror(error.errno or 0)
+            if error.errno == errno.EAGAIN:  # no path to a device that may have several
+                raise _miss(words) from error
             raise AgentError(
                 f"The device does not take NVMe admin command {opcode:#04x}: {words}.",
                 reason=Reason.PROBE_FAILED,
             ) from error
-        if status != 0:
-            raise AgentError(
-                f"The device answered NVMe admin command {opcode:#04x} with status {status:#x}.",
-                reason=Reason.PROBE_FAILED,
-            )
+        require_success(opcode, status)
         return page[:]
+
+
+def require_success(opcode: int, status: int) -> None:
+    """Raise InconclusiveError where a command never reached the device, AgentError where it failed."""
+    if status & _STATUS_TYPE == _PATH_RELATED:
+        raise _miss(f"NVMe status {status:#x}")
+    if status != 0:
+        raise AgentError(
+            f"The device answered NVMe admin command {opcode:#04x} with status {status:#x}.",
+            reason=Reason.PROBE_FAILED,
+        )

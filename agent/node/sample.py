@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import AgentError, VanishedError
+from agent.errors import AgentError, InconclusiveError, VanishedError
 from agent.model import Device, DeviceNumber, FsType, Identity, Mount, VolumeId
 from agent.node import growth, mounted, nvme
 from agent.node.device import open_device, reopen
@@ -115,8 +115,8 @@ class Sample:
 def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> Sample:
     """Return how a volume is now.
 
-    Raises VanishedError where its device is gone or another volume by now, AgentError where the device does
-    not say which volume it is.
+    Raises VanishedError where its device is gone or another volume by now, InconclusiveError where the kernel
+    cannot reach it now, AgentError where it does not say which volume it is.
     """
     began = time.monotonic()
     fd, device = open_device(request.path, identify)
@@ -186,6 +186,8 @@ def read_io_timeout_s(number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
 def _read_log_page(fd: int) -> tuple[bytes | None, str | None]:
     try:
         return nvme.read_log_page(fd), None
+    except InconclusiveError:
+        raise
     except AgentError as error:
         return None, error.message
 

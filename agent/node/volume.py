@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from agent.errors import AgentError, VanishedError
+from agent.errors import AgentError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.model import (
     Content,
     Device,
@@ -29,7 +29,7 @@ from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.filesystem import make_reference
 from agent.node.leftovers import list_left
-from agent.node.look import Look, LookRequest, find_stale_of_absent
+from agent.node.look import LeftMounts, Look, LookRequest, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
 from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
@@ -59,10 +59,38 @@ class VolumeSession:
 
     async def execute(self, action: Action, observed: Observed) -> None:
         """Do one step, or raise AgentError; what it brought is for the next look to find."""
-        await self._actions.execute(action, observed)
+        try:
+            await self._actions.execute(action, observed)
+        except NotAnsweringError as error:
+            if await self._is_stalled():
+                raise
+            raise AgentError(
+                error.message,
+                hint="The volume itself answers: it is slow, or the machine short of processors or memory.",
+                reason=Reason.STEP_FAILED,
+            ) from error
 
     async def observe(self, wanted: Wanted | None) -> Observed:
-        """Look at the volume and return all that was found."""
+        """Look at the volume and return all that was found.
+
+        Raises NotAnsweringError where the volume does not answer, InconclusiveError where it is not the
+        volume that kept the look from ending, or where the kernel cannot reach its device.
+        """
+        try:
+            return await self._observe(wanted)
+        except NotAnsweringError as error:
+            if await self._is_stalled():
+                raise
+            raise InconclusiveError(
+                f"A look at {self._volume} took longer than it may, and the volume is not what held it up.",
+                hint="The machine is short of processors or memory; the volume is looked at again by itself.",
+                reason=Reason.TOO_SLOW,
+            ) from error
+
+    async def _is_stalled(self) -> bool:
+        return await self._node.is_stalled(self._volume, self._pin.path)
+
+    async def _observe(self, wanted: Wanted | None) -> Observed:
         record = self._node.records.read_mount(self._volume)
         if self._pin.path is not None:
             try:
@@ -129,18 +157,25 @@ class VolumeSession:
         )
 
     async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
-        stale: tuple[Mount, ...] = ()
+        left = LeftMounts()
         if record is not None:
-            stale = await self._pin.call(
-                find_stale_of_absent,
+            left = await self._pin.call(
+                find_mounts_of_absent,
                 record,
                 self._node.boot_id,
                 self._node.source.is_present,
                 timeout_s=LOOK_TIMEOUT_S,
             )
+        if left.alive:
+            raise InconclusiveError(
+                f"{self._volume} is mounted at {left.alive[0].path}, and no device node leads to it now.",
+                hint=f"The kernel still has its device, {left.alive[0].device_number}. If this lasts, see the"
+                " kernel log and: udevadm trigger --subsystem-match=block",
+                reason=Reason.UNREACHABLE,
+            )
         return Observed(
             volume_id=self._volume,
-            stale_mounts=stale,
+            stale_mounts=left.stale,
             was_lost=self._volume in self._node.lost,
             wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
             origin=self._node.origins.get(self._volume),

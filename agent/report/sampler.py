@@ -20,7 +20,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.errors import AgentError, NotAnsweringError
+from agent.errors import AgentError, InconclusiveError, NotAnsweringError
 from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
 from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters
@@ -171,6 +171,10 @@ class Sampler:
             known = track.health.sample
             counters = None if known is None else self._read_counters(known.device_number)
             return Reading(self._clock(), counters=counters, is_stuck=is_stuck)
+        except InconclusiveError:
+            # The kernel cannot reach it: for a moment, or for so long that this is how it does not answer.
+            self._wake(request.volume)
+            return Reading(self._clock())
         except (AgentError, OSError) as error:
             # It went away, or is not what it was: the next look at it says so, with all that follows.
             log.debug("sample.failed", volume_id=request.volume, error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.errors import AgentError, InconclusiveError, NotAnsweringError, RefusedError
 from agent.model import (
     Blank,
     Condition,
@@ -46,21 +46,27 @@ def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_e
 
 
 def describe_failure(
-    volume: VolumeId, observed: Observed | None, wanted: Wanted | None, error: AgentError
+    volume: VolumeId, observed: Observed | None, wanted: Wanted | None, error: AgentError, dev_ebs: str
 ) -> VolumeStatus:
-    """Return the status of a volume whose look or step raised ``error``.
+    """Return the status of a volume, last ``observed`` so, whose look or step raised ``error``.
 
     A volume that is mounted stays usable, so it is Degraded; one that does not answer is Failed, since
-    nobody can use it; a refusal is Refused.
+    nobody can use it; a refusal is Refused. One of which nothing can be found out is what it was, if worse.
     """
     is_mounted = observed is not None and bool(observed.mounts)
+    path = None if observed is None else _choose_path(observed, wanted, dev_ebs)
     condition = Condition.DEGRADED if is_mounted else Condition.FAILED
     if isinstance(error, NotAnsweringError):
         condition = Condition.FAILED
     elif isinstance(error, RefusedError):
         condition = Condition.REFUSED
+    elif isinstance(error, InconclusiveError):
+        condition = Condition.PENDING if path is None else Condition.DEGRADED
+        if wanted is None:
+            condition = Condition.UNMANAGED
     return replace(
         _describe_facts(volume, observed, wanted),
+        path=path,
         condition=condition,
         reason=error.reason or Reason.STEP_FAILED,
         message=error.message,
@@ -92,7 +98,6 @@ def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted 
         name=None if wanted is None else wanted.name,
         condition=Condition.PENDING,
         device=None if device is None else device.path,
-        path=None if observed is None or not observed.mounts else observed.mounts[0].path,
         fstype=content.type.value if isinstance(content, Filesystem) else None,
         size_bytes=None if device is None else device.size_bytes,
         is_required=wanted is not None and wanted.required,

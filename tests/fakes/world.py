@@ -92,6 +92,8 @@ class FakeNode:
         self.volumes = {volume.volume_id: volume for volume in volumes}
         self.interrupt = interrupt
         self.refuse_step: Callable[[Action], AgentError | None] = lambda _: None
+        self.blind: AgentError | None = None
+        """What a look raises, as long as it is set."""
         self.lost: set[VolumeId] = set()
         self.open_sessions: set[VolumeId] = set()
 
@@ -118,6 +120,8 @@ class FakeSession:
         """Return the volume's state as the real node would find it."""
         volume = self._volume
         self._node.interrupt("observe")
+        if self._node.blind is not None:
+            raise self._node.blind
         device = None
         if volume.is_attached:
             serial = volume.volume_id.replace("-", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.agent_process import MIB, AgentProcess, Scratch
@@ -109,6 +111,37 @@ def test_no_more_files(scratch: Scratch, agent: AgentProcess) -> None:
     for number in range(os.statvfs(path).f_ffree - 2):
         (path / str(number)).touch()
     agent.wait_condition(VOLUME, "Degraded", "FilesFull")
+
+
+def test_device_node_that_is_away(scratch: Scratch, agent: AgentProcess) -> None:
+    """A mounted volume whose device node is gone is not taken for detached, and keeps its links."""
+    path = start(scratch, agent, "ext4")
+    node = Path(find_mount(path).source)
+    link, number = scratch.paths.dev_ebs / "by-id" / VOLUME, node.stat().st_rdev
+    node.unlink()
+    try:
+        status = agent.wait_condition(VOLUME, "Degraded", "Unreachable")
+        assert (status["path"], status["device"]) == (str(path), str(node))
+        assert link.is_symlink()
+        (path / "file").write_text("still in use")
+    finally:
+        os.mknod(node, stat.S_IFBLK | 0o660, number)
+    agent.wait_condition(VOLUME, "Ready")
+    assert not agent.read_events("volume.detached")
+
+
+@pytest.mark.thorough
+def test_look_that_gets_no_processor(scratch: Scratch, agent: AgentProcess) -> None:
+    """A volume is not called stalled because the agent's own worker was given no time; it stays Ready."""
+    start(scratch, agent, "ext4", interval="1h")
+    (zygote,) = psutil.Process(agent.pid).children()
+    workers = zygote.children()
+    for worker in workers:
+        worker.suspend()
+    agent.client.reconcile()
+    wait_until(lambda: not any(worker.is_running() for worker in workers), "their calls were given up")
+    agent.wait_condition(VOLUME, "Ready")
+    assert not agent.read_events("volume.failed")
 
 
 def test_events_outlive_the_agent(scratch: Scratch, agent: AgentProcess) -> None:

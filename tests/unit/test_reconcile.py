@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from agent.errors import AgentError
+from agent.errors import AgentError, InconclusiveError
 from agent.model import (
     Condition,
     Foreign,
@@ -214,6 +214,70 @@ async def test_step_that_changes_nothing_is_an_error() -> None:
         status = await wait_condition(board, Condition.DEGRADED)
     assert status.reason is Reason.STEP_FAILED
     assert "changed nothing" in status.message
+
+
+def unreachable() -> InconclusiveError:
+    return InconclusiveError("The kernel cannot reach the device now.", reason=Reason.UNREACHABLE)
+
+
+async def look_in_vain(node: FakeNode, reconciler: Reconciler, times: int) -> None:
+    """Have the volume looked at so many times while its device cannot be reached."""
+    node.blind = unreachable()
+    for _ in range(times):
+        reconciler.wake(VOLUME)
+        await anyio.wait_all_tasks_blocked()
+
+
+async def test_one_look_in_vain_changes_nothing() -> None:
+    """A volume whose device was away for one look is what it was, and nothing is told of it."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await wait_condition(board, Condition.READY)
+        reconciler.wake(VOLUME)
+        await anyio.wait_all_tasks_blocked()
+        ready = board.get(VOLUME)
+        await look_in_vain(node, reconciler, times=1)
+        assert board.get(VOLUME) == ready
+        node.blind = None
+        reconciler.wake(VOLUME)
+        await anyio.wait_all_tasks_blocked()
+        assert board.get(VOLUME) == ready
+    assert board.history.latest()[-1].name is EventName.VOLUME_READY
+
+
+@pytest.mark.parametrize(
+    "wanted", [WANTED, Wanted(VOLUME, "rawdb", block=WantedBlock())], ids=["mounted", "raw"]
+)
+async def test_volume_out_of_reach_stays_in_use(wanted: Wanted) -> None:
+    """While its device stays away, a volume in use is Degraded where it is used, and then Ready again."""
+    volume = FakeVolume(VOLUME, content=EXT4)
+    node = FakeNode(volume)
+    async with reconciling(node, {VOLUME: wanted}) as (reconciler, board):
+        ready = await wait_condition(board, Condition.READY)
+        done = list(volume.executed)
+        await look_in_vain(node, reconciler, times=3)
+        status = board.get(VOLUME)
+        assert status is not None
+        assert (status.condition, status.reason) == (Condition.DEGRADED, Reason.UNREACHABLE)
+        assert (status.path, status.device) == (ready.path, ready.device)
+        assert volume.executed == done
+        node.blind = None
+        reconciler.wake(VOLUME)
+        await wait_condition(board, Condition.READY)
+    names = [event.name for event in board.history.latest()]
+    assert names[-2:] == [EventName.VOLUME_DEGRADED, EventName.VOLUME_READY]
+
+
+async def test_volume_that_was_never_reached_is_waited_for() -> None:
+    """A volume of which nothing is known yet is Pending as long as nothing can be found out."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    node.blind = unreachable()
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        status = await wait_condition(board, Condition.PENDING)
+        assert status.reason is Reason.UNREACHABLE
+        node.blind = None
+        reconciler.wake(VOLUME)
+        await wait_condition(board, Condition.READY)
 
 
 async def test_forgotten_volume_leaves_the_board() -> None:

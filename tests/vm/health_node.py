@@ -36,8 +36,8 @@ FILESYSTEMS: dict[str, dict[str, Any]] = {
     "shut-down": {"filesystem": {"type": "xfs", "format": "if-blank"}},
 }
 NAMES = (
-    *FROM_THE_START, *FILESYSTEMS, "busy", "foreign", "no-page", "silent", "unreadable", "unwritable",
-    "nearly-full", "slow", "short-timeout", "pulled",
+    *FROM_THE_START, *FILESYSTEMS, "busy", "foreign", "no-page", "silent", "severed", "unreadable",
+    "unwritable", "nearly-full", "slow", "short-timeout", "pulled",
 )  # fmt: skip
 FILL = """
 fallocate -l $1 /data/filling/most

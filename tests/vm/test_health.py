@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,6 @@ from tests.prometheus import run_prometheus
 from tests.vm.conftest import GuestPool
 from tests.vm.guest_agent import UNIT
 from tests.vm.health_node import MIB, HealthNode, name_volume, run_health_node, series
-
-pytestmark = pytest.mark.nightly
 
 STALL_S = 120.0
 
@@ -82,6 +81,29 @@ def test_volume_that_does_not_even_say_who_it_is(node: HealthNode) -> None:
     node.call("resume", "silent")
     node.wait("silent", "Ready")
     assert node.read_series()[series("volume_stalled", "silent")] == 0
+
+
+def test_volumes_that_are_cut_off(node: HealthNode) -> None:
+    """While its controller is connected again a volume is not taken for detached; its link and path stay."""
+    names = {name_volume("severed"): "severed", name_volume("raw0"): "raw0"}
+    before = {volume: node.attach(name) for volume, name in names.items()}
+    for name in names.values():
+        node.call("sever", name, until_healed=True)
+    node.wait_until_so(lambda: names.keys() <= {line["volume_id"] for line in read_unreachable(node)})
+    for volume in names:
+        status = node.agent.read_status(volume)
+        assert (status["device"], status["path"]) == (before[volume]["device"], before[volume]["path"])
+        node.guest.run(["test", "-L", f"/dev/ebs/by-id/{volume}"])
+    for name in names.values():
+        node.call("heal", name)
+    for name in names.values():
+        node.wait(name, "Ready")
+    assert not names.keys() & {line["volume_id"] for line in node.agent.read_events("volume.detached")}
+
+
+def read_unreachable(node: HealthNode) -> list[dict[str, Any]]:
+    """Return the log lines about volumes that turned out to be out of reach."""
+    return [line for line in node.agent.read_events("volume.degraded") if line["reason"] == "Unreachable"]
 
 
 def test_read_errors(node: HealthNode) -> None:

@@ -18,21 +18,20 @@ STALL_S = 5.0
 def find_stall(window: Window, _is_held: bool) -> Verdict | None:  # noqa: FBT001 -- a Rule
     """Find one that holds commands and completes none, or does not answer at all."""
     newest = window.newest
-    since = _find_standstill(window)
+    lasting_s = newest.at - _find_standstill(window).at
     if newest.sample is None:
         earlier = next(window.backwards(), None)
-        is_twice = earlier is not None and earlier.sample is None
+        is_lasting = earlier is not None and earlier.sample is None and lasting_s >= STALL_S
         # Nothing in flight: nobody asked the device anything, for want of a processor and not of an answer.
         is_asked = newest.counters is None or newest.counters.in_flight > 0
-        if _has_progress(earlier, newest) or not (newest.is_stuck or (is_twice and is_asked)):
+        if _has_progress(earlier, newest) or not (newest.is_stuck or (is_lasting and is_asked)):
             return None
         what = "does not answer"
     else:
         waiting = _count_waiting(newest)
-        if not waiting or newest.at - since.at < STALL_S:
+        if not waiting or lasting_s < STALL_S:
             return None
         what = f"has {waiting} operations in flight and completed none"
-    lasting_s = newest.at - since.at
     lasting = f" for {show_duration(lasting_s)}" if lasting_s >= 1 else ""
     return Verdict(
         Condition.FAILED,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, RefusedError
+from agent.errors import AgentError, InconclusiveError, RefusedError
 from agent.model import Identity, Reason, parse_volume_id
 from agent.node import nvme
 
@@ -168,6 +168,23 @@ def test_kernel_is_never_to_give_a_question_up() -> None:
     assert (address, length, cdw10) == (0xA0B0C0D0, 4096, 0x03FF00D0)
     (timeout_ms,) = struct.unpack_from("<I", command, 64)
     assert timeout_ms > 20 * 24 * 3600 * 1000
+
+
+@pytest.mark.parametrize("status", [0x370, 0x371, 0x4371, 0x303])
+def test_question_that_never_reached_the_device_says_nothing_about_it(status: int) -> None:
+    """What the kernel gave up on its way to a controller that is being reset is no answer."""
+    with pytest.raises(InconclusiveError) as caught:
+        nvme.require_success(0x06, status)
+    assert caught.value.reason is Reason.UNREACHABLE
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("status", [0x2, 0x4002, 0x109, 0x281])
+def test_answer_with_an_error_is_an_answer(status: int) -> None:
+    """A device that says no is reached."""
+    with pytest.raises(AgentError, match="admin command 0x02 with status") as caught:
+        nvme.require_success(0x02, status)
+    assert not isinstance(caught.value, InconclusiveError)
 
 
 def test_device_that_is_no_nvme_is_an_error() -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 import structlog.testing
 
-from agent.errors import NotAnsweringError, VanishedError
+from agent.errors import InconclusiveError, NotAnsweringError, VanishedError
 from agent.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.sample import BlockCounters, MountSample, Sample, SampleRequest
 from agent.report.board import Board
@@ -145,6 +145,19 @@ async def test_silence_is_stalled() -> None:
         assert status.usage is not None
         assert status.health is not None
         assert status.health.is_stalled
+
+
+async def test_device_that_stays_out_of_reach_is_stalled() -> None:
+    """A device the kernel cannot reach is looked at; only when that lasts is it said not to answer."""
+    board, kernel = make_board(READY), FakeKernel(counters=None)
+    node = FakeNode({CHECKPOINTS: replace(SAMPLE, counters=None)})
+    async with sampling(board, node, kernel) as sampler:
+        await until(lambda: sampler.readings(CHECKPOINTS))
+        node.answers[CHECKPOINTS] = InconclusiveError("The kernel cannot reach it.")
+        await until(lambda: len(node.woken) > 3)
+        assert condition(board) == (Condition.READY, None)
+        kernel.now = 10.0
+        await until(lambda: condition(board) == (Condition.FAILED, Reason.STALLED))
 
 
 async def test_volume_at_rest_is_left_alone() -> None:

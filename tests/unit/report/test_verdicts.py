@@ -83,6 +83,7 @@ def test_sound_volume() -> None:
         ([read(0), hear_nothing(25), hear_nothing(50)], True),
         ([read(0), hear_nothing(25, in_flight=0), hear_nothing(50, in_flight=0)], False),
         ([hear_nothing(25, is_counted=False), hear_nothing(50, is_counted=False)], True),
+        ([hear_nothing(25, is_counted=False), hear_nothing(26, is_counted=False)], False),
         ([read(0), hear_nothing(25, 5, is_stuck=True)], False),
         ([hear_nothing(25, is_stuck=True)], True),
         ([work(0, queue_length=2), replace(read(15), statistics=replace(IDLE, queue_length=2))], True),

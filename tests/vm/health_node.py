@@ -87,8 +87,12 @@ class HealthNode:
 
     def attach(self, name: str) -> dict[str, Any]:
         """Attach a volume and return its status once it can be used."""
-        self.ebs.call_all([_attach(name)])
+        self.begin_attach(name)
         return self.wait(name, "Ready")
+
+    def begin_attach(self, name: str) -> None:
+        """Attach a volume; the agent finds it by itself."""
+        self.ebs.call_all([_attach(name)])
 
     def call(self, do: str, name: str, **arguments: Any) -> None:
         """Do something to a volume (see tests/ebs/control.py)."""

@@ -7,18 +7,17 @@ Nothing heavy is imported here, since completion and lifecycle scripts start thi
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import agent
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
+from agent.cli.output import JsonOption, print_answer, print_json, print_line
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 from agent.paths import Paths
 
@@ -40,9 +39,6 @@ class Session:
 
     paths: Paths
     client: Client
-
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_version(is_asked: bool) -> None:
@@ -104,21 +100,21 @@ def status(
 
         watch_status(client, volume, as_json=as_json)
     elif volume is not None:
-        _print(client.volume_status(volume), as_json, "show_volume")
+        print_answer(client.volume_status(volume), "show_volume", as_json=as_json)
     else:
-        _print(client.status(), as_json, "show_volumes")
+        print_answer(client.status(), "show_volumes", as_json=as_json)
 
 
 @app.command()
 def plan(context: typer.Context, as_json: JsonOption = False) -> None:
     """Show what would be done now, and why. Changes nothing."""
-    _print(_session(context).client.plan(), as_json, "show_plan")
+    print_answer(_session(context).client.plan(), "show_plan", as_json=as_json)
 
 
 @app.command()
 def explain(context: typer.Context, volume: VolumeArgument, as_json: JsonOption = False) -> None:
     """Show which policy entry matched a volume, every fact observed of it, and every refusal."""
-    _print(_session(context).client.explain(volume), as_json, "show_explanation")
+    print_answer(_session(context).client.explain(volume), "show_explanation", as_json=as_json)
 
 
 @app.command(epilog="Example: ebs-agent check policy.yaml && sudo install policy.yaml /etc/ebs-agent/")
@@ -136,11 +132,11 @@ def check(
 
 
 @app.command(epilog="Example: ebs-agent schema > policy.schema.json")
-def schema() -> None:
+def schema(_as_json: JsonOption = True) -> None:
     """Print the JSON Schema of the policy file, for editors."""
     from agent.policy import policy_schema
 
-    typer.echo(json.dumps(policy_schema(), indent=2))
+    print_json(policy_schema())
 
 
 @app.command(epilog="Example: ebs-agent wait checkpoints datasets --timeout 600 || exit")
@@ -156,11 +152,12 @@ def wait(
         float, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")
     ] = 300,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing until the end.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Wait until volumes are ready: for lifecycle scripts, Slurm prologs and units."""
     from agent.cli.wait import wait_for
 
-    wait_for(_session(context).client, names or [], timeout_s, is_quiet=quiet)
+    wait_for(_session(context).client, names or [], timeout_s, is_quiet=quiet, as_json=as_json)
 
 
 @app.command(epilog="Example: ebs-agent events --follow --json | jq -r .event")
@@ -174,8 +171,10 @@ def events(
 
     try:
         for event in _session(context).client.events(follow=follow):
-            sys.stdout.write(f"{json.dumps(event) if as_json else show_event(event)}\n")
-            sys.stdout.flush()
+            if as_json:
+                print_line(event)
+            else:
+                typer.echo(show_event(event))
     except KeyboardInterrupt:
         # How one stops following is no failure.
         if not follow:
@@ -183,27 +182,32 @@ def events(
 
 
 @app.command()
-def reconcile(
-    context: typer.Context,
-    volume: OptionalVolume = None,
-) -> None:
+def reconcile(context: typer.Context, volume: OptionalVolume = None, as_json: JsonOption = False) -> None:
     """Have the agent look at one volume, or at all, now rather than at the next occasion."""
-    _session(context).client.reconcile(volume)
+    answer = _session(context).client.reconcile(volume)
+    if as_json:
+        print_json(answer)
 
 
 @app.command()
-def reload(context: typer.Context) -> None:
+def reload(context: typer.Context, as_json: JsonOption = False) -> None:
     """Have the agent read its policy again. A policy with problems is refused and the old one stays."""
-    _session(context).client.reload()
+    answer = _session(context).client.reload()
+    if as_json:
+        print_json(answer)
 
 
 @app.command()
-def forget(context: typer.Context, volume: VolumeArgument) -> None:
+def forget(context: typer.Context, volume: VolumeArgument, as_json: JsonOption = False) -> None:
     """Forget that the agent formatted a volume that is not mounted, so that it may do so again."""
     from agent.cli.forget import forget_format
 
     session = _session(context)
-    typer.echo(forget_format(session.paths, session.client, volume))
+    volume_id, noted = forget_format(session.paths, session.client, volume)
+    if as_json:
+        print_json({"volume_id": volume_id, "message": noted})
+    else:
+        typer.echo(noted)
 
 
 @app.command()
@@ -233,13 +237,3 @@ def _session(context: typer.Context) -> Session:
     session = context.obj
     assert isinstance(session, Session)  # noqa: S101  # set by the callback before any command runs
     return session
-
-
-def _print(answer: dict[str, Any], as_json: bool, show: str) -> None:
-    """Print an answer as JSON, or with the function of ``agent.cli.render`` that is named."""
-    if as_json:
-        typer.echo(json.dumps(answer, indent=2))
-        return
-    from agent.cli import render
-
-    render.print_view(getattr(render, show)(answer))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
+from agent.cli.output import print_json
 from agent.errors import AgentError, ExitCode
 from agent.policy import check_policy
 
@@ -26,7 +26,7 @@ def check_file(path: Path, *, as_json: bool) -> ExitCode:
             {"line": p.line, "column": p.column, "where": p.where, "message": p.message, "hint": p.hint}
             for p in problems
         ]
-        sys.stdout.write(json.dumps({"policy": str(path), "problems": found}, indent=2) + "\n")
+        print_json({"policy": str(path), "problems": found})
     else:
         for problem in problems:
             where = f"{problem.where}: " if problem.where else ""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from agent.cli.client import Client
+from agent.cli.output import JsonOption, print_answer, print_json
 from agent.cli.volumes import VolumeArgument, complete_volume
 from agent.errors import AgentError, ExitCode, RefusedError
 
@@ -56,9 +56,9 @@ def _make_snapshot_commands() -> typer.Typer:
     return commands
 
 
-def attach(context: typer.Context, volume: VolumeArgument) -> None:
+def attach(context: typer.Context, volume: VolumeArgument, as_json: JsonOption = False) -> None:
     """Attach a volume to this node; the policy says what becomes of it."""
-    _order(context, "attach", volume=volume)
+    _order(context, "attach", as_json, volume=volume)
 
 
 def detach(
@@ -67,9 +67,10 @@ def detach(
     force: Annotated[
         bool, typer.Option("--force", help="Also while it is in use: data may be lost.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Unmount, flush and detach a volume, and leave it so. Names the processes in the way."""
-    _order(context, "detach", volume=volume, force=force)
+    _order(context, "detach", as_json, volume=volume, force=force)
 
 
 def create(  # noqa: PLR0913, PLR0917 - its options
@@ -84,15 +85,16 @@ def create(  # noqa: PLR0913, PLR0917 - its options
     name: Annotated[
         str | None, typer.Option(help="Its name; asking again for a name goes on with its volume.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a volume in this node's zone, empty or from a snapshot."""
     words = {"size": size, "from": from_snapshot, "type": kind, "iops": iops, "throughput": throughput}
-    _order(context, "create", **words, encrypted=encrypted, kms_key_id=kms_key_id, name=name)
+    _order(context, "create", as_json, **words, encrypted=encrypted, kms_key_id=kms_key_id, name=name)
 
 
-def expand(context: typer.Context, volume: VolumeArgument, size: str) -> None:
+def expand(context: typer.Context, volume: VolumeArgument, size: str, as_json: JsonOption = False) -> None:
     """Make a volume larger while it is in use. Volumes never shrink."""
-    _order(context, "expand", volume=volume, size=size)
+    _order(context, "expand", as_json, volume=volume, size=size)
 
 
 def modify(
@@ -101,12 +103,13 @@ def modify(
     kind: TypeOption = None,
     iops: IopsOption = None,
     throughput: ThroughputOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Change a volume's type, IOPS or throughput while it is in use."""
-    _order(context, "modify", volume=volume, type=kind, iops=iops, throughput=throughput)
+    _order(context, "modify", as_json, volume=volume, type=kind, iops=iops, throughput=throughput)
 
 
-def restore(
+def restore(  # noqa: PLR0913, PLR0917 - its options
     context: typer.Context,
     snapshot: SnapshotArgument,
     name: Annotated[
@@ -117,10 +120,11 @@ def restore(
     kind: TypeOption = None,
     iops: IopsOption = None,
     throughput: ThroughputOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a new volume from a snapshot, and attach it to this node."""
     words = {"size": size, "type": kind, "iops": iops, "throughput": throughput}
-    _order(context, "restore", snapshot=snapshot, name=name, **words)
+    _order(context, "restore", as_json, snapshot=snapshot, name=name, **words)
 
 
 def take_snapshot(
@@ -130,14 +134,15 @@ def take_snapshot(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is completed.")] = False,
     list_all: Annotated[bool, typer.Option("--list", hidden=True)] = False,
     delete: Annotated[bool, typer.Option("--delete", hidden=True)] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a snapshot of a volume."""
     if delete:
-        delete_snapshot(context, volume)
+        delete_snapshot(context, volume, as_json)
     elif list_all:
-        list_snapshots(context, volume)
+        list_snapshots(context, volume, as_json)
     else:
-        _order(context, "snapshot", volume=volume, freeze=freeze, wait=wait)
+        _order(context, "snapshot", as_json, volume=volume, freeze=freeze, wait=wait)
 
 
 def list_snapshots(
@@ -148,14 +153,16 @@ def list_snapshots(
             help="A volume's name or ID; all the agent made when not given.", autocompletion=complete_volume
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List snapshots, oldest first, and how far those being written are."""
-    _order(context, "snapshots", volume=volume)
+    answer = _carry_out(context, "snapshots", as_json, volume=volume)
+    print_answer(answer, "show_snapshots", as_json=as_json)
 
 
-def delete_snapshot(context: typer.Context, snapshot: SnapshotArgument) -> None:
+def delete_snapshot(context: typer.Context, snapshot: SnapshotArgument, as_json: JsonOption = False) -> None:
     """Delete a snapshot the agent made."""
-    _order(context, "delete-snapshot", snapshot=snapshot)
+    _order(context, "delete-snapshot", as_json, snapshot=snapshot)
 
 
 def iam_policy(
@@ -163,6 +170,7 @@ def iam_policy(
     policy: Annotated[Path | None, typer.Argument(help="The policy file, in place of the usual one.")] = None,
     kms: Annotated[bool, typer.Option("--kms", help="Print the KMS key policy instead.")] = False,
     role: Annotated[str, typer.Option(help="ARN of the role that --kms is for.")] = "ROLE_ARN",
+    _as_json: JsonOption = True,
 ) -> None:
     """Print the least IAM policy this policy file needs. Needs no running agent."""
     import anyio
@@ -178,18 +186,31 @@ def iam_policy(
     api = choose_attach_api(loaded.agent.cloud.attach_api, identity)
     if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto":
         api = AttachApi.HYPERPOD  # printed somewhere else than on a node
-    document = make_kms_policy(identity, role) if kms else make_iam_policy(loaded, identity, api)
-    typer.echo(json.dumps(document, indent=2))
+    print_json(make_kms_policy(identity, role) if kms else make_iam_policy(loaded, identity, api))
 
 
-def _order(context: typer.Context, order: str, **words: Any) -> None:
-    """Have the agent carry an order out, showing its progress; raise the error it ends with."""
+def _order(context: typer.Context, order: str, as_json: bool, **words: Any) -> None:
+    """Have the agent carry an order out; its sentences tell what came of it, or in JSON its answer."""
+    answer = _carry_out(context, order, as_json, **words)
+    if as_json:
+        print_json(answer)
+
+
+def _carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -> dict[str, Any]:
+    """Have the agent carry an order out and return its answer, telling its progress meanwhile.
+
+    Raises the error the order ends with. With JSON progress goes to standard error.
+    """
     client: Client = context.obj.client
+    answer: dict[str, Any] = {}
     for line in client.order(order, {name: value for name, value in words.items() if value is not None}):
         if "text" in line:
-            typer.echo(line["text"])
+            typer.echo(line["text"], err=as_json)
         elif "error" in line:
             raise _read_error(line)
+        else:
+            answer = line
+    return answer
 
 
 def _read_error(line: dict[str, Any]) -> AgentError:

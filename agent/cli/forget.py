@@ -15,8 +15,8 @@ from agent.node.records import Records
 from agent.paths import Paths
 
 
-def forget_format(paths: Paths, client: Client, name: str) -> str:
-    """Remove the note about the volume of this name or ID and return a sentence about what was noted.
+def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, str]:
+    """Remove the note about the volume of this name or ID; return its ID and a sentence about what was noted.
 
     RefusedError where the volume is mounted: its note is about the filesystem in use.
     """
@@ -28,7 +28,7 @@ def forget_format(paths: Paths, client: Client, name: str) -> str:
     records.remove_format(volume)
     if status:
         client.reconcile(str(volume))
-    return noted
+    return volume, noted
 
 
 def _ask(client: Client, name: str) -> dict[str, Any]:

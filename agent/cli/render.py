@@ -121,6 +121,28 @@ def show_explanation(volume: dict[str, Any]) -> RenderableType:
     )
 
 
+def show_snapshots(answer: dict[str, Any]) -> RenderableType:
+    """Return the table of ``snapshots``; one still being written shows how far it is."""
+    snapshots = clean(answer["snapshots"])
+    if not snapshots:
+        return Text("There is no snapshot.")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("SNAPSHOT", "VOLUME", "STATE", "SIZE", "BEGUN", "FROZEN", "MADE BY"):
+        table.add_column(title, no_wrap=title != "MADE BY", overflow="fold")
+    for one in snapshots:
+        progress = f" {one['progress_percent']} %" if one["state"] == "pending" else ""
+        table.add_row(
+            Text(one["snapshot_id"]),
+            Text(one["volume_id"]),
+            Text(f"{one['state']}{progress}"),
+            Text(show_size(one["size_bytes"])),
+            Text(one["started_at"][:19]),
+            Text(one["frozen"] or "-"),
+            Text(_name_maker(one)),
+        )
+    return table
+
+
 def show_event(event: dict[str, Any]) -> str:
     """Return one line for an event."""
     event = clean(event)
@@ -134,6 +156,13 @@ def show_condition(volume: dict[str, Any]) -> Text:
     condition = volume["condition"]
     text = Text(f"{SIGNS.get(condition, '?')} {condition}", style=STYLES.get(condition, ""))
     return text.append(f" {volume['reason']}", style="dim") if volume["reason"] else text
+
+
+def _name_maker(snapshot: dict[str, Any]) -> str:
+    if not snapshot["made_by_agent"]:
+        return "someone else"
+    schedule = snapshot["schedule"]
+    return f"the agent, on the schedule of {schedule}" if schedule else "the agent"
 
 
 def _show_steps(volume: dict[str, Any]) -> Iterable[RenderableType]:

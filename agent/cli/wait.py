@@ -7,14 +7,19 @@ import time
 from typing import Any
 
 from agent.cli.client import Client, NoAnswerError
+from agent.cli.output import print_json
 from agent.errors import AgentError, ExitCode
 
 RETRY_S = 0.5
 """Between attempts to reach an agent that does not answer: at boot it may start after its users."""
 
 
-def wait_for(client: Client, names: list[str], timeout_s: float, *, is_quiet: bool = False) -> None:
+def wait_for(
+    client: Client, names: list[str], timeout_s: float, *, is_quiet: bool = False, as_json: bool = False
+) -> None:
     """Return once the volumes called ``names`` (all required ones when empty) are ready.
+
+    With ``as_json`` how they were in the end is printed: the last line the agent told, if it told one.
 
     Raises AgentError with exit code 3 where they are not in time, naming each one and why, and with exit
     code 4 where the agent did not answer at all.
@@ -26,6 +31,8 @@ def wait_for(client: Client, names: list[str], timeout_s: float, *, is_quiet: bo
         try:
             for line in client.wait(names, left_s):
                 if line["ready"]:
+                    if as_json:
+                        print_json(line)
                     return
                 if not is_quiet and line != last:
                     sys.stderr.write(f"{_show(line)}\n")
@@ -36,6 +43,8 @@ def wait_for(client: Client, names: list[str], timeout_s: float, *, is_quiet: bo
         if time.monotonic() + RETRY_S >= deadline:
             break
         time.sleep(RETRY_S)
+    if as_json and last is not None:
+        print_json(last)
     raise AgentError(
         f"Not ready after {timeout_s:g} s: {_show(last or {})}",
         hint="See why: ebs-agent status; ebs-agent explain VOLUME.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agent.cli.client import Client, NoAnswerError
+from agent.cli.output import print_line
 from agent.cli.render import show_volume, show_volumes
 
 REFRESH_S = 1.0
@@ -49,8 +48,7 @@ def _watch_json(client: Client, volume: str | None) -> None:
                 raise
         else:
             if answer != last:
-                sys.stdout.write(json.dumps(answer) + "\n")
-                sys.stdout.flush()
+                print_line(answer)
             last = answer
         time.sleep(REFRESH_S)
 

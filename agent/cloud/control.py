@@ -1,6 +1,7 @@
 """The control socket's part for the cloud: orders in, progress out, one JSON object a line.
 
-``{"text": …}`` while it goes on, then ``{"done": true}`` or ``{"error": …, "hint": …, "exit_code": …}``.
+``{"text": …}`` while it goes on, then ``{"done": true, …}`` with what came of it, or ``{"error": …}`` with
+``hint`` and ``exit_code``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agent.cloud.calls import ModifyVolume
 from agent.cloud.decisions import NodeView
 from agent.cloud.following import Follower, Tell
 from agent.cloud.orders import NewVolume, VolumeOrders
-from agent.cloud.snapshot_orders import SnapshotOrders
+from agent.cloud.snapshot_orders import SnapshotOrders, show_snapshot
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
 from agent.policy.checks import check_class, find_size_fault
@@ -28,6 +29,9 @@ from agent.report.board import Board
 from agent.units import GIB, parse_size
 
 Words = Mapping[str, Any]
+Answer = dict[str, Any]
+"""What came of an order: which volume or snapshot it was about, or which there are."""
+Order = Callable[["Desk", Words], Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,11 @@ def add_cloud_routes(
         try:
             order = _find_order(request.match_info["order"])
             follower, view = await prepare(tell)
-            await order(Desk(follower, view, board, keep), words)
+            answer = await order(Desk(follower, view, board, keep), words)
         except AgentError as error:
             await _write(stream, api.show_error(error))
         else:
-            await _write(stream, {"done": True})
+            await _write(stream, {"done": True, **answer})
         return stream
 
     app.router.add_post("/v1/cloud/{order}", take)
@@ -99,46 +103,59 @@ async def _write(stream: web.StreamResponse, line: Mapping[str, Any]) -> None:
 # -- Orders --------------------------------------------------------------------------------------------------
 
 
-async def _attach(desk: Desk, words: Words) -> None:
+async def _attach(desk: Desk, words: Words) -> Answer:
     volume_id = desk.read_volume(words)
     desk.keep(volume_id)
     await desk.volumes.attach(volume_id)
+    return {"volume_id": volume_id}
 
 
-async def _detach(desk: Desk, words: Words) -> None:
-    await desk.volumes.detach(desk.read_volume(words), is_forced=bool(words.get("force")))
+async def _detach(desk: Desk, words: Words) -> Answer:
+    volume_id = desk.read_volume(words)
+    await desk.volumes.detach(volume_id, is_forced=bool(words.get("force")))
+    return {"volume_id": volume_id}
 
 
-async def _create(desk: Desk, words: Words) -> None:
-    await desk.volumes.create(read_new_volume(words))
+async def _create(desk: Desk, words: Words) -> Answer:
+    return {"volume_id": await desk.volumes.create(read_new_volume(words))}
 
 
-async def _restore(desk: Desk, words: Words) -> None:
-    await desk.volumes.restore(read_new_volume({**words, "from": parse_snapshot_id(words.get("snapshot"))}))
+async def _restore(desk: Desk, words: Words) -> Answer:
+    snapshot_id = parse_snapshot_id(words.get("snapshot"))
+    volume_id = await desk.volumes.restore(read_new_volume({**words, "from": snapshot_id}))
+    return {"volume_id": volume_id, "snapshot_id": snapshot_id}
 
 
-async def _expand(desk: Desk, words: Words) -> None:
-    await desk.volumes.expand(desk.read_volume(words), parse_size(str(words.get("size", ""))))
+async def _expand(desk: Desk, words: Words) -> Answer:
+    volume_id = desk.read_volume(words)
+    await desk.volumes.expand(volume_id, parse_size(str(words.get("size", ""))))
+    return {"volume_id": volume_id}
 
 
-async def _modify(desk: Desk, words: Words) -> None:
-    await desk.volumes.modify(read_modification(desk.read_volume(words), words))
+async def _modify(desk: Desk, words: Words) -> Answer:
+    volume_id = desk.read_volume(words)
+    await desk.volumes.modify(read_modification(volume_id, words))
+    return {"volume_id": volume_id}
 
 
-async def _snapshot(desk: Desk, words: Words) -> None:
+async def _snapshot(desk: Desk, words: Words) -> Answer:
     is_frozen, is_awaited = bool(words.get("freeze", True)), bool(words.get("wait"))
-    await desk.snapshots.take(desk.read_volume(words), is_frozen=is_frozen, is_awaited=is_awaited)
+    taken = await desk.snapshots.take(desk.read_volume(words), is_frozen=is_frozen, is_awaited=is_awaited)
+    return show_snapshot(taken)
 
 
-async def _list_snapshots(desk: Desk, words: Words) -> None:
-    await desk.snapshots.list(desk.read_volume(words) if "volume" in words else None)
+async def _list_snapshots(desk: Desk, words: Words) -> Answer:
+    found = await desk.snapshots.list(desk.read_volume(words) if "volume" in words else None)
+    return {"snapshots": [show_snapshot(snapshot) for snapshot in found]}
 
 
-async def _delete_snapshot(desk: Desk, words: Words) -> None:
-    await desk.snapshots.delete(parse_snapshot_id(words.get("snapshot")))
+async def _delete_snapshot(desk: Desk, words: Words) -> Answer:
+    snapshot_id = parse_snapshot_id(words.get("snapshot"))
+    await desk.snapshots.delete(snapshot_id)
+    return {"snapshot_id": snapshot_id}
 
 
-ORDERS: Mapping[str, Callable[[Desk, Words], Awaitable[None]]] = {
+ORDERS: Mapping[str, Order] = {
     "attach": _attach,
     "detach": _detach,
     "create": _create,
@@ -151,7 +168,7 @@ ORDERS: Mapping[str, Callable[[Desk, Words], Awaitable[None]]] = {
 }
 
 
-def _find_order(name: str) -> Callable[[Desk, Words], Awaitable[None]]:
+def _find_order(name: str) -> Order:
     if name in ORDERS:
         return ORDERS[name]
     raise _wrong(f"There is no order {name!r:.40}.", f"The orders are {', '.join(ORDERS)}.")

@@ -93,7 +93,7 @@ class VolumeOrders:
         await self._follower.follow(volume.volume_id, look)
         return volume.volume_id
 
-    async def restore(self, wanted: NewVolume) -> None:
+    async def restore(self, wanted: NewVolume) -> VolumeId:
         """Make a volume from a snapshot and attach it here; ends when its device is here."""
         volume_id = await self.create(wanted)
         await self.attach(volume_id)
@@ -101,6 +101,7 @@ class VolumeOrders:
             f"{volume_id} holds what {wanted.snapshot_id} does. A policy entry with match: "
             f"{{volume_id: {volume_id}}} has it mounted."
         )
+        return volume_id
 
     async def _find_named(self, wanted: NewVolume) -> CloudVolume | None:
         """Return the volume made for this name before; raise RefusedError where it was another kind of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 from agent.cloud.calls import CreateSnapshot, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.following import SNAPSHOT_PATIENCE_S, Follower, Sighting
@@ -18,6 +18,7 @@ from agent.cloud.values import (
 )
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import VolumeId
+from agent.units import GIB
 
 
 class SnapshotOrders:
@@ -27,7 +28,7 @@ class SnapshotOrders:
         self._follower = follower
         self._make = follower.make
 
-    async def take(self, volume_id: VolumeId, *, is_frozen: bool, is_awaited: bool) -> None:
+    async def take(self, volume_id: VolumeId, *, is_frozen: bool, is_awaited: bool) -> CloudSnapshot:
         """Take a snapshot, frozen where a filesystem is mounted here; ends when begun, or completed."""
         await describe_one(self._follower, volume_id)
         tags = ((TAG_MADE_BY, MADE_BY), (TAG_VOLUME, str(volume_id)))
@@ -35,10 +36,12 @@ class SnapshotOrders:
         begun = await take_snapshot(self._make, self._follower.hands.freeze if is_frozen else None, call)
         held = " with writes held" if begun.tag(TAG_FROZEN) == "yes" else ""
         await self._follower.say(f"{begun.snapshot_id} of {volume_id} has begun{held}.")
+        found = begun
         if not is_awaited:
-            return
+            return found
 
         async def look() -> Sighting:
+            nonlocal found
             found = next(iter(await self._describe("snapshot-id", begun.snapshot_id)), begun)
             if found.state == "error":
                 raise AgentError(f"{found.snapshot_id} failed.", hint="Take another one.")
@@ -46,15 +49,15 @@ class SnapshotOrders:
             return Sighting(progress, is_done=found.state == "completed")
 
         await self._follower.follow(volume_id, look, SNAPSHOT_PATIENCE_S)
+        return found
 
-    async def list(self, volume_id: VolumeId | None) -> None:
-        """Tell every snapshot of a volume, or every one the agent made, oldest first."""
+    async def list(self, volume_id: VolumeId | None) -> list[CloudSnapshot]:
+        """Return every snapshot of a volume, or every one the agent made, oldest first."""
         if volume_id is None:
             found = await self._describe(f"tag:{TAG_MADE_BY}", MADE_BY)
         else:
             found = await self._describe("volume-id", volume_id)
-        for line in show_snapshots(found):
-            await self._follower.tell(line)
+        return sorted(found, key=lambda one: (one.started_at, one.snapshot_id))
 
     async def delete(self, snapshot_id: str) -> None:
         """Delete one snapshot the agent made; others are for whoever made them to delete."""
@@ -74,32 +77,20 @@ class SnapshotOrders:
         return await self._make(DescribeSnapshots(((name, (value,)),)))
 
 
-def show_snapshots(snapshots: Iterable[CloudSnapshot]) -> list[str]:
-    """Return a table, a line each; a snapshot still being written shows how far it is."""
-    rows = [("SNAPSHOT", "VOLUME", "STATE", "SIZE", "BEGUN", "FROZEN", "MADE BY")]
-    for one in sorted(snapshots, key=lambda one: (one.started_at, one.snapshot_id)):
-        progress = f" {one.progress_percent} %" if one.state == "pending" else ""
-        rows.append(
-            (
-                one.snapshot_id,
-                one.volume_id,
-                f"{one.state}{progress}",
-                f"{one.size_gib} GiB",
-                one.started_at[:19],
-                one.tag(TAG_FROZEN) or "-",
-                _name_maker(one),
-            )
-        )
-    if len(rows) == 1:
-        return ["There is no snapshot."]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+def show_snapshot(snapshot: CloudSnapshot) -> dict[str, Any]:
+    """Return a snapshot as JSON values.
 
-
-def _name_maker(snapshot: CloudSnapshot) -> str:
-    if not snapshot.is_made_by_agent:
-        return "someone else"
-    schedule = snapshot.tag(TAG_SCHEDULE)
-    return f"the agent, on the schedule of {schedule}" if schedule else "the agent"
+    ``frozen`` tells whether writes were held when it began (yes, no, unmounted; null where nobody said so),
+    ``schedule`` the policy entry on whose schedule the agent took it.
+    """
+    return {
+        "snapshot_id": snapshot.snapshot_id,
+        "volume_id": snapshot.volume_id,
+        "state": snapshot.state,
+        "progress_percent": snapshot.progress_percent,
+        "size_bytes": snapshot.size_gib * GIB,
+        "started_at": snapshot.started_at,
+        "frozen": snapshot.tag(TAG_FROZEN),
+        "made_by_agent": snapshot.is_made_by_agent,
+        "schedule": snapshot.tag(TAG_SCHEDULE) if snapshot.is_made_by_agent else None,
+    }

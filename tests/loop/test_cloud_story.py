@@ -321,8 +321,11 @@ def test_restore_by_hand(first: ClusterNode, aws: AwsServer, monkeypatch: pytest
     first.write_policy(first.claim("ckpt", "1GiB"))
     first.start(monkeypatch)
     first.wait_ready("ckpt")
-    snapshot = first.order("snapshot", "ckpt", "--wait").split()[0]
+    taken = json.loads(first.order("snapshot", "ckpt", "--wait", "--json"))
+    snapshot = taken["snapshot_id"]
     assert snapshot in first.order("snapshots", "ckpt")
+    (listed,) = json.loads(first.order("snapshots", "--json"))["snapshots"]
+    assert (listed["snapshot_id"], listed["state"]) == (snapshot, taken["state"]) == (snapshot, "completed")
     first.order("restore", snapshot, "--as", "copy")
     said = first.order("restore", snapshot, "--as", "copy")
     assert len(aws.cloud.made) == 2

@@ -38,6 +38,11 @@ JSON_KEYS = {
     ("plan", "--json"): "volumes",
     ("explain", VOLUME, "--json"): "volume_id",
     ("events", "--json"): "event",
+    ("reconcile", "ckpt", "--json"): "woken",
+    ("reload", "--json"): "reloaded",
+    ("wait", "ckpt", "--json"): "ready",
+    ("schema", "--json"): "properties",
+    ("iam-policy", "--json"): "Statement",
 }
 
 

@@ -14,7 +14,9 @@ from tests.loop.moments import FORMAT, VOLUME, Stage, WatchedWorkers, staged
 
 
 def forget(stage: Stage) -> str:
-    return forget_format(stage.node.paths, Client(stage.node.paths.socket), VOLUME)
+    volume, noted = forget_format(stage.node.paths, Client(stage.node.paths.socket), VOLUME)
+    assert volume == VOLUME
+    return noted
 
 
 async def test_wiped_volume_is_formatted_again_once_its_note_is_forgotten(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -23,6 +24,8 @@ class Clerk:
 
     def __init__(self, node: NodeUnderTest) -> None:
         self.said: list[str] = []
+        self.answer: dict[str, Any] = {}
+        """What came of the last order."""
         self.node = node
         self.desk = Desk(
             Follower(node.make, node.hands, self._tell, pause_s=0.01), self._view, Board(), self._keep
@@ -42,7 +45,7 @@ class Clerk:
         """Carry an order out, and return what was told."""
         self.said.clear()
         follower = Follower(self.node.make, self.node.hands, self._tell, pause_s=0.01)
-        await ORDERS[order](Desk(follower, self._view, Board(), self._keep), words)
+        self.answer = await ORDERS[order](Desk(follower, self._view, Board(), self._keep), words)
         return list(self.said)
 
 
@@ -51,6 +54,7 @@ async def test_attach_and_detach(world: World) -> None:
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
     clerk = Clerk(node)
     assert (await clerk.order("attach", volume=volume))[-1] == f"{volume} is here."
+    assert clerk.answer == {"volume_id": volume}
     assert await clerk.order("attach", volume=volume) == [f"{volume} is here."]
     assert (await clerk.order("detach", volume=volume))[-1] == f"{volume} is detached."
     assert await clerk.order("detach", volume=volume) == [f"{volume} is detached."]
@@ -94,6 +98,7 @@ async def test_create(world: World) -> None:
     said = await clerk.order("create", size="3GiB", iops=4000, name="scratch")
     (volume,) = world.cloud.volumes.values()
     assert said[-1] == f"{volume.id} is available in us-west-2a."
+    assert clerk.answer == {"volume_id": volume.id}
     tags = {tag["key"]: tag["value"] for tag in volume.get_tags()}
     assert tags == {"ebs-agent:made-by": "ebs-agent", "Name": "scratch", "ebs-agent:order": "scratch"}
 
@@ -129,6 +134,7 @@ async def test_restore(world: World) -> None:
     assert world.cloud.volumes[volume].snapshot_id == snapshot
     assert volume in clerk.node.hands.list_devices()
     assert f"volume_id: {volume}" in said[-1]
+    assert clerk.answer == {"volume_id": volume, "snapshot_id": snapshot}
     assert await clerk.order("restore", snapshot=snapshot, name="copy")
     assert world.cloud.made == [volume]
     with pytest.raises(RefusedError, match=f"was made from {snapshot}"):
@@ -252,10 +258,15 @@ async def test_snapshots_by_hand(world: World) -> None:
     foreign = world.cloud.ec2.create_snapshot(volume, "somebody's own").id
     said = await clerk.order("snapshot", volume=volume, wait=True)
     assert node.hands.freezes == 1
-    snapshot = said[0].split()[0]
-    listed = await clerk.order("snapshots", volume=volume)
-    assert {line.split()[0] for line in listed} == {"SNAPSHOT", snapshot, foreign}
-    assert await clerk.order("snapshots") == [line for line in listed if foreign not in line]
+    taken = clerk.answer
+    snapshot = taken["snapshot_id"]
+    assert said[0].startswith(f"{snapshot} of {volume} has begun")
+    assert (taken["state"], taken["frozen"], taken["made_by_agent"]) == ("completed", "yes", True)
+    await clerk.order("snapshots", volume=volume)
+    listed = clerk.answer["snapshots"]
+    assert {one["snapshot_id"] for one in listed} == {snapshot, foreign}
+    await clerk.order("snapshots")
+    assert clerk.answer["snapshots"] == [one for one in listed if one["made_by_agent"]] == [taken]
     with pytest.raises(RefusedError, match="not made by the agent"):
         await clerk.order("delete-snapshot", snapshot=foreign)
     await clerk.order("delete-snapshot", snapshot=snapshot)

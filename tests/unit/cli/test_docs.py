@@ -34,6 +34,23 @@ def test_documented_options_exist() -> None:
         assert set(re.findall(r"--[a-z-]+", row)) <= set(list_options(command)), row
 
 
+def test_every_command_answers_in_json() -> None:
+    """Each command and each below it has ``--json``, but for those that answer nothing."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    without = {name for name, command in list_commands(group) if "--json" not in set(list_options(command))}
+    assert without == {"run", "demo"}
+
+
+def list_commands(group: typer.core.TyperGroup) -> Iterator[tuple[str, Any]]:
+    """Return the commands of a group and of the groups below it that can be called."""
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from list_commands(command)
+        else:
+            yield name, command
+
+
 def list_options(command: Any) -> Iterator[str]:
     """Return the options of a command and of those below it."""
     for parameter in command.params:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
 from agent.cli import render
+from agent.cloud.snapshot_orders import show_snapshot
+from agent.cloud.values import CloudSnapshot
 from agent.report import api
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
 
@@ -41,6 +44,32 @@ def test_explanation_has_every_fact() -> None:
     """``explain`` shows each fact that was observed."""
     text = draw(render.show_explanation(api.show_explanation(READY)))
     assert all(value in text for fact in READY.facts for value in fact)
+
+
+def make_snapshot(**changes: Any) -> dict[str, Any]:
+    """Return a snapshot as the agent answers it, with these changes."""
+    snapshot = CloudSnapshot(
+        "snap-0123456789abcdef0", "vol-0123456789abcdef0", "completed", "2026-01-02T12:00"
+    )
+    return {**show_snapshot(snapshot), **changes}
+
+
+def test_snapshots_show_how_far_they_are_and_who_made_them() -> None:
+    """Each is a row; one being written has its progress, one of the agent's the schedule it is of."""
+    text = draw(
+        render.show_snapshots(
+            {
+                "snapshots": [
+                    make_snapshot(state="pending", progress_percent=40, frozen="yes"),
+                    make_snapshot(made_by_agent=True, schedule="checkpoints"),
+                ]
+            }
+        )
+    )
+    assert "pending 40 %" in text
+    assert "someone else" in text
+    assert "the agent, on the schedule of checkpoints" in text
+    assert draw(render.show_snapshots({"snapshots": []})) == "There is no snapshot.\n"
 
 
 def test_event_is_one_line() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,6 +169,7 @@ _PROTOTYPES = {
 }
 
 
+@functools.cache
 def load_library(name: str = "libblkid.so.1") -> ctypes.CDLL:
     """Return libblkid with its prototypes set; raises LibraryMissingError."""
     try:

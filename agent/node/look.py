@@ -50,6 +50,8 @@ class LookRequest:
     record: MountRecord | None = None
     reads_contents: bool = False
     """Recognise what is on a device that is not mounted and that nothing keeps the agent's hands off."""
+    known: Filesystem | None = None
+    """What an earlier look through the same descriptor recognised."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
     if here is not None:
         content = _read_mounted(fd, found, here)
     elif request.reads_contents and not mounts and exclusion is None:
-        content = recognize(fd, found)
+        content = recognize(fd, found, request.known)
     return Look(
         device=found,
         exclusion=exclusion,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.errors import VanishedError
-from agent.model import Checked, Content, Device, Partition, VolumeId
+from agent.model import Checked, Content, Device, Filesystem, Partition, VolumeId
 from agent.node.blankness import Trust
 from agent.node.formatting import lock_and_probe
 from agent.node.look import Look, LookRequest, look_at, open_and_look, open_partition
@@ -43,6 +43,8 @@ class Pin:
         self.is_locked = False
         self.checked: Checked | None = None
         """What a filesystem check found in this pass; it says nothing about the device in another one."""
+        self.recognized: Filesystem | None = None
+        """What the last look found on the device."""
         self.writes: tuple[int, ...] | None = None
         """What had been written to the device, by ``count_writes``, before its contents were last proven."""
         self._workers = workers
@@ -68,6 +70,7 @@ class Pin:
         found = look.device
         if found.identity.volume_id != self.volume:
             raise VanishedError(f"{found.path} is {found.identity.volume_id} by now, not {self.volume}.")
+        self.recognized = look.content if isinstance(look.content, Filesystem) and not look.mounts else None
         return look
 
     async def lock_and_probe(self, device: Device, trust: Trust) -> Content:

@@ -24,6 +24,11 @@ _USAGES = {
 }
 _KNOWN = {kind.value: kind for kind in FsType}
 
+_EDGE_BYTES = 512 * 1024
+"""What libblkid reads of a device's head and of its tail, in some fifty pieces one after the other."""
+_AHEAD_BYTES = 128 * 1024
+"""What the kernel reads ahead at a time, whatever it is asked for."""
+
 
 def probe(fd: int, device: Device, trust: Trust = Trust.NONE, rng: random.Random | None = None) -> Content:
     """Return what is on ``device``, open at ``fd``; proves blankness where no signature is found.
@@ -35,12 +40,33 @@ def probe(fd: int, device: Device, trust: Trust = Trust.NONE, rng: random.Random
     return prove_blank(fd, device.size_bytes, rng, trust) if content is None else content
 
 
-def recognize(fd: int, device: Device) -> Filesystem | Foreign | Unknown | None:
-    """Return what ``find_signatures`` does, and Unknown where a probe failed: that is an answer as well."""
+def recognize(
+    fd: int, device: Device, known: Filesystem | None = None
+) -> Filesystem | Foreign | Unknown | None:
+    """Return what ``find_signatures`` does, and Unknown where a probe failed: that is an answer as well.
+
+    ``known`` is what was recognised a moment ago: one read confirms it, and only what has changed is looked
+    for anew.
+    """
     try:
+        if known is not None and _reread(fd, device, known) == known:
+            return known
         return find_signatures(fd, device)
     except OSError as error:
         return Unknown(f"the probe for signatures failed ({error.strerror or error})")
+
+
+def _reread(fd: int, device: Device, known: Filesystem) -> Filesystem | Foreign | None:
+    """Return what the superblock of ``known`` says now; None where its partition is gone."""
+    start_bytes = 0
+    if known.partition is not None:
+        starts = {partition.number: partition.start_bytes for partition in device.partitions}
+        if known.partition not in starts:
+            return None
+        start_bytes = starts[known.partition]
+    layout = LAYOUTS[known.type]
+    os.posix_fadvise(fd, start_bytes + layout.offset_bytes, layout.length_bytes, os.POSIX_FADV_DONTNEED)
+    return _read_filesystem(fd, known.type, known.uuid, start_bytes, known.partition)
 
 
 def find_signatures(fd: int, device: Device) -> Filesystem | Foreign | None:
@@ -50,6 +76,7 @@ def find_signatures(fd: int, device: Device) -> Filesystem | Foreign | None:
     """
     # What this kernel cached of the device may be older than what is on it.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    _read_ahead(fd, device.size_bytes)
     signatures = libblkid.list_signatures(fd)
     tables = [signature for signature in signatures if signature.usage == "table"]
     if tables and len(signatures) == 1:
@@ -57,6 +84,16 @@ def find_signatures(fd: int, device: Device) -> Filesystem | Foreign | None:
     if device.partitions:
         return Foreign(f"{len(device.partitions)} partition(s) that the kernel has")
     return _judge(fd, signatures, 0, None) if signatures else None
+
+
+def _read_ahead(fd: int, size_bytes: int) -> None:
+    """Have the kernel read at once what libblkid reads piece by piece: each would wait for the device.
+
+    What cannot be read is found out by whoever reads it.
+    """
+    for edge in (0, max(0, size_bytes - _EDGE_BYTES)):
+        for offset in range(edge, edge + _EDGE_BYTES, _AHEAD_BYTES):
+            os.posix_fadvise(fd, offset, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def _find_in_partition(
@@ -89,11 +126,11 @@ def _judge(
     if kind is None or signature.usage != "filesystem":
         what = _USAGES.get(signature.usage, "a filesystem" if signature.usage == "filesystem" else "data")
         return Foreign(f"{what} of type {signature.type}{where}")
-    return _read_filesystem(fd, kind, signature, start_bytes, partition)
+    return _read_filesystem(fd, kind, signature.uuid, start_bytes, partition)
 
 
 def _read_filesystem(
-    fd: int, kind: FsType, signature: Signature, start_bytes: int, partition: int | None
+    fd: int, kind: FsType, uuid: str | None, start_bytes: int, partition: int | None
 ) -> Filesystem | Foreign:
     layout = LAYOUTS[kind]
     raw = os.pread(fd, layout.length_bytes, start_bytes + layout.offset_bytes)
@@ -103,8 +140,8 @@ def _read_filesystem(
         superblock = layout.parse(raw)
     except ValueError as error:
         return Foreign(str(error), offset_bytes=start_bytes + layout.offset_bytes)
-    if signature.uuid != superblock.uuid:
-        return Foreign(f"a filesystem of type {kind} with two UUIDs: {signature.uuid} and {superblock.uuid}")
+    if uuid != superblock.uuid:
+        return Foreign(f"a filesystem of type {kind} with two UUIDs: {uuid} and {superblock.uuid}")
     return Filesystem(
         type=kind,
         uuid=superblock.uuid,

@@ -114,6 +114,7 @@ class VolumeSession:
             wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
             record=record,
             reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
+            known=self._pin.recognized,
         )
         return await self._pin.look(request)
 

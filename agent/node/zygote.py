@@ -14,6 +14,7 @@ with the zygote.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from agent.errors import AgentError
-from agent.node import wire
+from agent.node import libblkid, wire
 
 PRELOADED = (
     "agent.node.look",
@@ -280,6 +281,8 @@ def _preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     codecs.lookup("ascii")  # what sysfs says is read as
+    with contextlib.suppress(OSError):  # whoever needs it says so where it is missing
+        libblkid.load_library()
     # What is here stays: no collection looks at it again, and so none copies the pages it shares.
     gc.collect()
     gc.freeze()

@@ -127,6 +127,33 @@ def test_second_device_of_btrfs_is_foreign(tmp_path: Path) -> None:
     assert "2 devices" in content.what
 
 
+def test_what_was_recognized_is_confirmed_or_looked_for_anew(tmp_path: Path) -> None:
+    """A filesystem seen a moment ago is the same, another, or gone: by what is on the device now."""
+    with attached(tmp_path / "image", SIZE) as path:
+        run(*FILESYSTEMS[FsType.EXT4], path)
+        with opened(path) as (fd, device):
+            known = signature.recognize(fd, device)
+            assert isinstance(known, Filesystem)
+            assert signature.recognize(fd, device, known) == known
+            run("tune2fs", "-L", "other", path)
+            relabelled = signature.recognize(fd, device, known)
+            assert isinstance(relabelled, Filesystem)
+            assert relabelled.label == "other"
+            write_device(path, 1024, bytes(1024))
+            assert signature.recognize(fd, device, relabelled) is None
+            run(*FILESYSTEMS[FsType.XFS], "-f", path)
+            found = signature.recognize(fd, device, relabelled)
+            assert isinstance(found, Filesystem)
+            assert found.type is FsType.XFS
+
+
+def test_what_was_recognized_in_a_partition_that_is_gone_is_not_confirmed(tmp_path: Path) -> None:
+    """Where the partition is not any more, its filesystem is none."""
+    with attached(tmp_path / "image", SIZE) as path, opened(path) as (fd, device):
+        known = Filesystem(FsType.EXT4, UUID, partition=1)
+        assert signature.recognize(fd, device, known) is None
+
+
 def test_read_errors_are_unknown(tmp_path: Path) -> None:
     """A device whose tail cannot be read is unknown, though all that could be read was zero."""
     image = tmp_path / "image"

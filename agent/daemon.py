@@ -100,6 +100,7 @@ class Daemon:
         self._mqtt = MqttPublisher(self._board, counters)
         self._http = HttpFace(self._make_http_app, _choose_listen(policy))
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
+        node.doubt = self._surveyor.doubt
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.
@@ -161,7 +162,11 @@ class Daemon:
         tasks.start_soon(self._run_cloud, identity, name="cloud")
         await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(
-            look_periodically, self._surveyor, lambda: self._policy.agent.resync_s, name="resync"
+            look_periodically,
+            self._surveyor,
+            self._reconciler,
+            lambda: self._policy.agent.resync_s,
+            name="resync",
         )
 
     # -- The control socket's engine -------------------------------------------------------------------------

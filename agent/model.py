@@ -189,6 +189,8 @@ class Seen:
     size_bytes: int = 0
     refusal: str | None = None
     """Why it is no volume of ours, or why it did not say; a sentence."""
+    diskseq: int | None = None
+    """The kernel's number of this appearance of the disk; None from kernels that count none."""
     is_silent: bool = False
     """It did not say which volume it is; the one it was known to be may be there, stalled or cut off."""
 

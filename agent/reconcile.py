@@ -134,8 +134,12 @@ class Reconciler:
 
     def wake_all(self) -> None:
         """Have every volume looked at soon."""
-        for volume in {*self._wants, *self._tracks}:
+        for volume in self.list_volumes():
             self.wake(volume)
+
+    def list_volumes(self) -> tuple[VolumeId, ...]:
+        """Return the volumes followed now, and those to be."""
+        return tuple(sorted({*self._wants, *self._tracks}))
 
     async def wait_first_pass(self, timeout_s: float) -> None:
         """Return when every volume known now was looked at once, or after ``timeout_s`` all the same.
@@ -169,7 +173,7 @@ class Reconciler:
             found[volume] = await self.look(volume)
 
         async with anyio.create_task_group() as tasks:
-            for volume in {*self._wants, *self._tracks}:
+            for volume in self.list_volumes():
                 tasks.start_soon(look, volume)
         return tuple(found[volume] for volume in sorted(found))
 

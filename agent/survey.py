@@ -40,6 +40,9 @@ class Devices(Protocol):
     async def ask(self, path: str) -> Seen:
         """Ask the device at ``path`` which volume it is. Never raises for what the device does."""
 
+    def has_changed(self, seen: Seen) -> bool:
+        """Tell whether what answered may be another disk by now, or of another size. Asks no device."""
+
     def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
         """Be told at which paths each volume was found; more than one is a volume seen twice."""
 
@@ -133,22 +136,21 @@ class Surveyor:
         self._ask_soon(hint.path)
 
     async def look_everywhere(self) -> None:
-        """Ask every device there is, all at once, and have every volume looked at.
-
-        What is wanted is worked out once all have answered: an entry that several volumes match must not go
-        to whichever answered first.
-        """
-        paths = self._devices.list_paths()
-        for path in set(self._census.seen) - set(paths):
-            self._note_gone(path)
-        new: set[VolumeId] = set()
-        async with anyio.create_task_group() as tasks:
-            for path in paths:
-                tasks.start_soon(self._ask, path, new)
-        self._publish()
-        for volume in new:
-            self._reconciler.announce(volume)
+        """Ask every device there is, all at once, and have every volume looked at."""
+        await self._ask_together(self._list_paths())
         self._reconciler.wake_all()
+
+    async def find_unannounced(self) -> None:
+        """Ask the devices that changed without a word, and those that have not said which volume they are.
+
+        What is as it was when it answered is not asked again: whoever looks at its volume asks it anyway.
+        """
+        for volume in await self._ask_together([path for path in self._list_paths() if self._is_due(path)]):
+            self._reconciler.wake(volume)
+
+    def doubt(self, path: str) -> None:
+        """Have a device asked again that turned out not to be the volume it was taken for."""
+        self._ask_soon(path)
 
     def refresh(self) -> None:
         """Work out again what is wanted of each volume: the policy, or what is known of them, has changed."""
@@ -184,6 +186,39 @@ class Surveyor:
         self._has_answers.set()
         if not self._asking:
             self._nobody_is_asked.set()
+
+    def _list_paths(self) -> list[str]:
+        """Return the paths of the devices there are now, and forget those that are gone."""
+        paths = self._devices.list_paths()
+        for path in set(self._census.seen) - set(paths):
+            self._note_gone(path)
+        return paths
+
+    def _is_due(self, path: str) -> bool:
+        seen = self._census.seen.get(path)
+        return seen is None or seen.identity is None or self._devices.has_changed(seen)
+
+    async def _ask_together(self, paths: Iterable[str]) -> set[VolumeId]:
+        """Ask devices all at once, and return the volumes to look at.
+
+        What is wanted is worked out once all have answered: an entry that several volumes match must not go
+        to whichever answered first.
+        """
+        new: set[VolumeId] = set()
+        heard_of: set[VolumeId] = set()
+
+        async def ask(path: str) -> None:
+            volume = await self._ask(path, new)
+            if volume is not None:
+                heard_of.add(volume)
+
+        async with anyio.create_task_group() as tasks:
+            for path in paths:
+                tasks.start_soon(ask, path)
+        self._publish()
+        for volume in new:
+            self._reconciler.announce(volume)
+        return heard_of
 
     async def _publish_answers(self) -> None:
         """Work out what is wanted once for all devices that answer together, as if attached together."""
@@ -233,8 +268,19 @@ class Surveyor:
         return {volume: tuple(s.path for s in seen) for volume, seen in by_volume.items()}
 
 
-async def look_periodically(surveyor: Surveyor, pause_s: Callable[[], float]) -> None:
-    """Look everywhere every ``pause_s()`` seconds, for what the kernel never announced."""
+async def look_periodically(
+    surveyor: Surveyor, reconciler: Reconciler, period_s: Callable[[], float]
+) -> None:
+    """In every ``period_s()`` seconds look at each volume once, and for what the kernel never announced.
+
+    Evenly spread: at rest this is most of what the agent does, and one worker is enough for it.
+    """
     while True:
-        await anyio.sleep(pause_s())
-        await surveyor.look_everywhere()
+        volumes = reconciler.list_volumes()
+        pause_s = period_s() / max(1, len(volumes))
+        for volume in volumes:
+            await anyio.sleep(pause_s)
+            reconciler.wake(volume)
+        if not volumes:
+            await anyio.sleep(pause_s)
+        await surveyor.find_unannounced()

@@ -257,6 +257,16 @@ def is_block_device(number: DeviceNumber) -> bool:
     return (SYSFS / "dev" / "block" / str(number)).exists()
 
 
+def read_appearance(path: str, sysfs: Path = SYSFS) -> tuple[int | None, int | None]:
+    """Return the number of this appearance of the disk at ``path``, and its size in bytes.
+
+    As the kernel has them: the device is not asked. None for what it does not say, or where the disk is gone.
+    """
+    node = sysfs / "class" / "block" / path.removeprefix("/dev/")
+    diskseq, sectors = _read(node / "diskseq"), _read(node / "size")
+    return int(diskseq) if diskseq else None, int(sectors) * _SECTOR_BYTES if sectors else None
+
+
 def read_partitions(node: Path) -> tuple[Partition, ...]:
     """Return the partitions the kernel has of the disk whose sysfs directory is ``node``, by number."""
     # A partition's directory bears its disk's name and its number, and only they are asked.

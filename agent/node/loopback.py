@@ -23,8 +23,11 @@ from agent.node.standin import Change
 from agent.node.workers import Workers
 
 _POLL_S = 0.2
-_FULL_SYNC_POLLS = 50
-"""After so many polls without a change the loop devices are compared all the same: others may detach them."""
+_REST_POLL_S = 1.0
+_REST_AFTER_S = 30.0
+"""Files that have not changed for so long are looked at less often."""
+_FULL_SYNC_S = 10.0
+"""After so long without a change the loop devices are compared all the same: others may detach them."""
 _TIMEOUT_S = 20.0
 
 log = get_logger(__name__)
@@ -61,12 +64,12 @@ class LoopbackSource:
         known = self._list_files()
         await self._sync()
         task_status.started()
-        polls = 0
+        changed_at = synced_at = anyio.current_time()
         while True:
-            await anyio.sleep(_POLL_S)
-            polls += 1
+            is_at_rest = anyio.current_time() > changed_at + _REST_AFTER_S
+            await anyio.sleep(_REST_POLL_S if is_at_rest else _POLL_S)
             now = self._list_files()
-            if now == known and polls < _FULL_SYNC_POLLS:
+            if now == known and anyio.current_time() < synced_at + _FULL_SYNC_S:
                 continue
             try:
                 changes = await self._sync()
@@ -78,7 +81,9 @@ class LoopbackSource:
             if now != known and not changes:
                 # A file was given another volume's name: the device is the same, its identity is not.
                 seen(Hint(None, "change"))
-            known, polls = now, 0
+            synced_at = anyio.current_time()
+            if now != known or changes:
+                known, changed_at = now, synced_at
 
     async def release_all(self) -> None:
         """Detach every loop device of the directory; one in use goes with its last user."""

@@ -20,6 +20,7 @@ from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
 from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
+from agent.node.device import read_appearance
 from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource
@@ -73,6 +74,8 @@ class Node:
         """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
         self.duplicate_uuids: set[str] = set()
         """UUIDs that the kernel would not mount because another filesystem in use has them."""
+        self.doubt: Callable[[str], None] = lambda _: None
+        """Told of a device that is not the volume it was taken for; put here by whoever keeps the list."""
         self._places: Mapping[VolumeId, tuple[str, ...]] = {}
 
     def allow_roots(self, roots: Sequence[str]) -> None:
@@ -100,7 +103,11 @@ class Node:
         except OSError as error:
             why = f"{path} could not be asked: {error.strerror or error}."
             return Seen(path, refusal=why, is_silent=True)
-        return Seen(path, device.identity, device.size_bytes)
+        return Seen(path, device.identity, device.size_bytes, diskseq=device.diskseq)
+
+    def has_changed(self, seen: Seen) -> bool:
+        """Tell whether what answered may be another disk by now, or of another size. Asks no device."""
+        return seen.diskseq is None or read_appearance(seen.path) != (seen.diskseq, seen.size_bytes)
 
     def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
         """Be told at which paths each volume was found."""

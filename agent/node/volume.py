@@ -116,7 +116,12 @@ class VolumeSession:
             reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
             known=self._pin.recognized,
         )
-        return await self._pin.look(request)
+        look = await self._pin.look(request)
+        found = look.device.identity.volume_id
+        if found != self._volume:
+            self._node.doubt(path)
+            raise VanishedError(f"{path} is {found} by now, not {self._volume}.")
+        return look
 
     async def _describe(self, look: Look, wanted: Wanted | None, record: MountRecord | None) -> Observed:
         exclusion = self._exclude_duplicate() or look.exclusion

@@ -102,16 +102,20 @@ def find_obstacle(template: str, roots: Iterable[str]) -> str | None:
     allowed = tuple(roots)
     if not any(_is_within(path, _split(root)) and path != _split(root) for root in allowed):
         return f"it does not lie beneath {' or '.join(allowed) or 'any allowed root'}"
-    for place in PROTECTED:
-        if _is_within(path, _split(place)):
+    for place, parts in _PROTECTED_PARTS.items():
+        if _is_within(path, parts):
             return f"nothing is mounted in {place}"
-        if _is_within(_split(place), path):
+        if _is_within(parts, path):
             return f"it would hide {place}"
     return None
 
 
 def _split(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
+
+
+_PROTECTED_PARTS = {place: _split(place) for place in PROTECTED}
+# Split once: the places are compared with every volume's path whenever volumes come and go.
 
 
 def _is_within(path: tuple[str, ...], ancestor: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from agent.node.sources import Hint
 from agent.reconcile import Reconciler, Want
 from agent.report.board import Board
 from agent.report.counters import Counters
-from agent.survey import Surveyor
+from agent.survey import Surveyor, look_periodically
 from tests.fakes.world import FakeNode
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +28,7 @@ class Devices:
     def __init__(self, **volumes: str) -> None:
         self.volumes = {f"/dev/{name}": VolumeId(volume) for name, volume in volumes.items()}
         self.silent: set[str] = set()
+        self.changed: set[str] = set()
         self.questions = 0
 
     def list_paths(self) -> list[str]:
@@ -42,6 +43,9 @@ class Devices:
         if volume is None:
             return Seen(path, refusal=f"{path} is gone.")
         return Seen(path, Identity(volume, "model", volume.replace("-", "")), 1 << 30)
+
+    def has_changed(self, seen: Seen) -> bool:
+        return seen.path in self.changed
 
     def place(self, paths: Mapping[VolumeId, tuple[str, ...]]) -> None:
         del paths
@@ -144,3 +148,55 @@ async def test_silence_forgets_no_volume_that_was_known() -> None:
             while assignments.count == before:  # noqa: ASYNC110 -- the count is the condition
                 await anyio.sleep(0.001)
         assert VOLUME in assignments.present
+
+
+async def test_what_is_as_it_was_is_not_asked_again() -> None:
+    """Of devices that nobody announced those are asked that changed, and those that are no volume so far."""
+    other = VolumeId("vol-0fedcba9876543210")
+    devices = Devices(nvme1n1=VOLUME, nvme2n1=other)
+    async with surveying(devices) as (surveyor, assignments):
+        asked = devices.questions
+        await surveyor.find_unannounced()
+        assert devices.questions == asked
+        devices.changed.add("/dev/nvme2n1")
+        await surveyor.find_unannounced()
+        assert devices.questions == asked + 1
+        devices.changed.clear()
+        devices.volumes["/dev/nvme3n1"] = VolumeId("vol-00000000000000003")
+        del devices.volumes[PATH]
+        await surveyor.find_unannounced()
+        assert devices.questions == asked + 2
+        assert set(assignments.present) == {other, "vol-00000000000000003"}
+
+
+async def test_device_that_is_doubted_is_asked_again() -> None:
+    """Whoever finds another volume behind a path has it asked, and the list is right again."""
+    other = VolumeId("vol-0fedcba9876543210")
+    devices = Devices(nvme1n1=VOLUME)
+    async with surveying(devices) as (surveyor, assignments):
+        devices.volumes[PATH] = other
+        surveyor.doubt(PATH)
+        await assignments.wait_present(other)
+
+
+async def test_each_volume_is_looked_at_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a period every volume is looked at, and what came without a word is found."""
+    devices = Devices(nvme1n1=VOLUME)
+    late = VolumeId("vol-00000000000000003")
+    both_woken = anyio.Event()
+    woken: set[VolumeId] = set()
+
+    def wake(volume: VolumeId) -> None:
+        woken.add(volume)
+        if woken == {VOLUME, late}:
+            both_woken.set()
+
+    async with surveying(devices) as (surveyor, assignments), anyio.create_task_group() as tasks:
+        reconciler = Reconciler(FakeNode(), Board(), Counters())
+        monkeypatch.setattr(reconciler, "list_volumes", lambda: tuple(assignments.present))
+        monkeypatch.setattr(reconciler, "wake", wake)
+        devices.volumes["/dev/nvme3n1"] = late
+        tasks.start_soon(look_periodically, surveyor, reconciler, lambda: 0.01)
+        with anyio.fail_after(60):
+            await both_woken.wait()
+        tasks.cancel_scope.cancel()

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.cli.doctor import find_program
+from agent.cli.doctor.machine import find_program
 from agent.errors import AgentError
 from agent.node.mountinfo import read_mounts
 from agent.paths import Paths

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import doctor
-from agent.cli.doctor import Finding, Host, Verdict
+from agent.cli.doctor import Finding, Host, Verdict, installation, machine, show_findings
 from agent.errors import AgentError, ExitCode
 from agent.model import FsType
 from agent.paths import Paths
@@ -44,13 +43,13 @@ def host(tmp_path: Path) -> Host:
 
 def examine(host: Host, needed: frozenset[FsType] = NOTHING_NEEDED) -> dict[str, Finding]:
     findings = [
-        doctor.examine_user(host),
-        doctor.examine_kernel(host),
-        *doctor.examine_filesystems(host, needed),
-        *doctor.examine_tools(host, needed),
-        doctor.examine_blkid(host),
-        doctor.examine_udev(host),
-        doctor.examine_io_timeout(host),
+        machine.examine_user(host),
+        machine.examine_kernel(host),
+        *machine.examine_filesystems(host, needed),
+        *machine.examine_tools(host, needed),
+        machine.examine_blkid(host),
+        machine.examine_udev(host),
+        machine.examine_io_timeout(host),
     ]
     return {finding.subject: finding for finding in findings}
 
@@ -73,7 +72,7 @@ def test_good_node_has_nothing_to_mend(host: Host) -> None:
 )
 def test_kernel_is_judged_by_number(host: Host, kernel: str, verdict: Verdict) -> None:
     """Kernels without the mount API fail, without disk sequence numbers warn, and unknown ones fail."""
-    assert doctor.examine_kernel(replace(host, kernel=kernel)).verdict is verdict
+    assert machine.examine_kernel(replace(host, kernel=kernel)).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_root_of_a_container_is_told_from_root(
 ) -> None:
     """Root without the right to mount is a failure; without the right to grow ext4, a warning."""
     write(host.root, "proc/self/status", f"Name:\tx\nCapEff:\t{capabilities}\n")
-    finding = doctor.examine_user(host)
+    finding = machine.examine_user(host)
     assert finding.verdict is verdict
     assert named in finding.found
 
@@ -132,7 +131,7 @@ def test_missing_blkid_fails(host: Host) -> None:
 def test_short_timeout_warns_with_the_kernel_parameter(host: Host) -> None:
     """The kernel's default timeout is named, with the parameter that mends it."""
     write(host.root, "sys/module/nvme_core/parameters/io_timeout", "30\n")
-    finding = doctor.examine_io_timeout(host)
+    finding = machine.examine_io_timeout(host)
     assert finding.verdict is Verdict.WARNING
     assert "nvme_core.io_timeout=4294967295" in str(finding.mend)
 
@@ -140,8 +139,8 @@ def test_short_timeout_warns_with_the_kernel_parameter(host: Host) -> None:
 def test_absent_udev_and_driver_warn(host: Host) -> None:
     """The agent works by looking now and then, so late news are a warning."""
     bare = replace(host, root=host.root / "nowhere")
-    assert doctor.examine_udev(bare).verdict is Verdict.WARNING
-    assert doctor.examine_io_timeout(bare).verdict is Verdict.WARNING
+    assert machine.examine_udev(bare).verdict is Verdict.WARNING
+    assert machine.examine_io_timeout(bare).verdict is Verdict.WARNING
 
 
 @pytest.mark.parametrize(
@@ -163,16 +162,16 @@ def test_policy_says_what_is_needed(
     """No policy warns, a wrong one fails, and a good one tells which filesystems must be there."""
     if text is not None:
         write(tmp_path, "etc/ebs-agent/policy.yaml", text)
-    finding, policy = doctor.examine_policy(Paths(tmp_path))
+    finding, policy = installation.examine_policy(Paths(tmp_path))
     assert finding.verdict is verdict
-    assert doctor.list_types(policy) == needed
+    assert installation.list_types(policy) == needed
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_only_failures_fail(verdict: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is 1 exactly when something is a failure; JSON says the same."""
     findings = [Finding("udev", verdict, "found", "mend")]
-    code = doctor.show_findings(findings, as_json=True)
+    code = show_findings(findings, as_json=True)
     assert code is (ExitCode.FAILED if verdict is Verdict.FAILURE else ExitCode.DONE)
     answer = json.loads(capsys.readouterr().out)
     assert answer["ready"] is (code is ExitCode.DONE)
@@ -181,7 +180,7 @@ def test_only_failures_fail(verdict: Verdict, capsys: pytest.CaptureFixture[str]
 
 def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     """For people each finding is a line with its remedy beneath it, and a last line sums up."""
-    doctor.show_findings([Finding("udev", Verdict.WARNING, "not running", "Start it.")], as_json=False)
+    show_findings([Finding("udev", Verdict.WARNING, "not running", "Start it.")], as_json=False)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0].startswith("! udev")
     assert lines[1].endswith("Start it.")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agent.policy import check_policy, read_policy
 from agent.policy.problems import MAX_PROBLEMS
-from agent.policy.source import MAX_BYTES, MAX_NODES
+from agent.policy.source import MAX_BYTES
+from agent.policy.yaml_tree import MAX_NODES
 from tests.unit.policy.samples import VOL_A
 
 LONGEST_S = 10.0

@@ -1,27 +1,19 @@
-"""``ebs-agent doctor``: is this node ready for the agent, and how to mend what is not. Changes nothing."""
+"""Has the machine what the agent relies on: permissions, kernel, programs, libraries, udev, timeouts."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 
-from agent.cli.client import Client
-from agent.errors import AgentError, ExitCode
+from agent.cli.doctor.findings import Finding, Verdict
+from agent.errors import AgentError
 from agent.model import FsType
 from agent.node import command
-from agent.paths import Paths
-
-if TYPE_CHECKING:
-    from agent.policy import Policy
 
 KERNEL_NEEDED = (5, 12)
 """mount_setattr(2); the new mount API itself is of 5.2."""
@@ -45,24 +37,6 @@ INSTALL = {
     "btrfs-progs": "Install btrfs-progs: apt-get install btrfs-progs; Amazon Linux 2023 has none.",
     "sfdisk": "Install sfdisk: apt-get install fdisk, or dnf install util-linux.",
 }
-
-
-class Verdict(str, Enum):
-    """``WARNING`` is worth mending; the agent works without. ``FAILURE`` is not."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILURE = "failure"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: what was found, and what to do about it."""
-
-    subject: str
-    verdict: Verdict
-    found: str
-    mend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,26 +108,6 @@ class Host:
             if line.startswith("CapEff:"):
                 return int(line.split()[1], 16)
         return -1
-
-
-def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
-    """Return what was found, most basic first."""
-    host = host or Host()
-    policy_finding, policy = examine_policy(paths)
-    needed = list_types(policy)
-    return [
-        examine_user(host),
-        examine_kernel(host),
-        *examine_filesystems(host, needed),
-        *examine_tools(host, needed),
-        examine_blkid(host),
-        examine_udev(host),
-        examine_io_timeout(host),
-        policy_finding,
-        *examine_cloud_half(policy),
-        examine_state(paths.state),
-        examine_agent(paths.socket),
-    ]
 
 
 def examine_user(host: Host) -> Finding:
@@ -246,85 +200,3 @@ def examine_io_timeout(host: Host) -> Finding:
         return Finding("NVMe timeout", Verdict.OK, f"{text} s")
     mend = f"Add nvme_core.io_timeout={MAX_IO_TIMEOUT_S} to the kernel's command line and reboot."
     return Finding("NVMe timeout", Verdict.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
-
-
-def examine_policy(paths: Paths) -> tuple[Finding, Policy | None]:
-    """Tell whether the policy can be used, and return it where it can."""
-    from agent.policy import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
-
-    path = paths.policy
-    if not path.exists():
-        mend = "Write one; docs/policy.md tells how. Until then no volume is touched."
-        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), None
-    try:
-        policy = load_policy(path, trust_owner=not paths.is_real)
-    except AgentError as error:
-        return Finding("policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."), None
-    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), policy
-
-
-def list_types(policy: Policy | None) -> frozenset[FsType]:
-    """Return the filesystem types that the policy asks for."""
-    volumes = () if policy is None else policy.volumes
-    return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
-
-
-def examine_cloud_half(policy: Policy | None) -> list[Finding]:
-    """Tell who this node is by which source, and which permissions the policy needs and does not have."""
-    if policy is None:
-        return []  # told where the policy is examined
-    from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
-    from agent.cloud.sources import look_around  # noqa: PLC0415
-
-    verdicts = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
-    examined = anyio.run(examine_cloud, policy, look_around())
-    return [Finding(one.subject, verdicts[one.is_ok], one.found, one.mend) for one in examined]
-
-
-def examine_state(path: Path) -> Finding:
-    """Tell whether the agent can write down what it must not forget."""
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if os.access(existing, os.W_OK | os.X_OK):
-        return Finding("durable state", Verdict.OK, str(path))
-    mend = f"Make {existing} writable for root; without its records the agent formats nothing."
-    return Finding("durable state", Verdict.FAILURE, f"{path} cannot be written", mend)
-
-
-def examine_agent(socket: Path) -> Finding:
-    """Tell whether an agent runs here."""
-    try:
-        node = Client(socket).status()
-    except AgentError as error:
-        return Finding("agent", Verdict.WARNING, error.message, error.hint)
-    return Finding("agent", Verdict.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
-
-
-def show_findings(findings: Iterable[Finding], *, as_json: bool) -> ExitCode:
-    """Print the findings and return the exit code they deserve."""
-    findings = list(findings)
-    is_ready = all(finding.verdict is not Verdict.FAILURE for finding in findings)
-    if as_json:
-        answer = {"ready": is_ready, "findings": [asdict(finding) for finding in findings]}
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
-    else:
-        _print_findings(findings, is_ready=is_ready)
-    return ExitCode.DONE if is_ready else ExitCode.FAILED
-
-
-def _print_findings(findings: Iterable[Finding], *, is_ready: bool) -> None:
-    from rich.text import Text  # noqa: PLC0415  # not for --json
-
-    from agent.cli.render import print_view  # noqa: PLC0415
-
-    signs = {
-        Verdict.OK: ("✓", "green"),
-        Verdict.WARNING: ("!", "yellow"),
-        Verdict.FAILURE: ("✗", "bold red"),
-    }
-    for finding in findings:
-        sign, style = signs[finding.verdict]
-        line = Text.assemble((f"{sign} ", style), (f"{finding.subject:<20}", "bold"), finding.found)
-        print_view(line)
-        if finding.mend:
-            print_view(Text(f"  {'':<20}{finding.mend}", style="dim"))
-    print_view(Text("\nThis node is ready." if is_ready else "\nThis node is not ready.", style="bold"))

@@ -1,0 +1,45 @@
+"""``ebs-agent doctor``: is this node ready for the agent, and how to mend what is not. Changes nothing."""
+
+from __future__ import annotations
+
+from agent.cli.doctor.findings import Finding, Verdict, show_findings
+from agent.cli.doctor.installation import (
+    examine_agent,
+    examine_cloud_half,
+    examine_policy,
+    examine_state,
+    list_types,
+)
+from agent.cli.doctor.machine import (
+    Host,
+    examine_blkid,
+    examine_filesystems,
+    examine_io_timeout,
+    examine_kernel,
+    examine_tools,
+    examine_udev,
+    examine_user,
+)
+from agent.paths import Paths
+
+__all__ = ["Finding", "Host", "Verdict", "examine_node", "show_findings"]
+
+
+def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
+    """Return what was found, most basic first."""
+    host = host or Host()
+    policy_finding, policy = examine_policy(paths)
+    needed = list_types(policy)
+    return [
+        examine_user(host),
+        examine_kernel(host),
+        *examine_filesystems(host, needed),
+        *examine_tools(host, needed),
+        examine_blkid(host),
+        examine_udev(host),
+        examine_io_timeout(host),
+        policy_finding,
+        *examine_cloud_half(policy),
+        examine_state(paths.state),
+        examine_agent(paths.socket),
+    ]

@@ -1,0 +1,69 @@
+"""Is the agent set up here: its policy, what that needs of AWS, its state directory, and is it running."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from agent.cli.client import Client
+from agent.cli.doctor.findings import Finding, Verdict
+from agent.errors import AgentError
+from agent.model import FsType
+from agent.paths import Paths
+
+if TYPE_CHECKING:
+    from agent.policy import Policy
+
+
+def examine_policy(paths: Paths) -> tuple[Finding, Policy | None]:
+    """Tell whether the policy can be used, and return it where it can."""
+    from agent.policy import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
+
+    path = paths.policy
+    if not path.exists():
+        mend = "Write one; docs/policy.md tells how. Until then no volume is touched."
+        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), None
+    try:
+        policy = load_policy(path, trust_owner=not paths.is_real)
+    except AgentError as error:
+        return Finding("policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."), None
+    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), policy
+
+
+def list_types(policy: Policy | None) -> frozenset[FsType]:
+    """Return the filesystem types that the policy asks for."""
+    volumes = () if policy is None else policy.volumes
+    return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
+
+
+def examine_cloud_half(policy: Policy | None) -> list[Finding]:
+    """Tell who this node is by which source, and which permissions the policy needs and does not have."""
+    if policy is None:
+        return []  # told where the policy is examined
+    from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
+    from agent.cloud.sources import look_around  # noqa: PLC0415
+
+    verdicts = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
+    examined = anyio.run(examine_cloud, policy, look_around())
+    return [Finding(one.subject, verdicts[one.is_ok], one.found, one.mend) for one in examined]
+
+
+def examine_state(path: Path) -> Finding:
+    """Tell whether the agent can write down what it must not forget."""
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if os.access(existing, os.W_OK | os.X_OK):
+        return Finding("durable state", Verdict.OK, str(path))
+    mend = f"Make {existing} writable for root; without its records the agent formats nothing."
+    return Finding("durable state", Verdict.FAILURE, f"{path} cannot be written", mend)
+
+
+def examine_agent(socket: Path) -> Finding:
+    """Tell whether an agent runs here."""
+    try:
+        node = Client(socket).status()
+    except AgentError as error:
+        return Finding("agent", Verdict.WARNING, error.message, error.hint)
+    return Finding("agent", Verdict.OK, f"version {node['version']}, {len(node['volumes'])} volumes")

@@ -1,0 +1,229 @@
+"""What AWS's error codes mean for volumes: the reason, a sentence, a remedy, and when to ask again.
+
+EC2 has hundreds of codes; these are those that volumes meet. Data and no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.cloud.statements import WHERE_KMS_GOES
+from agent.model import Reason
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one kind of error means. Sentence and hint are filled in by ``agent.cloud.errors``."""
+
+    reason: Reason
+    sentence: str
+    hint: str
+    is_retryable: bool = True
+    retry_after_s: float = 60.0
+
+
+THROTTLED = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS limits how often {operation} may be asked, and the limit is reached.",
+    "Nothing to do: the agent asks again, ever more rarely. Many nodes booting at once share one limit.",
+    retry_after_s=15.0,
+)
+DENIED = Rule(
+    Reason.PERMISSION_DENIED,
+    "AWS denies {operation}{user}: {action} is missing.",
+    "Add {action} to {where}. `ebs-agent iam-policy` prints all that this policy file needs.",
+    retry_after_s=300.0,
+)
+NO_CREDENTIALS = Rule(
+    Reason.PERMISSION_DENIED,
+    "There are no AWS credentials on this node for {operation}.",
+    "Give the instance group an execution role, or set cloud.enabled: false to work without AWS.",
+    retry_after_s=300.0,
+)
+UNREACHABLE = Rule(
+    Reason.CLOUD_ERROR,
+    "AWS did not answer {operation}: {message}",
+    "Is there a route from this subnet to the service (NAT, or a VPC endpoint for {service})?",
+    retry_after_s=30.0,
+)
+SERVER = Rule(
+    Reason.CLOUD_ERROR,
+    "AWS failed to serve {operation} ({code}).",
+    "This is on AWS's side; the agent asks again. https://health.aws.amazon.com shows known trouble.",
+    retry_after_s=15.0,
+)
+LIMIT = Rule(
+    Reason.ATTACHMENT_LIMIT,
+    "This instance has no room for another volume: {message}",
+    "Detach a volume, or use an instance type with more attachments. Network interfaces may share the limit.",
+    retry_after_s=120.0,
+)
+QUOTA = Rule(
+    Reason.CLOUD_ERROR,
+    "A quota of this AWS account is used up: {message}",
+    "Ask for more under Service Quotas → Amazon EBS, or delete volumes and snapshots nobody needs.",
+    retry_after_s=900.0,
+)
+COOL_DOWN = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS lets this volume rest between modifications: {message}",
+    "Nothing to do: the agent modifies it when AWS allows it again.",
+    retry_after_s=6 * 3600.0,
+)
+MODIFYING = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS is still at this volume's last modification: {message}",
+    "Nothing to do: the agent modifies it when the last one is completed.",
+    retry_after_s=300.0,
+)
+NO_VOLUME = Rule(
+    Reason.NOT_ATTACHED,
+    "AWS knows no such volume in this account and region: {message}",
+    "Is the ID right, and the volume in this region? A volume just made may take seconds to be known.",
+    retry_after_s=10.0,
+)
+WRONG_ZONE = Rule(
+    Reason.WRONG_ZONE,
+    "The volume lies in another availability zone than this node: {message}",
+    "Volumes cannot move; make one here from a snapshot: `ebs-agent create --from snap-…`.",
+    is_retryable=False,
+)
+ELSEWHERE = Rule(
+    Reason.ATTACHED_ELSEWHERE,
+    "The volume is attached to another instance: {message}",
+    "It is attached here as soon as it is detached there.",
+    retry_after_s=30.0,
+)
+STATE = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "The volume is not in a state for {operation} now: {message}",
+    "The agent looks again. If it stays so, the EC2 console shows the volume's state.",
+    retry_after_s=10.0,
+)
+KMS = Rule(
+    Reason.PERMISSION_DENIED,
+    "The KMS key of the volume cannot be used: {message}",
+    f"kms:CreateGrant and kms:DescribeKey have to be allowed in {WHERE_KMS_GOES}, and the key enabled. "
+    "`ebs-agent iam-policy --kms` prints the statement.",
+    retry_after_s=300.0,
+)
+INVALID = Rule(
+    Reason.CLOUD_ERROR,
+    "AWS refuses the parameters of {operation}: {message}",
+    "Mend the volume's class, size or ID in the policy file; asking again would not help.",
+    is_retryable=False,
+    retry_after_s=900.0,
+)
+SNAPSHOT = Rule(
+    Reason.CLOUD_ERROR,
+    "The snapshot cannot be used: {message}",
+    "Is the ID right, the snapshot completed, in this region, and shared with this account?",
+    retry_after_s=60.0,
+)
+OTHER = Rule(Reason.CLOUD_ERROR, "AWS refuses {operation} ({code}): {message}", "", retry_after_s=60.0)
+
+BY_CODE: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            "RequestLimitExceeded",
+            "Throttling",
+            "ThrottlingException",
+            "ThrottledException",
+            "TooManyRequestsException",
+            "RequestThrottled",
+            "RequestThrottledException",
+            "EC2ThrottledException",
+            "SlowDown",
+        ),
+        THROTTLED,
+    ),
+    **dict.fromkeys(
+        ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation"),
+        DENIED,
+    ),
+    **dict.fromkeys(
+        (
+            "NoCredentialsError",
+            "PartialCredentialsError",
+            "CredentialRetrievalError",
+            "AuthFailure",
+            "InvalidClientTokenId",
+            "UnrecognizedClientException",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "RequestExpired",
+        ),
+        NO_CREDENTIALS,
+    ),
+    **dict.fromkeys(
+        (
+            "EndpointConnectionError",
+            "ConnectTimeoutError",
+            "ReadTimeoutError",
+            "ConnectionClosedError",
+            "SSLError",
+            "ProxyConnectionError",
+            "HTTPClientError",
+            "WorkerDied",
+            "WorkerTimeout",
+        ),
+        UNREACHABLE,
+    ),
+    **dict.fromkeys(("InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"), SERVER),
+    **dict.fromkeys(("AttachmentLimitExceeded", "VolumeAttachmentLimitExceeded"), LIMIT),
+    **dict.fromkeys(
+        (
+            "VolumeLimitExceeded",
+            "MaxIOPSLimitExceeded",
+            "SnapshotLimitExceeded",
+            "VolumeIOPSLimit",
+            "ConcurrentSnapshotLimitExceeded",
+            "SnapshotCreationPerVolumeRateExceeded",
+            "PendingSnapshotLimitExceeded",
+            "ResourceLimitExceeded",
+            "InsufficientVolumeCapacity",
+            "FastSnapshotRestoreLimitExceeded",
+        ),
+        QUOTA,
+    ),
+    "VolumeModificationRateExceeded": COOL_DOWN,
+    "IncorrectModificationState": MODIFYING,
+    "InvalidVolume.NotFound": NO_VOLUME,
+    "InvalidAttachment.NotFound": STATE,
+    "IncorrectState": STATE,
+    "IncorrectInstanceState": STATE,
+    "InvalidVolume.ZoneMismatch": WRONG_ZONE,
+    "VolumeInUse": ELSEWHERE,
+    "InvalidSnapshot.NotFound": SNAPSHOT,
+    "InvalidSnapshot.InUse": SNAPSHOT,
+    "SnapshotLocked": SNAPSHOT,
+    **dict.fromkeys(
+        (
+            "KMSKeyNotAccessibleFault",
+            "InvalidKmsKey.InvalidState",
+            "KmsKeyNotFound",
+            "Client.InvalidKMSKey.InvalidState",
+            "InvalidKmsKeyId.Malformed",
+        ),
+        KMS,
+    ),
+    **dict.fromkeys(
+        (
+            "InvalidParameterValue",
+            "InvalidParameter",
+            "InvalidParameterCombination",
+            "InvalidParameterDependency",
+            "MissingParameter",
+            "ValidationError",
+            "ValidationException",
+            "ParamValidationError",
+            "InvalidVolumeID.Malformed",
+            "InvalidSnapshotID.Malformed",
+            "InvalidZone.NotFound",
+            "VolumeTypeNotAvailableInZone",
+            "UnsupportedOperation",
+            "OperationNotPermitted",
+        ),
+        INVALID,
+    ),
+}

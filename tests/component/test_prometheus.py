@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,20 +104,7 @@ async def test_alert_fires_for_a_stalled_volume(tmp_path: Path) -> None:
 @pytest.mark.needs("prometheus")
 async def test_every_query_of_the_dashboard_answers(tmp_path: Path) -> None:
     """Each query of the dashboard finds series in what the agent really exposes, none misspelt."""
-    board, counters = make_sampled_board(), Counters()
-    mount = replace(HEALTH.sample.mount, errors=1) if HEALTH.sample and HEALTH.sample.mount else None
-    assert HEALTH.sample is not None
-    health = replace(HEALTH, sample=replace(HEALTH.sample, mount=mount))
-    async with scraping(board, counters, tmp_path) as prometheus:
-        await prometheus.until("ebs_agent_build_info")
-        for number in range(4):
-            # Rates need counters that move from one scrape to another.
-            counters.count_step("mount", "failed")
-            counters.count_cloud_request("DescribeVolumes", "done")
-            counters.count_attach(0.2)
-            board.publish(replace(READY, message=str(number)))
-            board.judge(CHECKPOINTS, bump(health, number))
-            await prometheus.until(f"ebs_agent_volume_read_ops_total == {100 * number + 3}")
+    async with scraping_a_busy_node(tmp_path) as prometheus:
         missing = []
         for panel in json.loads(DASHBOARD.read_text())["panels"]:
             for target in panel["targets"]:
@@ -126,6 +114,37 @@ async def test_every_query_of_the_dashboard_answers(tmp_path: Path) -> None:
                 if not found:
                     missing.append((panel["title"], expression))
         assert missing == []
+
+
+@pytest.mark.needs("prometheus")
+async def test_every_name_in_rules_and_dashboard_is_one_of_the_agent_s(tmp_path: Path) -> None:
+    """Each metric, condition and reason that a rule, a query or a variable names is one that there is."""
+    told = "".join(path.read_text() for path in (RULES, RULES.parent / "rules.test.yml", DASHBOARD))
+    metrics = set(re.findall(r"\bebs_agent_\w+", told))
+    async with scraping_a_busy_node(tmp_path) as prometheus:
+        assert [name for name in sorted(metrics) if not await prometheus.query(name)] == []
+    for label, known in (("condition", Condition), ("reason", Reason)):
+        values = re.findall(rf'\b{label}=~?\\?"([\w|]+)', told)
+        assert {word for value in values for word in value.split("|")} <= {each.value for each in known}
+
+
+@asynccontextmanager
+async def scraping_a_busy_node(directory: Path) -> AsyncIterator[Prometheus]:
+    """Have a Prometheus scrape an agent some of whose numbers have moved from one scrape to another."""
+    board, counters = make_sampled_board(), Counters()
+    mount = replace(HEALTH.sample.mount, errors=1) if HEALTH.sample and HEALTH.sample.mount else None
+    assert HEALTH.sample is not None
+    health = replace(HEALTH, sample=replace(HEALTH.sample, mount=mount))
+    async with scraping(board, counters, directory) as prometheus:
+        await prometheus.until("ebs_agent_build_info")
+        for number in range(4):
+            counters.count_step("mount", "failed")
+            counters.count_cloud_request("DescribeVolumes", "done")
+            counters.count_attach(0.2)
+            board.publish(replace(READY, message=str(number)))
+            board.judge(CHECKPOINTS, bump(health, number))
+            await prometheus.until(f"ebs_agent_volume_read_ops_total == {100 * number + 3}")
+        yield prometheus
 
 
 def bump(health: Any, number: int) -> Any:

@@ -92,7 +92,7 @@ class LoopbackSource:
         )
 
     def _list_files(self) -> tuple[standin.FileState, ...]:
-        # Here and not in a worker, five times a second: it is where the files lie that answers, no device.
+        # Here and not in a worker, at every poll: it is where the files lie that answers, no device.
         return standin.list_states(str(self._directory))
 
     async def _sync(self) -> list[Change]:

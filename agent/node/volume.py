@@ -82,7 +82,7 @@ class VolumeSession:
             if await self._is_stalled():
                 raise
             raise InconclusiveError(
-                f"A look at {self._volume} took longer than it may, and the volume is not what held it up.",
+                f"A look at {self._volume} was given up, and not for want of its answers: {error.message}",
                 hint="The machine is short of processors or memory; the volume is looked at again by itself.",
                 reason=Reason.TOO_SLOW,
             ) from error

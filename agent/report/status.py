@@ -51,7 +51,8 @@ def describe_failure(
     """Return the status of a volume, last ``observed`` so, whose look or step raised ``error``.
 
     A volume that is mounted stays usable, so it is Degraded; one that does not answer is Failed, since
-    nobody can use it; a refusal is Refused. One of which nothing can be found out is what it was, if worse.
+    nobody can use it; a refusal is Refused. One of which nothing can be found out now stays usable if it was,
+    as Degraded.
     """
     is_mounted = observed is not None and bool(observed.mounts)
     path = None if observed is None else _choose_path(observed, wanted, dev_ebs)

@@ -208,6 +208,8 @@ async def _converse(
         await _wait(child)
         # Whoever inherited the pipes may hold them open for ever.
         readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
+    for pipe, output in zip((child.stdout, child.stderr), outputs, strict=True):
+        _read_rest(_fileno(pipe), output)
 
 
 async def _read(fd: int, output: _Output) -> None:
@@ -217,6 +219,13 @@ async def _read(fd: int, output: _Output) -> None:
         if not chunk:
             return
         output.add(chunk)
+
+
+def _read_rest(fd: int, output: _Output) -> None:
+    """Take what the pipe holds: where processors are scarce, the time to read on is over before it began."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        output.add(os.read(fd, _OUTPUT_LIMIT_BYTES))
 
 
 async def _write(child: subprocess.Popen[bytes], rest: bytes) -> None:

@@ -259,12 +259,12 @@ class Guest:
     def put_tree(self, source: Path, destination: str, *, names: Sequence[str] = (".",)) -> None:
         """Copy a directory of the host, or some of its entries, into a directory of the guest."""
         archive = subprocess.run(
-            ["tar", "-czC", source, "--exclude=__pycache__", "--owner=0", "--group=0", "--", *names],
+            ["tar", "-cC", source, "--exclude=__pycache__", "--owner=0", "--group=0", "--", *names],
             capture_output=True,
             check=True,
         ).stdout
         self.run(["mkdir", "-p", destination])
-        self.run(["tar", "-xzC", destination], stdin=archive, timeout_s=300)
+        self.run(["tar", "-xC", destination], stdin=archive, timeout_s=300)
 
     def refresh_agent(self) -> None:
         """Replace the agent's package in the running guest by the working tree's, and nothing else."""

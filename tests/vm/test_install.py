@@ -19,7 +19,8 @@ from tests.vm.hyperpod_node import HOME, INSTALL_TIMEOUT_S, INSTANCE_NAME, LOG, 
 
 BootGuest = Callable[[GuestOptions], Guest]
 
-GIB = 1 << 30
+SIZE_BYTES = 320 << 20
+"""What every filesystem fits in; all of a blank volume is read before it is formatted."""
 CHECKPOINTS = "vol-0123456789abcdef0"
 DATASETS = "vol-0fedcba9876543210"
 FIRST_INSTANCE = "i-0123456789abcdef0"
@@ -41,7 +42,7 @@ WantedBy=multi-user.target
 WITHOUT_IT_NOT = f"[Unit]\nRequires={TARGET}\nAfter={TARGET}\nRequiresMountsFor=/data/checkpoints\n{HELD}"
 CONTAINERD = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(2700)]
+pytestmark = pytest.mark.timeout(2700)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,8 @@ def test_a_node_and_the_one_after_a_software_update(boot_guest: BootGuest, folde
         ),
         make_entry(DATASETS, "xfs", "/data/datasets"),
     ]
-    guest.nvmet.create(CHECKPOINTS, GIB)
-    guest.nvmet.create(DATASETS, GIB)
+    guest.nvmet.create(CHECKPOINTS, SIZE_BYTES)
+    guest.nvmet.create(DATASETS, SIZE_BYTES)
 
     def prepare() -> None:
         guest.run(["useradd", "--create-home", "researcher"])
@@ -156,7 +157,7 @@ def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> Non
     node = HyperPodNode(boot_guest(BARE))
     guest = node.guest
     node.join_cluster(FIRST_INSTANCE)
-    guest.nvmet.create(CHECKPOINTS, GIB)
+    guest.nvmet.create(CHECKPOINTS, SIZE_BYTES)
     node.set_hardware([CHECKPOINTS])
     node.start_hardware()
     entries = [make_entry(CHECKPOINTS, "ext4", "/data/checkpoints", required=True)]
@@ -213,10 +214,10 @@ def test_a_replaced_node_and_the_order_of_its_boots(boot_guest: BootGuest, folde
     """
     node = HyperPodNode(boot_guest(BARE))
     guest = node.guest
-    old = guest.nvmet.attach(CHECKPOINTS, GIB)
+    old = guest.nvmet.attach(CHECKPOINTS, SIZE_BYTES)
     guest.shell('mkfs.ext4 -q "$1"; mount "$1" /mnt; echo precious > /mnt/file; umount /mnt', old)
     guest.nvmet.disconnect(CHECKPOINTS)
-    guest.nvmet.create(DATASETS, GIB)
+    guest.nvmet.create(DATASETS, SIZE_BYTES)
     for name, unit in (("held", HELD), ("strict", WITHOUT_IT_NOT), ("containerd", CONTAINERD)):
         guest.put(f"/etc/systemd/system/{name}.service", unit.encode())
     guest.shell(
@@ -273,7 +274,7 @@ def test_another_kernel_systemd_and_python(boot_guest: BootGuest, folder: Path) 
         "vol-00000000000000003": "btrfs",
     }
     for volume in volumes:
-        guest.nvmet.create(volume, GIB)
+        guest.nvmet.create(volume, SIZE_BYTES)
     node.join_cluster(FIRST_INSTANCE)
     node.set_hardware(list(volumes))
     node.start_hardware()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import agent
 from tests.vm.guest.agent_disk import REPOSITORY
+from tests.vm.guest.cache import hold_lock
 from tests.vm.guest.settings import CACHE
 from tests.vm.guest.tools import run_tool
 
@@ -34,14 +35,15 @@ def make_folder(
     architecture: str = "x86_64",
 ) -> Path:
     """Make what lies in S3, for these Pythons or for all that are supported, and return the folder."""
-    run_tool(
-        [
-            *(sys.executable, "-m", "scripts.bundle", "--architecture", architecture),
-            *(word for python in pythons for word in ("--python", python)),
-            *("--source", source, "--output", output, "--cache", CACHE / "wheels"),
-        ],
-        timeout_s=600,
-    )
+    with hold_lock(CACHE / "wheels.lock"):
+        run_tool(
+            [
+                *(sys.executable, "-m", "scripts.bundle", "--architecture", architecture),
+                *(word for python in pythons for word in ("--python", python)),
+                *("--source", source, "--output", output, "--cache", CACHE / "wheels"),
+            ],
+            timeout_s=600,
+        )
     return output / "lifecycle_scripts"
 
 

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.vm.guest.cache import hash_parts
+from tests.vm.guest.cache import hash_parts, hold_lock
 from tests.vm.guest.image import Image
 from tests.vm.guest.machine import QEMU
 from tests.vm.guest.settings import ACCELERATOR, CACHE
@@ -28,10 +28,10 @@ def choose_accelerator(image: Image) -> str:
         return "tcg"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     answer = CACHE / f"accelerator-{hash_parts([boot_id, image.key])}"
-    if not answer.exists():
-        answer.parent.mkdir(parents=True, exist_ok=True)
-        answer.write_text("kvm" if is_kvm_working(image) else "tcg")
-    return answer.read_text()
+    with hold_lock(CACHE / "accelerator.lock"):
+        if not answer.exists():
+            answer.write_text("kvm" if is_kvm_working(image) else "tcg")
+        return answer.read_text()
 
 
 def is_kvm_working(image: Image) -> bool:

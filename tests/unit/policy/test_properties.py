@@ -185,6 +185,6 @@ def test_the_most_mistakes_end_in_time() -> None:
         "version: 1\nvolumes: [{name: a, match: {size: " + "9" * 500_000 + "}}]",
     ]
     for text in texts:
-        began = time.monotonic()
+        began = time.thread_time()
         check_policy(text)
-        assert time.monotonic() - began < LONGEST_S, text[:60]
+        assert time.thread_time() - began < LONGEST_S, text[:60]

@@ -152,9 +152,9 @@ def test_tabs_are_named() -> None:
 )
 def test_the_largest_inputs_end_in_time(loader: Any, text: str) -> None:
     """No shape of a file at the size limit keeps the agent busy."""
-    began = time.monotonic()
+    began = time.thread_time()  # which stands still while others have the processor
     read_source(text, loader)
-    assert time.monotonic() - began < LONGEST_S
+    assert time.thread_time() - began < LONGEST_S
 
 
 @given(

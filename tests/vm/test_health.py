@@ -22,6 +22,8 @@ from tests.vm.guest_agent import UNIT
 from tests.vm.health_node import MIB, HealthNode, name_volume, run_health_node, series
 
 STALL_S = 120.0
+CUT_OFF = ("severed", "raw0")
+"""Whose controllers are lost for a while: one that is mounted, and one that is raw."""
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +85,16 @@ def test_volume_that_does_not_even_say_who_it_is(node: HealthNode) -> None:
 
 def test_volumes_that_are_cut_off(node: HealthNode) -> None:
     """While its controller is connected again a volume is not taken for detached; its link and path stay."""
-    names = {name_volume("severed"): "severed", name_volume("raw0"): "raw0"}
-    before = {volume: node.attach(name) for volume, name in names.items()}
-    for name in names.values():
+    before = {name: node.attach(name) for name in CUT_OFF}
+    for name in CUT_OFF:
         node.call("sever", name, until_healed=True)
-    node.wait_until_so(lambda: names.keys() <= {line["volume_id"] for line in read_unreachable(node)})
-    for volume in names:
-        status = node.agent.read_status(volume)
-        assert (status["device"], status["path"]) == (before[volume]["device"], before[volume]["path"])
-        node.guest.run(["test", "-L", f"/dev/ebs/by-id/{volume}"])
-    for name in names.values():
+    volumes = {name_volume(name) for name in CUT_OFF}
+    node.wait_until_so(lambda: volumes <= {line["volume_id"] for line in read_unreachable(node)})
+    for name in CUT_OFF:
+        status = node.agent.read_status(name_volume(name))
+        assert (status["device"], status["path"]) == (before[name]["device"], before[name]["path"])
+        node.guest.run(["test", "-L", f"/dev/ebs/by-id/{name_volume(name)}"])
         node.call("heal", name)
-    for name in names.values():
-        node.wait(name, "Ready")
-    assert not names.keys() & {line["volume_id"] for line in node.agent.read_events("volume.detached")}
 
 
 def read_unreachable(node: HealthNode) -> list[dict[str, Any]]:
@@ -233,10 +231,16 @@ def test_throttled(node: HealthNode, who: str) -> None:
         writer.wait(timeout_s=120)
 
 
-def test_volume_that_answers_again(node: HealthNode) -> None:
-    """The one that said nothing comes back by itself; the verdict was held for a minute meanwhile."""
-    node.wait("silent", "Ready")
-    assert node.read_series()[series("volume_stalled", "silent")] == 0
+def test_volumes_that_answer_again(node: HealthNode) -> None:
+    """Those that said nothing come back by themselves, and have never been detached.
+
+    Last of them all, since their verdict may be held for a minute.
+    """
+    for name in ("silent", *CUT_OFF):
+        node.wait(name, "Ready")
+        assert node.read_series()[series("volume_stalled", name)] == 0
+    detached = {line["volume_id"] for line in node.agent.read_events("volume.detached")}
+    assert not detached & {name_volume(name) for name in CUT_OFF}
 
 
 # -- One of twenty that is stalled ---------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, InconclusiveError, NotAnsweringError, VanishedError
@@ -11,11 +10,6 @@ from agent.model import (
     Device,
     Exclusion,
     Filesystem,
-    Foreign,
-    FormatRecord,
-    FormatRule,
-    FormatStage,
-    FsType,
     Ids,
     Mount,
     MountRecord,
@@ -27,14 +21,11 @@ from agent.model import (
 )
 from agent.node import block
 from agent.node.actions import VolumeActions
-from agent.node.filesystem import make_reference
+from agent.node.content import find_content
 from agent.node.leftovers import list_left
 from agent.node.look import LeftMounts, Look, LookRequest, find_mounts_of_absent
-from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
+from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
-from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
-from agent.node.signature import probe
-from agent.node.wire import Fd
 from agent.steps import Action
 
 if TYPE_CHECKING:
@@ -131,7 +122,8 @@ class VolumeSession:
         if wanted is not None and _needs_contents(wanted) and exclusion is None:
             format_record = self._node.records.read_format(self._volume)
             if not look.mounts:
-                content = await self._probe(look, wanted, format_record)
+                trust = self._node.choose_trust(self._volume)
+                content = await find_content(self._pin, look, wanted, format_record, trust)
         if here is not None:
             record = await self._note_mount(here, look.device, record)
             self._node.lost.discard(self._volume)
@@ -186,56 +178,6 @@ class VolumeSession:
             wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
             origin=self._node.origins.get(self._volume),
         )
-
-    async def _probe(self, look: Look, wanted: Wanted, record: FormatRecord | None) -> Content:
-        """Find out what is on the device; where it may be formatted, locked from here to the end."""
-        device, trust = look.device, self._node.choose_trust(self._volume)
-        may_format = wanted.filesystem is not None and wanted.filesystem.format is FormatRule.IF_BLANK
-        is_interrupted = record is not None and record.stage is FormatStage.INTENDED
-        if look.content is not None and not (may_format and is_interrupted):
-            return look.content
-        if not may_format:
-            return await self._pin.call(probe, self._pin.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
-        content = await self._pin.lock_and_probe(device, trust)
-        if record is None or not is_interrupted:
-            return content
-        if isinstance(content, Foreign) and not content.is_signed:
-            return await self._explain(content, device, wanted, record)
-        if isinstance(content, Filesystem) and self._would_remake(content):
-            remains = await self._explain(Foreign("an unfinished filesystem"), device, wanted, record)
-            return content if isinstance(remains, Foreign) and remains.is_own_remains else remains
-        return content
-
-    def _would_remake(self, content: Filesystem) -> bool:
-        """Whether a filesystem is one that an interrupted format left, as far as its superblock tells."""
-        checked = self._pin.checked
-        is_damaged = content.has_errors or (checked is not None and not checked.is_clean)
-        return content.is_pristine is True and is_damaged
-
-    async def _explain(
-        self, content: Foreign, device: Device, wanted: Wanted, record: FormatRecord | None
-    ) -> Content:
-        """Find out whether the format that was interrupted left what is there."""
-        kind = wanted.filesystem
-        if kind is None or record is None:
-            return content
-        if (kind.type, device.size_bytes) != (record.type, record.size_bytes):
-            return content
-        if record.type is not FsType.EXT4:
-            return await self._pin.call(
-                explain_remains, self._pin.fd, device, record, None, timeout_s=PROBE_TIMEOUT_S
-            )
-        if device.size_bytes > REFERENCE_LIMIT_BYTES:
-            return content
-        reference = await make_reference(
-            device.size_bytes, uuid=record.uuid, label=kind.label, options=kind.mkfs_options
-        )
-        try:
-            return await self._pin.call(
-                explain_remains, self._pin.fd, device, record, Fd(reference), timeout_s=PROBE_TIMEOUT_S
-            )
-        finally:
-            os.close(reference)
 
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
         if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:

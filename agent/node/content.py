@@ -1,0 +1,79 @@
+"""What is on a volume that is mounted nowhere, as far as it bears on what may be done with it.
+
+A signature answers at once. What has none is proven blank or not; where a format may follow, under the lock
+that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.model import (
+    Content,
+    Device,
+    Filesystem,
+    Foreign,
+    FormatRecord,
+    FormatRule,
+    FormatStage,
+    FsType,
+    Wanted,
+    WantedFilesystem,
+)
+from agent.node.blankness import Trust, prove_blank
+from agent.node.filesystem import make_reference
+from agent.node.look import Look
+from agent.node.pin import PROBE_TIMEOUT_S, Pin
+from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
+from agent.node.wire import Fd
+
+
+async def find_content(
+    pin: Pin, look: Look, wanted: Wanted, record: FormatRecord | None, trust: Trust
+) -> Content:
+    """Find out what is on the device; where it may be formatted, locked from here to the end."""
+    kind = wanted.filesystem
+    may_format = kind is not None and kind.format is FormatRule.IF_BLANK
+    is_interrupted = record is not None and record.stage is FormatStage.INTENDED
+    if look.content is not None and not (may_format and is_interrupted):
+        return look.content
+    if not may_format:
+        size_bytes = look.device.size_bytes
+        return await pin.call(prove_blank, pin.fd, size_bytes, None, trust, timeout_s=PROBE_TIMEOUT_S)
+    content = await pin.lock_and_probe(look.device, trust)
+    if kind is None or record is None or not is_interrupted:
+        return content
+    if isinstance(content, Foreign) and not content.is_signed:
+        return await _explain(pin, content, look.device, kind, record)
+    if isinstance(content, Filesystem) and _would_remake(pin, content):
+        unfinished = Foreign("an unfinished filesystem")
+        remains = await _explain(pin, unfinished, look.device, kind, record)
+        return content if isinstance(remains, Foreign) and remains.is_own_remains else remains
+    return content
+
+
+def _would_remake(pin: Pin, content: Filesystem) -> bool:
+    """Whether a filesystem is one that an interrupted format left, as far as its superblock tells."""
+    is_damaged = content.has_errors or (pin.checked is not None and not pin.checked.is_clean)
+    return content.is_pristine is True and is_damaged
+
+
+async def _explain(
+    pin: Pin, content: Foreign, device: Device, kind: WantedFilesystem, record: FormatRecord
+) -> Content:
+    """Find out whether the format that was interrupted left what is there."""
+    if (kind.type, device.size_bytes) != (record.type, record.size_bytes):
+        return content
+    if record.type is not FsType.EXT4:
+        return await pin.call(explain_remains, pin.fd, device, record, None, timeout_s=PROBE_TIMEOUT_S)
+    if device.size_bytes > REFERENCE_LIMIT_BYTES:
+        return content
+    reference = await make_reference(
+        device.size_bytes, uuid=record.uuid, label=kind.label, options=kind.mkfs_options
+    )
+    try:
+        return await pin.call(
+            explain_remains, pin.fd, device, record, Fd(reference), timeout_s=PROBE_TIMEOUT_S
+        )
+    finally:
+        os.close(reference)

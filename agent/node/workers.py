@@ -140,9 +140,10 @@ class Workers:
             return await self._run_errand(errand, function, args, timeout_s)
 
     @contextlib.asynccontextmanager
-    async def _take_turn(self) -> AsyncIterator[None]:
+    async def _take_turn(self, *, is_shielded: bool = False) -> AsyncIterator[None]:
         """Let a call begin when few others are computing; it counts among them for a moment at most."""
-        await self._turns.acquire()
+        with anyio.CancelScope(shield=is_shielded):
+            await self._turns.acquire()
         with contextlib.ExitStack() as turn:
             turn.callback(self._turns.release)
             timer = self._loop.call_later(_MOMENT_S, turn.close)
@@ -191,6 +192,11 @@ class Workers:
         The last close of a device writes its cache back, which a stalled one never finishes. So a worker is
         handed the descriptor, and the daemon's own is never the last.
         """
+        # Whatever ends meanwhile, the descriptor is handed over, and turns are waited for by moments only.
+        async with self._take_turn(is_shielded=True):
+            await self._hand_over(fd, subject)
+
+    async def _hand_over(self, fd: Fd, subject: str) -> None:
         worker = self._take_worker()
         answer: Returned | Raised | None = None
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -222,6 +224,28 @@ async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_pa
         await until(lambda: not workers.stuck_subjects)
     spare_workers = len(workers._idle)
     assert count_fds() <= ours + spare_workers
+
+
+async def test_many_descriptors_are_closed_by_few_workers(workers: Workers, tmp_path: Path) -> None:
+    """Volumes that are done with at the same time fork no worker each."""
+    (tmp_path / "file").touch()
+    fds = [Fd(os.open(tmp_path / "file", os.O_RDONLY | os.O_CLOEXEC)) for _ in range(100)]
+    first = next(workers._numbers)
+    async with anyio.create_task_group() as tasks:
+        for fd in fds:
+            tasks.start_soon(partial(workers.close, fd, subject="a"))
+    assert next(workers._numbers) - first < len(fds) / 2
+
+
+async def test_descriptor_is_closed_whatever_ends_meanwhile(workers: Workers, tmp_path: Path) -> None:
+    """Even a pass that is being cancelled lets go of its device."""
+    (tmp_path / "file").touch()
+    fd = Fd(os.open(tmp_path / "file", os.O_RDONLY | os.O_CLOEXEC))
+    with anyio.CancelScope() as ending:
+        ending.cancel()
+        await workers.close(fd, subject="a")
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(fd)
 
 
 async def test_dead_zygote_is_replaced(workers: Workers) -> None:

@@ -34,6 +34,8 @@ PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE
 FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
 # A worker for each core, each with tests that lie together; PYTEST_ARGS=-n0 has one process run them all.
 PARALLEL := --numprocesses $(shell nproc) --maxprocesses 8 --dist worksteal
+# Each may have two guests of 1.5 GiB. Files stay whole, since tests of one may build on one another.
+PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv check test test-vm test-all demo bench build bundle lock clean
 
@@ -71,7 +73,7 @@ test: $(VENV)/dev.stamp
 
 test-vm: $(VENV)/dev.stamp
 	scripts/prepare vm
-	$(PYTEST) $(PYTEST_ARGS) tests/vm
+	$(PYTEST) $(PARALLEL_GUESTS) $(PYTEST_ARGS) tests/vm
 
 test-all: test test-vm
 

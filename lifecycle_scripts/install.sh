@@ -179,33 +179,6 @@ is_settled() {
     systemctl --quiet is-enabled "${boot_units[@]}" 2>/dev/null && systemctl --quiet is-active ebs-agent.service
 }
 
-# take_over RELEASE: with what was usable before still usable, or back to the release before.
-take_over() {
-    local previous volumes
-    previous=$(cat "$unproven" 2>/dev/null || release_in_force || true)
-    [[ $previous != "$1" ]] || previous=
-    volumes=$(usable_volumes || true)
-    printf '%s\n' "$previous" >"$unproven.new"
-    sync "$unproven.new"
-    mv "$unproven.new" "$unproven"
-    if start_release "$1" && is_healthy "$1" "$volumes"; then
-        rm -f "$unproven"
-        say "release $1 is in force"
-        return
-    fi
-    journalctl --no-pager --lines=30 --unit=ebs-agent.service 2>/dev/null || true
-    if [[ -z $previous || ! -e $home/$previous/$stamp ]]; then
-        rm -f "$unproven"
-        fail "release $1 does not become ready, and there is none to go back to"
-    fi
-    warn "release $1 does not become ready: going back to $previous"
-    start_release "$previous" || fail "release $previous does not become ready either"
-    rm -f "$unproven"
-    is_healthy "$previous" "$volumes" || fail "release $previous is not what it was"
-    say "release $previous is in force again"
-    exit 3
-}
-
 remove_old_releases() { # but for the one in force and the one to go back to
     local place name
     for place in "$home"/*/; do

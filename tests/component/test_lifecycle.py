@@ -182,6 +182,17 @@ def test_rollback_by_hand(node: Node, tmp_path: Path) -> None:
     assert node.run(script, "9.9").returncode == 1
 
 
+def test_rollback_to_a_release_that_does_not_start(node: Node, tmp_path: Path) -> None:
+    """What was in force before is in force again, and the exit status says so."""
+    for version in ("1.0", "1.1"):
+        install(node, make_folder(tmp_path / version, version, policy=POLICY))
+    (node.home / "1.0/share/ebs-agent/VERSION").write_text("another")
+    done = node.run(node.home / "current/share/ebs-agent/rollback.sh")
+    assert done.returncode == 3, done.stdout
+    assert "release 1.0 does not become ready: going back to 1.1" in done.stdout
+    check_installed(node, "1.1")
+
+
 def test_each_release_has_its_own_units_and_no_others(node: Node, tmp_path: Path) -> None:
     """A unit that a release does not have yet goes when that is put in force, and comes with the next."""
     late = "systemd/ebs-volumes-late.service"

@@ -248,13 +248,7 @@ def _ioctl_int(fd: int, request: int) -> int:
 def read_noted_diskseq(number: DeviceNumber) -> int | None:
     """Return which appearance a disk, or the one a partition is of, is by sysfs; None before Linux 5.15."""
     node = SYSFS / "dev" / "block" / str(number)
-    text = _read(node / "diskseq") or _read(node / ".." / "diskseq")
-    return int(text) if text is not None and text.isdigit() else None
-
-
-def is_block_device(number: DeviceNumber) -> bool:
-    """Tell whether the kernel has a block device of this number: a disk that was pulled has none."""
-    return (SYSFS / "dev" / "block" / str(number)).exists()
+    return _read_diskseq(node) or _read_diskseq(node / "..")
 
 
 def read_appearance(path: str, sysfs: Path = SYSFS) -> tuple[int | None, int | None]:
@@ -263,8 +257,18 @@ def read_appearance(path: str, sysfs: Path = SYSFS) -> tuple[int | None, int | N
     As the kernel has them: the device is not asked. None for what it does not say, or where the disk is gone.
     """
     node = sysfs / "class" / "block" / path.removeprefix("/dev/")
-    diskseq, sectors = _read(node / "diskseq"), _read(node / "size")
-    return int(diskseq) if diskseq else None, int(sectors) * _SECTOR_BYTES if sectors else None
+    sectors = _read(node / "size")
+    return _read_diskseq(node), int(sectors) * _SECTOR_BYTES if sectors else None
+
+
+def _read_diskseq(node: Path) -> int | None:
+    text = _read(node / "diskseq")
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def is_block_device(number: DeviceNumber) -> bool:
+    """Tell whether the kernel has a block device of this number: a disk that was pulled has none."""
+    return (SYSFS / "dev" / "block" / str(number)).exists()
 
 
 def read_partitions(node: Path) -> tuple[Partition, ...]:

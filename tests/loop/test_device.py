@@ -45,6 +45,19 @@ def test_device_is_what_the_kernel_says(disk: str) -> None:
         device.verify_pin(fd, found, identify)
 
 
+def test_appearance_is_that_of_the_open_device_until_it_changes(tmp_path: Path, disk: str) -> None:
+    """By what the kernel says of a path, a disk is the one that was asked, has grown, or is none."""
+    with opened(disk) as (_, found):
+        assert device.read_appearance(disk) == (found.diskseq, SIZE)
+        assert device.read_noted_diskseq(found.device_number) == found.diskseq
+    os.truncate(tmp_path / "image", 2 * SIZE)
+    loop.update_size(disk)
+    assert device.read_appearance(disk) == (found.diskseq, 2 * SIZE)
+    with attached(tmp_path / "other", SIZE) as other, opened(other) as (_, another):
+        assert device.read_appearance(other) == (another.diskseq, SIZE)
+    assert device.read_appearance("/dev/nothing") == (None, None)
+
+
 def test_path_without_a_device(tmp_path: Path) -> None:
     """A path that is gone has vanished; a file, a FIFO, a link or a character device is refused unopened."""
     with pytest.raises(VanishedError):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import DeviceNumber, Reason, RootInode, Tuning
+from agent.node.sysfs import SYSFS, locate, read_attribute, read_integer
 
-SYSFS_BLOCK = Path("/sys/dev/block")
 BY_ID = "by-id"
 
 _LINK_NAME = re.compile(r"(?:by-id/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -139,16 +139,12 @@ def _open_node(path: str, device_number: DeviceNumber) -> Iterator[int]:
 # -- Tuning --------------------------------------------------------------------------------------------------
 
 
-def read_tuning(device_number: DeviceNumber, sysfs: Path = SYSFS_BLOCK) -> Tuning:
+def read_tuning(device_number: DeviceNumber, sysfs: Path = SYSFS) -> Tuning:
     """Return the read-ahead and the scheduler of a whole disk; None for what its driver does not have."""
-    queue = sysfs / str(device_number) / "queue"
-    read_ahead_bytes: int | None = None
-    scheduler: str | None = None
-    with contextlib.suppress(OSError, ValueError):
-        read_ahead_bytes = int((queue / "read_ahead_kb").read_text(encoding="ascii")) * 1024
-    with contextlib.suppress(OSError):
-        scheduler = parse_scheduler((queue / "scheduler").read_text(encoding="ascii"))
-    return Tuning(read_ahead_bytes, scheduler)
+    queue = f"{locate(device_number, sysfs)}/queue"
+    read_ahead_kib = read_integer(f"{queue}/read_ahead_kb")
+    scheduler = parse_scheduler(read_attribute(f"{queue}/scheduler") or "")
+    return Tuning(None if read_ahead_kib is None else read_ahead_kib * 1024, scheduler)
 
 
 def parse_scheduler(text: str) -> str | None:
@@ -161,10 +157,10 @@ def set_tuning(
     device_number: DeviceNumber,
     read_ahead_bytes: int | None,
     scheduler: str | None,
-    sysfs: Path = SYSFS_BLOCK,
+    sysfs: Path = SYSFS,
 ) -> None:
     """Set the read-ahead and the scheduler of a whole disk; None leaves one as it is."""
-    queue = sysfs / str(device_number) / "queue"
+    queue = Path(locate(device_number, sysfs), "queue")
     if read_ahead_bytes is not None:
         _write_setting(queue / "read_ahead_kb", str(read_ahead_bytes // 1024))
     if scheduler is not None:

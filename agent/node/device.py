@@ -15,22 +15,27 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import Device, DeviceNumber, Identity, Partition, Reason
+from agent.node.sysfs import (
+    SECTOR_BYTES,
+    SYSFS,
+    find_name,
+    list_names,
+    locate,
+    read_attribute,
+    read_device_number,
+    read_integer,
+)
 from agent.node.wire import Fd
-
-SYSFS = Path("/sys")
 
 _BLKROGET = 0x125E
 _BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKGETDISKSEQ = 0x80081280
-_SECTOR_BYTES = 512
-"""The unit of every size and start in sysfs, whatever the device's own sectors are."""
-
-_ATTRIBUTE_BYTES = 4096
-"""An attribute of sysfs is a page at most."""
+T = TypeVar("T")
 
 LOCK_PATIENCE_S = 5.0
 _LOCK_RETRY_S = 0.05
@@ -61,18 +66,19 @@ def observe_device(fd: int, path: str, identify: Callable[[int], Identity], sysf
     """Return what the kernel has of the device open at ``fd``, checked against sysfs."""
     rdev = os.fstat(fd).st_rdev
     number = DeviceNumber(os.major(rdev), os.minor(rdev))
-    node = sysfs / "dev" / "block" / str(number)
-    if not node.exists():
+    node, name = locate(number, sysfs), find_name(number, sysfs)
+    entries = list_names(node)
+    if name is None or not entries:
         raise VanishedError(f"{path} ({number}) is gone from sysfs.", reason=Reason.NOT_ATTACHED)
-    if (node / "partition").exists():
+    if "partition" in entries:
         raise RefusedError(f"{path} is a partition, and volumes are whole disks.", retryable=False)
-    if _read(node / "hidden") == "1":
+    if read_attribute(f"{node}/hidden") == "1":
         raise RefusedError(f"{path} is a hidden path to another device.", retryable=False)
     identity = identify(fd)
     _cross_check_serial(path, node, identity)
     size_bytes, diskseq = read_size(fd), read_diskseq(fd)
-    told_seq = _read(node / "diskseq")
-    if diskseq is not None and told_seq and int(told_seq) != diskseq:
+    told_seq = read_integer(f"{node}/diskseq")
+    if diskseq is not None and told_seq is not None and told_seq != diskseq:
         raise VanishedError(f"{path} is another disk by now.", reason=Reason.NOT_ATTACHED)
     return Device(
         path=path,
@@ -81,8 +87,9 @@ def observe_device(fd: int, path: str, identify: Callable[[int], Identity], sysf
         size_bytes=size_bytes,
         diskseq=diskseq,
         is_read_only=_ioctl_int(fd, _BLKROGET) != 0,
-        partitions=read_partitions(node),
-        holders=_list_names(node / "holders"),
+        # A partition's directory bears its disk's name and its number.
+        partitions=_read_partitions(node, [entry for entry in entries if entry.startswith(name)]),
+        holders=_list_holders(node),
     )
 
 
@@ -206,7 +213,9 @@ def count_writes(fd: int, sysfs: Path = SYSFS) -> tuple[int, ...]:
     """
     os.fsync(fd)
     rdev = os.fstat(fd).st_rdev
-    text = _need(sysfs / "dev" / "block" / f"{os.major(rdev)}:{os.minor(rdev)}" / "stat")
+    number = DeviceNumber(os.major(rdev), os.minor(rdev))
+    # Nothing is not a count: it would be equal to nothing.
+    text = _need(read_attribute(f"{locate(number, sysfs)}/stat") or None, str(number))
     fields = [int(word) for word in text.split()]
     # Sectors written and discarded (Documentation/block/stat.rst). Not requests: a flush counts as one.
     return tuple(fields[index] for index in (6, 13) if index < len(fields))
@@ -247,8 +256,8 @@ def _ioctl_int(fd: int, request: int) -> int:
 
 def read_noted_diskseq(number: DeviceNumber) -> int | None:
     """Return which appearance a disk, or the one a partition is of, is by sysfs; None before Linux 5.15."""
-    node = SYSFS / "dev" / "block" / str(number)
-    return _read_diskseq(node) or _read_diskseq(node / "..")
+    node = locate(number)
+    return read_integer(f"{node}/diskseq") or read_integer(f"{node}/../diskseq")
 
 
 def read_appearance(path: str, sysfs: Path = SYSFS) -> tuple[int | None, int | None]:
@@ -256,45 +265,44 @@ def read_appearance(path: str, sysfs: Path = SYSFS) -> tuple[int | None, int | N
 
     As the kernel has them: the device is not asked. None for what it does not say, or where the disk is gone.
     """
-    node = sysfs / "class" / "block" / path.removeprefix("/dev/")
-    sectors = _read(node / "size")
-    return _read_diskseq(node), int(sectors) * _SECTOR_BYTES if sectors else None
-
-
-def _read_diskseq(node: Path) -> int | None:
-    text = _read(node / "diskseq")
-    return int(text) if text is not None and text.isdigit() else None
+    node = f"{sysfs}/class/block/{path.removeprefix('/dev/')}"
+    sectors = read_integer(f"{node}/size")
+    return read_integer(f"{node}/diskseq"), None if sectors is None else sectors * SECTOR_BYTES
 
 
 def is_block_device(number: DeviceNumber) -> bool:
     """Tell whether the kernel has a block device of this number: a disk that was pulled has none."""
-    return (SYSFS / "dev" / "block" / str(number)).exists()
+    return find_name(number) is not None
 
 
-def read_partitions(node: Path) -> tuple[Partition, ...]:
-    """Return the partitions the kernel has of the disk whose sysfs directory is ``node``, by number."""
-    # A partition's directory bears its disk's name and its number, and only they are asked.
-    disk = node.resolve().name
-    entries = [entry for entry in node.iterdir() if entry.name.startswith(disk)]
-    found = [_read_partition(entry) for entry in entries if (entry / "partition").is_file()]
+def _read_partitions(node: str, names: list[str]) -> tuple[Partition, ...]:
+    """Return the partitions among ``names`` in the directory of a disk, by number."""
+    found = [
+        _read_partition(f"{node}/{name}", name, number)
+        for name in names
+        if (number := read_integer(f"{node}/{name}/partition")) is not None
+    ]
     return tuple(sorted(found, key=lambda partition: partition.number))
 
 
-def _read_partition(entry: Path) -> Partition:
-    major, minor = _need(entry / "dev").split(":")
+def _read_partition(entry: str, name: str, number: int) -> Partition:
     return Partition(
-        number=int(_need(entry / "partition")),
-        path=f"/dev/{entry.name}",
-        device_number=DeviceNumber(int(major), int(minor)),
-        start_bytes=int(_need(entry / "start")) * _SECTOR_BYTES,
-        size_bytes=int(_need(entry / "size")) * _SECTOR_BYTES,
-        holders=_list_names(entry / "holders"),
+        number=number,
+        path=f"/dev/{name}",
+        device_number=_need(read_device_number(f"{entry}/dev"), name),
+        start_bytes=_need(read_integer(f"{entry}/start"), name) * SECTOR_BYTES,
+        size_bytes=_need(read_integer(f"{entry}/size"), name) * SECTOR_BYTES,
+        holders=_list_holders(entry),
     )
 
 
-def _cross_check_serial(path: str, node: Path, identity: Identity) -> None:
+def _list_holders(node: str) -> tuple[str, ...]:
+    return tuple(sorted(list_names(f"{node}/holders")))
+
+
+def _cross_check_serial(path: str, node: str, identity: Identity) -> None:
     """Compare what the device said with what the kernel noted when the device appeared."""
-    noted = _read(node / "device" / "serial")
+    noted = (read_attribute(f"{node}/device/serial") or "").strip()
     if noted and noted != identity.serial:
         raise AgentError(
             f"{path} says it is {identity.serial!r}, and the kernel knows it as {noted!r}.",
@@ -303,34 +311,8 @@ def _cross_check_serial(path: str, node: Path, identity: Identity) -> None:
         )
 
 
-def _list_names(directory: Path) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(entry.name for entry in directory.iterdir()))
-    except FileNotFoundError:
-        return ()
-
-
-def _need(path: Path) -> str:
+def _need(attribute: T | None, name: str) -> T:
     """Return an attribute that is there as long as its device is."""
-    text = _read(path)
-    if not text:
-        raise VanishedError(
-            f"{path.parent.name} went away while it was looked at.", reason=Reason.PROBE_FAILED
-        )
-    return text
-
-
-def _read(path: Path) -> str | None:
-    """Return an attribute of sysfs; None where there is none, or its device went away while reading."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return os.read(fd, _ATTRIBUTE_BYTES).decode("ascii", "replace").strip()
-    except OSError as error:
-        if error.errno in {errno.ENODEV, errno.ENXIO, errno.EINVAL}:
-            return None
-        raise
-    finally:
-        os.close(fd)
+    if attribute is None:
+        raise VanishedError(f"{name} went away while it was looked at.", reason=Reason.PROBE_FAILED)
+    return attribute

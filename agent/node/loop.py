@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -17,8 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AgentError
+from agent.model import DeviceNumber
+from agent.node.sysfs import (
+    SECTOR_BYTES,
+    SYSFS,
+    list_names,
+    read_attribute,
+    read_block_numbers,
+    read_device_number,
+    read_integer,
+)
 
-SYSFS = Path("/sys")
 DEV = Path("/dev")
 
 _LOOP_SET_FD = 0x4C00
@@ -32,6 +42,7 @@ _LOOP_CTL_GET_FREE = 0x4C82
 
 _READ_ONLY, _PARTSCAN, _DIRECT_IO = 1, 8, 16
 _MAX_TRIES = 16
+_NAME = re.compile(r"loop\d+", re.ASCII)
 
 _INFO = struct.Struct("=5Q4I64s64s32s2Q")
 """``struct loop_info64``: device, inode, rdevice, offset, size limit; number, encryption, flags; names."""
@@ -62,15 +73,14 @@ class Loop:
 def list_loops() -> list[Loop]:
     """Return the loop devices that have a file behind them."""
     found = []
-    for node in (SYSFS / "block").glob("loop*"):
-        with suppress(OSError):
-            found.append(
-                Loop(
-                    path=str(DEV / node.name),
-                    backing_file=_read_backing_file(node.name),
-                    size_bytes=int((node / "size").read_text("ascii")) * 512,
-                )
-            )
+    # Those without a file have no size, so they are not among these; a node may have a hundred of them.
+    for name in read_block_numbers():
+        if not _NAME.fullmatch(name):
+            continue
+        backing_file = _read_backing_file(name)
+        sectors = read_integer(f"{SYSFS}/block/{name}/size")
+        if backing_file is not None and sectors is not None:
+            found.append(Loop(f"{DEV}/{name}", backing_file, sectors * SECTOR_BYTES))
     return sorted(found, key=lambda loop: loop.path)
 
 
@@ -126,8 +136,10 @@ def detach(path: str, backing_file: str | None = None) -> None:
 def make_partition_nodes(path: str) -> None:
     """Make the device nodes of partitions that are missing, and mend those left from other ones."""
     disk = Path(path).name
-    for entry in (SYSFS / "block" / disk).glob(f"{disk}p*"):
-        _make_node(DEV / entry.name, (entry / "dev").read_text("ascii"))
+    node = f"{SYSFS}/block/{disk}"
+    for name in list_names(node):
+        if name.startswith(f"{disk}p"):
+            _make_node(DEV / name, read_device_number(f"{node}/{name}/dev"))
 
 
 @contextmanager
@@ -170,20 +182,22 @@ def _find_free() -> Path:
     finally:
         os.close(control)
     node = DEV / f"loop{number}"
-    _make_node(node, (SYSFS / "block" / node.name / "dev").read_text("ascii"))
+    _make_node(node, read_device_number(f"{SYSFS}/block/{node.name}/dev"))
     return node
 
 
-def _make_node(node: Path, number: str) -> None:
-    major, minor = (int(part) for part in number.split(":"))
+def _make_node(node: Path, number: DeviceNumber | None) -> None:
+    if number is None:  # the device went away meanwhile
+        return
+    device = os.makedev(*number)
     with suppress(FileNotFoundError):
         now = node.lstat()
-        if stat.S_ISBLK(now.st_mode) and now.st_rdev == os.makedev(major, minor):
+        if stat.S_ISBLK(now.st_mode) and now.st_rdev == device:
             return
         node.unlink()
     # Where devtmpfs or udev is at work it may come first.
     with suppress(FileExistsError):
-        os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(major, minor))
+        os.mknod(node, stat.S_IFBLK | 0o600, device)
 
 
 @contextmanager
@@ -195,6 +209,6 @@ def _opened(path: str) -> Iterator[int]:
         os.close(loop)
 
 
-def _read_backing_file(name: str) -> str:
-    """Return the path of the file behind a loop device. Raises FileNotFoundError for one without a file."""
-    return os.fsdecode((SYSFS / "block" / name / "loop" / "backing_file").read_bytes().rstrip(b"\n"))
+def _read_backing_file(name: str) -> str | None:
+    """Return the path of the file behind a loop device; None for one without a file."""
+    return read_attribute(f"{SYSFS}/block/{name}/loop/backing_file")

@@ -26,7 +26,7 @@ _POLL_S = 0.2
 _REST_POLL_S = 1.0
 _REST_AFTER_S = 30.0
 """Files that have not changed for so long are looked at less often."""
-_FULL_SYNC_S = 10.0
+_FULL_SYNC_S = 30.0
 """After so long without a change the loop devices are compared all the same: others may detach them."""
 _TIMEOUT_S = 20.0
 

@@ -22,10 +22,8 @@ from agent.node import growth, mounted, nvme
 from agent.node.device import open_device, reopen
 from agent.node.look import open_partition
 from agent.node.mountinfo import find_node_number, find_top_mount, read_mounts_at
+from agent.node.sysfs import PROC, SECTOR_BYTES, SYSFS, find_name, locate, read_attribute, read_integer
 
-SYSFS = Path("/sys")
-_SECTOR_BYTES = 512
-"""The unit of sysfs, whatever the device's own sectors are."""
 _PROBE_BYTES = 4096
 _MIN_FIELDS = 11
 _EXT4_SUPERBLOCK = 1024
@@ -149,8 +147,11 @@ def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> 
 
 
 def read_block_counters(number: DeviceNumber, sysfs: Path = SYSFS) -> BlockCounters | None:
-    """Return the kernel's counters of a block device. Asks the kernel alone, so it never blocks."""
-    text = _read(sysfs / "dev/block" / str(number) / "stat")
+    """Return the kernel's counters of a block device, or None. Asks the kernel alone, so it never blocks."""
+    try:
+        text = read_attribute(f"{locate(number, sysfs)}/stat")
+    except OSError:
+        return None
     return None if text is None else parse_block_counters(text)
 
 
@@ -165,10 +166,10 @@ def parse_block_counters(text: str) -> BlockCounters | None:
     reads, _, read_sectors, read_ms, writes, _, write_sectors, write_ms, in_flight, busy_ms, _ = numbers[:11]
     return BlockCounters(
         reads=reads,
-        read_bytes=read_sectors * _SECTOR_BYTES,
+        read_bytes=read_sectors * SECTOR_BYTES,
         read_ms=read_ms,
         writes=writes,
-        write_bytes=write_sectors * _SECTOR_BYTES,
+        write_bytes=write_sectors * SECTOR_BYTES,
         write_ms=write_ms,
         in_flight=in_flight,
         busy_ms=busy_ms,
@@ -178,9 +179,9 @@ def parse_block_counters(text: str) -> BlockCounters | None:
 
 def read_io_timeout_s(number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
     """Return ``nvme_core.io_timeout``; None for a device that is no NVMe one, or where it cannot be read."""
-    name = _read_name(number, sysfs)
-    text = _read(sysfs / "module/nvme_core/parameters/io_timeout") if name.startswith("nvme") else None
-    return int(text) if text is not None and text.isdigit() else None
+    if not (find_name(number, sysfs) or "").startswith("nvme"):
+        return None
+    return read_integer(f"{sysfs}/module/nvme_core/parameters/io_timeout")
 
 
 def _read_log_page(fd: int) -> tuple[bytes | None, str | None]:
@@ -293,35 +294,37 @@ def _probe_write(path: str) -> int | None:
     return None
 
 
-def has_refused_writes(
-    fd: int, number: DeviceNumber, sysfs: Path = SYSFS, proc: Path = Path("/proc")
-) -> bool:
+def has_refused_writes(fd: int, number: DeviceNumber, sysfs: Path = SYSFS, proc: Path = PROC) -> bool:
     """Tell whether a mounted ext4, open at ``fd``, has since met an error after which it takes no writes.
 
     From Linux 6.12 to 6.14, and with later updates of 6.1 and 6.6, neither its options nor statvfs say so. An
     error since it was mounted does, with what follows from it (ext4_handle_error in fs/ext4/super.c).
     """
-    name = _read_name(number, sysfs)
-    node = sysfs / "fs/ext4" / name
+    name = find_name(number, sysfs)
+    if name is None:
+        return False
+    node = f"{sysfs}/fs/ext4/{name}"
     (mounted,) = struct.unpack("<I", os.pread(fd, 4, _EXT4_SUPERBLOCK + _EXT4_MOUNT_TIME))
-    recent = [which for which in ("first", "last") if _read_int(node / f"{which}_error_time") > mounted]
+    times = {which: read_integer(f"{node}/{which}_error_time") for which in ("first", "last")}
+    recent = [which for which, time_s in times.items() if time_s is not None and time_s > mounted]
     # A journal that cannot be written ends it whatever its options say, and each later attempt is told so.
     if any(
-        _read(node / f"{which}_error_func") == "ext4_journal_check_start"
-        or _read_int(node / f"{which}_error_errcode") == _EXT4_ERR_EROFS
+        read_attribute(f"{node}/{which}_error_func") == "ext4_journal_check_start"
+        or read_integer(f"{node}/{which}_error_errcode") == _EXT4_ERR_EROFS
         for which in recent
     ):
         return True
-    options = _read(proc / "fs/ext4" / name / "options") or ""
+    options = read_attribute(f"{proc}/fs/ext4/{name}/options") or ""
     return bool(recent) and "errors=remount-ro" in options.split()
 
 
 def read_error_count(fs_type: str, number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
     """Return how many errors a mounted filesystem has counted; None for those that count none."""
-    name = _read_name(number, sysfs)
+    name = find_name(number, sysfs)
+    if name is None:
+        return None
     if fs_type == FsType.EXT4.value:
-        text = _read(sysfs / "fs/ext4" / name / "errors_count")
-        return int(text) if text is not None and text.isdigit() else None
+        return read_integer(f"{sysfs}/fs/ext4/{name}/errors_count")
     if fs_type == FsType.BTRFS.value:
         return _read_btrfs_errors(name, sysfs)
     return None
@@ -330,27 +333,7 @@ def read_error_count(fs_type: str, number: DeviceNumber, sysfs: Path = SYSFS) ->
 def _read_btrfs_errors(name: str, sysfs: Path) -> int | None:
     """Sum the device's ``write_errs``, ``read_errs``, ``flush_errs`` and so on (Linux 5.14 and later)."""
     for member in (sysfs / "fs/btrfs").glob(f"*/devices/{name}"):
-        texts = [_read(stats) for stats in member.parent.parent.glob("devinfo/*/error_stats")]
+        texts = [read_attribute(str(stats)) for stats in member.parent.parent.glob("devinfo/*/error_stats")]
         counts = [line.split() for text in texts if text for line in text.splitlines()]
         return sum(int(words[1]) for words in counts if len(words) == 2 and words[1].isdigit())  # noqa: PLR2004
     return None
-
-
-def _read_name(number: DeviceNumber, sysfs: Path) -> str:
-    """Return the kernel's name of a block device; nothing where it has gone."""
-    try:
-        return os.readlink(sysfs / "dev/block" / str(number)).rsplit("/", 1)[-1]  # noqa: PTH115 -- a string
-    except OSError:
-        return ""
-
-
-def _read_int(path: Path) -> int:
-    text = _read(path)
-    return int(text) if text is not None and text.isdigit() else 0
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None

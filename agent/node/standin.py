@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import DeviceNumber, Identity, Reason, VolumeId, parse_volume_id
 from agent.node import loop
+from agent.node.sysfs import locate, read_attribute
 
 MODEL = "File standing in for a volume"
 
@@ -123,11 +124,8 @@ def release_directory(directory: str) -> None:
 
 def has_file(number: DeviceNumber) -> bool:
     """Tell whether a loop device stands on a file that is still there: removing it is pulling the disk."""
-    try:
-        backing = Path(f"/sys/dev/block/{number}/loop/backing_file").read_text("utf-8", "surrogateescape")
-    except OSError:
-        return False
-    return not backing.rstrip("\n").endswith(_DELETED)
+    backing = read_attribute(f"{locate(number)}/loop/backing_file")
+    return backing is not None and not backing.endswith(_DELETED)
 
 
 def _scan(directory: str) -> Iterator[StandIn]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
 from agent.node.exclusion import SYSTEM_MOUNTS, BlockNode, Surroundings
+from agent.node.sysfs import list_names, read_attribute, read_block_numbers, read_device_number
 
 _LOOP = re.compile(r"loop\d+", re.ASCII)
 _LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd\d+)", re.ASCII)
 """Drivers whose devices stand on no other block device."""
-_PARTITIONS_FIELDS = 4
 
 _ESCAPE = re.compile(r"\\([0-3][0-7]{2})")
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
@@ -54,11 +54,12 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
 def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
     """Return every block device. Each look does this, so a device is asked only what its kind can answer."""
     directory = f"{root}/sys/class/block"
-    names = _list_names(directory)
-    numbers = _read_numbers(root)
+    names = list_names(directory)
+    numbers = read_block_numbers(root / "proc")
     for name in names - numbers.keys():
         # The kernel's table leaves out what has no size: of loop devices, those without a file.
-        if not _LOOP.fullmatch(name) and (number := _read_number(f"{directory}/{name}/dev")) is not None:
+        number = None if _LOOP.fullmatch(name) else read_device_number(f"{directory}/{name}/dev")
+        if number is not None:
             numbers[name] = number
     found = {}
     for name in names & numbers.keys():
@@ -76,18 +77,8 @@ def _read_block(node: str, name: str, numbers: Mapping[str, DeviceNumber], root:
         return BlockNode(name, _find_numbers([_read_loop_backing(node, root)], numbers))
     if _LEAF.fullmatch(name):
         return BlockNode(name)
-    beneath = _find_numbers(_list_names(f"{node}/slaves"), numbers)
-    return BlockNode(name, beneath, _describe_block(node, _list_names(node)))
-
-
-def _read_numbers(root: Path) -> dict[str, DeviceNumber]:
-    """Return the numbers of block devices by name, as ``/proc/partitions`` has them in one read."""
-    numbers = {}
-    for line in (root / "proc" / "partitions").read_text("ascii", "surrogateescape").splitlines():
-        words = line.split()
-        if len(words) == _PARTITIONS_FIELDS and words[0].isdigit() and words[1].isdigit():
-            numbers[words[3].replace("/", "!")] = DeviceNumber(int(words[0]), int(words[1]))
-    return numbers
+    beneath = _find_numbers(list_names(f"{node}/slaves"), numbers)
+    return BlockNode(name, beneath, _describe_block(node, list_names(node)))
 
 
 def _find_numbers(
@@ -98,13 +89,13 @@ def _find_numbers(
 
 def _read_loop_backing(node: str, root: Path) -> str | None:
     """Return the name of the block device that a loop device stands on; None where it is a file, or none."""
-    backing = _read_text(f"{node}/loop/backing_file")
+    backing = read_attribute(f"{node}/loop/backing_file")
     return _resolve_name(backing, root) if backing is not None and backing.startswith("/dev/") else None
 
 
 def _describe_block(node: str, entries: frozenset[str]) -> str:
-    if "dm" in entries and (name := _read_text(f"{node}/dm/name")) is not None:
-        uuid = _read_text(f"{node}/dm/uuid")
+    if "dm" in entries and (name := read_attribute(f"{node}/dm/name")) is not None:
+        uuid = read_attribute(f"{node}/dm/uuid")
         kind = _DM_KINDS.get((uuid or "").split("-")[0], "a mapped device")
         return f"{kind} {name}"
     if "md" in entries:
@@ -116,8 +107,9 @@ def _describe_block(node: str, entries: frozenset[str]) -> str:
 
 def _read_pools(root: Path, numbers: Mapping[str, DeviceNumber]) -> tuple[frozenset[DeviceNumber], ...]:
     pools = []
-    for filesystem in _list_dir(root / "sys" / "fs" / "btrfs"):
-        names = {entry.name for entry in _list_dir(filesystem / "devices")}
+    directory = f"{root}/sys/fs/btrfs"
+    for filesystem in sorted(list_names(directory)):
+        names = list_names(f"{directory}/{filesystem}/devices")
         members = frozenset(numbers[name] for name in names & numbers.keys())
         if members:
             pools.append(members)
@@ -180,39 +172,3 @@ def _stat_number(path: Path) -> DeviceNumber | None:
     except OSError:
         return None
     return DeviceNumber(os.major(number), os.minor(number))
-
-
-def _read_number(path: str) -> DeviceNumber | None:
-    text = _read_text(path)
-    if text is None or ":" not in text:
-        return None
-    major, minor = text.split(":")
-    return DeviceNumber(int(major), int(minor))
-
-
-def _read_text(path: str) -> str | None:
-    """Return a file of sysfs, which is a page at most; None where it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, 4096).decode("utf-8", "surrogateescape").strip()
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def _list_names(path: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(path))  # noqa: PTH208 -- a Path for each name costs most of a look
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-
-
-def _list_dir(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []

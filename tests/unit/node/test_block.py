@@ -100,7 +100,7 @@ def test_node_behind_a_link_is_not_owned(tmp_path: Path) -> None:
 
 
 def make_queue(sysfs: Path, **settings: str) -> Path:
-    queue = sysfs / str(NUMBER) / "queue"
+    queue = sysfs / "dev/block" / str(NUMBER) / "queue"
     queue.mkdir(parents=True)
     for name, value in settings.items():
         (queue / name).write_text(value)
@@ -129,7 +129,7 @@ def test_gone_device_cannot_be_tuned(tmp_path: Path) -> None:
     make_queue(tmp_path)
     with pytest.raises(AgentError, match="read_ahead_kb"):
         set_tuning(NUMBER, 4096, None, tmp_path)
-    assert list((tmp_path / str(NUMBER) / "queue").iterdir()) == []
+    assert list((tmp_path / "dev/block" / str(NUMBER) / "queue").iterdir()) == []
 
 
 @pytest.mark.parametrize(

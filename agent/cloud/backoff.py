@@ -1,4 +1,8 @@
-"""When what failed may be tried again: not before AWS says, ever more rarely, never in step with others."""
+"""When what failed may be tried again: not before AWS says, ever more rarely, never in step with others.
+
+A look that brought nothing at all is tried sooner at first: where credentials and permissions come seconds
+after the node does, its volumes are not to wait for minutes.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from agent.errors import AgentError
 from agent.steps import Refuse, Wait
 
 LONGEST_S = 900.0
+LONGEST_OF_LOOK_S = 60.0
+"""A look rests no longer, unless the error asks for more."""
 _LEAST_S = 5.0
 
 
@@ -35,16 +41,24 @@ class BackOffs:
         rest = self._rests.get(name)
         return rest.verdict if rest is not None and self._clock() < rest.not_before_s else None
 
-    def note_failure(self, name: str, error: AgentError) -> bool:
-        """Let ``name`` rest; returns whether it failed in this way for the first time."""
+    def count_left_s(self, name: str) -> float:
+        """Return how long ``name`` rests from now on; 0 where it may be tried."""
+        rest = self._rests.get(name)
+        return 0.0 if rest is None else max(rest.not_before_s - self._clock(), 0.0)
+
+    def note_failure(self, name: str, error: AgentError, *, is_look: bool = False) -> bool:
+        """Let ``name`` rest; returns whether it failed in this way for the first time.
+
+        ``is_look``: it is a whole look, whose rests begin short and grow to what the error asks for.
+        """
         verdict = make_verdict(error)
         old = self._rests.get(name)
         failures = 1 if old is None else old.failures + 1
-        not_before_s = self._clock() + self._choose_rest_s(error, failures)
+        not_before_s = self._clock() + self._choose_rest_s(error, failures, is_look=is_look)
         self._rests[name] = _Rest(failures, not_before_s, verdict)
         return old is None or old.verdict.message != verdict.message
 
-    def note_success(self, name: str) -> None:
+    def forget(self, name: str) -> None:
         """Forget that ``name`` ever failed."""
         self._rests.pop(name, None)
 
@@ -52,7 +66,8 @@ class BackOffs:
         """Let everything be tried at once: the policy has changed."""
         self._rests.clear()
 
-    def _choose_rest_s(self, error: AgentError, failures: int) -> float:
+    def _choose_rest_s(self, error: AgentError, failures: int, *, is_look: bool) -> float:
         told_s = error.retry_after_s if isinstance(error, CloudError) else _LEAST_S
         grown_s = min(2.0 ** min(failures, 12), LONGEST_S)
-        return max(told_s, grown_s) * self._rng.uniform(1.0, 1.5)
+        rest_s = min(grown_s, max(told_s, LONGEST_OF_LOOK_S)) if is_look else max(told_s, grown_s)
+        return rest_s * self._rng.uniform(1.0, 1.5)

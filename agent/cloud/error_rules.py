@@ -31,7 +31,8 @@ THROTTLED = Rule(
 DENIED = Rule(
     Reason.PERMISSION_DENIED,
     "AWS denies {operation}{user}: {action} is missing.",
-    "Add {action} to {where}. `ebs-agent iam-policy` prints all that this policy file needs.",
+    "Add {action} to {where}; `ebs-agent reload` then has it tried at once. "
+    "`ebs-agent iam-policy` prints all that this policy file needs.",
     retry_after_s=300.0,
 )
 NO_CREDENTIALS = Rule(

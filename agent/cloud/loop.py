@@ -1,7 +1,8 @@
 """The cloud half's loop: describe, have each concern decide, make one call for it, describe again.
 
 Tells the node half what the cloud knows (origins, which volume a claim has, why one is not here) and touches
-the node only through the hands it is given. A concern that fails rests by itself; the others go on.
+the node only through the hands it is given. A concern that fails rests by itself; the others go on. Where
+nothing could be described the whole look rests, and what was told before stays.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ SETTLED_PAUSE_S = 300.0
 SOON_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
-HOLDERS = "holders"
-"""What asking whether other instances are gone rests under."""
+LOOK = "(look)"
+"""What looking at all rests under, where nothing could be described; no entry can be named so."""
+HOLDERS = "(holders)"
+"""What asking whether other instances are gone rests under, likewise."""
 
 
 class CloudLoop:
@@ -85,7 +88,13 @@ class CloudLoop:
         """At the last look nothing was done, and nothing was left to do or to wait for."""
 
     def wake(self) -> None:
-        """Have the cloud looked at soon: a device came or went, or the policy changed."""
+        """Have the cloud looked at soon: a device came or went, or the policy changed.
+
+        A permission that is missing rests on: devices may come and go all day, and bring none.
+        """
+        resting = self._rests.find(LOOK)
+        if resting is not None and resting.reason is not Reason.PERMISSION_DENIED:
+            self._rests.forget(LOOK)
         self._wake.set()
 
     async def run(self) -> None:
@@ -94,23 +103,36 @@ class CloudLoop:
         while True:
             has_acted = await self.look()
             quiet = 0 if has_acted else quiet + 1
-            pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0**quiet, LONGEST_PAUSE_S)
-            with anyio.move_on_after(pause_s * self._rng.uniform(0.5, 1.5)):
+            with anyio.move_on_after(self._rests.count_left_s(LOOK) or self._choose_pause_s(quiet)):
                 await self._wake.wait()
                 # Devices come in bursts; one look is enough for all of them.
                 await anyio.sleep(self._rng.uniform(0.2, 0.8))
                 quiet = 0
             self._wake = anyio.Event()
 
+    def _choose_pause_s(self, quiet: int) -> float:
+        pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0**quiet, LONGEST_PAUSE_S)
+        return pause_s * self._rng.uniform(0.5, 1.5)
+
     async def look(self) -> bool:
-        """Look once, make at most one call for each concern; returns whether any was made."""
+        """Look once, make at most one call for each concern; returns whether any was made.
+
+        While looking rests nothing is asked, and nothing told: what was last told is still so.
+        """
         policy = self._policy()
+        if self._rested_under is not policy:
+            self._rests.forget_all()
+            self._rested_under = policy
+        if self._rests.find(LOOK) is not None:
+            return False
         try:
             look = await self._begin(policy)
         except AgentError as error:
+            self._rests.note_failure(LOOK, error, is_look=True)
             self._publish_failure(policy, error)
             self.is_settled = False
             return False
+        self._rests.forget(LOOK)
         self._failure = None
         concerns = tuple(list_concerns(look, self._means))
         async with anyio.create_task_group() as tasks:
@@ -128,9 +150,6 @@ class CloudLoop:
 
     async def _begin(self, policy: Policy) -> Look:
         """Describe everything this node has to do with."""
-        if self._rested_under is not policy:
-            self._rests.forget_all()
-            self._rested_under = policy
         if self._identity is None or self._identity.problems:
             self._identity = await self._identify()
         devices = self._hands.list_devices()
@@ -178,7 +197,7 @@ class CloudLoop:
                 _log_failure(error, entry=concern.name)
             self._let_be(concern, make_verdict(error), look)
             return
-        self._rests.note_success(concern.key)
+        self._rests.forget(concern.key)
         if isinstance(decision, Settled):
             for following in concern.list_following(decision.volume):
                 await self._see_to(following, look)

@@ -17,10 +17,11 @@ import pytest
 from agent.cloud.calls import CreateVolume, DescribeVolumes, GetCallerIdentity, ModifyVolume
 from agent.cloud.client import CloudClient
 from agent.cloud.errors import CloudError
+from agent.cloud.loop import CloudLoop
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from tests.aws.cloud import ZONE
-from tests.aws.faults import Fault, Kind
+from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import CREDENTIALS, World
 from tests.waiting import until
 
@@ -99,6 +100,36 @@ async def test_worker_lives_while_there_is_something_to_do(world: World) -> None
         await client.make(GetCallerIdentity())
         assert client.started == 2
     assert counts == {("DescribeVolumes", "done"): 1, ("GetCallerIdentity", "done"): 2}
+
+
+async def test_worker_ends_where_looking_is_denied(world: World, tmp_path: Path) -> None:
+    """Where the agent may not look at AWS no worker is kept for it, however often it would look."""
+    world.aws.faults.add(deny("DescribeVolumes", "ec2:DescribeVolumes"))
+    world.use_policy(tmp_path, "volumes: [{name: db, match: {tags: {role: db}}, block: {}}]")
+    node = world.add_node(1)
+
+    async def look_on() -> None:
+        while True:
+            await loop.look()
+            await anyio.sleep(0.01)
+
+    async with CloudClient(world.settings(idle_s=0.3)) as client:
+        loop = CloudLoop(
+            client.make,
+            node.identify,
+            lambda: world.policy,
+            node.hands,
+            node.published.append,
+            clock=lambda: world.time_s,
+        )
+        await loop.look()
+        assert client.worker_pid is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look_on)
+            await wait_until_ended(client.worker_pid)
+            tasks.cancel_scope.cancel()
+        assert client.started == 1
+    assert node.published[-1].verdicts["db"].reason is Reason.PERMISSION_DENIED
 
 
 async def test_worker_ends_with_the_client(world: World) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import anyio
@@ -113,6 +116,28 @@ async def test_grandchild_holding_the_pipes_does_not_hold_the_run(tmp_path: Path
     left = int(pid_path.read_text())
     assert _is_running(left), "the run waited for what the program left behind"
     os.kill(left, signal.SIGKILL)
+
+
+TELL_ALL_AND_END = """
+import fcntl, os, sys
+fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)
+os.write(1, b"x" * (800 << 10))
+os._exit(0)
+"""
+
+
+async def test_nothing_is_lost_where_the_time_to_read_on_is_too_short() -> None:
+    """Where each turn of the event loop takes long, what the program wrote comes back all the same."""
+
+    def hold_up() -> None:
+        time.sleep(0.1)
+        loop.call_soon(hold_up)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(hold_up)
+    argv = [sys.executable, "-I", "-S", "-c", TELL_ALL_AND_END]
+    completed = await command.run(argv, timeout_s=600)
+    assert len(completed.stdout) == 800 << 10
 
 
 async def test_output_is_bounded() -> None:

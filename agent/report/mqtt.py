@@ -212,9 +212,11 @@ def make_client(settings: MqttSettings, topics: Topics) -> aiomqtt.Client:
     """Return a client that is not connected yet. Raises AgentError for a file that cannot be used."""
     import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
 
+    from agent.report.mqtt_client import Client  # noqa: PLC0415 -- likewise
+
     if len(topics.volume(VolumeId("vol-0123456789abcdef0")).encode()) > MAX_TOPIC_BYTES:
         log.warning("mqtt.topic_long", topic=topics.base, limit_bytes=MAX_TOPIC_BYTES)
-    return aiomqtt.Client(
+    return Client(
         settings.host,
         settings.port,
         username=settings.username,

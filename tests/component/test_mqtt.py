@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
+import select
 import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from agent.model import Condition, NodeFacts, Reason, VolumeId
 from agent.policy.settings import MqttSettings, MqttTls
-from agent.report import mqtt
+from agent.report import mqtt, mqtt_client
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName
@@ -80,27 +80,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "RETRY_S", (0.05,))
 
 
-@pytest.fixture(autouse=True)
-async def _closed_sockets(anyio_backend: str) -> AsyncIterator[None]:
-    """Let pass what aiomqtt does when its broker dies while it sends, and nothing else.
-
-    It has the loop watch a socket for writing by ``call_soon``, which paho may have closed by then.
-    """
-    del anyio_backend
-    loop = asyncio.get_running_loop()
-    report = loop.get_exception_handler()
-    assert report is not None
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno == errno.EBADF):
-            report(loop, context)
-
-    loop.set_exception_handler(handle)
-    yield
-    loop.set_exception_handler(report)
-
-
 @dataclass
 class Heard:
     """What a subscriber heard, in order; ``retained`` is what it was given on subscribing."""
@@ -131,7 +110,7 @@ async def listening(broker: Mosquitto, **options: Any) -> AsyncIterator[Heard]:
                 heard.retained[str(message.topic)] = payload
 
     async with (
-        aiomqtt.Client("127.0.0.1", broker.port, **options) as client,
+        mqtt_client.Client("127.0.0.1", broker.port, **options) as client,
         anyio.create_task_group() as tasks,
     ):
         await client.subscribe("#", qos=1)
@@ -234,6 +213,31 @@ async def test_broker_that_goes_away_under_load(broker: Mosquitto, tmp_path: Pat
         numbers = [json.loads(p)["number"] for t, p in heard.messages if t == f"{BASE}/events"]
         assert sorted(set(numbers)) == sorted(numbers) == numbers
         assert numbers[-1] == first + 104
+
+
+async def test_broker_that_dies_while_it_is_sent_to_leaves_nothing_watched(broker: Mosquitto) -> None:
+    """The number of a socket whose broker died is another socket's at once, and nobody else's."""
+    loop = asyncio.get_running_loop()
+    others: list[socket.socket] = []
+    for _ in range(5):
+        broker.start()
+        client = mqtt.make_client(MqttSettings(host="127.0.0.1", port=broker.port), Topics(BASE))
+        with suppress(aiomqtt.MqttError):  # nobody confirms what is sent
+            async with client:
+                connection = client._client.socket()
+                assert isinstance(connection, socket.socket)
+                number = connection.fileno()
+                broker.stop()
+                select.select([number], [], [])
+                # The loop finds out in the turn that the next step is in, and after it.
+                await asyncio.sleep(0)
+                loop.call_soon(lambda: others.extend(socket.socketpair()))
+                await client.publish(f"{BASE}/status", mqtt.ONLINE, qos=1, timeout=0.1)
+        assert number in {other.fileno() for other in others}, "the number is another's"
+        assert not loop.remove_reader(number)
+        assert not loop.remove_writer(number)
+    for other in others:
+        other.close()
 
 
 async def test_idle_node_is_back_with_its_broker(broker: Mosquitto) -> None:

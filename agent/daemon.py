@@ -160,7 +160,7 @@ class Daemon:
         self._node.awaits_origins = is_wanted(self._policy, identity, has_standins=self._has_standins)
         await self._surveyor.look_everywhere()
         tasks.start_soon(self._run_cloud, identity, name="cloud")
-        await self._reconciler.wait_first_pass(FIRST_LOOK_TIMEOUT_S)
+        await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(
             look_periodically,
             self._surveyor,

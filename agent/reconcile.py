@@ -7,7 +7,7 @@ is what the next look finds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -60,7 +60,7 @@ class _Track:
     wake: anyio.Event = field(default_factory=anyio.Event)
     pass_lock: anyio.Lock = field(default_factory=anyio.Lock)
     settled: anyio.Event = field(default_factory=anyio.Event)
-    """Set after the first pass, however it ended."""
+    """Set when a pass has ended, however it did, and no other was asked for meanwhile."""
     failures: int = 0
     last_step: StepOutcome | None = None
     failed_step: StepOutcome | None = None
@@ -125,6 +125,8 @@ class Reconciler:
                 raise RuntimeError("the reconciler does not run")
             track = self._tracks[volume] = _Track()
             self._tasks.start_soon(self._follow, volume, track, name=f"volume {volume}")
+        elif track.settled.is_set():
+            track.settled = anyio.Event()
         track.wake.set()
 
     def announce(self, volume: VolumeId) -> None:
@@ -141,14 +143,15 @@ class Reconciler:
         """Return the volumes followed now, and those to be."""
         return tuple(sorted({*self._wants, *self._tracks}))
 
-    async def wait_first_pass(self, timeout_s: float) -> None:
-        """Return when every volume known now was looked at once, or after ``timeout_s`` all the same.
+    async def wait_settled(self, volumes: Iterable[VolumeId], timeout_s: float) -> None:
+        """Return when all ``volumes`` were looked at since they were woken last, or after ``timeout_s``.
 
-        A device that does not answer must not keep the node from starting.
+        A device that does not answer must hold up nobody.
         """
         with anyio.move_on_after(timeout_s):
-            for track in tuple(self._tracks.values()):
-                await track.settled.wait()
+            for volume in volumes:
+                if volume in self._tracks:
+                    await self._tracks[volume].settled.wait()
 
     async def look(self, volume: VolumeId) -> VolumeStatus:
         """Look at one volume now and return how it is and what would be done, doing none of it."""
@@ -190,7 +193,8 @@ class Reconciler:
             track.wake = anyio.Event()
             async with track.pass_lock:
                 pass_outcome = await _Pass(self._context, track, volume).run(self._wants.get(volume))
-            track.settled.set()
+            if not track.wake.is_set():
+                track.settled.set()
             if pass_outcome.needs_retry:
                 track.failures += 1
                 with anyio.move_on_after(RETRY_S[min(track.failures, len(RETRY_S)) - 1]):

@@ -28,6 +28,9 @@ SILENCE_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a device that did not answer is asked again; the last one goes on. While the question before
 still hangs in the kernel, asking costs nothing."""
 
+TURN_S = 0.5
+"""How long the others wait for a volume that is looked at in its turn."""
+
 log = get_logger(__name__)
 
 
@@ -271,16 +274,14 @@ class Surveyor:
 async def look_periodically(
     surveyor: Surveyor, reconciler: Reconciler, period_s: Callable[[], float]
 ) -> None:
-    """In every ``period_s()`` seconds look at each volume once, and for what the kernel never announced.
+    """After every ``period_s()`` seconds look at each volume, and for what the kernel never announced.
 
-    Evenly spread: at rest this is most of what the agent does, and one worker is enough for it.
+    One volume after the other: at rest this is most of what the agent does, and on a processor that has just
+    done the same it takes half as long, in a worker that is there already.
     """
     while True:
-        volumes = reconciler.list_volumes()
-        pause_s = period_s() / max(1, len(volumes))
-        for volume in volumes:
-            await anyio.sleep(pause_s)
+        await anyio.sleep(period_s())
+        for volume in reconciler.list_volumes():
             reconciler.wake(volume)
-        if not volumes:
-            await anyio.sleep(pause_s)
+            await reconciler.wait_settled([volume], TURN_S)
         await surveyor.find_unannounced()

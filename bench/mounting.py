@@ -42,8 +42,8 @@ IDLE_S = float(os.environ.get("BENCH_IDLE_SECONDS", "60"))
 SIZE_BYTES = 512 << 20
 MANY = 20
 WAIT_S = 300.0
-IDLE_SETTLE_S = 35.0
-"""Workers that nobody needs end after 30 s."""
+IDLE_SETTLE_S = 95.0
+"""Workers that nobody needs end after 90 s."""
 
 
 @dataclass(frozen=True)

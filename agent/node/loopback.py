@@ -23,7 +23,7 @@ from agent.node.standin import Change
 from agent.node.workers import Workers
 
 _POLL_S = 0.2
-_REST_POLL_S = 1.0
+_REST_POLL_S = 2.0
 _REST_AFTER_S = 30.0
 """Files that have not changed for so long are looked at less often."""
 _FULL_SYNC_S = 30.0

@@ -37,7 +37,8 @@ else:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_IDLE_S = 30.0
+_IDLE_S = 90.0
+"""Longer than the minute after which volumes at rest are looked at again: forking costs more than a look."""
 _MAX_AT_ONCE = min(32, max(4, 2 * (os.cpu_count() or 1)))
 """Calls under way that may still be computing, and workers kept for the next ones. With twenty volumes at
 once on two processors, more only take them from each other, and each new worker costs a fork."""

@@ -10,6 +10,8 @@ only now and then. One task looks at the counters of all such volumes, and wakes
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +38,8 @@ SAMPLE_TIMEOUT_S = 10.0
 REST_INTERVALS = 4
 """A volume at rest is sampled at every so many intervals. Nothing but a read of the agent's own shows that
 such a one has stalled, so this is also how long that may go unseen."""
+TURN_S = 0.5
+"""How long the others at rest wait for one that is sampled in its turn."""
 WINDOW_READINGS = 60
 """Per volume: a quarter of an hour at the usual interval."""
 
@@ -64,6 +68,8 @@ class _Track:
     """Sampled, found well and doing nothing; ``wake`` ends it."""
     is_changing: bool = False
     wake: anyio.Event = field(default_factory=anyio.Event)
+    sampled: anyio.Event = field(default_factory=anyio.Event)
+    """Set when a sample has ended, however it did."""
     log_page_problem: str | None = None
 
 
@@ -76,7 +82,7 @@ class Sampler:
         board: Board,
         wake: Callable[[VolumeId], None],
         interval_s: float = INTERVAL_S,
-        rest_intervals: float = REST_INTERVALS,
+        rest_intervals: int = REST_INTERVALS,
         clock: Callable[[], float] = monotonic,
         read_counters: Callable[[DeviceNumber], BlockCounters | None] = read_block_counters,
     ) -> None:
@@ -137,30 +143,44 @@ class Sampler:
             except Exception:
                 # A fault of the agent's own in one volume's health must not end the agent.
                 log.exception("health.failed", volume_id=volume)
+            track.sampled.set()
             await self._pause(track)
         del self._tracks[volume]
         self._board.judge(volume, None)
 
     async def _pause(self, track: _Track) -> None:
-        """Wait until the volume is to be sampled again: an interval, and longer at rest, or until woken."""
+        """Wait until the volume is to be sampled again: for an interval, and at rest until woken."""
         # Never quite as long, so that volumes that came or woke together do not stay in step.
         pause_s = self.interval_s * random.uniform(0.8, 1.2)  # noqa: S311 -- no secret
-        with anyio.move_on_after(pause_s * self._rest_intervals if track.rests else pause_s):
+        with anyio.move_on_after(math.inf if track.rests else pause_s):
             await track.wake.wait()
         track.rests = False
 
     async def _watch_resting(self) -> None:
-        """Wake volumes at rest that do something; of the others note that time has passed."""
-        while True:
+        """Wake volumes at rest that do something; of the others note that time has passed.
+
+        At every so many intervals sample them, one after the other: it costs half of what it would alone.
+        """
+        for number in itertools.count(1):
             await anyio.sleep(self.interval_s)
-            for track in self._tracks.values():
+            is_due = number % self._rest_intervals == 0
+            for track in tuple(self._tracks.values()):
                 if not track.rests:
                     continue
-                newest = track.readings[-1]
-                if newest.sample and self._read_counters(newest.sample.device_number) == newest.counters:
-                    track.readings.append(replace(newest, at=self._clock()))
-                else:
-                    track.wake.set()
+                if not is_due and self._is_untouched(track):
+                    track.readings.append(replace(track.readings[-1], at=self._clock()))
+                    continue
+                track.sampled = anyio.Event()
+                track.wake.set()
+                with anyio.move_on_after(TURN_S):
+                    await track.sampled.wait()
+
+    def _is_untouched(self, track: _Track) -> bool:
+        """Tell whether the kernel counted nothing of a volume's since it was sampled last."""
+        newest = track.readings[-1]
+        return (
+            newest.sample is not None and self._read_counters(newest.sample.device_number) == newest.counters
+        )
 
     async def _read(self, request: SampleRequest, track: _Track) -> Reading | None:
         """Return what sampling brought; None where it says nothing about the volume's health."""

@@ -100,6 +100,20 @@ async def test_looking_again_does_nothing() -> None:
     assert volume.executed == done
 
 
+async def test_settled_is_looked_at_since_it_was_asked_for() -> None:
+    """Whoever waits for a volume to settle sees what a look found that began after it was woken."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await reconciler.wait_settled([VOLUME], 60)
+        node.volumes[VOLUME].size_bytes *= 2
+        reconciler.wake(VOLUME)
+        await reconciler.wait_settled([VOLUME], 60)
+        status = board.get(VOLUME)
+        assert status is not None
+        assert status.size_bytes == node.volumes[VOLUME].size_bytes
+        assert not node.open_sessions
+
+
 async def test_looking_changes_nothing() -> None:
     """A plan that is shown touches nothing."""
     volume = FakeVolume(VOLUME)

@@ -180,13 +180,19 @@ async def test_device_that_is_doubted_is_asked_again() -> None:
 
 
 async def test_each_volume_is_looked_at_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a period every volume is looked at, and what came without a word is found."""
+    """Within a period every volume is looked at, one at a time, and what came without a word is found."""
     devices = Devices(nvme1n1=VOLUME)
     late = VolumeId("vol-00000000000000003")
     both_woken = anyio.Event()
     woken: set[VolumeId] = set()
 
+    turns: list[str] = []
+
+    async def wait_settled(volumes: Iterable[VolumeId], _: float) -> None:
+        turns.extend(f"settled {volume}" for volume in volumes)
+
     def wake(volume: VolumeId) -> None:
+        turns.append(f"woke {volume}")
         woken.add(volume)
         if woken == {VOLUME, late}:
             both_woken.set()
@@ -195,8 +201,11 @@ async def test_each_volume_is_looked_at_in_its_turn(monkeypatch: pytest.MonkeyPa
         reconciler = Reconciler(FakeNode(), Board(), Counters())
         monkeypatch.setattr(reconciler, "list_volumes", lambda: tuple(assignments.present))
         monkeypatch.setattr(reconciler, "wake", wake)
+        monkeypatch.setattr(reconciler, "wait_settled", wait_settled)
         devices.volumes["/dev/nvme3n1"] = late
         tasks.start_soon(look_periodically, surveyor, reconciler, lambda: 0.01)
         with anyio.fail_after(60):
             await both_woken.wait()
         tasks.cancel_scope.cancel()
+    # The late one came without a word, at the end of the first round, and is woken out of turn.
+    assert turns[:2] == [f"woke {VOLUME}", f"settled {VOLUME}"]

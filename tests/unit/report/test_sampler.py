@@ -74,7 +74,7 @@ class FakeKernel:
 
 @asynccontextmanager
 async def sampling(
-    board: Board, node: FakeNode, kernel: FakeKernel | None = None, rest_intervals: float = 1e6
+    board: Board, node: FakeNode, kernel: FakeKernel | None = None, rest_intervals: int = 1_000_000
 ) -> AsyncIterator[Sampler]:
     """Sample at every hundredth of a second; with a ``kernel`` of the test's, by its clock and counters."""
     sampler = Sampler(
@@ -173,6 +173,19 @@ async def test_volume_at_rest_is_left_alone() -> None:
         assert len(node.asked) == 1
         kernel.counters = BlockCounters(2, 2, 2, 1, 1, 1, 0, 2)
         await until(lambda: len(node.asked) > 3)
+
+
+async def test_volumes_at_rest_are_sampled_in_turn() -> None:
+    """One that does not answer in its turn holds up the others for a moment, and they are sampled on."""
+    board = make_board(READY, make_status(volume_id=DATASETS, name="datasets", path="/data/ckpt"))
+    node, kernel = FakeNode({CHECKPOINTS: SAMPLE, DATASETS: SAMPLE}), FakeKernel()
+    async with sampling(board, node, kernel, rest_intervals=2):
+        await until(lambda: {request.volume for request in node.asked} == {CHECKPOINTS, DATASETS})
+        del node.answers[CHECKPOINTS]
+        await until(lambda: node.waiting)
+        count = len(node.asked)
+        await until(lambda: len(node.asked) > count + 2)
+        assert node.waiting == 1
 
 
 async def test_rest_is_not_for_ever() -> None:

@@ -1,0 +1,51 @@
+"""The words of the agent: volumes, devices, what is on them, what is wanted of them.
+
+Values only: frozen, comparable, free of I/O. Everything else in the agent passes these around.
+"""
+
+from __future__ import annotations
+
+from agent.model.cluster import NodeFacts, Origin
+from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown
+from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
+from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
+from agent.model.records import FormatRecord, FormatStage, MountRecord
+from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
+from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
+
+__all__ = [
+    "Blank",
+    "Checked",
+    "Condition",
+    "Content",
+    "Device",
+    "DeviceNumber",
+    "Exclusion",
+    "Filesystem",
+    "Foreign",
+    "FormatRecord",
+    "FormatRule",
+    "FormatStage",
+    "FsType",
+    "Identity",
+    "Ids",
+    "Mount",
+    "MountRecord",
+    "NodeFacts",
+    "Observed",
+    "Origin",
+    "Partition",
+    "Process",
+    "Reason",
+    "RootInode",
+    "Seen",
+    "Tuning",
+    "Unknown",
+    "VolumeId",
+    "Wanted",
+    "WantedBlock",
+    "WantedFilesystem",
+    "WantedMount",
+    "WantedTuning",
+    "parse_volume_id",
+]

@@ -1,0 +1,65 @@
+"""What is on a device, as far as reading it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+
+class FsType(str, Enum):
+    """A filesystem the agent can make, check, grow and mount."""
+
+    EXT4 = "ext4"
+    XFS = "xfs"
+    BTRFS = "btrfs"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Blank:
+    """Proven: no signature, no partition, no holder, and every sampled read succeeded and was zero."""
+
+    sampled_bytes: int
+    is_whole: bool = False
+    """Every byte was read, not a sample."""
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """A filesystem of a type the agent knows, on the whole device or on its only partition."""
+
+    type: FsType
+    uuid: str
+    label: str | None = None
+    size_bytes: int | None = None
+    """Bytes the filesystem spans, from its superblock; None where that could not be read."""
+    partition: int | None = None
+    has_errors: bool = False
+    """The superblock itself records errors (ext4's error flag)."""
+    is_pristine: bool | None = None
+    """The superblock proves that it was never mounted since mkfs began; None where it cannot tell."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Something is there that the agent must not touch. ``what`` completes "the volume holds …"."""
+
+    what: str
+    offset_bytes: int | None = None
+    is_signed: bool = True
+    """A known format was recognised; False for bytes that are merely not zero."""
+    is_own_remains: bool = False
+    """All that is there was shown to come from the interrupted format that the agent has a note of."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The probe failed, so nothing is known. ``why`` is a clause. Never blank."""
+
+    why: str
+
+
+Content: TypeAlias = "Blank | Filesystem | Foreign | Unknown"

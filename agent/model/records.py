@@ -1,0 +1,43 @@
+"""What is remembered of a volume, durably: notes that are written and synced before the deed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from agent.model.content import FsType
+from agent.model.device import DeviceNumber
+from agent.model.volume import VolumeId
+
+
+class FormatStage(str, Enum):
+    """How far the agent's own formatting of a volume has come, as written down and synced."""
+
+    INTENDED = "intended"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class FormatRecord:
+    """The durable note about formatting one volume: written before mkfs, completed after it was observed."""
+
+    volume_id: VolumeId
+    uuid: str
+    type: FsType
+    size_bytes: int
+    stage: FormatStage
+    recorded_at: str
+    """UTC, ISO 8601. For people; no decision depends on it."""
+
+
+@dataclass(frozen=True)
+class MountRecord:
+    """The durable note that the agent mounted a volume; tells its stale mount from anyone else's."""
+
+    volume_id: VolumeId
+    path: str
+    device_number: DeviceNumber
+    boot_id: str
+    diskseq: int | None = None
+    options: tuple[str, ...] = ()
+    """As last asked for; the kernel does not show every one of them."""

@@ -243,7 +243,7 @@ def fork_zygote() -> tuple[Forked, socket.socket]:
 
 
 def _become_zygote(control: socket.socket, parent_pid: int) -> NoReturn:
-    """Take on what a fresh interpreter would be started with: see ``Workers``."""
+    """Take on what a fresh interpreter would be started with: see ``ZygoteProcess``."""
     status = 1
     try:
         os.setsid()

@@ -1,0 +1,182 @@
+"""The life of workers: forked when there is work for more of them, kept for a while, retired, or killed.
+
+A worker that does not answer is sent SIGKILL and left to the zygote, its parent, which reaps it when the
+kernel lets go of it. Nobody waits for that; until then it is remembered, and with it what it is stuck on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass, field
+
+import anyio
+
+from agent.node import wire
+from agent.node.wire import Fd
+from agent.node.zygote import Raised, Returned, accept_fd
+from agent.node.zygote_process import ZygoteProcess
+
+MAX_AT_ONCE = min(32, max(4, 2 * (os.cpu_count() or 1)))
+"""Calls under way that may still be computing, and workers kept for the next ones. With twenty volumes at
+once on two processors, more only take them from each other, and each new worker costs a fork."""
+_IDLE_S = 90.0
+"""Longer than the minute after which volumes at rest are looked at again: forking costs more than a look."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a worker is asked to do, and the subject it is about: a volume ID."""
+
+    name: str
+    subject: str
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker as the daemon has it: the socket it serves, and the answer that is arriving there."""
+
+    number: int
+    sock: socket.socket
+    inbox: wire.Inbox = field(default_factory=wire.Inbox)
+    idle_timer: asyncio.TimerHandle | None = None
+    is_dead: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def is_alive(self) -> bool:
+        """One with nothing to say still holds the other end of the socket."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def begin_sending(self, request: object) -> bytes:
+        """Send of a call what the empty socket takes without waiting, and return the rest of it.
+
+        The descriptors are sent then, and so is all of a call that is small.
+        """
+        message, fds = wire.encode(request)
+        sent = self.sock.sendmsg([message], wire.ancillary(fds))
+        return message[sent:]
+
+    async def send(self, request: object) -> None:
+        """Send a call: a function and its arguments."""
+        rest = self.begin_sending(request)
+        if rest:
+            await asyncio.get_running_loop().sock_sendall(self.sock, rest)
+
+    async def receive(self) -> Returned | Raised:
+        """Return the answer, or raise WireError or ConnectionError where none is coming."""
+        while not self.inbox.is_complete:
+            await anyio.wait_readable(self.sock)
+            if not self.inbox.receive(self.sock):
+                raise wire.WireError("it closed its socket without an answer")
+        inbox, self.inbox = self.inbox, wire.Inbox()
+        answer = inbox.decode()
+        if not isinstance(answer, (Returned, Raised)):
+            inbox.close_fds()
+            raise wire.WireError(f"it answered with a {type(answer).__name__}")
+        return answer
+
+
+class Crew:
+    """All workers of a zygote: those that wait for work, and those that were killed and have not died yet."""
+
+    def __init__(self, zygote: ZygoteProcess) -> None:
+        self._zygote = zygote
+        self._idle: list[Worker] = []
+        self.undead: dict[Worker, Errand] = {}
+        """Abandoned workers that have not died yet, and what each is stuck on."""
+        self.forked = 0
+        """How many workers were forked so far."""
+
+    def take(self) -> Worker:
+        """Return a worker that has nothing to do."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.idle_timer is not None:
+                worker.idle_timer.cancel()
+                worker.idle_timer = None
+            if worker.is_alive:
+                return worker
+            worker.sock.close()
+        return self._fork()
+
+    def put_back(self, worker: Worker) -> None:
+        """Keep a worker that has answered for the next call, for a while."""
+        if len(self._idle) >= MAX_AT_ONCE:
+            _end(worker)
+            return
+        worker.idle_timer = asyncio.get_running_loop().call_later(_IDLE_S, self._retire, worker)
+        self._idle.append(worker)
+
+    def abandon(self, worker: Worker, errand: Errand) -> None:
+        """Have the worker killed, and remember it until its socket says that it is dead."""
+        self.undead[worker] = errand
+        asyncio.get_running_loop().add_reader(worker.sock, self._hear_undead, worker)
+        self._zygote.kill(worker.number)
+
+    def disband(self) -> None:
+        """End those that wait for work, and forget those that do not die."""
+        while self._idle:
+            _end(self._idle.pop())
+        for worker in list(self.undead):
+            self._forget_undead(worker)
+
+    def _fork(self) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)  # noqa: FBT003 -- its only form
+        self.forked += 1
+        worker = Worker(self.forked, ours)
+        with theirs:
+            try:
+                self._zygote.fork(worker.number, theirs)
+            except BaseException:
+                ours.close()
+                raise
+        return worker
+
+    def _retire(self, worker: Worker) -> None:
+        self._idle.remove(worker)
+        _end(worker)
+
+    def _hear_undead(self, worker: Worker) -> None:
+        """Read what an abandoned worker still says, until it is dead.
+
+        Descriptors that come too late are left to a worker to close, since they are a device's.
+        """
+        try:
+            is_open = worker.inbox.receive(worker.sock)
+        except BlockingIOError:
+            return
+        except (OSError, wire.WireError):
+            is_open = False
+        late, worker.inbox.fds = worker.inbox.fds, []
+        worker.inbox.received.clear()
+        for fd in late:
+            self._close_late(Fd(fd))
+        if not is_open:
+            self._forget_undead(worker)
+
+    def _close_late(self, fd: Fd) -> None:
+        worker = self._fork()
+        worker.begin_sending((accept_fd, (fd,)))
+        fd.close()
+        worker.sock.close()
+
+    def _forget_undead(self, worker: Worker) -> None:
+        del self.undead[worker]
+        worker.is_dead.set()
+        asyncio.get_running_loop().remove_reader(worker.sock)
+        worker.sock.close()
+
+
+def _end(worker: Worker) -> None:
+    """Close the worker's socket, on which it ends."""
+    if worker.idle_timer is not None:
+        worker.idle_timer.cancel()
+    worker.sock.close()

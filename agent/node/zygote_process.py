@@ -1,0 +1,97 @@
+"""The zygote as the daemon has it: started where there is none, given its orders, ended.
+
+What it does inside is ``zygote``'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from agent.node import wire
+from agent.node.wire import Fd
+from agent.node.zygote import ENVIRONMENT, Fork, Forked, Kill
+
+# It imports from where the daemon does, and processes no site files: those of a venv cost more than it.
+_PROGRAM = """\
+import sys
+sys.path[:] = sys.argv[3:]
+from agent.node.zygote import main
+main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+class ZygoteProcess:
+    """The process that forks workers, and the socket its orders go to.
+
+    ``forked``: one that was forked off the daemon earlier; without it, or when it has died, a fresh
+    interpreter is started. Only in the daemon's main thread: the kernel ends the zygote with the thread that
+    started it.
+    """
+
+    def __init__(self, forked: tuple[Forked, socket.socket] | None = None) -> None:
+        self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._control: socket.socket | None = None
+        if forked is not None:
+            self._process, self._control = forked
+
+    def start(self) -> None:
+        """Have a zygote, before it is needed."""
+        if self._process is None:
+            self._start()
+
+    def fork(self, number: int, sock: socket.socket) -> None:
+        """Have worker ``number`` forked, which serves ``sock``; by another zygote where this one has died."""
+        message, fds = wire.encode(Fork(number, Fd(sock.fileno())))
+        try:
+            control = self._control or self._start()
+            control.sendmsg([message], wire.ancillary(fds))
+        except (BrokenPipeError, ConnectionResetError):
+            self.stop()
+            self._start().sendmsg([message], wire.ancillary(fds))
+
+    def kill(self, number: int) -> None:
+        """Have worker ``number`` killed, without waiting for its death.
+
+        With the zygote gone the kernel has killed it already.
+        """
+        if self._control is None:
+            return
+        message, _ = wire.encode(Kill(number))
+        try:
+            self._control.send(message)
+        except OSError:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the zygote, and with it every worker that can die."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            # It touches no device, so it dies at once; a machine out of memory is not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
+            self._process = None
+
+    def _start(self) -> socket.socket:
+        # Orders are told apart by their packets: two may come at once.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(
+                [*argv, *(str(Path(entry).absolute()) for entry in sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+        ours.setblocking(False)  # noqa: FBT003 -- its only form
+        self._control = ours
+        return ours

@@ -49,9 +49,12 @@ def set_link(directory: Path, name: str, device_path: str) -> None:
         raise RefusedError(f"{name!r} cannot be the name of a link.", retryable=False)
     link = directory / name
     link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _check_replaceable(link)
-    temporary = link.with_name(f"{_TEMPORARY_PREFIX}{link.name}")
     try:
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(device_path)
+            return
+        _check_replaceable(link)
+        temporary = link.with_name(f"{_TEMPORARY_PREFIX}{link.name}")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         temporary.symlink_to(device_path)

@@ -88,14 +88,17 @@ def find_exclusion(
 
 def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | None:
     for mount in surroundings.mounts:
+        is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
+        is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")
+        if not (is_store or is_system):
+            continue
         if not device.numbers & surroundings.closure(surroundings.devices_of(mount)):
             continue
-        if mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/"):
+        if is_store:
             return Exclusion(
                 Reason.INSTANCE_STORE, f"{device.path} is part of the node's instance store at {mount.path}."
             )
-        if mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/"):
-            return Exclusion(Reason.ROOT_DEVICE, f"{device.path} carries {mount.path} of the running system.")
+        return Exclusion(Reason.ROOT_DEVICE, f"{device.path} carries {mount.path} of the running system.")
     if device.numbers & surroundings.closure(surroundings.swaps):
         return Exclusion(Reason.DEVICE_BUSY, f"{device.path} is used as swap.", hint="swapoff frees it.")
     return None

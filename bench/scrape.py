@@ -26,7 +26,9 @@ from pathlib import Path
 import anyio
 
 from agent.model import Condition, DeviceNumber, VolumeId
-from agent.node.sample import BlockCounters, MountSample, Sample
+from agent.node.counters import BlockCounters
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Health

@@ -20,13 +20,14 @@ from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
 from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
+from agent.node.counters import BlockCounters, read_block_counters
 from agent.node.device import read_appearance
 from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource
 from agent.node.mountinfo import find_node_number
 from agent.node.records import Records, read_boot_id
-from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters, take_sample
+from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
 from agent.node.users import resolve_ids

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agent.model import Condition, Reason
-from agent.node.sample import BlockCounters, MountSample, Sample
+from agent.node.counters import BlockCounters
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample
 from agent.report.statistics import EbsStatistics
 
 _SEVERITY = {Condition.READY: 0, Condition.DEGRADED: 1, Condition.FAILED: 2, Condition.LOST: 3}

@@ -25,7 +25,8 @@ from anyio.abc import TaskGroup
 from agent.errors import AgentError, InconclusiveError, NotAnsweringError
 from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
-from agent.node.sample import BlockCounters, Sample, SampleRequest, read_block_counters
+from agent.node.counters import BlockCounters, read_block_counters
+from agent.node.sample import Sample, SampleRequest
 from agent.report.board import Board
 from agent.report.health import Health, Reading, Verdict, strip_reading
 from agent.report.statistics import EbsStatistics, ForeignPageError, parse_statistics

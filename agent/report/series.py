@@ -12,7 +12,9 @@ from typing import Literal, TypeAlias
 
 from prometheus_client.utils import floatToGoString
 
-from agent.node.sample import BlockCounters, MountSample, Sample
+from agent.node.counters import BlockCounters
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample
 from agent.report.health import Health
 from agent.report.statistics import EbsStatistics
 from agent.report.volume_status import Usage, VolumeStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.model import Condition, Reason
-from agent.node.sample import MountSample
+from agent.node.mount_sample import MountSample
 from agent.report.health import Reading, Verdict
 from agent.report.sizes import show_duration, show_size
 from agent.report.verdicts.window import Window

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agent.node.sample import MountSample, Sample
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample
 from agent.report.health import Reading, Verdict
 
 

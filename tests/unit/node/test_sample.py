@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import DeviceNumber
-from agent.node.sample import has_refused_writes
+from agent.node.mount_sample import has_refused_writes
 
 MOUNTED = 1_000_000
 NUMBER = DeviceNumber(259, 1)

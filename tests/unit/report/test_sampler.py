@@ -11,7 +11,9 @@ import structlog.testing
 
 from agent.errors import InconclusiveError, NotAnsweringError, VanishedError
 from agent.model import Condition, DeviceNumber, Reason, VolumeId
-from agent.node.sample import BlockCounters, MountSample, Sample, SampleRequest
+from agent.node.counters import BlockCounters
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample, SampleRequest
 from agent.report.board import Board
 from agent.report.events import EventName
 from agent.report.sampler import Sampler

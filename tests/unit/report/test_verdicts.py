@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import Condition, DeviceNumber, Reason
-from agent.node.sample import BlockCounters, MountSample, Sample
+from agent.node.counters import BlockCounters
+from agent.node.mount_sample import MountSample
+from agent.node.sample import Sample
 from agent.report.health import Reading, Verdict
 from agent.report.statistics import Direction, EbsStatistics
 from agent.report.verdicts import RULES, Subject, judge

@@ -1,16 +1,20 @@
-"""aiomqtt's client, except that it has the event loop watch no socket that is closed already.
+"""aiomqtt's client, except for two things it does with its sockets.
 
-aiomqtt gives a socket's *number* to the loop one turn later, when paho may have found the broker gone and
+It gives a socket's *number* to the event loop one turn later, when paho may have found the broker gone and
 closed it. At best the loop then reports an error. At worst the number is another socket's by now: the loop
 calls paho whenever that one can be written to, and no socket that gets the number later can be watched.
+
+A connection that did not come about in time, or was given up on the way, it leaves open, and pings on: each
+further attempt would add one, and the last will of each would say that the node is gone.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
-from typing_extensions import override
+from typing_extensions import Self, override
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -19,6 +23,25 @@ if TYPE_CHECKING:
 
 class Client(aiomqtt.Client):
     """A connection to a broker."""
+
+    @override
+    async def __aenter__(self) -> Self:
+        """Connect; whatever keeps that from ending well, nothing of the connection stays."""
+        # It ends with why the connection did, and nobody may be left to ask.
+        self._disconnected.add_done_callback(_heed)
+        # A part of it runs in a thread that nothing ends, so it goes on to its end in a task of its own.
+        connecting = asyncio.ensure_future(super().__aenter__())
+        try:
+            return await asyncio.shield(connecting)
+        except BaseException:
+            connecting.add_done_callback(self._leave)
+            raise
+        finally:
+            del connecting  # which the error leads to: a circle would keep a socket that paho dropped open
+
+    def _leave(self, connecting: asyncio.Future[Self]) -> None:
+        _heed(connecting)
+        self._client.disconnect()
 
     @override
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: PahoSocket) -> None:
@@ -36,3 +59,9 @@ class Client(aiomqtt.Client):
                 self._loop.add_writer(sock.fileno(), write)
 
         self._loop.call_soon_threadsafe(watch)
+
+
+def _heed(future: asyncio.Future[Any]) -> None:
+    """Have asyncio not complain that nobody asked what a future ended with."""
+    if not future.cancelled():
+        future.exception()

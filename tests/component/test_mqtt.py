@@ -17,6 +17,7 @@ from typing import Any
 import aiomqtt
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from agent.model import Condition, NodeFacts, Reason, VolumeId
 from agent.policy.settings import MqttSettings, MqttTls
@@ -238,6 +239,74 @@ async def test_broker_that_dies_while_it_is_sent_to_leaves_nothing_watched(broke
         assert not loop.remove_writer(number)
     for other in others:
         other.close()
+
+
+@dataclass
+class SlowBroker:
+    """A broker that takes connections and acknowledges them when it is told to, if ever."""
+
+    may_answer: anyio.Event = field(default_factory=anyio.Event)
+    open: int = 0
+    seen: int = 0
+
+    async def serve(self, stream: SocketStream) -> None:
+        self.seen, self.open = self.seen + 1, self.open + 1
+        async with stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._answer, stream)
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await stream.receive()
+            tasks.cancel_scope.cancel()
+        self.open -= 1
+
+    async def _answer(self, stream: SocketStream) -> None:
+        await self.may_answer.wait()
+        await stream.send(b"\x20\x02\x00\x00")  # CONNACK: accepted
+
+
+@asynccontextmanager
+async def serving(broker: SlowBroker) -> AsyncIterator[int]:
+    """Give the broker's port."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, broker.serve)
+        yield listener.extra_attributes[SocketAttribute.local_port]()
+        tasks.cancel_scope.cancel()
+
+
+async def test_connection_given_up_on_the_way_is_closed() -> None:
+    """Settings that change while a broker is slow to answer leave no connection to it, once it answers."""
+    slow = SlowBroker()
+    async with serving(slow) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(make_board(READY), Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: slow.seen)
+        publisher.apply(None, FACTS)
+        slow.may_answer.set()
+        await until(lambda: not slow.open)
+        assert slow.seen == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_broker_that_never_answers_has_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that was given up for want of an answer is over before the one after the next."""
+    monkeypatch.setattr(mqtt, "CONNECT_TIMEOUT_S", 0.2)
+    slow = SlowBroker()
+    most = 0
+
+    def count() -> int:
+        nonlocal most
+        most = max(most, slow.open)
+        return slow.seen
+
+    async with serving(slow) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(make_board(READY), Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: count() > 4)
+        tasks.cancel_scope.cancel()
+    assert most <= 2
 
 
 async def test_idle_node_is_back_with_its_broker(broker: Mosquitto) -> None:

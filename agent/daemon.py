@@ -25,9 +25,10 @@ from agent.log import get_logger
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
 from agent.node.zygote import Forked
+from agent.passes import Want
 from agent.paths import Paths
 from agent.policy import Policy, describe_seen, diff_policies, load_policy
-from agent.reconcile import Reconciler, Want
+from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName

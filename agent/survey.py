@@ -17,7 +17,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.log import get_logger
 from agent.model import Seen, VolumeId
 from agent.node.sources import Hint
-from agent.reconcile import Reconciler, Want
+from agent.passes import Want
+from agent.reconcile import Reconciler
 from agent.report.counters import Counters
 
 GATHER_S = 0.02

@@ -17,7 +17,7 @@ from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
 from agent.node.processes import find_processes
-from agent.reconcile import Session
+from agent.passes import Session
 from agent.steps import Relinquish, Unmount
 
 FROZEN = "frozen"

@@ -10,7 +10,8 @@ import pytest
 
 from agent.model import Identity, Seen, VolumeId
 from agent.node.sources import Hint
-from agent.reconcile import Reconciler, Want
+from agent.passes import Want
+from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.survey import Surveyor, look_periodically

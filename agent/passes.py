@@ -1,0 +1,205 @@
+"""One pass over one volume: look, plan, do what comes first, look again, until nothing is left to do.
+
+It never trusts what a step returned: success is what the next look finds. Nothing here knows how a step is
+done or what a policy file is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from agent.errors import AgentError, InconclusiveError, NotAnsweringError, RefusedError
+from agent.model import Observed, Reason, VolumeId, Wanted
+from agent.plan import make_plan
+from agent.report.board import Board, utc_now
+from agent.report.counters import Counters
+from agent.report.status import describe_failure, describe_status
+from agent.report.transitions import record_step, record_transition
+from agent.report.volume_status import StepOutcome, VolumeStatus
+from agent.steps import Action
+
+MAX_STEPS = 24
+"""In one pass. A plan has at most about ten steps; more means that steps do not bring what they promise."""
+
+Want: TypeAlias = "Wanted | AgentError | None"
+"""What is wanted of a volume; an error where the policy cannot say; None where it does not name it."""
+
+
+class Session(Protocol):
+    """One pass over one volume: its device is pinned from the first look until the pass ends."""
+
+    async def observe(self, wanted: Wanted | None) -> Observed:
+        """Look at the volume again and return all that was found."""
+
+    async def execute(self, action: Action, observed: Observed) -> None:
+        """Do one step on the device that was observed, or raise; ``observed`` is what it was planned from."""
+
+
+class Node(Protocol):
+    """What the loop needs of this machine."""
+
+    def open(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
+        """Begin a pass over one volume, attached or not."""
+
+
+@dataclass
+class Memory:
+    """What the passes over a volume leave to those that follow."""
+
+    failures: int = 0
+    last_step: StepOutcome | None = None
+    failed_step: StepOutcome | None = None
+    """The failure recorded last; the same one again, at each retry, is not recorded."""
+    observed: Observed | None = None
+    """What was found last: shown on for a volume that does not answer any more."""
+    attached_at: float | None = None
+    """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every pass works with. Links to volumes lie below ``dev_ebs``."""
+
+    node: Node
+    board: Board
+    counters: Counters
+    dev_ebs: str
+    clock: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class PassOutcome:
+    """What follows from a pass for the next one."""
+
+    needs_retry: bool
+    is_here: bool
+
+
+async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
+    """Look at a volume and return how it is and what would be done, doing none of it."""
+    try:
+        wanted = _get_wanted(want)
+        async with context.node.open(volume) as session:
+            observed = await session.observe(wanted)
+    except AgentError as error:
+        wanted = want if isinstance(want, Wanted) else None
+        status = describe_failure(volume, memory.observed, wanted, error, context.dev_ebs)
+    else:
+        status = describe_status(observed, wanted, make_plan(observed, wanted), context.dev_ebs)
+    return replace(status, last_step=memory.last_step)
+
+
+class Pass:
+    """One volume brought as far as it goes now. Errors of the volume end here, and nowhere else."""
+
+    def __init__(self, context: Context, memory: Memory, volume: VolumeId) -> None:
+        self._node = context.node
+        self._board = context.board
+        self._counters = context.counters
+        self._clock = context.clock
+        self._dev_ebs = context.dev_ebs
+        self._memory = memory
+        self._volume = volume
+        self._observed: Observed | None = None
+
+    async def run(self, want: Want) -> PassOutcome:
+        began = self._clock()
+        needs_retry = False
+        try:
+            wanted = _get_wanted(want)
+            async with self._node.open(self._volume) as session:
+                await self._advance(session, wanted)
+        except AgentError as error:
+            needs_retry = error.retryable
+            wanted = want if isinstance(want, Wanted) else None
+            known = self._observed or self._memory.observed
+            if not self._is_excused(error):
+                self._publish(describe_failure(self._volume, known, wanted, error, self._dev_ebs))
+            self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
+        else:
+            self._memory.failed_step = None
+            self._counters.count_reconcile("done", self._clock() - began)
+        is_here = self._observed is not None and (
+            self._observed.device is not None or bool(self._observed.stale_mounts)
+        )
+        return PassOutcome(needs_retry, is_here)
+
+    async def _advance(self, session: Session, wanted: Wanted | None) -> None:
+        """Do what comes first, look again, and so on, until no action is left."""
+        previous: tuple[Observed, tuple[Action, ...]] | None = None
+        for _ in range(MAX_STEPS):
+            observed = self._observed = self._memory.observed = await session.observe(wanted)
+            plan = make_plan(observed, wanted)
+            self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
+            if not plan.actions:
+                return
+            actions = plan.next_actions
+            if previous == (observed, actions):
+                raise AgentError(
+                    f"{self._volume}: the step to {actions[-1].describe()} changed nothing.",
+                    hint="The log says what the step answered; the volume is looked at again by itself.",
+                    reason=Reason.STEP_FAILED,
+                )
+            for action in actions:
+                await self._execute(session, action, observed)
+            previous = (observed, actions)
+        raise AgentError(
+            f"{self._volume} did not settle within {MAX_STEPS} steps.",
+            hint="Something keeps changing it; ebs-agent events shows what was done.",
+            reason=Reason.STEP_FAILED,
+        )
+
+    async def _execute(self, session: Session, action: Action, observed: Observed) -> None:
+        began = self._clock()
+        error: AgentError | None = None
+        try:
+            await session.execute(action, observed)
+        except AgentError as failure:
+            error = failure
+            raise
+        finally:
+            outcome = "done" if error is None else "failed"
+            self._counters.count_step(action.kind, outcome)
+            text = "done" if error is None else error.message
+            step = self._memory.last_step = StepOutcome(action.kind, action.describe(), text, utc_now())
+            failed = self._memory.failed_step
+            if error is None or failed is None or replace(failed, at=step.at) != step:
+                record_step(self._board, observed, action, error, self._clock() - began)
+            if error is not None:
+                self._memory.failed_step = step
+
+    def _is_excused(self, error: AgentError) -> bool:
+        """Whether nothing is told of an error yet: one look in vain makes nothing known untrue."""
+        is_first = self._memory.observed is not None and self._memory.failures == 0
+        return is_first and isinstance(error, InconclusiveError)
+
+    def _publish(self, status: VolumeStatus) -> None:
+        old = self._board.get(self._volume)
+        self._board.publish(replace(status, last_step=self._memory.last_step))
+        record_transition(self._board, old, self._board.get(self._volume) or status)
+        self._time_attach(status)
+
+    def _time_attach(self, status: VolumeStatus) -> None:
+        memory = self._memory
+        if status.device is None:
+            memory.attached_at = None
+        elif status.condition.is_usable and memory.attached_at is not None:
+            self._counters.count_attach(self._clock() - memory.attached_at)
+            memory.attached_at = None
+
+
+def _get_wanted(want: Want) -> Wanted | None:
+    if isinstance(want, AgentError):
+        raise want
+    return want
+
+
+def _name_outcome(error: AgentError) -> str:
+    if isinstance(error, RefusedError):
+        return "refused"
+    if isinstance(error, InconclusiveError):
+        return "inconclusive"
+    return "stalled" if isinstance(error, NotAnsweringError) else "failed"

@@ -77,8 +77,8 @@ def observe_device(fd: int, path: str, identify: Callable[[int], Identity], sysf
     identity = identify(fd)
     _cross_check_serial(path, node, identity)
     size_bytes, diskseq = read_size(fd), read_diskseq(fd)
-    told_seq = read_integer(f"{node}/diskseq")
-    if diskseq is not None and told_seq is not None and told_seq != diskseq:
+    told_seq = read_attribute(f"{node}/diskseq")
+    if diskseq is not None and told_seq and told_seq != str(diskseq):
         raise VanishedError(f"{path} is another disk by now.", reason=Reason.NOT_ATTACHED)
     return Device(
         path=path,
@@ -278,16 +278,16 @@ def is_block_device(number: DeviceNumber) -> bool:
 def _read_partitions(node: str, names: list[str]) -> tuple[Partition, ...]:
     """Return the partitions among ``names`` in the directory of a disk, by number."""
     found = [
-        _read_partition(f"{node}/{name}", name, number)
+        _read_partition(f"{node}/{name}", name)
         for name in names
-        if (number := read_integer(f"{node}/{name}/partition")) is not None
+        if read_attribute(f"{node}/{name}/partition") is not None
     ]
     return tuple(sorted(found, key=lambda partition: partition.number))
 
 
-def _read_partition(entry: str, name: str, number: int) -> Partition:
+def _read_partition(entry: str, name: str) -> Partition:
     return Partition(
-        number=number,
+        number=_need(read_integer(f"{entry}/partition"), name),
         path=f"/dev/{name}",
         device_number=_need(read_device_number(f"{entry}/dev"), name),
         start_bytes=_need(read_integer(f"{entry}/start"), name) * SECTOR_BYTES,

@@ -24,6 +24,7 @@ from agent.errors import AgentError
 from agent.model import Device, DeviceNumber, Process, Reason
 from agent.node import mounted
 from agent.node.processes import describe_process, read_link
+from agent.node.sysfs import list_names, locate
 
 BLKFLSBUF = 0x1261
 """Write back and forget the buffer cache: linux/fs.h."""
@@ -80,7 +81,7 @@ def find_users(path: str, numbers: frozenset[DeviceNumber]) -> Users:
         with contextlib.suppress(OSError, psutil.Error):
             if pid not in own and _has_open(process, numbers, safe_mounts):
                 found.append(describe_process(process))
-    holders = sorted({name for number in numbers for name in _list_holders(number)})
+    holders = sorted({name for number in numbers for name in list_names(f"{locate(number)}/holders")})
     return Users(tuple(found), tuple(holders), _is_claimed(path))
 
 
@@ -124,11 +125,6 @@ def _list_own_processes() -> frozenset[int]:
     """Return this worker, its siblings, their parent, and the daemon, which holds the device as well."""
     zygote = psutil.Process(os.getppid())
     return frozenset({os.getpid(), zygote.pid, zygote.ppid(), *(one.pid for one in zygote.children())})
-
-
-def _list_holders(number: DeviceNumber) -> list[str]:
-    holders = Path(f"/sys/dev/block/{number.major}:{number.minor}/holders")
-    return [one.name for one in holders.iterdir()] if holders.is_dir() else []
 
 
 def _is_claimed(path: str) -> bool:

@@ -68,10 +68,10 @@ def list_names(directory: str) -> frozenset[str]:
 
 
 def find_name(number: DeviceNumber, sysfs: Path = SYSFS) -> str | None:
-    """Return the kernel's name of a block device, ``nvme1n1``; None where it has gone."""
+    """Return the kernel's name of a block device, ``nvme1n1``; None where it has gone, and for that alone."""
     try:
         return os.readlink(locate(number, sysfs)).rpartition("/")[2]  # noqa: PTH115 -- see the module
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -45,6 +45,33 @@ def test_device_is_what_the_kernel_says(disk: str) -> None:
         device.verify_pin(fd, found, identify)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "text", "why"),
+    [
+        ("diskseq", "next", "another disk"),
+        ("diskseq", "0", "another disk"),
+        ("{name}p1/partition", "first", "p1 went away"),
+        ("{name}p1/partition", "", "p1 went away"),
+    ],
+)
+def test_what_sysfs_says_must_make_sense(
+    tmp_path: Path, disk: str, attribute: str, text: str, why: str
+) -> None:
+    """A sequence number that is not the device's, or a partition without a number, is nothing to go by."""
+    name = Path(disk).name
+    node = tmp_path / name
+    (node / f"{name}p1").mkdir(parents=True)
+    (tmp_path / "dev/block").mkdir(parents=True)
+    with opened(disk) as (fd, found):
+        if found.diskseq is None:
+            pytest.skip("this kernel numbers no disks")
+        (tmp_path / "dev/block" / str(found.device_number)).symlink_to(node)
+        assert device.observe_device(fd, disk, identify, tmp_path) == found
+        (node / attribute.format(name=name)).write_text(text)
+        with pytest.raises(VanishedError, match=why):
+            device.observe_device(fd, disk, identify, tmp_path)
+
+
 def test_appearance_is_that_of_the_open_device_until_it_changes(tmp_path: Path, disk: str) -> None:
     """By what the kernel says of a path, a disk is the one that was asked, has grown, or is none."""
     with opened(disk) as (_, found):

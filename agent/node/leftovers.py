@@ -16,10 +16,12 @@ import psutil
 
 from agent.model import DeviceNumber, Mount, Process
 from agent.node import mounted
+from agent.node.descriptors import GONE, PROC, list_descriptors
 from agent.node.processes import find_processes
 
-PROC = Path("/proc")
 _LINKS = ("cwd", "root", "exe")
+_LOOKS = 2
+"""In vain, before somebody counts as gone: a descriptor may be passed on while one looks."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def detach_and_note(mount: Mount) -> Leftover:
     users = []
     for process in find_processes(mount.path, mount.device_number):
         # A process may end at any moment.
-        with contextlib.suppress(OSError, psutil.Error):
+        with contextlib.suppress(*GONE, psutil.NoSuchProcess):
             users.append(_note_user(process, mount.path))
     mounted.detach_stale(mount)
     return Leftover(mount.mount_id, mount.device_number, tuple(users))
@@ -69,26 +71,25 @@ def _note_user(process: Process, path: str) -> User:
     return User(process, psutil.Process(process.pid).create_time(), frozenset(links))
 
 
-def _is_left(user: User, leftover: Leftover) -> bool:
-    directory = PROC / str(user.process.pid)
+def _is_left(user: User, leftover: Leftover, proc: Path = PROC) -> bool:
+    """Whether it still has the mount: not only where that cannot be told, or was not seen once."""
     try:
-        if psutil.Process(user.process.pid).create_time() != user.started:
-            return False
-        return (
-            any((name, _read_link(directory / name)) in user.links for name in _LINKS)
-            or any(_read_mount_id(entry) == leftover.mount_id for entry in (directory / "fdinfo").iterdir())
-            or _has_own_mount(directory, leftover.device_number)
-        )
-    except (OSError, psutil.Error):
+        return any(_is_seen(user, leftover, proc) for _ in range(_LOOKS))
+    except psutil.NoSuchProcess:
         return False
+    except (OSError, psutil.Error):
+        return True
 
 
-def _read_mount_id(fdinfo: Path) -> int | None:
-    for line in fdinfo.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "mnt_id":
-            return int(value)
-    return None
+def _is_seen(user: User, leftover: Leftover, proc: Path) -> bool:
+    directory = proc / str(user.process.pid)
+    if psutil.Process(user.process.pid).create_time() != user.started:
+        return False
+    return (
+        any((name, _read_link(directory / name)) in user.links for name in _LINKS)
+        or any(one.read_mount_id() == leftover.mount_id for one in list_descriptors(directory))
+        or _has_own_mount(directory, leftover.device_number)
+    )
 
 
 def _has_own_mount(directory: Path, number: DeviceNumber) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pwd
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,8 +122,20 @@ def describe_process(process: Path) -> Process:
     # Not psutil's name(): for a long one it reads the command line, which waits for the memory lock.
     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
     printable = "".join(character if character.isprintable() else "?" for character in name)
-    pid = int(process.name)
-    return Process(pid, printable, psutil.Process(pid).username())
+    return Process(int(process.name), printable, _read_user(process))
+
+
+def _read_user(process: Path) -> str:
+    """Return the name of the real user, or the number of one that has none."""
+    for line in (process / "status").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Uid":
+            uid = int(value.split()[0])
+            try:
+                return pwd.getpwuid(uid).pw_name
+            except KeyError:
+                return str(uid)
+    return "?"
 
 
 def read_link(path: Path) -> str:

@@ -14,7 +14,8 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +24,19 @@ import psutil
 from agent.errors import AgentError
 from agent.model import Device, DeviceNumber, Process, Reason
 from agent.node import mounted
-from agent.node.processes import describe_process, read_link
+from agent.node.descriptors import GONE, PROC, list_descriptors, list_processes
+from agent.node.processes import describe_process
 from agent.node.sysfs import list_names, locate
 
 BLKFLSBUF = 0x1261
 """Write back and forget the buffer cache: linux/fs.h."""
-_NODE_TYPES = frozenset({"devtmpfs", "tmpfs", "overlay"})
+_NODE_TYPES = frozenset({"devtmpfs", "tmpfs", "overlay", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs"})
 """Filesystems device nodes live on, of the host and of containers. Asking about a file on any other may have
-to wait for its device or its server."""
+to wait for its server; on a mount with ``nodev``, as the volumes' own are, no device node can be opened."""
 _LOOKS, _PAUSE_S = 4, 0.25
 """udev and blkid open a device for a moment whenever something changes about it."""
+_CLEAN_LOOKS = 2
+"""In a row: who passes a descriptor on while processes are looked through may be missed once."""
 
 
 @dataclass(frozen=True)
@@ -44,81 +48,148 @@ class Users:
     """Block devices on top of it."""
     is_claimed: bool = False
     """The kernel grants it to nobody exclusively: somewhere it is mounted, or used by a driver."""
+    unread: tuple[Process, ...] = ()
+    """Processes of which it cannot be told what they have open."""
 
     @property
     def are_any(self) -> bool:
         return bool(self.processes or self.holders or self.is_claimed)
 
     def describe(self) -> str:
-        named = [f"{one.name} (pid {one.pid}, {one.user})" for one in self.processes[:10]]
-        return ", ".join([*named, *self.holders]) or "a mount in another namespace, swap, or a driver"
-
-
-def check_unused(device: Device) -> None:
-    """Raise AgentError with reason DeviceBusy where anyone has the device or one of its partitions."""
-    users = find_users(device.path, device.numbers)
-    for _ in range(_LOOKS - 1):
-        if not users.are_any:
-            return
-        time.sleep(_PAUSE_S)
-        users = find_users(device.path, device.numbers)
-    if users.are_any:
-        raise AgentError(
-            f"{device.identity.volume_id} ({device.path}) is in use by {users.describe()}.",
-            hint="End them, or have them close the device, and try again.",
-            reason=Reason.DEVICE_BUSY,
+        return ", ".join([*_name(self.processes), *self.holders]) or (
+            "a mount in another namespace, swap, or a driver"
         )
 
 
-def find_users(path: str, numbers: frozenset[DeviceNumber]) -> Users:
-    """Return who has the device at ``path``; ``numbers`` are its own and its partitions'."""
+Find = Callable[[str, frozenset[DeviceNumber]], Users]
+
+
+def check_unused(device: Device, find: Find | None = None) -> None:
+    """Raise AgentError with reason DeviceBusy where anyone has the device or one of its partitions.
+
+    So it does where that cannot be told: nobody is taken for gone who was merely not seen.
+    """
+    busy = clean = 0
+    while clean < _CLEAN_LOOKS:
+        users = _look(device, find or find_users)
+        if not users.are_any and not users.unread:
+            clean += 1
+            continue
+        busy, clean = busy + 1, 0
+        if busy == _LOOKS:
+            raise _name_users(device, users)
+        time.sleep(_PAUSE_S)
+
+
+def _look(device: Device, find: Find) -> Users:
+    try:
+        return find(device.path, device.numbers)
+    except PermissionError as error:
+        raise _cannot_tell(device, f"{error.strerror} in {error.filename}") from error
+
+
+def _name_users(device: Device, users: Users) -> AgentError:
+    if not users.are_any:
+        return _cannot_tell(device, f"what {', '.join(_name(users.unread))} has open cannot be read")
+    return AgentError(
+        f"{device.identity.volume_id} ({device.path}) is in use by {users.describe()}.",
+        hint="End them, or have them close the device, and try again.",
+        reason=Reason.DEVICE_BUSY,
+    )
+
+
+def _cannot_tell(device: Device, why: str) -> AgentError:
+    return AgentError(
+        f"Whether {device.identity.volume_id} ({device.path}) is in use cannot be told: {why}.",
+        hint="To see what others have open the agent needs CAP_SYS_PTRACE, which its unit gives it."
+        " If you know that nobody has the volume: ebs-agent detach --force.",
+        reason=Reason.DEVICE_BUSY,
+    )
+
+
+def find_users(path: str, numbers: frozenset[DeviceNumber], proc: Path = PROC) -> Users:
+    """Return who has the device at ``path``; ``numbers`` are its own and its partitions'.
+
+    Raises PermissionError where not all processes can be seen, OSError where the device does not answer.
+    """
     own = _list_own_processes()
-    safe_mounts: dict[str, frozenset[str]] = {}
-    found = []
-    for pid in psutil.pids():
-        process = Path("/proc", str(pid))
-        # A process may end at any moment.
-        with contextlib.suppress(OSError, psutil.Error):
-            if pid not in own and _has_open(process, numbers, safe_mounts):
-                found.append(describe_process(process))
+    processes = [process for process in list_processes(proc) if int(process.name) not in own]
+    found: list[Process] = []
+    unread: list[Process] = []
+    safe_mounts = _SafeMounts()
+    # First the mounts of all, since a descriptor may be on one that its holder has no way to any more.
+    for ask in (safe_mounts.add, lambda process: _has_open(process, numbers, safe_mounts.ids)):
+        for process in processes:
+            answer = _try(ask, process)
+            if answer is not False:
+                (found if answer else unread).append(_describe(process))
     holders = sorted({name for number in numbers for name in list_names(f"{locate(number)}/holders")})
-    return Users(tuple(found), tuple(holders), _is_claimed(path))
+    return Users(tuple(found), tuple(holders), _is_claimed(path), tuple(dict.fromkeys(unread)))
 
 
-def _has_open(
-    process: Path, numbers: frozenset[DeviceNumber], safe_mounts: dict[str, frozenset[str]]
-) -> bool:
-    with os.scandir(process / "fd") as entries:
-        for entry in entries:
-            if not read_link(Path(entry.path)).startswith("/"):
-                continue  # a socket, a pipe
-            if _read_mount_id(process, entry.name) in _find_safe_mounts(process, safe_mounts):
-                found = entry.stat()
-                is_device = stat.S_ISBLK(found.st_mode)
-                if is_device and DeviceNumber(os.major(found.st_rdev), os.minor(found.st_rdev)) in numbers:
-                    return True
+def _try(ask: Callable[[Path], bool], process: Path) -> bool | None:
+    """Return the answer; None where the process cannot be read."""
+    try:
+        return ask(process)
+    except OSError as error:
+        # Some systems shield init even from root. It starts what uses volumes, and opens none itself.
+        is_shielded_init = process.name == "1" and isinstance(error, PermissionError)
+        return False if is_shielded_init else None
+
+
+def _has_open(process: Path, numbers: frozenset[DeviceNumber], safe_mounts: AbstractSet[int]) -> bool:
+    for descriptor in list_descriptors(process):
+        if not descriptor.link.startswith("/"):
+            continue  # a socket, a pipe
+        if descriptor.read_mount_id() not in safe_mounts:
+            continue
+        found = descriptor.stat()
+        if found is None or not stat.S_ISBLK(found.st_mode):
+            continue
+        if DeviceNumber(os.major(found.st_rdev), os.minor(found.st_rdev)) in numbers:
+            return True
     return False
 
 
-def _read_mount_id(process: Path, descriptor: str) -> str:
-    for line in (process / "fdinfo" / descriptor).read_text("ascii").splitlines():
-        if line.startswith("mnt_id:"):
-            return line.split()[1]
-    return ""
+class _SafeMounts:
+    """The mounts of every namespace that device nodes can be opened on, and on which asking does not wait."""
+
+    def __init__(self) -> None:
+        self.ids: set[int] = set()
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(self, process: Path) -> bool:
+        """Take in those that a process sees; False. OSError where that cannot be read."""
+        try:
+            # A process with a root directory of its own sees a part of its namespace.
+            place = (os.readlink(process / "ns/mnt"), os.readlink(process / "root"))  # noqa: PTH115 (as they are)
+            if place not in self._seen:
+                self.ids.update(_list_safe_mounts(process))
+                self._seen.add(place)
+        except OSError as error:
+            # EINVAL: it is about to end, and has left its namespace.
+            if error.errno != errno.EINVAL and not isinstance(error, GONE):
+                raise
+        return False
 
 
-def _find_safe_mounts(process: Path, known: dict[str, frozenset[str]]) -> frozenset[str]:
-    namespace = read_link(process / "ns/mnt")
-    if namespace not in known:
-        known[namespace] = frozenset(_list_safe_mounts(process))
-    return known[namespace]
-
-
-def _list_safe_mounts(process: Path) -> Iterator[str]:
+def _list_safe_mounts(process: Path) -> Iterator[int]:
     for line in (process / "mountinfo").read_text("utf-8", "surrogateescape").splitlines():
         mount, _, filesystem = line.partition(" - ")
-        if filesystem.split()[0] in _NODE_TYPES:
-            yield mount.split()[0]
+        number, *_, options = mount.split()[:6]
+        if filesystem.split()[0] in _NODE_TYPES and "nodev" not in options.split(","):
+            yield int(number)
+
+
+def _describe(process: Path) -> Process:
+    try:
+        return describe_process(process)
+    except (OSError, psutil.Error):
+        return Process(int(process.name), "?")
+
+
+def _name(processes: tuple[Process, ...]) -> list[str]:
+    return [f"{one.name} (pid {one.pid}, {one.user})" for one in processes[:10]]
 
 
 def _list_own_processes() -> frozenset[int]:

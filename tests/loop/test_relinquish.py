@@ -55,6 +55,27 @@ def test_opener_is_named(tmp_path: Path) -> None:
     assert f"(pid {pid}, root)" in raised.value.message
 
 
+def test_busy_opener_is_seen_each_time(tmp_path: Path) -> None:
+    """A database that opens and closes files all the while is seen with its device, at every look."""
+    churn = """
+import threading
+def churn():
+    while True:
+        fds = [os.open('/dev/null', os.O_RDONLY) for _ in range(40)]
+        for one in fds:
+            os.close(one)
+for _ in range(4):
+    threading.Thread(target=churn, daemon=True).start()
+"""
+    with (
+        attached(tmp_path / "image", 16 * MIB) as path,
+        opened(path) as (_, device),
+        child(*python(f"{OPEN}; os.dup2(fd, 200); os.close(fd)\n{churn}", path)) as pid,
+    ):
+        for _ in range(60):
+            assert pid in {process.pid for process in find_users(path, device.numbers).processes}
+
+
 def test_other_name_of_the_device_is_found(tmp_path: Path) -> None:
     """A device node made anywhere else, as containers have them, is the same device."""
     with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):

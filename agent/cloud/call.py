@@ -21,6 +21,8 @@ from typing import (
     get_type_hints,
 )
 
+from agent.cloud.members import Members
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -78,9 +80,12 @@ class Call(Generic[T_co]):
         return cls._sent
 
     def parse(self, answer: Mapping[str, Any]) -> T_co:
-        """Return what the answer says."""
+        """Return what the answer says; AgentError where a member is not what it has to be."""
         (read,) = self._reads
-        said: Any = read(answer) if self.pages is None else tuple(map(read, answer[self.pages]))
+        if self.pages is None:
+            said: Any = read(answer)
+        else:
+            said = tuple(map(read, Members(answer, "the answer").list(self.pages)))
         return cast("T_co", said)
 
 

@@ -87,7 +87,7 @@ class DescribeInstances(
 
 @dataclass(frozen=True)
 class DescribeClusterNode(
-    Call[ClusterNode], service="sagemaker", reads=lambda answer: values.parse_node(answer["NodeDetails"])
+    Call[ClusterNode], service="sagemaker", reads=lambda answer: values.parse_node(answer.get("NodeDetails"))
 ):
     """One node of a HyperPod cluster, its group and its zone."""
 
@@ -108,9 +108,7 @@ class ListClusterNodes(
 
 
 @dataclass(frozen=True)
-class GetCallerIdentity(
-    Call[tuple[str, str]], service="sts", reads=lambda answer: (str(answer["Account"]), str(answer["Arn"]))
-):
+class GetCallerIdentity(Call[tuple[str, str]], service="sts", reads=values.parse_caller):
     """(account, ARN of the role) the node's credentials belong to. Needs no permission."""
 
 
@@ -122,7 +120,7 @@ class AttachClusterNodeVolume(
     Change[str],
     service="sagemaker",
     says="attach {volume_id} to {instance_id}",
-    reads=lambda answer: str(answer["Status"]),
+    reads=values.read_text("Status"),
 ):
     """Attach to a HyperPod node; the answer is the attachment's status."""
 
@@ -136,7 +134,7 @@ class DetachClusterNodeVolume(
     Change[str],
     service="sagemaker",
     says="detach {volume_id} from {instance_id}",
-    reads=lambda answer: str(answer["Status"]),
+    reads=values.read_text("Status"),
 ):
     """Detach from a HyperPod node; EC2's own DetachVolume is refused there."""
 
@@ -149,7 +147,7 @@ class DetachClusterNodeVolume(
 class AttachVolume(
     Change[str],
     says="attach {volume_id} to {instance_id} as {device}",
-    reads=lambda answer: str(answer["State"]),
+    reads=values.read_text("State"),
 ):
     """Attach to an ordinary instance, under a block device name that has to be free."""
 
@@ -162,7 +160,7 @@ class AttachVolume(
 class DetachVolume(
     Change[str],
     says="detach {volume_id} from {instance_id}",
-    reads=lambda answer: str(answer["State"]),
+    reads=values.read_text("State"),
 ):
     """Detach from an ordinary instance; AWS waits for nobody who still uses it."""
 
@@ -202,7 +200,7 @@ class CreateVolume(Change[CloudVolume], is_repeatable=True, reads=values.parse_v
 
 @dataclass(frozen=True)
 class ModifyVolume(
-    Change[Modification], reads=lambda answer: values.parse_modification(answer["VolumeModification"])
+    Change[Modification], reads=lambda answer: values.parse_modification(answer.get("VolumeModification"))
 ):
     """Change size, type, IOPS or throughput. One that changes nothing still counts against the quota."""
 

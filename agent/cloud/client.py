@@ -18,11 +18,14 @@ from typing_extensions import Self
 from agent.cloud.call import Call
 from agent.cloud.errors import CloudError, Failure, explain_failure
 from agent.cloud.pace import Pacer
+from agent.cloud.replies import GarbledError, Reply, read_failure
 from agent.cloud.worker_process import WorkerDiedError, WorkerProcess, WorkerSettings, start_worker
 from agent.errors import AgentError
 from agent.model import Reason
 
 T = TypeVar("T")
+
+_MISREAD_REST_S = 60.0
 
 
 class CloudClient:
@@ -71,32 +74,34 @@ class CloudClient:
         if call.service != "ec2":
             raise ValueError(f"{call.operation} has no dry run")
         reply = await self._ask(call, {"DryRun": True})
-        failure = Failure(**reply["failure"]) if "failure" in reply else None
         # A dry run always fails; with this code where the call would have succeeded.
-        if failure is not None and failure.code != "DryRunOperation":
-            raise explain_failure(failure)
+        if reply.answer is None:
+            failure = self._read_failure(call, reply)
+            if failure.code != "DryRunOperation":
+                raise explain_failure(failure)
 
     async def _make_once(self, call: Call[T], subject: str) -> T:
         try:
             reply = await self._ask_with_repetition(call)
+            if reply.answer is not None:
+                said = await _read_answer(call, reply, subject)
+                self._count(call.operation, "done")
+                return said
+            error = explain_failure(self._read_failure(call, reply, subject), subject)
         except CloudError:
             self._count(call.operation, "failed")
             raise
-        if "failure" in reply:
-            error = explain_failure(Failure(**reply["failure"]), subject)
-            self._count(call.operation, "denied" if error.reason is Reason.PERMISSION_DENIED else "failed")
-            raise error
-        self._count(call.operation, "done")
-        try:
-            return call.parse(reply["answer"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AgentError(
-                f"The answer to {call.operation} is not shaped as AWS documents it: {error!r}.",
-                hint="Is there a proxy between this node and AWS that changes answers?",
-                reason=Reason.CLOUD_ERROR,
-            ) from error
+        self._count(call.operation, "denied" if error.reason is Reason.PERMISSION_DENIED else "failed")
+        raise error
 
-    async def _ask_with_repetition(self, call: Call[T]) -> dict[str, Any]:
+    @staticmethod
+    def _read_failure(call: Call[Any], reply: Reply, subject: str = "") -> Failure:
+        try:
+            return read_failure(call.service, call.operation, reply.failure)
+        except AgentError as error:
+            raise _explain_misread(call, error.message, subject) from error
+
+    async def _ask_with_repetition(self, call: Call[T]) -> Reply:
         if call.is_repeatable:
             with contextlib.suppress(WorkerDiedError):
                 return await self._ask(call)
@@ -106,7 +111,7 @@ class CloudClient:
             died = Failure(call.service, call.operation, "WorkerDied", "the worker process ended meanwhile")
             raise explain_failure(died) from None
 
-    async def _ask(self, call: Call[T], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _ask(self, call: Call[T], extra: Mapping[str, Any] | None = None) -> Reply:
         worker = await self._find_worker()
         self._stop_idle_timer()
         self._last_id += 1
@@ -119,6 +124,8 @@ class CloudClient:
             worker.end()
             waited = f"no answer in {self._settings.call_timeout_s:.0f} s"
             raise explain_failure(Failure(call.service, call.operation, "WorkerTimeout", waited)) from None
+        except GarbledError as error:
+            raise _explain_misread(call, f"the worker wrote a line, and {error}") from error
         finally:
             self._start_idle_timer(worker)
 
@@ -152,3 +159,27 @@ class CloudClient:
         task = asyncio.get_running_loop().create_task(worker.finish(), name="cloud-worker-end")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+async def _read_answer(call: Call[T], reply: Reply, subject: str) -> T:
+    """Return what the answer says, or raise ``CloudError``: nothing that was not read whole is kept."""
+    answer = reply.answer or {}
+    try:
+        # What is large is read beside the event loop, which has others to serve.
+        return await asyncio.to_thread(call.parse, answer) if reply.is_large else call.parse(answer)
+    except AgentError as error:
+        raise _explain_misread(call, error.message, subject) from error
+    except Exception as error:  # the barrier round one answer, whose words somebody else may have chosen
+        raise _explain_misread(call, f"{type(error).__name__} when it is read", subject) from error
+
+
+def _explain_misread(call: Call[Any], why: str, subject: str = "") -> CloudError:
+    about = f"{subject}: " if subject else ""
+    return CloudError(
+        f"{about}AWS's answer to {call.operation} is not understood: {why.rstrip('.')}.",
+        hint="Is there a proxy between this node and AWS that changes answers?",
+        reason=Reason.CLOUD_ERROR,
+        code="NotUnderstood",
+        operation=call.operation,
+        retry_after_s=_MISREAD_REST_S,
+    )

@@ -27,7 +27,7 @@ from agent.cloud.client import CloudClient
 from agent.cloud.decisions import AttachApi, NodeView, choose_attach_api
 from agent.cloud.describe import describe_marked
 from agent.cloud.iam import list_operations
-from agent.cloud.service import choose_worker_settings
+from agent.cloud.service import WORKER_USER, choose_worker_settings
 from agent.cloud.sources import Surroundings, identify_node
 from agent.cloud.statements import STATEMENTS
 from agent.cloud.values import MADE_BY, TAG_MADE_BY, CloudVolume
@@ -57,11 +57,13 @@ async def examine_cloud(policy: Policy, surroundings: Surroundings) -> list[Exam
             *describe_identity(identity),
             Examined("AWS", is_ok=True, found="the policy asks nothing of it"),
         ]
-    async with CloudClient(choose_worker_settings(identity)) as client:
+    settings = choose_worker_settings(identity)
+    async with CloudClient(settings) as client:
         identity = await identify_node(surroundings, client.make)
         node = NodeView(identity, api)
         return [
             *describe_identity(identity),
+            *describe_user(settings.user),
             *[one async for one in _try_permissions(client, node, operations)],
         ]
 
@@ -74,6 +76,19 @@ def describe_identity(identity: CloudIdentity) -> list[Examined]:
     ]
     mend = "On HyperPod, /opt/ml/config/resource_config.json has to list this node."
     return [*known, *(Examined("node", None, problem, mend) for problem in identity.problems)]
+
+
+def describe_user(user: str | int | None) -> list[Examined]:
+    """Return what is wrong with the user that what speaks to AWS runs as: nothing, or that it is missing."""
+    if not isinstance(user, int):
+        return []
+    mend = (
+        f"useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {WORKER_USER}"
+    )
+    found = (
+        f"there is no user {WORKER_USER}: what speaks to AWS runs as user {user}, which others may use too"
+    )
+    return [Examined("AWS worker", is_ok=None, found=found, mend=mend)]
 
 
 async def _try_permissions(

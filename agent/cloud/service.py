@@ -8,7 +8,6 @@ Where it never does, nothing of what asks AWS is imported.
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,25 +34,16 @@ ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 log = get_logger(__name__)
 
 
-def choose_worker_settings(identity: CloudIdentity, user: str | None = WORKER_USER) -> WorkerSettings:
-    """Return how to run the worker here: unprivileged wherever the user for it exists."""
-    from agent.cloud.worker_process import WorkerSettings
+def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> WorkerSettings:
+    """Return how to run the worker here: unprivileged wherever the daemon is root."""
+    from agent.cloud.worker_process import WorkerSettings, choose_user
 
-    if user is not None and (os.geteuid() != 0 or not _has_user(user)):
-        user = None
+    endpoint = os.environ.get(ENDPOINT_VARIABLE)
     return WorkerSettings(
         region=identity.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        endpoint=os.environ.get(ENDPOINT_VARIABLE),
-        user=user,
+        endpoint=endpoint,
+        user=choose_user(user, endpoint),
     )
-
-
-def _has_user(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True
 
 
 def is_wanted(policy: Policy, identity: CloudIdentity, *, has_standins: bool) -> bool:

@@ -1,18 +1,20 @@
 """What the cloud says about volumes, attachments, snapshots and modifications: parsed once, frozen.
 
 Parsers take botocore's response members (timestamps as ISO 8601 text, as the worker sends them) and are
-strict: a response without the member a decision hangs on is an error, never a default.
+strict: a response without the member a decision hangs on is an error, never a default, and so is a member of
+another type than it has.
 Shapes: botocore's ``ec2`` service model, 2016-11-15.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.errors import AgentError
-from agent.model import Reason, VolumeId, parse_volume_id
+from agent.cloud.members import Members
+from agent.model import VolumeId, parse_volume_id
 
 GIB = 1 << 30
 
@@ -30,6 +32,12 @@ TAG_TICK = "ebs-agent:tick"
 TAG_FROZEN = "ebs-agent:frozen"
 TAG_ORDER = "ebs-agent:order"
 MADE_BY = "ebs-agent"
+
+_TAGS_LIMIT = 256
+"""EC2 allows 50 that users set; those that AWS sets itself are not counted."""
+_ATTACHMENTS_LIMIT = 64
+"""EC2 allows 16."""
+_MESSAGE_LIMIT = 8192
 
 _CSI_TAGS = ("ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name")
 
@@ -144,30 +152,21 @@ class CloudSnapshot:
         return self.tag(TAG_MADE_BY) == MADE_BY
 
 
-def _take(members: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
-    value = members.get(name)
-    if not isinstance(value, kind):
-        raise AgentError(
-            f"AWS described {what} without a proper {name}: {value!r}.",
-            hint="Is there a proxy between this node and AWS that changes answers?",
-            reason=Reason.CLOUD_ERROR,
-        )
-    return value
+def parse_tags(members: Members) -> Tags:
+    """Return the member ``Tags``, ``[{"Key": k, "Value": v}, …]``, sorted by key."""
+    tags = (Members(tag, f"a tag of {members.what}") for tag in members.find_list("Tags", _TAGS_LIMIT))
+    return tuple(sorted((tag.text("Key"), tag.find_text("Value") or "") for tag in tags))
 
 
-def parse_tags(members: Sequence[Mapping[str, str]] | None) -> Tags:
-    """Return ``[{"Key": k, "Value": v}, …]`` sorted by key."""
-    return tuple(sorted((tag["Key"], tag.get("Value", "")) for tag in members or ()))
-
-
-def parse_attachment(members: Mapping[str, Any]) -> CloudAttachment:
+def parse_attachment(value: Any, volume: str = "a volume") -> CloudAttachment:
     """Return one of a volume's ``Attachments``."""
-    resource = members.get("AssociatedResource") or None
+    members = Members(value, f"an attachment of {volume}")
+    resource = members.find_text("AssociatedResource")
     return CloudAttachment(
-        state=_take(members, "State", str, "an attachment"),
-        instance_id=members.get("InstanceId") or find_instance_in_resource(resource),
-        device=members.get("Device") or None,
-        attached_at=members.get("AttachTime"),
+        state=members.text("State"),
+        instance_id=members.find_text("InstanceId") or find_instance_in_resource(resource),
+        device=members.find_text("Device"),
+        attached_at=members.find_text("AttachTime"),
         resource=resource,
     )
 
@@ -181,68 +180,87 @@ def find_instance_in_resource(resource: str | None) -> str | None:
     return f"i-{digits}" if dash and is_id else None
 
 
-def parse_volume(members: Mapping[str, Any]) -> CloudVolume:
+def parse_volume(value: Any) -> CloudVolume:
     """Return one of DescribeVolumes' ``Volumes``, or CreateVolume's answer."""
-    volume_id = parse_volume_id(_take(members, "VolumeId", str, "a volume"))
+    volume_id = parse_volume_id(Members(value, "a volume").text("VolumeId"))
+    members = Members(value, volume_id)
     return CloudVolume(
         volume_id=volume_id,
-        state=_take(members, "State", str, volume_id),
-        size_gib=_take(members, "Size", int, volume_id),
-        type=_take(members, "VolumeType", str, volume_id),
-        zone=_take(members, "AvailabilityZone", str, volume_id),
-        iops=members.get("Iops"),
-        throughput=members.get("Throughput"),
-        is_encrypted=bool(members.get("Encrypted")),
-        kms_key_id=members.get("KmsKeyId") or None,
-        snapshot_id=members.get("SnapshotId") or None,
-        is_multi_attach=bool(members.get("MultiAttachEnabled")),
-        tags=parse_tags(members.get("Tags")),
-        attachments=tuple(parse_attachment(one) for one in members.get("Attachments") or ()),
-        created_at=members.get("CreateTime") or "",
+        state=members.text("State"),
+        size_gib=members.number("Size"),
+        type=members.text("VolumeType"),
+        zone=members.text("AvailabilityZone"),
+        iops=members.find_number("Iops"),
+        throughput=members.find_number("Throughput"),
+        is_encrypted=members.is_set("Encrypted"),
+        kms_key_id=members.find_text("KmsKeyId"),
+        snapshot_id=members.find_text("SnapshotId"),
+        is_multi_attach=members.is_set("MultiAttachEnabled"),
+        tags=parse_tags(members),
+        attachments=tuple(
+            parse_attachment(one, volume_id) for one in members.find_list("Attachments", _ATTACHMENTS_LIMIT)
+        ),
+        created_at=members.find_text("CreateTime") or "",
     )
 
 
-def parse_modification(members: Mapping[str, Any]) -> Modification:
+def parse_modification(value: Any) -> Modification:
     """Return one of ``VolumesModifications``, or ModifyVolume's ``VolumeModification``."""
-    volume_id = parse_volume_id(_take(members, "VolumeId", str, "a modification"))
+    volume_id = parse_volume_id(Members(value, "a modification").text("VolumeId"))
+    members = Members(value, f"the modification of {volume_id}")
     return Modification(
         volume_id=volume_id,
-        state=_take(members, "ModificationState", str, f"the modification of {volume_id}"),
-        progress_percent=int(members.get("Progress") or 0),
-        target_size_gib=members.get("TargetSize"),
-        target_type=members.get("TargetVolumeType"),
-        target_iops=members.get("TargetIops"),
-        target_throughput=members.get("TargetThroughput"),
-        started_at=members.get("StartTime") or "",
-        message=members.get("StatusMessage") or None,
+        state=members.text("ModificationState"),
+        progress_percent=min(members.find_number("Progress") or 0, 100),
+        target_size_gib=members.find_number("TargetSize"),
+        target_type=members.find_text("TargetVolumeType"),
+        target_iops=members.find_number("TargetIops"),
+        target_throughput=members.find_number("TargetThroughput"),
+        started_at=members.find_text("StartTime") or "",
+        message=members.find_text("StatusMessage", _MESSAGE_LIMIT),
     )
 
 
-def parse_snapshot(members: Mapping[str, Any]) -> CloudSnapshot:
+def parse_snapshot(value: Any) -> CloudSnapshot:
     """Return one of ``Snapshots``, or CreateSnapshot's answer."""
-    snapshot_id = _take(members, "SnapshotId", str, "a snapshot")
-    percent = str(members.get("Progress") or "0%").rstrip("%")
+    snapshot_id = Members(value, "a snapshot").text("SnapshotId")
+    members = Members(value, snapshot_id)
+    percent = re.fullmatch(r"([0-9]{1,3})%?", members.find_text("Progress") or "", re.ASCII)
     return CloudSnapshot(
         snapshot_id=snapshot_id,
-        volume_id=members.get("VolumeId") or "",
-        state=_take(members, "State", str, snapshot_id),
-        started_at=_take(members, "StartTime", str, snapshot_id),
-        progress_percent=int(percent) if percent.isdecimal() else 0,
-        size_gib=members.get("VolumeSize") or 0,
-        tags=parse_tags(members.get("Tags")),
+        volume_id=members.find_text("VolumeId") or "",
+        state=members.text("State"),
+        started_at=members.text("StartTime"),
+        progress_percent=min(int(percent[1]), 100) if percent else 0,
+        size_gib=members.find_number("VolumeSize") or 0,
+        tags=parse_tags(members),
     )
 
 
-def parse_node(members: Mapping[str, Any]) -> ClusterNode:
+def parse_node(value: Any) -> ClusterNode:
     """Return one of ListClusterNodes' ``ClusterNodeSummaries``, or DescribeClusterNode's ``NodeDetails``."""
+    members = Members(value, "a node")
+    placement = members.find_members("Placement")
     return ClusterNode(
-        instance_id=str(members["InstanceId"]),
-        instance_group=str(members["InstanceGroupName"]),
-        status=str(members["InstanceStatus"]["Status"]),
-        zone=(members.get("Placement") or {}).get("AvailabilityZone"),
+        instance_id=members.text("InstanceId"),
+        instance_group=members.text("InstanceGroupName"),
+        status=members.members("InstanceStatus").text("Status"),
+        zone=None if placement is None else placement.find_text("AvailabilityZone"),
     )
 
 
-def parse_reservation(members: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def parse_reservation(value: Any) -> tuple[tuple[str, str], ...]:
     """Return (instance ID, state name) of each instance in one of DescribeInstances' ``Reservations``."""
-    return tuple((str(one["InstanceId"]), str(one["State"]["Name"])) for one in members["Instances"])
+    instances = (Members(one, "an instance") for one in Members(value, "a reservation").list("Instances"))
+    return tuple((one.text("InstanceId"), one.members("State").text("Name")) for one in instances)
+
+
+def parse_caller(value: Any) -> tuple[str, str]:
+    """Return (account, ARN of the role), GetCallerIdentity's answer."""
+    members = Members(value, "the answer")
+    return members.text("Account"), members.text("Arn")
+
+
+def read_text(name: str) -> Callable[[Any], str]:
+    """Return what reads an answer that says one thing, as ``State`` does of an attachment."""
+    return lambda answer: Members(answer, "the answer").text(name)

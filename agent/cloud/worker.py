@@ -10,16 +10,18 @@ Out: ``{"id": 1, "answer": {…}}`` or ``{"id": 1, "failure": {…}}`` with the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import resource
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -29,10 +31,14 @@ from botocore.config import Config
 from agent.cloud.call import Call
 from agent.cloud.calls import ALL_CALLS
 from agent.cloud.errors import Failure
+from agent.cloud.replies import LINE_LIMIT_BYTES, encode_failure
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CONCURRENT_CALLS = 4
 _MAX_PAGES = 1000
+_ADDRESS_SPACE_BYTES = 1 << 30
+"""Some 400 MB are in use once clients for all services are made, four fifths of it only reserved."""
+_DESCRIPTORS = 256
 _KNOWN: Mapping[str, type[Call[Any]]] = {call.operation: call for call in ALL_CALLS}
 
 
@@ -41,6 +47,27 @@ def give_up_privileges() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+
+
+def limit_resources(processes: int) -> None:
+    """Bound what this process can take of the node; short of memory, the kernel is to end it, not a job.
+
+    ``processes`` bounds those of its user, threads included; 0 where the user has others.
+    """
+    limits = {
+        resource.RLIMIT_AS: _ADDRESS_SPACE_BYTES,
+        resource.RLIMIT_NOFILE: _DESCRIPTORS,
+        resource.RLIMIT_CORE: 0,  # credentials would be in it
+    }
+    if processes:
+        limits[resource.RLIMIT_NPROC] = processes
+    for kind, limit in limits.items():
+        _, hard = resource.getrlimit(kind)
+        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (lowest, lowest))
+    # The daemon's is lowered by its unit, and inherited. Raising it again is allowed to everybody.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("0", "ascii")
 
 
 class Caller:
@@ -119,8 +146,11 @@ def describe_failure(call: type[Call[Any]], error: Exception) -> Failure:
 
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
-    """Return one line of JSON; times become ISO 8601."""
-    return json.dumps(reply, default=_encode).encode() + b"\n"
+    """Return one line of JSON, times as ISO 8601; ValueError or TypeError where it cannot be one."""
+    line = json.dumps(reply, default=_encode).encode() + b"\n"
+    if len(line) > LINE_LIMIT_BYTES:
+        raise ValueError(f"the answer has {len(line)} bytes of JSON, and {LINE_LIMIT_BYTES} are the most")
+    return line
 
 
 def _encode(value: object) -> str:
@@ -129,20 +159,27 @@ def _encode(value: object) -> str:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
+def make_reply(line: bytes, caller: Caller) -> bytes:
+    """Return the line that answers a line of the daemon's: whatever happens, there is one."""
+    asked = json.loads(line)
+    number, operation = asked["id"], str(asked.get("operation"))
+    call = _KNOWN.get(operation)
+    if call is None:
+        return encode_failure(number, Failure("", operation, "UnknownOperation", "the worker knows no such"))
+    try:
+        return encode_reply({"id": number, "answer": caller.call(call, asked.get("parameters") or {})})
+    except Exception as error:  # noqa: BLE001 - this is where one call ends; its error is its answer
+        return encode_failure(number, describe_failure(call, error))
+
+
 def serve(stream: socket.socket, caller: Caller) -> None:
     """Answer calls until the other side closes, several at a time."""
     write_lock = threading.Lock()
 
     def answer(line: bytes) -> None:
-        asked = json.loads(line)
-        call = _KNOWN[asked["operation"]]
-        reply: dict[str, Any] = {"id": asked["id"]}
-        try:
-            reply["answer"] = caller.call(call, asked["parameters"])
-        except Exception as error:  # noqa: BLE001 - this is where one call ends; its error is its answer
-            reply["failure"] = asdict(describe_failure(call, error))
+        reply = make_reply(line, caller)
         with write_lock:
-            stream.sendall(encode_reply(reply))
+            stream.sendall(reply)
 
     pool = ThreadPoolExecutor(max_workers=_CONCURRENT_CALLS)
     with stream.makefile("rb") as lines:
@@ -153,9 +190,10 @@ def serve(stream: socket.socket, caller: Caller) -> None:
 
 
 def main() -> None:
-    """Serve the socket that is standard input; region, endpoint and attempts come as arguments."""
-    region, endpoint, attempts = sys.argv[1:4]
+    """Serve the socket that is standard input; the arguments are what ``worker_process`` starts it with."""
+    region, endpoint, attempts, processes = sys.argv[1:5]
     give_up_privileges()
+    limit_resources(int(processes))
     serve(socket.socket(fileno=0), Caller(region or None, endpoint or None, int(attempts)))
 
 

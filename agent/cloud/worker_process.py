@@ -6,6 +6,8 @@ Never imports boto3. Whoever is asked here may die or hang; ``client`` decides w
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import json
 import os
 import pwd
@@ -16,12 +18,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from agent.cloud.replies import LINE_LIMIT_BYTES, SMALL_BYTES, GarbledError, Reply, decode_reply
+from agent.cloud.worker_words import tell_words
 from agent.errors import AgentError
+from agent.log import get_logger
 from agent.model import Reason
 
-_LINE_LIMIT_BYTES = 64 << 20
-"""Longest answer: a thousand volumes with fifty tags each are about 10 MB of JSON."""
+log = get_logger(__name__)
 
 
 class WorkerDiedError(Exception):
@@ -35,8 +40,8 @@ class WorkerSettings:
     region: str | None = None
     endpoint: str | None = None
     """Where all services answer, in tests; None for AWS."""
-    user: str | None = None
-    """Unprivileged user to run as; only root can and has to say one."""
+    user: str | int | None = None
+    """Unprivileged user to run as, by name or number; only root can and has to say one: ``choose_user``."""
     attempts: int = 3
     """How often the worker itself tries a repeatable call, with jitter, before it tells of a failure."""
     idle_s: float = 60.0
@@ -47,9 +52,14 @@ class WorkerSettings:
     python: str = sys.executable
 
 
+NOBODY_UID = 65534
+"""The kernel's overflow user, for a node where the worker's own is missing."""
 _NO_GROUP = 65534
 """The kernel's overflow group. The worker's user has a group of the same name, and whoever is in it may give
 the daemon orders: detach a volume, reload the policy. What talks to the internet may not."""
+_PROCESSES = 64
+"""Processes and threads the worker's user may have: a worker has six, `ebs-agent doctor` starts one too."""
+_LAST_WORDS_S = 1.0
 _KEPT_ENVIRONMENT = (
     "PATH",
     "LANG",
@@ -75,79 +85,130 @@ def _choose_environment(settings: WorkerSettings) -> dict[str, str]:
     return {**kept, **(settings.environment or {})}
 
 
+def choose_user(user: str, endpoint: str | None) -> str | int | None:
+    """Return who the worker is to be on this machine: root only where it cannot reach the internet.
+
+    None is whoever the daemon is. An AWS emulated on loopback is spoken to as that, since a tree under
+    development may be readable by nobody else.
+    """
+    if os.geteuid() != 0:
+        return None
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam(user)
+        return user
+    if _is_loopback(endpoint):
+        return None
+    log.warning("cloud.worker_user_missing", user=user, runs_as=NOBODY_UID)
+    return NOBODY_UID
+
+
+def _is_loopback(endpoint: str | None) -> bool:
+    try:
+        return endpoint is not None and ipaddress.ip_address(urlsplit(endpoint).hostname or "").is_loopback
+    except ValueError:
+        return False  # a name, whatever it means today
+
+
 class WorkerProcess:
     """One running worker process and the calls it has not answered yet."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        words: int,
     ) -> None:
         self.process = process
         self.writer = writer
-        self.pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.pending: dict[int, asyncio.Future[Reply]] = {}
         self.is_dead = False
+        self._unanswered: set[int] = set()
+        """Asked and not answered, those included that nobody waits for any more."""
         self._reading = asyncio.create_task(self._read(reader), name="cloud-worker-reader")
+        self._telling = asyncio.create_task(tell_words(words, process.pid), name="cloud-worker-words")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
+        garbled = None
         try:
             while line := await reader.readline():
-                reply = json.loads(line)
-                answered = self.pending.pop(int(reply["id"]), None)
-                if answered is not None and not answered.done():
-                    answered.set_result(reply)
-        except (OSError, ValueError, KeyError):
-            pass  # a line that is none, from a process that talks to the internet: end it
+                self._take(await _decode(line))
+        except ValueError:
+            garbled = GarbledError(f"its line is longer than {LINE_LIMIT_BYTES} bytes")
+        except GarbledError as error:
+            garbled = error
+        except OSError:
+            pass
         finally:
-            self.end()
+            self.end(garbled)
 
-    async def ask(self, number: int, asked: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one call and return its reply; WorkerDiedError, or TimeoutError when none comes in time."""
-        waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    def _take(self, reply: Reply) -> None:
+        """Hand a reply to who asked. There is one for each call: more than was asked for ends the worker."""
+        if reply.number not in self._unanswered:
+            raise GarbledError("nothing was asked under its number")
+        self._unanswered.discard(reply.number)
+        waiting = self.pending.pop(reply.number, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
+
+    async def ask(self, number: int, asked: Mapping[str, Any], timeout_s: float) -> Reply:
+        """Send one call and return its reply.
+
+        Raises WorkerDiedError, GarbledError where the worker wrote what is no reply, and TimeoutError.
+        """
+        waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.pending[number] = waiting
+        self._unanswered.add(number)
         try:
             self.writer.write(json.dumps({"id": number, **asked}).encode() + b"\n")
             return await asyncio.wait_for(waiting, timeout_s)
         finally:
             self.pending.pop(number, None)
 
-    def end(self) -> None:
-        """Kill the process and fail what waits for it; safe to call again."""
-        self.is_dead = True
-        self.writer.close()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+    def end(self, garbled: GarbledError | None = None) -> None:
+        """Kill the process with all it started, and fail what waits for it; safe to call again."""
+        if not self.is_dead:
+            self.is_dead = True
+            self.writer.close()
+            # Before anybody reaps it: its number is then still the group's.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         for waiting in self.pending.values():
             if not waiting.done():
-                waiting.set_exception(WorkerDiedError())
+                waiting.set_exception(garbled or WorkerDiedError())
         self.pending.clear()
 
     async def finish(self) -> None:
         """End the process and reap it. SIGKILL on a process that only has sockets does not wait."""
         self.end()
         self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
         await asyncio.to_thread(self.process.wait, 10)
+        # What it complained of last is told, unless somebody who left its group holds the pipe.
+        await asyncio.wait([self._telling], timeout=_LAST_WORDS_S)
+        self._telling.cancel()
+        await asyncio.gather(self._reading, self._telling, return_exceptions=True)
+
+
+async def _decode(line: bytes) -> Reply:
+    return decode_reply(line) if len(line) <= SMALL_BYTES else await asyncio.to_thread(decode_reply, line)
 
 
 async def start_worker(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker, or raise AgentError: never as root in place of the user it is to be."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)  # noqa: FBT003 - the method's only argument
     try:
-        process = await asyncio.to_thread(_spawn, settings, theirs)
+        process, stream, words = await asyncio.to_thread(_spawn, settings)
     except OSError as error:
-        ours.close()
         raise AgentError(
             f"The cloud worker cannot be started: {error}.",
             hint="Can the worker's user read the agent's installation? `ebs-agent doctor` tries it.",
             reason=Reason.CLOUD_ERROR,
         ) from error
-    finally:
-        theirs.close()
-    reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
-    return WorkerProcess(process, reader, writer)
+    reader, writer = await asyncio.open_connection(sock=stream, limit=LINE_LIMIT_BYTES)
+    return WorkerProcess(process, reader, writer, words)
 
 
-def _spawn(settings: WorkerSettings, theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """Return the process, our end of the socket it is asked over, and of the pipe it complains through."""
     uid = _find_user(settings.user)
     argv = [
         settings.python,
@@ -157,26 +218,40 @@ def _spawn(settings: WorkerSettings, theirs: socket.socket) -> subprocess.Popen[
         settings.region or "",
         settings.endpoint or "",
         str(settings.attempts),
+        # Counted per user: a limit only where the user is the worker's own.
+        str(_PROCESSES if isinstance(settings.user, str) else 0),
     ]
-    return subprocess.Popen(
-        argv,
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        stderr=None,  # a crash's traceback belongs in the journal
-        env=_choose_environment(settings),
-        cwd="/",
-        close_fds=True,
-        start_new_session=True,
-        user=uid,
-        group=None if uid is None else _NO_GROUP,
-        extra_groups=None if uid is None else (),
-    )
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
+        stream, asking = socket.socketpair()
+        theirs.enter_context(asking)
+        on_failure.enter_context(stream)
+        words, complaining = os.pipe()
+        theirs.callback(os.close, complaining)
+        on_failure.callback(os.close, words)
+        stream.setblocking(False)  # noqa: FBT003 - the method's only argument
+        process = subprocess.Popen(
+            argv,
+            stdin=asking.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=complaining,
+            env=_choose_environment(settings),
+            cwd="/",
+            close_fds=True,
+            start_new_session=True,  # a process group of its own, to be killed whole
+            user=uid,
+            group=None if uid is None else _NO_GROUP,
+            extra_groups=None if uid is None else (),
+        )
+        on_failure.pop_all()
+    return process, stream, words
 
 
-def _find_user(user: str | None) -> int | None:
+def _find_user(user: str | int | None) -> int | None:
     """Return the uid to run the worker as; None to stay who the daemon is."""
     if user is None or os.geteuid() != 0:
         return None
+    if isinstance(user, int):
+        return user
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:

@@ -1,0 +1,79 @@
+"""An answer to each call that says something, with every member the agent reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.cloud import calls
+from agent.cloud.call import Call
+from agent.model import VolumeId
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+NODE = {
+    "InstanceId": "i-0123456789abcdef0",
+    "InstanceGroupName": "compute",
+    "InstanceStatus": {"Status": "Running"},
+    "Placement": {"AvailabilityZone": "us-west-2a"},
+}
+DESCRIBED = {
+    "VolumeId": VOLUME,
+    "State": "in-use",
+    "Size": 8,
+    "VolumeType": "gp3",
+    "AvailabilityZone": "us-west-2a",
+    "Iops": 3000,
+    "Throughput": 125,
+    "Encrypted": True,
+    "KmsKeyId": "arn:aws:kms:us-west-2:111122223333:key/k",
+    "SnapshotId": "snap-0123456789abcdef0",
+    "MultiAttachEnabled": False,
+    "CreateTime": "2026-01-01T00:00:00+00:00",
+    "Tags": [{"Key": "role", "Value": "db"}],
+    "Attachments": [
+        {
+            "State": "attached",
+            "InstanceId": "i-0123456789abcdef0",
+            "Device": "/dev/sdf",
+            "AttachTime": "2026-01-01T00:00:00+00:00",
+            "AssociatedResource": "arn:aws:sagemaker:us-west-2:111122223333:cluster/a-i-0123456789abcdef0",
+        }
+    ],
+}
+MODIFICATION = {
+    "VolumeId": VOLUME,
+    "ModificationState": "optimizing",
+    "Progress": 40,
+    "TargetSize": 9,
+    "TargetVolumeType": "gp3",
+    "TargetIops": 3000,
+    "TargetThroughput": 125,
+    "StartTime": "2026-01-01T00:00:00+00:00",
+    "StatusMessage": "so far",
+}
+SNAPSHOT = {
+    "SnapshotId": "snap-0123456789abcdef0",
+    "VolumeId": VOLUME,
+    "State": "pending",
+    "StartTime": "2026-01-01T00:00:00+00:00",
+    "Progress": "40%",
+    "VolumeSize": 8,
+    "Tags": [{"Key": "role", "Value": "db"}],
+}
+ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
+    calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
+    calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
+    calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
+    calls.DescribeInstances: {
+        "Reservations": [{"Instances": [{"InstanceId": "i-0", "State": {"Name": "running"}}]}]
+    },
+    calls.DescribeClusterNode: {"NodeDetails": NODE},
+    calls.ListClusterNodes: {"ClusterNodeSummaries": [NODE]},
+    calls.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
+    calls.AttachVolume: {"State": "attaching"},
+    calls.DetachVolume: {"State": "detaching"},
+    calls.AttachClusterNodeVolume: {"Status": "attaching"},
+    calls.DetachClusterNodeVolume: {"Status": "detaching"},
+    calls.CreateVolume: DESCRIBED,
+    calls.CreateSnapshot: SNAPSHOT,
+    calls.ModifyVolume: {"VolumeModification": MODIFICATION},
+}

@@ -71,3 +71,25 @@ class BackOffs:
         grown_s = min(2.0 ** min(failures, 12), LONGEST_S)
         rest_s = min(grown_s, max(told_s, LONGEST_OF_LOOK_S)) if is_look else max(told_s, grown_s)
         return rest_s * self._rng.uniform(1.0, 1.5)
+
+
+class RareQuestion:
+    """When a question whose answer stays the same is asked again: each time about twice as late."""
+
+    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._about: object = None
+        self._times = 0
+        self._not_before_s = 0.0
+
+    def is_due(self, about: object) -> bool:
+        """Return whether to ask now. About anything else than last time, it is."""
+        return about != self._about or self._clock() >= self._not_before_s
+
+    def note_asked(self, about: object, *, is_answered: bool) -> None:
+        """Take note of an answer; ``is_answered``: it is not what it was, or needs to be asked for again."""
+        self._times = 0 if is_answered or about != self._about else self._times + 1
+        self._about = about
+        rest_s = 0.0 if is_answered else min(_LEAST_S * 2.0 ** min(self._times, 12), LONGEST_S)
+        self._not_before_s = self._clock() + rest_s * self._rng.uniform(1.0, 1.5)

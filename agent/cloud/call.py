@@ -105,6 +105,11 @@ class Change(Call[T_co]):
         """Return what the call does, in the present tense."""
         return self._says.format(**vars(self))
 
+    @property
+    def purpose(self) -> Change[T_co]:
+        """What the call is for: two calls with one purpose ask for the same, however they put it."""
+        return self
+
 
 class Make(Protocol):
     """What makes calls: the client of the worker, or what stands in for it in a test."""

@@ -6,7 +6,7 @@ check each against botocore's service model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeAlias
 
 from typing_extensions import override
@@ -14,33 +14,12 @@ from typing_extensions import override
 from agent.cloud import values
 from agent.cloud.call import Call, Change, SentAs
 from agent.cloud.values import CloudSnapshot, CloudVolume, ClusterNode, Modification, Tags
+from agent.cloud.writing import Filters, filtered_by, write_filters, write_tags, write_tags_of
 from agent.model import VolumeId
 
-Filters = tuple[tuple[str, tuple[str, ...]], ...]
-
-
-def _write_filters(filters: Filters) -> list[dict[str, Any]]:
-    return [{"Name": name, "Values": list(wanted)} for name, wanted in filters]
-
-
-def _filtered_by(name: str) -> SentAs:
-    return SentAs("Filters", lambda wanted: _write_filters(((name, wanted),)))
-
-
-def _write_tags(tags: Tags) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in tags]
-
-
-def _write_tags_of(resource: str) -> SentAs:
-    def write(tags: Tags) -> list[dict[str, Any]]:
-        return [{"ResourceType": resource, "Tags": _write_tags(tags)}] if tags else []
-
-    return SentAs("TagSpecifications", write)
-
-
-_Filtered: TypeAlias = Annotated[Filters, SentAs("Filters", _write_filters)]
-_Volumes: TypeAlias = Annotated[tuple[VolumeId, ...], _filtered_by("volume-id")]
-_Instances: TypeAlias = Annotated[tuple[str, ...], _filtered_by("instance-id")]
+_Filtered: TypeAlias = Annotated[Filters, SentAs("Filters", write_filters)]
+_Volumes: TypeAlias = Annotated[tuple[VolumeId, ...], filtered_by("volume-id")]
+_Instances: TypeAlias = Annotated[tuple[str, ...], filtered_by("instance-id")]
 _Volume: TypeAlias = Annotated[VolumeId, SentAs("VolumeId")]
 _Snapshot: TypeAlias = Annotated[str, SentAs("SnapshotId")]
 _Instance: TypeAlias = Annotated[str, SentAs("InstanceId")]
@@ -155,6 +134,12 @@ class AttachVolume(
     volume_id: _Volume
     device: Annotated[str, SentAs("Device")]
 
+    @property
+    @override
+    def purpose(self) -> Change[str]:
+        """That the volume is attached; under which name is chosen anew each time."""
+        return replace(self, device="")
+
 
 @dataclass(frozen=True)
 class DetachVolume(
@@ -180,7 +165,7 @@ class CreateVolume(Change[CloudVolume], is_repeatable=True, reads=values.parse_v
     size_gib: Annotated[_Count, SentAs("Size")]
     """None: as large as the snapshot's volume was."""
     type: Annotated[str, SentAs("VolumeType")]
-    tags: Annotated[Tags, _write_tags_of("volume")]
+    tags: Annotated[Tags, write_tags_of("volume")]
     iops: Annotated[_Count, SentAs("Iops")] = None
     throughput: Annotated[_Count, SentAs("Throughput")] = None
     is_encrypted: Annotated[bool | None, SentAs("Encrypted")] = None
@@ -234,7 +219,7 @@ class CreateSnapshot(Change[CloudSnapshot], says="snapshot {volume_id}", reads=v
 
     volume_id: _Volume
     description: Annotated[str, SentAs("Description")]
-    tags: Annotated[Tags, _write_tags_of("snapshot")]
+    tags: Annotated[Tags, write_tags_of("snapshot")]
 
 
 @dataclass(frozen=True)
@@ -249,7 +234,7 @@ class CreateTags(Change[None], is_repeatable=True):
     """Set tags of a volume or snapshot; others it has stay."""
 
     resource_id: Annotated[str, SentAs("Resources", lambda resource: [resource])]
-    tags: Annotated[Tags, SentAs("Tags", _write_tags)]
+    tags: Annotated[Tags, SentAs("Tags", write_tags)]
 
     @override
     def describe(self) -> str:

@@ -17,7 +17,7 @@ from agent.cloud.call import Make
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, ModifyVolume
 from agent.cloud.claims import Making, find_claimed, find_orphans, plan_claim, plan_orphan
 from agent.cloud.decisions import Decision, Do
-from agent.cloud.describe import describe_matching, describe_modifications, is_searchable
+from agent.cloud.describe import describe_modifications, is_searchable
 from agent.cloud.look import Look
 from agent.cloud.modify import plan_modify
 from agent.cloud.shoot import SnapshotKeeper
@@ -37,6 +37,8 @@ class Memory:
     """Volumes found by tags once: from then on they are asked about by ID."""
     dropped: set[VolumeId] = field(default_factory=set)
     """Unmounted because their claim is gone."""
+    taken_names: set[str] = field(default_factory=set)
+    """Block device names that EC2 said are in use, by what nothing else tells of."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,12 @@ class Presence(Concern):
 
     @override
     async def decide(self, look: Look) -> Decision | None:
-        return self._hold_back(await self._plan(look))
+        decision = self._hold_back(self._plan(look))
+        if isinstance(decision, Do):
+            look.reserve_name(decision.call)
+        return decision
 
-    async def _plan(self, look: Look) -> Decision | None:
+    def _plan(self, look: Look) -> Decision | None:
         entry = self._entry
         if entry.claim is not None:
             return self._plan_claim(entry.claim, look)
@@ -108,7 +113,7 @@ class Presence(Concern):
             volume = look.volumes.get(entry.volume_id)
             return _miss(entry.volume_id) if volume is None else plan_attach(volume, look.node)
         if entry.match is not None and is_searchable(entry):
-            return await self._plan_matching(entry.match, look)
+            return self._plan_matching(entry.match, look)
         return None
 
     def _plan_claim(self, claim: Claim, look: Look) -> Decision:
@@ -125,10 +130,8 @@ class Presence(Concern):
             raise look.unproven
         return decision
 
-    async def _plan_matching(self, match: Match, look: Look) -> Decision:
-        found = await describe_matching(self._means.make, match)
-        look.add_volumes(found)
-        volume = choose_volume(found, look.node)
+    def _plan_matching(self, match: Match, look: Look) -> Decision:
+        volume = choose_volume(look.find_matching(match), look.node)
         if volume is None:
             return Wait(
                 Reason.NOT_ATTACHED,

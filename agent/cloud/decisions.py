@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from agent.cloud.call import Change
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, DetachClusterNodeVolume, DetachVolume
+from agent.cloud.device_names import choose_device_name
 from agent.cloud.values import CloudVolume
 from agent.cloud.whoami import CloudIdentity, require_identity
 from agent.model import VolumeId
@@ -102,7 +103,7 @@ def make_attach_call(volume_id: VolumeId, node: NodeView) -> Change[str] | None:
     if node.api is AttachApi.HYPERPOD:
         require_identity(node.identity, "cluster_arn")
         return AttachClusterNodeVolume(str(node.identity.cluster_arn), instance_id, volume_id)
-    free = next((name for name in _DEVICE_NAMES if name not in node.used_names), None)
+    free = choose_device_name(node.used_names)
     return None if free is None else AttachVolume(instance_id, volume_id, free)
 
 
@@ -112,11 +113,3 @@ def make_detach_call(volume_id: VolumeId, instance_id: str, node: NodeView) -> C
         require_identity(node.identity, "cluster_arn")
         return DetachClusterNodeVolume(str(node.identity.cluster_arn), instance_id, volume_id)
     return DetachVolume(instance_id, volume_id)
-
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_DEVICE_NAMES = (
-    *(f"/dev/sd{letter}" for letter in "fghijklmnop"),
-    *(f"/dev/xvd{first}{second}" for first in "bcd" for second in _LETTERS),
-)
-"""Names EC2 recommends for data volumes, then more. Source: the EC2 guide, "Device names"."""

@@ -1,12 +1,12 @@
 """Asks AWS about all volumes this node has to do with, in as few calls as they can be asked in.
 
 One DescribeVolumes for every volume known by ID, one for everything that carries this node's or its
-cluster's marks, and one for each entry that is still looking for a volume by its tags.
+cluster's marks, and one for all entries that are still looking for a volume by tags of the same keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from agent.cloud.call import Make
@@ -20,7 +20,7 @@ from agent.policy.entries import Match, VolumeEntry
 T = TypeVar("T")
 
 _FILTER_VALUES = 200
-"""Values one filter takes. Source: EC2's DescribeVolumes reference."""
+"""Values all filters of one call take. Source: EC2's error code FilterLimitExceeded."""
 
 
 async def describe_known(make: Make, volume_ids: Iterable[VolumeId]) -> tuple[CloudVolume, ...]:
@@ -44,13 +44,35 @@ async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]
     return tuple(await make(DescribeVolumes(filters)))
 
 
-async def describe_matching(make: Make, match: Match) -> tuple[CloudVolume, ...]:
-    """Describe the volumes with an entry's tags and type, and of its size."""
-    filters: list[tuple[str, tuple[str, ...]]] = []
-    for key, value in (match.tags or {}).items():
-        filters.append((f"tag:{key}", (value,)))
-    found: Sequence[CloudVolume] = await make(DescribeVolumes(tuple(filters)))
-    return tuple(volume for volume in found if is_matching(match, volume))
+async def describe_matching(
+    make: Make, matches: Iterable[Match], zone: str | None
+) -> tuple[CloudVolume, ...]:
+    """Describe the volumes that entries mean by their tags; one call for all that ask by the same keys.
+
+    Only this zone's can come here. Those of others are described for the entries that find none, to say so.
+    """
+    wanted = tuple(matches)
+    found = await _describe_tagged(make, wanted, zone)
+    if zone is not None:
+        missed = [match for match in wanted if not any(is_matching(match, volume) for volume in found)]
+        found = (*found, *await _describe_tagged(make, missed, None))
+    return found
+
+
+async def _describe_tagged(make: Make, matches: Iterable[Match], zone: str | None) -> tuple[CloudVolume, ...]:
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for match in matches:
+        tags = match.tags or {}
+        groups.setdefault(tuple(sorted(tags)), []).append(tags)
+    found: list[CloudVolume] = []
+    for keys, alike in groups.items():
+        most = max((_FILTER_VALUES - 1) // len(keys), 1)
+        for start in range(0, len(alike), most):
+            chunk = alike[start : start + most]
+            filters = [(f"tag:{key}", tuple(sorted({tags[key] for tags in chunk}))) for key in keys]
+            filters += [] if zone is None else [("availability-zone", (zone,))]
+            found += await make(DescribeVolumes(tuple(filters)))
+    return tuple(found)
 
 
 def is_searchable(entry: VolumeEntry) -> bool:

@@ -115,6 +115,14 @@ INVALID = Rule(
     is_retryable=False,
     retry_after_s=900.0,
 )
+NAME_TAKEN_CODE = "AttachmentPointInUse"
+"""The agent's own word: EC2 has no code for it but says InvalidParameterValue, as of anything wrong."""
+NAME_TAKEN = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "The block device name chosen for the volume is taken: {message}",
+    "Nothing to do: the agent tries the next name.",
+    retry_after_s=1.0,
+)
 SNAPSHOT = Rule(
     Reason.CLOUD_ERROR,
     "The snapshot cannot be used: {message}",
@@ -195,6 +203,7 @@ BY_CODE: dict[str, Rule] = {
     "IncorrectInstanceState": STATE,
     "InvalidVolume.ZoneMismatch": WRONG_ZONE,
     "VolumeInUse": ELSEWHERE,
+    NAME_TAKEN_CODE: NAME_TAKEN,
     "InvalidSnapshot.NotFound": SNAPSHOT,
     "InvalidSnapshot.InUse": SNAPSHOT,
     "SnapshotLocked": SNAPSHOT,

@@ -9,13 +9,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agent.cloud.error_rules import BY_CODE, COOL_DOWN, DENIED, OTHER, SERVER, THROTTLED, Rule
+from agent.cloud.error_rules import (
+    BY_CODE,
+    COOL_DOWN,
+    DENIED,
+    NAME_TAKEN_CODE,
+    OTHER,
+    SERVER,
+    THROTTLED,
+    Rule,
+)
 from agent.cloud.statements import STATEMENTS, WHERE_IT_GOES, WHERE_KMS_GOES
 from agent.errors import AgentError
 
 _EC2_CODE = re.compile(r"Ec2ErrCode:?\s*([A-Za-z][A-Za-z0-9.]*[A-Za-z0-9])")
 _NOT_AUTHORIZED_TO = re.compile(r"not authorized to perform:\s*([a-z0-9-]+:[A-Za-z*]+)")
 _USER = re.compile(r"(?:User:\s*)?(arn:aws[a-z-]*:(?:sts|iam)::[0-9]{12}:\S+)")
+_SAYS_IN_WORDS = frozenset({"InvalidParameterValue", "InvalidParameter"})
+_NAME_TAKEN = re.compile(r"[Aa]ttachment point \S+ is already in use")
+"""EC2's words for a block device name that another volume has. Source: nanovms/ops#1189."""
 _HOURS = re.compile(r"([0-9]+)\s*hours?")
 
 MAX_WAIT_S = 24 * 3600.0
@@ -53,7 +65,8 @@ def is_throttled(code: str) -> bool:
 def find_code(failure: Failure) -> str:
     """Return the code that says most: EC2's from inside a ValidationException, else AWS's own."""
     inside = _EC2_CODE.search(failure.message)
-    return inside[1] if inside else failure.code
+    code = inside[1] if inside else failure.code
+    return NAME_TAKEN_CODE if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
 
 
 def explain_failure(failure: Failure, subject: str = "") -> CloudError:

@@ -10,6 +10,8 @@ import anyio
 
 from agent.cloud.call import Make
 from agent.cloud.decisions import Decision, Do, Release, Settled
+from agent.cloud.device_names import list_given_names
+from agent.cloud.error_rules import NAME_TAKEN_CODE
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import Hands
 from agent.cloud.recent import RecentCalls
@@ -47,6 +49,8 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._recent = RecentCalls(monotonic)
+        self.taken_names: set[str] = set()
+        """Block device names that EC2 said are in use."""
         self._said = ""
 
     async def say(self, text: str) -> None:
@@ -93,6 +97,8 @@ class Follower:
             except CloudError as error:
                 if error.reason is not Reason.WAITING_FOR_CLOUD:
                     raise
+                if error.code == NAME_TAKEN_CODE:
+                    self.taken_names |= list_given_names([decision.call])
                 return Sighting(error.message)  # somebody else was first, the loop perhaps: look again
             self._recent.note(subject, decision.call)
             return Sighting(asking)

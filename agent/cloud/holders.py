@@ -18,6 +18,9 @@ from agent.cloud.whoami import parse_instance_id, require_identity
 
 T = TypeVar("T")
 
+_MOST_SUSPECTS = 199
+"""Asked about in one call, with ourselves: a call's filters take 200 values."""
+
 
 def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
     """Return whether the cluster's whole list, in which we find ourselves, does not have the instance."""
@@ -57,10 +60,14 @@ async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
 
 async def _find_gone_instances(make: Make, suspects: frozenset[str], own_id: str) -> frozenset[str]:
     """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
-    reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
-        DescribeInstances((own_id, *sorted(suspects)))
-    )
-    known = dict(itertools.chain.from_iterable(reservations))
-    if own_id not in known:
-        return frozenset()
-    return frozenset(suspect for suspect in suspects if known.get(suspect) == "terminated")
+    gone: set[str] = set()
+    ordered = sorted(suspects)
+    for start in range(0, len(ordered), _MOST_SUSPECTS):
+        chunk = ordered[start : start + _MOST_SUSPECTS]
+        reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
+            DescribeInstances((own_id, *chunk))
+        )
+        known = dict(itertools.chain.from_iterable(reservations))
+        if own_id in known:
+            gone |= {suspect for suspect in chunk if known.get(suspect) == "terminated"}
+    return frozenset(gone)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from agent.cloud.call import Make
-from agent.cloud.claims import WantedVolume, want_volume
+from agent.cloud.call import Change, Make
+from agent.cloud.claims import WantedVolume, find_claimed, want_volume
 from agent.cloud.decisions import NodeView
-from agent.cloud.describe import describe_known, describe_marked, make_origin
+from agent.cloud.describe import (
+    describe_known,
+    describe_marked,
+    describe_matching,
+    is_matching,
+    is_searchable,
+    make_origin,
+)
+from agent.cloud.device_names import list_given_names
 from agent.cloud.findings import Findings, choose_entries, make_facts
-from agent.cloud.values import TAG_CLAIM, CloudVolume
+from agent.cloud.values import CloudVolume
 from agent.errors import AgentError
 from agent.model import VolumeId
 from agent.policy import Policy
-from agent.policy.entries import Claim, VolumeEntry
+from agent.policy.entries import Claim, Match, VolumeEntry
 from agent.steps import Refuse, Wait
 
 
@@ -52,6 +62,33 @@ class Look:
         """Return what a claim wants here, or raise AgentError where that cannot be said."""
         return want_volume(name, claim, self.policy.classes[claim.class_name], self.node)
 
+    def list_wanted(self) -> Iterator[WantedVolume]:
+        """Return what the claims want here, those left out of which that cannot be said."""
+        for entry in self.entries:
+            if entry.claim is not None:
+                with suppress(AgentError):  # told of the claim itself, when it is planned
+                    yield self.want(entry.name, entry.claim)
+
+    def find_matching(self, match: Match) -> tuple[CloudVolume, ...]:
+        """Return the volumes described so far that an entry's match means."""
+        return tuple(volume for volume in self.list_volumes() if is_matching(match, volume))
+
+    def is_missing(self, entry: VolumeEntry) -> bool:
+        """Return whether an entry that goes by tags has no volume here, and none on its way here."""
+        if entry.match is None or not is_searchable(entry):
+            return False
+        instance_id = self.node.identity.instance_id or ""
+        return not any(
+            self.has_device(volume.volume_id) or volume.attachment_to(instance_id) is not None
+            for volume in self.find_matching(entry.match)
+        )
+
+    def reserve_name(self, call: Change[Any]) -> None:
+        """Keep the device name a call gives from being given to another volume in this look."""
+        names = list_given_names([call])
+        if names:
+            self.node = replace(self.node, used_names=self.node.used_names | names)
+
     def has_device(self, volume_id: VolumeId | None) -> bool:
         return volume_id in self.node.devices
 
@@ -71,18 +108,18 @@ async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_
         look.add_volumes(await describe_marked(make, look.node))
     named = {entry.volume_id for entry in look.entries if entry.volume_id is not None}
     look.add_volumes(await describe_known(make, {*named, *look.node.devices, *known} - set(look.volumes)))
+    missing = [entry.match for entry in look.entries if entry.match is not None and look.is_missing(entry)]
+    if missing:
+        look.add_volumes(await describe_matching(make, missing, look.node.identity.zone))
 
 
 def find_suspects(look: Look) -> frozenset[str]:
-    """Return the other instances that hold this node's claims."""
-    claims = {entry.name for entry in look.entries if entry.claim is not None}
+    """Return the other instances that hold this node's claims: its own and its cluster's, nobody else's."""
     held = (
         volume
-        for volume in look.list_volumes()
-        if volume.is_made_by_agent
-        and volume.tag(TAG_CLAIM) in claims
-        and not volume.is_multi_attach
-        and volume.volume_id not in look.node.devices
+        for wanted in look.list_wanted()
+        for volume in find_claimed(wanted, look.list_volumes())
+        if not volume.is_multi_attach and volume.volume_id not in look.node.devices
     )
     holders = {attachment.instance_id for volume in held for attachment in volume.attachments}
     return frozenset(holder for holder in holders if holder not in {None, look.node.identity.instance_id})

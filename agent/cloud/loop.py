@@ -16,12 +16,14 @@ from typing import Any
 
 import anyio
 
-from agent.cloud.backoff import BackOffs
+from agent.cloud.backoff import BackOffs, RareQuestion
 from agent.cloud.call import Change, Make
 from agent.cloud.calls import CreateVolume
 from agent.cloud.claims import Making, note_made, note_mismatch
 from agent.cloud.concerns import Concern, Means, Memory, list_concerns
 from agent.cloud.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.device_names import list_attached_names, list_given_names
+from agent.cloud.error_rules import NAME_TAKEN_CODE
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import Findings, Hands, make_facts, make_verdict, needs_cloud
 from agent.cloud.holders import find_gone
@@ -46,6 +48,8 @@ LOOK = "(look)"
 """What looking at all rests under, where nothing could be described; no entry can be named so."""
 HOLDERS = "(holders)"
 """What asking whether other instances are gone rests under, likewise."""
+_LASTING = frozenset({Reason.ATTACHED_ELSEWHERE, Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI})
+"""Reasons that last until somebody else does something: looking often would not make it sooner."""
 
 
 class CloudLoop:
@@ -80,6 +84,9 @@ class CloudLoop:
         """The policy for which all marked volumes were described, and none of them is on its way."""
         self._rested_under: Policy | None = None
         self._wake = anyio.Event()
+        self._holders = RareQuestion(clock, self._rng)
+        self._waits_for_others = False
+        """All that is waited for is what others do, or nobody."""
         self._failure: str | None = None
         """Why the last look failed as a whole; logged once, and again when it changes."""
         self._has_published = False
@@ -111,7 +118,8 @@ class CloudLoop:
             self._wake = anyio.Event()
 
     def _choose_pause_s(self, quiet: int) -> float:
-        pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0**quiet, LONGEST_PAUSE_S)
+        longest_s = SETTLED_PAUSE_S if self._waits_for_others else LONGEST_PAUSE_S
+        pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0 ** min(quiet, 16), longest_s)
         return pause_s * self._rng.uniform(0.5, 1.5)
 
     async def look(self) -> bool:
@@ -122,6 +130,7 @@ class CloudLoop:
         policy = self._policy()
         if self._rested_under is not policy:
             self._rests.forget_all()
+            self._memory.taken_names.clear()
             self._rested_under = policy
         if self._rests.find(LOOK) is not None:
             return False
@@ -140,6 +149,7 @@ class CloudLoop:
                 tasks.start_soon(self._see_to, concern, look)
         self._memory.dropped &= set(look.node.devices)
         self.is_settled = not (look.has_acted or look.verdicts)
+        self._waits_for_others = all(one.reason in _LASTING for one in look.verdicts.values())
         marked = {concern.name for concern in concerns if concern.needs_marks}
         if not look.has_acted and not marked & look.verdicts.keys():
             self._searched = policy
@@ -157,28 +167,33 @@ class CloudLoop:
             identity=self._identity,
             api=choose_attach_api(policy.agent.cloud.attach_api, self._identity),
             devices=frozenset(devices),
-            used_names=frozenset(name for name in devices.values() if name),
         )
         look = Look(node, policy)
         known = {*self._memory.chosen, *self.findings.claimed.values()}
         await describe_all(self._make, look, known, is_searching=self._searched is not policy)
+        attached = list_attached_names(look.list_volumes(), self._identity.instance_id or "")
+        names = {*attached, *list_given_names(self._recent.list_calls()), *self._memory.taken_names}
+        look.node = replace(node, used_names=frozenset([*names, *filter(None, devices.values())]))
         await self._find_gone(look)
         return look
 
     async def _find_gone(self, look: Look) -> None:
         """Find out which of the instances that hold this node's claims are gone; failing, none is."""
         suspects = find_suspects(look)
-        if not suspects:
+        if not suspects or not self._holders.is_due(suspects):
             return
         resting = self._rests.find(HOLDERS)
         if resting is not None:
             look.unproven = AgentError(resting.message, resting.hint, resting.reason)
             return
         try:
-            look.node = replace(look.node, gone=await find_gone(self._make, look.node, suspects))
+            gone = await find_gone(self._make, look.node, suspects)
         except AgentError as error:
             look.unproven = error
             self._rests.note_failure(HOLDERS, error)
+        else:
+            look.node = replace(look.node, gone=gone)
+            self._holders.note_asked(suspects, is_answered=bool(gone))
 
     # -- One concern -----------------------------------------------------------------------------------------
 
@@ -228,9 +243,17 @@ class CloudLoop:
         if isinstance(call, CreateVolume):
             await self._create(concern, call)
         else:
-            await self._make(call)
+            await self._make_once(call)
             self._recent.note(concern.key, call)
         log.info("cloud.called", operation=call.operation, what=call.describe(), entry=concern.name)
+
+    async def _make_once(self, call: Change[Any]) -> None:
+        try:
+            await self._make(call)
+        except CloudError as error:
+            if error.code == NAME_TAKEN_CODE:
+                self._memory.taken_names |= list_given_names([call])
+            raise
 
     async def _create(self, concern: Concern, call: CreateVolume) -> None:
         makings = self._memory.makings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.cloud.attach import plan_attach, plan_detach
 from agent.cloud.calls import CreateVolume, DescribeVolumes, ModifyVolume
@@ -57,7 +57,9 @@ class VolumeOrders:
         """Attach the volume here; ends when its device is here."""
 
         async def look() -> Sighting:
-            decision = plan_attach(await describe_one(self._follower, volume_id), self._view())
+            view = self._view()
+            node = replace(view, used_names=view.used_names | self._follower.taken_names)
+            decision = plan_attach(await describe_one(self._follower, volume_id), node)
             return await self._follower.carry_out(volume_id, decision, f"{volume_id} is here.")
 
         await self._follower.follow(volume_id, look)

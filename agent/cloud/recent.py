@@ -28,13 +28,19 @@ class RecentCalls:
         """Remember that AWS has taken the call."""
         self._made[name] = (call, self._clock())
 
+    def list_calls(self) -> tuple[Change[Any], ...]:
+        """Return the calls whose effect may not be described yet."""
+        now_s = self._clock()
+        return tuple(call for call, made_at_s in self._made.values() if now_s - made_at_s <= LIMIT_S)
+
     def find_wait(self, name: str, call: Change[Any] | None) -> Wait | None:
         """Return the wait for this very call to show its effect; None where it may be made.
 
         Whatever else is to be done for ``name`` shows that the effect is here, or not wanted any more.
         """
         made, made_at_s = self._made.get(name, (None, 0.0))
-        if made is None or made != call or self._clock() - made_at_s > LIMIT_S:
+        is_same = made is not None and call is not None and made.purpose == call.purpose
+        if made is None or not is_same or self._clock() - made_at_s > LIMIT_S:
             self._made.pop(name, None)
             return None
         return Wait(

@@ -25,6 +25,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from tests.aws.cloud import Cloud
 from tests.aws.errors import CallError
 from tests.aws.faults import Fault, Faults, Kind, TokenBucket
+from tests.aws.wildcards import install_wildcards
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -32,6 +33,10 @@ StartResponse = Callable[..., Any]
 _VOLUME_ID = re.compile(rb"<volumeId>(vol-[0-9a-f]+)</volumeId>")
 _SNAPSHOT_ID = re.compile(rb"<snapshotId>(snap-[0-9a-f]+)</snapshotId>")
 _DESCRIBES = ("DescribeVolumes", "DescribeSnapshots", "DescribeVolumesModifications")
+_FILTER_VALUES = 200
+"""Most values of all filters of one call. Source: EC2's error code FilterLimitExceeded."""
+
+install_wildcards()
 
 
 class _QuietHandler(MotoRequestHandler):
@@ -117,6 +122,7 @@ class AwsServer:
         self, environ: Environ, operation: str, parameters: dict[str, Any]
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         cloud = self.cloud
+        check_filters(parameters)
         if cloud.hyperpod.knows(operation):
             answer = json.dumps(cloud.hyperpod.call(operation, parameters)).encode()
             return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], answer
@@ -125,6 +131,12 @@ class AwsServer:
         if operation in _DESCRIBES:
             with cloud.described():
                 return self._pass_on(environ)
+        if operation == "AttachVolume":
+            with cloud.lock:
+                cloud.check_attachment(parameters["VolumeId"], parameters["InstanceId"], parameters["Device"])
+                served = self._pass_on(environ)
+            self._follow(operation, parameters, served[2])
+            return served
         if operation == "ModifyVolume":
             cloud.check_modification(parameters)
         if operation == "DeleteVolume":
@@ -187,6 +199,10 @@ class AwsServer:
 
     def _follow(self, operation: str, parameters: dict[str, Any], answer: bytes) -> None:
         cloud = self.cloud
+        if operation == "AttachVolume":
+            cloud.hooks.attach(parameters["VolumeId"], parameters["InstanceId"], parameters["Device"])
+        if operation == "DetachVolume":
+            cloud.hooks.detach(parameters["VolumeId"], parameters["InstanceId"])
         if operation == "ModifyVolume":
             cloud.adopt_modification(parameters["VolumeId"])
         if operation == "CreateSnapshot":
@@ -210,6 +226,13 @@ class AwsServer:
         environ["wsgi.input"].seek(0)
         answer = b"".join(application(environ, start_response))
         return begun[0], begun[1], answer
+
+
+def check_filters(parameters: dict[str, Any]) -> None:
+    """Refuse filters with more values than EC2 takes; moto takes any number."""
+    if sum(name.startswith("Filter.") and ".Value." in name for name in parameters) > _FILTER_VALUES:
+        message = f"The maximum number of filter values specified on a single call is {_FILTER_VALUES}"
+        raise CallError("FilterLimitExceeded", message)
 
 
 def _encode_error(error: CallError, *, is_json: bool) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -177,3 +177,13 @@ def test_end_of_the_rest_finds_what_was_mended(policy: Policy) -> None:
         assert node.published[-1].verdicts["db"].reason is Reason.NOT_ATTACHED
 
     play(policy, "UnauthorizedOperation", tell)
+
+
+def test_day_of_waiting_ends_in_nothing(policy: Policy) -> None:
+    """Waiting for days is no reason to fall over, nor to ask more often."""
+
+    async def wait_days(_node: Node) -> None:
+        await anyio.sleep(100 * HOUR_S)
+
+    pauses_s = play(policy, None, wait_days).pauses_s
+    assert sum(pauses_s[-200:]) / 100 >= 50  # two calls a look, a look a minute

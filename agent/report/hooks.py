@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -51,26 +52,41 @@ RunHook = Callable[[Path, str, Mapping[str, str]], Awaitable[None]]
 
 
 async def run_hook(program: Path, word: str, environment: Mapping[str, str]) -> None:
-    """Run one hook to its end; AgentError where it fails, or takes longer than it may and is killed."""
-    argv = [str(program), word]
+    """Run one hook to its end; AgentError where it fails, or takes longer than it may and is killed.
+
+    What is run is the file that was looked at, by its descriptor: to the hook its own name is
+    ``/proc/self/fd/N``, and ``EBS_AGENT_HOOK`` the path it was found under.
+    """
+    fd = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        await command.run(argv, timeout_s=HOOK_TIMEOUT_S, environment=environment, name=program.name)
+        _check_trusted(program, os.fstat(fd), os.geteuid(), stat.S_ISREG, "a file")
+        await command.run(
+            [f"/proc/self/fd/{fd}", word],
+            timeout_s=HOOK_TIMEOUT_S,
+            pass_fds=(fd,),
+            environment={**environment, "EBS_AGENT_HOOK": str(program)},
+            name=program.name,
+        )
     except NotAnsweringError as error:
         raise AgentError(
             error.message,
             hint=f"A hook has {HOOK_TIMEOUT_S:g} s; have it hand longer work to a unit (systemd-run).",
         ) from error
+    finally:
+        os.close(fd)
 
 
 def list_hooks(directory: Path, owner_uid: int | None = None) -> tuple[Path, ...]:
     """Return the programs of ``directory`` to run, in the order of their names; none where there is no such.
 
-    Raises RefusedError where somebody other than ``owner_uid`` (by default whoever the agent runs as, root)
-    could have put a program there, or changed one.
+    Raises RefusedError where somebody but root and ``owner_uid`` (by default whoever the agent runs as) could
+    have put a program there, or changed one, or put another directory in its place.
     """
     owner_uid = os.geteuid() if owner_uid is None else owner_uid
     try:
         _check_trusted(directory, directory.lstat(), owner_uid, stat.S_ISDIR, "a directory")
+        for parent in {*directory.absolute().parents, *directory.resolve().parents}:
+            _check_parent(directory, parent, owner_uid)
         entries = sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return ()
@@ -94,9 +110,26 @@ def _check_trusted(
     elif status.st_mode & 0o022:
         why = f"others may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
     if why is not None:
+        name = shlex.quote(str(path))
         raise RefusedError(
             f"No hook is run: {path} cannot be trusted, since {why}.",
-            hint=f"chown root:root {path}; chmod go-w {path}",
+            hint=f"Look at what it does, then: chown root:root {name}; chmod go-w {name}",
+            retryable=False,
+        )
+
+
+def _check_parent(directory: Path, parent: Path, owner_uid: int) -> None:
+    """Refuse a directory above the hooks in which somebody else could exchange what leads to them."""
+    status = parent.stat()
+    why = None
+    if status.st_uid not in {0, owner_uid}:
+        why = f"belongs to user {status.st_uid}"
+    elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        why = f"can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    if why is not None:
+        raise RefusedError(
+            f"No hook is run: {parent}, which leads to {directory}, {why}.",
+            hint="Hooks belong below directories that only root may change, as /etc is.",
             retryable=False,
         )
 
@@ -197,7 +230,7 @@ class HookRunner:
     async def _tell_one(self, hook: Path, event: Event, environment: Mapping[str, str]) -> None:
         try:
             await self._run(hook, WORDS[event.name], environment)
-        except AgentError as error:
+        except (AgentError, OSError) as error:
             self._record_failure(event, hook, error)
         else:
             log.debug("hook.run", hook=hook.name, told=WORDS[event.name], volume_id=event.volume_id)

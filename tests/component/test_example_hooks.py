@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from tests.fakes.bundle import SCRIPTS, Node
 HOOKS = SCRIPTS / "hooks.d"
 CACHE = HOOKS / "20-container-cache.sh"
 TREE = HOOKS / "30-checkpoint-tree.sh"
+MARK = ".ebs-agent-container-cache"
 
 SYSTEMCTL = """
 case "$*" in
@@ -47,6 +51,11 @@ class Cluster(Node):
         self.data.mkdir(parents=True)
         (self.data / "blob").write_text(content)
 
+    def plant(self, content: str, name: str = "containerd") -> None:
+        """Have the volume bring a directory for containerd."""
+        (self.volume / name).mkdir()
+        (self.volume / name / "blob").write_text(content)
+
     def tell(self, hook: Path, *words: str, name: str, path: Path | None = None, kill_at: int = 0) -> int:
         """Run a hook as the agent does; return its exit status."""
         environment = {
@@ -55,6 +64,12 @@ class Cluster(Node):
             "EBS_HOOK_VAR_LIB": str(self.data.parent),
         }
         return self.run(hook, *words, kill_at=kill_at, environment=environment).returncode
+
+    def check_unmoved(self) -> None:
+        assert not self.data.is_symlink()
+        assert (self.data / "blob").read_text() == "image"
+        assert (self.root / "runs").exists(), "containerd runs"
+        assert sorted(path.name for path in self.data.parent.iterdir()) == ["containerd"]
 
     def check_moved(self, content: str) -> None:
         assert self.data.readlink() == self.volume / "containerd"
@@ -95,10 +110,111 @@ def test_other_volumes_and_events_move_nothing(cluster: Cluster) -> None:
 
 def test_an_older_cache_is_taken_as_it_is(cluster: Cluster) -> None:
     """A volume that comes from a replaced node keeps its images; the fresh root's are given up."""
-    (cluster.volume / "containerd").mkdir()
-    (cluster.volume / "containerd/blob").write_text("from before")
+    cluster.plant("from before")
+    (cluster.volume / "containerd" / MARK).touch()
     assert cluster.tell(CACHE, "ready", name="container-cache") == 0
     cluster.check_moved("from before")
+
+
+def plant_unmarked(cluster: Cluster) -> None:
+    cluster.plant("planted")
+
+
+def plant_link(cluster: Cluster) -> None:
+    cluster.plant("planted", "elsewhere")
+    (cluster.volume / "elsewhere" / MARK).touch()
+    (cluster.volume / "containerd").symlink_to("elsewhere")
+
+
+def plant_link_to_nothing(cluster: Cluster) -> None:
+    (cluster.volume / "containerd").symlink_to("/nonexistent")
+
+
+def plant_linked_mark(cluster: Cluster) -> None:
+    cluster.plant("planted")
+    (cluster.volume / "containerd" / MARK).symlink_to("/etc/passwd")
+
+
+def plant_mark_anyone_can_change(cluster: Cluster) -> None:
+    cluster.plant("planted")
+    (cluster.volume / "containerd" / MARK).touch()
+    (cluster.volume / "containerd" / MARK).chmod(0o666)
+
+
+def plant_store_anyone_can_change(cluster: Cluster) -> None:
+    cluster.plant("planted")
+    (cluster.volume / "containerd" / MARK).touch()
+    (cluster.volume / "containerd").chmod(0o777)
+
+
+def open_the_volume(cluster: Cluster) -> None:
+    cluster.volume.chmod(0o1777)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        *(plant_unmarked, plant_link, plant_link_to_nothing, plant_linked_mark),
+        *(plant_mark_anyone_can_change, plant_store_anyone_can_change, open_the_volume),
+    ],
+)
+def test_a_volume_from_elsewhere_decides_nothing(
+    cluster: Cluster, prepare: Callable[[Cluster], None]
+) -> None:
+    """What others may have put on the volume becomes no runtime's data, and nothing is stopped for it."""
+    prepare(cluster)
+    before = sorted(cluster.volume.rglob("*"))
+    assert cluster.tell(CACHE, "ready", name="container-cache") == 1
+    cluster.check_unmoved()
+    assert sorted(cluster.volume.rglob("*")) == before
+    assert cluster.count_calls("systemctl stop containerd.service") == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.parametrize("below", ["", "blobs"])
+def test_what_is_mounted_stays_where_it_is(cluster: Cluster, below: str) -> None:
+    """A runtime's directory with a mount at it or in it is not moved, and nothing is stopped for it."""
+    place = cluster.data / below
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
+    try:
+        assert cluster.tell(CACHE, "ready", name="container-cache") == 1
+        assert not cluster.data.is_symlink()
+        assert cluster.count_calls("systemctl stop containerd.service") == 0
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "script"),
+    [
+        ("cp", 'mkdir "${@: -1}"; echo "No space left on device" >&2; exit 1'),
+        ("sync", "exit 1"),
+        ("ln", "exit 1"),
+        ("mv", '[[ $* == */lib/* ]] && exit 1; exec /bin/mv "$@"'),
+    ],
+)
+def test_a_move_that_fails_leaves_the_runtime_running(cluster: Cluster, program: str, script: str) -> None:
+    """Wherever it fails, containerd runs again on the data it had, and a later try goes well."""
+    healthy = (cluster.root / "stubs" / program).read_text()
+    cluster.add_program(program, script)
+    assert cluster.tell(CACHE, "ready", name="container-cache") != 0
+    assert (cluster.root / "runs").exists(), "containerd runs again"
+    if program == "mv":  # nothing can be moved back then; but what is there was never moved away
+        assert (cluster.data / "blob").read_text() == "image"
+    else:
+        cluster.check_unmoved()
+    (cluster.root / "stubs" / program).write_text(healthy)
+    assert cluster.tell(CACHE, "ready", name="container-cache") == 0
+    cluster.check_moved("image")
+
+
+def test_no_room_is_seen_before_anything_is_stopped(cluster: Cluster) -> None:
+    """A volume that is too small for what the runtime holds is not begun to be filled."""
+    cluster.add_program("df", "echo Avail; echo 0")
+    assert cluster.tell(CACHE, "ready", name="container-cache") == 1
+    cluster.check_unmoved()
+    assert cluster.count_calls("systemctl stop containerd.service") == 0
 
 
 def test_nothing_moves_from_under_running_containers(cluster: Cluster) -> None:
@@ -123,19 +239,125 @@ def test_a_move_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path) -> No
     assert number > 5
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to their owners")
-def test_the_checkpoint_tree(cluster: Cluster) -> None:
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to their owners")
+MEMBER = 4242
+"""A user of the volume's group, who is nobody else on this machine."""
+
+
+@pytest.fixture
+def people(cluster: Cluster) -> Cluster:
+    """A node with one person's account, and a volume that the group of that person may write to."""
+    listed = subprocess.run(["getent", "passwd"], capture_output=True, text=True, check=True).stdout
+    cluster.add_program("getent", f"echo '{listed.splitlines()[0]}'; echo ada:x:1234:1235::/:/bin/sh")
+    os.chown(cluster.volume, 0, grp.getgrnam("users").gr_gid)
+    cluster.volume.chmod(0o1770)
+    return cluster
+
+
+@as_root
+def test_the_checkpoint_tree(people: Cluster) -> None:
     """One directory for the group, one for each person; what is there already keeps owner and mode."""
-    volume = cluster.volume
-    people = subprocess.run(["getent", "passwd"], capture_output=True, text=True, check=True).stdout
-    cluster.add_program("getent", f"echo '{people.splitlines()[0]}'; echo ada:x:1234:1235::/:/bin/sh")
-    cluster.add_program("chown", "true")
+    volume = people.volume
     (volume / "users").mkdir(mode=0o711)
-    assert cluster.tell(TREE, "ready", name="checkpoints") == 0
-    assert (volume / "shared").stat().st_mode & 0o7777 == 0o2775
-    assert (volume / "users").stat().st_mode & 0o7777 == 0o711
-    assert [path.name for path in (volume / "users").iterdir()] == ["ada"]
-    assert (volume / "users/ada").stat().st_mode & 0o7777 == 0o700
-    assert cluster.count_calls("chown ada:1235") == 1
-    assert cluster.tell(TREE, "ready", name="checkpoints") == 0
-    assert cluster.count_calls("chown ada:1235") == 1
+    for _ in range(2):
+        assert people.tell(TREE, "ready", name="checkpoints") == 0
+        assert describe(volume / "shared") == (0, grp.getgrnam("users").gr_gid, 0o2775)
+        assert describe(volume / "users")[2] == 0o711
+        assert [path.name for path in (volume / "users").iterdir()] == ["ada"]
+        assert describe(volume / "users/ada") == (1234, 1235, 0o700)
+    (volume / "users/ada").chmod(0o755)
+    assert people.tell(TREE, "ready", name="checkpoints") == 0
+    assert describe(volume / "users/ada")[2] == 0o755
+
+
+def describe(path: Path) -> tuple[int, int, int]:
+    facts = path.lstat()
+    return facts.st_uid, facts.st_gid, facts.st_mode & 0o7777
+
+
+@as_root
+def test_a_tree_cut_short_is_finished(people: Cluster) -> None:
+    """What a run left half made is taken up: made and not given away, or given away and not named."""
+    (people.volume / "shared.new").mkdir(mode=0o700)
+    (people.volume / "users/ada.new").mkdir(parents=True)
+    os.chown(people.volume / "users/ada.new", 1234, 1235)
+    assert people.tell(TREE, "ready", name="checkpoints") == 0
+    assert describe(people.volume / "shared")[2] == 0o2775
+    assert [path.name for path in (people.volume / "users").iterdir()] == ["ada"]
+
+
+def open_root(volume: Path) -> None:
+    volume.chmod(0o770)
+
+
+def link_users(volume: Path) -> None:
+    (volume / "users").symlink_to(volume.parent / "victim")
+
+
+def own_users(volume: Path) -> None:
+    (volume / "users").mkdir()
+    os.chown(volume / "users", MEMBER, 0)
+
+
+def open_users(volume: Path) -> None:
+    (volume / "users").mkdir()
+    (volume / "users").chmod(0o777)
+
+
+@as_root
+@pytest.mark.parametrize("prepare", [open_root, link_users, own_users, open_users])
+def test_nothing_is_made_where_others_could_exchange_it(
+    people: Cluster, prepare: Callable[[Path], None]
+) -> None:
+    """The hook fails where a person could put something else in the place of what it makes."""
+    victim = people.volume.parent / "victim"
+    victim.mkdir(mode=0o700)
+    prepare(people.volume)
+    assert people.tell(TREE, "ready", name="checkpoints") != 0
+    assert describe(victim) == (0, 0, 0o700)
+    assert list(victim.iterdir()) == []
+
+
+RACE = """
+import os, stat, sys
+volume, victim, gid = sys.argv[1:]
+os.setgroups([int(gid)]); os.setgid(int(gid)); os.setuid({member})
+os.chdir(volume)
+print("go", flush=True)
+names = ["shared", "users", "users/ada"] if os.fork() else ["shared.new", "users.new", "users/ada.new"]
+mine = os.getppid()
+while os.getppid() == mine:
+    for name in names:
+        try:
+            if stat.S_ISDIR(os.lstat(name).st_mode):
+                os.rename(name, name + ".gone")
+                os.symlink(victim, name)
+        except OSError:
+            pass
+"""
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o770, 0o1770])
+def test_a_person_who_races_the_hook_gains_nothing(people: Cluster, mode: int) -> None:
+    """Whatever a member of the group exchanges meanwhile, no file of root's changes its owner or mode."""
+    victim = people.root / "victim"
+    victim.touch(mode=0o600)
+    gid = grp.getgrnam("users").gr_gid
+    for path in (people.root, *people.root.parents):
+        if describe(path)[2] & 0o011 != 0o011 and path.is_relative_to("/tmp"):  # noqa: S108
+            path.chmod(0o711)
+    argv = [sys.executable, "-c", RACE.format(member=MEMBER), str(people.volume), str(victim), str(gid)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as racing:
+        try:
+            assert racing.stdout is not None
+            assert racing.stdout.readline() == b"go\n"
+            for _ in range(8):
+                people.volume.chmod(mode)
+                people.tell(TREE, "ready", name="checkpoints")
+                assert describe(victim) == (0, 0, 0o600)
+                people.volume.chmod(0o700)
+                for left in people.volume.iterdir():
+                    left.unlink() if left.is_symlink() else shutil.rmtree(left)
+        finally:
+            racing.kill()

@@ -76,6 +76,33 @@ def test_linked_hook(hooks: Path, tmp_path: Path) -> None:
         list_hooks(hooks)
 
 
+@pytest.mark.parametrize(("mode", "is_trusted"), [(0o775, False), (0o757, False), (0o1777, True)])
+def test_a_parent_others_may_write_to(hooks: Path, mode: int, is_trusted: bool) -> None:  # noqa: FBT001
+    """Nothing is run from below a directory in which somebody else could put another in the place of ours."""
+    place = hooks / "deep/etc/hooks.d"
+    place.mkdir(parents=True)
+    make_hook(place)
+    (hooks / "deep").chmod(mode)
+    if is_trusted:
+        assert len(list_hooks(place)) == 1
+    else:
+        with pytest.raises(
+            RefusedError, match=r"deep, which leads to .*hooks\.d, can be written to by others"
+        ):
+            list_hooks(place)
+
+
+def test_a_link_in_the_way_leads_below_trusted_directories_only(hooks: Path) -> None:
+    """Where a directory above is a link, those it leads through count too."""
+    (hooks / "open/etc/hooks.d").mkdir(parents=True)
+    make_hook(hooks / "open/etc/hooks.d")
+    (hooks / "etc").symlink_to("open/etc")
+    assert len(list_hooks(hooks / "etc/hooks.d")) == 1
+    (hooks / "open").chmod(0o777)
+    with pytest.raises(RefusedError, match="open, which leads to"):
+        list_hooks(hooks / "etc/hooks.d")
+
+
 async def tell(hooks: Path, *events: EventName, expected: int, failing: str = "") -> tuple[Told, list[str]]:
     """Record ``events`` of one volume while hooks run; return what hooks were told, and failures recorded."""
     board = make_board(READY)
@@ -182,3 +209,20 @@ async def test_real_hook(hooks: Path, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="10-tell ended with 3: no room"):
         await run_hook(hook, "ready", {"EBS_AGENT_NAME": "ckpt", "PATH": "/nowhere"})
     assert (tmp_path / "told").read_text() == "ready ckpt\n"
+
+
+async def test_what_was_looked_at_is_what_is_run(hooks: Path) -> None:
+    """A hook is opened once, without following a link, and run by its descriptor; it can learn its path."""
+    said = hooks / "said"
+    hook = make_hook(hooks, text=f'#!/bin/sh\necho "$0 $EBS_AGENT_HOOK $(readlink -f "$0")" > {said}\n')
+    await run_hook(hook, "ready", {})
+    name, path, found = said.read_text().split()
+    assert name.startswith("/proc/self/fd/")
+    assert path == found == str(hook)
+    linked = hooks / "20-link"
+    linked.symlink_to(hook)
+    with pytest.raises(OSError, match="symbolic links"):
+        await run_hook(linked, "ready", {})
+    hook.chmod(0o777)
+    with pytest.raises(RefusedError, match="others may write"):
+        await run_hook(hook, "ready", {})

@@ -13,7 +13,8 @@ readonly dest=${EBS_AGENT_DESTDIR:-}
 readonly home=$dest/opt/ebs-agent
 readonly etc=$dest/etc/ebs-agent
 readonly units=$dest/etc/systemd/system
-readonly lock_file=$dest/run/lock/ebs-agent-install.lock
+# Not in /run/lock: everybody may write there, so anybody could hold the lock, or put a link in its place.
+readonly lock_directory=$dest/run/ebs-agent-install
 readonly command_link=$dest/usr/local/bin/ebs-agent
 
 # Written last, with the checksum of the bundle it was made from.
@@ -38,8 +39,12 @@ need_root() {
 }
 
 take_lock() { # whoever runs at the same time waits; the lock goes with the process that holds it
-    mkdir -p "${lock_file%/*}"
-    exec {lock_fd}>"$lock_file"
+    local lock_file=$lock_directory/lock
+    mkdir -p "${lock_directory%/*}"
+    mkdir -m 0700 "$lock_directory" 2>/dev/null || true
+    [[ -d $lock_directory && -O $lock_directory && ! -L $lock_directory && ! -L $lock_file ]] ||
+        fail "$lock_directory is not a directory of root's own: look at it and remove it"
+    exec {lock_fd}<>"$lock_file"
     if ! flock --nonblock "$lock_fd"; then
         say "another installation is under way: waiting for it"
         flock --timeout "${EBS_AGENT_LOCK_S:-900}" "$lock_fd" || fail "another installation does not end"

@@ -28,6 +28,15 @@ read_arguments() {
     done
 }
 
+check_bundle() { # every file is as it was made, and no other is there
+    local listed found
+    (cd "$here" && sha256sum --check --quiet --strict SHA256SUMS) || fail "the bundle is damaged"
+    listed=$(cut --characters=67- "$here/SHA256SUMS" | sort)
+    found=$(cd "$here" && find . -mindepth 1 ! -type d ! -path ./SHA256SUMS -printf '%P\n' | sort)
+    [[ $found == "$listed" ]] ||
+        fail "the bundle is damaged: SHA256SUMS does not list $(comm -13 <(echo "$listed") <(echo "$found") | head -n 3)"
+}
+
 # -- What the distribution has to have -----------------------------------------------------------------------
 
 install_packages() {
@@ -194,7 +203,7 @@ main() {
     need_root
     read_arguments "$@"
     take_lock
-    (cd "$here" && sha256sum --check --quiet --strict SHA256SUMS) || fail "the bundle is damaged"
+    check_bundle
     id=$(sha256sum "$here/SHA256SUMS")
     id=${id%% *}
     release=$(choose_release "$id")

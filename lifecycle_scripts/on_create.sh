@@ -11,6 +11,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
 readonly dest=${EBS_AGENT_DESTDIR:-}
 readonly log_directory=$dest/var/log/provision
+readonly agent=$dest/opt/ebs-agent/current/bin/ebs-agent
 readonly installed_policy=$dest/etc/ebs-agent/policy.yaml
 
 say() { printf '%s %s: %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${0##*/}" "$*"; }
@@ -61,11 +62,26 @@ find_bundle() {
     if [[ -n ${EBS_AGENT_BUNDLE_S3:-} ]]; then
         bundle=$1/${EBS_AGENT_BUNDLE_S3##*/}
         fetch "$EBS_AGENT_BUNDLE_S3" "$bundle" >&2 || return
-        fetch "$EBS_AGENT_BUNDLE_S3.sha256" "$bundle.sha256" >&2 || return
+        [[ -n ${EBS_AGENT_BUNDLE_SHA256:-} ]] || fetch "$EBS_AGENT_BUNDLE_S3.sha256" "$bundle.sha256" >&2 || return
     else
         bundle=$(find "$here" -maxdepth 1 -name "ebs-agent-*-$(uname -m).tar.gz" | sort --version-sort | tail --lines=1)
     fi
     [[ -n $bundle ]] && printf '%s\n' "$bundle"
+}
+
+# is_as_made BUNDLE: it has a digest that ebs-agent.conf names or, where that names none, the one beside it. Of that
+# file nothing but the digest counts: not which file it is said to be of.
+is_as_made() {
+    local made wanted=${EBS_AGENT_BUNDLE_SHA256:-} source=EBS_AGENT_BUNDLE_SHA256
+    made=$(sha256sum <"$1") || return
+    made=${made%% *}
+    if [[ -z $wanted ]]; then
+        source=$1.sha256
+        read -r wanted _ <"$source" || true
+    fi
+    [[ " ${wanted,,} " == *[[:space:]]"$made"[[:space:]]* ]] && return
+    say "error: $1 is damaged, or is another than $source says: its SHA-256 is $made"
+    return 1
 }
 
 # install_agent SCRATCH POLICY: the bundle's own script does it.
@@ -76,10 +92,7 @@ install_agent() {
         return 1
     }
     say "bundle: $bundle"
-    (cd "$(dirname "$bundle")" && sha256sum --check --quiet --strict "$(basename "$bundle").sha256") || {
-        say "error: $bundle is damaged, or its .sha256 is missing"
-        return 1
-    }
+    is_as_made "$bundle" || return
     mkdir "$1/bundle"
     tar --extract --gzip --file "$bundle" --directory "$1/bundle" --strip-components=1 --no-same-owner || return
     [[ -z $2 ]] || arguments+=(--policy "$2")
@@ -87,9 +100,25 @@ install_agent() {
     bash "$1/bundle/install.sh" "${arguments[@]}"
 }
 
-requires_volumes() { # also true where it cannot be told
+requires_volumes() { # requires_volumes POLICY: also true where it cannot be told
+    local told
     [[ -n $1 ]] || return 0
-    grep --quiet --extended-regexp '^[^#]*[[:space:]{,]"?required"?:[[:space:]]+true' "$1"
+    if told=$("$agent" check --json "$1" 2>/dev/null); then
+        case $told in
+            *'"required": []'*) return 1 ;;
+            *'"required": ['*) return 0 ;;
+        esac
+    fi
+    mentions_required "$1"
+}
+
+mentions_required() { # without an agent to ask: every word `required` outside comments counts that is not said false
+    local text words denials
+    text=$(sed 's/^[[:space:]]*#.*//' "$1")
+    words=$(grep --only-matching --word-regexp required <<<"$text" | wc --lines)
+    denials=$(grep --only-matching --word-regexp --extended-regexp \
+        "required[\"']?[[:space:]]*:[[:space:]]+(false|False|FALSE)" <<<"$text" | wc --lines)
+    ((words > denials))
 }
 
 is_eks() {
@@ -129,13 +158,13 @@ main() { # read whole before it runs, so that nobody replaces it under way
         0) ;;
         3) say "warning: the new version did not become ready; the one before is in force" ;;
         *)
-            [[ -x $dest/opt/ebs-agent/current/bin/ebs-agent ]] || give_up "$in_force" "the agent is not installed"
+            [[ -x $agent ]] || give_up "$in_force" "the agent is not installed"
             say "warning: this installation failed; the one before it stays"
             ;;
     esac
-    "$dest/opt/ebs-agent/current/bin/ebs-agent" wait --timeout "${EBS_AGENT_WAIT_S:-300}" ||
+    "$agent" wait --timeout "${EBS_AGENT_WAIT_S:-300}" ||
         give_up "$in_force" "required volumes are not ready"
-    "$dest/opt/ebs-agent/current/bin/ebs-agent" status || true
+    "$agent" status || true
     say "done"
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.cli.output import print_json
 from agent.errors import AgentError, ExitCode
-from agent.policy import check_policy
+from agent.policy import read_policy
 
 
 def check_file(path: Path, *, as_json: bool) -> ExitCode:
@@ -20,13 +20,15 @@ def check_file(path: Path, *, as_json: bool) -> ExitCode:
             hint="Give the path of the policy file: ebs-agent check FILE.",
             exit_code=ExitCode.USAGE,
         ) from error
-    problems = check_policy(text)
+    policy, problems = read_policy(text)
     if as_json:
         found = [
             {"line": p.line, "column": p.column, "where": p.where, "message": p.message, "hint": p.hint}
             for p in problems
         ]
-        print_json({"policy": str(path), "problems": found})
+        # Of a policy with problems nobody can say what it requires.
+        required = None if policy is None else [entry.name for entry in policy.volumes if entry.required]
+        print_json({"policy": str(path), "problems": found, "required": required})
     else:
         for problem in problems:
             where = f"{problem.where}: " if problem.where else ""

@@ -20,7 +20,8 @@ import anyio
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
 
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+"""What the distribution installed comes first: /usr/local is a group's to write to on some of them."""
 
 _ENVIRONMENT = {
     "PATH": SEARCH_PATH,

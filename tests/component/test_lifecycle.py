@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ from tests.fakes.bundle import SCRIPTS, Node, make_folder
 
 POLICY = "version: 1\nvolumes: []\n"
 REQUIRED = "version: 1\nvolumes:\n  - {name: a, required: true}\n"
+SPELLINGS = (
+    *("required: True", "required: TRUE", "'required': true", '"required": true', '"required" : true'),
+    *("required: &r true", "required: !!bool true", "? required\n: true"),
+)
 UNITS = ("ebs-agent.service", "ebs-volumes-ready.service", "ebs-volumes-late.service", "ebs-volumes.target")
 READY = {"volume_id": "vol-1", "condition": "Ready", "path": "/data/a", "device": "/dev/nvme1n1"}
 
@@ -138,12 +144,18 @@ def test_killed_at_many_steps_and_run_again_it_arrives(node: Node, tmp_path: Pat
         ("version: 1\nvolumes:\n  - name: a\n    required: true\n", 1),
         ("version: 1\nvolumes:\n  - name: a\n    required: false\n", 0),
         ("version: 1\nvolumes:\n  - name: a\n    # required: true\n", 0),
+        ("version: 1\nvolumes:\n  - {name: a, required: FALSE}\n", 0),
+        *((f"version: 1\nvolumes:\n  - {{name: a, {words}}}\n", 1) for words in SPELLINGS),
+        ("version: 1\nvolumes:\n  - name: a\n    required:\n      true\n", 1),
+        ("version: 1\nvolumes: [{name: a, required: false}, {name: b, required: true}]\n", 1),
     ],
 )
 def test_only_a_required_volume_fails_the_node(node: Node, tmp_path: Path, policy: str, status: int) -> None:
     """An agent that cannot be installed, or volumes that do not come, fail a node that requires one."""
     broken = make_folder(tmp_path / "broken", "1.0", policy=policy, is_broken=True)
     assert node.run(broken).returncode == status
+    if status:
+        policy += "# for the fake: required\n"
     (node.root / "volumes.json").write_text(json.dumps([{**READY, "condition": "Pending"}]))
     working = make_folder(tmp_path / "working", "1.1", policy=policy)
     assert node.run(working).returncode == status
@@ -158,6 +170,92 @@ def test_a_damaged_bundle_is_refused(node: Node, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is damaged" in done.stdout
     assert not node.home.exists()
+
+
+def test_what_a_policy_requires_is_asked_of_the_agent(node: Node, tmp_path: Path) -> None:
+    """Where an agent is installed its word counts, whatever the policy's text looks like."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=f"{REQUIRED}# for the fake: required\n")
+    assert node.run(on_create).returncode == 0
+    (node.root / "volumes.json").write_text(json.dumps([{**READY, "condition": "Pending"}]))
+    assert node.run(on_create).returncode == 1
+    (on_create.parent / "policy.yaml").write_text(REQUIRED)
+    assert node.run(on_create).returncode == 0
+
+
+def test_which_file_a_digest_is_of_the_digest_does_not_say(node: Node, tmp_path: Path) -> None:
+    """A .sha256 that names another file, a sound one, does not make the bundle sound."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    [bundle] = on_create.parent.glob("*.tar.gz")
+    digest = bundle.with_name(f"{bundle.name}.sha256")
+    (on_create.parent / "other").write_text("x")
+    sums = subprocess.run(["sha256sum", "other"], cwd=on_create.parent, capture_output=True, check=True)
+    digest.write_bytes(sums.stdout)
+    assert "is damaged, or is another" in node.run(on_create).stdout
+    assert not node.home.exists()
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_settings_can_name_the_bundle(node: Node, tmp_path: Path, is_right: bool) -> None:  # noqa: FBT001
+    """With a digest in ebs-agent.conf, who writes bundle and .sha256 does not choose what is installed."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    [bundle] = on_create.parent.glob("*.tar.gz")
+    made = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    bundle.with_name(f"{bundle.name}.sha256").write_text("none\n" if is_right else f"{made}  x\n")
+    wanted = f"{'0' * 64} {made.upper()}" if is_right else "0" * 64
+    (on_create.parent / "ebs-agent.conf").write_text(f'EBS_AGENT_BUNDLE_SHA256="{wanted}"\n')
+    output = node.run(on_create).stdout
+    assert node.home.exists() is is_right
+    assert is_right or "another than EBS_AGENT_BUNDLE_SHA256 says" in output
+
+
+@pytest.mark.parametrize("name", ["wheels/more.py", ".hidden", "systemd/link"])
+def test_a_bundle_with_more_than_is_listed_is_refused(node: Node, tmp_path: Path, name: str) -> None:
+    """A file that SHA256SUMS does not list is nobody's, and is not installed."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    [bundle] = on_create.parent.glob("*.tar.gz")
+    subprocess.run(["tar", "xzf", str(bundle), "-C", str(tmp_path)], check=True)
+    place = tmp_path / bundle.name.removesuffix(".tar.gz")
+    if name.endswith("link"):
+        (place / name).symlink_to("/etc/passwd")
+    else:
+        (place / name).touch()
+    done = node.run(place / "install.sh")
+    assert done.returncode == 1
+    assert f"SHA256SUMS does not list {name}" in done.stdout
+    assert not node.home.exists()
+
+
+def plant_old_lock(run: Path, victim: Path) -> None:
+    (run / "lock").mkdir()
+    (run / "lock/ebs-agent-install.lock").symlink_to(victim)
+
+
+def plant_link(run: Path, victim: Path) -> None:
+    (run / "ebs-agent-install").mkdir()
+    (run / "ebs-agent-install/lock").symlink_to(victim)
+
+
+def plant_linked_directory(run: Path, victim: Path) -> None:
+    (run / "ebs-agent-install").symlink_to(victim.parent)
+
+
+@pytest.mark.parametrize(
+    ("plant", "status"), [(plant_old_lock, 0), (plant_link, 1), (plant_linked_directory, 1)]
+)
+def test_nobody_else_has_a_say_in_the_lock(
+    node: Node, tmp_path: Path, plant: Callable[[Path, Path], None], status: int
+) -> None:
+    """The lock is where only root may write; no link is followed to it, and no file is truncated."""
+    victim = node.root / "victims/lock"
+    victim.parent.mkdir()
+    victim.write_text("of root")
+    (node.root / "run").mkdir()
+    plant(node.root / "run", victim)
+    done = node.run(make_folder(tmp_path / "s3", "1.0", policy=REQUIRED))
+    assert done.returncode == status
+    assert victim.read_text() == "of root"
+    if not status:
+        assert (node.root / "run/ebs-agent-install").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_policy_with_problems_does_not_replace_one_that_works(node: Node, tmp_path: Path) -> None:

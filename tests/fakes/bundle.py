@@ -35,6 +35,11 @@ match sys.argv[1:]:
         running.write_text(VERSION)
     case ["check", path]:
         sys.exit(2 if "nonsense" in Path(path).read_text() else 0)
+    case ["check", "--json", path]:
+        text = Path(path).read_text()
+        if IS_BROKEN or "nonsense" in text or not text:
+            sys.exit(2)
+        print(json.dumps({{"required": ["a"] if "# for the fake: required" in text else []}}))
     case ["status", *_]:
         if not running.exists():
             sys.exit(4)

@@ -82,6 +82,7 @@ def test_check_lists_every_problem_like_a_compiler(tmp_path: Path) -> None:
     assert f"{policy}:5:" in done.stdout
     problems = json.loads(run("check", "--json", str(policy)).stdout)["problems"]
     assert {4, 5} <= {problem["line"] for problem in problems}
+    assert json.loads(run("check", "--json", str(policy)).stdout)["required"] is None
 
 
 def test_check_says_that_all_is_well(tmp_path: Path) -> None:
@@ -90,6 +91,22 @@ def test_check_says_that_all_is_well(tmp_path: Path) -> None:
     policy.write_text("version: 1\n")
     done = run("check", str(policy))
     assert (done.returncode, done.stdout) == (0, f"{policy}: no problems\n")
+
+
+@pytest.mark.parametrize(
+    ("required", "names"),
+    [("true", ["a"]), ("TRUE", ["a"]), ("&r True", ["a"]), ("false", []), ("false # required: true", [])],
+)
+def test_check_names_what_is_required(tmp_path: Path, required: str, names: list[str]) -> None:
+    """``check --json`` tells scripts which volumes a policy requires, however it is written."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "version: 1\nvolumes:\n  - name: a\n    match: {volume_id: vol-0123456789abcdef0}\n    block: {}\n"
+        f"    'required': {required}\n"
+    )
+    done = run("check", "--json", str(policy))
+    assert (done.returncode, json.loads(done.stdout)["required"]) == (0, names)
+    assert f'"required": {"[]" if not names else "["}' in done.stdout, "as on_create.sh looks for it"
 
 
 def test_schema_is_json_schema() -> None:

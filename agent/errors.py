@@ -56,6 +56,18 @@ class InconclusiveError(AgentError):
     """A look brought nothing, and not for a reason that lies in the volume: what was known of it may hold."""
 
 
+class ShortageError(InconclusiveError):
+    """The node has run out of what the attempt takes: descriptors, memory, processes, space for a file."""
+
+
+class OvertakenError(AgentError):
+    """What was about to be done is not wanted any more, or not so; it was left, and is decided anew."""
+
+
+class BugError(AgentError):
+    """The agent itself is at fault. Whoever raises it has put the traceback in the log."""
+
+
 class VanishedError(AgentError):
     """The device went away, or is not the one it was, between look and use."""
 

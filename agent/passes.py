@@ -1,17 +1,28 @@
 """One pass over one volume: look, plan, do what comes first, look again, until nothing is left to do.
 
-It never trusts what a step returned: success is what the next look finds. Nothing here knows how a step is
-done or what a policy file is.
+It never trusts what a step returned: success is what the next look finds. It acts on what is wanted now: that
+is asked again before every plan and every step, and a pass that it has overtaken ends and is begun anew.
+Whatever error ends a pass, it is that volume's alone. Nothing here knows how a step is done or what a policy
+file is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from agent.errors import AgentError, InconclusiveError, NotAnsweringError, RefusedError
+from agent.errors import (
+    AgentError,
+    BugError,
+    InconclusiveError,
+    NotAnsweringError,
+    OvertakenError,
+    RefusedError,
+    ShortageError,
+)
+from agent.faults import Barrier, find_cause
 from agent.model import Observed, Reason, VolumeId, Wanted
 from agent.plan import make_plan
 from agent.report.board import Board, utc_now
@@ -19,6 +30,7 @@ from agent.report.counters import Counters
 from agent.report.status import describe_failure, describe_status
 from agent.report.transitions import record_step, record_transition
 from agent.report.volume_status import StepOutcome, VolumeStatus
+from agent.shortage import is_shortage
 from agent.steps import Action
 
 MAX_STEPS = 24
@@ -34,8 +46,14 @@ class Session(Protocol):
     async def observe(self, wanted: Wanted | None) -> Observed:
         """Look at the volume again and return all that was found."""
 
-    async def execute(self, action: Action, observed: Observed) -> None:
-        """Do one step on the device that was observed, or raise; ``observed`` is what it was planned from."""
+    async def execute(
+        self, action: Action, observed: Observed, confirm: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do one step on the device that was observed, or raise; ``observed`` is what it was planned from.
+
+        ``confirm`` raises OvertakenError where the step is not wanted any more. A step that takes its time
+        before it changes what cannot be changed back asks last of all, right before it does.
+        """
 
 
 class Node(Protocol):
@@ -68,6 +86,7 @@ class Context:
     counters: Counters
     dev_ebs: str
     clock: Callable[[], float]
+    barrier: Barrier = field(default_factory=Barrier)
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,8 @@ class PassOutcome:
 
     needs_retry: bool
     is_here: bool
+    is_overtaken: bool = False
+    """It ended since something else is wanted by now, which nothing was done for yet."""
 
 
 async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
@@ -84,54 +105,67 @@ async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -
         wanted = _get_wanted(want)
         async with context.node.open(volume) as session:
             observed = await session.observe(wanted)
-    except AgentError as error:
+        status = describe_status(observed, wanted, make_plan(observed, wanted), context.dev_ebs)
+    except Exception as raised:  # noqa: BLE001 -- as of a pass: it is this volume's alone
+        error = _explain(context.barrier, volume, raised)
         wanted = want if isinstance(want, Wanted) else None
         status = describe_failure(volume, memory.observed, wanted, error, context.dev_ebs)
-    else:
-        status = describe_status(observed, wanted, make_plan(observed, wanted), context.dev_ebs)
     return replace(status, last_step=memory.last_step)
 
 
 class Pass:
-    """One volume brought as far as it goes now. Errors of the volume end here, and nowhere else."""
+    """One volume brought as far as it goes now. Errors of the volume end here, and nowhere else.
 
-    def __init__(self, context: Context, memory: Memory, volume: VolumeId) -> None:
+    ``get_want`` returns what is wanted of the volume now.
+    """
+
+    def __init__(
+        self, context: Context, memory: Memory, volume: VolumeId, get_want: Callable[[], Want]
+    ) -> None:
         self._node = context.node
         self._board = context.board
         self._counters = context.counters
         self._clock = context.clock
         self._dev_ebs = context.dev_ebs
+        self._barrier = context.barrier
         self._memory = memory
         self._volume = volume
+        self._get_want = get_want
+        self._want = get_want()
         self._observed: Observed | None = None
 
-    async def run(self, want: Want) -> PassOutcome:
+    async def run(self) -> PassOutcome:
         began = self._clock()
-        needs_retry = False
+        failure: AgentError | None = None
         try:
-            wanted = _get_wanted(want)
+            wanted = _get_wanted(self._want)
             async with self._node.open(self._volume) as session:
                 await self._advance(session, wanted)
-        except AgentError as error:
-            needs_retry = error.retryable
-            wanted = want if isinstance(want, Wanted) else None
-            known = self._observed or self._memory.observed
-            if not self._is_excused(error):
-                self._publish(describe_failure(self._volume, known, wanted, error, self._dev_ebs))
-            self._counters.count_reconcile(_name_outcome(error), self._clock() - began)
-        else:
+        except Exception as error:  # noqa: BLE001 -- the barrier: whatever it is, it is this volume's alone
+            failure = _explain(self._barrier, self._volume, error)
+        if failure is None:
             self._memory.failed_step = None
-            self._counters.count_reconcile("done", self._clock() - began)
+        elif not isinstance(failure, OvertakenError) and not self._is_excused(failure):
+            self._publish_failure(failure)
+        self._counters.count_reconcile(_name_outcome(failure), self._clock() - began)
         is_here = self._observed is not None and (
             self._observed.device is not None or bool(self._observed.stale_mounts)
         )
-        return PassOutcome(needs_retry, is_here)
+        is_overtaken = isinstance(failure, OvertakenError)
+        needs_retry = failure is not None and failure.retryable and not is_overtaken
+        return PassOutcome(needs_retry, is_here, is_overtaken)
+
+    def _publish_failure(self, error: AgentError) -> None:
+        wanted = self._want if isinstance(self._want, Wanted) else None
+        known = self._observed or self._memory.observed
+        self._publish(describe_failure(self._volume, known, wanted, error, self._dev_ebs))
 
     async def _advance(self, session: Session, wanted: Wanted | None) -> None:
         """Do what comes first, look again, and so on, until no action is left."""
         previous: tuple[Observed, tuple[Action, ...]] | None = None
         for _ in range(MAX_STEPS):
             observed = self._observed = self._memory.observed = await session.observe(wanted)
+            self._confirm()
             plan = make_plan(observed, wanted)
             self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
             if not plan.actions:
@@ -152,24 +186,41 @@ class Pass:
             reason=Reason.STEP_FAILED,
         )
 
+    def _confirm(self) -> None:
+        """Raise OvertakenError unless the same is wanted as when the pass began.
+
+        A look may take minutes and a step hours. What was permitted then may not be by now.
+        """
+        if self._get_want() != self._want:
+            raise OvertakenError(f"Something else is wanted of {self._volume} by now.")
+
     async def _execute(self, session: Session, action: Action, observed: Observed) -> None:
+        self._confirm()
         began = self._clock()
-        error: AgentError | None = None
         try:
-            await session.execute(action, observed)
-        except AgentError as failure:
-            error = failure
+            await session.execute(action, observed, self._confirm)
+        except OvertakenError:
+            self._note_step(action, "interrupted", "left, since something else is wanted by now")
             raise
-        finally:
-            outcome = "done" if error is None else "failed"
-            self._counters.count_step(action.kind, outcome)
-            text = "done" if error is None else error.message
-            step = self._memory.last_step = StepOutcome(action.kind, action.describe(), text, utc_now())
+        except Exception as raised:
+            error = _explain(self._barrier, self._volume, raised)
+            step = self._note_step(action, "failed", error.message)
             failed = self._memory.failed_step
-            if error is None or failed is None or replace(failed, at=step.at) != step:
+            if failed is None or replace(failed, at=step.at) != step:
                 record_step(self._board, observed, action, error, self._clock() - began)
-            if error is not None:
-                self._memory.failed_step = step
+            self._memory.failed_step = step
+            raise error from raised
+        except BaseException:
+            # Cancelled, as at shutdown: how far it came is for the next look to find, whoever makes it.
+            self._note_step(action, "interrupted", "interrupted")
+            raise
+        self._note_step(action, "done", "done")
+        record_step(self._board, observed, action, None, self._clock() - began)
+
+    def _note_step(self, action: Action, outcome: str, words: str) -> StepOutcome:
+        self._counters.count_step(action.kind, outcome)
+        step = self._memory.last_step = StepOutcome(action.kind, action.describe(), words, utc_now())
+        return step
 
     def _is_excused(self, error: AgentError) -> bool:
         """Whether nothing is told of an error yet: one look in vain makes nothing known untrue."""
@@ -197,9 +248,29 @@ def _get_wanted(want: Want) -> Wanted | None:
     return want
 
 
-def _name_outcome(error: AgentError) -> str:
-    if isinstance(error, RefusedError):
-        return "refused"
-    if isinstance(error, InconclusiveError):
-        return "inconclusive"
-    return "stalled" if isinstance(error, NotAnsweringError) else "failed"
+def _explain(barrier: Barrier, volume: VolumeId, error: Exception) -> AgentError:
+    """Return an error of a pass as what it says of the volume."""
+    cause = find_cause(error)
+    if isinstance(cause, OSError) and not is_shortage(cause):
+        return AgentError(
+            f"{volume} could not be looked at, or a step on it not done: {cause.strerror or cause}.",
+            hint="Its device, or the filesystem on it, answered with an error; see the kernel log.",
+            reason=Reason.IO_ERRORS,
+        )
+    return barrier.explain(error, f"bring {volume} to what is wanted of it", volume_id=volume)
+
+
+_OUTCOMES = (
+    (OvertakenError, "overtaken"),
+    (RefusedError, "refused"),
+    (ShortageError, "exhausted"),
+    (InconclusiveError, "inconclusive"),
+    (NotAnsweringError, "stalled"),
+    (BugError, "bug"),
+)
+
+
+def _name_outcome(error: AgentError | None) -> str:
+    if error is None:
+        return "done"
+    return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")

@@ -136,7 +136,11 @@ class Reconciler:
             await track.wake.wait()
             track.wake = anyio.Event()
             async with track.pass_lock:
-                pass_outcome = await Pass(self._context, track.memory, volume).run(self._wants.get(volume))
+                a_pass = Pass(self._context, track.memory, volume, lambda: self._wants.get(volume))
+                pass_outcome = await a_pass.run()
+            if pass_outcome.is_overtaken:
+                track.wake.set()
+                continue
             if not track.wake.is_set():
                 track.settled.set()
             if pass_outcome.needs_retry:

@@ -83,7 +83,9 @@ class Reason(str, Enum):
     DEVICE_GONE = "DeviceGone"
     UNKNOWN_OWNER = "UnknownOwner"
     STEP_FAILED = "StepFailed"
+    INTERNAL_ERROR = "InternalError"
     # Not known for now.
+    NODE_EXHAUSTED = "NodeExhausted"
     UNREACHABLE = "Unreachable"
     TOO_SLOW = "TooSlow"
     # Waiting.

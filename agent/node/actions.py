@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.errors import AgentError, RefusedError, VanishedError
+from agent.errors import AgentError, OvertakenError, RefusedError, VanishedError
 from agent.model import (
     Checked,
     Device,
@@ -27,6 +28,7 @@ from agent.node import block, filesystem, formatting, mounted, partition, relinq
 from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
+from agent.shortage import explain_shortage, is_shortage
 from agent.steps import (
     Action,
     Check,
@@ -70,10 +72,8 @@ class VolumeActions:
         self._node = node
         self._pin = pin
         self._do: dict[type[Any], Callable[[Any, Observed], Awaitable[None]]] = {
-            Format: self._format,
             SettleFormat: self._settle_format,
             Check: self._check,
-            GrowPartition: self._grow_partition,
             GrowFilesystem: self._grow_filesystem,
             MountFilesystem: self._mount,
             Remount: self._remount,
@@ -87,18 +87,28 @@ class VolumeActions:
             Relinquish: self._relinquish,
         }
 
-    async def execute(self, action: Action, observed: Observed) -> None:
-        """Do one step, or raise AgentError; what it brought is for the next look to find."""
+    async def execute(self, action: Action, observed: Observed, confirm: Callable[[], None]) -> None:
+        """Do one step, or raise AgentError; what it brought is for the next look to find.
+
+        ``confirm`` raises where it is not wanted any more; what takes its time asks again before the deed.
+        """
         try:
-            await self._do[type(action)](action, observed)
+            if isinstance(action, Format):
+                await self._format(action, observed, confirm)
+            elif isinstance(action, GrowPartition):
+                await self._grow_partition(action, observed, confirm)
+            else:
+                await self._do[type(action)](action, observed)
         except OSError as error:
+            if is_shortage(error):
+                raise explain_shortage(f"{self._pin.volume}: to {action.describe()} failed", error) from error
             raise AgentError(
                 f"{self._pin.volume}: to {action.describe()} failed: {error.strerror or error}.",
                 hint="See the kernel log for the device.",
                 reason=Reason.STEP_FAILED,
             ) from error
 
-    async def _format(self, action: Format, observed: Observed) -> None:
+    async def _format(self, action: Format, observed: Observed, confirm: Callable[[], None]) -> None:
         if observed.device is None or not self._pin.is_locked:
             raise RefusedError(f"{self._pin.volume} was not locked when it was looked at.")
         record = FormatRecord(
@@ -115,9 +125,10 @@ class VolumeActions:
         )
         await self._pin.call(formatting.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
         await self._node.save(self._node.records.write_format, record)
-        # A synced note takes its time, in which someone else may have come.
+        # A synced note takes its time, in which someone else may have come, or the permission gone.
         try:
             await self._pin.call(formatting.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
+            self._confirm_format(observed, confirm)
         except (AgentError, OSError):
             if action.resume_uuid is None:
                 await self._node.save(self._node.records.remove_format, self._pin.volume)
@@ -129,12 +140,19 @@ class VolumeActions:
             label=action.label,
             options=action.mkfs_options,
             is_resuming=action.resume_uuid is not None,
+            confirm=lambda: self._confirm_format(observed, confirm),
         )
         await self._pin.call(
             formatting.verify_formatted, fd, observed.device, record, timeout_s=VERIFY_TIMEOUT_S
         )
         await self._node.save(self._node.records.write_format, formatting.complete(record))
         self._pin.checked = Checked(is_clean=True, detail="made just now")
+
+    def _confirm_format(self, observed: Observed, confirm: Callable[[], None]) -> None:
+        """Raise OvertakenError unless the volume is to be formatted still, for all that is known by now."""
+        confirm()
+        if self._node.origins.get(self._pin.volume) != observed.origin:
+            raise OvertakenError(f"It is known by now what {self._pin.volume} was made from.")
 
     async def _settle_format(self, _: SettleFormat, observed: Observed) -> None:
         if observed.format_record is not None:
@@ -149,10 +167,18 @@ class VolumeActions:
         finally:
             await self._pin.close_part(fd)
 
-    async def _grow_partition(self, action: GrowPartition, observed: Observed) -> None:
+    async def _grow_partition(
+        self, action: GrowPartition, observed: Observed, confirm: Callable[[], None]
+    ) -> None:
         _need_device(observed)
         saved = self._node.paths.state / "partition-tables" / f"{self._pin.volume}.sfdisk"
-        entry = await partition.grow_partition(self._pin.fd, action.partition, action.to_bytes, saved)
+
+        async def save(path: Path, table: str) -> None:
+            await self._node.save(partition.save_table, path, table)
+
+        entry = await partition.grow_partition(
+            self._pin.fd, action.partition, action.to_bytes, saved, save=save, confirm=confirm
+        )
         await self._pin.call(
             partition.resize_kernel_partition,
             self._pin.fd,

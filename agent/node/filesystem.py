@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.errors import AgentError, InvalidValueError
 from agent.model import Checked, FsType, Reason
@@ -87,7 +87,7 @@ def check_label(fs_type: FsType, label: str | None) -> None:
     )
 
 
-async def make_filesystem(
+async def make_filesystem(  # noqa: PLR0913 -- all but two are a format's own
     device_fd: int,
     fs_type: FsType,
     *,
@@ -95,9 +95,12 @@ async def make_filesystem(
     label: str | None = None,
     options: Sequence[str] = (),
     is_resuming: bool = False,
+    confirm: Callable[[], None] = lambda: None,
     run: Run = run,
 ) -> None:
     """Make a filesystem on the pinned device. Whether it is there then, only another look tells.
+
+    ``confirm`` raises where it is not to be made any more; nothing is waited for between asking and mkfs.
 
     ``is_resuming`` says that an interrupted run of the same command left its signature, which is taken off
     first. mkfs.btrfs forced over a filesystem of the same UUID makes one that cannot be mounted: it takes
@@ -108,7 +111,9 @@ async def make_filesystem(
     if fs_type is FsType.BTRFS:
         find_program("mkfs.btrfs")  # the program started is the one that empties /dev for it
     if is_resuming:
+        confirm()
         await run(build_wipe_argv(fs_type, device), timeout_s=SUPERBLOCK_TIMEOUT_S, pass_fds=[device_fd])
+    confirm()
     await run(argv, timeout_s=MKFS_TIMEOUT_S, pass_fds=[device_fd], name=f"mkfs.{fs_type}")
 
 

@@ -11,14 +11,19 @@ import fcntl
 import json
 import re
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from agent.errors import AgentError, RefusedError
 from agent.model import Reason
 from agent.node.command import Run, descriptor_path, run
 from agent.node.notes import write_synced
+from agent.shortage import explain_shortage, is_shortage
+
+Save: TypeAlias = Callable[[Path, str], Awaitable[None]]
+"""Puts the text of a partition table on disk, or raises, so that the table is left as it is."""
 
 _TIMEOUT_S = 60.0
 _BLKPG = 0x1269
@@ -66,20 +71,37 @@ class Table:
         )
 
 
+async def save_at_once(path: Path, table: str) -> None:
+    """Put the text of a partition table on disk, waiting for it: not on the daemon's loop."""
+    save_table(path, table)
+
+
 async def grow_partition(
-    device_fd: int, number: int, to_bytes: int, saved_table: Path, *, run: Run = run
+    device_fd: int,
+    number: int,
+    to_bytes: int,
+    saved_table: Path,
+    *,
+    save: Save = save_at_once,
+    confirm: Callable[[], None] = lambda: None,
+    run: Run = run,
 ) -> Entry:
     """Give a partition ``to_bytes``, a whole number of sectors, and return its line of the table.
 
-    ``device_fd`` is the pinned whole disk; the table as it was is written to ``saved_table`` first. The
-    kernel is not told: :func:`resize_kernel_partition` does that, with what is returned.
+    ``device_fd`` is the pinned whole disk; the table as it was is written to ``saved_table`` first, by
+    ``save``. ``confirm`` raises where the partition is not to grow any more, and is asked last. The kernel
+    is not told: :func:`resize_kernel_partition` does that, with what is returned.
     """
     before = await read_table(device_fd, run=run)
     entry = before.find(number)
     if entry.size_bytes == to_bytes:
         return entry
     _check_growable(before, entry, to_bytes)
-    await _save(device_fd, saved_table, run)
+    dump = await run(
+        ["sfdisk", "--dump", descriptor_path(device_fd)], timeout_s=_TIMEOUT_S, pass_fds=[device_fd]
+    )
+    await save(saved_table, dump.stdout)
+    confirm()
     await run(
         [
             "sfdisk",
@@ -165,15 +187,15 @@ def _check_growable(table: Table, entry: Entry, to_bytes: int) -> None:
         )
 
 
-async def _save(device_fd: int, saved_table: Path, run: Run) -> None:
-    dump = await run(
-        ["sfdisk", "--dump", descriptor_path(device_fd)], timeout_s=_TIMEOUT_S, pass_fds=[device_fd]
-    )
+def save_table(path: Path, table: str) -> None:
+    """Put the text of a partition table on disk; AgentError where that failed. For workers."""
     try:
-        write_synced(saved_table, dump.stdout.encode())
+        write_synced(path, table.encode())
     except (OSError, ValueError) as error:
+        if is_shortage(error, writes=True):
+            raise explain_shortage(f"The partition table could not be saved to {path}", error) from error
         raise AgentError(
-            f"The partition table could not be saved to {saved_table}, so it is left as it is: {error}.",
+            f"The partition table could not be saved to {path}, so it is left as it is: {error}.",
             hint="Free some space, or see why the state directory cannot be written.",
             reason=Reason.STEP_FAILED,
         ) from error

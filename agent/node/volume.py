@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, InconclusiveError, NotAnsweringError, VanishedError
@@ -26,6 +27,7 @@ from agent.node.leftovers import list_left
 from agent.node.look import LeftMounts, Look, LookRequest, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
+from agent.shortage import explain_shortage, is_shortage
 from agent.steps import Action
 
 if TYPE_CHECKING:
@@ -48,10 +50,15 @@ class VolumeSession:
         """Let go of the device and its lock."""
         await self._pin.close()
 
-    async def execute(self, action: Action, observed: Observed) -> None:
-        """Do one step, or raise AgentError; what it brought is for the next look to find."""
+    async def execute(
+        self, action: Action, observed: Observed, confirm: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do one step, or raise AgentError; what it brought is for the next look to find.
+
+        ``confirm`` raises where it is not wanted any more, and is asked before what cannot be changed back.
+        """
         try:
-            await self._actions.execute(action, observed)
+            await self._actions.execute(action, observed, confirm)
         except NotAnsweringError as error:
             if await self._is_stalled():
                 raise
@@ -69,6 +76,8 @@ class VolumeSession:
         """
         try:
             return await self._observe(wanted)
+        except OSError as error:
+            raise _explain_bad_answer(self._volume, error) from error
         except NotAnsweringError as error:
             if await self._is_stalled():
                 raise
@@ -89,8 +98,6 @@ class VolumeSession:
             except VanishedError:
                 await self._pin.close()
                 self._pin.path = None
-            except OSError as error:
-                raise _explain_bad_answer(self._volume, error) from error
             else:
                 return await self._describe(look, wanted, record)
         return await self._describe_absent(wanted, record)
@@ -235,6 +242,8 @@ def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:
 
 def _explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
     """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
+    if is_shortage(error):
+        return explain_shortage(f"{volume} could not be looked at", error)
     return AgentError(
         f"{volume} answers with an error: {error.strerror or error}.",
         hint="Its filesystem may be shut down or its device failing; see the kernel log. What was written and"

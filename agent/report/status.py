@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.errors import AgentError, InconclusiveError, NotAnsweringError, RefusedError
+from agent.errors import AgentError, BugError, InconclusiveError, NotAnsweringError, RefusedError
 from agent.model import (
     Blank,
     Condition,
@@ -51,13 +51,13 @@ def describe_failure(
     """Return the status of a volume, last ``observed`` so, whose look or step raised ``error``.
 
     A volume that is mounted stays usable, so it is Degraded; one that does not answer is Failed, since
-    nobody can use it; a refusal is Refused. One of which nothing can be found out now stays usable if it was,
-    as Degraded.
+    nobody can use it, and so is one that the agent itself is at fault with; a refusal is Refused. One of
+    which nothing can be found out now stays usable if it was, as Degraded.
     """
     is_mounted = observed is not None and bool(observed.mounts)
     path = None if observed is None else _choose_path(observed, wanted, dev_ebs)
     condition = Condition.DEGRADED if is_mounted else Condition.FAILED
-    if isinstance(error, NotAnsweringError):
+    if isinstance(error, (NotAnsweringError, BugError)):
         condition = Condition.FAILED
     elif isinstance(error, RefusedError):
         condition = Condition.REFUSED

@@ -7,7 +7,7 @@ where the real agent could, leaving what would be left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -57,6 +57,14 @@ class AgentDiedError(BaseException):
     """The agent was killed here: nothing catches it, as nothing catches SIGKILL."""
 
 
+class RuleBrokenError(BaseException):
+    """The loop broke a rule that the real node must keep. No barrier of the agent's catches it."""
+
+
+async def reach_nothing(_: str) -> None:
+    """Let every step go on."""
+
+
 @dataclass
 class FakeVolume:
     """A volume's state outside the agent: on its device, in the kernel and in the state directory."""
@@ -91,8 +99,10 @@ class FakeNode:
     def __init__(self, *volumes: FakeVolume, interrupt: Callable[[str], None] = lambda _: None) -> None:
         self.volumes = {volume.volume_id: volume for volume in volumes}
         self.interrupt = interrupt
-        self.refuse_step: Callable[[Action], AgentError | None] = lambda _: None
-        self.blind: AgentError | None = None
+        self.refuse_step: Callable[[Action], Exception | None] = lambda _: None
+        self.reach: Callable[[str], Awaitable[None]] = reach_nothing
+        """Awaited at every instant of a look or a step, so that a test can do something meanwhile."""
+        self.blind: Exception | None = None
         """What a look raises, as long as it is set."""
         self.lost: set[VolumeId] = set()
         self.open_sessions: set[VolumeId] = set()
@@ -100,7 +110,8 @@ class FakeNode:
     @asynccontextmanager
     async def open(self, volume: VolumeId) -> AsyncIterator[FakeSession]:
         """Begin a pass; two at once for a volume break the loop's first promise."""
-        assert volume not in self.open_sessions, f"two passes over {volume} at once"
+        if volume in self.open_sessions:
+            raise RuleBrokenError(f"two passes over {volume} at once")
         self.open_sessions.add(volume)
         try:
             yield FakeSession(self, self.volumes.get(volume) or FakeVolume(volume, is_attached=False))
@@ -120,6 +131,7 @@ class FakeSession:
         """Return the volume's state as the real node would find it."""
         volume = self._volume
         self._node.interrupt("observe")
+        await self._node.reach("observe")
         if self._node.blind is not None:
             raise self._node.blind
         device = None
@@ -144,16 +156,25 @@ class FakeSession:
             applied_options=volume.applied_options,
         )
 
-    async def execute(self, action: Action, observed: Observed) -> None:
+    async def execute(
+        self, action: Action, observed: Observed, confirm: Callable[[], None] = lambda: None
+    ) -> None:
         """Do what the step says to the state, dying or failing where the test asks for it."""
-        assert observed.volume_id == self._volume.volume_id
         error = self._node.refuse_step(action)
         if error is not None:
             raise error
         self._node.interrupt(f"before {action.kind}")
+        await self._node.reach(f"before {action.kind}")
+        if isinstance(action, Format):
+            confirm()
         self._volume.executed.append(action)
-        self._do(action)
+        try:
+            assert observed.volume_id == self._volume.volume_id
+            self._do(action)
+        except AssertionError as broken:
+            raise RuleBrokenError(str(broken)) from broken
         self._node.interrupt(f"after {action.kind}")
+        await self._node.reach(f"after {action.kind}")
 
     def _do(self, action: Action) -> None:  # noqa: C901, PLR0912 -- one branch a step
         volume = self._volume

@@ -51,7 +51,8 @@ class OneVolume:
         assert wanted is None
         return self.observed
 
-    async def execute(self, action: Action, observed: Observed) -> None:
+    async def execute(self, action: Action, observed: Observed, confirm: object = None) -> None:
+        del confirm
         assert observed.volume_id == VOLUME
         is_forced = isinstance(action, Relinquish) and action.is_forced
         if self.failing is type(action) and not is_forced:

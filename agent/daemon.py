@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,7 +27,7 @@ from agent.node.node import Node, open_node
 from agent.node.zygote import Forked
 from agent.passes import Want
 from agent.paths import Paths
-from agent.policy import Policy, describe_seen, diff_policies, load_policy
+from agent.policy import Policy, describe_seen, diff_policies, load_policy, tell_leaving
 from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
@@ -115,6 +115,8 @@ class Daemon:
             self._put_findings,
             counters.count_cloud_request,
             has_standins=has_standins,
+            claims_file=paths.state / "claims.json",
+            record=self._record,
         )
         self._policy: Policy
         self._put_policy(policy)
@@ -183,8 +185,8 @@ class Daemon:
         matches = self._policy.explain(volume, self._facts, claimed=self._claimed)
         return replace(status, facts=(*status.facts, *(("entry", match.sentence) for match in matches)))
 
-    async def reload(self) -> None:
-        """Read the policy again, or raise AgentError and keep the one in force."""
+    async def reload(self) -> tuple[str, ...]:
+        """Read the policy again, or raise AgentError and keep the one in force; says what will be deleted."""
         self._service.tell_reloading()
         try:
             policy = load_policy(self._policy_path, trust_owner=not self._paths.is_real)
@@ -194,13 +196,14 @@ class Daemon:
             raise
         finally:
             self._service.tell_ready(self._summarize())
-        changes = diff_policies(self._policy, policy)
+        changes, leaving = diff_policies(self._policy, policy), tell_leaving(self._policy, policy)
         self._hands.released.clear()
         self._put_policy(policy)
         self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
         self._surveyor.refresh()
         self._reconciler.wake_all()
         self._cloud.wake()
+        return leaving
 
     def keep(self, volume_id: VolumeId) -> None:
         """Have a volume that was released used again as the policy says."""
@@ -307,11 +310,15 @@ class Daemon:
             changed |= self._present.keys()
         self._claimed, self._node.origins = findings.claimed, findings.origins
         self._put_facts(findings.facts)
-        self._board.explain_by_cloud(findings.verdicts, findings.notices)
+        self._board.explain_by_cloud(findings.verdicts, findings.notices, findings.departures)
         self._node.awaits_origins = False
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)
+
+    def _record(self, name: str, volume_id: VolumeId, /, **fields: Any) -> None:
+        """Keep an event of the cloud half."""
+        self._board.record(EventName(name), volume_id, **fields)
 
     def _put_facts(self, facts: NodeFacts) -> None:
         """Take over what is known of this node now; nothing that was known is forgotten."""

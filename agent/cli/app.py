@@ -195,6 +195,9 @@ def reload(context: typer.Context, as_json: JsonOption = False) -> None:
     answer = _session(context).client.reload()
     if as_json:
         print_json(answer)
+        return
+    for departure in answer.get("departures", []):
+        typer.echo(departure["text"])
 
 
 @app.command()

@@ -105,6 +105,7 @@ def show_plan(answer: dict[str, Any]) -> RenderableType:
     for volume in clean(answer["volumes"]):
         parts.append(Text.assemble((_label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
         parts.extend(_show_steps(volume))
+    parts.extend(Text(one["text"], style="yellow") for one in clean(answer.get("departures", [])))
     return Group(*parts) if parts else Text("There is no volume to do anything for.")
 
 

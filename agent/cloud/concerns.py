@@ -8,37 +8,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from typing_extensions import override
 
 from agent.cloud.attach import choose_volume, plan_attach
 from agent.cloud.call import Make
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, ModifyVolume
-from agent.cloud.claims import Making, find_claimed, find_orphans, plan_claim, plan_orphan
+from agent.cloud.claims import choose_claimed, find_claim_notice, find_claimed, plan_claim
 from agent.cloud.decisions import Decision, Do
+from agent.cloud.departures import find_departure, find_orphans, find_pardoned, plan_orphan, plan_pardon
 from agent.cloud.describe import describe_modifications, is_searchable
 from agent.cloud.look import Look
+from agent.cloud.makings import note_described
+from agent.cloud.memory import Memory
 from agent.cloud.modify import plan_modify
 from agent.cloud.shoot import SnapshotKeeper
 from agent.cloud.values import TAG_CLAIM, CloudVolume
 from agent.model import Reason, VolumeId
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 from agent.steps import Refuse, Wait
-
-
-@dataclass
-class Memory:
-    """What one process keeps from look to look. Losing it costs time and calls, never truth."""
-
-    makings: dict[str, Making] = field(default_factory=dict)
-    """By claim."""
-    chosen: set[VolumeId] = field(default_factory=set)
-    """Volumes found by tags once: from then on they are asked about by ID."""
-    dropped: set[VolumeId] = field(default_factory=set)
-    """Unmounted because their claim is gone."""
-    taken_names: set[str] = field(default_factory=set)
-    """Block device names that EC2 said are in use, by what nothing else tells of."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,7 @@ class Means:
     released: set[VolumeId]
     """Detached by hand, and to be left so."""
     clock: Callable[[], float]
+    now: Callable[[], datetime]
 
 
 class Concern(ABC):
@@ -85,8 +76,11 @@ def list_concerns(look: Look, means: Means) -> Iterator[Concern]:
     """Return the concerns a look begins with."""
     for entry in look.entries:
         yield Presence(entry, means)
-    for volume in find_orphans(look.list_volumes(), look.claims, look.node):
-        yield Departure(volume, means)
+    orphans = find_orphans(look.list_volumes(), look.policy, look.node)
+    for volume in orphans:
+        yield Leaving(volume, means)
+    for volume in find_pardoned(look.list_volumes(), orphans, look.node):
+        yield Pardon(volume, means.memory)
 
 
 class Presence(Concern):
@@ -100,15 +94,15 @@ class Presence(Concern):
 
     @override
     async def decide(self, look: Look) -> Decision | None:
-        decision = self._hold_back(self._plan(look))
+        decision = self._hold_back(await self._plan(look))
         if isinstance(decision, Do):
             look.reserve_name(decision.call)
         return decision
 
-    def _plan(self, look: Look) -> Decision | None:
+    async def _plan(self, look: Look) -> Decision | None:
         entry = self._entry
         if entry.claim is not None:
-            return self._plan_claim(entry.claim, look)
+            return await self._plan_claim(entry.claim, look)
         if entry.volume_id is not None:
             volume = look.volumes.get(entry.volume_id)
             return _miss(entry.volume_id) if volume is None else plan_attach(volume, look.node)
@@ -116,15 +110,20 @@ class Presence(Concern):
             return self._plan_matching(entry.match, look)
         return None
 
-    def _plan_claim(self, claim: Claim, look: Look) -> Decision:
+    async def _plan_claim(self, claim: Claim, look: Look) -> Decision:
         wanted, makings = look.want(self.name, claim), self._means.memory.makings
+        making = makings.get(wanted.key)
         claimed = find_claimed(wanted, look.list_volumes())
-        if claimed:
-            here = next((one for one in claimed if one.volume_id in look.node.devices), claimed[0])
-            look.claimed[self.name] = here.volume_id
-            makings.pop(self.name, None)
-        making = makings.get(self.name, Making())
-        decision = plan_claim(wanted, look.list_volumes(), look.node, making, self._means.clock())
+        self._means.memory.chosen.update(volume.volume_id for volume in claimed)
+        chosen = choose_claimed(claimed, look.node)
+        if chosen is not None:
+            look.claimed[self.name] = chosen.volume_id
+            making = note_described(making, chosen, look.volumes)
+            await makings.put(wanted.key, making)
+        decision = plan_claim(wanted, look.volumes, look.node, making, self._means.clock())
+        notice = find_claim_notice(wanted, decision, look.list_volumes(), making)
+        if notice is not None:
+            look.notices[self.name] = notice
         is_held = isinstance(decision, Wait) and decision.reason is Reason.ATTACHED_ELSEWHERE
         if is_held and look.unproven is not None:
             raise look.unproven
@@ -217,7 +216,7 @@ class Snapshots(Upkeep):
         return await self._means.snapshots.tend(self.name, self._entry, self._volume)
 
 
-class Departure(Concern):
+class Leaving(Concern):
     """A volume whose claim is no longer in the policy is to go, where the policy said so while it was."""
 
     needs_marks = True
@@ -229,9 +228,37 @@ class Departure(Concern):
 
     @override
     async def decide(self, look: Look) -> Decision | None:
-        snapshots = await self._means.snapshots.find_final(self._volume)
-        is_released = self._volume.volume_id in self._means.memory.dropped
-        return plan_orphan(self._volume, snapshots, look.node, is_released=is_released)
+        departure, volume_id = find_departure(self._volume), self._volume.volume_id
+        if departure is None:
+            return None
+        look.departures[volume_id] = departure
+        memory, now = self._means.memory, self._means.now()
+        grace = timedelta(seconds=look.policy.agent.cloud.grace_s)
+        deadline = memory.departing.setdefault(volume_id, now + grace)
+        is_due = departure.after is not None and now >= departure.after
+        return plan_orphan(
+            self._volume,
+            await self._means.snapshots.find_final(self._volume) if is_due else (),
+            look.node,
+            is_released=volume_id in memory.dropped,
+            now=now,
+            deadline=deadline,
+        )
+
+
+class Pardon(Concern):
+    """A volume that was to be deleted is wanted again: the time of its deletion is to be forgotten."""
+
+    def __init__(self, volume: CloudVolume, memory: Memory) -> None:
+        self.name = f"{volume.tag(TAG_CLAIM)} ({volume.volume_id})"
+        self.key = f"{self.name}: pardon"
+        self._volume = volume
+        self._memory = memory
+
+    @override
+    async def decide(self, look: Look) -> Decision | None:
+        self._memory.departing.pop(self._volume.volume_id, None)
+        return plan_pardon(self._volume)
 
 
 def _miss(volume_id: VolumeId) -> Wait:

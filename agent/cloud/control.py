@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from agent.cloud.calls import ModifyVolume
 from agent.cloud.decisions import NodeView
 from agent.cloud.following import Follower, Tell
-from agent.cloud.orders import NewVolume, VolumeOrders
+from agent.cloud.named import NewVolume
+from agent.cloud.orders import VolumeOrders
 from agent.cloud.snapshot_orders import SnapshotOrders, show_snapshot
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id

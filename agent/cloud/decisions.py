@@ -72,6 +72,8 @@ class NodeView:
     """Instances proven gone: see ``holders``."""
     used_names: frozenset[str] = frozenset()
     """Block device names that are taken on this instance; only EC2's own attach chooses one."""
+    cluster_name: str | None = None
+    """The policy's name for the cluster of ordinary instances."""
 
     @property
     def node_key(self) -> str | None:
@@ -84,7 +86,13 @@ class NodeView:
 
     @property
     def cluster_key(self) -> str:
+        """The cluster this node's own volumes are marked with; an ordinary instance's ID needs none."""
         return self.identity.cluster_id or "none"
+
+    @property
+    def shared_key(self) -> str | None:
+        """The cluster that claims one volume for all its nodes; None where nobody said which that is."""
+        return self.identity.cluster_id or self.cluster_name
 
 
 def choose_attach_api(configured: str, identity: CloudIdentity) -> AttachApi:

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from agent.cloud.call import Make
 from agent.cloud.calls import DescribeVolumes, DescribeVolumesModifications
-from agent.cloud.claims import CLUSTER_WIDE
 from agent.cloud.decisions import NodeView
 from agent.cloud.values import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_NODE, CloudVolume, Modification
+from agent.cloud.wanted import CLUSTER_WIDE
 from agent.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 
@@ -35,12 +35,16 @@ async def describe_known(make: Make, volume_ids: Iterable[VolumeId]) -> tuple[Cl
 
 async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]:
     """Describe all volumes the agent made for this node, or for the whole cluster."""
-    nodes = (CLUSTER_WIDE,) if node.node_key is None else (node.node_key, CLUSTER_WIDE)
+    own = None if node.node_key is None else (node.cluster_key, node.node_key)
+    shared = None if node.shared_key is None else (node.shared_key, CLUSTER_WIDE)
+    asked = [pair for pair in (own, shared) if pair is not None]
     filters = (
         (f"tag:{TAG_MADE_BY}", (MADE_BY,)),
-        (f"tag:{TAG_CLUSTER}", (node.cluster_key,)),
-        (f"tag:{TAG_NODE}", nodes),
+        (f"tag:{TAG_CLUSTER}", tuple(sorted({cluster for cluster, _ in asked}))),
+        (f"tag:{TAG_NODE}", tuple(node_key for _, node_key in asked)),
     )
+    if not asked:
+        return ()
     return tuple(await make(DescribeVolumes(filters)))
 
 

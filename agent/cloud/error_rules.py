@@ -237,3 +237,11 @@ BY_CODE: dict[str, Rule] = {
         INVALID,
     ),
 }
+
+
+def is_token_burnt(message: str) -> bool:
+    """Return whether AWS says of a client token that the volume made with it is deleted.
+
+    Its code is IdempotentParameterMismatch either way. Source: kubernetes-sigs/aws-ebs-csi-driver#1428.
+    """
+    return "already deleted" in message

@@ -60,7 +60,7 @@ async def examine_cloud(policy: Policy, surroundings: Surroundings) -> list[Exam
     settings = choose_worker_settings(identity)
     async with CloudClient(settings) as client:
         identity = await identify_node(surroundings, client.make)
-        node = NodeView(identity, api)
+        node = NodeView(identity, api, cluster_name=policy.agent.cloud.cluster)
         return [
             *describe_identity(identity),
             *describe_user(settings.user),

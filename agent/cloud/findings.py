@@ -46,6 +46,8 @@ class Findings:
     """By entry name, why its volume is not here."""
     notices: Mapping[str, Wait | Refuse] = field(default_factory=dict)
     """By entry name, what cannot be changed, now or ever, about a volume that is here."""
+    departures: Mapping[VolumeId, str] = field(default_factory=dict)
+    """Of volumes that are going to be deleted, when and why."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

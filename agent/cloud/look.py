@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.cloud.call import Change, Make
-from agent.cloud.claims import WantedVolume, find_claimed, want_volume
+from agent.cloud.claims import find_claimed
 from agent.cloud.decisions import NodeView
+from agent.cloud.departures import Departure
 from agent.cloud.describe import (
     describe_known,
     describe_marked,
@@ -21,6 +22,7 @@ from agent.cloud.describe import (
 from agent.cloud.device_names import list_given_names
 from agent.cloud.findings import Findings, choose_entries, make_facts
 from agent.cloud.values import CloudVolume
+from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
 from agent.model import VolumeId
 from agent.policy import Policy
@@ -38,6 +40,7 @@ class Look:
     claimed: dict[str, VolumeId] = field(default_factory=dict)
     verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
+    departures: dict[VolumeId, Departure] = field(default_factory=dict)
     has_acted: bool = False
     unproven: AgentError | None = None
     """Why it could not be found out whether an instance that holds a claim's volume is gone."""
@@ -46,11 +49,6 @@ class Look:
     def entries(self) -> tuple[VolumeEntry, ...]:
         """The policy's entries that may concern this node."""
         return choose_entries(self.policy, self.node.identity)
-
-    @property
-    def claims(self) -> frozenset[str]:
-        """Names of all claims in the policy, those of other nodes too: their volumes are nobody's to drop."""
-        return frozenset(entry.name for entry in self.policy.volumes if entry.claim is not None)
 
     def list_volumes(self) -> tuple[CloudVolume, ...]:
         return tuple(self.volumes.values())
@@ -96,18 +94,22 @@ class Look:
         """Return what the node half is to know."""
         origins = {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
         facts = make_facts(self.node.identity)
-        return Findings(facts, origins, self.claimed, self.verdicts, self.notices)
+        departures = {volume_id: one.describe() for volume_id, one in self.departures.items()}
+        return Findings(facts, origins, self.claimed, self.verdicts, self.notices, departures)
 
 
 async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_searching: bool) -> None:
     """Describe everything the node has to do with: in one call once all is settled.
 
-    ``known``: volumes to ask about by ID. ``is_searching``: ask for those with the agent's marks as well.
+    ``known``: volumes to ask about by ID. ``is_searching``: ask for those with the agent's marks as well, as
+    is done for a claim that has no volume among those known.
     """
     if is_searching:
         look.add_volumes(await describe_marked(make, look.node))
     named = {entry.volume_id for entry in look.entries if entry.volume_id is not None}
     look.add_volumes(await describe_known(make, {*named, *look.node.devices, *known} - set(look.volumes)))
+    if not is_searching and not all(find_claimed(one, look.list_volumes()) for one in look.list_wanted()):
+        look.add_volumes(await describe_marked(make, look.node))
     missing = [entry.match for entry in look.entries if entry.match is not None and look.is_missing(entry)]
     if missing:
         look.add_volumes(await describe_matching(make, missing, look.node.identity.zone))

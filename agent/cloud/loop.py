@@ -12,24 +12,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from time import monotonic
-from typing import Any
 
 import anyio
 
-from agent.cloud.backoff import BackOffs, RareQuestion
-from agent.cloud.call import Change, Make
-from agent.cloud.calls import CreateVolume
-from agent.cloud.claims import Making, note_made, note_mismatch
-from agent.cloud.concerns import Concern, Means, Memory, list_concerns
+from agent.cloud.backoff import BackOffs
+from agent.cloud.call import Make
+from agent.cloud.concerns import Concern, Means, list_concerns
 from agent.cloud.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.device_names import list_attached_names, list_given_names
-from agent.cloud.error_rules import NAME_TAKEN_CODE
-from agent.cloud.errors import CloudError
+from agent.cloud.doing import Doer, Record, log_event
 from agent.cloud.findings import Findings, Hands, make_facts, make_verdict, needs_cloud
-from agent.cloud.holders import find_gone
-from agent.cloud.look import Look, describe_all, find_suspects
+from agent.cloud.look import Look, describe_all
+from agent.cloud.makings import Makings
+from agent.cloud.memory import Memory
 from agent.cloud.recent import RecentCalls
 from agent.cloud.shoot import SnapshotKeeper
+from agent.cloud.suspicion import Suspicion
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
@@ -46,8 +44,6 @@ LONGEST_PAUSE_S = 60.0
 
 LOOK = "(look)"
 """What looking at all rests under, where nothing could be described; no entry can be named so."""
-HOLDERS = "(holders)"
-"""What asking whether other instances are gone rests under, likewise."""
 _LASTING = frozenset({Reason.ATTACHED_ELSEWHERE, Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI})
 """Reasons that last until somebody else does something: looking often would not make it sooner."""
 
@@ -66,6 +62,8 @@ class CloudLoop:
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         rng: random.Random | None = None,
+        makings: Makings | None = None,
+        record: Record = log_event,
     ) -> None:
         self._make = make
         self._identify = identify
@@ -76,15 +74,16 @@ class CloudLoop:
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._rests = BackOffs(clock, self._rng)
         self._recent = RecentCalls(clock)
-        self._memory = Memory()
+        self._memory = Memory(makings or Makings())
         keeper = SnapshotKeeper(make, hands.freeze, now)
-        self._means = Means(make, self._memory, keeper, hands.released, clock)
+        self._means = Means(make, self._memory, keeper, hands.released, clock, now)
+        self._doer = Doer(make, self._memory, self._recent, clock, record)
+        self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._identity: CloudIdentity | None = None
         self._searched: Policy | None = None
         """The policy for which all marked volumes were described, and none of them is on its way."""
         self._rested_under: Policy | None = None
         self._wake = anyio.Event()
-        self._holders = RareQuestion(clock, self._rng)
         self._waits_for_others = False
         """All that is waited for is what others do, or nobody."""
         self._failure: str | None = None
@@ -131,6 +130,8 @@ class CloudLoop:
         if self._rested_under is not policy:
             self._rests.forget_all()
             self._memory.taken_names.clear()
+            if self._rested_under is not None:
+                await self._memory.makings.forgive()
             self._rested_under = policy
         if self._rests.find(LOOK) is not None:
             return False
@@ -167,33 +168,16 @@ class CloudLoop:
             identity=self._identity,
             api=choose_attach_api(policy.agent.cloud.attach_api, self._identity),
             devices=frozenset(devices),
+            cluster_name=policy.agent.cloud.cluster,
         )
         look = Look(node, policy)
-        known = {*self._memory.chosen, *self.findings.claimed.values()}
+        known = {*self._memory.list_known(), *self.findings.claimed.values()}
         await describe_all(self._make, look, known, is_searching=self._searched is not policy)
         attached = list_attached_names(look.list_volumes(), self._identity.instance_id or "")
         names = {*attached, *list_given_names(self._recent.list_calls()), *self._memory.taken_names}
         look.node = replace(node, used_names=frozenset([*names, *filter(None, devices.values())]))
-        await self._find_gone(look)
+        await self._suspicion.find_gone(look)
         return look
-
-    async def _find_gone(self, look: Look) -> None:
-        """Find out which of the instances that hold this node's claims are gone; failing, none is."""
-        suspects = find_suspects(look)
-        if not suspects or not self._holders.is_due(suspects):
-            return
-        resting = self._rests.find(HOLDERS)
-        if resting is not None:
-            look.unproven = AgentError(resting.message, resting.hint, resting.reason)
-            return
-        try:
-            gone = await find_gone(self._make, look.node, suspects)
-        except AgentError as error:
-            look.unproven = error
-            self._rests.note_failure(HOLDERS, error)
-        else:
-            look.node = replace(look.node, gone=gone)
-            self._holders.note_asked(suspects, is_answered=bool(gone))
 
     # -- One concern -----------------------------------------------------------------------------------------
 
@@ -236,36 +220,8 @@ class CloudLoop:
             if waiting is None:
                 waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
                 look.has_acted = True
-                await self._make_change(concern, decision.call)
+                await self._doer.do(concern.name, concern.key, decision.call)
             concern.tell_asked(waiting, look)
-
-    async def _make_change(self, concern: Concern, call: Change[Any]) -> None:
-        if isinstance(call, CreateVolume):
-            await self._create(concern, call)
-        else:
-            await self._make_once(call)
-            self._recent.note(concern.key, call)
-        log.info("cloud.called", operation=call.operation, what=call.describe(), entry=concern.name)
-
-    async def _make_once(self, call: Change[Any]) -> None:
-        try:
-            await self._make(call)
-        except CloudError as error:
-            if error.code == NAME_TAKEN_CODE:
-                self._memory.taken_names |= list_given_names([call])
-            raise
-
-    async def _create(self, concern: Concern, call: CreateVolume) -> None:
-        makings = self._memory.makings
-        making = makings.get(concern.name, Making())
-        try:
-            volume = await self._make(call)
-        except CloudError as error:
-            if error.code != "IdempotentParameterMismatch":
-                raise
-            makings[concern.name] = note_mismatch(call, making, self._clock())
-        else:
-            makings[concern.name] = note_made(call, volume, self._clock())
 
     # -- Telling ---------------------------------------------------------------------------------------------
 
@@ -278,7 +234,7 @@ class CloudLoop:
         self._failure = error.message
         facts = make_facts(self._identity) if self._identity else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
-        self._put_findings(Findings(facts, old.origins, old.claimed, verdicts, {}))
+        self._put_findings(Findings(facts, old.origins, old.claimed, verdicts, {}, old.departures))
 
     def _put_findings(self, findings: Findings) -> None:
         is_news = findings != self.findings or not self._has_published

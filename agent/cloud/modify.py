@@ -6,9 +6,9 @@ Sends nothing that changes nothing, never shrinks, and leaves a volume alone whi
 from __future__ import annotations
 
 from agent.cloud.calls import CreateTags, ModifyVolume
-from agent.cloud.claims import WantedVolume
 from agent.cloud.decisions import Do
 from agent.cloud.values import CloudVolume, Modification
+from agent.cloud.wanted import WantedVolume
 from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
 

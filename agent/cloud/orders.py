@@ -6,43 +6,24 @@ it stands. The same planners decide as in the loop.
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.cloud.attach import plan_attach, plan_detach
-from agent.cloud.calls import CreateVolume, DescribeVolumes, ModifyVolume
-from agent.cloud.claims import check_kms_key
+from agent.cloud.calls import ModifyVolume
 from agent.cloud.decisions import NodeView
 from agent.cloud.describe import describe_known, describe_modifications
 from agent.cloud.following import Follower, Sighting
 from agent.cloud.modify import find_change, plan_expand, wait_for
-from agent.cloud.values import MADE_BY, TAG_MADE_BY, TAG_ORDER, CloudVolume
+from agent.cloud.named import NewVolume, Place, find_or_make
+from agent.cloud.values import CloudVolume
+from agent.cloud.wanted import check_kms_key
 from agent.cloud.whoami import require_identity
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Reason, VolumeId
 from agent.policy.checks import find_size_fault
 from agent.steps import Refuse, Wait
 from agent.units import GIB
-
-_MOST_GENERATIONS = 20
-"""Volumes of one name that may have been made and deleted while AWS remembers their tokens."""
-
-
-@dataclass(frozen=True)
-class NewVolume:
-    """A volume asked for by hand."""
-
-    size_gib: int | None
-    type: str = "gp3"
-    iops: int | None = None
-    throughput: int | None = None
-    is_encrypted: bool | None = None
-    kms_key_id: str | None = None
-    snapshot_id: str | None = None
-    name: str | None = None
-    """Its Name tag. A name is one volume: asking again for it goes on with the one there is."""
 
 
 class VolumeOrders:
@@ -79,10 +60,12 @@ class VolumeOrders:
 
     async def create(self, wanted: NewVolume) -> VolumeId:
         """Make a volume in this node's zone that no policy entry claims; ends when it is available."""
-        identity = self._view().identity
+        node = self._view()
+        identity = node.identity
         require_identity(identity, "zone")
         check_kms_key("the new volume", wanted.kms_key_id, identity.account)
-        volume = await self._find_named(wanted) or await self._make_new(wanted, str(identity.zone))
+        place = Place(node.shared_key or node.cluster_key, str(identity.zone))
+        volume = await find_or_make(self._follower, wanted, place)
 
         async def look() -> Sighting:
             found = next(iter(await describe_known(self._make, [volume.volume_id])), volume)
@@ -104,52 +87,6 @@ class VolumeOrders:
             f"{{volume_id: {volume_id}}} has it mounted."
         )
         return volume_id
-
-    async def _find_named(self, wanted: NewVolume) -> CloudVolume | None:
-        """Return the volume made for this name before; raise RefusedError where it was another kind of."""
-        if wanted.name is None:
-            return None
-        marks = ((f"tag:{TAG_MADE_BY}", (MADE_BY,)), (f"tag:{TAG_ORDER}", (wanted.name,)))
-        found = [volume for volume in await self._make(DescribeVolumes(marks)) if not volume.is_gone]
-        if not found:
-            return None
-        volume = found[0]
-        await self._follower.say(f"{wanted.name} is {volume.volume_id} already.")
-        if volume.snapshot_id != wanted.snapshot_id:
-            raise RefusedError(
-                f"{volume.volume_id}, named {wanted.name}, was made from {volume.snapshot_id or 'nothing'}.",
-                hint="Choose another name.",
-                exit_code=ExitCode.REFUSED,
-            )
-        return volume
-
-    async def _make_new(self, wanted: NewVolume, zone: str) -> CloudVolume:
-        tags = {TAG_MADE_BY: MADE_BY}
-        if wanted.name is not None:
-            tags |= {"Name": wanted.name, TAG_ORDER: wanted.name}
-        for generation in range(_MOST_GENERATIONS):
-            call = CreateVolume(
-                client_token=_make_token(wanted.name, zone, generation),
-                zone=zone,
-                size_gib=wanted.size_gib,
-                type=wanted.type,
-                tags=tuple(sorted(tags.items())),
-                iops=wanted.iops,
-                throughput=wanted.throughput,
-                is_encrypted=wanted.is_encrypted,
-                kms_key_id=wanted.kms_key_id,
-                snapshot_id=wanted.snapshot_id,
-                generation=generation,
-            )
-            await self._follower.say(f"Asking AWS to {call.describe()}.")
-            volume = await self._make(call)
-            if not volume.is_gone:
-                return volume
-        raise AgentError(
-            f"{_MOST_GENERATIONS} volumes named {wanted.name} were made and deleted lately.",
-            hint="Choose another name.",
-            retryable=False,
-        )
 
     async def expand(self, volume_id: VolumeId, size_bytes: int) -> None:
         """Make the volume larger; ends when the size is usable. Filesystems grow by the policy's ``grow``."""
@@ -209,14 +146,6 @@ async def describe_one(follower: Follower, volume_id: VolumeId) -> CloudVolume:
         reason=Reason.NOT_ATTACHED,
         retryable=False,
     )
-
-
-def _make_token(name: str | None, zone: str, generation: int) -> str:
-    """Return the client token of a name, the same for whoever asks again; of no name, one of its own."""
-    if name is None:
-        return secrets.token_hex(32)
-    words = ("ebs-agent", "order", name, zone, str(generation))
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
 def _as_error(decision: Wait | Refuse) -> AgentError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,8 +24,10 @@ from agent.policy import Policy
 if TYPE_CHECKING:
     from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
+    from agent.cloud.doing import Record
     from agent.cloud.following import Follower, Tell
     from agent.cloud.loop import CloudLoop
+    from agent.cloud.makings import Makings
     from agent.cloud.worker_process import WorkerSettings
 
 WORKER_USER = "ebs-agent"
@@ -46,23 +49,27 @@ def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> 
     )
 
 
-def is_wanted(policy: Policy, identity: CloudIdentity, *, has_standins: bool) -> bool:
+def is_wanted(
+    policy: Policy, identity: CloudIdentity, *, has_standins: bool, is_any_to_go: bool = False
+) -> bool:
     """Return whether this policy has anything to ask of AWS on this node.
 
     ``enabled: auto`` means: where an entry needs AWS, or names a volume that could be attached, and the node
     is one of AWS's. Files that stand in for volumes are attached by no API, unless the policy says so.
+    ``is_any_to_go``: volumes of claims that may be gone from the policy are still to be deleted.
     """
     if policy.agent.cloud.enabled is not None:
         return policy.agent.cloud.enabled
     if has_standins or identity.instance_id is None:
         return False
-    return any(needs_cloud(entry) or entry.volume_id for entry in choose_entries(policy, identity))
+    entries = choose_entries(policy, identity)
+    return is_any_to_go or any(needs_cloud(entry) or entry.volume_id for entry in entries)
 
 
 class CloudService:
     """Runs and stops the cloud loop as the policy in force asks for it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its surroundings
         self,
         policy: Callable[[], Policy],
         hands: Hands,
@@ -71,6 +78,8 @@ class CloudService:
         *,
         has_standins: bool = False,
         surroundings: Callable[[], Surroundings] = look_around,
+        claims_file: Path | None = None,
+        record: Record | None = None,
     ) -> None:
         self._policy = policy
         self._hands = hands
@@ -78,6 +87,10 @@ class CloudService:
         self._count = count
         self._has_standins = has_standins
         self._surroundings = surroundings
+        self._claims_file = claims_file
+        """Where it is remembered which volumes were made for this node's claims."""
+        self._record = record
+        self._makings: Makings | None = None
         self._loop: CloudLoop | None = None
         self._client: CloudClient | None = None
         self._identity = CloudIdentity()
@@ -109,7 +122,8 @@ class CloudService:
         devices = self._hands.list_devices()
         api = choose_attach_api(self._policy().agent.cloud.attach_api, self._identity)
         names = frozenset(name for name in devices.values() if name)
-        return NodeView(self._identity, api, frozenset(devices), used_names=names)
+        cluster = self._policy().agent.cloud.cluster
+        return NodeView(self._identity, api, frozenset(devices), used_names=names, cluster_name=cluster)
 
     def wake(self) -> None:
         """Have the cloud looked at soon, because a device came or went, or the policy changed."""
@@ -135,10 +149,11 @@ class CloudService:
 
     async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
-        if self._policy().agent.cloud.enabled is False or not self._policy().volumes:
+        policy = self._policy()
+        if policy.agent.cloud.enabled is False or not (policy.volumes or self._is_any_to_go()):
             return False
         identity = identity or await identify_node(self._surroundings())
-        if not is_wanted(self._policy(), identity, has_standins=self._has_standins):
+        if not self._is_wanted(identity):
             return False
         client = self._client or self._make_client(identity)
         log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
@@ -147,17 +162,45 @@ class CloudService:
         self._publish(Findings())
         return True
 
+    def _is_wanted(self, identity: CloudIdentity) -> bool:
+        return is_wanted(
+            self._policy(), identity, has_standins=self._has_standins, is_any_to_go=self._is_any_to_go()
+        )
+
+    def _is_any_to_go(self) -> bool:
+        """Return whether claims that may be gone have volumes that are to be deleted."""
+        if self._makings is None and (self._claims_file is None or not self._claims_file.exists()):
+            return False
+        return self._load_makings().is_any_to_go
+
+    def _load_makings(self) -> Makings:
+        from agent.cloud.keeping import FileStore
+        from agent.cloud.makings import Makings
+
+        if self._makings is None:
+            self._makings = Makings(None if self._claims_file is None else FileStore(self._claims_file))
+        return self._makings
+
     async def _run_loop(self, client: CloudClient, identity: CloudIdentity) -> None:
+        from agent.cloud.doing import log_event
         from agent.cloud.loop import CloudLoop
 
         async def identify() -> CloudIdentity:
             return await identify_node(self._surroundings(), client.make)
 
-        self._loop = CloudLoop(client.make, identify, self._policy, self._hands, self._publish)
+        self._loop = CloudLoop(
+            client.make,
+            identify,
+            self._policy,
+            self._hands,
+            self._publish,
+            makings=self._load_makings(),
+            record=self._record or log_event,
+        )
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._loop.run)
-                while is_wanted(self._policy(), identity, has_standins=self._has_standins):
+                while self._is_wanted(identity):
                     await self._news.wait()
                     self._news = anyio.Event()
                 tasks.cancel_scope.cancel()

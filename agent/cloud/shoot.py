@@ -17,7 +17,7 @@ import anyio
 from agent.cloud import recent
 from agent.cloud.call import Make
 from agent.cloud.calls import CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
-from agent.cloud.claims import TAG_FINAL
+from agent.cloud.departures import TAG_FINAL
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import FREEZE_LIMIT_S
 from agent.cloud.snapshots import (

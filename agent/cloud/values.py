@@ -30,6 +30,7 @@ TAG_VOLUME = "ebs-agent:volume"
 TAG_SCHEDULE = "ebs-agent:schedule"
 TAG_TICK = "ebs-agent:tick"
 TAG_FROZEN = "ebs-agent:frozen"
+TAG_DELETE_AFTER = "ebs-agent:delete-after"
 TAG_ORDER = "ebs-agent:order"
 MADE_BY = "ebs-agent"
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from agent.policy.assignment import Assignment
 from agent.policy.loading import check_policy, load_policy, read_policy
 from agent.policy.matching import Candidate, Criterion, MatchExplanation
-from agent.policy.policy import Expected, Policy, PolicyChange, describe_seen, diff_policies, policy_schema
+from agent.policy.policy import (
+    Expected,
+    Policy,
+    PolicyChange,
+    describe_seen,
+    diff_policies,
+    policy_schema,
+    tell_leaving,
+)
 from agent.policy.problems import PolicyError, Problem
 
 __all__ = [
@@ -28,4 +36,5 @@ __all__ = [
     "load_policy",
     "policy_schema",
     "read_policy",
+    "tell_leaving",
 ]

@@ -170,6 +170,19 @@ def diff_policies(old: Policy, new: Policy) -> PolicyChange:
     )
 
 
+def tell_leaving(old: Policy, new: Policy) -> tuple[str, ...]:
+    """Say of each claim that is gone what becomes of its volumes, where they are not just left."""
+    kept = {entry.name for entry in new.volumes if entry.claim is not None}
+    hours = new.agent.cloud.grace_s / 3600
+    return tuple(
+        f"Claim {entry.name!r} is no longer in the policy: in {hours:g} h its volumes are deleted"
+        f"{' after a last snapshot' if entry.claim.on_delete == 'snapshot' else ''}, unless it is back by "
+        "then or an entry names them."
+        for entry in old.volumes
+        if entry.claim is not None and entry.claim.on_delete != "retain" and entry.name not in kept
+    )
+
+
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema of the policy file, for editors; ``check_policy`` knows more than it can say."""
     schema = Policy.model_json_schema(by_alias=True, mode="validation")

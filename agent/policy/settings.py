@@ -11,6 +11,7 @@ from agent.policy.fields import (
     DurationSeconds,
     FilePath,
     Listen,
+    Name,
     Port,
     RootPath,
     Section,
@@ -21,6 +22,12 @@ from agent.policy.fields import (
 
 MQTT_TLS_PORT = 8883
 """Registered for MQTT over TLS."""
+
+
+def _check_grace(seconds: float) -> float:
+    if not 60 <= seconds <= 365 * 86400:  # noqa: PLR2004 - a minute to a year
+        raise refuse("The grace period is not possible.", "Choose from 1m to 365d.")
+    return seconds
 
 
 def _check_resync(seconds: float) -> float:
@@ -114,6 +121,12 @@ class CloudSettings(Section):
     """auto: where credentials are found and an entry needs AWS."""
     attach_api: Literal["auto", "hyperpod", "ec2", "none"] = "auto"
     """Which API attaches and detaches: HyperPod's, EC2's, or none."""
+    cluster: Name | None = None
+    """Off HyperPod: the nodes that share what is claimed per: cluster; HyperPod's own cluster goes first."""
+    grace_s: Annotated[DurationSeconds, AfterValidator(_check_grace)] = Field(
+        default=86400.0, alias="grace", json_schema_extra={"default": "1d"}
+    )
+    """How long a volume whose claim is gone is kept before on_delete has it deleted."""
 
 
 class AgentSettings(Section):

@@ -44,6 +44,8 @@ class Board:
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
         self._notices: Mapping[str, Wait | Refuse] = {}
+        self.departures: Mapping[VolumeId, str] = {}
+        """Of volumes that the cloud half is going to delete, when and why."""
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:
@@ -97,13 +99,20 @@ class Board:
         self._tell(Change(None, None))
 
     def explain_by_cloud(
-        self, absences: Mapping[str, Wait | Refuse], notices: Mapping[str, Wait | Refuse]
+        self,
+        absences: Mapping[str, Wait | Refuse],
+        notices: Mapping[str, Wait | Refuse],
+        departures: Mapping[VolumeId, str] | None = None,
     ) -> None:
-        """Say, by entry name, why volumes are not here, and what about those that are cannot be as wanted."""
+        """Say, by entry name, why volumes are not here, and what about those that are cannot be as wanted.
+
+        ``departures``: of volumes that are going to be deleted, when and why.
+        """
         self._absences, self._notices = dict(absences), dict(notices)
+        self.departures = dict(departures or {})
         self._tell(Change(None, None))
         for status in self._statuses.values():
-            if status.name is not None:
+            if status.name is not None or status.volume_id in self.departures:
                 self._tell(Change(status.volume_id, self._explain(status)))
 
     def finish_first_look(self) -> None:
@@ -161,6 +170,9 @@ class Board:
 
     def _explain(self, status: VolumeStatus) -> VolumeStatus:
         """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
+        leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
+        if leaving is not None and status.condition is Condition.UNMANAGED:
+            return replace(status, message=leaving)
         notice = self._notices.get(status.name or "")
         if notice is not None and status.condition is Condition.READY:
             return replace(

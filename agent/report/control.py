@@ -42,8 +42,11 @@ class Engine(Protocol):
     async def explain(self, volume_id: VolumeId) -> VolumeStatus:
         """Look at one volume now and return its status with every fact; changes nothing."""
 
-    async def reload(self) -> None:
-        """Read the policy again, or raise AgentError and keep the one in force."""
+    async def reload(self) -> tuple[str, ...]:
+        """Read the policy again, or raise AgentError and keep the one in force.
+
+        Returns what it will have deleted, in sentences.
+        """
 
     def wake(self, volume_id: VolumeId | None) -> None:
         """Have a volume, or all of them (None), looked at soon."""
@@ -91,7 +94,9 @@ class _Control:
 
     async def show_plan(self, _: web.Request) -> web.Response:
         statuses = sorted(await self._engine.plan(), key=lambda status: (status.name is None, status.label))
-        return web.json_response({"volumes": api.show_statuses(statuses)})
+        leaving = self._board.departures.items()
+        departures = [{"volume_id": volume_id, "text": text} for volume_id, text in leaving]
+        return web.json_response({"volumes": api.show_statuses(statuses), "departures": departures})
 
     async def explain(self, request: web.Request) -> web.Response:
         status = self._find(request.match_info["volume"])
@@ -145,8 +150,8 @@ class _Control:
 
     async def reload(self, _: web.Request) -> web.Response:
         with anyio.CancelScope(shield=True):  # a client that goes away does not leave half a reload
-            await self._engine.reload()
-        return web.json_response({"reloaded": True})
+            leaving = await self._engine.reload()
+        return web.json_response({"reloaded": True, "departures": [{"text": text} for text in leaving]})
 
 
 def _parse_timeout(text: str) -> float:

@@ -44,6 +44,10 @@ class EventName(str, Enum):
     VOLUME_FAILED = "volume.failed"
     VOLUME_REFUSED = "volume.refused"
     VOLUME_LOST = "volume.lost"
+    VOLUME_CREATED = "volume.created"
+    VOLUME_DELETED = "volume.deleted"
+    VOLUME_GONE = "volume.gone"
+    """A claim's volume was deleted, not by the agent."""
     STEP_FAILED = "step.failed"
     HOOK_FAILED = "hook.failed"
     UEVENTS_OVERFLOWED = "uevents.overflowed"
@@ -51,7 +55,12 @@ class EventName(str, Enum):
     @property
     def level(self) -> str:
         """Name of the structlog method, hence the severity, this event is logged with."""
-        if self in {EventName.VOLUME_LOST, EventName.VOLUME_FAILED, EventName.STEP_FAILED}:
+        if self in {
+            EventName.VOLUME_LOST,
+            EventName.VOLUME_GONE,
+            EventName.VOLUME_FAILED,
+            EventName.STEP_FAILED,
+        }:
             return "error"
         if self in {
             EventName.POLICY_REJECTED,

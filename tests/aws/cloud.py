@@ -59,6 +59,8 @@ class Cloud:
         self.tokens: dict[str, tuple[dict[str, Any], str]] = {}
         self.made: list[str] = []
         """Every volume ever made by a call, deleted ones too."""
+        self.broken_keys: set[str] = set()
+        """KMS keys that cannot be used: a volume made with one is answered for, and vanishes."""
         self.locked_snapshots: set[str] = set()
         self.fast_restores: list[tuple[str, str]] = []
         """(snapshot ID, zone)"""
@@ -137,10 +139,19 @@ class Cloud:
     # -- What EC2 does and moto does not --------------------------------------------------------------------
 
     def find_by_token(self, token: str, parameters: dict[str, Any]) -> str | None:
-        """Return the volume made with this client token before; other parameters are an error."""
+        """Return the volume made with this token before; other parameters, or its deletion, are errors.
+
+        Source of the words: kubernetes-sigs/aws-ebs-csi-driver#1428.
+        """
         known = self.tokens.get(token)
         if known is None:
             return None
+        if known[1] not in self.volumes:
+            raise CallError(
+                "IdempotentParameterMismatch",
+                "The client token you have provided is associated with a resource that is already deleted. "
+                "Please use a different client token.",
+            )
         if known[0] != parameters:
             raise CallError(
                 "IdempotentParameterMismatch", "Client token was used with other parameters before."

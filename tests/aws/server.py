@@ -179,22 +179,21 @@ class AwsServer:
             volume_id = found[1].decode()
             cloud.tokens[parameters["ClientToken"]] = (asked, volume_id)
             cloud.adopt_volume(volume_id)
+            if asked.get("KmsKeyId") in cloud.broken_keys:
+                cloud.volumes.pop(volume_id)
+                return served
         volume = cloud.volumes[volume_id]
         cloud.hooks.create(volume_id, volume.size, volume.snapshot_id)
         return served
 
     def _describe_as_created(self, volume_id: str) -> bytes:
-        """Answer CreateVolume again for a token already used, also when the volume is deleted by now."""
-        volume = self.cloud.volumes.get(volume_id)
-        state = volume.status if volume else "deleted"
-        size = volume.size if volume else 1
-        kind = volume.volume_type if volume else "gp3"
-        zone = volume.zone.name if volume else "us-west-2a"
+        """Answer CreateVolume again for a token whose volume is there."""
+        volume = self.cloud.volumes[volume_id]
         return (
             '<CreateVolumeResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
-            f"<requestId>again</requestId><volumeId>{volume_id}</volumeId><size>{size}</size>"
-            f"<availabilityZone>{zone}</availabilityZone><status>{state}</status>"
-            f"<volumeType>{kind}</volumeType></CreateVolumeResponse>"
+            f"<requestId>again</requestId><volumeId>{volume_id}</volumeId><size>{volume.size}</size>"
+            f"<availabilityZone>{volume.zone.name}</availabilityZone><status>{volume.status}</status>"
+            f"<volumeType>{volume.volume_type}</volumeType></CreateVolumeResponse>"
         ).encode()
 
     def _follow(self, operation: str, parameters: dict[str, Any], answer: bytes) -> None:

@@ -18,6 +18,7 @@ from agent.cloud.call import Call
 from agent.cloud.errors import explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
+from agent.cloud.makings import Makings, MemoryStore
 from agent.cloud.whoami import CloudIdentity
 from agent.cloud.worker import Caller, describe_failure, encode_reply
 from agent.cloud.worker_process import WorkerSettings
@@ -141,6 +142,9 @@ class NodeUnderTest:
         self.crash: Crash | None = None
         self.published: list[Findings] = []
         self.made: list[Call[Any]] = []
+        self.store = MemoryStore()
+        """The node's disk, which outlasts the agent."""
+        self.events: list[tuple[str, str]] = []
         self.restart()
 
     @property
@@ -173,7 +177,12 @@ class NodeUnderTest:
             clock=lambda: self.time_s,
             now=lambda: self.now,
             rng=random.Random(1),  # noqa: S311 - jitter
+            makings=Makings(self.store),
+            record=self.record,
         )
+
+    def record(self, name: str, volume_id: VolumeId, /, **_fields: Any) -> None:
+        self.events.append((name, volume_id))
 
     async def identify(self) -> CloudIdentity:
         return self.identity

@@ -36,6 +36,7 @@ class ScriptedEngine:
         self.board = board
         self.woken: list[VolumeId | None] = []
         self.reload_error: AgentError | None = None
+        self.leaving: tuple[str, ...] = ()
 
     async def plan(self) -> tuple[VolumeStatus, ...]:
         return self.board.statuses()
@@ -45,9 +46,10 @@ class ScriptedEngine:
         assert status is not None
         return replace(status, facts=(("device", "looked at just now"),))
 
-    async def reload(self) -> None:
+    async def reload(self) -> tuple[str, ...]:
         if self.reload_error is not None:
             raise self.reload_error
+        return self.leaving
 
     def wake(self, volume_id: VolumeId | None) -> None:
         self.woken.append(volume_id)
@@ -125,6 +127,18 @@ async def test_explain_looks_anew(tmp_path: Path) -> None:
     async with serving(make_board(READY), path):
         answer = await ask(Client(path).explain, "checkpoints")
     assert answer["facts"] == [{"name": "device", "value": "looked at just now"}]
+
+
+async def test_what_will_be_deleted_is_told(tmp_path: Path) -> None:
+    """``reload`` says what it will have deleted, and ``plan`` when."""
+    path = tmp_path / "agent.sock"
+    board = make_board(READY)
+    board.explain_by_cloud({}, {}, {VolumeId("vol-0123456789abcdef0"): "it is deleted after noon"})
+    async with serving(board, path) as engine:
+        engine.leaving = ("Claim 'x' is no longer in the policy.",)
+        assert (await ask(Client(path).reload))["departures"] == [{"text": engine.leaving[0]}]
+        (departure,) = (await ask(Client(path).plan))["departures"]
+        assert departure == {"volume_id": "vol-0123456789abcdef0", "text": "it is deleted after noon"}
 
 
 async def test_rejected_reload_is_told(tmp_path: Path) -> None:

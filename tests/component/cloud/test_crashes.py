@@ -185,6 +185,12 @@ def pass_an_hour(stage: Stage) -> None:
     stage.world.time_s += 3600
 
 
+def pass_a_day(stage: Stage) -> None:
+    """The grace period of what was taken out of the policy ends."""
+    assert len(stage.world.cloud.volumes) == 1
+    stage.world.now += timedelta(days=1)
+
+
 STORIES = (
     Story("claims", (lambda stage: stage.write(TWO_CLAIMS),), check_claims),
     Story("taken over", (lambda stage: stage.write(TWO_CLAIMS), Stage.replace_node), check_claims),
@@ -208,6 +214,7 @@ STORIES = (
         (
             lambda stage: stage.write(ONE_CLAIM.format(size="5GiB", more="on_delete: snapshot")),
             lambda stage: stage.write("volumes: []\n"),
+            pass_a_day,
         ),
         check_dropped,
         can_be_replaced=False,

@@ -20,6 +20,7 @@ classes: {a: {type: gp3}}
 volumes:
   - {name: one, claim: {class: a, size: 1GiB}, block: {}}
 """
+SHARED = "agent: {cloud: {cluster: fleet}}\n" + CLAIM.replace("size: 1GiB", "size: 1GiB, per: cluster")
 
 
 def add_instance(world: World) -> NodeUnderTest:
@@ -127,7 +128,7 @@ async def test_only_a_terminated_instance_is_gone(
     world: World, tmp_path: Path, state: str, *, is_gone: bool
 ) -> None:
     """A volume is taken from another instance only when EC2 itself says that it is terminated."""
-    world.use_policy(tmp_path, CLAIM.replace("size: 1GiB", "size: 1GiB, per: cluster"))
+    world.use_policy(tmp_path, SHARED)
     old, new = add_instance(world), add_instance(world)
     await old.look(2)
     holder = world.cloud.ec2.get_instance(str(old.identity.instance_id))
@@ -140,10 +141,30 @@ async def test_only_a_terminated_instance_is_gone(
 
 async def test_without_describe_instances_nothing_is_taken(world: World, tmp_path: Path) -> None:
     """Where EC2 may not be asked about the other instance, it is not gone."""
-    world.use_policy(tmp_path, CLAIM.replace("size: 1GiB", "size: 1GiB, per: cluster"))
+    world.use_policy(tmp_path, SHARED)
     old, new = add_instance(world), add_instance(world)
     await old.look(2)
     world.aws.faults.add(deny("DescribeInstances", "ec2:DescribeInstances"))
     findings = await new.look()
     assert findings.verdicts["one"].reason is Reason.PERMISSION_DENIED
     assert world.aws.calls["DetachVolume"] == 0
+
+
+async def test_volume_for_a_cluster_needs_a_cluster(world: World, tmp_path: Path) -> None:
+    """Ordinary instances of one account are no cluster: they share a volume by a name of the policy."""
+    world.use_policy(tmp_path, CLAIM.replace("size: 1GiB", "size: 1GiB, per: cluster"))
+    node = add_instance(world)
+    findings = await node.look(2)
+    assert "agent.cloud.cluster" in str(findings.verdicts["one"].hint)
+    assert not world.cloud.made
+
+
+async def test_clusters_of_ordinary_instances_are_separate(world: World, tmp_path: Path) -> None:
+    """Two environments in one account each have their own volume, under their own names."""
+    nodes = [add_instance(world), add_instance(world)]
+    for node, name in zip(nodes, ("prod", "staging"), strict=True):
+        world.use_policy(tmp_path, SHARED.replace("fleet", name))
+        node.policy = world.policy
+        await node.settle(4)
+    assert len(world.cloud.made) == 2
+    assert nodes[0].loop.findings.claimed != nodes[1].loop.findings.claimed

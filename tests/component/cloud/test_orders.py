@@ -100,7 +100,12 @@ async def test_create(world: World) -> None:
     assert said[-1] == f"{volume.id} is available in us-west-2a."
     assert clerk.answer == {"volume_id": volume.id}
     tags = {tag["key"]: tag["value"] for tag in volume.get_tags()}
-    assert tags == {"ebs-agent:made-by": "ebs-agent", "Name": "scratch", "ebs-agent:order": "scratch"}
+    assert tags == {
+        "ebs-agent:made-by": "ebs-agent",
+        "ebs-agent:cluster": "abcde01234yz",
+        "ebs-agent:order": "scratch",
+        "Name": "scratch",
+    }
 
 
 async def test_name_is_one_volume(world: World) -> None:
@@ -122,6 +127,44 @@ async def test_name_of_a_deleted_volume_is_free(world: World) -> None:
     world.cloud.ec2.delete_volume(world.cloud.made[0])
     await clerk.order("create", size="3GiB", name="scratch")
     assert list(world.cloud.volumes) == world.cloud.made[1:]
+
+
+async def test_name_is_never_another_volume(world: World) -> None:
+    """A name that is a volume of another size, type, numbers or key is refused, and nothing is made."""
+    clerk = Clerk(world.add_node(1))
+    await clerk.order("create", size="3GiB", name="scratch")
+    for words in (
+        {"size": "500GiB"},
+        {"size": "3GiB", "type": "gp2"},
+        {"size": "3GiB", "iops": 4000},
+        {"size": "3GiB", "throughput": 250},
+        {"size": "3GiB", "encrypted": True},
+    ):
+        with pytest.raises(RefusedError, match="not what was asked for"):
+            await clerk.order("create", name="scratch", **words)
+    assert len(world.cloud.made) == 1
+
+
+async def test_name_asked_for_differently_before_it_is_described(world: World) -> None:
+    """Where descriptions lag behind, the token tells that the name was asked for with other parameters."""
+    clerk = Clerk(world.add_node(1))
+    world.cloud.pace.lag_s = 60.0
+    await clerk.order("create", size="3GiB", name="scratch")
+    with pytest.raises(RefusedError, match="other parameters"):
+        await clerk.order("create", size="4GiB", name="scratch")
+    assert len(world.cloud.made) == 1
+
+
+async def test_name_is_of_one_cluster(world: World) -> None:
+    """Another cluster's volume of the same name is another volume; one that says no cluster is refused."""
+    marks = {"ebs-agent:made-by": "ebs-agent", "ebs-agent:order": "scratch"}
+    world.cloud.make_volume(3, tags={**marks, "ebs-agent:cluster": "zzzzz01234yz"})
+    clerk = Clerk(world.add_node(1))
+    await clerk.order("create", size="3GiB", name="scratch")
+    assert len(world.cloud.made) == 1
+    other = world.cloud.make_volume(3, tags={**marks, "ebs-agent:order": "old"})
+    with pytest.raises(RefusedError, match=other):
+        await clerk.order("create", size="3GiB", name="old")
 
 
 async def test_restore(world: World) -> None:

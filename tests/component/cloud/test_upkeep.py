@@ -228,8 +228,76 @@ async def test_claim_taken_out_of_the_policy(
     world.use_policy(tmp_path, "volumes: []")
     node.policy = world.policy
     await node.settle()
+    assert len(world.cloud.volumes) == 1
+    assert len(node.loop.findings.departures) == 1 - volumes
+    node.now += timedelta(hours=23)
+    await node.look(3)
+    assert len(world.cloud.volumes) == 1, "a missing claim may be a slip of the pen"
+    node.now += timedelta(hours=2)
+    await node.settle()
     assert len(world.cloud.volumes) == volumes
+    assert [name for name, _ in node.events].count("volume.deleted") == 1 - volumes
     assert len(world.cloud.ec2.snapshots) == snapshots
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "match: {{volume_id: {volume}}}",
+        "match: {{tags: {{tier: a}}}}",
+        "match: {{size: 5GiB}}",
+        "match: {{device_name: sdf}}",
+    ],
+)
+async def test_volume_that_an_entry_is_for_is_no_orphan(world: World, tmp_path: Path, entry: str) -> None:
+    """A volume whose claim was turned into an entry that names it, or could mean it, is never deleted."""
+    world.use_policy(tmp_path, write(on_delete="delete"))
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    world.use_policy(tmp_path, f"volumes: [{{name: kept, {entry.format(volume=volume)}, block: {{}}}}]")
+    node.policy = world.policy
+    for _ in range(3):
+        await node.look(2)
+        node.now += timedelta(days=2)
+    assert volume in node.hands.list_devices()
+    assert not {name for name in world.aws.calls if name.startswith(("Delete", "Detach"))}
+
+
+async def test_claim_that_comes_back_takes_the_deletion_back(world: World, tmp_path: Path) -> None:
+    """A claim put back within the grace period keeps its volume, and a later removal begins a new one."""
+    world.use_policy(tmp_path, write(on_delete="delete"))
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    for wanted in ("volumes: []", write(on_delete="delete"), "volumes: []"):
+        world.use_policy(tmp_path, wanted)
+        node.policy = world.policy
+        await node.look(4)
+        node.now += timedelta(hours=20)
+    await node.look(4)
+    assert volume in world.cloud.volumes
+    node.now += timedelta(hours=5)
+    await node.settle()
+    assert volume not in world.cloud.volumes
+
+
+async def test_deletion_is_told_before_and_survives_a_restart(world: World, tmp_path: Path) -> None:
+    """The time of a deletion is on the volume: another process finds it, tells it, and keeps to it."""
+    world.use_policy(tmp_path, write(on_delete="delete"))
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    world.use_policy(tmp_path, "volumes: []")
+    node.policy = world.policy
+    await node.settle()
+    told = dict(node.loop.findings.departures)
+    after = node.now + timedelta(days=1)
+    assert f"after {after:%Y-%m-%d %H:%M} UTC" in told[volume]
+    node.now += timedelta(hours=20)
+    node.restart()
+    await node.look(2)
+    assert node.loop.findings.departures == told
+    node.now += timedelta(hours=5)
+    await node.settle()
+    assert volume not in world.cloud.volumes
 
 
 async def test_volume_in_use_is_not_dropped(world: World, tmp_path: Path) -> None:
@@ -240,6 +308,8 @@ async def test_volume_in_use_is_not_dropped(world: World, tmp_path: Path) -> Non
     node.hands.busy.add(volume)
     world.use_policy(tmp_path, "volumes: []")
     node.policy = world.policy
+    await node.look(2)
+    node.now += timedelta(days=2)
     await node.look(4)
     assert volume in world.cloud.volumes
     assert volume in node.hands.list_devices()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.cloud.control import find_volume, parse_snapshot_id, read_new_volume
-from agent.cloud.orders import NewVolume
+from agent.cloud.named import NewVolume
 from agent.errors import AgentError, ExitCode
 from agent.report.board import Board
 

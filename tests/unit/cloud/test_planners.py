@@ -14,13 +14,16 @@ from agent.cloud.calls import (
     AttachVolume,
     CreateTags,
     CreateVolume,
+    DeleteVolume,
     DetachClusterNodeVolume,
     ModifyVolume,
 )
-from agent.cloud.claims import Making, WantedVolume, check_kms_key, plan_claim, plan_orphan, want_volume
+from agent.cloud.claims import plan_claim
 from agent.cloud.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.departures import plan_orphan
 from agent.cloud.holders import is_absent
 from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy
+from agent.cloud.makings import Making, note_burnt, note_described, note_made, note_mismatch
 from agent.cloud.modify import plan_expand, plan_modify
 from agent.cloud.snapshots import find_tick, plan_retention
 from agent.cloud.statements import STATEMENTS
@@ -33,6 +36,7 @@ from agent.cloud.values import (
     find_instance_in_resource,
     parse_volume,
 )
+from agent.cloud.wanted import WantedVolume, check_kms_key, want_volume
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
@@ -47,6 +51,8 @@ ARN = "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz"
 IDENTITY = CloudIdentity(ARN, "compute", "compute-1", ME, "us-west-2", "111122223333", "us-west-2a", "aws")
 NODE = NodeView(IDENTITY, AttachApi.HYPERPOD)
 FREE = CloudVolume(VOLUME, "available", 5, "gp3", "us-west-2a", iops=3000, throughput=125)
+START = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
+LATER = START + timedelta(days=1)
 WANTED = WantedVolume("ckpt", "abcde01234yz", "compute-1", "us-west-2a", "gp3", 5)
 MINE = replace(FREE, tags=WANTED.all_tags)
 
@@ -172,26 +178,96 @@ def test_token_is_the_claims_own() -> None:
 
 
 def test_claim_steps() -> None:
-    """Make, wait until described, attach; the next generation only when the last was never seen."""
+    """Make, wait until described, attach; AWS is asked by the same token what became of one not described."""
     now_s = 10_000.0
-    first = plan_claim(WANTED, [], NODE, Making(), now_s)
-    assert isinstance(first, Do)
-    assert isinstance(first.call, CreateVolume)
-    assert first.call.client_token == WANTED.make_token(0)
-    made = Making(0, unseen_since_s=now_s)
-    assert isinstance(plan_claim(WANTED, [], NODE, made, now_s + 60), Wait)
-    late = plan_claim(WANTED, [], NODE, made, now_s + 3600)
-    assert isinstance(late, Do)
-    assert isinstance(late.call, CreateVolume)
-    assert late.call.client_token == WANTED.make_token(1)
-    assert plan_claim(WANTED, [MINE], NODE, made, now_s) == Do(AttachClusterNodeVolume(ARN, ME, VOLUME))
+    call = plan_creation(Making(), now_s)
+    assert call.client_token == WANTED.make_token(0)
+    made = note_made(call, Making(), FREE, now_s)
+    assert isinstance(plan_claim(WANTED, {}, NODE, made, now_s + 20), Wait)
+    assert plan_creation(made, now_s + 40) == call
+    mine = {VOLUME: MINE}
+    assert plan_claim(WANTED, mine, NODE, made, now_s) == Do(AttachClusterNodeVolume(ARN, ME, VOLUME))
+
+
+def plan_creation(making: Making, now_s: float = 0.0) -> CreateVolume:
+    """Return the call by which a claim without a described volume has one made."""
+    decision = plan_claim(WANTED, {}, NODE, making, now_s)
+    assert isinstance(decision, Do), decision
+    assert isinstance(decision.call, CreateVolume)
+    return decision.call
+
+
+def test_lost_volume_is_made_anew_once() -> None:
+    """A volume AWS says is deleted is made anew; another that goes the same way waits for a person."""
+    seen = note_described(Making(), MINE, {VOLUME: MINE})
+    call = plan_creation(seen)
+    assert call.client_token == WANTED.make_token(0)
+    lost = note_burnt(call, seen)
+    assert (lost.lost, lost.generation) == ((VOLUME,), 1)
+    other = replace(MINE, volume_id=VolumeId("vol-0000000000000000b"))
+    again = note_described(note_made(plan_creation(lost), lost, other, 0.0), other, {})
+    assert again.lost == (VOLUME,)
+    refusal = plan_claim(WANTED, {}, NODE, again, 0.0)
+    assert isinstance(refusal, Refuse)
+    assert VOLUME in refusal.message
+    assert other.volume_id in refusal.message
+
+
+def test_forgotten_token_makes_one_in_place_of_a_lost_volume() -> None:
+    """Where AWS has forgotten the token, its answer is a new volume: that the old one is lost is told."""
+    seen = note_described(Making(), MINE, {VOLUME: MINE})
+    other = replace(FREE, volume_id=VolumeId("vol-0000000000000000b"))
+    made = note_made(plan_creation(seen), seen, other, 0.0)
+    assert (made.volume_id, made.lost, made.has_vanished) == (other.volume_id, (VOLUME,), False)
+
+
+def test_vanishing_volume_is_made_anew_once() -> None:
+    """A volume that vanishes before it is described is made anew once, and then the KMS key is named."""
+    making, wanted = Making(), replace(WANTED, kms_key_id="alias/k")
+    for number in range(2):
+        volume = replace(FREE, volume_id=VolumeId(f"vol-0000000000000000{number}"))
+        making = note_made(plan_creation(making, 100.0 * number), making, volume, 100.0 * number)
+        making = note_burnt(plan_creation(making, 100.0 * number + 50), making)
+    refusal = plan_claim(wanted, {}, NODE, making, 300.0)
+    assert isinstance(refusal, Refuse)
+    assert "KMS key alias/k" in refusal.message
+    assert "kms:CreateGrant" in str(refusal.hint)
+
+
+def test_burnt_tokens_are_passed_over_and_bounded() -> None:
+    """Tokens used up before this process are passed over without a word, but not without end."""
+    making = Making()
+    for generation in range(20):
+        call = plan_creation(making)
+        assert call.client_token == WANTED.make_token(generation)
+        making = note_burnt(call, making)
+    assert making.lost == ()
+    assert isinstance(plan_claim(WANTED, {}, NODE, making, 0.0), Refuse)
+
+
+def test_token_of_another_wording_waits_before_it_counts_as_burnt() -> None:
+    """A token that was used with other parameters has its volume, unless none is described for long."""
+    making = note_mismatch(plan_creation(Making()), Making(), 0.0)
+    assert isinstance(plan_claim(WANTED, {}, NODE, making, 10.0), Wait)
+    making = note_mismatch(plan_creation(making, 60.0), making, 60.0)
+    assert making.generation == 0
+    making = note_mismatch(plan_creation(making, 1000.0), making, 1000.0)
+    assert making.generation == 1
+
+
+def test_volume_without_its_tags_is_told() -> None:
+    """A claim's volume whose tags were taken away is neither used nor replaced by a blank one."""
+    seen = note_described(Making(), MINE, {VOLUME: MINE})
+    decision = plan_claim(WANTED, {VOLUME: FREE}, NODE, seen, 0.0)
+    assert isinstance(decision, Refuse)
+    assert VOLUME in decision.message
 
 
 def test_foreign_tags_are_no_claim() -> None:
     """A volume of another cluster, node or claim, or made by someone else, is not taken for the claim's."""
     for key in ("cluster", "claim", "node", "made-by"):
         tags = tuple((name, "x" if name == f"ebs-agent:{key}" else value) for name, value in WANTED.all_tags)
-        decision = plan_claim(WANTED, [replace(FREE, tags=tags)], NODE, Making(), 0.0)
+        decision = plan_claim(WANTED, {VOLUME: replace(FREE, tags=tags)}, NODE, Making(), 0.0)
         assert isinstance(decision, Do)
         assert isinstance(decision.call, CreateVolume)
 
@@ -200,13 +276,32 @@ def test_foreign_tags_are_no_claim() -> None:
 def test_only_the_exact_word_deletes(rule: str) -> None:
     """Whatever else the tag says, the volume is retained."""
     tags = tuple((name, rule if name == "ebs-agent:on-delete" else value) for name, value in WANTED.all_tags)
-    assert plan_orphan(replace(FREE, tags=tags), (), NODE, is_released=False) is None
+    orphan = replace(FREE, tags=tags)
+    assert plan_orphan(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
 
 
 def test_orphan_on_another_node_is_left() -> None:
     """A volume that is in use elsewhere is not this node's to drop."""
     orphan = replace(held("attached", OTHER), tags=replace(WANTED, on_delete="delete").all_tags)
-    assert plan_orphan(orphan, (), NODE, is_released=False) is None
+    assert plan_orphan(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
+
+
+def test_orphan_goes_when_its_time_has_come() -> None:
+    """First the time of the deletion is written on the volume; only when it has passed the volume goes."""
+    tags = replace(WANTED, on_delete="delete").all_tags
+    orphan = replace(FREE, tags=tags)
+    marked = replace(FREE, tags=(*tags, ("ebs-agent:delete-after", "2026-11-02T12:00:00Z")))
+
+    def plan(volume: CloudVolume, now: datetime) -> object:
+        return plan_orphan(volume, (), NODE, is_released=False, now=now, deadline=LATER)
+
+    written = (("ebs-agent:delete-after", "2026-11-02T12:00:00Z"),)
+    assert plan(orphan, START) == Do(CreateTags(VOLUME, written))
+    assert plan(marked, START) is None
+    assert plan(marked, START + timedelta(days=1)) == Do(DeleteVolume(VOLUME))
+    for nonsense in ("", "soon", "2026-11-02"):
+        unreadable = replace(FREE, tags=(*tags, ("ebs-agent:delete-after", nonsense)))
+        assert plan(unreadable, START) == Do(CreateTags(VOLUME, written))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""Makes the one call that a concern decided on, and takes note of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agent.cloud.call import Change, Make
+from agent.cloud.calls import CreateVolume, DeleteVolume
+from agent.cloud.device_names import list_given_names
+from agent.cloud.error_rules import NAME_TAKEN_CODE, is_token_burnt
+from agent.cloud.errors import CloudError
+from agent.cloud.makings import find_key, note_burnt, note_made, note_mismatch
+from agent.cloud.memory import Memory
+from agent.cloud.recent import RecentCalls
+from agent.log import get_logger
+from agent.model import VolumeId
+
+log = get_logger(__name__)
+
+
+class Record(Protocol):
+    """What keeps an event, by its name in the log."""
+
+    def __call__(self, name: str, volume_id: VolumeId, /, **fields: Any) -> object:
+        """Keep it. ``fields`` are JSON values."""
+
+
+def log_event(name: str, volume_id: VolumeId, /, **fields: Any) -> None:
+    """Keep an event nowhere but in the log."""
+    log.info(name, volume_id=volume_id, **fields)
+
+
+class Doer:
+    """Makes changes, and remembers what has to be remembered of them."""
+
+    def __init__(
+        self, make: Make, memory: Memory, recent: RecentCalls, clock: Callable[[], float], record: Record
+    ) -> None:
+        self._make = make
+        self._memory = memory
+        self._recent = recent
+        self._clock = clock
+        self._record = record
+
+    async def do(self, name: str, key: str, call: Change[Any]) -> None:
+        """Make the call for an entry ``name``; ``key`` is what it is remembered under. Raises CloudError."""
+        if isinstance(call, CreateVolume):
+            await self._create(name, call)
+        else:
+            await self._change(call)
+            self._recent.note(key, call)
+        log.info("cloud.called", operation=call.operation, what=call.describe(), entry=name)
+        if isinstance(call, DeleteVolume):
+            self._record("volume.deleted", call.volume_id, entry=name)
+            await self._memory.makings.drop(call.volume_id)
+
+    async def _change(self, call: Change[Any]) -> None:
+        try:
+            await self._make(call)
+        except CloudError as error:
+            if error.code == NAME_TAKEN_CODE:
+                self._memory.taken_names |= list_given_names([call])
+            raise
+
+    async def _create(self, name: str, call: CreateVolume) -> None:
+        makings, key = self._memory.makings, find_key(call.tags)
+        before = makings.get(key)
+        try:
+            volume = await self._make(call)
+        except CloudError as error:
+            if error.code != "IdempotentParameterMismatch":
+                raise
+            if is_token_burnt(error.message):
+                after = note_burnt(call, before)
+            else:
+                after = note_mismatch(call, before, self._clock())
+        else:
+            after = note_made(call, before, volume, self._clock())
+            if after.volume_id is not None and after.volume_id != before.volume_id:
+                self._record("volume.created", after.volume_id, entry=name, size_gib=volume.size_gib)
+        for lost in after.lost:
+            if lost not in before.lost:
+                self._record("volume.gone", lost, entry=name, vanished=after.has_vanished)
+        await makings.put(key, after)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
 import agent
 from agent.cloud.findings import Findings, explain_fault, make_facts
@@ -21,9 +21,11 @@ from agent.cloud.service import CloudService, is_wanted
 from agent.cloud.sources import identify_locally, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
+from agent.faults import Barrier, supervise, supervise_service
 from agent.log import get_logger
 from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
+from agent.node.sources import Hint
 from agent.node.zygote import Forked
 from agent.passes import Want
 from agent.paths import Paths
@@ -95,6 +97,8 @@ class Daemon:
         self._board = Board(load_history(paths.state / FILE_NAME))
         self._history_keeper = HistoryKeeper(self._board.history, paths.state / FILE_NAME, node.save)
         self._is_started = anyio.Event()
+        self._barrier = Barrier()
+        self._has_listened = False
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
@@ -144,33 +148,34 @@ class Daemon:
                 await self._history_keeper.flush()
 
     async def _start(self, tasks: TaskGroup) -> None:
-        tasks.start_soon(self._service.feed_watchdog, name="watchdog")
-        await tasks.start(serve_control, self._make_control_app, self._paths.socket, name="control socket")
-        tasks.start_soon(self._http.run, name="http")
         hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts)
-        tasks.start_soon(hooks.run, name="hooks")
-        tasks.start_soon(self._history_keeper.run, name="history")
-        tasks.start_soon(self._mqtt.run, name="mqtt")
-        tasks.start_soon(self._sampler.run, name="health")
-        await tasks.start(self._run_reconciler, name="reconciler")
-        await tasks.start(self._run_surveyor, name="surveyor")
+        tasks.start_soon(supervise, "feed the watchdog", self._service.feed_watchdog, name="watchdog")
+        await tasks.start(supervise_service, "answer at the control socket", self._serve_control)
+        for name, run in (
+            ("answer over HTTP", self._http.run),
+            ("run hooks", hooks.run),
+            ("write the history down", self._history_keeper.run),
+            ("publish over MQTT", self._mqtt.run),
+            ("sample how volumes are", self._sampler.run),
+        ):
+            tasks.start_soon(supervise, name, run, name=name)
+        await tasks.start(supervise_service, "follow volumes", self._reconciler.run)
+        await tasks.start(supervise_service, "ask devices", self._surveyor.run)
         # Listening comes before listing: what appears in between is announced or listed, or both.
-        await tasks.start(self._run_watch, name="watch")
-        await self._hands.thaw_leftovers()
-        identity = await identify_locally(self._surroundings)
+        await tasks.start(supervise_service, "listen for devices", self._watch)
+        with self._barrier.containing("thaw what was left frozen"):
+            await self._hands.thaw_leftovers()
+        identity = CloudIdentity()
+        with self._barrier.containing("find out which instance this is"):
+            identity = await identify_locally(self._surroundings)
         self._put_facts(make_facts(identity))
         # What a volume was made from decides whether it may be formatted, so what AWS says is waited for.
         self._node.awaits_origins = is_wanted(self._policy, identity, has_standins=self._has_standins)
-        await self._surveyor.look_everywhere()
-        tasks.start_soon(self._run_cloud, identity, name="cloud")
+        with self._barrier.containing("look at every device"):
+            await self._surveyor.look_everywhere()
+        tasks.start_soon(self._keep_cloud, identity, name="cloud")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
-        tasks.start_soon(
-            look_periodically,
-            self._surveyor,
-            self._reconciler,
-            lambda: self._policy.agent.resync_s,
-            name="resync",
-        )
+        tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")
 
     # -- The control socket's engine -------------------------------------------------------------------------
 
@@ -219,14 +224,20 @@ class Daemon:
 
     # -- Tasks -----------------------------------------------------------------------------------------------
 
-    async def _run_reconciler(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        await self._reconciler.run(task_status=task_status)
+    async def _serve_control(self, *, task_status: TaskStatus[None]) -> None:
+        await serve_control(self._make_control_app, self._paths.socket, task_status=task_status)
 
-    async def _run_surveyor(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        await self._surveyor.run(task_status=task_status)
+    async def _watch(self, *, task_status: TaskStatus[None]) -> None:
+        """Listen for devices; begun anew, look at all, since what happened meanwhile was not heard."""
+        has_listened, self._has_listened = self._has_listened, True
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._node.watch, self._surveyor.hear)
+            if has_listened:
+                self._surveyor.hear(Hint(path=None, action="missed"))
+            task_status.started()
 
-    async def _run_watch(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        await self._node.watch(self._surveyor.hear, task_status=task_status)
+    async def _look_periodically(self) -> None:
+        await look_periodically(self._surveyor, self._reconciler, lambda: self._policy.agent.resync_s)
 
     # Imported when somebody asks, as agent.report.serve says.
 
@@ -258,19 +269,21 @@ class Daemon:
     async def _reload_on_signal(self) -> None:
         await self._is_started.wait()
         # A policy that is rejected is recorded where that is found, and the old one stays.
-        with suppress(AgentError):
+        with self._barrier.containing("read the policy again"), suppress(AgentError):
             await self.reload()
 
-    async def _run_cloud(self, identity: CloudIdentity | None) -> None:
+    async def _keep_cloud(self, identity: CloudIdentity | None) -> None:
         """Keep the cloud half going. A fault in it must never take down the half that needs no cloud."""
-        while True:
-            try:
-                await self._cloud.run(identity)
-            except Exception as error:
-                log.exception("cloud.failed")
-                self._board.explain_by_cloud(explain_fault(self._policy, error), {})
-            identity = None
-            await anyio.sleep(CLOUD_RETRY_S)
+        known = [identity]
+
+        async def run() -> None:
+            # What was known when it failed is asked for again.
+            await self._cloud.run(known.pop() if known else None)
+
+        def tell(error: AgentError) -> None:
+            self._board.explain_by_cloud(explain_fault(self._policy, error), {})
+
+        await supervise("ask AWS", run, retry_s=(CLOUD_RETRY_S,), tell=tell)
 
     # -- Policy ----------------------------------------------------------------------------------------------
 

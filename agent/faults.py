@@ -11,7 +11,8 @@ What ends the daemon is this, and nothing else:
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -69,6 +70,19 @@ class Barrier:
         self._told.add(key)
         log.error("agent.fault", exc_info=error, **about)
 
+    @contextmanager
+    def containing(self, doing: str) -> Iterator[None]:
+        """Log whatever error is raised within, and go on after it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- the barrier of what is done once
+            failure = self.explain(error, doing)
+            _log_failure(doing, failure)
+
+
+def _log_failure(doing: str, failure: AgentError) -> None:
+    log.error("task.failed", task=doing, error=failure.message, hint=failure.hint)
+
 
 def find_cause(error: Exception) -> Exception:
     """Return what a task group failed with: of several one that was not meant, where there is one."""
@@ -112,7 +126,7 @@ async def supervise(
             failure = barrier.explain(error, name)
         else:
             return
-        log.error("task.failed", task=name, error=failure.message, hint=failure.hint)
+        _log_failure(name, failure)
         if anyio.current_time() - began > retry_s[-1]:
             failures = 0
         failures += 1
@@ -124,16 +138,14 @@ async def supervise_service(
     name: str,
     run: Callable[..., Awaitable[None]],
     *,
-    again: Callable[[], None] = lambda: None,
     retry_s: Sequence[float] = RETRY_S,
     task_status: TaskStatus[None],
 ) -> None:
     """Keep a task going that says when it has started, as ``supervise`` does from then on.
 
-    What ends it before is raised: without it the daemon does not start. ``again`` is called whenever it has
-    started anew.
+    What ends it before is raised: without it the daemon does not start.
     """
-    start = _Start(task_status, again)
+    start = _Start(task_status)
     await supervise(
         name, partial(run, task_status=start), retry_s=retry_s, is_essential=lambda: not start.is_done
     )
@@ -142,15 +154,12 @@ async def supervise_service(
 class _Start(TaskStatus[None]):
     """Passes on that a task has started, the first time it says so."""
 
-    def __init__(self, task_status: TaskStatus[None], again: Callable[[], None]) -> None:
+    def __init__(self, task_status: TaskStatus[None]) -> None:
         self.is_done = False
         self._task_status = task_status
-        self._again = again
 
     @override
     def started(self, value: None = None) -> None:
-        if self.is_done:
-            self._again()
-            return
-        self.is_done = True
-        self._task_status.started(value)
+        if not self.is_done:
+            self.is_done = True
+            self._task_status.started(value)

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from agent.faults import RETRY_S, supervise
 from agent.model import VolumeId
 from agent.passes import Context, Memory, Node, Pass, Session, Want, look
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.volume_status import VolumeStatus
-
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
-"""Pauses after one failed pass, two, and so on; being woken ends a pause early."""
 
 
 @dataclass
@@ -77,7 +76,8 @@ class Reconciler:
             if self._tasks is None:
                 raise RuntimeError("the reconciler does not run")
             track = self._tracks[volume] = _Track()
-            self._tasks.start_soon(self._follow, volume, track, name=f"volume {volume}")
+            follow = partial(self._follow, volume, track)
+            self._tasks.start_soon(supervise, f"follow {volume}", follow, name=f"volume {volume}")
         elif track.settled.is_set():
             track.settled = anyio.Event()
         track.wake.set()
@@ -132,6 +132,7 @@ class Reconciler:
             yield session
 
     async def _follow(self, volume: VolumeId, track: _Track) -> None:
+        track.wake.set()
         while True:
             await track.wake.wait()
             track.wake = anyio.Event()
@@ -145,6 +146,7 @@ class Reconciler:
                 track.settled.set()
             if pass_outcome.needs_retry:
                 track.memory.failures += 1
+                # After one failed pass, two, and so on; being woken ends a pause early.
                 with anyio.move_on_after(RETRY_S[min(track.memory.failures, len(RETRY_S)) - 1]):
                     await track.wake.wait()
                 track.wake.set()

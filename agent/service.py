@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from time import clock_gettime_ns
 
 import anyio
@@ -25,6 +26,11 @@ class ServiceNotifier:
         self._watchdog_us = int(environment.get("WATCHDOG_USEC", "0") or 0)
         if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
             self._watchdog_us = 0
+        self._socket: socket.socket | None = None
+        if self._address:
+            # Once: when descriptors have run out, systemd is still to hear that the agent turns.
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)  # noqa: FBT003 -- its only form
 
     def tell_ready(self, status: str) -> None:
         """Say that start-up, or a reload, is complete."""
@@ -55,13 +61,9 @@ class ServiceNotifier:
             await anyio.sleep(self._watchdog_us / US_PER_S / 3)
 
     def _send(self, message: str) -> None:
-        if not self._address:
+        if self._socket is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.settimeout(0)
-            try:
-                notify.sendto(message.encode(), address)
-            except OSError:
-                # systemd that does not listen must not stop the volumes; its watchdog decides.
-                return
+        # systemd that does not listen must not stop the volumes; its watchdog decides.
+        with suppress(OSError):
+            self._socket.sendto(message.encode(), address)

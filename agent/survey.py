@@ -7,13 +7,17 @@ change nothing, because whatever comes in only says which device to ask again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from agent.census import Census
+from agent.errors import InconclusiveError
+from agent.faults import supervise
 from agent.log import get_logger
 from agent.model import Seen, VolumeId
 from agent.node.sources import Hint
@@ -39,7 +43,7 @@ class Devices(Protocol):
     """What the survey needs of this machine's devices."""
 
     def list_paths(self) -> list[str]:
-        """Return the device nodes there are now."""
+        """Return the device nodes there are now, or raise InconclusiveError."""
 
     async def ask(self, path: str) -> Seen:
         """Ask the device at ``path`` which volume it is. Never raises for what the device does."""
@@ -65,32 +69,6 @@ class _Asking:
     is_stale: bool = True
 
 
-@dataclass
-class _Census:
-    seen: dict[str, Seen] = field(default_factory=dict)
-
-    def put(self, seen: Seen) -> VolumeId | None:
-        """Note an answer and return the volume to look at: the one there now, or the one that was."""
-        old = self.seen.get(seen.path)
-        if seen.is_silent and old is not None and old.identity is not None:
-            return old.identity.volume_id
-        self.seen[seen.path] = seen
-        found = seen.identity or (old.identity if old is not None else None)
-        return None if found is None else found.volume_id
-
-    def drop(self, path: str) -> VolumeId | None:
-        old = self.seen.pop(path, None)
-        return None if old is None or old.identity is None else old.identity.volume_id
-
-    def by_volume(self) -> dict[VolumeId, list[Seen]]:
-        volumes: dict[VolumeId, list[Seen]] = {}
-        for path in sorted(self.seen):
-            seen = self.seen[path]
-            if seen.identity is not None:
-                volumes.setdefault(seen.identity.volume_id, []).append(seen)
-        return volumes
-
-
 class Surveyor:
     """Keeps the list of volumes that are here, from hints and from full looks."""
 
@@ -106,10 +84,14 @@ class Surveyor:
         self._silence_s = silence_s
         self._silent: set[str] = set()
         """Paths whose device did not answer when it was asked last."""
+        self._pressed: set[str] = set()
+        """Paths that are asked again and again until they answer: by one task each."""
+        self._unlisted: str | None = None
+        """Why the devices could not be listed last."""
         self._devices = devices
         self._reconciler = reconciler
         self._counters = counters
-        self._census = _Census()
+        self._census = Census()
         self._asking: dict[str, _Asking] = {}
         self._new: set[VolumeId] = set()
         self._heard_of: set[VolumeId] = set()
@@ -121,8 +103,11 @@ class Surveyor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer hints until cancelled."""
+        self._asking.clear()
+        self._pressed.clear()
         async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self._publish_answers, name="publish answers")
+            name = "work out what is wanted"
+            self._tasks.start_soon(supervise, name, self._publish_answers, name=name)
             task_status.started()
             while True:
                 await self._is_everything_stale.wait()
@@ -168,19 +153,28 @@ class Surveyor:
             if not self._asking:
                 self._nobody_is_asked = anyio.Event()
             self._asking[path] = _Asking()
-            self._tasks.start_soon(self._ask_until_fresh, path, name=f"ask {path}")
+            ask = partial(self._ask_until_fresh, path)
+            self._tasks.start_soon(supervise, f"ask {path}", ask, name=f"ask {path}")
+
+    def _press(self, path: str) -> None:
+        if self._tasks is not None and path not in self._pressed:
+            self._pressed.add(path)
+            press = partial(self._ask_until_it_answers, path)
+            self._tasks.start_soon(supervise, f"ask {path} again", press, name=f"ask {path} again")
 
     async def _ask_until_it_answers(self, path: str) -> None:
         """Ask a silent device again and again: when it finds its voice, nothing announces that."""
         for pause_s in chain(self._silence_s, repeat(self._silence_s[-1])):
             await anyio.sleep(pause_s)
-            if path not in self._silent or path not in self._devices.list_paths():
+            if path not in self._silent or path not in self._list_paths():
                 break
             self._ask_soon(path)
         self._silent.discard(path)
+        self._pressed.discard(path)
 
     async def _ask_until_fresh(self, path: str) -> None:
         volume = None
+        self._asking[path].is_stale = True
         while self._asking[path].is_stale:
             self._asking[path].is_stale = False
             volume = await self._ask(path, self._new)
@@ -192,8 +186,18 @@ class Surveyor:
             self._nobody_is_asked.set()
 
     def _list_paths(self) -> list[str]:
-        """Return the paths of the devices there are now, and forget those that are gone."""
-        paths = self._devices.list_paths()
+        """Return the paths of the devices there are now, and forget those that are gone.
+
+        Where they cannot be listed, those that are known are taken to be there.
+        """
+        try:
+            paths = self._devices.list_paths()
+        except InconclusiveError as error:
+            if self._unlisted != error.message:
+                log.warning("devices.unlisted", why=error.message, hint=error.hint)
+            self._unlisted = error.message
+            return list(self._census.seen)
+        self._unlisted = None
         for path in set(self._census.seen) - set(paths):
             self._note_gone(path)
         return paths
@@ -231,9 +235,9 @@ class Surveyor:
             with anyio.move_on_after(GATHER_S):
                 await self._nobody_is_asked.wait()
             self._has_answers = anyio.Event()
+            self._publish()
             heard_of, self._heard_of = self._heard_of, set()
             new, self._new = self._new, set()
-            self._publish()
             for volume in new:
                 self._reconciler.announce(volume)
             for volume in heard_of:
@@ -248,9 +252,9 @@ class Surveyor:
             log.info("device.ignored", device=path, why=seen.refusal)
         if not seen.is_silent:
             self._silent.discard(path)
-        elif path not in self._silent and self._tasks is not None:
+        else:
             self._silent.add(path)
-            self._tasks.start_soon(self._ask_until_it_answers, path, name=f"ask {path} again")
+            self._press(path)
         volume = self._census.put(seen)
         if volume is not None and (old is None or old.identity is None or old.identity.volume_id != volume):
             new.add(volume)

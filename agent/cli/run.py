@@ -39,7 +39,16 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     import anyio
 
     from agent import daemon
+    from agent.errors import AgentError
+    from agent.faults import find_cause
+    from agent.log import get_logger
     from agent.report.logs import configure_logs
 
     configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
-    anyio.run(daemon.run, paths, devices, policy, zygote)
+    try:
+        anyio.run(daemon.run, paths, devices, policy, zygote)
+    except Exception as error:
+        # What was meant is one sentence, which the command prints. Of all else nobody can ask a daemon again.
+        if not isinstance(find_cause(error), AgentError):
+            get_logger(__name__).exception("agent.crashed")
+        raise

@@ -14,11 +14,11 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskStatus
 
-from agent.errors import NotAnsweringError
+from agent.errors import AgentError, ExitCode, NotAnsweringError, ShortageError
 from agent.log import get_logger
 from agent.model import DeviceNumber, Identity
 from agent.node import loop, standin
-from agent.node.sources import Hint
+from agent.node.sources import Hint, explain_unlisted
 from agent.node.standin import Change
 from agent.node.workers import Workers
 
@@ -33,6 +33,19 @@ _TIMEOUT_S = 20.0
 log = get_logger(__name__)
 
 
+def check_directory(directory: Path) -> None:
+    """Raise AgentError, as for wrong usage, where there is no directory of stand-in volumes to be read."""
+    try:
+        standin.list_states(str(directory))
+    except OSError as error:
+        raise AgentError(
+            f"The stand-in volumes in {directory} cannot be read: {error.strerror}.",
+            hint="--devices names a directory with files called vol-….img; it may be empty.",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        ) from error
+
+
 class LoopbackSource:
     """Stand-in volumes of one directory."""
 
@@ -40,6 +53,7 @@ class LoopbackSource:
         self._directory = directory.resolve()
         self._workers = workers
         self._subject = f"the stand-in volumes in {self._directory}"
+        self._problem: str | None = None
 
     @property
     def identify(self) -> Callable[[int], Identity]:
@@ -53,9 +67,12 @@ class LoopbackSource:
 
     def list_paths(self) -> list[str]:
         """Return the loop devices of the directory's files."""
-        return [
-            item.path for item in loop.list_loops() if standin.is_below(item, self._directory, deleted=False)
-        ]
+        try:
+            self._directory.stat()  # without it no file is anywhere, and yet none was removed
+            loops = loop.list_loops()
+        except OSError as error:
+            raise explain_unlisted(f"The volumes in {self._directory}", error) from error
+        return [item.path for item in loops if standin.is_below(item, self._directory, deleted=False)]
 
     async def watch(
         self, seen: Callable[[Hint], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -68,14 +85,19 @@ class LoopbackSource:
         while True:
             is_at_rest = anyio.current_time() > changed_at + _REST_AFTER_S
             await anyio.sleep(_REST_POLL_S if is_at_rest else _POLL_S)
-            now = self._list_files()
-            if now == known and anyio.current_time() < synced_at + _FULL_SYNC_S:
-                continue
             try:
+                now = self._list_files()
+                if now == known and anyio.current_time() < synced_at + _FULL_SYNC_S:
+                    continue
                 changes = await self._sync()
-            except NotAnsweringError as error:
+            except (NotAnsweringError, ShortageError) as error:
                 log.warning("devices.late", why=error.message)
                 continue
+            except OSError as error:
+                # Renamed, or not to be read for the moment: what was there is taken to be there.
+                self._tell_problem(f"{error.strerror}: {error.filename or self._directory}")
+                continue
+            self._tell_problem(None)
             for change in changes:
                 seen(Hint(change.path, change.action, is_resize=change.is_resize))
             if now != known and not changes:
@@ -84,6 +106,12 @@ class LoopbackSource:
             synced_at = anyio.current_time()
             if now != known or changes:
                 known, changed_at = now, synced_at
+
+    def _tell_problem(self, why: str | None) -> None:
+        """Say once what keeps the directory from being read."""
+        if why is not None and why != self._problem:
+            log.warning("devices.unreadable", directory=str(self._directory), why=why)
+        self._problem = why
 
     async def release_all(self) -> None:
         """Detach every loop device of the directory; one in use goes with its last user."""

@@ -24,7 +24,7 @@ from agent.node.counters import BlockCounters, read_block_counters
 from agent.node.device import read_appearance
 from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
-from agent.node.loopback import LoopbackSource
+from agent.node.loopback import LoopbackSource, check_directory
 from agent.node.mountinfo import find_node_number
 from agent.node.records import Records, read_boot_id
 from agent.node.sample import Sample, SampleRequest, take_sample
@@ -197,6 +197,8 @@ async def open_node(
     paths: Paths, devices: Path | None, zygote: tuple[Forked, socket] | None = None
 ) -> AsyncIterator[Node]:
     """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
+    if devices is not None:
+        check_directory(devices)
     async with Workers(zygote) as workers:
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")

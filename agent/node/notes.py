@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.errors import AgentError, RefusedError
+from agent.errors import AgentError, InconclusiveError, RefusedError
 from agent.model import FormatRecord, MountRecord, Reason, VolumeId, parse_volume_id
+from agent.node.note_fields import Fields
+from agent.shortage import explain_shortage, is_shortage
 
 _VERSION = 1
 """Of the format below; one more whenever a field of a record comes or goes."""
@@ -72,22 +74,33 @@ class Shelf:
 
     def list_volumes(self) -> tuple[VolumeId, ...]:
         """Return the volumes that have a note, sound or not."""
+        try:
+            names = sorted(entry.name for entry in self.directory.iterdir())
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise _cannot_look(self.directory, error) from error
         found: list[VolumeId] = []
-        with contextlib.suppress(FileNotFoundError):
-            for name in sorted(entry.name for entry in self.directory.iterdir()):
-                with contextlib.suppress(AgentError):
-                    if name.endswith(_SUFFIX):
-                        found.append(parse_volume_id(name.removesuffix(_SUFFIX)))
+        for name in names:
+            with contextlib.suppress(AgentError):
+                if name.endswith(_SUFFIX):
+                    found.append(parse_volume_id(name.removesuffix(_SUFFIX)))
         return tuple(found)
 
     def read(self, volume_id: VolumeId, parse: Callable[[Fields], Record]) -> Record | None:
-        """Return the note about a volume, None without one; RefusedError where its file is not sound."""
+        """Return the note about a volume, None without one.
+
+        RefusedError where its file is not sound, InconclusiveError where it could not be looked at, which is
+        no reason to distrust it.
+        """
         path = self.path_of(volume_id)
         try:
             content = self._read_bytes(path)
             if content is None:
                 return None
             record = parse(self._open_envelope(content))
+        except InconclusiveError:
+            raise
         except (ValueError, AgentError) as error:
             raise _unsound(path, error) from error
         if record.volume_id != volume_id:
@@ -134,12 +147,9 @@ class Shelf:
         except FileNotFoundError:
             return None
         except OSError as error:
-            why = (
-                "it is a symbolic link"
-                if error.errno == errno.ELOOP
-                else f"it cannot be opened: {error.strerror}"
-            )
-            raise ValueError(why) from error
+            if error.errno not in _NO_FILE_OF_OURS:
+                raise _cannot_look(path, error) from error
+            raise ValueError(_NO_FILE_OF_OURS[error.errno]) from error
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -147,7 +157,7 @@ class Shelf:
             _check_owner(status)
             content = os.read(fd, _LIMIT_BYTES + 1)
         except OSError as error:
-            raise ValueError(f"it cannot be read: {error.strerror}") from error
+            raise _cannot_look(path, error) from error
         finally:
             os.close(fd)
         if len(content) > _LIMIT_BYTES:
@@ -204,7 +214,7 @@ def _open_directory(directory: Path) -> Iterator[int]:
         try:
             _check_owner(os.fstat(fd))
         except ValueError as error:
-            raise ValueError(f"the directory {directory} is not safe, {error}") from error
+            raise _UnsafeDirectoryError(directory, str(error)) from error
         yield fd
 
 
@@ -224,20 +234,50 @@ def _check_owner(status: os.stat_result) -> None:
         raise ValueError("others may write to it")
 
 
+_NO_FILE_OF_OURS = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.ENOTDIR: "what it lies in is no directory",
+    errno.ENXIO: "it is not a regular file",
+}
+"""What the kernel says of something in the place of a note. All else says that it could not be looked at."""
+
+
+class _UnsafeDirectoryError(ValueError):
+    """Others may write where notes are kept."""
+
+    def __init__(self, directory: Path, why: str) -> None:
+        super().__init__(f"the directory {directory} is not safe, {why}")
+        self.hint = f"Close the directory: chown root {directory}; chmod go-w {directory}. "
+
+
 def _unsound(path: Path, error: Exception) -> RefusedError:
+    hint = (
+        "Nothing was done on its strength. Look at the volume and at the file; to go on without the"
+        f" note, move it away: mv {path} {path}.unsound"
+    )
     return RefusedError(
         f"The note {path} cannot be trusted: {str(error).rstrip('.') or 'it is torn'}.",
-        hint="Nothing was done on its strength. Look at the volume and at the file; to go on without the"
-        f" note, move it away: mv {path} {path}.unsound",
+        hint=f"{getattr(error, 'hint', '')}{hint}",
         reason=Reason.PROBE_FAILED,
         retryable=False,
     )
 
 
+def _cannot_look(path: Path, error: OSError) -> InconclusiveError:
+    """Return what to say of a note that the kernel did not let be read: nothing is known of it by that."""
+    if is_shortage(error):
+        return explain_shortage(f"The note {path} could not be read", error)
+    return InconclusiveError(
+        f"The note {path} could not be read: {error.strerror}.",
+        hint="Leave it where it is: it is read again by itself. See the kernel log for the disk it is on.",
+        reason=Reason.PROBE_FAILED,
+    )
+
+
 def _cannot_write(path: Path, error: OSError) -> AgentError:
+    if is_shortage(error, writes=True):
+        return explain_shortage(f"The note {path} could not be written and synced", error)
     hints = {
-        errno.ENOSPC: "The filesystem is full: free some space.",
-        errno.EDQUOT: "The quota is used up: free some space.",
         errno.EROFS: "The filesystem is read-only: see the kernel log, or move the state directory.",
         errno.EACCES: "The agent runs as root, with write access to its state directory.",
     }
@@ -246,50 +286,3 @@ def _cannot_write(path: Path, error: OSError) -> AgentError:
         hint=hints.get(error.errno or 0, "Without it nothing is formatted; see the kernel log."),
         reason=Reason.STEP_FAILED,
     )
-
-
-class Fields:
-    """A JSON object being taken apart; ValueError where it is not what was written."""
-
-    def __init__(self, value: object, names: frozenset[str]) -> None:
-        if not isinstance(value, dict) or set(value) != names:
-            raise ValueError("its fields are not those of a note")
-        self._value: dict[str, Any] = value
-
-    def is_none(self, name: str) -> bool:
-        """Whether the field is there and holds nothing."""
-        return self._value[name] is None
-
-    def take_text(self, name: str) -> str:
-        """Return a text."""
-        return check_text(self._value[name])
-
-    def take_number(self, name: str) -> int:
-        """Return a whole number from 0 on."""
-        return check_number(self._value[name])
-
-    def take_object(self, name: str) -> object:
-        """Return a value as it is."""
-        return self._value[name]
-
-    def take_list(self, name: str) -> list[Any]:
-        """Return a list of values as they are."""
-        value = self._value[name]
-        if not isinstance(value, list):
-            raise ValueError(f"{name} is not a list")  # noqa: TRY004 (all that is wrong with a note is one error)
-        return value
-
-
-def check_text(value: object) -> str:
-    """Return a text as it is; ValueError for anything else."""
-    if not isinstance(value, str):
-        raise ValueError("a text is none")  # noqa: TRY004
-    return value
-
-
-def check_number(value: object) -> int:
-    """Return a whole number from 0 on as it is; ValueError for anything else."""
-    # True is an int to Python, and not to anyone who reads the file.
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("a number is none")
-    return value

@@ -17,7 +17,8 @@ from agent.model import (
     VolumeId,
     parse_volume_id,
 )
-from agent.node.notes import Fields, Shelf, check_number, check_text
+from agent.node.note_fields import Fields, check_number, check_text
+from agent.node.notes import Shelf
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from anyio.abc import TaskStatus
 
-from agent.model import DeviceNumber, Identity
+from agent.errors import InconclusiveError
+from agent.model import DeviceNumber, Identity, Reason
+from agent.shortage import explain_shortage, is_shortage
 
 
 @dataclass(frozen=True)
@@ -36,4 +38,18 @@ class DeviceSource(Protocol):
         """Report hints until cancelled. Started once nothing can be missed that happens from then on."""
 
     def list_paths(self) -> list[str]:
-        """Return the device nodes of all whole disks that may be volumes."""
+        """Return the device nodes of all whole disks that may be volumes.
+
+        Raises InconclusiveError where they could not be listed: what was there is there, for all one knows.
+        """
+
+
+def explain_unlisted(what: str, error: OSError) -> InconclusiveError:
+    """Return what to say of devices that could not be listed; ``what`` begins a sentence."""
+    if is_shortage(error):
+        return explain_shortage(f"{what} could not be listed", error)
+    return InconclusiveError(
+        f"{what} could not be listed: {error.strerror or error}.",
+        hint="Those that were known are taken to be there; the rest is found once it can be listed again.",
+        reason=Reason.UNREACHABLE,
+    )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from agent.errors import AgentError, RefusedError, VanishedError
+from agent.errors import AgentError, InconclusiveError, RefusedError, VanishedError
 from agent.model import DeviceNumber, Identity, Reason, VolumeId, parse_volume_id
 from agent.node import loop
 from agent.node.sysfs import locate, read_attribute
@@ -60,9 +60,15 @@ def identify_loop(directory: str, fd: int) -> Identity:
                 "The loop device has no file any more.", reason=Reason.NOT_ATTACHED
             ) from error
         raise RefusedError("The device is no loop device.", reason=Reason.NOT_EBS, retryable=False) from error
-    files = [
-        file for file in list_files(directory) if (file.device, file.inode) == (backing.device, backing.inode)
-    ]
+    try:
+        present = list_files(directory)
+    except OSError as error:
+        raise InconclusiveError(
+            f"The directory {directory} of the loop device's file cannot be read: {error.strerror}.",
+            hint="It may have been renamed; once it is back, all is as it was.",
+            reason=Reason.UNREACHABLE,
+        ) from error
+    files = [file for file in present if (file.device, file.inode) == (backing.device, backing.inode)]
     if not files:
         raise VanishedError(f"The loop device's file is not in {directory}.", reason=Reason.NOT_ATTACHED)
     if len(files) > 1 or not backing.is_whole:

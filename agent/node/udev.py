@@ -22,7 +22,8 @@ from anyio.abc import TaskStatus
 from agent.model import DeviceNumber, Identity
 from agent.node import nvme
 from agent.node.device import is_block_device
-from agent.node.sources import Hint
+from agent.node.sources import Hint, explain_unlisted
+from agent.node.sysfs import read_attribute
 
 # A path to a namespace shared by controllers is nvme0c1n1; only the head nvme0n1 is a disk.
 _DISK = re.compile(r"nvme\d+n\d+", re.ASCII)
@@ -47,8 +48,14 @@ class UdevSource:
         return self._overflow_count
 
     def list_paths(self) -> list[str]:
-        """Return the device nodes of all NVMe disks that are not hidden, in no order that means anything."""
-        return sorted(f"/dev/{node.name}" for node in (self._sysfs / "block").iterdir() if _is_disk(node))
+        """Return the device nodes of all NVMe disks that are not hidden, in no order that means anything.
+
+        Raises InconclusiveError where they could not be listed, by which none is gone.
+        """
+        try:
+            return sorted(f"/dev/{node.name}" for node in (self._sysfs / "block").iterdir() if _is_disk(node))
+        except OSError as error:
+            raise explain_unlisted("The disks of this machine", error) from error
 
     async def watch(
         self, seen: Callable[[Hint], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -100,10 +107,5 @@ def make_hint(action: str | None, name: str, resize: str | None) -> Hint | None:
 def _is_disk(node: Path) -> bool:
     if not _DISK.fullmatch(node.name):
         return False
-    try:
-        return (node / "hidden").read_text("ascii").strip() != "1"
-    except FileNotFoundError:
-        # Kernels before 4.15 hide nothing. A disk on its way out is asked, and will not answer.
-        return True
-    except OSError:
-        return False
+    # Kernels before 4.15 hide nothing. A disk on its way out is asked, and will not answer.
+    return read_attribute(f"{node}/hidden") != "1"

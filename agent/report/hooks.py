@@ -21,6 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.faults import Barrier
 from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.node import command
@@ -188,6 +189,7 @@ class HookRunner:
         self._pending: dict[VolumeId | None, _Pending] = {}
         self._limiter = anyio.CapacityLimiter(MAX_AT_ONCE)
         self._refusal: str | None = None
+        self._barrier = Barrier()
 
     async def run(self, after: int | None = None) -> None:
         """Run hooks until cancelled, for events numbered above ``after`` (by default: those to come)."""
@@ -211,7 +213,8 @@ class HookRunner:
         while pending.events:
             event, environment = pending.events.popleft()
             async with self._limiter:
-                await self._tell(event, environment)
+                with self._barrier.containing(f"run the hooks for {event.volume_id}"):
+                    await self._tell(event, environment)
         del self._pending[volume_id]
 
     async def _tell(self, event: Event, environment: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from agent.errors import AgentError
+from agent.faults import Barrier
 from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
@@ -68,6 +69,7 @@ class MqttPublisher:
         self._facts = NodeFacts()
         self._changed = anyio.Event()
         self._outbox = Outbox()
+        self._barrier = Barrier()
         self._published: set[VolumeId] = set()
         """Volumes the broker retains a state of, as far as this agent knows."""
 
@@ -147,10 +149,12 @@ class MqttPublisher:
                     await self._converse(client, topics)
         except aiomqtt.MqttError as error:
             problem.why = str(error)
-        except AgentError as error:
-            problem.why = str(error)
         except OSError as error:
             problem.why = error.strerror or str(error)
+        except UnicodeError as error:
+            problem.why = f"the host name {settings.host!r} cannot be written as DNS has it ({error})"
+        except Exception as error:  # noqa: BLE001 -- the barrier of one connection: the next is tried all the same
+            problem.why = str(self._barrier.explain(error, f"publish to {settings.host}"))
         return problem
 
     async def _converse(self, client: aiomqtt.Client, topics: Topics) -> None:

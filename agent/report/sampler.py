@@ -22,7 +22,8 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.errors import AgentError, InconclusiveError, NotAnsweringError
+from agent.errors import AgentError, BugError, InconclusiveError, NotAnsweringError, ShortageError
+from agent.faults import Barrier, supervise
 from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
 from agent.node.counters import BlockCounters, read_block_counters
@@ -97,6 +98,7 @@ class Sampler:
         self._clock = clock
         self._read_counters = read_counters
         self._tracks: dict[VolumeId, _Track] = {}
+        self._barrier = Barrier()
 
     def readings(self, volume_id: VolumeId) -> tuple[Reading, ...]:
         """Return what is kept of a volume's readings, oldest first."""
@@ -106,7 +108,8 @@ class Sampler:
     async def run(self) -> None:
         """Sample until cancelled."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_resting, name="health of volumes at rest")
+            self._tracks.clear()
+            tasks.start_soon(supervise, "watch volumes at rest", self._watch_resting, name="volumes at rest")
             with self._board.subscribe() as changes:
                 for status in self._board.statuses():
                     self._heed(status.volume_id, status, tasks)
@@ -141,9 +144,8 @@ class Sampler:
                 if reading is not None and track.request is not None:
                     self._put(volume, track, reading)
                 track.rests = reading is not None and _is_well(track)
-            except Exception:
-                # A fault of the agent's own in one volume's health must not end the agent.
-                log.exception("health.failed", volume_id=volume)
+            except Exception as error:  # noqa: BLE001 -- the barrier of one volume's health
+                self._barrier.explain(error, f"sample how {volume} is", volume_id=volume)
             track.sampled.set()
             await self._pause(track)
         del self._tracks[volume]
@@ -192,10 +194,15 @@ class Sampler:
             known = track.health.sample
             counters = None if known is None else self._read_counters(known.device_number)
             return Reading(self._clock(), counters=counters, is_stuck=is_stuck)
+        except ShortageError as error:
+            log.debug("sample.failed", volume_id=request.volume, error=str(error))
+            return None
         except InconclusiveError:
             # The kernel cannot reach it: for a moment, or for so long that this is how it does not answer.
             self._wake(request.volume)
             return Reading(self._clock())
+        except BugError:
+            raise
         except (AgentError, OSError) as error:
             # It went away, or is not what it was: the next look at it says so, with all that follows.
             log.debug("sample.failed", volume_id=request.volume, error=str(error))

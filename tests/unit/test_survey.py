@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
+from agent.errors import InconclusiveError
 from agent.model import Identity, Seen, VolumeId
 from agent.node.sources import Hint
 from agent.passes import Want
@@ -20,6 +24,7 @@ from tests.fakes.world import FakeNode
 pytestmark = pytest.mark.anyio
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
+OTHER = VolumeId("vol-0fedcba9876543210")
 PATH = "/dev/nvme1n1"
 
 
@@ -31,13 +36,19 @@ class Devices:
         self.silent: set[str] = set()
         self.changed: set[str] = set()
         self.questions = 0
+        self.unlisted: InconclusiveError | None = None
+        self.failing: dict[str, Exception] = {}
 
     def list_paths(self) -> list[str]:
+        if self.unlisted is not None:
+            raise self.unlisted
         return sorted(self.volumes)
 
     async def ask(self, path: str) -> Seen:
         self.questions += 1
         await anyio.lowlevel.checkpoint()
+        if path in self.failing:
+            raise self.failing[path]
         if path in self.silent:
             return Seen(path, refusal=f"{path} did not answer.", is_silent=True)
         volume = self.volumes.get(path)
@@ -110,6 +121,52 @@ async def test_device_that_was_silent_is_found_once_it_answers() -> None:
                 await anyio.sleep(0.001)
         devices.silent.clear()
         await assignments.wait_present(VOLUME)
+
+
+async def test_devices_that_cannot_be_listed_are_there() -> None:
+    """While the list of devices cannot be had, those that are known stay, and that is told once."""
+    devices = Devices(nvme1n1=VOLUME)
+    async with surveying(devices) as (surveyor, assignments):
+        await assignments.wait_present(VOLUME)
+        devices.unlisted = InconclusiveError("The disks could not be listed.")
+        with capture_logs() as logs:
+            await surveyor.find_unannounced()
+            await surveyor.look_everywhere()
+        assert set(assignments.present) == {VOLUME}
+        assert [line["event"] for line in logs].count("devices.unlisted") == 1
+        devices.unlisted = None
+        devices.volumes.clear()
+        await surveyor.look_everywhere()
+        assert not assignments.present
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("bad")])
+async def test_fault_at_one_device_leaves_the_others_to_be_asked(error: Exception) -> None:
+    """A device at which the agent fails is asked again, and others are asked meanwhile."""
+    devices = Devices()
+    async with surveying(devices) as (surveyor, assignments):
+        devices.failing[PATH] = error
+        devices.volumes = {PATH: VOLUME, "/dev/nvme2n1": OTHER}
+        surveyor.hear(Hint(PATH, "add"))
+        surveyor.hear(Hint("/dev/nvme2n1", "add"))
+        await assignments.wait_present(OTHER)
+        devices.failing.clear()
+        await assignments.wait_present(VOLUME, OTHER)
+
+
+async def test_device_that_comes_and_goes_is_pressed_by_one_task() -> None:
+    """A device that is silent, answers, and is silent again is asked again by one task only."""
+    devices = Devices(nvme1n1=VOLUME)
+    async with surveying(devices) as (surveyor, _):
+        surveyor._silence_s = (60.0,)
+        for _ in range(5):
+            devices.silent.add(PATH)
+            await surveyor.look_everywhere()
+            devices.silent.clear()
+            await surveyor.look_everywhere()
+        await anyio.wait_all_tasks_blocked()
+        pressing = [task for task in asyncio.all_tasks() if task.get_name().endswith("again")]
+        assert len(pressing) == 1
 
 
 async def test_silent_device_that_goes_away_is_not_asked_for_ever() -> None:

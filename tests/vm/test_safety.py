@@ -152,6 +152,21 @@ def test_device_that_is_another_one_by_the_time_of_mkfs(agent: GuestAgent, ebs: 
     assert ebs.count_writes(other) == 0
 
 
+def test_permission_withdrawn_in_the_midst_of_the_proof(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """A policy that comes to say ``format: never`` while blankness is proven: no write reaches the volume."""
+    volume = name_volume()
+    agent.write_policy(claim(volume))
+    agent.reload()
+    ebs.attach_stalling(volume, SIZES["ext4"], "read", after=100)
+    ebs.wait_stalled(volume)
+    agent.write_policy({**claim(volume), "filesystem": {"type": "ext4", "format": "never"}})
+    agent.reload()
+    ebs.call("heal", volume=volume)
+    agent.wait_condition(volume, "Refused", "FormatNotAllowed")
+    assert ebs.count_writes(volume) == 0
+    assert agent.read_events("volume.formatted") == []
+
+
 def test_volume_that_says_another_serial_by_the_time_of_mkfs(agent: GuestAgent, ebs: EbsTarget) -> None:
     """Gone in the midst of its proof and back under its device name as another volume: it is not touched."""
     volume, other = name_volumes(2)

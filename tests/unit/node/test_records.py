@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, RefusedError
+from agent.errors import AgentError, InconclusiveError, RefusedError, ShortageError
 from agent.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, VolumeId
 from agent.node.notes import write_synced
 from agent.node.records import Records, read_boot_id
+from tests.descriptors import used_up_descriptors
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 few_examples = settings(max_examples=40)  # each is synced to the disk
@@ -292,3 +294,54 @@ def test_synced_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_boot_id_is_of_this_boot() -> None:
     """Every read gives the same, or notes of this boot would look stale."""
     assert read_boot_id() == read_boot_id() != ""
+
+
+def test_full_table_of_descriptors_casts_no_doubt_on_a_note(records: Records) -> None:
+    """Where nothing can be opened, a note is neither there nor bad, and nobody is told to move it away."""
+    records.write_format(FORMAT)
+    records.write_mount(MOUNT)
+    for attempt in (
+        lambda: records.read_format(VOLUME),
+        lambda: records.read_mount(VOLUME),
+        records.list_mounted,
+        lambda: records.write_format(FORMAT),
+        lambda: records.remove_mount(VOLUME),
+    ):
+        with used_up_descriptors(), pytest.raises(ShortageError) as caught:
+            attempt()
+        assert "mv " not in str(caught.value)
+    assert records.read_format(VOLUME) == FORMAT
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_note_that_could_not_be_read_is_not_bad(
+    records: Records, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    """An error of the disk the note is on leaves it as trustworthy as it was."""
+    records.write_format(FORMAT)
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"agent.node.notes.os.{call}", fail)
+        with pytest.raises(InconclusiveError, match="could not be read") as caught:
+            records.read_format(VOLUME)
+    assert "mv " not in str(caught.value)
+    assert caught.value.retryable
+    assert records.read_format(VOLUME) == FORMAT
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_without_space_for_a_note_is_told_as_that(
+    records: Records, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A note that found no space is tried again; what to free is said."""
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("agent.node.notes.os.fsync", fail)
+    with pytest.raises(ShortageError, match="Free some space"):
+        records.write_format(FORMAT)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -12,8 +13,10 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 
+from agent.errors import InconclusiveError, ShortageError
 from agent.node.sources import Hint
 from agent.node.udev import UdevSource, make_hint
+from tests.descriptors import used_up_descriptors
 from tests.waiting import WAIT_S, until
 
 _UDEV_GROUP = 2
@@ -62,6 +65,35 @@ def test_disks_are_listed_from_sysfs(tmp_path: Path) -> None:
         if hidden is not None:
             (node / "hidden").write_text(f"{hidden}\n", "ascii")
     assert UdevSource(tmp_path).list_paths() == ["/dev/nvme0n1", "/dev/nvme1n1"]
+
+
+def test_disks_that_cannot_be_listed_are_not_gone(tmp_path: Path) -> None:
+    """With every descriptor in use the list is not empty: there is none."""
+    (tmp_path / "block/nvme1n1").mkdir(parents=True)
+    source = UdevSource(tmp_path)
+    assert source.list_paths() == ["/dev/nvme1n1"]
+    with used_up_descriptors(), pytest.raises(ShortageError, match="could not be listed"):
+        source.list_paths()
+
+
+def test_disk_that_cannot_be_asked_whether_it_is_hidden_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk is never missing from the list because a file of its could not be opened."""
+    (tmp_path / "block/nvme1n1").mkdir(parents=True)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("agent.node.sysfs.os.open", fail)
+    with pytest.raises(ShortageError):
+        UdevSource(tmp_path).list_paths()
+
+
+def test_machine_without_sysfs_has_no_list_of_disks(tmp_path: Path) -> None:
+    """Where nothing can be listed, that is said, and no disk is taken for gone."""
+    with pytest.raises(InconclusiveError, match="No such file"):
+        UdevSource(tmp_path / "nowhere").list_paths()
 
 
 # -- Announcements as udev sends them ------------------------------------------------------------------------

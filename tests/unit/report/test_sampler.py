@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ import anyio
 import pytest
 import structlog.testing
 
-from agent.errors import InconclusiveError, NotAnsweringError, VanishedError
+from agent.errors import InconclusiveError, NotAnsweringError, ShortageError, VanishedError
 from agent.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.counters import BlockCounters
 from agent.node.mount_sample import MountSample
@@ -112,6 +113,32 @@ async def test_verdict_is_on_the_board_and_an_event() -> None:
         await until(lambda: len(node.asked) > 5)
     degraded = [event for event in board.history.latest() if event.name is EventName.VOLUME_DEGRADED]
     assert [event.fields["reason"] for event in degraded] == ["NearlyFull"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("bad")])
+async def test_fault_at_the_counters_ends_no_sampling(error: Exception) -> None:
+    """Where the kernel's counters cannot be read, volumes at rest are watched on."""
+    board, node, kernel = make_board(READY), FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
+    answers: list[Exception] = [error]
+
+    def read(number: DeviceNumber) -> BlockCounters | None:
+        if answers:
+            raise answers.pop()
+        return kernel.read_counters(number)
+
+    async with sampling(board, node, kernel) as sampler:
+        sampler._read_counters = read
+        await until(lambda: kernel.peeks > 1)
+        assert not answers
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bad"), ShortageError("full", reason=Reason.NODE_EXHAUSTED)])
+async def test_sample_that_could_not_be_taken_says_nothing_of_the_volume(error: Exception) -> None:
+    """A fault of ours and a node that ran out of descriptors are no stall, and sampling goes on."""
+    board, node = make_board(READY), FakeNode({CHECKPOINTS: error})
+    async with sampling(board, node) as sampler:
+        await until(lambda: len(node.asked) > 5)
+        assert (condition(board), sampler.readings(CHECKPOINTS)) == ((Condition.READY, None), ())
 
 
 async def test_worse_news_of_the_engine_wins() -> None:

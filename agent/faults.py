@@ -94,7 +94,9 @@ def find_cause(error: Exception) -> Exception:
 def _make_key(error: BaseException) -> str:
     """Return what is the same for the same fault met again: what was raised where, whoever asked for it."""
     parts = [type(error).__name__]
-    parts += [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    # Without a frame of this process it is another's traceback, as text.
+    parts += [f"{frame.filename}:{frame.lineno}" for frame in frames] or [str(error)]
     for inner in (error.__cause__, *getattr(error, "exceptions", ())):
         if inner is not None:
             parts.append(_make_key(inner))

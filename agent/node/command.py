@@ -19,6 +19,7 @@ import anyio
 
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
+from agent.shortage import explain_shortage, is_shortage
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 """What the distribution installed comes first: /usr/local is a group's to write to on some of them."""
@@ -184,6 +185,8 @@ async def _start(
             start_new_session=True,
         )
     except OSError as error:
+        if is_shortage(error):
+            raise explain_shortage(f"{argv[0]} could not be started", error) from error
         raise AgentError(f"{argv[0]} could not be started: {error.strerror}.") from error
     try:
         yield child

@@ -7,20 +7,25 @@ kernel lets go of it. Nobody waits for that; until then it is remembered, and wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, field
 
 import anyio
 
+from agent.errors import AgentError
 from agent.node import wire
 from agent.node.wire import Fd
 from agent.node.zygote import Raised, Returned, accept_fd
 from agent.node.zygote_process import ZygoteProcess
+from agent.shortage import explain_shortage
 
 MAX_AT_ONCE = min(32, max(4, 2 * (os.cpu_count() or 1)))
 """Calls under way that may still be computing, and workers kept for the next ones. With twenty volumes at
 once on two processors, more only take them from each other, and each new worker costs a fork."""
+_RETRY_S = 1.0
+"""Until a descriptor that no worker could be given is offered to one again."""
 _IDLE_S = 90.0
 """Longer than the minute after which volumes at rest are looked at again: forking costs more than a look."""
 
@@ -54,20 +59,27 @@ class Worker:
             pass
         return False
 
-    def begin_sending(self, request: object) -> bytes:
-        """Send of a call what the empty socket takes without waiting, and return the rest of it.
-
-        The descriptors are sent then, and so is all of a call that is small.
-        """
-        message, fds = wire.encode(request)
-        sent = self.sock.sendmsg([message], wire.ancillary(fds))
-        return message[sent:]
-
     async def send(self, request: object) -> None:
         """Send a call: a function and its arguments."""
-        rest = self.begin_sending(request)
-        if rest:
-            await asyncio.get_running_loop().sock_sendall(self.sock, rest)
+        message, fds = wire.encode(request)
+        # Where it could not come to be, or has gone, it is told why, or that, by what is to be received.
+        with contextlib.suppress(BrokenPipeError):
+            sent = self.sock.sendmsg([message], wire.ancillary(fds))
+            if message[sent:]:
+                await asyncio.get_running_loop().sock_sendall(self.sock, message[sent:])
+
+    def hand(self, fd: Fd) -> None:
+        """Give the worker a descriptor to close, and close the daemon's: which is never the last one.
+
+        The worker acts when it has all of the call, so the daemon closes after its first byte. Raises
+        OSError where it does not take it; the descriptor is the caller's still.
+        """
+        message, fds = wire.encode((accept_fd, (fd,)))
+        self.sock.sendmsg([message[:1]], wire.ancillary(fds))
+        fd.close()
+        # So small a call is sent whole. If the worker has gone, the descriptor went with it.
+        with contextlib.suppress(ConnectionError):
+            self.sock.send(message[1:])
 
     async def receive(self) -> Returned | Raised:
         """Return the answer, or raise WireError or ConnectionError where none is coming."""
@@ -120,6 +132,29 @@ class Crew:
         asyncio.get_running_loop().add_reader(worker.sock, self._hear_undead, worker)
         self._zygote.kill(worker.number)
 
+    def hand_over(self, fd: Fd) -> Worker | None:
+        """Give some worker a descriptor to close; return that worker, or None where it is given later.
+
+        The daemon closes no device itself: it would wait for it.
+        """
+        try:
+            worker = self.take()
+        except (AgentError, OSError):
+            asyncio.get_running_loop().call_later(_RETRY_S, self._close_late, fd)
+            return None
+        try:
+            worker.hand(fd)
+        except OSError:
+            worker.sock.close()
+            asyncio.get_running_loop().call_later(_RETRY_S, self._close_late, fd)
+            return None
+        return worker
+
+    def _close_late(self, fd: Fd) -> None:
+        worker = self.hand_over(fd)
+        if worker is not None:
+            worker.sock.close()
+
     def disband(self) -> None:
         """End those that wait for work, and forget those that do not die."""
         while self._idle:
@@ -128,7 +163,11 @@ class Crew:
             self._forget_undead(worker)
 
     def _fork(self) -> Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        """Have a worker forked; ShortageError where there can be none now."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise explain_shortage("A worker could not be started", error) from error
         ours.setblocking(False)  # noqa: FBT003 -- its only form
         self.forked += 1
         worker = Worker(self.forked, ours)
@@ -161,12 +200,6 @@ class Crew:
             self._close_late(Fd(fd))
         if not is_open:
             self._forget_undead(worker)
-
-    def _close_late(self, fd: Fd) -> None:
-        worker = self._fork()
-        worker.begin_sending((accept_fd, (fd,)))
-        fd.close()
-        worker.sock.close()
 
     def _forget_undead(self, worker: Worker) -> None:
         del self.undead[worker]

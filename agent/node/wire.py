@@ -39,6 +39,10 @@ class WireError(Exception):
     """The other side spoke nonsense, or went away in the middle of a message."""
 
 
+class CutOffError(WireError):
+    """Descriptors came for which this process had no room."""
+
+
 class _Pickler(pickle.Pickler):
     """Puts descriptors aside, and keeps the fields of errors, which a plain pickle of an exception loses."""
 
@@ -122,7 +126,7 @@ class Inbox:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                 self.fds.extend(fds)
         if flags & socket.MSG_CTRUNC:
-            raise WireError("descriptors were cut off")
+            raise CutOffError("descriptors were cut off")
         self.received += chunk
         return bool(chunk)
 
@@ -150,10 +154,15 @@ def send(sock: socket.socket, value: object) -> list[int]:
 def receive(sock: socket.socket) -> Inbox | None:
     """Receive one message from a blocking socket; None when the other side has closed it."""
     inbox = Inbox()
-    while not inbox.is_complete:
-        if not inbox.receive(sock):
-            if inbox.received:
-                inbox.close_fds()
-                raise WireError("the other side went away in the middle of a message")
-            return None
-    return inbox
+    try:
+        while not inbox.is_complete and inbox.receive(sock):
+            pass
+    except WireError:
+        inbox.close_fds()
+        raise
+    if inbox.is_complete:
+        return inbox
+    inbox.close_fds()
+    if inbox.received:
+        raise WireError("the other side went away in the middle of a message")
+    return None

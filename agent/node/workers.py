@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -17,12 +19,14 @@ from typing import NoReturn, TypeVar
 
 import anyio
 
-from agent.errors import AgentError, NotAnsweringError
+from agent.errors import AgentError, BugError, NotAnsweringError
+from agent.faults import Barrier
 from agent.model import Reason
 from agent.node.crew import MAX_AT_ONCE, Crew, Errand
-from agent.node.wire import Fd, WireError
-from agent.node.zygote import Forked, Raised, Returned, accept_fd
+from agent.node.wire import CutOffError, Fd, WireError
+from agent.node.zygote import Forked, Raised, Returned
 from agent.node.zygote_process import ZygoteProcess
+from agent.shortage import explain_shortage, is_shortage
 
 if sys.version_info >= (3, 11):
     from typing import Self, TypeVarTuple, Unpack
@@ -54,6 +58,7 @@ class Workers:
         self._crew = Crew(self._zygote)
         self._turns = anyio.Semaphore(MAX_AT_ONCE)
         self._abandoned_count = 0
+        self._barrier = Barrier()
 
     @property
     def abandoned(self) -> int:
@@ -87,7 +92,8 @@ class Workers:
         duplicate, which it must not close; a result's is the caller's to close, by :meth:`close`.
         ``subject`` is what the call is about, a volume ID. Raises :class:`NotAnsweringError` after
         ``timeout_s`` seconds, or at once while an earlier call about the subject is still stuck; AgentError
-        with reason ProbeFailed where the worker or the function crashed.
+        with reason ProbeFailed where the worker died; BugError, whose traceback is logged, where the function
+        failed in a way that is nobody's intention; ShortageError where the node has run out of something.
         """
         errand = Errand(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
         await self._wait_unstuck(subject)
@@ -107,12 +113,19 @@ class Workers:
             with anyio.move_on_after(timeout_s):
                 await worker.send((function, args))
                 answer = await worker.receive()
+        except CutOffError as error:
+            full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise explain_shortage(_give_up(errand), full) from error
         except (WireError, ConnectionError) as error:
             raise AgentError(
                 f"The worker asked to {errand.name} for {errand.subject} died or spoke nonsense ({error}).",
                 hint="The agent's log and the kernel's tell more; the next look tries again.",
                 reason=Reason.PROBE_FAILED,
             ) from error
+        except OSError as error:
+            if is_shortage(error):
+                raise explain_shortage(_give_up(errand), error) from error
+            raise
         finally:
             if answer is not None:
                 self._crew.put_back(worker)
@@ -126,7 +139,7 @@ class Workers:
                 reason=Reason.STALLED,
             )
         if isinstance(answer, Raised):
-            _raise_again(answer, errand)
+            self._raise_again(answer, errand)
         result: T = answer.value
         return result
 
@@ -141,12 +154,12 @@ class Workers:
             await self._hand_over(fd, subject)
 
     async def _hand_over(self, fd: Fd, subject: str) -> None:
-        worker = self._crew.take()
+        # Nothing is awaited before a worker has the descriptor.
+        worker = self._crew.hand_over(fd)
+        if worker is None:
+            return
         answer: Returned | Raised | None = None
         try:
-            # A call this small is sent whole, so nothing is awaited before the worker has the descriptor.
-            worker.begin_sending((accept_fd, (fd,)))
-            fd.close()
             with anyio.move_on_after(_CLOSE_TIMEOUT_S):
                 answer = await worker.receive()
         except (WireError, ConnectionError):
@@ -190,12 +203,19 @@ class Workers:
                 reason=Reason.STALLED,
             )
 
+    def _raise_again(self, raised: Raised, errand: Errand) -> NoReturn:
+        if is_shortage(raised.error):
+            raise explain_shortage(_give_up(errand), raised.error) from raised.error
+        if raised.trace is None:
+            raise raised.error
+        trace = RemoteTraceback(raised.trace)
+        self._barrier.tell(trace, doing=errand.name, subject=errand.subject)
+        raise BugError(
+            f"The attempt to {errand.name} for {errand.subject} failed: {raised.error}.",
+            hint="This is a fault of the agent's own; its traceback is in the log.",
+            reason=Reason.INTERNAL_ERROR,
+        ) from trace
 
-def _raise_again(raised: Raised, errand: Errand) -> NoReturn:
-    if raised.trace is None:
-        raise raised.error
-    raise AgentError(
-        f"The attempt to {errand.name} for {errand.subject} failed: {raised.error}.",
-        hint="This is a fault of the agent's own; its traceback is in the log.",
-        reason=Reason.PROBE_FAILED,
-    ) from RemoteTraceback(raised.trace)
+
+def _give_up(errand: Errand) -> str:
+    return f"The attempt to {errand.name} for {errand.subject} was given up"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import os
@@ -121,8 +122,10 @@ def _portable(error: Exception) -> tuple[Exception, str | None]:
     """Return ``error`` as it can travel: AgentError and OSError as they are, all else as its words."""
     if isinstance(error, AgentError):
         return error, None
-    if type(error).__module__ == "builtins" and isinstance(error, OSError):
+    if isinstance(error, OSError) and type(error).__module__ == "builtins":
         return OSError(error.errno, error.strerror, error.filename), None
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), None
     words = str(error)
     text = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return AgentError(text), traceback.format_exc()
@@ -156,7 +159,11 @@ class Zygote:
                     return
 
     def _obey(self) -> bool:
-        inbox = wire.receive(self._control)
+        try:
+            inbox = wire.receive(self._control)
+        except wire.CutOffError:
+            # No room for a worker's socket. The daemon sees it close, and says so.
+            return True
         if inbox is None:
             return False
         order = inbox.decode()
@@ -169,9 +176,10 @@ class Zygote:
     def _fork(self, order: Fork) -> None:
         try:
             pid = os.fork()
-        except OSError:
-            # The daemon sees the worker's socket close, and says so.
-            order.socket.close()
+        except OSError as error:
+            # Who waits for the worker is told why there is none.
+            with socket.socket(fileno=order.socket) as sock, contextlib.suppress(OSError):
+                wire.send(sock, Raised(*_portable(error)))
             return
         if pid == 0:
             self._become_worker(order.socket)

@@ -5,6 +5,7 @@ What it does inside is ``zygote``'s.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -12,9 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from agent.errors import ShortageError
+from agent.model import Reason
 from agent.node import wire
 from agent.node.wire import Fd
 from agent.node.zygote import ENVIRONMENT, Fork, Forked, Kill
+from agent.shortage import explain_shortage, is_shortage
+
+_RETRY_S = 0.1
+"""Until a zygote that took no order is told again."""
 
 # It imports from where the daemon does, and processes no site files: those of a venv cost more than it.
 _PROGRAM = """\
@@ -36,6 +43,9 @@ class ZygoteProcess:
     def __init__(self, forked: tuple[Forked, socket.socket] | None = None) -> None:
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._control: socket.socket | None = None
+        self._unsent: list[int] = []
+        """Workers to be killed of which it could not be told yet."""
+        self._timer: asyncio.TimerHandle | None = None
         if forked is not None:
             self._process, self._control = forked
 
@@ -45,30 +55,59 @@ class ZygoteProcess:
             self._start()
 
     def fork(self, number: int, sock: socket.socket) -> None:
-        """Have worker ``number`` forked, which serves ``sock``; by another zygote where this one has died."""
+        """Have worker ``number`` forked, which serves ``sock``; by another zygote where this one has died.
+
+        Raises ShortageError where it takes no order now, or there is no room for another process.
+        """
         message, fds = wire.encode(Fork(number, Fd(sock.fileno())))
         try:
-            control = self._control or self._start()
-            control.sendmsg([message], wire.ancillary(fds))
-        except (BrokenPipeError, ConnectionResetError):
-            self.stop()
-            self._start().sendmsg([message], wire.ancillary(fds))
+            try:
+                control = self._control or self._start()
+                control.sendmsg([message], wire.ancillary(fds))
+            except ConnectionError:
+                self.stop()
+                self._start().sendmsg([message], wire.ancillary(fds))
+        except BlockingIOError as error:
+            raise ShortageError(
+                "The process that starts workers has not taken the orders before yet.",
+                hint="The machine is short of processors or memory; it is tried again by itself.",
+                reason=Reason.NODE_EXHAUSTED,
+            ) from error
+        except OSError as error:
+            if is_shortage(error):
+                raise explain_shortage("A worker could not be started", error) from error
+            raise
 
     def kill(self, number: int) -> None:
         """Have worker ``number`` killed, without waiting for its death.
 
-        With the zygote gone the kernel has killed it already.
+        With the zygote gone the kernel has killed it already. One that takes no order now is told later: the
+        other workers are at work, and end with it.
         """
         if self._control is None:
             return
         message, _ = wire.encode(Kill(number))
         try:
             self._control.send(message)
-        except OSError:
+        except ConnectionError:
             self.stop()
+        except OSError:
+            self._unsent.append(number)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_RETRY_S, self._send_unsent)
+
+    def _send_unsent(self) -> None:
+        self._timer = None
+        unsent, self._unsent = self._unsent, []
+        for number in unsent:
+            self.kill(number)
 
     def stop(self) -> None:
         """End the zygote, and with it every worker that can die."""
+        self._unsent.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._control is not None:
             self._control.close()
             self._control = None

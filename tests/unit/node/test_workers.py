@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +16,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
-from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.errors import AgentError, BugError, NotAnsweringError, RefusedError, ShortageError
 from agent.model import Reason
-from agent.node import zygote
+from agent.node import wire, zygote
+from agent.node.crew import Errand
 from agent.node.wire import Fd
 from agent.node.workers import RemoteTraceback, Workers
+from agent.shortage import is_shortage
+from tests.descriptors import used_up_descriptors
 from tests.waiting import WAIT_S, until, wait_until
 
 
@@ -30,6 +36,14 @@ async def workers() -> AsyncIterator[Workers]:
 
 
 # What the workers run: module-level functions, as everything they are given.
+
+
+def raise_it(error: Exception) -> None:
+    raise error
+
+
+def fail_with(number: int) -> int:
+    raise OSError(number, os.strerror(number))
 
 
 def refuse(volume: str) -> None:
@@ -131,13 +145,96 @@ async def test_os_error_keeps_number_and_path(workers: Workers) -> None:
     assert caught.value.filename == "/nowhere"
 
 
-async def test_fault_is_a_failed_probe_with_its_traceback(workers: Workers) -> None:
-    """A fault of the agent's own is never an answer: ProbeFailed, and the traceback is not lost."""
-    with pytest.raises(AgentError, match="divide for vol-1 failed: ZeroDivisionError") as caught:
-        await workers.call(divide, 1, timeout_s=60, subject="vol-1")
-    assert caught.value.reason is Reason.PROBE_FAILED
-    assert isinstance(caught.value.__cause__, RemoteTraceback)
-    assert "number / 0" in str(caught.value.__cause__)
+async def test_fault_is_told_as_ours_with_its_traceback_in_the_log_once(workers: Workers) -> None:
+    """A fault of the agent's own is never an answer, and its traceback is in the log, once."""
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(BugError, match="divide for vol-1 failed: ZeroDivisionError") as caught:
+                await workers.call(divide, 1, timeout_s=60, subject="vol-1")
+            assert caught.value.reason is Reason.INTERNAL_ERROR
+            assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert [line["event"] for line in logs] == ["agent.fault"]
+    assert "number / 0" in str(logs[0]["exc_info"])
+
+
+async def test_full_table_of_descriptors_is_no_answer_and_no_fault(workers: Workers, tmp_path: Path) -> None:
+    """Where the daemon has no room for a worker, or for what it sends, nothing was found out; later it is."""
+    file = tmp_path / "file"
+    await anyio.Path(file).write_text("content")
+    with used_up_descriptors(), pytest.raises(ShortageError):
+        await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    with used_up_descriptors(), pytest.raises(ShortageError):
+        await workers.call(open_file, str(file), timeout_s=60, subject="vol-1")
+    fd = await workers.call(open_file, str(file), timeout_s=60, subject="vol-1")
+    assert os.read(fd, 100) == b"content"
+    fd.close()
+
+
+async def test_descriptor_that_no_worker_can_be_given_is_closed_later(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no room for a worker a device stays open until there is: the daemon closes none itself."""
+    monkeypatch.setattr("agent.node.crew._RETRY_S", 0.01)
+    file = tmp_path / "file"
+    file.touch()
+    fd = Fd(os.open(file, os.O_RDONLY))
+    with used_up_descriptors():
+        await workers.close(fd, subject="vol-1")
+        os.fstat(fd)
+    await until(lambda: not list_open(file))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no"), MemoryError()])
+async def test_shortage_in_a_worker_is_one_of_the_node(workers: Workers, error: Exception) -> None:
+    """What a worker ran out of says nothing of the subject."""
+    with pytest.raises(ShortageError, match="vol-1 was given up") as caught:
+        await workers.call(raise_it, error, timeout_s=60, subject="vol-1")
+    assert caught.value.reason is Reason.NODE_EXHAUSTED
+
+
+async def test_worker_that_could_not_be_forked_is_a_shortage(workers: Workers) -> None:
+    """With as many processes as there may be, the zygote says so, and the next call finds room."""
+    crew = workers._crew
+    worker = crew.take()
+    crew.put_back(worker)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        full = zygote.Zygote(ours)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agent.node.zygote.os.fork", partial(fail_with, errno.EAGAIN))
+            full._fork(zygote.Fork(1, Fd(os.dup(ours.fileno()))))
+        inbox = wire.receive(theirs)
+    assert inbox is not None
+    answer = inbox.decode()
+    assert isinstance(answer, zygote.Raised)
+    assert is_shortage(answer.error)
+
+
+async def test_zygote_that_takes_no_order_ends_no_other_worker(workers: Workers, tmp_path: Path) -> None:
+    """A starved one does not answer: a call is put off, a kill told later, and all others work on."""
+    first = await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    process = workers._zygote._process
+    assert isinstance(process, subprocess.Popen)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        control = workers._zygote._control
+        assert control is not None
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                control.send(wire.encode(zygote.Kill(-1))[0])
+        busy = workers._crew.take()
+        with pytest.raises(ShortageError):
+            workers._crew.take()
+        workers._crew.abandon(busy, Errand("hang", "vol-2"))
+        assert workers._zygote._process is process
+        assert is_running(first)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    await until(lambda: not workers.stuck_subjects)
+    assert not is_running(first)
+    assert workers._zygote._process is process
+    await workers.call(sleep_then_write, str(tmp_path / "file"), 0.0, timeout_s=60, subject="vol-1")
 
 
 async def test_result_that_cannot_travel_is_an_error(workers: Workers) -> None:

@@ -2,13 +2,14 @@
 #   make demo       the agent at work on files that stand in for volumes
 #   make check      what must be clean before a commit: lint, format, types, shell, units
 #   make test       check, then the unit, component and loop tiers
+#   make fuzz       feed the parsers nonsense, for FUZZ_SECONDS (60) in all; make test-all leaves it out
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
 #   make bench      measure the agent
 #   make build      wheel and source distribution into dist/
 #   make bundle     what is put into S3: everything a node without internet needs, into dist/
 #   make lock       resolve the dependencies anew
 # Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
-# REQUIRE_TIERS=unit,component,loop,vm makes a skipped tier a failure.
+# REQUIRE_TIERS=unit,component,loop,fuzz,vm makes a skipped tier a failure.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -37,7 +38,7 @@ PARALLEL := --numprocesses $(shell nproc) --maxprocesses 8 --dist worksteal
 # Each may have two guests of 1.5 GiB. Files stay whole, since tests of one may build on one another.
 PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help venv check test test-vm test-all demo bench build bundle lock clean
+.PHONY: help venv check test fuzz test-vm test-all demo bench build bundle lock clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -70,6 +71,10 @@ test: $(VENV)/dev.stamp
 	scripts/prepare test
 	$(MAKE) --no-print-directory check
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS) $(FAST_TIERS)
+
+fuzz: $(VENV)/dev.stamp
+	scripts/prepare fuzz
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS) tests/fuzz
 
 test-vm: $(VENV)/dev.stamp
 	scripts/prepare vm

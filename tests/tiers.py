@@ -72,6 +72,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "unit": always_available,
     "component": always_available,
     "loop": loop_unavailable_reason,
+    "fuzz": always_available,
     "vm": vm_unavailable_reason,
 }
 

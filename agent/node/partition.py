@@ -139,7 +139,7 @@ def parse_table(text: str, device: str) -> Table:
     """Parse what ``sfdisk --json`` wrote about ``device``; AgentError for anything it would not write."""
     try:
         table = json.loads(text)["partitiontable"]
-        sector_bytes = int(table.get("sectorsize", 512))
+        sector_bytes = _check_number(table.get("sectorsize", 512), least=1)
         return Table(
             label=str(table["label"]),
             id=str(table["id"]),
@@ -154,14 +154,21 @@ def parse_table(text: str, device: str) -> Table:
 
 def _parse_entry(found: dict[str, Any], device: str, sector_bytes: int) -> Entry:
     number = re.fullmatch(re.escape(device) + r"p?([0-9]{1,3})", found["node"])
-    if number is None or found["start"] < 0 or found["size"] <= 0:
+    if number is None:
         raise ValueError(found)
     return Entry(
         number=int(number[1]),
-        start_bytes=found["start"] * sector_bytes,
-        size_bytes=found["size"] * sector_bytes,
+        start_bytes=_check_number(found["start"]) * sector_bytes,
+        size_bytes=_check_number(found["size"], least=1) * sector_bytes,
         rest=tuple(sorted((key, str(found[key])) for key in found if key not in {"node", "start", "size"})),
     )
+
+
+def _check_number(value: object, least: int = 0) -> int:
+    """Return a whole number as it is; to Python true is one, and 1.5 could be multiplied as well."""
+    if type(value) is not int or value < least:
+        raise ValueError(value)
+    return value
 
 
 def _check_growable(table: Table, entry: Entry, to_bytes: int) -> None:

@@ -62,7 +62,7 @@ def parse_template(text: str) -> str:
         if found[1] not in FIELDS and not (found[1].startswith("tag:") and len(found[1]) > len("tag:")):
             known = " ".join(f"{{{name}}}" for name in FIELDS)
             raise InvalidValueError(
-                f"{{{found[1]:.40}}} is not a field.", hint=f"The fields are {known} {{tag:KEY}}."
+                f"{found[0]!r:.44} is not a field.", hint=f"The fields are {known} {{tag:KEY}}."
             )
     plain = _FIELD.sub("field", text)
     if "{" in plain or "}" in plain:

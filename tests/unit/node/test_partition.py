@@ -199,3 +199,14 @@ def test_entry_that_is_none_is_an_error(change: tuple[str, object]) -> None:
     table["partitiontable"]["partitions"][0][change[0]] = change[1]
     with pytest.raises(AgentError):
         parse_table(json.dumps(table), DEVICE)
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("inf"), float("nan"), True, "2048", None, -1, [1]])
+@pytest.mark.parametrize("name", ["start", "size", "sectorsize"])
+def test_numbers_are_whole(name: str, wrong: object) -> None:
+    """A place or a size that is no whole number is not calculated with."""
+    table = json.loads(describe((1, 2048, 4096)))
+    holder = table["partitiontable"]
+    (holder if name == "sectorsize" else holder["partitions"][0])[name] = wrong
+    with pytest.raises(AgentError, match="in a way that is known"):
+        parse_table(json.dumps(table), DEVICE)

@@ -144,3 +144,12 @@ def test_templates_are_read_or_refused(text: str) -> None:
         return
     assert template.startswith("/")
     assert not {".", ".."} & set(split_template(template))
+
+
+def test_what_is_no_field_is_told_on_one_line() -> None:
+    """A field that holds a line's end, or a book, is refused in words that fit a line."""
+    for field in ("name\n", "\x1b[2J", "x" * 5000):
+        with pytest.raises(InvalidValueError, match="is not a field") as raised:
+            parse_template(f"/data/{{{field}}}")
+        assert raised.value.message.isprintable()
+        assert len(raised.value.message) < 100

@@ -172,8 +172,8 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         (_use(f"{FS}, mount: {{path: /data}}"), "'/data' cannot be used: it does not lie beneath"),
         (_use(f"{FS}, mount: {{path: /database/a}}"), "'/database/a' cannot be used"),
         (_use(f"{FS}, mount: {{path: '/{{name}}/a'}}"), "cannot be used: it does not lie beneath"),
-        (_use(f"{FS}, mount: {{path: '/data/{{nme}}'}}"), "volumes[0].mount.path: {nme} is not a field."),
-        (_use(f"{FS}, mount: {{path: '/data/{{tag:}}'}}"), "{tag:} is not a field."),
+        (_use(f"{FS}, mount: {{path: '/data/{{nme}}'}}"), "volumes[0].mount.path: '{nme}' is not a field."),
+        (_use(f"{FS}, mount: {{path: '/data/{{tag:}}'}}"), "'{tag:}' is not a field."),
         (_use(f"{FS}, mount: {{path: '/data/{{name'}}"), "has a brace without its other half"),
         (
             _use(f"{FS}, {MOUNT}, tune: {{read_ahead: 4MB}}"),

@@ -1,0 +1,218 @@
+"""What other processes tell: the AWS worker, the cluster's file, instance metadata, and whoever connects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+from hypothesis import strategies as st
+
+from agent.cloud import whoami
+from agent.cloud.call import Call
+from agent.cloud.calls import ALL_CALLS
+from agent.cloud.client import _explain_misread
+from agent.cloud.control import (
+    _find_order,
+    add_cloud_routes,
+    find_volume,
+    parse_snapshot_id,
+    read_modification,
+    read_new_volume,
+)
+from agent.cloud.errors import explain_failure
+from agent.cloud.replies import GarbledError, Reply, decode_reply, read_failure
+from agent.errors import AgentError, ExitCode
+from agent.model import VolumeId
+from agent.report.board import Board
+from agent.report.control import make_control_app
+from agent.report.counters import Counters
+from agent.report.http import make_app
+from agent.report.metrics import Exposition
+from agent.report.serve import serve_control
+from agent.units import parse_size
+from tests.component.test_control import ScriptedEngine
+from tests.fuzz.conftest import Fuzz, check_answer, check_error
+from tests.fuzz.mutation import mutate_bytes, mutate_json
+from tests.fuzz.samples import IDENTITY_DOCUMENT, REPLIES, REQUESTS, RESOURCE_CONFIG, VOLUME, WORDS
+from tests.unit.report.samples import READY, REFUSED, make_board
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+# -- The worker ----------------------------------------------------------------------------------------------
+
+
+def _check_reply(content: bytes) -> None:
+    """As the client does with the line of every call there is."""
+    try:
+        reply = decode_reply(content)
+    except GarbledError as error:
+        check_error(AgentError(str(error)))
+        return
+    for call in ALL_CALLS:
+        _check_call(call.__new__(call), reply)
+
+
+def _check_call(call: Call[Any], reply: Reply) -> None:
+    try:
+        if reply.answer is None:
+            check_error(explain_failure(read_failure(call.service, call.operation, reply.failure), VOLUME))
+        else:
+            json.dumps(call.parse(reply.answer), default=str).encode("utf-8")
+    except AgentError as error:
+        check_error(_explain_misread(call, error.message))
+
+
+def test_worker(fuzz: Fuzz) -> None:
+    """A line of the worker's is an answer, a failure, not understood, or garbled."""
+    lines = [_encode(reply) for reply in REPLIES]
+    fuzz(_check_reply, st.one_of(mutate_json(REPLIES).map(_encode), mutate_bytes(lines)))
+
+
+# -- Who this node is ----------------------------------------------------------------------------------------
+
+
+def _check_finding(finding: whoami.Finding) -> None:
+    if finding.problem is not None:
+        check_error(AgentError(finding.problem))
+    json.dumps(vars(finding), default=str)
+    whoami.merge([finding])
+
+
+def test_resource_config(fuzz: Fuzz) -> None:
+    """The cluster's file says who this node is, or what is wrong with the file."""
+    documents = mutate_json([RESOURCE_CONFIG]).map(_encode)
+    fuzz(
+        lambda content: _check_finding(whoami.parse_resource_config(content, {"10.0.0.1"})),
+        st.one_of(documents, mutate_bytes([_encode(RESOURCE_CONFIG)])),
+    )
+
+
+def test_identity_document(fuzz: Fuzz) -> None:
+    """Instance metadata says who this node is, or what is wrong with what it said."""
+
+    def check(content: bytes) -> None:
+        document, _, partition = content.partition(b"\n\n")
+        _check_finding(whoami.parse_identity_document(document, partition.decode("ascii", "replace")))
+
+    documents = mutate_json([IDENTITY_DOCUMENT]).map(lambda told: _encode(told) + b"\n\naws")
+    fuzz(check, st.one_of(documents, mutate_bytes([_encode(IDENTITY_DOCUMENT) + b"\n\naws-cn"])))
+
+
+# -- Orders --------------------------------------------------------------------------------------------------
+
+
+def _check_words(content: bytes) -> None:
+    order, _, text = content.partition(b" ")
+    words = json.loads(text)
+    board = make_board(READY, REFUSED)
+    for read in (
+        lambda: _find_order(order.decode("utf-8", "replace")),
+        lambda: find_volume(board, str(words.get("volume", ""))),
+        lambda: parse_snapshot_id(words.get("snapshot")),
+        lambda: parse_size(str(words.get("size", ""))),
+        lambda: read_new_volume(words),
+        lambda: read_modification(VolumeId(VOLUME), words),
+    ):
+        check_answer(read)
+
+
+def test_words(fuzz: Fuzz) -> None:
+    """The words of an order are understood, or refused in words."""
+    orders = st.sampled_from([order for order, _ in WORDS] + ["x", ""])
+    words = mutate_json([words for _, words in WORDS]).filter(lambda made: isinstance(made, dict))
+    fuzz(_check_words, st.tuples(orders, words).map(lambda made: made[0].encode() + b" " + _encode(made[1])))
+
+
+# -- Whoever connects ----------------------------------------------------------------------------------------
+
+
+def _make_apps(board: Board) -> Callable[[], web.Application]:
+    async def prepare(_tell: object) -> Any:
+        raise AgentError("AWS is switched off here.", exit_code=ExitCode.REFUSED)
+
+    def make() -> web.Application:
+        app = make_control_app(board, ScriptedEngine(board))
+        add_cloud_routes(app, board, prepare, lambda _: None)
+        read_only = make_app(board, Exposition(board, Counters()))
+        for route in read_only.router.routes():
+            if route.method == "GET" and route.resource is not None:
+                app.router.add_get(route.resource.canonical, route.handler)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def served(short_path: Path) -> Iterator[Path]:
+    """Serve both faces on one Unix socket, from an event loop of its own."""
+    path = short_path / "agent.sock"
+    has_begun = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        ending = anyio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(ending.set))
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(serve_control, _make_apps(make_board(READY, REFUSED)), path)
+            has_begun.set()
+            await ending.wait()
+            tasks.cancel_scope.cancel()
+
+    thread = threading.Thread(target=anyio.run, args=(serve,), name="served")
+    thread.start()
+    assert has_begun.wait(60)
+    yield path
+    stop[0]()
+    thread.join(60)
+
+
+def _ask(path: Path, request: bytes, patience_s: float = 0.02) -> bytes:
+    """Send bytes, and no more once nothing came back for a moment; return all that comes back."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(path))
+        answer = b""
+        is_ended = False
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+            while True:
+                if not is_ended and not select.select([connection], [], [], patience_s)[0]:
+                    # Half a request, or a connection kept for the next one: either could be waited for long.
+                    is_ended = True
+                    connection.shutdown(socket.SHUT_WR)
+                chunk = connection.recv(1 << 16)
+                if not chunk:
+                    break
+                answer += chunk
+                assert len(answer) < 1 << 22, "an answer without end"
+    return answer
+
+
+def test_requests(fuzz: Fuzz, served: Path) -> None:
+    """Whatever bytes connect, what comes back is an answer, or nothing; and the next one is answered."""
+
+    def check(content: bytes) -> None:
+        answer = _ask(served, content)
+        if b" 500 " in answer.partition(b"\r\n")[0]:
+            assert b'"error"' in answer, answer[:300]
+        else:
+            assert not answer or answer.startswith(b"HTTP/"), answer[:300]
+        assert _ask(served, REQUESTS[0], 60).startswith(b"HTTP/1.1 200"), "nobody answers any more"
+
+    # Those that wait for events would wait for ever.
+    requests = mutate_bytes(REQUESTS).filter(lambda request: b"follow" not in request)
+    fuzz(check, st.one_of(requests, st.binary(max_size=200)))

@@ -33,7 +33,7 @@ LONGEST_CPU_S = 5.0
 """For one input, on a machine that is not idle."""
 MEMORY_BYTES = 1 << 30
 """What all inputs of one target may take on top of what the process has."""
-_BATCH = 200
+_BATCH = 100
 _UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of what ends a line, moves a cursor, or is half a character."""
 _TEXT_LIMIT = 4000

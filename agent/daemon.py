@@ -103,7 +103,7 @@ class Daemon:
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
         self._mqtt = MqttPublisher(self._board, counters)
-        self._http = HttpFace(self._make_http_app, _choose_listen(policy))
+        self._http = HttpFace(self._make_http_app, _choose_listen(policy), counters.count_connection)
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         node.doubt = self._surveyor.doubt
         self._present: Mapping[VolumeId, Seen] = {}
@@ -225,7 +225,8 @@ class Daemon:
     # -- Tasks -----------------------------------------------------------------------------------------------
 
     async def _serve_control(self, *, task_status: TaskStatus[None]) -> None:
-        await serve_control(self._make_control_app, self._paths.socket, task_status=task_status)
+        count = self._counters.count_connection
+        await serve_control(self._make_control_app, self._paths.socket, count, task_status=task_status)
 
     async def _watch(self, *, task_status: TaskStatus[None]) -> None:
         """Listen for devices; begun anew, look at all, since what happened meanwhile was not heard."""

@@ -21,6 +21,7 @@ from agent.cloud.following import Follower, Tell
 from agent.cloud.named import NewVolume
 from agent.cloud.orders import VolumeOrders
 from agent.cloud.snapshot_orders import SnapshotOrders, show_snapshot
+from agent.cloud.words import check_words
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
 from agent.policy.checks import check_class, find_size_fault
@@ -76,6 +77,7 @@ def add_cloud_routes(
 
         try:
             order = _find_order(request.match_info["order"])
+            check_words(request.match_info["order"], words)
             follower, view = await prepare(tell)
             answer = await order(Desk(follower, view, board, keep), words)
         except AgentError as error:
@@ -90,7 +92,7 @@ def add_cloud_routes(
 async def _read_words(request: web.Request) -> dict[str, Any]:
     try:
         words = json.loads(await request.read() or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         words = None
     if not isinstance(words, dict):
         raise AgentError("An order is a JSON object.", retryable=False, exit_code=ExitCode.USAGE)
@@ -113,7 +115,7 @@ async def _attach(desk: Desk, words: Words) -> Answer:
 
 async def _detach(desk: Desk, words: Words) -> Answer:
     volume_id = desk.read_volume(words)
-    await desk.volumes.detach(volume_id, is_forced=bool(words.get("force")))
+    await desk.volumes.detach(volume_id, is_forced=words.get("force") is True)
     return {"volume_id": volume_id}
 
 
@@ -140,7 +142,7 @@ async def _modify(desk: Desk, words: Words) -> Answer:
 
 
 async def _snapshot(desk: Desk, words: Words) -> Answer:
-    is_frozen, is_awaited = bool(words.get("freeze", True)), bool(words.get("wait"))
+    is_frozen, is_awaited = words.get("freeze") is not False, words.get("wait") is True
     taken = await desk.snapshots.take(desk.read_volume(words), is_frozen=is_frozen, is_awaited=is_awaited)
     return show_snapshot(taken)
 

@@ -1,6 +1,7 @@
 """The control socket: JSON over HTTP on a Unix socket that only root and the group ``ebs-agent`` can open.
 
-It asks the engine and tells it to look again; it never acts on a volume itself.
+The group may look; root alone gives orders (``agent.report.authority``). It asks the engine and tells it to
+look again; it never acts on a volume itself.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any, Protocol
 
 import anyio
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
 from agent.report import api
+from agent.report.authority import NotPermittedError, may_order, read_uid, refuse_orders_of_others
 from agent.report.board import Board
 from agent.report.readiness import Readiness, assess_volumes
+from agent.report.requests import Turns
 from agent.report.volume_status import VolumeStatus, combine
 
+MAX_BODY_BYTES = 64 << 10
+BODY_TIMEOUT_S = 10.0
 MAX_WAIT_S = 24 * 3600.0
 KEEPALIVE_S = 10.0
 """A line at least this often while a client waits, so that either end notices the other's death."""
@@ -55,11 +61,14 @@ class Engine(Protocol):
 def make_control_app(board: Board, engine: Engine) -> web.Application:
     """Return the application of the control socket."""
     control = _Control(board, engine)
-    app = web.Application(middlewares=[_answer_errors])
-    app.router.add_get("/v1/status", control.show_node)
-    app.router.add_get("/v1/status/{volume}", control.show_volume)
-    app.router.add_get("/v1/plan", control.show_plan)
-    app.router.add_get("/v1/explain/{volume}", control.explain)
+    app = web.Application(
+        middlewares=[_answer_errors, refuse_orders_of_others, _take_body], client_max_size=MAX_BODY_BYTES
+    )
+    answers, looks = Turns(), Turns()
+    app.router.add_get("/v1/status", _in_turn(answers, control.show_node))
+    app.router.add_get("/v1/status/{volume}", _in_turn(answers, control.show_volume))
+    app.router.add_get("/v1/plan", _in_turn(looks, control.show_plan))
+    app.router.add_get("/v1/explain/{volume}", _in_turn(looks, control.explain))
     app.router.add_get("/v1/events", control.show_events)
     app.router.add_post("/v1/wait", control.wait)
     app.router.add_post("/v1/reconcile", control.reconcile)
@@ -173,10 +182,43 @@ async def _write_line(stream: web.StreamResponse, line: dict[str, Any]) -> None:
     await stream.write(json.dumps(line, default=str).encode() + b"\n")
 
 
+def _in_turn(turns: Turns, handler: Handler) -> Handler:
+    """Have all but root wait for their turn, so that whoever only looks costs a share of the time at most."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if may_order(read_uid(request)):
+            return await handler(request)
+        async with turns:
+            return await handler(request)
+
+    return answer
+
+
+@web.middleware
+async def _take_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have the whole of a request before it is looked at, in its time or not at all."""
+    try:
+        with anyio.fail_after(BODY_TIMEOUT_S):
+            await request.read()
+    except TimeoutError as error:
+        raise _not_understood(f"it did not come within {BODY_TIMEOUT_S:g} s") from error
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise _not_understood("its body is none") from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _not_understood(f"it has more than {MAX_BODY_BYTES} bytes") from error
+    return await handler(request)
+
+
+def _not_understood(why: str) -> AgentError:
+    return AgentError(f"The request was not understood: {why}.", retryable=False, exit_code=ExitCode.USAGE)
+
+
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except NotPermittedError as error:
+        return web.json_response(api.show_error(error), status=HTTPStatus.FORBIDDEN)
     except AgentError as error:
         status = _STATUS_OF.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)
         return web.json_response(api.show_error(error), status=status)

@@ -66,6 +66,12 @@ class Counters:
             "1 while the agent is connected to the policy's MQTT broker.",
             registry=self.registry,
         )
+        self._connections = Counter(
+            "ebs_agent_connections",
+            "Connections to the agent's sockets, and what was no request, by what became of them.",
+            ["face", "outcome"],
+            registry=self.registry,
+        )
         self._reload_success = Gauge(
             "ebs_agent_policy_reload_success",
             "1 if the policy last read is in force, 0 if it was rejected and the one before is.",
@@ -96,6 +102,10 @@ class Counters:
 
     def note_mqtt_connection(self, *, is_connected: bool) -> None:
         self._mqtt_connected.set(int(is_connected))
+
+    def count_connection(self, face: str, outcome: str) -> None:
+        """Count one at the ``face`` ``http`` or ``control``; outcomes are those of ``agent.report.tally``."""
+        self._connections.labels(face, outcome).inc()
 
     def count_uevent(self) -> None:
         self._uevents.inc()

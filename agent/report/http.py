@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from agent.model import VolumeId
 from agent.report import api
@@ -19,6 +20,7 @@ from agent.report.health import Reading
 from agent.report.metrics import Exposition
 from agent.report.page import content_security_policy, render_page, show_content
 from agent.report.readiness import assess_node
+from agent.report.requests import Turns
 from agent.report.trends import list_points
 
 
@@ -26,7 +28,7 @@ def make_app(
     board: Board, exposition: Exposition, get_readings: Callable[[VolumeId], Sequence[Reading]] = lambda _: ()
 ) -> web.Application:
     """Return the read-only application; ``get_readings`` has what the page's charts are drawn from."""
-    app = web.Application()
+    app = web.Application(middlewares=[_answer_in_turn(Turns())])
     app.on_response_prepare.append(_harden)
 
     async def show_metrics(request: web.Request) -> web.Response:
@@ -46,13 +48,24 @@ def make_app(
         return web.json_response(gather())
 
     async def show_page(_: web.Request) -> web.Response:
-        return web.Response(text=render_page(board, gather()), content_type="text/html")
+        # What others named may hold what no text can: half of a surrogate pair.
+        body = render_page(board, gather()).encode(errors="backslashreplace")
+        return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/healthz", show_health)
     app.router.add_get("/", show_page)
     app.router.add_get("/status.json", show_json)
     return app
+
+
+def _answer_in_turn(turns: Turns) -> Middleware:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async with turns:
+            return await handler(request)
+
+    return answer
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from typing_extensions import Self
 
 from agent.errors import AgentError
 from agent.log import get_logger
+from agent.report.connections import PAUSE_S, TLS_PAUSE_S, Connection, Connections, Limits
 from agent.report.sockets import (
     Listen,
     bind_control_socket,
@@ -31,12 +31,20 @@ from agent.report.sockets import (
     open_listener,
     remove_control_socket,
 )
+from agent.report.tally import Count, Outcome, Tally
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 CLOSE_TIMEOUT_S = 1.0
 """How long open requests may go on once the agent stops: the whole agent has 5 s."""
+
+LINGER_S = 1.0
+"""For the rest of a request that was answered before it had come to its end."""
+
+HTTP_LIMITS = Limits()
+CONTROL_LIMITS = Limits(each_user=16, others=32, answer_s=None)
+"""Whoever waits, or follows events, may do so for a day; root is let in however many of them there are."""
 
 RETRY_S = 30.0
 """An address in use, or a certificate that cannot be read, is tried again."""
@@ -47,72 +55,97 @@ log = get_logger(__name__)
 class Server:
     """Serves one application at sockets that come and go. ``make_app`` is called once, in a thread."""
 
-    def __init__(self, make_app: Callable[[], web.Application]) -> None:
+    def __init__(self, make_app: Callable[[], web.Application], limits: Limits, tally: Tally) -> None:
         self._make_app = make_app
+        self._tally = tally
+        self._connections = Connections(limits, tally)
         self._starting = anyio.Lock()
         self._app: web.Application | None = None
         self._runner: web.AppRunner | None = None
+        self._beginning: TaskGroup
 
     async def __aenter__(self) -> Self:
+        # Those who shake hands belong to no socket: one that is closed for another takes none of them along.
+        self._beginning = await anyio.create_task_group().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runner is not None:
-            with anyio.CancelScope(shield=True):
+    ) -> bool | None:
+        with anyio.CancelScope(shield=True):
+            if self._runner is not None:
                 await self._runner.cleanup()
+                self._runner = None  # whoever enters again begins with another
+            self._connections.end_all()
+        self._beginning.cancel_scope.cancel()
+        return await self._beginning.__aexit__(kind, error, trace)
 
     async def serve(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Answer at a listening socket until cancelled, then close it; open connections go on."""
         with listener:
             await anyio.wait_readable(listener)
-            runner = await self._start_runner()
-            from aiohttp import web  # noqa: PLC0415 -- imported by now
+            server = await self._start_runner()
 
-            site = web.SockSite(runner, listener, ssl_context=context)
-            await site.start()
-            try:
-                await anyio.sleep_forever()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _let_in_accepted(listener)
-                    await site.stop()
+            def begin(connection: Connection) -> None:
+                self._beginning.start_soon(self._begin, connection, server, context)
 
-    async def _start_runner(self) -> web.AppRunner:
+            pause_s = PAUSE_S if context is None else TLS_PAUSE_S
+            await self._connections.accept_from(listener, begin, pause_s)
+
+    async def _begin(
+        self,
+        connection: Connection,
+        factory: Callable[[], asyncio.BaseProtocol],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        try:
+            connection.transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                factory, connection.sock, ssl=context
+            )
+        except OSError as error:  # ssl.SSLError is one
+            self._tally.note(Outcome.MALFORMED, error)
+
+    async def _start_runner(self) -> web.Server:
         async with self._starting:
             if self._app is None:
                 # Beside the loop, which volumes wait for; Python keeps imports in order.
-                self._app = await anyio.to_thread.run_sync(self._make_app)
+                app = await anyio.to_thread.run_sync(self._make_app)
+                self._app = _watch_requests(app, self._connections, self._tally)
             if self._runner is None:
-                self._runner = await _start_runner(self._app)
-            return self._runner
+                self._runner = await _start_runner(self._app, self._tally)
+            return cast("web.Server", self._runner.server)  # it was set up
 
 
-async def _start_runner(app: web.Application) -> web.AppRunner:
+def _watch_requests(app: web.Application, connections: Connections, tally: Tally) -> web.Application:
+    from agent.report.requests import refuse_other_hosts, watch_requests  # noqa: PLC0415 -- imported by now
+
+    app.middlewares[:0] = [watch_requests(connections), refuse_other_hosts(tally)]
+    return app
+
+
+async def _start_runner(app: web.Application, tally: Tally) -> web.AppRunner:
     from aiohttp import web  # noqa: PLC0415 -- imported by now
+
+    from agent.report.requests import make_logger  # noqa: PLC0415 -- likewise
 
     runner = web.AppRunner(
         app,
         handle_signals=False,
         handler_cancellation=True,  # a client that went away is waited for no longer
         access_log=None,
+        logger=make_logger(tally),
+        lingering_time=LINGER_S,
         shutdown_timeout=CLOSE_TIMEOUT_S,
     )
     await runner.setup()
     return runner
 
 
-async def _let_in_accepted(listener: socket.socket) -> None:
-    """Accept nobody more, and let asyncio finish with whom it did: closing its server now would leak them."""
-    asyncio.get_running_loop().remove_reader(listener)
-    for _ in range(2):
-        await anyio.lowlevel.checkpoint()
-
-
 async def serve_control(
     make_app: Callable[[], web.Application],
     path: Path,
+    count: Count | None = None,
+    limits: Limits = CONTROL_LIMITS,
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -122,7 +155,7 @@ async def serve_control(
     """
     listener, inode = bind_control_socket(path)
     try:
-        async with Server(make_app) as server:
+        async with Server(make_app, limits, Tally("control", count)) as server:
             task_status.started()
             await server.serve(listener)
     finally:
@@ -147,8 +180,14 @@ class HttpFace:
     again, and the old one stays: volumes matter more, and so do those who scrape.
     """
 
-    def __init__(self, make_app: Callable[[], web.Application], listen: Listen) -> None:
-        self._server = Server(make_app)
+    def __init__(
+        self,
+        make_app: Callable[[], web.Application],
+        listen: Listen,
+        count: Count | None = None,
+        limits: Limits = HTTP_LIMITS,
+    ) -> None:
+        self._server = Server(make_app, limits, Tally("http", count))
         self._wanted = listen
         self._is_changed = anyio.Event()
         self._door: _Door | None = None
@@ -165,6 +204,7 @@ class HttpFace:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the first door is open, or was found not to be had."""
+        self._door = None  # one that was open before, if this is begun anew, is shut
         async with self._server, anyio.create_task_group() as tasks:
             is_first = True
             while True:

@@ -16,6 +16,8 @@ from pathlib import Path
 from agent.errors import AgentError, ExitCode
 
 DEFAULT_PORT = 9842
+BACKLOG = 1024
+"""The kernel keeps whoever is not accepted yet, in order; they cost the agent nothing."""
 
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107
@@ -51,7 +53,7 @@ def open_listener(listen: Listen) -> socket.socket:
     """Return a socket that listens there, or raise AgentError naming the address that cannot be had."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
-        return socket.create_server((listen.host, listen.port), family=family)
+        return socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise AgentError(
             f"The address {listen.host}:{listen.port} cannot be listened on: {error.strerror or error}.",
@@ -116,7 +118,7 @@ def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
     if os.geteuid() == 0 and (group_id := _find_group()) is not None:
         os.chown(path, 0, group_id)
     path.chmod(0o660)
-    bound.listen()
+    bound.listen(BACKLOG)
     return bound, path.stat().st_ino
 
 

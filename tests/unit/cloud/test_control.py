@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.control import find_volume, parse_snapshot_id, read_new_volume
+from agent.cloud.control import ORDERS, find_volume, parse_snapshot_id, read_new_volume
 from agent.cloud.named import NewVolume
+from agent.cloud.words import WORDS, check_words
 from agent.errors import AgentError, ExitCode
 from agent.report.board import Board
 
@@ -60,3 +61,42 @@ def test_what_is_no_snapshot(text: object) -> None:
     with pytest.raises(AgentError, match="not an EBS snapshot ID") as raised:
         parse_snapshot_id(text)
     assert raised.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("order", "words", "message"),
+    [
+        ("detach", {"volume": "data", "force": "false"}, "force of detach is true or false"),
+        ("detach", {"volume": "data", "force": 1}, "force of detach is true or false"),
+        ("detach", {"volume": "data", "force": []}, "force of detach is true or false"),
+        ("detach", {"volume": ["data"]}, "volume of detach is a text"),
+        ("detach", {"volume": "data", "froce": True}, "detach takes no word 'froce'"),
+        ("attach", {"volume": "data", "force": True}, "attach takes no word 'force'"),
+        ("snapshot", {"volume": "data", "freeze": "no"}, "freeze of snapshot is true or false"),
+        ("snapshot", {"volume": "data", "wait": 0}, "wait of snapshot is true or false"),
+        ("create", {"size": 5}, "size of create is a text"),
+        ("create", {"size": "5GiB", "encrypted": "false"}, "encrypted of create is true or false"),
+        ("create", {"size": "5GiB", "iops": "3000"}, "iops of create is a whole number"),
+        ("create", {"size": "5GiB", "iops": True}, "iops of create is a whole number"),
+        ("create", {"size": "5GiB", "iops": 3000.0}, "iops of create is a whole number"),
+        ("create", {"size": "5GiB", "name": {"a": 1}}, "name of create is a text"),
+        ("modify", {"volume": "data", "type": 3}, "type of modify is a text"),
+        ("attach", {"volume": "\ud800"}, "no text that anything is called by"),
+        ("attach", {"volume": "a\x1b[2J"}, "no text that anything is called by"),
+        ("attach", {"volume": "a" * 2000}, "no text that anything is called by"),
+        ("delete-snapshot", {"snapshot": 7}, "snapshot of delete-snapshot is a text"),
+    ],
+)
+def test_words_are_what_they_are_to_be(order: str, words: dict[str, Any], message: str) -> None:
+    """A word of another type, or one that an order does not have, is not guessed at."""
+    with pytest.raises(AgentError, match=message) as raised:
+        check_words(order, words)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+def test_words_of_the_command_line_are_taken() -> None:
+    """What the commands send is what orders take, and what was not said may be null."""
+    check_words("detach", {"volume": "data", "force": False})
+    check_words("create", {"size": "5GiB", "iops": 3000, "encrypted": True, "name": None, "from": None})
+    check_words("snapshot", {"volume": "data", "freeze": True, "wait": False})
+    assert WORDS.keys() == ORDERS.keys()

@@ -23,7 +23,7 @@ from agent.errors import (
     ShortageError,
 )
 from agent.faults import Barrier, find_cause
-from agent.model import Observed, Reason, VolumeId, Wanted
+from agent.model import Condition, Observed, Reason, VolumeId, Wanted
 from agent.plan import make_plan
 from agent.report.board import Board, utc_now
 from agent.report.counters import Counters
@@ -43,8 +43,11 @@ Want: TypeAlias = "Wanted | AgentError | None"
 class Session(Protocol):
     """One pass over one volume: its device is pinned from the first look until the pass ends."""
 
-    async def observe(self, wanted: Wanted | None) -> Observed:
-        """Look at the volume again and return all that was found."""
+    async def observe(self, wanted: Wanted | None, *, for_show: bool = False) -> Observed:
+        """Look at the volume again and return all that was found.
+
+        ``for_show``: nothing will be done on its strength, so nothing at all is changed for it.
+        """
 
     async def execute(
         self, action: Action, observed: Observed, confirm: Callable[[], None] = lambda: None
@@ -73,6 +76,8 @@ class Memory:
     """The failure recorded last; the same one again, at each retry, is not recorded."""
     observed: Observed | None = None
     """What was found last: shown on for a volume that does not answer any more."""
+    under_way: str = ""
+    """What a pass does now, as a clause; empty between passes."""
     attached_at: float | None = None
     """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
 
@@ -104,13 +109,25 @@ async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -
     try:
         wanted = _get_wanted(want)
         async with context.node.open(volume) as session:
-            observed = await session.observe(wanted)
+            observed = await session.observe(wanted, for_show=True)
         status = describe_status(observed, wanted, make_plan(observed, wanted), context.dev_ebs)
     except Exception as raised:  # noqa: BLE001 -- as of a pass: it is this volume's alone
         error = _explain(context.barrier, volume, raised)
         wanted = want if isinstance(want, Wanted) else None
         status = describe_failure(volume, memory.observed, wanted, error, context.dev_ebs)
     return replace(status, last_step=memory.last_step)
+
+
+def describe_busy(board: Board, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
+    """Return how a volume was last, and what a pass over it, which takes its time, does now."""
+    wanted = want if isinstance(want, Wanted) else None
+    known = board.get(volume) or VolumeStatus(
+        volume, None if wanted is None else wanted.name, Condition.PENDING, Reason.TOO_SLOW
+    )
+    note = "Not looked at for this: that took too long."
+    if memory.under_way:
+        note = f"Not looked at for this: a pass over it is under way, to {memory.under_way}."
+    return replace(known, message=f"{note} {known.message}".strip(), last_step=memory.last_step)
 
 
 class Pass:
@@ -143,6 +160,8 @@ class Pass:
                 await self._advance(session, wanted)
         except Exception as error:  # noqa: BLE001 -- the barrier: whatever it is, it is this volume's alone
             failure = _explain(self._barrier, self._volume, error)
+        finally:
+            self._memory.under_way = ""
         if failure is None:
             self._memory.failed_step = None
         elif not isinstance(failure, OvertakenError) and not self._is_excused(failure):
@@ -164,6 +183,7 @@ class Pass:
         """Do what comes first, look again, and so on, until no action is left."""
         previous: tuple[Observed, tuple[Action, ...]] | None = None
         for _ in range(MAX_STEPS):
+            self._memory.under_way = "look at it"
             observed = self._observed = self._memory.observed = await session.observe(wanted)
             self._confirm()
             plan = make_plan(observed, wanted)
@@ -197,6 +217,7 @@ class Pass:
     async def _execute(self, session: Session, action: Action, observed: Observed) -> None:
         self._confirm()
         began = self._clock()
+        self._memory.under_way = action.describe()
         try:
             await session.execute(action, observed, self._confirm)
         except OvertakenError:

@@ -6,8 +6,8 @@ pass does is told in ``agent.passes``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -17,10 +17,16 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agent.faults import RETRY_S, supervise
 from agent.model import VolumeId
-from agent.passes import Context, Memory, Node, Pass, Session, Want, look
+from agent.passes import Context, Memory, Node, Pass, Session, Want, describe_busy, look
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.volume_status import VolumeStatus
+
+LOCK_PATIENCE_S = 2.0
+"""How long whoever asks for a plan waits for the pass under way; most take milliseconds."""
+
+LOOK_TIMEOUT_S = 20.0
+"""And for the look itself: a command waits 30 s for its answer."""
 
 
 @dataclass
@@ -32,6 +38,9 @@ class _Track:
     settled: anyio.Event = field(default_factory=anyio.Event)
     """Set when a pass has ended, however it did, and no other was asked for meanwhile."""
     memory: Memory = field(default_factory=Memory)
+    is_followed: bool = False
+    users: int = 0
+    """Who looks at it or holds it beside the one that follows it."""
 
 
 class Reconciler:
@@ -72,10 +81,12 @@ class Reconciler:
     def wake(self, volume: VolumeId) -> None:
         """Have ``volume`` looked at soon; asking twice before it happens is asking once."""
         track = self._tracks.get(volume)
-        if track is None:
+        if track is None or not track.is_followed:
             if self._tasks is None:
                 raise RuntimeError("the reconciler does not run")
-            track = self._tracks[volume] = _Track()
+            track = self._tracks.setdefault(volume, _Track())
+            track.is_followed = True
+            track.settled = anyio.Event()
             follow = partial(self._follow, volume, track)
             self._tasks.start_soon(supervise, f"follow {volume}", follow, name=f"volume {volume}")
         elif track.settled.is_set():
@@ -94,7 +105,8 @@ class Reconciler:
 
     def list_volumes(self) -> tuple[VolumeId, ...]:
         """Return the volumes followed now, and those to be."""
-        return tuple(sorted({*self._wants, *self._tracks}))
+        followed = (volume for volume, track in self._tracks.items() if track.is_followed)
+        return tuple(sorted({*self._wants, *followed}))
 
     async def wait_settled(self, volumes: Iterable[VolumeId], timeout_s: float) -> None:
         """Return when all ``volumes`` were looked at since they were woken last, or after ``timeout_s``.
@@ -103,14 +115,23 @@ class Reconciler:
         """
         with anyio.move_on_after(timeout_s):
             for volume in volumes:
-                if volume in self._tracks:
-                    await self._tracks[volume].settled.wait()
+                track = self._tracks.get(volume)
+                if track is not None and track.is_followed:
+                    await track.settled.wait()
 
     async def look(self, volume: VolumeId) -> VolumeStatus:
-        """Look at one volume now and return how it is and what would be done, doing none of it."""
-        track = self._tracks.get(volume) or _Track()
-        async with track.pass_lock:
-            return await look(self._context, track.memory, volume, self._wants.get(volume))
+        """Look at one volume now and return how it is and what would be done, doing none of it.
+
+        Where a pass over it is under way and takes long, as a check of hours does, return what it does.
+        """
+        with self._lease(volume) as track:
+            with anyio.move_on_after(LOOK_TIMEOUT_S):
+                if await _acquire(track.pass_lock, LOCK_PATIENCE_S):
+                    try:
+                        return await look(self._context, track.memory, volume, self._wants.get(volume))
+                    finally:
+                        track.pass_lock.release()
+            return describe_busy(self._board, track.memory, volume, self._wants.get(volume))
 
     async def look_at_all(self) -> tuple[VolumeStatus, ...]:
         """Look at every volume now, all at once, as ``look`` does."""
@@ -127,9 +148,24 @@ class Reconciler:
     @asynccontextmanager
     async def hold(self, volume: VolumeId) -> AsyncIterator[Session]:
         """Give a session over one volume for what is asked for by hand; no pass over it begins meanwhile."""
-        track = self._tracks.get(volume) or _Track()
-        async with track.pass_lock, self._context.node.open(volume) as session:
-            yield session
+        with self._lease(volume) as track:
+            async with track.pass_lock, self._context.node.open(volume) as session:
+                yield session
+
+    @contextmanager
+    def _lease(self, volume: VolumeId) -> Iterator[_Track]:
+        """Give what all share who look at the volume, followed or not; it stays as long as anybody has it."""
+        track = self._tracks.setdefault(volume, _Track())
+        track.users += 1
+        try:
+            yield track
+        finally:
+            track.users -= 1
+            self._drop_unused(volume, track)
+
+    def _drop_unused(self, volume: VolumeId, track: _Track) -> None:
+        if not track.users and not track.is_followed and self._tracks.get(volume) is track:
+            del self._tracks[volume]
 
     async def _follow(self, volume: VolumeId, track: _Track) -> None:
         track.wake.set()
@@ -154,8 +190,18 @@ class Reconciler:
                 track.memory.failures = 0
                 if volume not in self._wants and not pass_outcome.is_here and not track.wake.is_set():
                     break
-        del self._tracks[volume]
+        track.is_followed = False
+        track.settled.set()
+        self._drop_unused(volume, track)
         self._board.remove(volume)
+
+
+async def _acquire(lock: anyio.Lock, patience_s: float) -> bool:
+    """Take a lock; False where that takes longer than ``patience_s``."""
+    with anyio.move_on_after(patience_s):
+        await lock.acquire()
+        return True
+    return False
 
 
 def _differs(volume: VolumeId, old: Mapping[VolumeId, Want], new: Mapping[VolumeId, Want]) -> bool:

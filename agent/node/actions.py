@@ -255,7 +255,7 @@ class VolumeActions:
             self._node.leftovers[self._pin.volume] = (*earlier, leftover)
         else:
             await self._pin.call(mounted.unmount, action.mount, timeout_s=MOUNT_TIMEOUT_S)
-        await self._node.save(self._node.records.remove_mount, self._pin.volume)
+        await self._node.forget_mount(self._pin.volume)
 
     async def _set_root_ownership(self, action: SetRootOwnership, _: Observed) -> None:
         await self._pin.call(
@@ -313,7 +313,7 @@ class VolumeActions:
         self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]
     ) -> None:
         note = MountRecord(self._pin.volume, path, number, self._node.boot_id, device.diskseq, options)
-        await self._node.save(self._node.records.write_mount, note)
+        await self._node.note_mount(note)
 
 
 def _need_device(observed: Observed) -> Device:

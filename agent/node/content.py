@@ -29,9 +29,12 @@ from agent.node.wire import Fd
 
 
 async def find_content(
-    pin: Pin, look: Look, wanted: Wanted, record: FormatRecord | None, trust: Trust
+    pin: Pin, look: Look, wanted: Wanted, record: FormatRecord | None, trust: Trust, *, for_show: bool = False
 ) -> Content:
-    """Find out what is on the device; where it may be formatted, locked from here to the end."""
+    """Find out what is on the device; where it may be formatted, locked from here to the end.
+
+    ``for_show``: it will not be formatted on the strength of this, so it is not locked.
+    """
     kind = wanted.filesystem
     may_format = kind is not None and kind.format is FormatRule.IF_BLANK
     is_interrupted = record is not None and record.stage is FormatStage.INTENDED
@@ -40,7 +43,8 @@ async def find_content(
     if not may_format:
         size_bytes = look.device.size_bytes
         return await pin.call(prove_blank, pin.fd, size_bytes, None, trust, timeout_s=PROBE_TIMEOUT_S)
-    content = await pin.lock_and_probe(look.device, trust)
+    find = pin.probe if for_show else pin.lock_and_probe
+    content = await find(look.device, trust)
     if kind is None or record is None or not is_interrupted:
         return content
     if isinstance(content, Foreign) and not content.is_signed:

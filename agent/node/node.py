@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import socket
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError, VanishedError
-from agent.model import Ids, Origin, Seen, VolumeId, WantedBlock, WantedMount
+from agent.model import Ids, MountRecord, Origin, Seen, VolumeId, WantedBlock, WantedMount
 from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
@@ -41,6 +42,7 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeVarTuple, Unpack
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 ASK_TIMEOUT_S = 5.0
@@ -69,6 +71,8 @@ class Node:
         """What the cloud answered about volumes; put here by whoever asked it."""
         self.awaits_origins = False
         """The cloud is being asked about volumes and has not answered yet."""
+        self.recorded: set[VolumeId] = set()
+        """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
         self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
@@ -116,7 +120,7 @@ class Node:
 
     def list_recorded(self) -> Iterable[VolumeId]:
         """Return the volumes that the agent has mounted and not unmounted, here or not."""
-        return self.records.list_mounted()
+        return tuple(self.recorded)
 
     @asynccontextmanager
     async def open(self, volume: VolumeId) -> AsyncIterator[VolumeSession]:
@@ -169,6 +173,24 @@ class Node:
         except NotAnsweringError:
             return Ids(missing="The owner (the name service does not answer)")
 
+    async def read(self, read: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Return what ``read`` finds among the notes, on whose disk the loop does not wait either."""
+        return await self.workers.call(read, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
+
+    async def list_notes(self) -> None:
+        """Find out which volumes have a note about a mount."""
+        self.recorded = set(await self.read(self.records.list_mounted))
+
+    async def note_mount(self, note: MountRecord) -> None:
+        """Write down what was mounted where."""
+        self.recorded.add(note.volume_id)
+        await self.save(self.records.write_mount, note)
+
+    async def forget_mount(self, volume: VolumeId) -> None:
+        """Take away the note about a mount."""
+        await self.save(self.records.remove_mount, volume)
+        self.recorded.discard(volume)
+
     async def save(self, write: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
         """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
         await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
@@ -203,4 +225,6 @@ async def open_node(
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
         source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)
-        yield Node(paths, source, workers)
+        node = Node(paths, source, workers)
+        await node.list_notes()
+        yield node

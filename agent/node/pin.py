@@ -15,6 +15,7 @@ from agent.model import Checked, Content, Device, Filesystem, Partition, VolumeI
 from agent.node.blankness import Trust
 from agent.node.formatting import lock_and_probe
 from agent.node.look import Look, LookRequest, look_at, open_and_look, open_partition
+from agent.node.signature import probe
 from agent.node.wire import Fd
 from agent.node.workers import Workers
 
@@ -75,6 +76,10 @@ class Pin:
         found = await self.call(lock_and_probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
         self.is_locked, self.writes = True, found.writes
         return found.content
+
+    async def probe(self, device: Device, trust: Trust) -> Content:
+        """Find out what is on the device as it is now, for whoever only wants to know."""
+        return await self.call(probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
 
     async def open_part(self, device: Device, number: int | None) -> Fd:
         """Return a descriptor of partition ``number``, or of the whole device; give it to ``close_part``."""

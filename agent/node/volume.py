@@ -68,14 +68,16 @@ class VolumeSession:
                 reason=Reason.STEP_FAILED,
             ) from error
 
-    async def observe(self, wanted: Wanted | None) -> Observed:
+    async def observe(self, wanted: Wanted | None, *, for_show: bool = False) -> Observed:
         """Look at the volume and return all that was found.
+
+        ``for_show``: nothing will be done on its strength, so nothing is noted, locked or flushed for it.
 
         Raises NotAnsweringError where the volume does not answer, InconclusiveError where it is not the
         volume that kept the look from ending, or where the kernel cannot reach its device.
         """
         try:
-            return await self._observe(wanted)
+            return await self._observe(wanted, for_show=for_show)
         except OSError as error:
             raise _explain_bad_answer(self._volume, error) from error
         except NotAnsweringError as error:
@@ -90,8 +92,8 @@ class VolumeSession:
     async def _is_stalled(self) -> bool:
         return await self._node.is_stalled(self._volume, self._pin.path)
 
-    async def _observe(self, wanted: Wanted | None) -> Observed:
-        record = self._node.records.read_mount(self._volume)
+    async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
+        record = await self._node.read(self._node.records.read_mount, self._volume)
         if self._pin.path is not None:
             try:
                 look = await self._look(self._pin.path, wanted, record)
@@ -99,7 +101,7 @@ class VolumeSession:
                 await self._pin.close()
                 self._pin.path = None
             else:
-                return await self._describe(look, wanted, record)
+                return await self._describe(look, wanted, record, for_show=for_show)
         return await self._describe_absent(wanted, record)
 
     async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> Look:
@@ -121,19 +123,25 @@ class VolumeSession:
             raise VanishedError(f"{path} is {found} by now, not {self._volume}.")
         return look
 
-    async def _describe(self, look: Look, wanted: Wanted | None, record: MountRecord | None) -> Observed:
+    async def _describe(
+        self, look: Look, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
+    ) -> Observed:
         exclusion = self._exclude_duplicate() or look.exclusion
         here = _find_here(look, wanted)
         content: Content | None = look.content
         format_record = None
         if wanted is not None and _needs_contents(wanted) and exclusion is None:
-            format_record = self._node.records.read_format(self._volume)
+            format_record = await self._node.read(self._node.records.read_format, self._volume)
             if not look.mounts:
                 trust = self._node.choose_trust(self._volume)
-                content = await find_content(self._pin, look, wanted, format_record, trust)
+                content = await find_content(self._pin, look, wanted, format_record, trust, for_show=for_show)
         if here is not None:
-            record = await self._note_mount(here, look.device, record)
-            self._node.lost.discard(self._volume)
+            note = self._make_note(here, look.device, record)
+            if not for_show:
+                if note != record:
+                    await self._node.note_mount(note)
+                self._node.lost.discard(self._volume)
+            record = note
         rightful = self._list_rightful_links(wanted)
         return Observed(
             volume_id=self._volume,
@@ -218,15 +226,12 @@ class VolumeSession:
             names.add(wanted.name)
         return frozenset(names)
 
-    async def _note_mount(self, here: Mount, device: Device, record: MountRecord | None) -> MountRecord:
-        """Keep the note about the mount true, whoever made it: its stale rest is known by it later."""
+    def _make_note(self, here: Mount, device: Device, record: MountRecord | None) -> MountRecord:
+        """Return the note that is true of the mount, whoever made it: its stale rest is known by it later."""
         options = record.options if record is not None and record.path == here.path else ()
-        note = MountRecord(
+        return MountRecord(
             self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
         )
-        if note != record:
-            await self._node.save(self._node.records.write_mount, note)
-        return note
 
 
 def _needs_contents(wanted: Wanted | None) -> bool:

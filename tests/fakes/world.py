@@ -104,6 +104,8 @@ class FakeNode:
         """Awaited at every instant of a look or a step, so that a test can do something meanwhile."""
         self.blind: Exception | None = None
         """What a look raises, as long as it is set."""
+        self.looks: list[bool] = []
+        """Whether each look was for show."""
         self.lost: set[VolumeId] = set()
         self.open_sessions: set[VolumeId] = set()
 
@@ -127,9 +129,10 @@ class FakeSession:
         self._volume = volume
         self._checked: Checked | None = None
 
-    async def observe(self, wanted: Wanted | None) -> Observed:
+    async def observe(self, wanted: Wanted | None, *, for_show: bool = False) -> Observed:
         """Return the volume's state as the real node would find it."""
         volume = self._volume
+        self._node.looks.append(for_show)
         self._node.interrupt("observe")
         await self._node.reach("observe")
         if self._node.blind is not None:

@@ -281,3 +281,119 @@ async def test_plan_for_showing_fails_for_one_volume_alone() -> None:
     reconciler.set_wants({})
     status = await reconciler.look(VOLUME)
     assert (status.condition, status.reason) == (Condition.FAILED, Reason.INTERNAL_ERROR)
+
+
+# -- Looking for show ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody wait for long for a pass under way."""
+    monkeypatch.setattr("agent.reconcile.LOCK_PATIENCE_S", 0.01)
+    monkeypatch.setattr("agent.reconcile.LOOK_TIMEOUT_S", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("instant", "doing"), [("before check", "check the ext4 filesystem"), ("observe", "look at it")]
+)
+async def test_plan_does_not_wait_for_a_long_pass(instant: str, doing: str) -> None:
+    """While a pass takes hours, a plan says how the volume was and what is done to it, of others all."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4), FakeVolume(OTHER, content=EXT4))
+    has_begun, may_go_on = anyio.Event(), anyio.Event()
+
+    async def reach(name: str) -> None:
+        if name == instant and not has_begun.is_set():
+            has_begun.set()
+            await may_go_on.wait()
+
+    node.reach = reach
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await has_begun.wait()
+        reconciler.set_wants({VOLUME: WANTED, OTHER: None})
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(30):
+            shown = {status.volume_id: status for status in await reconciler.look_at_all()}
+        busy, other = shown[VOLUME], shown[OTHER]
+        assert doing in busy.message
+        assert busy.condition is (Condition.PREPARING if instant == "before check" else Condition.PENDING)
+        assert other.condition is Condition.UNMANAGED
+        may_go_on.set()
+        await wait_condition(board, Condition.READY)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_look_that_takes_too_long_is_given_up() -> None:
+    """A look for a plan that hangs is answered with what is known, and leaves the volume to be looked at."""
+    volume = FakeVolume(VOLUME, content=EXT4)
+    node = FakeNode(volume)
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await wait_condition(board, Condition.READY)
+        await anyio.wait_all_tasks_blocked()
+
+        async def hang(_: str) -> None:
+            await anyio.sleep_forever()
+
+        node.reach = hang
+        with anyio.fail_after(30):
+            status = await reconciler.look(VOLUME)
+        assert (status.condition, "took too long" in status.message) == (Condition.READY, True)
+        assert not node.open_sessions
+
+
+async def test_plan_looks_for_show_only() -> None:
+    """What is shown is looked at without leave to change anything; what is done is looked at with it."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await wait_condition(board, Condition.READY)
+        await anyio.wait_all_tasks_blocked()
+        assert not any(node.looks)
+        node.looks.clear()
+        await reconciler.look(VOLUME)
+        assert node.looks == [True]
+
+
+async def test_one_session_at_a_time_also_for_a_volume_nobody_follows() -> None:
+    """Whoever holds or looks at a volume that is not followed keeps a pass from beginning beside it."""
+    volume = FakeVolume(VOLUME, content=EXT4)
+    node = FakeNode(volume)
+    async with reconciling(node, {}) as (reconciler, board):
+        async with reconciler.hold(VOLUME):
+            assert VOLUME not in reconciler.list_volumes()
+            reconciler.set_wants({VOLUME: WANTED})
+            await anyio.wait_all_tasks_blocked()
+            assert board.get(VOLUME) is None
+        await wait_condition(board, Condition.READY)
+
+
+async def test_volume_forgotten_meanwhile_is_held_by_one_at_a_time() -> None:
+    """What follows a volume may end while others wait for it: those who come later wait with them."""
+    volume = FakeVolume(VOLUME)
+    node = FakeNode(volume)
+    order: list[str] = []
+
+    async with reconciling(node, {VOLUME: None}) as (reconciler, board):
+        await wait_condition(board, Condition.UNMANAGED)
+
+        async def hold(name: str, until: anyio.Event) -> None:
+            async with reconciler.hold(VOLUME):
+                order.append(name)
+                await until.wait()
+
+        first, second = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold, "first", first)
+            await anyio.wait_all_tasks_blocked()
+            volume.is_attached = False
+            reconciler.set_wants({})
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(hold, "second", second)
+            await anyio.wait_all_tasks_blocked()
+            first.set()
+            await anyio.wait_all_tasks_blocked()
+            reconciler.set_wants({VOLUME: WANTED})
+            await anyio.wait_all_tasks_blocked()
+            second.set()
+        assert order == ["first", "second"]
+        await anyio.wait_all_tasks_blocked()
+        assert not node.open_sessions

@@ -47,7 +47,8 @@ class OneVolume:
         assert volume == VOLUME
         self.woken += 1
 
-    async def observe(self, wanted: object) -> Observed:
+    async def observe(self, wanted: object, *, for_show: bool = False) -> Observed:
+        assert not for_show
         assert wanted is None
         return self.observed
 

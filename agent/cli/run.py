@@ -42,8 +42,10 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     from agent.errors import AgentError
     from agent.faults import find_cause
     from agent.log import get_logger
+    from agent.node.limits import raise_descriptor_limit
     from agent.report.logs import configure_logs
 
+    raise_descriptor_limit()
     configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
     try:
         anyio.run(daemon.run, paths, devices, policy, zygote)

@@ -30,6 +30,9 @@ from agent.report import api
 from agent.report.board import Board
 from agent.units import GIB, parse_size
 
+MAX_COUNT = 10**9
+"""As for the policy's counts; larger than any of EBS's."""
+
 Words = Mapping[str, Any]
 Answer = dict[str, Any]
 """What came of an order: which volume or snapshot it was about, or which there are."""
@@ -237,8 +240,7 @@ def read_modification(volume_id: VolumeId, words: Words) -> ModifyVolume:
     if kind is iops is throughput is None:
         raise _wrong("A modification needs something to change.", "Add --type, --iops or --throughput.")
     if kind is not None:
-        for finding in check_class(VolumeClass(type=kind, iops=iops, throughput=throughput)):
-            raise _wrong(finding.message, finding.hint)
+        _read_class({"type": kind, "iops": iops, "throughput": throughput})
     return ModifyVolume(volume_id, type=kind, iops=iops, throughput=throughput)
 
 
@@ -263,6 +265,6 @@ def _wrong(message: str, hint: str | None = None) -> AgentError:
 
 def _read_count(words: Mapping[str, Any], name: str) -> int | None:
     value = words.get(name)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT):
         return value
-    raise _wrong(f"{name} is not a number of at least 1.")
+    raise _wrong(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")

@@ -25,6 +25,7 @@ from agent.cloud.worker_words import tell_words
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import Reason
+from agent.node.limits import make_killable
 
 log = get_logger(__name__)
 
@@ -243,6 +244,7 @@ def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.so
             extra_groups=None if uid is None else (),
         )
         on_failure.pop_all()
+    make_killable(process.pid)  # its other limits it has from itself
     return process, stream, words
 
 

@@ -19,6 +19,7 @@ import anyio
 
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import Reason
+from agent.node.limits import release_child
 from agent.shortage import explain_shortage, is_shortage
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
@@ -188,6 +189,7 @@ async def _start(
         if is_shortage(error):
             raise explain_shortage(f"{argv[0]} could not be started", error) from error
         raise AgentError(f"{argv[0]} could not be started: {error.strerror}.") from error
+    release_child(child.pid)
     try:
         yield child
     finally:

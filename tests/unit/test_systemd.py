@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.node.limits import CHILD_DESCRIPTORS, DESCRIPTORS
+from agent.report.serve import CONTROL_LIMITS, HTTP_LIMITS
+
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "ebs-agent.service").read_text()
 
@@ -132,6 +135,20 @@ def test_capabilities_are_those_with_a_reason() -> None:
     assert {name.removeprefix("CAP_") for name in names} - owners == set(
         re.findall(r"[A-Z]+(?:_[A-Z]+)?(?=[:,])", reasons)
     )
+
+
+def test_descriptors_are_enough_for_volumes_and_strangers() -> None:
+    """The daemon may open far more than both faces together take, and what it starts the usual number."""
+    (limit,) = find_settings(SERVICE)["LimitNOFILE"]
+    soft, hard = map(int, limit.split(":"))
+    assert soft == CHILD_DESCRIPTORS
+    assert hard == DESCRIPTORS >= 64 * (HTTP_LIMITS.at_once + CONTROL_LIMITS.at_once)
+
+
+def test_no_device_node_can_be_made() -> None:
+    """Disks are read and written; the daemon makes no node of any."""
+    allowed = [value.split() for value in find_settings(SERVICE)["DeviceAllow"]]
+    assert {how for _, how in allowed} == {"rw", "r"}
 
 
 def test_units_are_named_as_the_documents_say() -> None:

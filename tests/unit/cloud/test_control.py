@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.control import ORDERS, find_volume, parse_snapshot_id, read_new_volume
+from agent.cloud.control import ORDERS, find_volume, parse_snapshot_id, read_modification, read_new_volume
 from agent.cloud.named import NewVolume
 from agent.cloud.words import WORDS, check_words
 from agent.errors import AgentError, ExitCode
+from agent.model import VolumeId
 from agent.report.board import Board
 
 
@@ -100,3 +101,11 @@ def test_words_of_the_command_line_are_taken() -> None:
     check_words("create", {"size": "5GiB", "iops": 3000, "encrypted": True, "name": None, "from": None})
     check_words("snapshot", {"volume": "data", "freeze": True, "wait": False})
     assert WORDS.keys() == ORDERS.keys()
+
+
+@pytest.mark.parametrize("words", [{"iops": 1 << 31}, {"type": "gp3", "iops": 1 << 31}, {"throughput": 0}])
+def test_modification_beyond_all_counts_is_refused(words: dict[str, Any]) -> None:
+    """A number that no volume has is wrong usage, whatever else is said."""
+    with pytest.raises(AgentError, match="is not a number of at least 1") as raised:
+        read_modification(VolumeId("vol-0123456789abcdef0"), words)
+    assert raised.value.exit_code is ExitCode.USAGE

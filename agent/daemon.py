@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from socket import socket
 from time import monotonic
@@ -17,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 import agent
 from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
-from agent.cloud.service import CloudService, is_wanted
+from agent.cloud.service import CloudService, may_be_wanted
 from agent.cloud.sources import identify_locally, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
@@ -27,6 +28,7 @@ from agent.model import NodeFacts, Seen, VolumeId
 from agent.node.node import Node, open_node
 from agent.node.sources import Hint
 from agent.node.zygote import Forked
+from agent.origins import Origins
 from agent.passes import Want
 from agent.paths import Paths
 from agent.policy import Policy, describe_seen, diff_policies, load_policy, tell_leaving
@@ -106,6 +108,8 @@ class Daemon:
         self._http = HttpFace(self._make_http_app, _choose_listen(policy), counters.count_connection)
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         node.doubt = self._surveyor.doubt
+        self._origins = Origins()
+        node.find_answer = self._origins.find
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.
@@ -169,10 +173,10 @@ class Daemon:
         with self._barrier.containing("find out which instance this is"):
             identity = await identify_locally(self._surroundings)
         self._put_facts(make_facts(identity))
-        # What a volume was made from decides whether it may be formatted, so what AWS says is waited for.
-        self._node.awaits_origins = is_wanted(self._policy, identity, has_standins=self._has_standins)
         with self._barrier.containing("look at every device"):
             await self._surveyor.look_everywhere()
+        let_go = partial(self._origins.run, self._reconciler.wake)
+        tasks.start_soon(supervise, "let volumes go that waited long enough", let_go, name="origins")
         tasks.start_soon(self._keep_cloud, identity, name="cloud")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")
@@ -186,7 +190,7 @@ class Daemon:
     async def explain(self, volume_id: VolumeId) -> VolumeStatus:
         """Look at one volume now and return its status with every fact; changes nothing."""
         status = await self._reconciler.look(volume_id)
-        volume = describe_seen(volume_id, self._present.get(volume_id), self._node.origins)
+        volume = describe_seen(volume_id, self._present.get(volume_id), self._origins.known)
         matches = self._policy.explain(volume, self._facts, claimed=self._claimed)
         return replace(status, facts=(*status.facts, *(("entry", match.sentence) for match in matches)))
 
@@ -297,6 +301,7 @@ class Daemon:
         self._http.apply(_choose_listen(policy))
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
+        self._expect_origins()
 
     def _assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
@@ -305,27 +310,23 @@ class Daemon:
         if present.keys() != self._present.keys():
             self._cloud.wake()
         self._present = present
+        self._origins.see(present.keys())
         wants = self._policy.assign(
             present,
             self._facts,
             held=self._list_held(),
             claimed=self._claimed,
-            origins=self._node.origins,
+            origins=self._origins.known,
             also=tuple(recorded),
         )
         return {volume: None if volume in self._hands.released else want for volume, want in wants.items()}
 
     def _put_findings(self, findings: Findings) -> None:
         """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
-        changed = {
-            volume for volume, origin in findings.origins.items() if self._node.origins.get(volume) != origin
-        }
-        if self._node.awaits_origins:  # and is not to any more, where AWS has only said that it will not tell
-            changed |= self._present.keys()
-        self._claimed, self._node.origins = findings.claimed, findings.origins
+        changed = self._origins.put(findings.origins, findings.untold)
+        self._claimed = findings.claimed
         self._put_facts(findings.facts)
         self._board.explain_by_cloud(findings.verdicts, findings.notices, findings.departures)
-        self._node.awaits_origins = False
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)
@@ -339,6 +340,20 @@ class Daemon:
         self._facts = facts.or_else(self._facts)
         self._mqtt.apply(self._policy.agent.mqtt, self._facts)
         self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
+        self._expect_origins()
+
+    def _expect_origins(self) -> None:
+        """Have volumes wait for what AWS says of them, or not any more: policy or node may have changed."""
+        is_asked = may_be_wanted(
+            self._policy,
+            self._facts,
+            has_standins=self._has_standins,
+            is_ec2=self._surroundings.is_ec2,
+        )
+        limit_s = self._policy.agent.cloud.format_without_origin_after_s
+        if self._origins.expect(is_asked=is_asked, limit_s=limit_s):
+            for volume in self._present:
+                self._reconciler.wake(volume)
 
     def _list_held(self) -> dict[str, VolumeId]:
         return {

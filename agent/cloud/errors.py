@@ -23,7 +23,7 @@ from agent.cloud.statements import STATEMENTS, WHERE_IT_GOES, WHERE_KMS_GOES
 from agent.errors import AgentError
 
 _EC2_CODE = re.compile(r"Ec2ErrCode:?\s*([A-Za-z][A-Za-z0-9.]*[A-Za-z0-9])")
-_NOT_AUTHORIZED_TO = re.compile(r"not authorized to perform:\s*([a-z0-9-]+:[A-Za-z*]+)")
+_NOT_AUTHORIZED_TO = re.compile(r"[Nn]ot authorized to perform:?\s*([a-z0-9-]+:[A-Za-z*]+)")
 _USER = re.compile(r"(?:User:\s*)?(arn:aws[a-z-]*:(?:sts|iam)::[0-9]{12}:\S+)")
 _SAYS_IN_WORDS = frozenset({"InvalidParameterValue", "InvalidParameter"})
 _NAME_TAKEN = re.compile(r"[Aa]ttachment point \S+ is already in use")
@@ -53,6 +53,8 @@ class CloudError(AgentError):
     code: str = ""
     operation: str = ""
     retry_after_s: float = 0.0
+    denied_action: str | None = None
+    """The IAM action that is missing, where AWS knows who asks, and says that it will not tell or do it."""
 
     __str__ = AgentError.__str__
 
@@ -97,6 +99,7 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
         code=code,
         operation=failure.operation,
         retry_after_s=_find_wait(rule, failure.message),
+        denied_action=action if rule is DENIED else None,
     )
 
 

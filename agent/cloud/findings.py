@@ -40,6 +40,7 @@ class Findings:
 
     facts: NodeFacts = field(default_factory=NodeFacts)
     origins: Mapping[VolumeId, Origin] = field(default_factory=dict)
+    """What AWS said of volumes, each by itself."""
     claimed: Mapping[str, VolumeId] = field(default_factory=dict)
     """By entry name, the volume that was made for its claim."""
     verdicts: Mapping[str, Wait | Refuse] = field(default_factory=dict)
@@ -48,6 +49,8 @@ class Findings:
     """By entry name, what cannot be changed, now or ever, about a volume that is here."""
     departures: Mapping[VolumeId, str] = field(default_factory=dict)
     """Of volumes that are going to be deleted, when and why."""
+    untold: frozenset[VolumeId] = frozenset()
+    """Volumes of which AWS said that it will not tell: asking is denied, or it knows none of this ID."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:
@@ -80,7 +83,7 @@ def make_verdict(error: AgentError) -> Wait | Refuse:
 def explain_fault(policy: Policy, error: BaseException) -> dict[str, Wait | Refuse]:
     """Say of every entry that the cloud half fell over an error nobody foresaw, which is the agent's own.
 
-    What a blank volume was made from is then not known, so it is not formatted: it waits, and says why.
+    What a blank volume was made from may then not be known, so it waits for as long as the policy says.
     """
     while inner := getattr(error, "exceptions", ()):  # a task group's
         error = inner[0]

@@ -24,7 +24,7 @@ from agent.cloud.findings import Findings, choose_entries, make_facts
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
-from agent.model import VolumeId
+from agent.model import Origin, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
 from agent.steps import Refuse, Wait
@@ -41,6 +41,10 @@ class Look:
     verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
     departures: dict[VolumeId, Departure] = field(default_factory=dict)
+    asked: frozenset[VolumeId] = frozenset()
+    """Volumes that AWS was asked about by ID: one that is not among ``volumes`` it does not know."""
+    untold: frozenset[VolumeId] = frozenset()
+    """Volumes that it will not tell about."""
     has_acted: bool = False
     unproven: AgentError | None = None
     """Why it could not be found out whether an instance that holds a claim's volume is gone."""
@@ -90,12 +94,17 @@ class Look:
     def has_device(self, volume_id: VolumeId | None) -> bool:
         return volume_id in self.node.devices
 
+    def find_origins(self) -> dict[VolumeId, Origin]:
+        """Return where the volumes described so far come from."""
+        return {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
+
     def find(self) -> Findings:
         """Return what the node half is to know."""
-        origins = {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
         facts = make_facts(self.node.identity)
         departures = {volume_id: one.describe() for volume_id, one in self.departures.items()}
-        return Findings(facts, origins, self.claimed, self.verdicts, self.notices, departures)
+        return Findings(
+            facts, self.find_origins(), self.claimed, self.verdicts, self.notices, departures, self.untold
+        )
 
 
 async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_searching: bool) -> None:
@@ -107,7 +116,8 @@ async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_
     if is_searching:
         look.add_volumes(await describe_marked(make, look.node))
     named = {entry.volume_id for entry in look.entries if entry.volume_id is not None}
-    look.add_volumes(await describe_known(make, {*named, *look.node.devices, *known} - set(look.volumes)))
+    look.asked = frozenset({*named, *look.node.devices, *known} - set(look.volumes))
+    look.add_volumes(await describe_known(make, look.asked))
     if not is_searching and not all(find_claimed(one, look.list_volumes()) for one in look.list_wanted()):
         look.add_volumes(await describe_marked(make, look.node))
     missing = [entry.match for entry in look.entries if entry.match is not None and look.is_missing(entry)]

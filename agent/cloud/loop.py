@@ -8,7 +8,7 @@ nothing could be described the whole look rests, and what was told before stays.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from time import monotonic
@@ -28,10 +28,11 @@ from agent.cloud.memory import Memory
 from agent.cloud.recent import RecentCalls
 from agent.cloud.shoot import SnapshotKeeper
 from agent.cloud.suspicion import Suspicion
+from agent.cloud.untold import ASK_AGAIN_S, UntoldVolumes
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
-from agent.model import Reason
+from agent.model import Origin, Reason, VolumeId
 from agent.policy import Policy
 from agent.steps import Refuse, Wait
 
@@ -74,6 +75,7 @@ class CloudLoop:
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._rests = BackOffs(clock, self._rng)
         self._recent = RecentCalls(clock)
+        self._untold = UntoldVolumes(clock)
         self._memory = Memory(makings or Makings())
         keeper = SnapshotKeeper(make, hands.freeze, now)
         self._means = Means(make, self._memory, keeper, hands.released, clock, now)
@@ -119,12 +121,15 @@ class CloudLoop:
     def _choose_pause_s(self, quiet: int) -> float:
         longest_s = SETTLED_PAUSE_S if self._waits_for_others else LONGEST_PAUSE_S
         pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0 ** min(quiet, 16), longest_s)
+        if self._untold.is_unsure:
+            pause_s = min(pause_s, ASK_AGAIN_S)
         return pause_s * self._rng.uniform(0.5, 1.5)
 
     async def look(self) -> bool:
         """Look once, make at most one call for each concern; returns whether any was made.
 
-        While looking rests nothing is asked, and nothing told: what was last told is still so.
+        While looking rests nothing is asked, and nothing told: what was last told is still so. A volume that
+        was never asked about ends the rest once: it may be waiting for what the answer is.
         """
         policy = self._policy()
         if self._rested_under is not policy:
@@ -133,23 +138,28 @@ class CloudLoop:
             if self._rested_under is not None:
                 await self._memory.makings.forgive()
             self._rested_under = policy
-        if self._rests.find(LOOK) is not None:
+        is_stranger_here = self._untold.has_stranger(self._hands.list_devices().keys())
+        if self._rests.find(LOOK) is not None and not is_stranger_here:
             return False
+        look: Look | None = None
         try:
             look = await self._begin(policy)
+            await self._describe(look)
         except AgentError as error:
             self._rests.note_failure(LOOK, error, is_look=True)
-            self._publish_failure(policy, error)
+            self._untold.note_failure(error)
+            self._publish_failure(policy, error, {} if look is None else look.find_origins())
             self.is_settled = False
             return False
         self._rests.forget(LOOK)
+        self._untold.note_look(look)
         self._failure = None
         concerns = tuple(list_concerns(look, self._means))
         async with anyio.create_task_group() as tasks:
             for concern in concerns:
                 tasks.start_soon(self._see_to, concern, look)
         self._memory.dropped &= set(look.node.devices)
-        self.is_settled = not (look.has_acted or look.verdicts)
+        self.is_settled = not (look.has_acted or look.verdicts or self._untold.is_unsure)
         self._waits_for_others = all(one.reason in _LASTING for one in look.verdicts.values())
         marked = {concern.name for concern in concerns if concern.needs_marks}
         if not look.has_acted and not marked & look.verdicts.keys():
@@ -160,24 +170,28 @@ class CloudLoop:
     # -- Describing ------------------------------------------------------------------------------------------
 
     async def _begin(self, policy: Policy) -> Look:
-        """Describe everything this node has to do with."""
+        """Begin a look at what this node has to do with."""
         if self._identity is None or self._identity.problems:
             self._identity = await self._identify()
         devices = self._hands.list_devices()
+        self._untold.begin_look(devices.keys())
         node = NodeView(
             identity=self._identity,
             api=choose_attach_api(policy.agent.cloud.attach_api, self._identity),
             devices=frozenset(devices),
+            used_names=frozenset(filter(None, devices.values())),
             cluster_name=policy.agent.cloud.cluster,
         )
-        look = Look(node, policy)
+        return Look(node, policy)
+
+    async def _describe(self, look: Look) -> None:
+        """Describe everything this node has to do with; where that fails, what was described stays in it."""
         known = {*self._memory.list_known(), *self.findings.claimed.values()}
-        await describe_all(self._make, look, known, is_searching=self._searched is not policy)
-        attached = list_attached_names(look.list_volumes(), self._identity.instance_id or "")
+        await describe_all(self._make, look, known, is_searching=self._searched is not look.policy)
+        attached = list_attached_names(look.list_volumes(), look.node.identity.instance_id or "")
         names = {*attached, *list_given_names(self._recent.list_calls()), *self._memory.taken_names}
-        look.node = replace(node, used_names=frozenset([*names, *filter(None, devices.values())]))
+        look.node = replace(look.node, used_names=look.node.used_names | names)
         await self._suspicion.find_gone(look)
-        return look
 
     # -- One concern -----------------------------------------------------------------------------------------
 
@@ -225,7 +239,9 @@ class CloudLoop:
 
     # -- Telling ---------------------------------------------------------------------------------------------
 
-    def _publish_failure(self, policy: Policy, error: AgentError) -> None:
+    def _publish_failure(
+        self, policy: Policy, error: AgentError, described: Mapping[VolumeId, Origin]
+    ) -> None:
         """Say of every entry that needs AWS why nothing is known; what was found before stays."""
         verdict = make_verdict(error)
         old = self.findings
@@ -234,7 +250,9 @@ class CloudLoop:
         self._failure = error.message
         facts = make_facts(self._identity) if self._identity else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
-        self._put_findings(Findings(facts, old.origins, old.claimed, verdicts, {}, old.departures))
+        origins = {**old.origins, **described}
+        untold = self._untold.volumes - origins.keys()
+        self._put_findings(Findings(facts, origins, old.claimed, verdicts, {}, old.departures, untold))
 
     def _put_findings(self, findings: Findings) -> None:
         is_news = findings != self.findings or not self._has_published

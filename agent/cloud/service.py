@@ -7,6 +7,7 @@ Where it never does, nothing of what asks AWS is imported.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from agent.cloud.findings import Findings, Hands, choose_entries, needs_cloud
+from agent.cloud.findings import Findings, Hands, choose_entries, make_facts, needs_cloud
 from agent.cloud.sources import Surroundings, identify_node, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
+from agent.model import NodeFacts
 from agent.policy import Policy
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
+
+IDENTIFY_AGAIN_S = 5.0
+"""How soon to ask again which node this is, where no source of it answered."""
 
 log = get_logger(__name__)
 
@@ -64,6 +69,18 @@ def is_wanted(
         return False
     entries = choose_entries(policy, identity)
     return is_any_to_go or any(needs_cloud(entry) or entry.volume_id for entry in entries)
+
+
+def may_be_wanted(policy: Policy, facts: NodeFacts, *, has_standins: bool, is_ec2: bool) -> bool:
+    """Return whether AWS is asked about volumes here, or will be once it is known which node this is.
+
+    ``facts``: what is known of the node now. ``is_ec2``: whether or not it is known, it is one of AWS's.
+    """
+    identity = CloudIdentity(instance_id=facts.instance_id, instance_group=facts.instance_group)
+    if is_wanted(policy, identity, has_standins=has_standins):
+        return bool(policy.volumes)
+    is_open = policy.agent.cloud.enabled is None and is_ec2 and not has_standins and facts.instance_id is None
+    return is_open and any(needs_cloud(entry) or entry.volume_id for entry in policy.volumes)
 
 
 class CloudService:
@@ -140,19 +157,33 @@ class CloudService:
             while True:
                 self._news = anyio.Event()
                 if not await self._run_while_wanted(identity):
-                    await self._news.wait()
+                    with anyio.move_on_after(self._choose_patience_s()):
+                        await self._news.wait()
                 identity = None
         finally:
             if self._client is not None:
                 with anyio.CancelScope(shield=True):
                     await self._client.__aexit__(None, None, None)
 
+    def _choose_patience_s(self) -> float:
+        """Return how long there is nothing to do: without news nothing changes but who this node is."""
+        is_open = may_be_wanted(
+            self._policy(),
+            make_facts(self._identity),
+            has_standins=self._has_standins,
+            is_ec2=self._surroundings().is_ec2,
+        )
+        return IDENTIFY_AGAIN_S if is_open else math.inf
+
     async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
         policy = self._policy()
         if policy.agent.cloud.enabled is False or not (policy.volumes or self._is_any_to_go()):
             return False
-        identity = identity or await identify_node(self._surroundings())
+        was_unknown = self._identity.instance_id is None
+        identity = self._identity = identity or await identify_node(self._surroundings())
+        if was_unknown and identity.instance_id is not None:
+            self._publish(Findings(make_facts(identity)))
         if not self._is_wanted(identity):
             return False
         client = self._client or self._make_client(identity)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
+VENDOR = Path("/sys/class/dmi/id/sys_vendor")
+EC2_VENDOR = "Amazon EC2"
+"""What the firmware of Nitro instances says, which is asked without a network."""
 _SESSION_TTL_S = "300"
 _TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
 _TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105 -- the name of a header
@@ -46,11 +49,14 @@ class Surroundings:
     metadata_timeout_s: float = 2.0
     host_name: str = ""
     addresses: frozenset[str] = frozenset()
+    is_ec2: bool = False
+    """This is an instance of EC2, whether or not its metadata service answers."""
 
 
 def look_around() -> Surroundings:
     """Return the real surroundings, with the environment's say over where the file and the service are."""
-    metadata = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA_ENDPOINT)
+    told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    metadata = METADATA_ENDPOINT if told is None else told
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         metadata = ""
     return Surroundings(
@@ -58,7 +64,16 @@ def look_around() -> Surroundings:
         metadata_endpoint=metadata.rstrip("/") or None,
         host_name=socket.gethostname(),
         addresses=_list_addresses(),
+        is_ec2=bool(metadata) and (told is not None or _read_vendor() == EC2_VENDOR),
     )
+
+
+def _read_vendor() -> str:
+    """Return who made this machine, by its firmware; empty where that says nothing."""
+    try:
+        return VENDOR.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _list_addresses() -> frozenset[str]:

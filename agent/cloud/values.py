@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.cloud.members import Members
 from agent.model import VolumeId, parse_volume_id
+from agent.model.cluster import CSI_TAGS
 
 GIB = 1 << 30
 
@@ -39,8 +40,6 @@ _TAGS_LIMIT = 256
 _ATTACHMENTS_LIMIT = 64
 """EC2 allows 16."""
 _MESSAGE_LIMIT = 8192
-
-_CSI_TAGS = ("ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name")
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class CloudVolume:
     is_encrypted: bool = False
     kms_key_id: str | None = None
     snapshot_id: str | None = None
+    source_volume_id: str | None = None
+    """The volume it was copied from, by CopyVolumes."""
     is_multi_attach: bool = False
     tags: Tags = ()
     attachments: tuple[CloudAttachment, ...] = ()
@@ -87,7 +88,7 @@ class CloudVolume:
     @property
     def is_csi(self) -> bool:
         """The EBS CSI driver made it; its tags tell, nothing on the device does."""
-        return any(self.tag(key) is not None for key in _CSI_TAGS)
+        return any(self.tag(key) is not None for key in CSI_TAGS)
 
     @property
     def is_made_by_agent(self) -> bool:
@@ -196,6 +197,7 @@ def parse_volume(value: Any) -> CloudVolume:
         is_encrypted=members.is_set("Encrypted"),
         kms_key_id=members.find_text("KmsKeyId"),
         snapshot_id=members.find_text("SnapshotId"),
+        source_volume_id=members.find_text("SourceVolumeId"),
         is_multi_attach=members.is_set("MultiAttachEnabled"),
         tags=parse_tags(members),
         attachments=tuple(

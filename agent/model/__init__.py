@@ -5,11 +5,11 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 
 from __future__ import annotations
 
-from agent.model.cluster import NodeFacts, Origin
+from agent.model.cluster import NodeFacts, Origin, OriginAnswer
 from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown
 from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
 from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
-from agent.model.records import FormatRecord, FormatStage, MountRecord
+from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord
 from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
 from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
 
@@ -34,6 +34,8 @@ __all__ = [
     "NodeFacts",
     "Observed",
     "Origin",
+    "OriginAnswer",
+    "OriginRecord",
     "Partition",
     "Process",
     "Reason",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+
+CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name"})
+"""What the EBS CSI driver tags its volumes with."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,38 @@ class Origin:
     """What the cloud knows about a volume, where it was asked and answered."""
 
     snapshot_id: str | None = None
+    source_volume_id: str | None = None
+    """The volume this one is a copy of (EC2's CopyVolumes)."""
     tags: tuple[tuple[str, str], ...] = ()
     type: str | None = None
     is_multi_attach: bool = False
     is_made_by_agent: bool = False
     """Created empty by this agent for this claim, under a client token it holds the record of."""
+
+    @property
+    def made_from(self) -> str | None:
+        """What was copied to make it: a snapshot or a volume; None of one that began empty."""
+        return self.snapshot_id or self.source_volume_id
+
+    @property
+    def is_csi(self) -> bool:
+        """The EBS CSI driver made it; its tags tell, nothing on the device does."""
+        return any(key in CSI_TAGS for key, _ in self.tags)
+
+    @property
+    def keeps_hands_off(self) -> bool:
+        """Something in it forbids what a volume of which nothing is known would be allowed."""
+        return self.made_from is not None or self.is_csi or self.is_multi_attach
+
+
+@dataclass(frozen=True)
+class OriginAnswer:
+    """How far the question is where one volume comes from."""
+
+    origin: Origin | None = None
+    """What the cloud answered; None: nothing, or not yet."""
+    is_awaited: bool = False
+    """The cloud is being asked, and has said neither what the volume is nor that it will not tell."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """When the waiting ends, whatever is known then; None: with an answer only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from agent.model.cluster import Origin
 from agent.model.content import Content
@@ -122,3 +123,6 @@ class Observed:
     origin: Origin | None = None
     is_origin_awaited: bool = False
     """The cloud is being asked where the volume comes from, and has not answered yet."""
+    awaited_since: datetime | None = None
+    awaited_until: datetime | None = None
+    """When that is waited for no longer; None: it is waited for as long as it takes."""

@@ -41,3 +41,15 @@ class MountRecord:
     diskseq: int | None = None
     options: tuple[str, ...] = ()
     """As last asked for; the kernel does not show every one of them."""
+
+
+@dataclass(frozen=True)
+class OriginRecord:
+    """The durable note that the cloud once said a volume was made from another's data.
+
+    It never becomes untrue, so it outlasts the agent and the cloud's silence.
+    """
+
+    volume_id: VolumeId
+    snapshot_id: str | None = None
+    source_volume_id: str | None = None

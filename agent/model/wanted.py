@@ -73,3 +73,5 @@ class Wanted:
     grow: bool = False
     required: bool = False
     tune: WantedTuning = field(default_factory=WantedTuning)
+    is_broad: bool = False
+    """The volume is meant by what it is like (its size, its device name), and not named."""

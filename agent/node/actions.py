@@ -151,8 +151,9 @@ class VolumeActions:
     def _confirm_format(self, observed: Observed, confirm: Callable[[], None]) -> None:
         """Raise OvertakenError unless the volume is to be formatted still, for all that is known by now."""
         confirm()
-        if self._node.origins.get(self._pin.volume) != observed.origin:
-            raise OvertakenError(f"It is known by now what {self._pin.volume} was made from.")
+        answer = self._node.find_answer(self._pin.volume)
+        if (answer.origin, answer.is_awaited) != (observed.origin, observed.is_origin_awaited):
+            raise OvertakenError(f"Something else is known by now of what {self._pin.volume} was made from.")
 
     async def _settle_format(self, _: SettleFormat, observed: Observed) -> None:
         if observed.format_record is not None:

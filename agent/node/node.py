@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from typing import TypeVar
@@ -17,7 +18,17 @@ import anyio
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError, VanishedError
-from agent.model import Ids, MountRecord, Origin, Seen, VolumeId, WantedBlock, WantedMount
+from agent.model import (
+    Ids,
+    MountRecord,
+    Origin,
+    OriginAnswer,
+    OriginRecord,
+    Seen,
+    VolumeId,
+    WantedBlock,
+    WantedMount,
+)
 from agent.node import command
 from agent.node.blankness import Trust
 from agent.node.block import list_links
@@ -67,12 +78,12 @@ class Node:
         self.records = Records(paths.state)
         self.boot_id = read_boot_id()
         self.allowed_roots: tuple[str, ...] = ()
-        self.origins: Mapping[VolumeId, Origin] = {}
-        """What the cloud answered about volumes; put here by whoever asked it."""
-        self.awaits_origins = False
-        """The cloud is being asked about volumes and has not answered yet."""
         self.recorded: set[VolumeId] = set()
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
+        self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
+        """Returns what the cloud answered about a volume; put here by whoever asks it."""
+        self._noted_origins: dict[VolumeId, OriginRecord | None] = {}
+        """The notes about what volumes were made from, as far as they were read; they only ever come."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
         self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
@@ -195,14 +206,38 @@ class Node:
         """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
         await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
 
+    async def find_origin(self, volume: VolumeId) -> OriginAnswer:
+        """Return what is known of where a volume comes from: what the cloud says, or ever said for good.
+
+        What it was made from is noted for the time when the cloud does not answer. Raises AgentError where
+        that note cannot be written, or trusted.
+        """
+        if volume not in self._noted_origins:
+            self._noted_origins[volume] = await self.read(self.records.read_origin, volume)
+        answer, noted = self.find_answer(volume), self._noted_origins[volume]
+        origin = answer.origin
+        if origin is not None and origin.made_from is not None and noted is None:
+            noted = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
+            await self.save(self.records.write_origin, noted)
+            self._noted_origins[volume] = noted
+        if noted is None or (origin is not None and origin.made_from is not None):
+            return answer
+        known = replace(
+            origin or Origin(),
+            snapshot_id=noted.snapshot_id,
+            source_volume_id=noted.source_volume_id,
+            is_made_by_agent=False,
+        )
+        return replace(answer, origin=known)
+
     def find_links_named(self, names: Iterable[str]) -> frozenset[str]:
         """Return those of ``names`` that are links below ``/dev/ebs`` now, wherever they lead."""
         return frozenset(names) & list_links(self.paths.dev_ebs).keys()
 
     def choose_trust(self, volume: VolumeId) -> Trust:
         """Return how much is known about a volume before it is read."""
-        origin = self.origins.get(volume)
-        is_fresh = origin is not None and origin.is_made_by_agent and origin.snapshot_id is None
+        origin = self.find_answer(volume).origin
+        is_fresh = origin is not None and origin.is_made_by_agent and origin.made_from is None
         return Trust.FRESH if is_fresh else Trust.NONE
 
 

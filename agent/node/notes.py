@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import AgentError, InconclusiveError, RefusedError
-from agent.model import FormatRecord, MountRecord, Reason, VolumeId, parse_volume_id
+from agent.model import FormatRecord, MountRecord, OriginRecord, Reason, VolumeId, parse_volume_id
 from agent.node.note_fields import Fields
 from agent.shortage import explain_shortage, is_shortage
 
@@ -29,7 +29,7 @@ _LIMIT_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _TEMPORARY_PREFIX = ".new-"
 
-Record = TypeVar("Record", FormatRecord, MountRecord)
+Record = TypeVar("Record", FormatRecord, MountRecord, OriginRecord)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -107,7 +107,7 @@ class Shelf:
             raise _unsound(path, ValueError(f"it is about {record.volume_id}"))
         return record
 
-    def write(self, record: FormatRecord | MountRecord) -> None:
+    def write(self, record: FormatRecord | MountRecord | OriginRecord) -> None:
         """Put a note on disk and sync it and its directory; AgentError where that failed."""
         path = self.path_of(record.volume_id)
         fields = dataclasses.asdict(record)

@@ -1,4 +1,4 @@
-"""What the agent must remember across its own death: what it set out to format, and what it mounted.
+"""What the agent must remember across its own death: what it set out to format, mounted, must not format.
 
 The files themselves, and what makes one trustworthy, are in :mod:`agent.node.notes`.
 """
@@ -14,6 +14,7 @@ from agent.model import (
     FormatStage,
     FsType,
     MountRecord,
+    OriginRecord,
     VolumeId,
     parse_volume_id,
 )
@@ -44,6 +45,7 @@ class Records:
         machine = read_machine_id() if machine_id is None else machine_id
         self._formats = Shelf(directory / "formats", "format", _field_names(FormatRecord), machine)
         self._mounts = Shelf(directory / "mounts", "mount", _field_names(MountRecord), machine)
+        self._origins = Shelf(directory / "origins", "origin", _field_names(OriginRecord), machine)
 
     def read_format(self, volume_id: VolumeId) -> FormatRecord | None:
         """Return the note about formatting a volume, or None; RefusedError where its file is not sound."""
@@ -70,8 +72,15 @@ class Records:
         """Return the volumes with a note about a mount, sound or not."""
         return self._mounts.list_volumes()
 
+    def read_origin(self, volume_id: VolumeId) -> OriginRecord | None:
+        """Return the note about what a volume was made from, or None; RefusedError where it is not sound."""
+        return self._origins.read(volume_id, _parse_origin)
 
-def _field_names(record: type[FormatRecord | MountRecord]) -> frozenset[str]:
+    def write_origin(self, record: OriginRecord) -> None:
+        self._origins.write(record)
+
+
+def _field_names(record: type[FormatRecord | MountRecord | OriginRecord]) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(record))
 
 
@@ -95,4 +104,12 @@ def _parse_mount(fields: Fields) -> MountRecord:
         boot_id=fields.take_text("boot_id"),
         diskseq=None if fields.is_none("diskseq") else fields.take_number("diskseq"),
         options=tuple(check_text(option) for option in fields.take_list("options")),
+    )
+
+
+def _parse_origin(fields: Fields) -> OriginRecord:
+    return OriginRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        snapshot_id=None if fields.is_none("snapshot_id") else fields.take_text("snapshot_id"),
+        source_volume_id=None if fields.is_none("source_volume_id") else fields.take_text("source_volume_id"),
     )

@@ -15,6 +15,7 @@ from agent.model import (
     Mount,
     MountRecord,
     Observed,
+    OriginAnswer,
     Process,
     Reason,
     VolumeId,
@@ -143,6 +144,8 @@ class VolumeSession:
                 self._node.lost.discard(self._volume)
             record = note
         rightful = self._list_rightful_links(wanted)
+        # Asked last: a look may take minutes, and what AWS says meanwhile counts.
+        answer = await self._find_origin(wanted)
         return Observed(
             volume_id=self._volume,
             device=look.device,
@@ -165,8 +168,10 @@ class VolumeSession:
             tuning=look.tuning,
             is_uuid_mounted_elsewhere=isinstance(content, Filesystem)
             and content.uuid in self._node.duplicate_uuids,
-            origin=self._node.origins.get(self._volume),
-            is_origin_awaited=self._node.awaits_origins,
+            origin=answer.origin,
+            is_origin_awaited=answer.is_awaited,
+            awaited_since=answer.since,
+            awaited_until=answer.until,
         )
 
     async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
@@ -191,8 +196,13 @@ class VolumeSession:
             stale_mounts=left.stale,
             was_lost=self._volume in self._node.lost,
             wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
-            origin=self._node.origins.get(self._volume),
+            origin=self._node.find_answer(self._volume).origin,
         )
+
+    async def _find_origin(self, wanted: Wanted | None) -> OriginAnswer:
+        if _needs_contents(wanted):
+            return await self._node.find_origin(self._volume)
+        return self._node.find_answer(self._volume)
 
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
         if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:

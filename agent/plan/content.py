@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.model import Condition, Filesystem, Foreign, FormatRule, FormatStage, FsType, Reason, Unknown
+from agent.plan.ownership import tell_since, tell_until
 from agent.plan.upkeep import plan_tuning
 from agent.steps import Check, Format, MountFilesystem, Refuse, SettleFormat, Wait
 
@@ -133,17 +134,18 @@ def _find_format_refusal(
             f"{volume} is blank and the policy does not allow formatting it.",
             hint="Say format: if-blank in its filesystem entry to allow it.",
         )
-    if origin is None and observed.is_origin_awaited:
-        return Wait(
-            Reason.WAITING_FOR_CLOUD,
-            f"{volume} is blank; whether it was made from a snapshot is being asked.",
-            hint="It is formatted once AWS has answered, or has said that it will not.",
-        )
     if origin is not None and origin.snapshot_id is not None:
         return Refuse(
             Reason.FROM_SNAPSHOT,
             f"{volume} was made from {origin.snapshot_id} and is never formatted, whatever it reads like.",
             hint="Check that the snapshot is the one meant; use a new empty volume otherwise.",
+        )
+    if origin is not None and origin.source_volume_id is not None:
+        return Refuse(
+            Reason.FROM_SNAPSHOT,
+            f"{volume} was made as a copy of {origin.source_volume_id} and is never formatted, whatever it"
+            " reads like.",
+            hint="Check that the volume it was copied from is the one meant; use a new empty one otherwise.",
         )
     if device.is_read_only:
         return Refuse(Reason.READ_ONLY_DEVICE, f"{device.path} is read-only and cannot be formatted.")
@@ -160,6 +162,12 @@ def _find_format_refusal(
             f"A format of {volume} as {record.type} was interrupted, and the policy or the volume has"
             " changed since.",
             hint=f"Put type: {record.type} back, or empty the volume and run ebs-agent forget {volume}.",
+        )
+    if origin is None and observed.is_origin_awaited:
+        return Wait(
+            Reason.WAITING_FOR_CLOUD,
+            f"{volume} is blank; what it was made from is asked of AWS{tell_since(observed)}.",
+            hint=f"It is formatted {tell_until(observed)} (agent.cloud.format_without_origin_after).",
         )
     return None
 

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 from agent.model import Condition, Reason
 from agent.plan.content import plan_content
-from agent.plan.ownership import find_exclusion, find_raw_exclusion, refuse_excluded
+from agent.plan.ownership import (
+    find_exclusion,
+    find_raw_exclusion,
+    find_wait_for_owner,
+    refuse_excluded,
+)
 from agent.plan.upkeep import has_ownership, note_owner, plan_move, plan_tuning, plan_upkeep
 from agent.steps import Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
 
@@ -62,7 +67,7 @@ def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, .
 def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
     """Stable links: by volume ID for every volume, by policy name for raw ones."""
     paths = [f"by-id/{observed.volume_id}"]
-    if wanted is not None and wanted.block is not None and find_raw_exclusion(observed) is None:
+    if wanted is not None and wanted.block is not None and _find_raw_obstruction(observed, wanted) is None:
         paths.append(wanted.name)
     return tuple(Link(path) for path in paths if path not in observed.links)
 
@@ -71,10 +76,18 @@ def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
 
 
 def _plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
+    obstruction = _find_raw_obstruction(observed, wanted)
+    if obstruction is not None:
+        return (obstruction,)
+    return (*_plan_node_ownership(observed, wanted), *plan_tuning(observed, wanted), *note_owner(observed))
+
+
+def _find_raw_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | None:
     exclusion = find_raw_exclusion(observed)
     if exclusion is not None:
-        return (refuse_excluded(exclusion),)
-    return (*_plan_node_ownership(observed, wanted), *plan_tuning(observed, wanted), *note_owner(observed))
+        return refuse_excluded(exclusion)
+    is_exposed = wanted.name in observed.links
+    return None if is_exposed else find_wait_for_owner(observed, wanted)
 
 
 def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
@@ -106,6 +119,9 @@ def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[S
         return plan_upkeep(observed, device, wanted, wanted.mount, here)
     if observed.mounts:
         return plan_move(observed, wanted, observed.mounts[0])
+    waiting = find_wait_for_owner(observed, wanted)
+    if waiting is not None:
+        return (waiting,)
     return plan_content(observed, device, wanted)
 
 

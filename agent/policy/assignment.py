@@ -147,6 +147,7 @@ def make_wanted(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> 
         grow=entry.grow,
         required=entry.required,
         tune=entry.tune.wanted,
+        is_broad=volume.volume_id not in {entry.volume_id, around.claimed.get(entry.name)},
     )
 
 

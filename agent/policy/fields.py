@@ -180,6 +180,15 @@ def _parse_auto(value: Any) -> bool | None:
     return value
 
 
+def _parse_patience(value: Any) -> float | None:
+    if value == "never":
+        return None
+    seconds = _read_text(parse_duration, "5m, or never")(value)
+    if not isinstance(seconds, float) or seconds > 86400:  # noqa: PLR2004 - a day
+        raise refuse(f"{value!r:.40} is longer than this can last.", "Choose from 0s to 1d, or never.")
+    return seconds
+
+
 def _check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     for key, value in tags.items():
         if not 1 <= len(key) <= 128 or key.lower().startswith("aws:") or len(value) > 256:  # noqa: PLR2004
@@ -202,6 +211,12 @@ AutoFlag = Annotated[
 SizeBytes = Annotated[int, _reader(parse_size, "500GiB"), _text_schema(SIZE_PATTERN)]
 ReadAheadBytes = Annotated[int, _reader(_parse_read_ahead, "4MiB"), _text_schema(SIZE_PATTERN)]
 DurationSeconds = Annotated[float, _reader(parse_duration, "60s"), _text_schema(DURATION_PATTERN)]
+PatienceSeconds = Annotated[
+    float | None,
+    PlainValidator(_parse_patience),
+    WithJsonSchema({"type": "string", "pattern": f"^never$|{DURATION_PATTERN}"}),
+]
+"""None: without end."""
 Sizes = Annotated[
     SizeRange, PlainValidator(_read_text(SizeRange.parse, "500GiB")), _text_schema(SIZE_RANGE_PATTERN)
 ]

@@ -12,6 +12,7 @@ from agent.policy.fields import (
     FilePath,
     Listen,
     Name,
+    PatienceSeconds,
     Port,
     RootPath,
     Section,
@@ -127,6 +128,10 @@ class CloudSettings(Section):
         default=86400.0, alias="grace", json_schema_extra={"default": "1d"}
     )
     """How long a volume whose claim is gone is kept before on_delete has it deleted."""
+    format_without_origin_after_s: PatienceSeconds = Field(
+        default=300.0, alias="format_without_origin_after", json_schema_extra={"default": "5m"}
+    )
+    """How long a blank volume waits for AWS to say what it was made from, or never to go without that."""
 
 
 class AgentSettings(Section):

@@ -186,7 +186,12 @@ class Board:
         is_awaited = status.device is None or status.reason is Reason.WAITING_FOR_CLOUD
         if why is None or not is_awaited or status.condition is not Condition.PENDING:
             return status
-        return replace(status, condition=why.condition, reason=why.reason, message=why.message, hint=why.hint)
+        message, hint = why.message, why.hint
+        if status.device is not None:
+            # It is here and waits, and says until when.
+            message = f"{status.message} {message}".strip()
+            hint = " ".join(part for part in (hint, status.hint) if part) or None
+        return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
 
     def _tell(self, change: Change) -> None:
         for subscription in self._subscriptions:

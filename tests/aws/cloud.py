@@ -107,11 +107,15 @@ class Cloud:
         return self.ec2.volumes
 
     def make_volume(self, size_gib: int = 1, zone: str = ZONE, **wanted: Any) -> str:
-        """Make a volume as a person would, outside of the agent; returns its ID."""
-        tags = wanted.pop("tags", {})
-        volume = self.ec2.create_volume(size_gib, zone, volume_type=wanted.pop("type", "gp3"), **wanted)
+        """Make a volume as a person would, outside of the agent; returns its ID.
+
+        ``source_volume_id``: as a copy, which moto knows nothing of.
+        """
+        tags, source = wanted.pop("tags", {}), wanted.pop("source_volume_id", None)
+        volume: Any = self.ec2.create_volume(size_gib, zone, volume_type=wanted.pop("type", "gp3"), **wanted)
         volume.add_tags(tags)
         EmulatedVolume.adopt(volume, self.pace)
+        volume.source_volume_id = source
         self.hooks.create(volume.id, size_gib, None)
         self.note_change()
         return str(volume.id)

@@ -73,6 +73,8 @@ class EmulatedVolume(Volume):
     pace: Pace
     usable_at_s: float
     held: list[EmulatedAttachment]
+    source_volume_id: str | None
+    """The volume it is a copy of; moto's serializer tells it under its name in the service model."""
 
     @classmethod
     def adopt(cls, volume: Any, pace: Pace) -> None:
@@ -80,6 +82,7 @@ class EmulatedVolume(Volume):
         volume.__class__ = cls
         volume.pace = pace
         volume.usable_at_s = pace.clock() + pace.create_s
+        volume.source_volume_id = None
         volume.hold([])
 
     @property

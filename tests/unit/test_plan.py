@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -138,6 +139,23 @@ REFUSALS = [
     ("never looked at", look(None), WANTED, Reason.PROBE_FAILED),
     ("other filesystem", look(replace(EXT4, type=FsType.XFS)), WANTED, Reason.FILESYSTEM_MISMATCH),
     ("from a snapshot", look(BLANK, origin=Origin(snapshot_id="snap-1")), WANTED, Reason.FROM_SNAPSHOT),
+    ("copy of a volume", look(BLANK, origin=Origin(source_volume_id="vol-1")), WANTED, Reason.FROM_SNAPSHOT),
+    (
+        "from a snapshot, as was said once",
+        look(BLANK, origin=Origin(snapshot_id="snap-1"), is_origin_awaited=True),
+        WANTED,
+        Reason.FROM_SNAPSHOT,
+    ),
+    (
+        "half-made copy of a volume",
+        look(
+            Foreign("data", 4096, is_signed=False, is_own_remains=True),
+            origin=Origin(source_volume_id="vol-1"),
+            format_record=RECORD,
+        ),
+        WANTED,
+        Reason.FROM_SNAPSHOT,
+    ),
     (
         "CSI driver's, by its tags",
         look(EXT4, origin=Origin(tags=(("ebs.csi.aws.com/cluster", "true"),))),
@@ -391,3 +409,47 @@ def test_blank_volume_waits_for_what_the_cloud_says_of_it() -> None:
     assert (waiting.actions, waiting.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
     assert make_plan(look(BLANK, is_origin_awaited=True, origin=Origin()), WANTED).actions
     assert make_plan(look(EXT4, is_origin_awaited=True), WANTED).actions
+
+
+def test_waiting_for_the_cloud_says_since_and_until_when() -> None:
+    """Both are told, and that a limit is there at all only where it is."""
+    since = datetime(2026, 1, 1, 12, 0, 5, tzinfo=timezone.utc)
+    waiting = look(BLANK, is_origin_awaited=True, awaited_since=since)
+    verdict = make_plan(waiting, WANTED).verdict
+    assert verdict is not None
+    assert "since 2026-01-01T12:00:05Z" in verdict.message
+    assert "whatever is known then" not in str(verdict.hint)
+    verdict = make_plan(replace(waiting, awaited_until=since + timedelta(minutes=5)), WANTED).verdict
+    assert "at 2026-01-01T12:05:05Z whatever is known then" in str(verdict and verdict.hint)
+
+
+@pytest.mark.parametrize("content", [BLANK, EXT4, Foreign("LUKS"), Unknown("EIO at 0")])
+def test_volume_that_is_not_named_waits_for_its_tags_whatever_it_holds(content: Content) -> None:
+    """It may be the CSI driver's, which only its tags tell: nothing is done with it until they are known."""
+    broad = replace(WANTED, is_broad=True)
+    plan = make_plan(look(content, is_origin_awaited=True), broad)
+    assert isinstance(plan.verdict, Wait)
+    assert (plan.actions, plan.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert make_plan(look(content), broad) == make_plan(look(content), WANTED)
+    csi = make_plan(look(content, origin=Origin(tags=(("CSIVolumeName", "pvc-1"),))), broad)
+    assert csi.verdict is not None
+    assert csi.verdict.reason is Reason.MANAGED_BY_CSI
+
+
+def test_raw_volume_that_is_not_named_is_exposed_once_its_tags_are_known() -> None:
+    """Neither its link nor its node changes before; one that is exposed already stays so."""
+    broad = replace(RAW, is_broad=True)
+    observed = look(None, is_origin_awaited=True, node_owner=RootInode(0, 0, 0o600))
+    plan = make_plan(observed, broad)
+    assert (plan.actions, plan.verdict and plan.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert Link("rawdb") in make_plan(observed, RAW).steps
+    exposed = replace(observed, links=LINKS | {"rawdb"})
+    assert make_plan(exposed, broad).steps == (SetNodeOwnership(None, None, 0o660),)
+
+
+def test_volume_in_use_waits_for_no_tags() -> None:
+    """What is mounted is kept as wanted, and taken to its path, while AWS does not answer."""
+    broad = replace(WANTED, is_broad=True)
+    for observed in (MOUNTED, replace(MOUNTED, mounts=(mount_of("/data/old"),))):
+        plan = make_plan(replace(observed, is_origin_awaited=True), broad)
+        assert plan == make_plan(observed, WANTED)

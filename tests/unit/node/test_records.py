@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import AgentError, InconclusiveError, RefusedError, ShortageError
-from agent.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, VolumeId
+from agent.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, OriginRecord, VolumeId
 from agent.node.notes import write_synced
 from agent.node.records import Records, read_boot_id
 from tests.descriptors import used_up_descriptors
@@ -73,6 +73,22 @@ def test_mount_comes_back_as_written(tmp_path_factory: pytest.TempPathFactory, r
     records = Records(tmp_path_factory.getbasetemp() / "mounts", "machine-1")
     records.write_mount(record)
     assert records.read_mount(record.volume_id) == record
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        OriginRecord(VOLUME, snapshot_id="snap-0123456789abcdef0"),
+        OriginRecord(VOLUME, source_volume_id=OTHER),
+    ],
+)
+def test_origin_comes_back_as_written(records: Records, record: OriginRecord) -> None:
+    """What a volume was made from is read back equal, and is no note of another kind."""
+    assert records.read_origin(VOLUME) is None
+    records.write_origin(record)
+    assert records.read_origin(VOLUME) == record
+    assert records.read_format(VOLUME) is None
+    assert records.list_mounted() == ()
 
 
 def test_no_note_is_none(records: Records) -> None:

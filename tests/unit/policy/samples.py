@@ -8,6 +8,7 @@ from agent.policy import Policy, check_policy, read_policy
 VOL_A = VolumeId("vol-0000000000000000a")
 VOL_B = VolumeId("vol-0000000000000000b")
 VOL_C = VolumeId("vol-0000000000000000c")
+VOL_D = VolumeId("vol-0000000000000000d")
 GIB = 1 << 30
 
 

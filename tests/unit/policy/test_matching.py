@@ -26,6 +26,7 @@ from tests.unit.policy.samples import (
     VOL_A,
     VOL_B,
     VOL_C,
+    VOL_D,
     make_entry,
     make_identity,
     make_policy,
@@ -189,6 +190,28 @@ def test_templates_that_collide_are_a_conflict_of_the_later_volume() -> None:
         VOL_B: Reason.PATH_IN_USE,
         VOL_C: "c",
     }
+
+
+def test_volume_that_an_entry_names_is_told_from_one_it_only_describes() -> None:
+    """By its ID, or by the claim it was made for; size, device name and tags describe many."""
+    policy = make_policy(f"""\
+classes: {{fast: {{type: gp3}}}}
+volumes:
+- {{name: named, match: {{volume_id: {VOL_A}}}, block: {{}}}}
+- {{name: claimed, claim: {{class: fast, size: 1GiB}}, block: {{}}}}
+- {{name: broad, match: {{size: 3GiB}}, block: {{}}}}
+- {{name: tagged, match: {{tags: {{role: db}}}}, block: {{}}}}
+""")
+    present = {
+        VOL_A: make_seen(VOL_A, 1),
+        VOL_B: make_seen(VOL_B, 1),
+        VOL_C: make_seen(VOL_C, 3),
+        VOL_D: make_seen(VOL_D, 4),
+    }
+    origins = {VOL_D: Origin(tags=(("role", "db"),))}
+    wants = policy.assign(present, NODE, claimed={"claimed": VOL_B}, origins=origins)
+    broad = {want.name: want.is_broad for want in wants.values() if isinstance(want, Wanted)}
+    assert broad == {"named": False, "claimed": False, "broad": True, "tagged": True}
 
 
 def test_everything_an_entry_says_is_wanted() -> None:

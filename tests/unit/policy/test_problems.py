@@ -65,6 +65,14 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         ("version: 1\nagent: {cloud: {enabled: maybe}}", "agent.cloud.enabled: 'maybe' is not auto"),
         ("version: 1\nagent: {cloud: {attach_api: ec3}}", "agent.cloud.attach_api: 'ec3' is not one of"),
         (
+            "version: 1\nagent: {cloud: {format_without_origin_after: 5}}",
+            "agent.cloud.format_without_origin_after: '5' is not a duration.",
+        ),
+        (
+            "version: 1\nagent: {cloud: {format_without_origin_after: 2d}}",
+            "agent.cloud.format_without_origin_after: '2d' is longer than this can last.",
+        ),
+        (
             "version: 1\nagent: {mqtt: {host: b, topic: 'a/#'}}",
             "agent.mqtt.topic: 'a/#' is not an MQTT topic.",
         ),

@@ -27,7 +27,7 @@ from agent.model import Condition, Observed, Reason, VolumeId, Wanted
 from agent.plan import make_plan
 from agent.report.board import Board, utc_now
 from agent.report.counters import Counters
-from agent.report.status import describe_failure, describe_status
+from agent.report.status import describe_failure, describe_status, show_progress
 from agent.report.transitions import record_step, record_transition
 from agent.report.volume_status import StepOutcome, VolumeStatus
 from agent.shortage import is_shortage
@@ -187,7 +187,8 @@ class Pass:
             observed = self._observed = self._memory.observed = await session.observe(wanted)
             self._confirm()
             plan = make_plan(observed, wanted)
-            self._publish(describe_status(observed, wanted, plan, self._dev_ebs))
+            status = describe_status(observed, wanted, plan, self._dev_ebs)
+            self._publish(status)
             if not plan.actions:
                 return
             actions = plan.next_actions
@@ -198,6 +199,7 @@ class Pass:
                     reason=Reason.STEP_FAILED,
                 )
             for action in actions:
+                self._publish(show_progress(status, action))
                 await self._execute(session, action, observed)
             previous = (observed, actions)
         raise AgentError(

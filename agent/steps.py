@@ -300,8 +300,25 @@ class Plan:
         return next((step for step in self.steps if isinstance(step, VERDICTS)), None)
 
     @property
+    def standing(self) -> Verdict | None:
+        """The verdict, where it holds now; None while what the plan does before it may put an end to it.
+
+        Links decide nothing. What is said of a volume in use, or lost, holds whatever else is done to it, but
+        for a stale mount that goes: that one may be what is in its way.
+        """
+        verdict = self.verdict
+        if verdict is None or verdict.condition is Condition.LOST:
+            return verdict
+        before = takewhile(lambda step: not isinstance(step, VERDICTS), self.steps)
+        if isinstance(verdict, Degrade):
+            is_open = any(isinstance(step, Unmount) for step in before)
+        else:
+            is_open = not all(isinstance(step, (Link, Unlink)) for step in before)
+        return None if is_open else verdict
+
+    @property
     def condition(self) -> Condition:
-        """How the volume is now: what the verdict says, Preparing while actions are left, else settled."""
-        if self.verdict is not None:
-            return self.verdict.condition
+        """How the volume is now: what the verdict that holds says, Preparing while actions are left."""
+        if self.standing is not None:
+            return self.standing.condition
         return Condition.PREPARING if self.actions else self.settled

@@ -106,6 +106,9 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
         wanted_path=request.wanted_path,
     )
     mounts = _list_own_mounts(found, surroundings, request)
+    stale = _find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
+    # One that is about to be taken away is in nobody's way.
+    staying = tuple(mount for mount in all_mounts if mount not in stale)
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
     content: Filesystem | Foreign | Unknown | None = None
     if here is not None:
@@ -116,8 +119,8 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
         device=found,
         exclusion=exclusion,
         mounts=mounts,
-        stale_mounts=_find_stale(surroundings, request.record, request.boot_id, request.is_present, found),
-        obstacle=find_obstacle(all_mounts, request.wanted_path, here),
+        stale_mounts=stale,
+        obstacle=find_obstacle(staying, request.wanted_path, here),
         content=content,
         root_inode=None if here is None else mounted.read_root_inode(here.path, here.device_number),
         node_owner=block.read_node_owner(request.path, found.device_number),

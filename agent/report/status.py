@@ -19,12 +19,12 @@ from agent.model import (
 )
 from agent.report.sizes import show_size
 from agent.report.volume_status import PlannedStep, VolumeStatus
-from agent.steps import Plan, Step
+from agent.steps import Action, Plan, Step
 
 
 def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_ebs: str) -> VolumeStatus:
     """Return the status after a look and the plan made from it; links to volumes lie below ``dev_ebs``."""
-    verdict = plan.verdict
+    verdict = plan.standing
     if verdict is not None:
         reason, message, hint = verdict.reason, verdict.message, verdict.hint
     elif wanted is None:
@@ -33,7 +33,7 @@ def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_e
         if observed.exclusion is not None:
             reason, message = observed.exclusion.reason, observed.exclusion.message
     else:
-        reason, message, hint = None, _say_progress(plan), None
+        reason, message, hint = None, _say_progress(plan.actions[0]) if plan.actions else "", None
     return replace(
         _describe_facts(observed.volume_id, observed, wanted),
         path=_choose_path(observed, wanted, dev_ebs),
@@ -85,10 +85,13 @@ def describe_step(step: Step) -> PlannedStep:
     return PlannedStep(step.kind, step.describe(), getattr(step, "hint", None))
 
 
-def _say_progress(plan: Plan) -> str:
-    if plan.actions:
-        return f"Now: {plan.actions[0].describe()}."
-    return ""
+def show_progress(status: VolumeStatus, action: Action) -> VolumeStatus:
+    """Return the status after a look as it is while ``action`` is under way, where no verdict holds."""
+    return status if status.reason is not None else replace(status, message=_say_progress(action))
+
+
+def _say_progress(action: Action) -> str:
+    return f"Now: {action.describe()}."
 
 
 def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted | None) -> VolumeStatus:

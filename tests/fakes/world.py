@@ -149,6 +149,7 @@ class FakeSession:
             content=volume.content if needs_content else None,
             mounts=() if volume.mount is None else (volume.mount,),
             stale_mounts=() if volume.stale_mount is None else (volume.stale_mount,),
+            obstacle=None if device is None or volume.stale_mount is None else "what is left of it",
             was_lost=device is None and volume.volume_id in self._node.lost,
             checked=self._checked,
             format_record=volume.record,

@@ -176,6 +176,28 @@ def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProc
     assert len(agent.read_events("volume.checked")) == 1
 
 
+def test_volume_exchanged_while_the_agent_was_away_is_never_told_as_refused(
+    scratch: Scratch, agent: AgentProcess
+) -> None:
+    """Its own stale mount is in its way until the agent takes it away, which is nobody's to know."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / "ckpt" / "file").write_text("kept")
+    os.sync()
+    copy = scratch.base / "copy"
+    shutil.copyfile(scratch.image(VOLUME), copy)
+    agent.kill()
+    scratch.image(VOLUME).unlink()
+    copy.rename(scratch.image(VOLUME))
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    assert (scratch.data / "ckpt" / "file").read_text() == "kept"
+    assert len(agent.read_events("volume.unmounted")) == 1
+    assert agent.read_events("volume.refused") == []
+
+
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
 def test_programs_left_on_a_pulled_volume_are_named(
     scratch: Scratch, agent: AgentProcess, fs_type: str

@@ -64,6 +64,24 @@ async def test_permission_withdrawn_at_any_instant_before_mkfs_prevents_it(insta
     assert EventName.STEP_FAILED not in [event.name for event in board.history.latest()]
 
 
+async def test_step_that_is_shown_is_the_one_under_way() -> None:
+    """Steps that are done one right after the other are shown one after the other."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    shown: dict[str, str] = {}
+    async with reconciling(node, {VOLUME: WANTED}) as (_, board):
+
+        async def reach(instant: str) -> None:
+            status = board.get(VOLUME)
+            shown[instant] = "" if status is None else status.message
+            await anyio.lowlevel.checkpoint()
+
+        node.reach = reach
+        await wait_condition(board, Condition.READY)
+    assert shown["before link"] == f"Now: link by-id/{VOLUME}."
+    assert shown["before check"] == "Now: check the ext4 filesystem."
+    assert shown["before mount"].startswith("Now: mount at /data/ckpt")
+
+
 @pytest.mark.parametrize("instant", ["observe", "before check", "after check"])
 async def test_volume_is_mounted_where_it_is_wanted_after_a_long_check(instant: str) -> None:
     """A path that changes while a filesystem is checked is where it is mounted, and the old one never."""

@@ -453,3 +453,44 @@ def test_volume_in_use_waits_for_no_tags() -> None:
     for observed in (MOUNTED, replace(MOUNTED, mounts=(mount_of("/data/old"),))):
         plan = make_plan(replace(observed, is_origin_awaited=True), broad)
         assert plan == make_plan(observed, WANTED)
+
+
+STALE = mount_of("/data/ckpt")
+PLANS = [
+    ("links decide nothing", look(Foreign("LUKS"), links=frozenset()), WANTED, Condition.REFUSED),
+    ("in the way of itself", look(EXT4, stale_mounts=(STALE,), obstacle="it"), WANTED, Condition.PREPARING),
+    (
+        "held by its own stale mount",
+        look(None, stale_mounts=(STALE,), exclusion=Exclusion(Reason.DEVICE_BUSY, "It is mounted.")),
+        WANTED,
+        Condition.PREPARING,
+    ),
+    (
+        "cannot move for its own stale mount",
+        replace(MOUNTED, mounts=(mount_of("/data/old"),), stale_mounts=(STALE,), obstacle="it"),
+        WANTED,
+        Condition.PREPARING,
+    ),
+    ("waits", look(BLANK, is_origin_awaited=True, links=frozenset()), WANTED, Condition.PENDING),
+    ("lost is lost", Observed(VOLUME, stale_mounts=(STALE,)), WANTED, Condition.LOST),
+    ("absent is absent", Observed(VOLUME, wrong_links=LINKS), WANTED, Condition.PENDING),
+    (
+        "in use is in use",
+        replace(MOUNTED, ids=Ids(missing="user 'ubuntu'"), tuning=Tuning(1024)),
+        replace(WANTED, tune=WantedTuning(4096)),
+        Condition.DEGRADED,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("observed", "wanted", "condition"), [row[1:] for row in PLANS], ids=[row[0] for row in PLANS]
+)
+def test_verdict_holds_only_where_what_comes_before_it_cannot_end_it(
+    observed: Observed, wanted: Wanted, condition: Condition
+) -> None:
+    """What a plan is about to change is not told, and what it cannot change is told at once."""
+    plan = make_plan(observed, wanted)
+    assert plan.verdict is not None
+    assert plan.actions or plan.standing is plan.verdict
+    assert plan.condition is condition

@@ -152,6 +152,21 @@ async def test_pulled_volume_is_lost_and_returns() -> None:
     assert volume.formats == 0
 
 
+async def test_volume_that_is_back_before_its_stale_mount_is_gone_is_not_refused() -> None:
+    """What the same plan is about to take away is no reason to tell anybody that something is in the way."""
+    volume = FakeVolume(VOLUME, content=EXT4)
+    node = FakeNode(volume)
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await wait_condition(board, Condition.READY)
+        node.volumes[VOLUME].vanish()
+        volume.is_attached = True
+        reconciler.wake(VOLUME)
+        await wait_for(board, lambda status: status.condition is Condition.READY and not volume.stale_mount)
+    names = [event.name for event in board.history.latest()]
+    assert EventName.VOLUME_UNMOUNTED in names
+    assert not {EventName.VOLUME_REFUSED, EventName.VOLUME_FAILED, EventName.VOLUME_DEGRADED} & {*names}
+
+
 async def test_grown_volume_fills_its_device() -> None:
     """A volume that got bigger has its filesystem grown while mounted."""
     volume = FakeVolume(VOLUME, content=EXT4)

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from agent.errors import InvalidValueError
+from agent.quoting import quote
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -33,7 +34,7 @@ def parse_size(text: str) -> int:
     if number is None or unit not in _SIZE_UNITS:
         meant = _MEANT_UNITS.get(unit.lower()) if unit else None
         raise InvalidValueError(
-            f"{text!r:.60} is not a size.",
+            f"{quote(text)} is not a size.",
             hint=f"Did you mean {number}{meant}?"
             if number is not None and meant
             else "Sizes are whole numbers with a unit, B, KiB, MiB, GiB or TiB: 500GiB.",
@@ -46,7 +47,7 @@ def parse_duration(text: str) -> float:
     number, unit = _split_amount(text)
     if number is None or unit not in _DURATION_UNITS:
         raise InvalidValueError(
-            f"{text!r:.60} is not a duration.",
+            f"{quote(text)} is not a duration.",
             hint="Durations are whole numbers with a unit, ms, s, m (minutes), h or d: 60s.",
         )
     return number * _DURATION_UNITS[unit]
@@ -85,7 +86,8 @@ class SizeRange:
         max_bytes = parse_size(last.lstrip()) if dots else min_bytes
         if min_bytes > max_bytes:
             raise InvalidValueError(
-                f"{text!r:.60} holds no size: it ends before it begins.", hint="Write the smaller size first."
+                f"{quote(text)} holds no size: it ends before it begins.",
+                hint="Write the smaller size first.",
             )
         return cls(min_bytes, max_bytes)
 

@@ -26,12 +26,11 @@ from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
 from agent.policy.checks import check_class, find_size_fault
 from agent.policy.entries import VolumeClass, VolumeType
+from agent.policy.fields import MAX_COUNT
+from agent.quoting import quote
 from agent.report import api
 from agent.report.board import Board
 from agent.units import GIB, parse_size
-
-MAX_COUNT = 10**9
-"""As for the policy's counts; larger than any of EBS's."""
 
 Words = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -177,7 +176,7 @@ ORDERS: Mapping[str, Order] = {
 def _find_order(name: str) -> Order:
     if name in ORDERS:
         return ORDERS[name]
-    raise _wrong(f"There is no order {name!r:.40}.", f"The orders are {', '.join(ORDERS)}.")
+    raise _wrong(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")
 
 
 # -- Their words ---------------------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ def parse_snapshot_id(text: object) -> str:
     if isinstance(text, str) and re.fullmatch(r"snap-(?:[0-9a-f]{8}|[0-9a-f]{17})", text, re.ASCII):
         return text
     raise AgentError(
-        f"{str(text)!r:.60} is not an EBS snapshot ID.",
+        f"{quote(str(text))} is not an EBS snapshot ID.",
         hint="An ID is snap- followed by 8 or 17 hexadecimal digits, as in snap-0123456789abcdef0.",
         retryable=False,
         exit_code=ExitCode.USAGE,
@@ -234,7 +233,7 @@ def read_modification(volume_id: VolumeId, words: Words) -> ModifyVolume:
     kind = words.get("type")
     if kind is not None and kind not in get_args(VolumeType):
         raise _wrong(
-            f"{kind!r:.20} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
+            f"{quote(kind, 20)} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
         )
     iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
     if kind is iops is throughput is None:

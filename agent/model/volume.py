@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NewType
 
 from agent.errors import AgentError
+from agent.quoting import quote
 
 VolumeId = NewType("VolumeId", str)
 
@@ -17,7 +18,7 @@ def parse_volume_id(text: str) -> VolumeId:
     """Return ``text`` as a volume ID, or raise: ``vol-`` and 8 or 17 lower-case hexadecimal digits."""
     if not _VOLUME_ID.fullmatch(text):
         raise AgentError(
-            f"{text!r:.60} is not an EBS volume ID.",
+            f"{quote(text)} is not an EBS volume ID.",
             hint="An ID is vol- followed by 8 or 17 hexadecimal digits, as in vol-0123456789abcdef0.",
             retryable=False,
         )

@@ -13,6 +13,7 @@ from agent.policy.mount_options import find_contradictions
 from agent.policy.mount_path import find_obstacle, split_template
 from agent.policy.problems import Loc
 from agent.policy.settings import AgentSettings, MqttSettings
+from agent.quoting import quote
 from agent.units import GIB, TIB, format_size
 
 _SIZE_LIMITS: Mapping[str, tuple[int, int]] = {
@@ -183,7 +184,7 @@ def check_path(entry: VolumeEntry, agent: AgentSettings) -> Iterator[Finding]:
     obstacle = find_obstacle(entry.mount.path, agent.allowed_roots)
     if obstacle is not None:
         hint = "Choose another path, or add its parent to agent.allowed_roots."
-        yield Finding(("mount", "path"), f"{entry.mount.path!r:.80} cannot be used: {obstacle}.", hint)
+        yield Finding(("mount", "path"), f"{quote(entry.mount.path, 80)} cannot be used: {obstacle}.", hint)
 
 
 def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Iterator[Finding]:
@@ -197,7 +198,7 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
     if volume_class is None:
         known = ", ".join(sorted(classes)[:10])
         hint = f"The classes are {known}." if known else "Add it under classes."
-        yield Finding(("claim", "class"), f"There is no class {claim.class_name!r:.60}.", hint)
+        yield Finding(("claim", "class"), f"There is no class {quote(claim.class_name)}.", hint)
         return
     yield from _check_size(claim, volume_class)
     if volume_class.multi_attach and entry.block is None:
@@ -260,13 +261,13 @@ class Claims:
         above = [parts[:length] for length in range(1, len(parts))]
         meeting = _find_meeting(self._paths.get(parts), entry)
         if meeting is not None:
-            yield Finding(("mount", "path"), f"{path!r:.80} is claimed by {meeting!r} too.")
+            yield Finding(("mount", "path"), f"{quote(path, 80)} is claimed by {meeting!r} too.")
         around = next((found for up in above if (found := _find_meeting(self._paths.get(up), entry))), None)
         inside = _find_meeting(self._parents.get(parts), entry)
         if around is not None or inside is not None:
             where = f"lies inside the path of {around!r}" if around else f"holds the path of {inside!r}"
             hint = "A mount hides what is mounted beneath it before. Put them side by side."
-            yield Finding(("mount", "path"), f"{path!r:.80} {where}.", hint)
+            yield Finding(("mount", "path"), f"{quote(path, 80)} {where}.", hint)
         self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
         for up in above:
             self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)

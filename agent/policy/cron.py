@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from agent.errors import InvalidValueError
+from agent.quoting import quote
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -41,7 +42,7 @@ class Schedule:
         words = text.lower().split()
         if len(words) != len(_FIELDS) or len(text) > 200:  # noqa: PLR2004 - five fields need far less
             raise InvalidValueError(
-                f"{text!r:.60} is not a schedule.",
+                f"{quote(text)} is not a schedule.",
                 hint="A schedule has five fields, minute hour day month weekday: 0 */6 * * *",
             )
         minutes, hours, days, months, weekdays = (
@@ -57,7 +58,7 @@ class Schedule:
             is_either_day=not words[2].startswith("*") and not words[4].startswith("*"),
         )
         if schedule.find_next(datetime(2000, 1, 1, tzinfo=timezone.utc)) is None:
-            raise InvalidValueError(f"{text!r:.60} never comes: no month has such a day.")
+            raise InvalidValueError(f"{quote(text)} never comes: no month has such a day.")
         return schedule
 
     def find_next(self, after: datetime) -> datetime | None:
@@ -93,7 +94,7 @@ def _parse_field(text: str, name: str, low: int, high: int, words: Sequence[str]
             last = _parse_value(last_text, name, low, high, words) if dash else high if slash else first
         step = _parse_value(step_text, f"step of the {name}", 1, high, ()) if slash else 1
         if first > last:
-            raise InvalidValueError(f"In the {name}, {span!r:.20} ends before it begins.")
+            raise InvalidValueError(f"In the {name}, {quote(span, 20)} ends before it begins.")
         values.update(range(first, last + 1, step))
     return frozenset(values)
 
@@ -103,4 +104,6 @@ def _parse_value(text: str, name: str, low: int, high: int, words: Sequence[str]
         return words.index(text) + (low if words is _MONTHS else 0)
     if text.isascii() and text.isdigit() and len(text) <= 2 and low <= int(text) <= high:  # noqa: PLR2004
         return int(text)
-    raise InvalidValueError(f"{text!r:.20} is not a {name}.", hint=f"It is a number from {low} to {high}.")
+    raise InvalidValueError(
+        f"{quote(text, 20)} is not a {name}.", hint=f"It is a number from {low} to {high}."
+    )

@@ -27,6 +27,7 @@ from agent.model import VolumeId, parse_volume_id
 from agent.policy.cron import Schedule
 from agent.policy.mount_options import parse_option
 from agent.policy.mount_path import parse_directory, parse_root, parse_template
+from agent.quoting import quote
 from agent.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -39,6 +40,7 @@ from agent.units import (
 CUSTOM_ERROR = "refused"
 """The type of this module's pydantic errors; their context holds ``message`` and ``hint``."""
 
+MAX_COUNT = 10**9
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODE_PATTERN = r"^(?:[0-7]{3}|[0-7]{4}|0[0-7]{4})$"
 DEVICE_NAME_PATTERN = r"^(?:/dev/)?(?:sd[a-z]{1,2}[0-9]{0,2}|xvd[a-z]{1,2}[0-9]{0,2})$"
@@ -76,13 +78,14 @@ def refuse(message: str, hint: str | None = None) -> PydanticCustomError:
 def _read_text(parse: Callable[[str], object], example: str) -> Callable[[Any], object]:
     def read(value: Any) -> object:
         if isinstance(value, (dict, list, bool)) or value is None:
-            raise refuse(f"{value!r:.60} is not text.", f"Write it as in {example}")
+            only = "Only one can be said here. " if isinstance(value, list) else ""
+            raise refuse(f"{quote(value)} is not text.", f"{only}Write it as in {example}")
         try:
             parsed = parse(str(value))
         except InvalidValueError as error:
             raise refuse(error.message, error.hint) from None
         if not isinstance(value, str):
-            raise refuse(f"{value!r:.60} is a number here.", f'Put it in quotes: "{value!s:.60}"')
+            raise refuse(f"{quote(value)} is a number here.", f'Put it in quotes: "{value!s:.60}"')
         return parsed
 
     return read
@@ -93,10 +96,18 @@ def _match_text(pattern: str, what: str, example: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if not compiled.fullmatch(text):
-            raise InvalidValueError(f"{text!r:.60} is not {what}.", hint=f"One is {example}")
+            meant = _find_meant(compiled, text)
+            hint = f"One is {example}" if meant is None else f"Did you mean {meant}?"
+            raise InvalidValueError(f"{quote(text)} is not {what}.", hint=hint)
         return text
 
     return parse
+
+
+def _find_meant(pattern: re.Pattern[str], text: str) -> str | None:
+    """Return what would be right if not for blanks, capitals, or an ARN or path before it."""
+    variants = [text.strip(), text.strip().lower(), *re.split(r"[/:]", text.strip())[-1:]]
+    return next((variant for variant in variants if pattern.fullmatch(variant)), None)
 
 
 def _text_schema(pattern: str | None = None, **more: Any) -> WithJsonSchema:
@@ -127,10 +138,10 @@ def _parse_device_name(text: str) -> str:
 
 def _parse_mode(value: Any) -> int:
     if not isinstance(value, str):
-        raise refuse(f"{value!r:.20} is not a mode.", 'Write it in quotes, in octal: "0770"')
+        raise refuse(f"{quote(value, 20)} is not a mode.", 'Write it in quotes, in octal: "0770"')
     if not re.fullmatch(MODE_PATTERN.removesuffix("$"), value, re.ASCII):
         raise refuse(
-            f"{value!r:.20} is not a mode.", 'A mode is three or four octal digits in quotes: "0770"'
+            f"{quote(value, 20)} is not a mode.", 'A mode is three or four octal digits in quotes: "0770"'
         )
     return int(value, 8)
 
@@ -147,14 +158,25 @@ def _parse_owner(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         value = str(value)
     if not isinstance(value, str) or not re.fullmatch(OWNER_PATTERN.removesuffix("$"), value, re.ASCII):
-        raise refuse(f"{value!r:.60} is not a user's or group's name or number.")
+        raise refuse(f"{quote(value)} is not a user's or group's name or number.", _suggest_owner(value))
     return value
+
+
+def _suggest_owner(value: Any) -> str:
+    pair = (
+        re.fullmatch(r"([A-Za-z0-9_-]+)[:.]([A-Za-z0-9_-]+)", value, re.ASCII)
+        if isinstance(value, str)
+        else None
+    )
+    if pair is not None:
+        return f"Write both: owner: {pair[1]}, group: {pair[2]}"
+    return "One is ubuntu, or a number: 1000"
 
 
 def _parse_listen(text: str) -> str:
     _match_text(LISTEN_PATTERN, "a host and port", "127.0.0.1:9842")(text)
     if not 0 < int(text.rpartition(":")[2]) < 1 << 16:
-        raise InvalidValueError(f"{text!r:.60} has no valid port.", hint="Ports are 1 to 65535.")
+        raise InvalidValueError(f"{quote(text)} has no valid port.", hint="Ports are 1 to 65535.")
     return text
 
 
@@ -162,7 +184,8 @@ def _parse_read_ahead(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes % 4096 or size_bytes > 1 << 30:
         raise InvalidValueError(
-            f"The read-ahead {text!r:.40} is not possible.", hint="It is a multiple of 4KiB, 1GiB at most."
+            f"The read-ahead {quote(text, 40)} is not possible.",
+            hint="It is a multiple of 4KiB, 1GiB at most.",
         )
     return size_bytes
 
@@ -176,7 +199,7 @@ def _parse_auto(value: Any) -> bool | None:
     if value == "auto":
         return None
     if not isinstance(value, bool):
-        raise refuse(f"{value!r:.40} is not auto, true or false.")
+        raise refuse(f"{quote(value, 40)} is not auto, true or false.", "Write auto, true or false.")
     return value
 
 
@@ -193,7 +216,7 @@ def _check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     for key, value in tags.items():
         if not 1 <= len(key) <= 128 or key.lower().startswith("aws:") or len(value) > 256:  # noqa: PLR2004
             raise refuse(
-                f"The tag {key!r:.60} is not possible.",
+                f"The tag {quote(key)} is not possible.",
                 "Keys have 1 to 128 characters and do not begin with aws:, values have 256 at most.",
             )
     if len(tags) > 40:  # noqa: PLR2004 - EC2 allows 50, and the agent adds its own
@@ -202,7 +225,7 @@ def _check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
 
 
 Flag: TypeAlias = StrictBool
-Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
+Count = Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 AutoFlag = Annotated[
     bool | None, PlainValidator(_parse_auto), WithJsonSchema({"enum": ["auto", True, False]})

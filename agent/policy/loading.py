@@ -25,6 +25,7 @@ from agent.policy.problems import Loc, PolicyError, Problem, limit_problems, nam
 from agent.policy.settings import AgentSettings
 from agent.policy.source import MAX_BYTES, Source, read_source
 from agent.policy.validation import Checked, check_list, check_mapping, check_piece
+from agent.quoting import quote
 
 _SMALLEST = "The smallest policy is: version: 1"
 
@@ -150,12 +151,12 @@ def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]
 
 def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], bool]:
     """Return the sound classes, what is wrong with any, and whether all are there to be referred to."""
-    mapping, findings = check_mapping(content, ("classes",))
+    mapping, findings = check_mapping(content, ("classes",), Policy)
     classes: dict[str, VolumeClass] = {}
     for name, item in mapping.items():
         base: Loc = ("classes", name)
         if not re.fullmatch(NAME_PATTERN.removesuffix("$"), name, re.ASCII):
-            findings.append(Finding(base, f"{name!r:.60} is not a name.", "One is fast", at_key=True))
+            findings.append(Finding(base, f"{quote(name)} is not a name.", "One is fast", at_key=True))
         body = check_piece(VolumeClass, item)
         findings += [found.place_in(base) for found in body.findings]
         if body.value is not None:
@@ -165,7 +166,7 @@ def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], 
 
 
 def _read_volumes(content: Any) -> tuple[list[tuple[int, Checked[VolumeEntry]]], list[Finding]]:
-    items, findings = check_list(content, ("volumes",))
+    items, findings = check_list(content, ("volumes",), Policy)
     volumes = [(index, check_piece(VolumeEntry, item)) for index, item in enumerate(items)]
     for index, checked in volumes:
         findings += [found.place_in(("volumes", index)) for found in checked.findings]

@@ -14,6 +14,7 @@ from agent.model import (
     VolumeId,
 )
 from agent.policy.entries import Match, VolumeEntry
+from agent.quoting import quote
 from agent.units import SizeRange, format_size
 
 
@@ -140,5 +141,5 @@ def _judge_origin(match: Match, origin: Origin | None) -> Iterator[Criterion]:
 
 def _compare(key: str, wanted: str, found: str | None, what: str) -> Criterion:
     if found is None:
-        return Criterion(key, None, f"it wants {wanted!r:.80} and {what} is not known")
-    return Criterion(key, wanted == found, f"it wants {wanted!r:.80} and {what} is {found!r:.80}")
+        return Criterion(key, None, f"it wants {quote(wanted, 80)} and {what} is not known")
+    return Criterion(key, wanted == found, f"it wants {quote(wanted, 80)} and {what} is {quote(found, 80)}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agent.errors import AgentError, InvalidValueError
 from agent.model import NodeFacts, Origin, Reason, VolumeId
+from agent.quoting import quote
 
 FIELDS = ("volume_id", "name", "instance_name", "instance_group", "instance_id")
 MAX_PATH_BYTES = 4095
@@ -25,6 +26,7 @@ PROTECTED = (
 )
 """Where nothing is ever mounted, over it or in it: the system, HyperPod's own places, and the agent's."""
 
+_FIELD_SHOWN = 40
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]")
 
@@ -42,7 +44,7 @@ class PathFacts:
 def parse_directory(text: str) -> str:
     """Return an absolute, normalised directory path without template fields. Raises InvalidValueError."""
     if "{" in text or "}" in text:
-        raise InvalidValueError(f"{text!r:.80} is a template.", hint="Only mount paths may hold fields.")
+        raise InvalidValueError(f"{quote(text, 80)} is a template.", hint="Only mount paths may hold fields.")
     return _normalise(text, text)
 
 
@@ -51,7 +53,8 @@ def parse_root(text: str) -> str:
     path = parse_directory(text)
     if any(_is_within(_split(path), _split(other)) for other in PROTECTED):
         raise InvalidValueError(
-            f"{text!r:.80} must not hold mounts.", hint="Use a directory for data, such as /data or /mnt."
+            f"{quote(text, 80)} must not hold mounts.",
+            hint="Use a directory for data, such as /data or /mnt.",
         )
     return path
 
@@ -61,12 +64,12 @@ def parse_template(text: str) -> str:
     for found in _FIELD.finditer(text):
         if found[1] not in FIELDS and not (found[1].startswith("tag:") and len(found[1]) > len("tag:")):
             known = " ".join(f"{{{name}}}" for name in FIELDS)
-            raise InvalidValueError(
-                f"{found[0]!r:.44} is not a field.", hint=f"The fields are {known} {{tag:KEY}}."
-            )
+            is_short = found[0].isprintable() and len(found[0]) <= _FIELD_SHOWN
+            written = found[0] if is_short else quote(found[0], _FIELD_SHOWN)
+            raise InvalidValueError(f"{written} is not a field.", hint=f"The fields are {known} {{tag:KEY}}.")
     plain = _FIELD.sub("field", text)
     if "{" in plain or "}" in plain:
-        raise InvalidValueError(f"{text!r:.80} has a brace without its other half.")
+        raise InvalidValueError(f"{quote(text, 80)} has a brace without its other half.")
     _normalise(plain, text)
     # Slashes within {tag:…} belong to the key, so the text itself is tidied only at its end.
     return text.rstrip("/") if text != "/" else text
@@ -74,19 +77,23 @@ def parse_template(text: str) -> str:
 
 def _normalise(plain: str, text: str) -> str:
     if not plain.startswith("/"):
-        raise InvalidValueError(f"{text!r:.80} is not absolute.", hint="Begin it with a slash.")
+        raise InvalidValueError(f"{quote(text, 80)} is not absolute.", hint="Begin it with a slash.")
     components = plain.strip("/").split("/")
     if any(component in {".", ".."} for component in components):
-        raise InvalidValueError(f"{text!r:.80} holds . or .. as a component.", hint="Write the path out.")
+        raise InvalidValueError(
+            f"{quote(text, 80)} holds . or .. as a component.", hint="Write the path out."
+        )
     if "//" in plain:
-        raise InvalidValueError(f"{text!r:.80} holds an empty component.", hint="Remove the doubled slash.")
+        raise InvalidValueError(
+            f"{quote(text, 80)} holds an empty component.", hint="Remove the doubled slash."
+        )
     if len(components) > MAX_COMPONENTS or len(plain.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        raise InvalidValueError(f"{text!r:.80} is too long for a path.")
+        raise InvalidValueError(f"{quote(text, 80)} is too long for a path.")
     for component in components:
         if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
-            raise InvalidValueError(f"{component!r:.80} is too long for a directory's name.")
+            raise InvalidValueError(f"{quote(component, 80)} is too long for a directory's name.")
     if _UNSAFE.search(plain.replace("/", "")):
-        raise InvalidValueError(f"{text!r:.80} holds a control character.")
+        raise InvalidValueError(f"{quote(text, 80)} holds a control character.")
     return "/" + "/".join(component for component in components if component)
 
 
@@ -136,7 +143,7 @@ def expand_path(template: str, facts: PathFacts, roots: Iterable[str]) -> str:
 def _expand_component(part: str, facts: PathFacts) -> str:
     component = _FIELD.sub(lambda found: _find_value(found[1], facts), part)
     if component in {".", ".."} or len(component.encode()) > MAX_COMPONENT_BYTES:
-        raise _refuse(facts, f"{part} becomes {component!r:.80}, which cannot be a directory's name")
+        raise _refuse(facts, f"{part} becomes {quote(component, 80)}, which cannot be a directory's name")
     return component
 
 
@@ -152,7 +159,7 @@ def _find_value(field: str, facts: PathFacts) -> str:
     if value in {"", ".", ".."} or _UNSAFE.search(value) or len(value.encode()) > MAX_COMPONENT_BYTES:
         raise _refuse(
             facts,
-            f"its mount path asks for {{{field}}}, whose value {value!r:.80} cannot be a directory's name",
+            f"its mount path asks for {{{field}}}, and {quote(value, 80)} cannot be a directory's name",
             hint="A value must be one path component, without slashes or control characters.",
         )
     return value

@@ -10,6 +10,7 @@ from agent.policy.fields import (
     AutoFlag,
     DurationSeconds,
     FilePath,
+    Flag,
     Listen,
     Name,
     PatienceSeconds,
@@ -111,7 +112,7 @@ class HealthSettings(Section):
         default=15.0, alias="interval", json_schema_extra={"default": "15s"}
     )
     """How often each volume is sampled."""
-    write_probe: bool = False
+    write_probe: Flag = False
     """Try each filesystem that is to be written to with a file that has no name, every time."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.policy.problems import Loc, Problem, name_place
 from agent.policy.yaml_tree import FAST_LOADER, BrokenError, List, Mark, Node, Scalar, compose
+from agent.quoting import quote
 
 MAX_BYTES = 1 << 20
 
@@ -102,7 +103,7 @@ def _expand(node: Node, loc: Loc, source: Source) -> Any:
                     key.mark.line,
                     key.mark.column,
                     name_place(place),
-                    f"The key {key.text!r:.60} is here twice; the first is on line {first.line}.",
+                    f"The key {quote(key.text)} is here twice; the first is on line {first.line}.",
                     "Remove one.",
                 )
             )

@@ -7,8 +7,7 @@ and the rest is checked again, until a sound remainder is left that contradictio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,17 +15,12 @@ from pydantic_core import ErrorDetails
 from agent.policy.checks import Finding
 from agent.policy.fields import CUSTOM_ERROR
 from agent.policy.problems import MAX_PROBLEMS, Loc
+from agent.policy.remedies import YAML_NAMES, find_keys, suggest_choice, suggest_value, suggest_word
+from agent.quoting import quote
 
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_ROUNDS = 12
-_YAML_NAMES = {"model_type": "a mapping", "dict_type": "a mapping", "mapping_type": "a mapping"} | {
-    "string_type": "text",
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "tuple_type": "a list",
-    "list_type": "a list",
-}
 
 
 class Checked(Generic[M]):
@@ -132,77 +126,44 @@ def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
     if kind == "extra_forbidden":
         key = str(loc[-1])
         return Finding(
-            loc, f"The key {key!r:.60} is not known.", _suggest(key, _find_keys(model, loc[:-1])), at_key=True
+            loc,
+            f"The key {quote(key)} is not known.",
+            suggest_word(key, find_keys(model, loc[:-1])),
+            at_key=True,
         )
     if kind == "missing":
         return Finding(loc, f"The key {loc[-1]!r} is missing.", at_key=True)
-    if kind in _YAML_NAMES:
+    if kind in YAML_NAMES:
+        wanted = YAML_NAMES[kind]
         if value is None:
-            return _name_no_value(loc, _YAML_NAMES[kind])
-        return Finding(loc, f"{value!r:.60} is not {_YAML_NAMES[kind]}.", _hint_type(kind, value))
+            return _name_no_value(loc, wanted)
+        return Finding(loc, f"{quote(value)} is not {wanted}.", suggest_value(model, loc, wanted, value))
     if kind in {"literal_error", "enum"}:
         choices = str(context["expected"]).replace("'", "")
-        close = _suggest(str(value), choices.replace(" or ", ", ").split(", "))
-        return Finding(loc, f"{value!r:.60} is not one of {choices}.", close)
+        meant = suggest_choice(value, choices.replace(" or ", ", ").split(", "))
+        return Finding(loc, f"{quote(value)} is not one of {choices}.", meant)
     return Finding(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
 
 
-def _hint_type(kind: str, value: Any) -> str | None:
-    if kind == "string_type" and not isinstance(value, (dict, list)):
-        return f'Put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
-    if kind == "bool_type" and isinstance(value, str):
-        return {"yes": "Write true.", "on": "Write true.", "no": "Write false.", "off": "Write false."}.get(
-            value
-        )
-    return None
-
-
-def _suggest(word: str, known: list[str]) -> str | None:
-    close = get_close_matches(word[:60], known, n=1)
-    if close:
-        return f"Did you mean {close[0]}?"
-    return f"Known are {', '.join(known)}." if 0 < len(known) <= 16 else None  # noqa: PLR2004 - a readable line
-
-
-def _find_keys(model: type[BaseModel], loc: Loc) -> list[str]:
-    """Return the keys known at a place of the model."""
-    current: type[BaseModel] | None = model
-    for part in loc:
-        if current is None:
-            break
-        if isinstance(part, str):
-            by_key = {field.alias or name: field for name, field in current.model_fields.items()}
-            found = by_key.get(part)
-            current = None if found is None else next(_find_models(found.annotation), None)
-    return [] if current is None else [field.alias or name for name, field in current.model_fields.items()]
-
-
-def _find_models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _find_models(inner)
-
-
-def check_mapping(content: Any, loc: Loc) -> tuple[Mapping[str, Any], list[Finding]]:
-    """Return ``content`` as a mapping, empty with a finding where it is none."""
+def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Finding]]:
+    """Return what stands at ``loc`` of ``whole`` as a mapping, empty with a finding where it is none."""
     if isinstance(content, dict):
         return content, []
-    return {}, [_translate_shape(content, loc, "a mapping")]
+    return {}, [_translate_shape(whole, content, loc, "a mapping")]
 
 
-def check_list(content: Any, loc: Loc) -> tuple[list[Any], list[Finding]]:
-    """Return ``content`` as a list, empty with a finding where it is none."""
+def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Finding]]:
+    """Return what stands at ``loc`` of ``whole`` as a list, empty with a finding where it is none."""
     if isinstance(content, list):
         return content, []
-    return [], [_translate_shape(content, loc, "a list")]
+    return [], [_translate_shape(whole, content, loc, "a list")]
 
 
 def _name_no_value(loc: Loc, wanted: str) -> Finding:
     return Finding(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
 
 
-def _translate_shape(content: Any, loc: Loc, wanted: str) -> Finding:
+def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Finding:
     if content is None:
         return _name_no_value(loc, wanted)
-    return Finding(loc, f"{content!r:.60} is not {wanted}.")
+    return Finding(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))

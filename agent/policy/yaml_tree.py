@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from agent.policy.problems import Problem
+from agent.quoting import quote
 
 MAX_NODES = 20_000
 """Keys and values with every alias written out: room for hundreds of volumes, an end for a billion laughs."""
@@ -209,7 +210,7 @@ class _Composer:
     def _check_tag(self, event: Any) -> None:
         if event.tag is not None and event.tag != "!":
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self._note(_mark(event), f"The tag {tag!r:.60} is not understood.", "Remove it.")
+            self._note(_mark(event), f"The tag {quote(tag)} is not understood.", "Remove it.")
 
     def _note(self, mark: Mark, message: str, hint: str | None = None) -> None:
         self._problems.append(Problem(mark.line, mark.column, "", message, hint))

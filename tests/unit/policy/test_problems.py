@@ -180,8 +180,8 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         (_use(f"{FS}, mount: {{path: /data}}"), "'/data' cannot be used: it does not lie beneath"),
         (_use(f"{FS}, mount: {{path: /database/a}}"), "'/database/a' cannot be used"),
         (_use(f"{FS}, mount: {{path: '/{{name}}/a'}}"), "cannot be used: it does not lie beneath"),
-        (_use(f"{FS}, mount: {{path: '/data/{{nme}}'}}"), "volumes[0].mount.path: '{nme}' is not a field."),
-        (_use(f"{FS}, mount: {{path: '/data/{{tag:}}'}}"), "'{tag:}' is not a field."),
+        (_use(f"{FS}, mount: {{path: '/data/{{nme}}'}}"), "volumes[0].mount.path: {nme} is not a field."),
+        (_use(f"{FS}, mount: {{path: '/data/{{tag:}}'}}"), "{tag:} is not a field."),
         (_use(f"{FS}, mount: {{path: '/data/{{name'}}"), "has a brace without its other half"),
         (
             _use(f"{FS}, {MOUNT}, tune: {{read_ahead: 4MB}}"),
@@ -214,7 +214,7 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         (_class("iops: 3000, iops_per_gib: 5"), "classes.c.iops_per_gib: iops is given too."),
         (_class("iops: '3000'"), "classes.c.iops: '3000' is not a whole number."),
         (_class("iops: 0"), "classes.c.iops: "),
-        (_class("iops: true"), "classes.c.iops: True is not a whole number."),
+        (_class("iops: true"), "classes.c.iops: true is not a whole number."),
         (_class("multi_attach: true"), "classes.c.multi_attach: gp3 volumes cannot be attached to several"),
         (
             _class("encrypted: false, kms_key_id: k"),

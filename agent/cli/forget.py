@@ -1,18 +1,20 @@
 """``ebs-agent forget``: removes the note about formatting a volume, so that it may be formatted again.
 
-Touches the note and nothing else. Needs no running agent: the agent reads its notes anew at every look.
+Touches the note and nothing else. Needs no running agent: the agent reads its notes anew at every look, and
+without it a name is looked up in the policy and in the notes.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from agent.cli.client import Client
-from agent.errors import AgentError, ExitCode, RefusedError
+from agent.errors import AgentError, ExitCode, InvalidValueError, RefusedError
 from agent.model import FormatRecord, VolumeId, parse_volume_id
 from agent.node.mountinfo import read_mounts
 from agent.node.records import Records
 from agent.paths import Paths
+from agent.policy import PolicyError, load_policy
+from agent.policy.entries import VolumeEntry
+from agent.quoting import quote
 
 
 def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, str]:
@@ -20,9 +22,17 @@ def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, st
 
     RefusedError where the volume is mounted: its note is about the filesystem in use.
     """
-    status = _ask(client, name)
-    volume = parse_volume_id(status.get("volume_id") or name)
     records = Records(paths.state)
+    try:
+        status = client.volume_status(name)
+    except AgentError as error:
+        if error.exit_code not in {ExitCode.NO_ANSWER, ExitCode.USAGE}:
+            raise
+        # The agent is not there, or does not know the volume; its notes are.
+        status = {}
+        volume = _find_volume(paths, records, name, error)
+    else:
+        volume = parse_volume_id(status.get("volume_id") or name)
     _refuse_mounted(records, volume)
     noted = _describe(records, volume)
     records.remove_format(volume)
@@ -31,13 +41,41 @@ def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, st
     return volume, noted
 
 
-def _ask(client: Client, name: str) -> dict[str, Any]:
+def _find_volume(paths: Paths, records: Records, name: str, no_answer: AgentError) -> VolumeId:
+    """Return the volume that policy and notes know by this name, without an agent to ask, or raise."""
+    if name.startswith("vol-"):
+        return parse_volume_id(name)
+    if no_answer.exit_code is ExitCode.USAGE:
+        raise no_answer  # it names the volumes there are
+    entry = next((entry for entry in _read_entries(paths) if entry.name == name), None)
+    if entry is not None and entry.volume_id is not None:
+        return entry.volume_id
+    path = name if name.startswith("/") else entry.mount.path if entry is not None and entry.mount else None
+    at_path = [volume for volume in records.list_mounted() if path and _read_path(records, volume) == path]
+    if len(at_path) == 1:
+        return at_path[0]
+    noted = ", ".join(records.list_formatted()) or "none"
+    raise InvalidValueError(
+        f"Which volume is called {quote(name)} is not known while no agent runs.",
+        hint=f"Give its ID. Volumes with a note about formatting: {noted}.",
+    )
+
+
+def _read_entries(paths: Paths) -> tuple[VolumeEntry, ...]:
     try:
-        return client.volume_status(name)
-    except AgentError as error:
-        if error.exit_code in {ExitCode.NO_ANSWER, ExitCode.USAGE}:
-            return {}
-        raise
+        return load_policy(
+            paths.policy, trust_owner=True
+        ).volumes  # it names a volume here and decides nothing
+    except PolicyError:
+        return ()
+
+
+def _read_path(records: Records, volume: VolumeId) -> str | None:
+    try:
+        mounted = records.read_mount(volume)
+    except RefusedError:
+        return None
+    return mounted.path if mounted is not None else None
 
 
 def _refuse_mounted(records: Records, volume: VolumeId) -> None:

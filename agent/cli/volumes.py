@@ -25,8 +25,24 @@ def complete_volume(incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
-VolumeArgument = Annotated[str, typer.Argument(help="A volume's name or ID.", autocompletion=complete_volume)]
+def find_device(text: str | None) -> str | None:
+    """Return what a link below /dev leads to, since that is what the agent calls a device; else the text."""
+    return os.path.realpath(text) if text is not None and text.startswith("/dev/") else text
+
+
+VolumeArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A volume's name or ID, its device or its path.",
+        autocompletion=complete_volume,
+        callback=find_device,
+    ),
+]
 OptionalVolume = Annotated[
     str | None,
-    typer.Argument(help="A volume's name or ID; all when not given.", autocompletion=complete_volume),
+    typer.Argument(
+        help="A volume's name or ID, its device or its path; all when not given.",
+        autocompletion=complete_volume,
+        callback=find_device,
+    ),
 ]

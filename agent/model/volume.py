@@ -6,7 +6,7 @@ import re
 from enum import Enum
 from typing import NewType
 
-from agent.errors import AgentError
+from agent.errors import InvalidValueError
 from agent.quoting import quote
 
 VolumeId = NewType("VolumeId", str)
@@ -17,10 +17,9 @@ _VOLUME_ID = re.compile(r"vol-(?:[0-9a-f]{8}|[0-9a-f]{17})", re.ASCII)
 def parse_volume_id(text: str) -> VolumeId:
     """Return ``text`` as a volume ID, or raise: ``vol-`` and 8 or 17 lower-case hexadecimal digits."""
     if not _VOLUME_ID.fullmatch(text):
-        raise AgentError(
+        raise InvalidValueError(
             f"{quote(text)} is not an EBS volume ID.",
             hint="An ID is vol- followed by 8 or 17 hexadecimal digits, as in vol-0123456789abcdef0.",
-            retryable=False,
         )
     return VolumeId(text)
 

@@ -38,7 +38,8 @@ def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) ->
                 words = "; ".join(said[-3:]) or error.strerror
                 raise AgentError(
                     f"{path} could not be remounted ({','.join(options)}): {words}.",
-                    hint="Some options can only be set when mounting: unmount it to have it mounted anew.",
+                    hint="It stays mounted as it was. Is an option misspelt? Correct it first: unmounted now,"
+                    " it would not be mounted again. What only a new mount can set is in force from then on.",
                     reason=Reason.STEP_FAILED,
                 ) from error
         mountapi.set_mount_attributes(mount_fd, attributes)

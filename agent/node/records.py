@@ -58,6 +58,10 @@ class Records:
         """Forget that a volume was formatted; done also when there is no note, or none that can be read."""
         self._formats.remove(volume_id)
 
+    def list_formatted(self) -> tuple[VolumeId, ...]:
+        """Return the volumes with a note about formatting, sound or not."""
+        return self._formats.list_volumes()
+
     def read_mount(self, volume_id: VolumeId) -> MountRecord | None:
         """Return the note about a volume's mount, or None; RefusedError where its file is not sound."""
         return self._mounts.read(volume_id, _parse_mount)

@@ -129,11 +129,20 @@ class Board:
         return self._statuses.get(volume_id)
 
     def find(self, text: str) -> VolumeStatus | None:
-        """Return the status of the volume whose ID, policy name or device is ``text``."""
+        """Return the status of the volume whose ID, policy name, device or path is ``text``.
+
+        A name goes before a device and a path; where several volumes have that device or path, none is meant.
+        """
         by_id = self._statuses.get(VolumeId(text))
         if by_id is not None:
             return self._explain(by_id)
-        return next((s for s in self.statuses() if text in {s.name, s.device}), None)
+        statuses = self.statuses()
+        by_name = next((status for status in statuses if status.name == text), None)
+        if by_name is not None or not text.startswith("/"):
+            return by_name
+        place = text.rstrip("/")
+        at_place = [status for status in statuses if place in {status.device, status.path}]
+        return at_place[0] if len(at_place) == 1 else None
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
         """Return every volume known, and every policy entry still without one; by name, unmanaged last."""

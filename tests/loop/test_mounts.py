@@ -297,8 +297,10 @@ def test_remount_sets_parameters(bench: Bench) -> None:
     number = see(request.path).device_number
     mounted.remount(request.path, number, ("commit=17",))
     assert "commit=17" in see(request.path).super_options
-    with pytest.raises(AgentError, match="bogus"):
+    with pytest.raises(AgentError, match="bogus") as raised:
         mounted.remount(request.path, number, ("bogus",))
+    # A typo is nobody's reason to unmount: with it the volume could not be mounted again.
+    assert "Correct it first" in str(raised.value.hint)
 
 
 def test_other_mount_is_not_remounted(bench: Bench) -> None:

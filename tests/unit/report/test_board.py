@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 import structlog
@@ -111,12 +113,20 @@ def test_expected_volume_is_shown_before_it_comes() -> None:
     assert [status.condition for status in board.statuses()] == [Condition.READY, Condition.REFUSED]
 
 
-@pytest.mark.parametrize("text", [CHECKPOINTS, "checkpoints", "/dev/nvme1n1"])
+@pytest.mark.parametrize("text", [CHECKPOINTS, "checkpoints", "/dev/nvme1n1", "/data/ckpt", "/data/ckpt/"])
 def test_volume_is_found_by_what_people_type(text: str) -> None:
-    """A volume answers to its ID, its policy name and its device."""
+    """A volume answers to its ID, its policy name, its device and its path."""
     found = make_board(READY, REFUSED).find(text)
     assert found is not None
     assert found.volume_id == CHECKPOINTS
+
+
+def test_a_place_that_two_volumes_have_is_neither_s() -> None:
+    """Where a device or a path is said of two volumes, nothing is done to one of them by chance."""
+    board = make_board(READY, replace(REFUSED, path=READY.path))
+    assert board.find(str(READY.path)) is None
+    assert board.find("") is None
+    assert board.find("/") is None
 
 
 def test_event_is_one_object_for_log_and_history() -> None:

@@ -38,6 +38,8 @@ _CHUNK_BYTES = 1 << 16
 _SUMMARY_LIMIT = 400
 _DRAIN_S = 0.5
 """How long to read on after the program ended, for output its own children still hold the pipe of."""
+_TERM_GRACE_S = 1.5
+"""How long a program may take to end in good order: e2fsck and sfdisk then leave what they write whole."""
 _KILL_GRACE_S = 2.0
 """How long a killed child may take to go. In D state it does not go until the device answers."""
 
@@ -124,9 +126,9 @@ async def run(
 
     ``pass_fds`` keep their numbers in the child, so ``/proc/self/fd/N`` names a descriptor in ``argv``.
     An exit status outside ``check`` raises AgentError with the program's last lines; a program that is not
-    installed raises one naming its package; one that takes longer than ``timeout_s`` is killed with all it
-    started and raises NotAnsweringError. ``name`` is what errors call a program that another one starts;
-    ``environment`` is added to the clean one every program gets.
+    installed raises one naming its package; one that takes longer than ``timeout_s`` is ended with all it
+    started, first by SIGTERM, and raises NotAnsweringError. ``name`` is what errors call a program that
+    another one starts; ``environment`` is added to the clean one every program gets.
     """
     abandoned.reap()
     called = name or argv[0].rsplit("/", 1)[-1]
@@ -138,7 +140,7 @@ async def run(
     stdout, stderr = (output.decode() for output in outputs)
     if returncode is None:
         raise NotAnsweringError(
-            f"{called} did not end within {timeout_s:g} s and was killed.",
+            f"{called} did not end within {timeout_s:g} s and was ended.",
             hint="The device may not answer, or it is slower than the agent allows for.",
             reason=Reason.STALLED,
         )
@@ -211,7 +213,9 @@ async def _converse(
         readers.start_soon(_read, _fileno(child.stderr), outputs[1])
         if text is not None:
             readers.start_soon(_write, child, text.encode())
-        await _wait(child)
+        if child.poll() is None:
+            await _wait(child)
+            child.poll()
         # Whoever inherited the pipes may hold them open for ever.
         readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
     for pipe, output in zip((child.stdout, child.stderr), outputs, strict=True):
@@ -247,25 +251,24 @@ async def _write(child: subprocess.Popen[bytes], rest: bytes) -> None:
 
 
 async def _wait(child: subprocess.Popen[bytes]) -> None:
-    """Wait for the child's end without a thread and without a signal handler, then reap it."""
-    if child.poll() is not None:
-        return
+    """Wait for the child's end without a thread and without a signal handler; it is not reaped by this."""
     pidfd = os.pidfd_open(child.pid)
     try:
         await anyio.wait_readable(pidfd)
     finally:
         os.close(pidfd)
-    child.poll()
 
 
 async def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child with all it started, and give it the time the kernel needs to let it go."""
-    # The child leads a session of its own and is not reaped yet, so the group's number is still its own.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    with anyio.move_on_after(_KILL_GRACE_S, shield=True):
-        await _wait(child)
-    if child.returncode is None:
+    """Tell the child, with all it started, to end, and what is left of them after a grace to die."""
+    for number, grace_s in ((signal.SIGTERM, _TERM_GRACE_S), (signal.SIGKILL, _KILL_GRACE_S)):
+        # The child leads a session of its own and is not reaped yet, so the group's number is still its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        # With no descriptor left to wait on there is no grace.
+        with contextlib.suppress(OSError), anyio.move_on_after(grace_s, shield=True):
+            await _wait(child)
+    if child.poll() is None:
         abandoned.add(child)
 
 

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from agent.errors import AgentError, NotAnsweringError
+from agent.errors import AgentError, NotAnsweringError, ShortageError
 from agent.model import Reason
 from agent.node import command
+from tests.descriptors import used_up_descriptors
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +95,67 @@ async def test_late_program_is_killed_with_all_it_started(tmp_path: Path) -> Non
         if len(pids.read_text().split() if pids.exists() else ()) == 2:
             break
     await until(lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
+
+
+TRAP = "trap 'echo well >{path}; exit 0' TERM; echo ready >{path}; while :; do sleep 0.01; done"
+
+
+async def test_program_that_is_cancelled_may_end_in_good_order(tmp_path: Path) -> None:
+    """e2fsck and sfdisk leave things whole when they are told to end, and not when they are killed."""
+    path = tmp_path / "how"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: command.run(["sh", "-c", TRAP.format(path=path)], timeout_s=60))
+        await until(lambda: path.exists() and path.read_text() == "ready\n")
+        tasks.cancel_scope.cancel()
+    assert path.read_text() == "well\n"
+
+
+async def test_late_program_may_end_in_good_order(tmp_path: Path) -> None:
+    """At the timeout as well."""
+    path = tmp_path / "how"
+    for timeout_s in (0.3, 3, 30):  # a busy machine may need longer to get so far
+        with pytest.raises(NotAnsweringError):
+            await command.run(["sh", "-c", TRAP.format(path=path)], timeout_s=timeout_s)
+        if path.exists():
+            break
+    assert path.read_text() == "well\n"
+
+
+async def test_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    """One that heeds no SIGTERM dies after a grace, and so does what one left that did."""
+    pids = tmp_path / "pids"
+    deaf = "trap '' TERM; echo $$ >>{pids}; while :; do sleep 0.01; done"
+    script = (
+        f"sh -c '{deaf.format(pids=pids).replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}' & wait"
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: command.run(["sh", "-c", script], timeout_s=60))
+        tasks.start_soon(lambda: command.run(["sh", "-c", deaf.format(pids=pids)], timeout_s=60))
+        await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        tasks.cancel_scope.cancel()
+    await until(lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
+
+
+async def test_program_is_ended_also_without_a_descriptor_left(tmp_path: Path) -> None:
+    """A full table of descriptors keeps nobody from being killed."""
+    pid_path = tmp_path / "pid"
+    async with anyio.create_task_group() as tasks:
+        script = f"echo $$ >{pid_path}; exec sleep 99"
+        tasks.start_soon(lambda: command.run(["sh", "-c", script], timeout_s=60))
+        await until(lambda: pid_path.exists() and pid_path.read_text())
+        pid = int(pid_path.read_text())
+        with used_up_descriptors():
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+    await until(lambda: not _is_running(pid))
+
+
+async def test_program_that_cannot_be_started_for_want_of_descriptors_is_a_shortage() -> None:
+    """It says nothing about what the program was to be asked."""
+    with used_up_descriptors(), pytest.raises(ShortageError, match="cat could not be started"):
+        await command.run(["cat"], timeout_s=60)
 
 
 async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class PassOutcome:
     needs_retry: bool
     is_here: bool
     is_overtaken: bool = False
-    """It ended since something else is wanted by now, which nothing was done for yet."""
+    """It ended since something else is wanted by now, or known: whoever changed that has woken the volume."""
 
 
 async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
@@ -170,9 +170,8 @@ class Pass:
         is_here = self._observed is not None and (
             self._observed.device is not None or bool(self._observed.stale_mounts)
         )
-        is_overtaken = isinstance(failure, OvertakenError)
-        needs_retry = failure is not None and failure.retryable and not is_overtaken
-        return PassOutcome(needs_retry, is_here, is_overtaken)
+        needs_retry = failure is not None and failure.retryable
+        return PassOutcome(needs_retry, is_here, isinstance(failure, OvertakenError))
 
     def _publish_failure(self, error: AgentError) -> None:
         wanted = self._want if isinstance(self._want, Wanted) else None

@@ -175,15 +175,12 @@ class Reconciler:
             async with track.pass_lock:
                 a_pass = Pass(self._context, track.memory, volume, lambda: self._wants.get(volume))
                 pass_outcome = await a_pass.run()
-            if pass_outcome.is_overtaken:
-                track.wake.set()
-                continue
             if not track.wake.is_set():
                 track.settled.set()
             if pass_outcome.needs_retry:
-                track.memory.failures += 1
+                track.memory.failures += not pass_outcome.is_overtaken
                 # After one failed pass, two, and so on; being woken ends a pause early.
-                with anyio.move_on_after(RETRY_S[min(track.memory.failures, len(RETRY_S)) - 1]):
+                with anyio.move_on_after(RETRY_S[max(0, min(track.memory.failures, len(RETRY_S)) - 1)]):
                     await track.wake.wait()
                 track.wake.set()
             else:

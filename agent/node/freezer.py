@@ -1,16 +1,13 @@
 """Holds a filesystem frozen for a moment, and thaws it whatever dies.
 
 A frozen filesystem stays frozen when the process that froze it ends. So a small guardian process freezes and
-thaws: when the daemon dies its end of the pipe closes, which the guardian takes for "thaw"; when it hears
-nothing for too long it thaws by itself; when the guardian dies, the daemon thaws. The guardian is never
-killed: one that hangs in the kernel thaws as soon as the kernel lets it.
+thaws (``guardian``): when the daemon dies its end of the pipe closes, which the guardian takes for "thaw";
+when it hears nothing for too long it thaws by itself; when the guardian dies, the daemon thaws. The guardian
+is never killed: one that hangs in the kernel thaws as soon as the kernel lets it.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,8 +17,9 @@ from anyio.abc import Process
 
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import DeviceNumber, Reason
-from agent.node import mountapi, mounted
+from agent.node import mounted
 from agent.node.workers import Workers
+from agent.shortage import explain_shortage, is_shortage
 
 FREEZE_TIMEOUT_S = 10.0
 """Flushing what is dirty comes first; a busy volume may need seconds."""
@@ -37,8 +35,13 @@ async def hold_frozen(
     Raises AgentError where it cannot be frozen, or where it did not stay frozen until the end; it is thawed
     in either case.
     """
-    argv = [sys.executable, "-I", "-m", "agent.node.freezer", path, *map(str, device_number), str(limit_s)]
-    guardian = await anyio.open_process(argv, stderr=None, start_new_session=True)
+    argv = [sys.executable, "-I", "-m", "agent.node.guardian", path, *map(str, device_number), str(limit_s)]
+    try:
+        guardian = await anyio.open_process(argv, stderr=None, start_new_session=True)
+    except OSError as error:
+        if is_shortage(error):
+            raise explain_shortage(f"{path} could not be frozen", error) from error
+        raise
     has_thawed = False
     try:
         await _expect(guardian, b"frozen", path, FREEZE_TIMEOUT_S)
@@ -80,37 +83,3 @@ async def _expect(guardian: Process, word: bytes, path: str, timeout_s: float) -
     if said.strip() != word:
         words = said.decode("utf-8", "replace").strip() or "its guardian process ended"
         raise AgentError(f"{path} could not be kept frozen: {words}.", reason=Reason.STEP_FAILED)
-
-
-def main(argv: list[str]) -> int:
-    """Freeze, wait for the word, the end of the pipe or the limit, and thaw."""
-    path, major, minor, limit_s = argv
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    with (
-        mounted.open_mount(path, DeviceNumber(int(major), int(minor))) as (mount_fd, _),
-        mounted.open_root(mount_fd) as root_fd,
-    ):
-        try:
-            mountapi.freeze(root_fd)
-        except OSError as error:
-            _say(f"{error.strerror}")  # frozen by someone else already, or a type that cannot be
-            return 0
-        try:
-            _say("frozen")
-            is_asked = bool(select.select([0], [], [], float(limit_s))[0]) and os.read(0, 16) == b"thaw\n"
-        finally:
-            mountapi.thaw(root_fd)
-    _say("thawed" if is_asked else "it was thawed before the end")
-    return 0
-
-
-def _say(words: str) -> None:
-    try:
-        os.write(1, words.encode() + b"\n")
-    except BrokenPipeError:
-        return  # nobody is left to hear it; what matters is to go on to the thaw
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -206,17 +206,17 @@ class Node:
         """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
         await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
 
-    async def find_origin(self, volume: VolumeId) -> OriginAnswer:
+    async def find_origin(self, volume: VolumeId, *, for_show: bool = False) -> OriginAnswer:
         """Return what is known of where a volume comes from: what the cloud says, or ever said for good.
 
         What it was made from is noted for the time when the cloud does not answer. Raises AgentError where
-        that note cannot be written, or trusted.
+        that note cannot be written, or trusted. ``for_show``: nothing is noted.
         """
         if volume not in self._noted_origins:
             self._noted_origins[volume] = await self.read(self.records.read_origin, volume)
         answer, noted = self.find_answer(volume), self._noted_origins[volume]
         origin = answer.origin
-        if origin is not None and origin.made_from is not None and noted is None:
+        if origin is not None and origin.made_from is not None and noted is None and not for_show:
             noted = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
             await self.save(self.records.write_origin, noted)
             self._noted_origins[volume] = noted

@@ -145,7 +145,7 @@ class VolumeSession:
             record = note
         rightful = self._list_rightful_links(wanted)
         # Asked last: a look may take minutes, and what AWS says meanwhile counts.
-        answer = await self._find_origin(wanted)
+        answer = await self._find_origin(wanted, for_show=for_show)
         return Observed(
             volume_id=self._volume,
             device=look.device,
@@ -199,9 +199,9 @@ class VolumeSession:
             origin=self._node.find_answer(self._volume).origin,
         )
 
-    async def _find_origin(self, wanted: Wanted | None) -> OriginAnswer:
+    async def _find_origin(self, wanted: Wanted | None, *, for_show: bool) -> OriginAnswer:
         if _needs_contents(wanted):
-            return await self._node.find_origin(self._volume)
+            return await self._node.find_origin(self._volume, for_show=for_show)
         return self._node.find_answer(self._volume)
 
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:

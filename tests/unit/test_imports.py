@@ -25,3 +25,11 @@ def test_the_start_takes_nothing_for_later(module: str) -> None:
     code = f"import sys, {module}; print(*(name for name in {list(LATER)!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name: LATER[name] for name in done.stdout.split()} == {}
+
+
+@pytest.mark.parametrize("module", ["agent.node.zygote", "agent.node.guardian"])
+def test_small_processes_stay_small(module: str) -> None:
+    """What workers are forked from, and what holds a filesystem frozen, has no event loop with it."""
+    code = f"import sys, {module}; print(*({{'asyncio', 'anyio', 'structlog'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -185,6 +185,34 @@ async def test_descriptor_that_no_worker_can_be_given_is_closed_later(
     await until(lambda: not list_open(file))
 
 
+async def test_last_close_of_a_device_is_never_the_daemons(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has the descriptor, and no call to act on yet, when the daemon closes its own."""
+    crew = workers._crew
+    worker = crew.take()
+    worker.sock.close()
+    peer, worker.sock = socket.socketpair()
+    at_close: list[bytes] = []
+    close = Fd.close
+
+    def watch(fd: Fd) -> None:
+        at_close.append(peer.recv(1 << 16, socket.MSG_PEEK))
+        close(fd)
+
+    monkeypatch.setattr(Fd, "close", watch)
+    file = tmp_path / "file"
+    file.touch()
+    with peer, worker.sock:
+        worker.hand(Fd(os.open(file, os.O_RDONLY)))
+        monkeypatch.undo()
+        assert len(at_close[0]) == 1
+        inbox = wire.receive(peer)
+        assert inbox is not None
+        assert len(list_open(file)) == len(inbox.fds) == 1
+        inbox.close_fds()
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no"), MemoryError()])
 async def test_shortage_in_a_worker_is_one_of_the_node(workers: Workers, error: Exception) -> None:
     """What a worker ran out of says nothing of the subject."""

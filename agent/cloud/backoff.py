@@ -79,17 +79,20 @@ class RareQuestion:
     def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
         self._clock = clock
         self._rng = rng
-        self._about: object = None
-        self._times = 0
-        self._not_before_s = 0.0
+        self._asked: dict[str, tuple[int, float]] = {}
+        """By what is asked about: how often, and not before when it is again."""
 
-    def is_due(self, about: object) -> bool:
-        """Return whether to ask now. About anything else than last time, it is."""
-        return about != self._about or self._clock() >= self._not_before_s
+    def is_due(self, about: str) -> bool:
+        """Return whether to ask now."""
+        return self._clock() >= self._asked.get(about, (0, 0.0))[1]
 
-    def note_asked(self, about: object, *, is_answered: bool) -> None:
-        """Take note of an answer; ``is_answered``: it is not what it was, or needs to be asked for again."""
-        self._times = 0 if is_answered or about != self._about else self._times + 1
-        self._about = about
-        rest_s = 0.0 if is_answered else min(_LEAST_S * 2.0 ** min(self._times, 12), LONGEST_S)
-        self._not_before_s = self._clock() + rest_s * self._rng.uniform(1.0, 1.5)
+    def note_asked(self, about: str, *, is_answered: bool) -> None:
+        """Take note of an answer; ``is_answered``: it is another than before, to be asked for at once."""
+        now_s = self._clock()
+        self._asked = {key: kept for key, kept in self._asked.items() if now_s < kept[1] + LONGEST_S}
+        if is_answered:
+            self._asked.pop(about, None)
+            return
+        times = self._asked.get(about, (0, 0.0))[0]
+        rest_s = min(_LEAST_S * 2.0 ** min(times, 12), LONGEST_S)
+        self._asked[about] = (times + 1, now_s + rest_s * self._rng.uniform(1.0, 1.5))

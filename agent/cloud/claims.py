@@ -45,6 +45,12 @@ def choose_claimed(claimed: Sequence[CloudVolume], node: NodeView) -> CloudVolum
     return found[0] if len(found) == 1 else None
 
 
+def is_disowned(making: Making, volumes: Mapping[VolumeId, CloudVolume]) -> bool:
+    """Return whether the claim's volume is there, which was not found by the claim's tags."""
+    last = None if making.volume_id is None else volumes.get(making.volume_id)
+    return last is not None and not last.is_gone
+
+
 def plan_claim(
     wanted: WantedVolume,
     volumes: Mapping[VolumeId, CloudVolume],
@@ -59,9 +65,8 @@ def plan_claim(
         return plan_attach(chosen, node, may_take_over=True)
     if claimed:
         return _refuse_several(wanted, claimed)
-    last = None if making.volume_id is None else volumes.get(making.volume_id)
-    if last is not None and not last.is_gone:
-        return _refuse_disowned(wanted, last)
+    if making.volume_id is not None and is_disowned(making, volumes):
+        return _refuse_disowned(wanted, volumes[making.volume_id])
     if making.is_lost_too_often or (making.is_seen and making.lost):
         return _refuse_lost(wanted, making)
     if making.generation >= MOST_GENERATIONS:

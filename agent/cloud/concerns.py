@@ -1,86 +1,35 @@
-"""What the cloud half is concerned with: that a volume is here, has its shape, its snapshots, or goes.
-
-A concern decides the one next thing about its volume; the loop does it, in the same way for all of them, and
-lets a concern that failed rest without keeping the others from theirs.
-"""
+"""What the cloud half is concerned with: that a volume is here, has its shape, its snapshots, or goes."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 
 from typing_extensions import override
 
+from agent.cloud import recent
 from agent.cloud.attach import choose_volume, plan_attach
-from agent.cloud.call import Make
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, ModifyVolume
-from agent.cloud.claims import choose_claimed, find_claim_notice, find_claimed, plan_claim
+from agent.cloud.claims import choose_claimed, find_claim_notice, find_claimed, is_disowned, plan_claim
+from agent.cloud.concern import Concern, Means
 from agent.cloud.decisions import Decision, Do
-from agent.cloud.departures import find_departure, find_orphans, find_pardoned, plan_orphan, plan_pardon
 from agent.cloud.describe import describe_modifications, is_searchable
+from agent.cloud.leaving import list_leaving
 from agent.cloud.look import Look
-from agent.cloud.makings import note_described
-from agent.cloud.memory import Memory
+from agent.cloud.makings import Making, note_described
 from agent.cloud.modify import plan_modify
-from agent.cloud.shoot import SnapshotKeeper
-from agent.cloud.values import TAG_CLAIM, CloudVolume
+from agent.cloud.pools import plan_pool
+from agent.cloud.values import CloudVolume
+from agent.cloud.wanted import WantedVolume
 from agent.model import Reason, VolumeId
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 from agent.steps import Refuse, Wait
-
-
-@dataclass(frozen=True)
-class Means:
-    """What concerns decide with."""
-
-    make: Make
-    memory: Memory
-    snapshots: SnapshotKeeper
-    released: set[VolumeId]
-    """Detached by hand, and to be left so."""
-    clock: Callable[[], float]
-    now: Callable[[], datetime]
-
-
-class Concern(ABC):
-    """One thing to bring about, call by call."""
-
-    name: str
-    """The policy entry's, under which people are told of it."""
-    key: str
-    """Its own, under which its failures and its last call are remembered."""
-    needs_marks = False
-    """It is not settled before AWS was asked for all volumes with the agent's marks."""
-
-    @abstractmethod
-    async def decide(self, look: Look) -> Decision | None:
-        """Return the next thing to do; None: nothing, now."""
-
-    def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
-        """Return what is to be seen to once ``volume`` is here."""
-        del volume
-        return iter(())
-
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
-        """Say why this is not as wanted: here, why the volume cannot be used."""
-        look.verdicts[self.name] = verdict
-
-    def tell_asked(self, waiting: Wait, look: Look) -> None:
-        """Say that AWS was asked for what is wanted."""
-        self.tell(waiting, look)
 
 
 def list_concerns(look: Look, means: Means) -> Iterator[Concern]:
     """Return the concerns a look begins with."""
     for entry in look.entries:
         yield Presence(entry, means)
-    orphans = find_orphans(look.list_volumes(), look.policy, look.node)
-    for volume in orphans:
-        yield Leaving(volume, means)
-    for volume in find_pardoned(look.list_volumes(), orphans, look.node):
-        yield Pardon(volume, means.memory)
+    yield from list_leaving(look, means)
 
 
 class Presence(Concern):
@@ -120,13 +69,26 @@ class Presence(Concern):
             look.claimed[self.name] = chosen.volume_id
             making = note_described(making, chosen, look.volumes)
             await makings.put(wanted.key, making)
-        decision = plan_claim(wanted, look.volumes, look.node, making, self._means.clock())
+        decision = None
+        if wanted.is_pooled and not claimed:
+            decision = self._plan_pool(wanted, making, look)
+        decision = decision or plan_claim(wanted, look.volumes, look.node, making, self._means.clock())
         notice = find_claim_notice(wanted, decision, look.list_volumes(), making)
         if notice is not None:
             look.notices[self.name] = notice
         is_held = isinstance(decision, Wait) and decision.reason is Reason.ATTACHED_ELSEWHERE
         if is_held and look.unproven is not None:
             raise look.unproven
+        return decision
+
+    def _plan_pool(self, wanted: WantedVolume, making: Making, look: Look) -> Decision | None:
+        if is_disowned(making, look.volumes):
+            return None
+        memory, now_s = self._means.memory, self._means.clock()
+        lost = {one for one, lost_at_s in memory.lost.items() if now_s - lost_at_s <= recent.LIMIT_S}
+        decision = plan_pool(wanted, look.list_pools(), look.node, making, lost)
+        if look.unproven is not None and (decision is None or isinstance(decision, Wait)):
+            raise look.unproven  # nothing is made while it is not known whether something was left
         return decision
 
     def _plan_matching(self, match: Match, look: Look) -> Decision:
@@ -214,51 +176,6 @@ class Snapshots(Upkeep):
     @override
     async def decide(self, look: Look) -> Decision | None:
         return await self._means.snapshots.tend(self.name, self._entry, self._volume)
-
-
-class Leaving(Concern):
-    """A volume whose claim is no longer in the policy is to go, where the policy said so while it was."""
-
-    needs_marks = True
-
-    def __init__(self, volume: CloudVolume, means: Means) -> None:
-        self.name = self.key = f"{volume.tag(TAG_CLAIM)} ({volume.volume_id})"
-        self._volume = volume
-        self._means = means
-
-    @override
-    async def decide(self, look: Look) -> Decision | None:
-        departure, volume_id = find_departure(self._volume), self._volume.volume_id
-        if departure is None:
-            return None
-        look.departures[volume_id] = departure
-        memory, now = self._means.memory, self._means.now()
-        grace = timedelta(seconds=look.policy.agent.cloud.grace_s)
-        deadline = memory.departing.setdefault(volume_id, now + grace)
-        is_due = departure.after is not None and now >= departure.after
-        return plan_orphan(
-            self._volume,
-            await self._means.snapshots.find_final(self._volume) if is_due else (),
-            look.node,
-            is_released=volume_id in memory.dropped,
-            now=now,
-            deadline=deadline,
-        )
-
-
-class Pardon(Concern):
-    """A volume that was to be deleted is wanted again: the time of its deletion is to be forgotten."""
-
-    def __init__(self, volume: CloudVolume, memory: Memory) -> None:
-        self.name = f"{volume.tag(TAG_CLAIM)} ({volume.volume_id})"
-        self.key = f"{self.name}: pardon"
-        self._volume = volume
-        self._memory = memory
-
-    @override
-    async def decide(self, look: Look) -> Decision | None:
-        self._memory.departing.pop(self._volume.volume_id, None)
-        return plan_pardon(self._volume)
 
 
 def _miss(volume_id: VolumeId) -> Wait:

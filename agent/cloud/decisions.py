@@ -85,6 +85,13 @@ class NodeView:
         return identity.instance_name or (None if identity.is_hyperpod else identity.instance_id)
 
     @property
+    def has_passing_name(self) -> bool:
+        """The instance's name holds its own ID, as on HyperPod with EKS: a replacement has another one."""
+        identity = self.identity
+        is_known = bool(identity.instance_name and identity.instance_id)
+        return is_known and identity.is_hyperpod and str(identity.instance_id) in str(identity.instance_name)
+
+    @property
     def cluster_key(self) -> str:
         """The cluster this node's own volumes are marked with; an ordinary instance's ID needs none."""
         return self.identity.cluster_id or "none"

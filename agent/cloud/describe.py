@@ -12,8 +12,17 @@ from typing import TypeVar
 from agent.cloud.call import Make
 from agent.cloud.calls import DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.decisions import NodeView
-from agent.cloud.values import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_NODE, CloudVolume, Modification
-from agent.cloud.wanted import CLUSTER_WIDE
+from agent.cloud.values import (
+    MADE_BY,
+    TAG_CLAIM,
+    TAG_CLUSTER,
+    TAG_GROUP,
+    TAG_MADE_BY,
+    TAG_NODE,
+    CloudVolume,
+    Modification,
+)
+from agent.cloud.wanted import CLUSTER_WIDE, WantedVolume
 from agent.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 
@@ -45,6 +54,19 @@ async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]
     )
     if not asked:
         return ()
+    return tuple(await make(DescribeVolumes(filters)))
+
+
+async def describe_pools(make: Make, wanted: Sequence[WantedVolume], state: str) -> tuple[CloudVolume, ...]:
+    """Describe the volumes in ``state`` of the pools that these claims of one node are served from."""
+    filters = (
+        (f"tag:{TAG_MADE_BY}", (MADE_BY,)),
+        (f"tag:{TAG_CLUSTER}", tuple(sorted({one.cluster for one in wanted}))),
+        (f"tag:{TAG_GROUP}", tuple(sorted({str(one.group) for one in wanted}))),
+        (f"tag:{TAG_CLAIM}", tuple(sorted({one.name for one in wanted}))),
+        ("availability-zone", tuple(sorted({one.zone for one in wanted}))),
+        ("status", (state,)),
+    )
     return tuple(await make(DescribeVolumes(filters)))
 
 

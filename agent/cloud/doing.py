@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from agent.cloud.call import Change, Make
 from agent.cloud.calls import CreateVolume, DeleteVolume
+from agent.cloud.decisions import Do
 from agent.cloud.device_names import list_given_names
 from agent.cloud.error_rules import NAME_TAKEN_CODE, is_token_burnt
-from agent.cloud.errors import CloudError
+from agent.cloud.errors import CloudError, is_throttled
 from agent.cloud.makings import find_key, note_burnt, note_made, note_mismatch
 from agent.cloud.memory import Memory
+from agent.cloud.pools import Take
 from agent.cloud.recent import RecentCalls
 from agent.log import get_logger
 from agent.model import VolumeId
 
 log = get_logger(__name__)
+
+_LOST_CODES = frozenset({"VolumeInUse", "IncorrectState"})
+"""What an attach is answered with where somebody else has the volume, by EC2 and by HyperPod."""
 
 
 class Record(Protocol):
@@ -43,10 +49,13 @@ class Doer:
         self._clock = clock
         self._record = record
 
-    async def do(self, name: str, key: str, call: Change[Any]) -> None:
+    async def do(self, name: str, key: str, decision: Do) -> None:
         """Make the call for an entry ``name``; ``key`` is what it is remembered under. Raises CloudError."""
+        call = decision.call
         if isinstance(call, CreateVolume):
             await self._create(name, call)
+        elif isinstance(decision, Take):
+            await self._take(key, decision)
         else:
             await self._change(call)
             self._recent.note(key, call)
@@ -62,6 +71,28 @@ class Doer:
             if error.code == NAME_TAKEN_CODE:
                 self._memory.taken_names |= list_given_names([call])
             raise
+
+    async def _take(self, key: str, decision: Take) -> None:
+        """Attach a volume of a pool. That it is being taken is on disk before, so that no restart takes two.
+
+        Where another node was quicker, that is remembered, and the next one is taken in the next look. Where
+        this node may have attached it itself, in a call whose end it never saw, the description will tell.
+        """
+        makings, volume_id = self._memory.makings, decision.volume_id
+        before = makings.get(decision.key)
+        await makings.put(decision.key, replace(before, taking=volume_id))
+        try:
+            await self._change(decision.call)
+        except CloudError as error:
+            if is_throttled(error.code):
+                await makings.put(decision.key, before)  # AWS did nothing
+            if error.code not in _LOST_CODES or before.taking == volume_id:
+                raise
+            self._memory.lost[volume_id] = self._clock()
+            await makings.put(decision.key, replace(before, taking=None))
+            log.info("cloud.outrun", volume_id=volume_id)
+        else:
+            self._recent.note(key, decision.call)
 
     async def _create(self, name: str, call: CreateVolume) -> None:
         makings, key = self._memory.makings, find_key(call.tags)

@@ -7,6 +7,7 @@ nothing by itself: HyperPod's are never described by EC2, and a list may be of t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from agent.cloud.call import Make
@@ -28,23 +29,34 @@ def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> 
     return own_id in listed and instance_id not in listed
 
 
-async def find_gone(make: Make, node: NodeView, suspects: frozenset[str]) -> frozenset[str]:
-    """Return those of ``suspects`` that are proven gone; costs no call where there is no suspect."""
+async def find_gone(
+    make: Make, node: NodeView, suspects: Iterable[str], enough: int | None = None
+) -> frozenset[str]:
+    """Return those of ``suspects`` that are proven gone; costs no call where there is no suspect.
+
+    ``enough``: proving so many of a cluster's nodes gone, those first that come first, is as good as all.
+    """
     own_id = node.identity.instance_id
-    suspects = frozenset(parse_instance_id(suspect) for suspect in suspects if suspect != own_id)
-    if not suspects or own_id is None:
+    ordered = tuple(parse_instance_id(suspect) for suspect in suspects if suspect != own_id)
+    if not ordered or own_id is None:
         return frozenset()
     if node.api is AttachApi.HYPERPOD:
-        return await _find_gone_nodes(make, node, suspects)
-    return await _find_gone_instances(make, suspects, own_id)
+        return await _find_gone_nodes(make, node, ordered, enough or len(ordered))
+    return await _find_gone_instances(make, ordered, own_id)
 
 
-async def _find_gone_nodes(make: Make, node: NodeView, suspects: frozenset[str]) -> frozenset[str]:
+async def _find_gone_nodes(
+    make: Make, node: NodeView, suspects: Sequence[str], enough: int
+) -> frozenset[str]:
     require_identity(node.identity, "cluster_arn")
     cluster, own_id = str(node.identity.cluster_arn), str(node.identity.instance_id)
     nodes: tuple[ClusterNode, ...] = await make(ListClusterNodes(cluster))
-    absent = [suspect for suspect in sorted(suspects) if is_absent(nodes, suspect, own_id)]
-    return frozenset([suspect for suspect in absent if await _is_not_found(make, cluster, suspect)])
+    absent = [suspect for suspect in suspects if is_absent(nodes, suspect, own_id)]
+    gone: set[str] = set()
+    for suspect in absent:
+        if len(gone) < enough and await _is_not_found(make, cluster, suspect):
+            gone.add(suspect)
+    return frozenset(gone)
 
 
 async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
@@ -58,12 +70,11 @@ async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
     return found.status == "NotFound"
 
 
-async def _find_gone_instances(make: Make, suspects: frozenset[str], own_id: str) -> frozenset[str]:
+async def _find_gone_instances(make: Make, suspects: Sequence[str], own_id: str) -> frozenset[str]:
     """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
     gone: set[str] = set()
-    ordered = sorted(suspects)
-    for start in range(0, len(ordered), _MOST_SUSPECTS):
-        chunk = ordered[start : start + _MOST_SUSPECTS]
+    for start in range(0, len(suspects), _MOST_SUSPECTS):
+        chunk = suspects[start : start + _MOST_SUSPECTS]
         reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
             DescribeInstances((own_id, *chunk))
         )

@@ -21,6 +21,7 @@ from agent.cloud.describe import (
 )
 from agent.cloud.device_names import list_given_names
 from agent.cloud.findings import Findings, choose_entries, make_facts
+from agent.cloud.pools import find_candidates, find_last_holder, find_pool, find_taken, rank_holder
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
@@ -37,6 +38,8 @@ class Look:
     node: NodeView
     policy: Policy
     volumes: dict[VolumeId, CloudVolume] = field(default_factory=dict)
+    pool: dict[VolumeId, CloudVolume] = field(default_factory=dict)
+    """Volumes that this node might take over; most of them are others'."""
     claimed: dict[str, VolumeId] = field(default_factory=dict)
     verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
@@ -70,6 +73,21 @@ class Look:
             if entry.claim is not None:
                 with suppress(AgentError):  # told of the claim itself, when it is planned
                     yield self.want(entry.name, entry.claim)
+
+    def list_unserved(self) -> tuple[WantedVolume, ...]:
+        """Return the claims served from pools that have no volume yet, and none in view."""
+        return tuple(
+            one
+            for one in self.list_wanted()
+            if one.is_pooled
+            and not find_claimed(one, self.list_volumes())
+            and not find_taken(one, self.list_pools(), self.node)
+            and not find_candidates(one, self.list_pools(), self.node)
+        )
+
+    def list_pools(self) -> tuple[CloudVolume, ...]:
+        """Return everything described that may be of a pool, as it was described last."""
+        return tuple({**self.volumes, **self.pool}.values())
 
     def find_matching(self, match: Match) -> tuple[CloudVolume, ...]:
         """Return the volumes described so far that an entry's match means."""
@@ -126,12 +144,33 @@ async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_
 
 
 def find_suspects(look: Look) -> frozenset[str]:
-    """Return the other instances that hold this node's claims: its own and its cluster's, nobody else's."""
+    """Return the other instances that hold this node's claims: its own and its cluster's, nobody else's.
+
+    Also those whose name is on a volume that is attached here.
+    """
     held = (
         volume
         for wanted in look.list_wanted()
         for volume in find_claimed(wanted, look.list_volumes())
         if not volume.is_multi_attach and volume.volume_id not in look.node.devices
     )
+    taken = (
+        volume for wanted in look.list_wanted() for volume in find_taken(wanted, look.list_pools(), look.node)
+    )
     holders = {attachment.instance_id for volume in held for attachment in volume.attachments}
+    holders |= {find_last_holder(volume) for volume in taken}
     return frozenset(holder for holder in holders if holder not in {None, look.node.identity.instance_id})
+
+
+def find_leavers(look: Look) -> tuple[str, ...]:
+    """Return the instances that stand between this node and a volume it needs, in this node's order.
+
+    Whom AWS shows attached has to be gone, and then whose name is on the volume.
+    """
+    own_id, gone = look.node.identity.instance_id or "", look.node.gone
+    holders: set[str] = set()
+    for wanted in look.list_unserved():
+        for volume in find_pool(wanted, look.list_pools()):
+            attached = {str(one.instance_id) for one in volume.attachments} - gone
+            holders |= attached or {find_last_holder(volume) or own_id}
+    return tuple(sorted(holders - gone - {own_id}, key=lambda holder: rank_holder(own_id, holder)))

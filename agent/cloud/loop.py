@@ -17,8 +17,10 @@ import anyio
 
 from agent.cloud.backoff import BackOffs
 from agent.cloud.call import Make
-from agent.cloud.concerns import Concern, Means, list_concerns
+from agent.cloud.concern import Concern, Means
+from agent.cloud.concerns import list_concerns
 from agent.cloud.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.describe import describe_pools
 from agent.cloud.device_names import list_attached_names, list_given_names
 from agent.cloud.doing import Doer, Record, log_event
 from agent.cloud.findings import Findings, Hands, make_facts, make_verdict, needs_cloud
@@ -192,6 +194,14 @@ class CloudLoop:
         names = {*attached, *list_given_names(self._recent.list_calls()), *self._memory.taken_names}
         look.node = replace(look.node, used_names=look.node.used_names | names)
         await self._suspicion.find_gone(look)
+        # What nodes that are gone have left is worth a call before anything is made; what AWS still shows
+        # attached to them is asked about only where nothing is free.
+        for state in ("available", "in-use"):
+            unserved = look.list_unserved()
+            if unserved:
+                found = await describe_pools(self._make, unserved, state)
+                look.pool |= {volume.volume_id: volume for volume in found}
+                await self._suspicion.find_leaver(look)
 
     # -- One concern -----------------------------------------------------------------------------------------
 
@@ -234,7 +244,7 @@ class CloudLoop:
             if waiting is None:
                 waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
                 look.has_acted = True
-                await self._doer.do(concern.name, concern.key, decision.call)
+                await self._doer.do(concern.name, concern.key, decision)
             concern.tell_asked(waiting, look)
 
     # -- Telling ---------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class Making:
     """The last of them was never described."""
     on_delete: str = "retain"
     """What is to become of the volume when its claim is gone."""
+    taking: VolumeId | None = None
+    """The volume of its pool that this node is attaching, or has attached without its name on it."""
     unseen_since_s: float | None = None
     """Monotonic, of this process: when AWS first said that the token has its volume, which none describes."""
     asked_at_s: float | None = None
@@ -160,7 +162,8 @@ class Makings:
 
     def list_volumes(self) -> frozenset[VolumeId]:
         """Return the volumes that are to be asked about by ID."""
-        return frozenset(making.volume_id for making in self._makings.values() if making.volume_id)
+        makings = self._makings.values()
+        return frozenset(one for making in makings for one in (making.volume_id, making.taking) if one)
 
     @property
     def is_any_to_go(self) -> bool:
@@ -195,7 +198,7 @@ class Makings:
             log.warning("claims.unwritten", error=str(error))
 
 
-_LASTING = ("generation", "volume_id", "is_seen", "lost", "has_vanished", "on_delete")
+_LASTING = ("generation", "volume_id", "is_seen", "lost", "has_vanished", "on_delete", "taking")
 
 
 def _show(making: Making) -> dict[str, Any]:
@@ -222,4 +225,5 @@ def _parse(fields: Mapping[str, Any]) -> Making:
         lost=tuple(parse_volume_id(one) for one in fields["lost"]),
         has_vanished=bool(fields["has_vanished"]),
         on_delete=str(fields["on_delete"]),
+        taking=None if fields["taking"] is None else parse_volume_id(fields["taking"]),
     )

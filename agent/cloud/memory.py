@@ -21,6 +21,8 @@ class Memory:
     """Volumes whose claim is gone, likewise, with the time of their deletion that was written on them."""
     dropped: set[VolumeId] = field(default_factory=set)
     """Unmounted because their claim is gone."""
+    lost: dict[VolumeId, float] = field(default_factory=dict)
+    """Volumes of pools that another node was quicker to attach, and when that was, monotonic."""
     taken_names: set[str] = field(default_factory=set)
     """Block device names that EC2 said are in use, by what nothing else tells of."""
 

@@ -13,6 +13,7 @@ from agent.cloud.values import (
     MADE_BY,
     TAG_CLAIM,
     TAG_CLUSTER,
+    TAG_GROUP,
     TAG_MADE_BY,
     TAG_NODE,
     TAG_ON_DELETE,
@@ -50,6 +51,13 @@ class WantedVolume:
     on_delete: str = "retain"
     tags: Tags = ()
     """The class's own, templates filled in; the agent's come on top."""
+    group: str | None = None
+    """The instance group whose nodes hand the volume on, one to the next; None: it is one name's for good."""
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whoever needs one takes a volume that a node of the group has left, in place of a new one."""
+        return self.group is not None
 
     @property
     def all_tags(self) -> Tags:
@@ -60,6 +68,7 @@ class WantedVolume:
             TAG_NODE: self.node,
             TAG_ON_DELETE: self.on_delete,
         }
+        own |= {TAG_GROUP: self.group} if self.group is not None else {}
         named = {"Name": f"{self.name} {self.node}" if self.node != CLUSTER_WIDE else self.name}
         return tuple(sorted({**named, **dict(self.tags), **own}.items()))
 
@@ -85,6 +94,9 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
     cluster = node.cluster_key if claim.per == "node" else node.shared_key
     if cluster is None:
         raise _refuse_clusterless(name)
+    is_pooled = claim.per == "node" and node.has_passing_name and not volume_class.multi_attach
+    if is_pooled:
+        require_identity(node.identity, "instance_group")
     check_kms_key(name, volume_class.kms_key_id, node.identity.account)
     size_gib = None if claim.size_bytes is None else claim.size_bytes // GIB
     iops = volume_class.iops
@@ -106,6 +118,7 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
         is_multi_attach=volume_class.multi_attach,
         on_delete=claim.on_delete,
         tags=_fill_tags(volume_class.tags, name, node, is_shared=claim.per == "cluster"),
+        group=node.identity.instance_group if is_pooled else None,
     )
 
 

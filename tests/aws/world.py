@@ -165,8 +165,8 @@ class NodeUnderTest:
     def now(self, now: datetime) -> None:
         self.world.now = now
 
-    def restart(self) -> None:
-        """Forget everything a process forgets when it dies."""
+    def restart(self, clock: Callable[[], float] | None = None) -> None:
+        """Forget everything a process forgets when it dies. ``clock``: another one than the test moves."""
         self.crash = None
         self.loop = CloudLoop(
             self.make,
@@ -174,7 +174,7 @@ class NodeUnderTest:
             lambda: self.policy,
             self.hands,
             self.published.append,
-            clock=lambda: self.time_s,
+            clock=clock or (lambda: self.time_s),
             now=lambda: self.now,
             rng=random.Random(1),  # noqa: S311 - jitter
             makings=Makings(self.store),

@@ -10,7 +10,7 @@ from agent.cloud.calls import DescribeVolumes, ModifyVolume
 from agent.cloud.errors import CloudError, Failure, explain_failure
 from agent.cloud.pace import AT_ONCE, Pacer
 from agent.model import VolumeId
-from bench.fleet import JumpingLoop, run_way
+from bench.fleet import JumpingLoop, Way, run_way
 
 RNG = random.Random(1)  # noqa: S311 - jitter
 CHANGE = ModifyVolume(VolumeId("vol-0123456789abcdef0"), size_gib=2)
@@ -106,7 +106,7 @@ def test_what_one_call_learns_holds_for_all() -> None:
 
 def test_fleet_is_served_near_the_least_time() -> None:
     """A fleet that boots at once is served soon after its limits allow; asking for each volume costs more."""
-    ours = run_way(40, is_batched=True, is_jittered=True)
-    naive = run_way(40, is_batched=False, is_jittered=True)
+    ours = run_way(40, Way("ours"))
+    naive = run_way(40, Way("naive", is_batched=False))
     assert ours.all_served_s < 120
     assert ours.calls_per_node < naive.calls_per_node

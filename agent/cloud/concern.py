@@ -1,0 +1,62 @@
+"""What a concern of the cloud half is, and what it decides with.
+
+A concern decides the one next thing about its volume; the loop does it, in the same way for all of them, and
+lets a concern that failed rest without keeping the others from theirs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.cloud.call import Make
+from agent.cloud.decisions import Decision
+from agent.cloud.look import Look
+from agent.cloud.memory import Memory
+from agent.cloud.shoot import SnapshotKeeper
+from agent.cloud.values import CloudVolume
+from agent.model import VolumeId
+from agent.steps import Refuse, Wait
+
+
+@dataclass(frozen=True)
+class Means:
+    """What concerns decide with."""
+
+    make: Make
+    memory: Memory
+    snapshots: SnapshotKeeper
+    released: set[VolumeId]
+    """Detached by hand, and to be left so."""
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+
+
+class Concern(ABC):
+    """One thing to bring about, call by call."""
+
+    name: str
+    """The policy entry's, under which people are told of it."""
+    key: str
+    """Its own, under which its failures and its last call are remembered."""
+    needs_marks = False
+    """It is not settled before AWS was asked for all volumes with the agent's marks."""
+
+    @abstractmethod
+    async def decide(self, look: Look) -> Decision | None:
+        """Return the next thing to do; None: nothing, now."""
+
+    def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
+        """Return what is to be seen to once ``volume`` is here."""
+        del volume
+        return iter(())
+
+    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+        """Say why this is not as wanted: here, why the volume cannot be used."""
+        look.verdicts[self.name] = verdict
+
+    def tell_asked(self, waiting: Wait, look: Look) -> None:
+        """Say that AWS was asked for what is wanted."""
+        self.tell(waiting, look)

@@ -1,0 +1,152 @@
+"""Nodes whose names end with them share volumes: what one leaves the next takes over, no two have one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.cloud.loop import CloudLoop
+from agent.model import Reason
+from tests.aws.cloud import OTHER_ZONE
+from tests.aws.faults import deny
+from tests.aws.world import NodeUnderTest, World
+
+CLAIM = """
+classes: {fast: {type: gp3}}
+volumes:
+  - {name: ckpt, claim: {class: fast, size: 5GiB}, block: {}}
+"""
+INSTANCES: Iterator[int]
+
+
+@pytest.fixture(autouse=True)
+def count_instances() -> None:
+    global INSTANCES  # noqa: PLW0603 - begins anew in each test
+    INSTANCES = iter(range(1, 1000))
+
+
+def add_node(world: World, **about: Any) -> NodeUnderTest:
+    number = next(INSTANCES)
+    return world.add_node(number, f"hyperpod-i-{number:017x}", **about)
+
+
+def remove_node(world: World, node: NodeUnderTest, *, keeps_attachments: bool = False) -> None:
+    world.cloud.remove_node(str(node.identity.instance_id), keeps_attachments=keeps_attachments)
+    world.devices.here.pop(str(node.identity.instance_id), None)
+
+
+def read_tags(world: World, volume: str) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in world.cloud.volumes[volume].get_tags()}
+
+
+@pytest.mark.parametrize("keeps_attachments", [False, True], ids=["free", "still attached"])
+async def test_replacement_under_a_new_name_takes_over(
+    world: World, tmp_path: Path, *, keeps_attachments: bool
+) -> None:
+    """The volume of a node that is gone is the next one's, whose name and time are written on it."""
+    world.use_policy(tmp_path, CLAIM)
+    old = add_node(world)
+    volume = (await old.settle()).claimed["ckpt"]
+    remove_node(world, old, keeps_attachments=keeps_attachments)
+    new = add_node(world)
+    assert (await new.settle()).claimed["ckpt"] == volume
+    assert world.cloud.made == [volume]
+    tags = read_tags(world, volume)
+    assert tags["ebs-agent:node"] == new.identity.instance_name
+    assert tags["Name"] == f"ckpt {new.identity.instance_name}"
+    assert tags["ebs-agent:held-since"].startswith("20")
+    world.aws.calls.clear()
+    await new.look(2)
+    assert dict(world.aws.calls) == {"DescribeVolumes": 2}
+
+
+async def test_volume_of_a_node_that_lives_is_left(world: World, tmp_path: Path) -> None:
+    """A volume that was detached by hand is its node's, as long as that one lives."""
+    world.use_policy(tmp_path, CLAIM)
+    first = add_node(world)
+    volume = (await first.settle()).claimed["ckpt"]
+    first.hands.released.add(volume)
+    world.cloud.volumes[volume].hold([])
+    world.devices.here.clear()
+    second = add_node(world)
+    assert (await second.settle()).claimed["ckpt"] != volume
+    assert read_tags(world, volume)["ebs-agent:node"] == first.identity.instance_name
+
+
+@pytest.mark.parametrize("about", ["zone", "group", "claim", "cluster"])
+async def test_pool_is_of_one_claim_group_and_zone(world: World, tmp_path: Path, about: str) -> None:
+    """What another claim, cluster, group or zone left is nobody's here."""
+    world.use_policy(tmp_path, CLAIM)
+    old = add_node(world, **({"zone": OTHER_ZONE} if about == "zone" else {}))
+    volume = (await old.settle()).claimed["ckpt"]
+    if about != "zone":
+        world.cloud.volumes[volume].add_tags({f"ebs-agent:{about}": "other"})
+    remove_node(world, old)
+    assert (await add_node(world).settle()).claimed["ckpt"] != volume
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        deny("ListClusterNodes", "sagemaker:ListClusterNodes"),
+        deny("DescribeClusterNode", "sagemaker:DescribeClusterNode"),
+    ],
+    ids=["list", "describe"],
+)
+async def test_nothing_is_taken_or_made_without_proof(world: World, tmp_path: Path, fault: Any) -> None:
+    """Where AWS cannot be asked whether the last holder is gone, its volume is left, and no other made."""
+    world.use_policy(tmp_path, CLAIM)
+    old = add_node(world)
+    await old.settle()
+    remove_node(world, old)
+    world.aws.faults.add(fault)
+    findings = await add_node(world).look(4)
+    assert findings.verdicts["ckpt"].reason is Reason.PERMISSION_DENIED
+    assert len(world.cloud.made) == 1
+
+
+async def test_lasting_names_share_nothing(world: World, tmp_path: Path) -> None:
+    """Where a replacement keeps the name, a claim's volume is that name's, whoever else needs one."""
+    world.use_policy(tmp_path, CLAIM)
+    old = world.add_node(501, "compute-1")
+    volume = (await old.settle()).claimed["ckpt"]
+    remove_node(world, old)
+    assert (await world.add_node(502, "compute-2").settle()).claimed["ckpt"] != volume
+    assert (await world.add_node(503, "compute-1").settle()).claimed["ckpt"] == volume
+
+
+async def run_loop(loop: CloudLoop) -> None:
+    """Look until settled, as fast as can be: nodes that boot at once meet at every call."""
+    with anyio.fail_after(240):
+        while not loop.is_settled:
+            await loop.look()
+            await anyio.sleep(0.2)  # the emulated AWS answers one at a time
+
+
+@pytest.mark.timeout(300)
+async def test_nodes_that_boot_at_once_share_a_pool(world: World, tmp_path: Path) -> None:
+    """Eight nodes boot together where five left their volumes: those are taken, three made, none shared."""
+    world.use_policy(tmp_path, CLAIM)
+    for _ in range(5):
+        old = add_node(world)
+        await old.settle()
+        remove_node(world, old)
+        for volume in world.cloud.volumes.values():
+            volume.add_tags({"ebs-agent:claim": "kept aside"})
+    for volume in world.cloud.volumes.values():
+        volume.add_tags({"ebs-agent:claim": "ckpt"})
+    nodes = [add_node(world) for _ in range(8)]
+    for node in nodes:
+        node.restart(clock=anyio.current_time)
+    async with anyio.create_task_group() as tasks:
+        for node in nodes:
+            tasks.start_soon(run_loop, node.loop)
+    used = [node.loop.findings.claimed["ckpt"] for node in nodes]
+    assert len(set(used)) == len(world.cloud.made) == 8
+    for node, volume_id in zip(nodes, used, strict=True):
+        assert list(node.hands.list_devices()) == [volume_id]
+        assert read_tags(world, volume_id)["ebs-agent:node"] == node.identity.instance_name

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from agent.errors import ExitCode, RefusedError
-from agent.report.connections import read_peer_uid
+from agent.report.peers import read_peer_uid
 from agent.report.sockets import GROUP
 
 READING: Mapping[str, frozenset[str]] = {

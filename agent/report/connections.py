@@ -11,26 +11,28 @@ import asyncio
 import errno
 import resource
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import anyio
 
+from agent.report.lobby import Lobby
+from agent.report.peers import Asked, Connection, read_peer_uid
 from agent.report.tally import Outcome, Tally
 
-ACCEPTS_AT_ONCE = 16
+ACCEPTS_AT_ONCE = 64
+ACCEPT_PAUSE_S = 0.00025
+"""After each one accepted: 4000 a second take an eighth of the loop's time. It keeps the kernel's queue
+short, in which nobody can be told from anybody."""
 PAUSE_S = 0.002
-"""After each connection accepted, so that 500 a second are: accepting must not be all the loop does."""
+"""After each connection let in, which costs far more."""
 TLS_PAUSE_S = 0.01
 """A handshake costs as much as ten answers."""
 STARVED_PAUSE_S = 1.0
 """Where no descriptor is left, trying again at once would fail at once."""
 
 _ROOT = 0
-_UCRED = struct.Struct("iII")
-"""struct ucred of unix(7): process, user and group."""
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -39,6 +41,8 @@ class Limits:
     """How many connections one face has, and how long each may take."""
 
     at_once: int = 64
+    lobby: int = 256
+    """Connections beside them on which nothing was asked yet: no more than a descriptor each."""
     each_user: int | None = None
     """Of one user other than root, where the kernel says who they are."""
     others: int | None = None
@@ -56,111 +60,86 @@ def share_descriptors(limits: Limits) -> Limits:
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return limits
-    share = max(2, allowed // 8)
-    if limits.at_once <= share:
+    share = max(2, allowed // 16)
+    limits = replace(limits, at_once=min(limits.at_once, share), lobby=min(limits.lobby, share))
+    if limits.each_user is None or limits.others is None:
         return limits
-    if limits.each_user is None:
-        return replace(limits, at_once=share)
-    return replace(limits, at_once=share, each_user=max(1, share // 4), others=max(1, share // 2))
+    each_user, others = min(limits.each_user, max(1, share // 4)), min(limits.others, max(1, share // 2))
+    return replace(limits, each_user=each_user, others=others)
 
 
-@dataclass(eq=False)
-class Connection:
-    """One connection and what it is doing."""
-
-    sock: socket.socket
-    uid: int | None
-    """Of the process that connected, where the kernel says so: on a Unix socket."""
-    since: float
-    """When it began to do what it does: to keep quiet, or to be answered."""
-    is_answered: bool = False
-    """Being answered now."""
-    has_asked: bool = False
-    transport: asyncio.Transport | None = None
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its descriptor is free again, which a transport's closing does not say yet."""
-        return self.sock.fileno() < 0
-
-    @property
-    def is_unread(self) -> bool:
-        """Whether it has not taken all of its answer."""
-        return self.transport is not None and self.transport.get_write_buffer_size() > 0
-
-    def drop(self) -> None:
-        """Close it now, whatever is still to be sent."""
-        if self.transport is not None:
-            self.transport.abort()
-            return
-        try:
-            # Whoever shakes hands on it sees its end, and closes it.
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+Begin = Callable[[Connection], None]
 
 
 class Connections:
-    """The connections of one face."""
+    """The connections of one face.
+
+    At a TCP socket, whoever connects waits in the lobby until something was asked. A whole request is let in,
+    at the cost of whoever has been silent longest; a part of one only while there is room.
+    """
 
     def __init__(self, limits: Limits, tally: Tally) -> None:
         self._limits = share_descriptors(limits)
         self._tally = tally
         self._open: list[Connection] = []
+        self._lobby = Lobby(self._limits.lobby, self._limits.request_s, self._has_room_for, tally)
+        self._owed_s = 0.0
+        """How long to accept nobody, for what was let in."""
 
     def __len__(self) -> int:
         self._forget_closed()
         return len(self._open)
 
-    async def accept_from(
-        self, listener: socket.socket, begin: Callable[[Connection], None], pause_s: float = PAUSE_S
-    ) -> NoReturn:
-        """Accept until cancelled, and have each connection begun."""
+    async def accept_from(self, listener: socket.socket, begin: Begin, pause_s: float = PAUSE_S) -> NoReturn:
+        """Accept until cancelled, and have each connection begun that is let in; ``pause_s`` for each."""
         listener.setblocking(False)  # noqa: FBT003 -- its only form
+
+        def begin_at_a_pace(connection: Connection) -> None:
+            self._owed_s += pause_s
+            begin(connection)
+
         while True:
             await anyio.wait_readable(listener)
             try:
-                accepted = self._accept_some(listener, begin)
+                self._accept_some(listener, begin_at_a_pace)
             except OSError as error:
                 self._tally.note(Outcome.STARVED, error)
-                await anyio.sleep(STARVED_PAUSE_S)
-            else:
-                # Where all are being answered, the next one waits in the kernel's queue.
-                await anyio.sleep(max(1, accepted) * pause_s)
+                self._owed_s += STARVED_PAUSE_S
+            # It grows while one sleeps, by those who wait in the lobby and ask; not without end.
+            owed_s, self._owed_s = min(self._owed_s, STARVED_PAUSE_S), 0.0
+            await anyio.sleep(owed_s)
 
-    def _accept_some(self, listener: socket.socket, begin: Callable[[Connection], None]) -> int:
-        """Return how many there were; OSError where the kernel had nothing to accept one with."""
-        accepted = 0
-        while accepted < ACCEPTS_AT_ONCE and self._has_room():
+    def _accept_some(self, listener: socket.socket, begin: Begin) -> None:
+        """Accept those who wait, so many at once; OSError where the kernel had nothing to accept one with."""
+        for _ in range(ACCEPTS_AT_ONCE):
             try:
                 sock, _ = listener.accept()
             except OSError as error:
                 if error.errno in _NONE_LEFT:
                     raise
-                break  # nobody waits, or whoever did went away
-            accepted += 1
+                return  # nobody waits, or whoever did went away
+            self._owed_s += ACCEPT_PAUSE_S
+            self._tally.note(Outcome.ACCEPTED)
             sock.setblocking(False)  # noqa: FBT003 -- its only form
             connection = Connection(sock, read_peer_uid(sock), asyncio.get_running_loop().time())
-            if not self._make_room(connection.uid):
+            if connection.uid is None:
+                self._lobby.wait(connection, lambda one: self._let_in(one, begin))
+            elif self._make_room(connection.uid):
+                self._let_in(connection, begin)
+            else:
                 self._tally.note(Outcome.REFUSED, uid=connection.uid)
                 sock.close()
-                continue
-            self._tally.note(Outcome.ACCEPTED)
-            self._open.append(connection)
-            self._arm(connection)
-            begin(connection)
-        return accepted
+
+    def _let_in(self, connection: Connection, begin: Begin) -> None:
+        self._open.append(connection)
+        self._arm(connection)
+        begin(connection)
 
     # -- Room ------------------------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
-        """Whether somebody can be let in; who it is decides on the rest."""
-        return (
-            self._limits.each_user is not None
-            or len(self) < self._limits.at_once
-            or any(not one.is_answered for one in self._open)
-        )
+    def _has_room_for(self, asked: Asked) -> bool:
+        """Make room for a whole request; for a part of one there is room, or there is not."""
+        return len(self) < self._limits.at_once or (asked is Asked.WHOLE and self._evict(self._open))
 
     def _make_room(self, uid: int | None) -> bool:
         """See that one more of this user can be had, and return whether it can."""
@@ -243,16 +222,8 @@ class Connections:
 
     def end_all(self) -> None:
         """Close those that are left."""
+        self._lobby.end_all()
         for one in list(self._open):
             self._end(one)
             if one.transport is None:
                 one.sock.close()
-
-
-def read_peer_uid(sock: socket.socket) -> int | None:
-    """Return the user of the process that connected to a Unix socket, as it was then; None elsewhere."""
-    if sock.family != socket.AF_UNIX:
-        return None
-    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _pid, uid, _gid = _UCRED.unpack(found)
-    return int(uid)

@@ -152,5 +152,7 @@ class _Counting(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
             self._tally.note(Outcome.MALFORMED)
+        elif isinstance(error, ConnectionError):
+            return  # whoever asked went away
         elif record.levelno >= logging.WARNING:
             self._tally.note(Outcome.FAILED, error, what=record.getMessage())

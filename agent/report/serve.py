@@ -23,7 +23,8 @@ from typing_extensions import Self
 
 from agent.errors import AgentError
 from agent.log import get_logger
-from agent.report.connections import PAUSE_S, TLS_PAUSE_S, Connection, Connections, Limits
+from agent.report.connections import PAUSE_S, TLS_PAUSE_S, Connections, Limits
+from agent.report.peers import Connection
 from agent.report.sockets import (
     Listen,
     bind_control_socket,

@@ -112,16 +112,27 @@ async def test_flood_leaves_room_for_whoever_asks() -> None:
 
 
 async def test_who_was_silent_longest_makes_room() -> None:
-    """Not the newest and not who is served now: the oldest that asks for nothing is closed."""
+    """For a whole request the oldest connection that asks for nothing is closed, and nobody else."""
     async with serving() as face:
         with ExitStack() as stack:
-            first = stack.enter_context(closing(face.connect()))
-            await face.wait_counted("accepted", 1)
-            others = [stack.enter_context(closing(face.connect())) for _ in range(PATIENT.at_once)]
-            assert await is_closed(first)
-            await face.wait_counted("accepted", PATIENT.at_once + 1)
+            slow = [stack.enter_context(closing(face.connect(b"GET"))) for _ in range(PATIENT.at_once)]
+            await face.wait_counted("accepted", PATIENT.at_once)
+            assert (await face.scrape())[0] == 200
+            assert await is_closed(slow[0])
             assert face.counted["evicted"] == 1
-            assert len(others) == PATIENT.at_once
+
+
+async def test_who_sends_nothing_keeps_nobody_out() -> None:
+    """Connections on which nothing was sent take a descriptor, so many at most, and no place of an answer."""
+    async with serving(replace(PATIENT, lobby=10)) as face:
+        with ExitStack() as stack:
+            silent = [stack.enter_context(closing(face.connect())) for _ in range(30)]
+            await face.wait_counted("accepted", 30)
+            assert await is_closed(silent[0])
+            assert (await face.scrape())[0] == 200
+            assert face.counted["evicted"] == 21
+            silent[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b"200 OK" in await anyio.to_thread.run_sync(silent[-1].recv, 1 << 16)
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
@@ -205,7 +216,7 @@ def test_volumes_have_most_descriptors(allowed: int) -> None:
         shares = [share_descriptors(Limits()), share_descriptors(CONTROL_LIMITS)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert sum(share.at_once for share in shares) <= allowed / 4
+    assert sum(share.at_once + share.lobby for share in shares) <= allowed / 4
     assert all(share.at_once >= 2 for share in shares)
 
 
@@ -349,11 +360,11 @@ async def test_no_user_keeps_root_out(meeting_point: Path) -> None:
             with being(NOBODY):
                 for _ in range(100):
                     stack.enter_context(closing(connect(meeting_point, FOLLOW)))
-            await face.wait_counted("refused", 100 - 16)
+            await face.wait_counted("accepted", 100)
             with closing(connect(meeting_point, STATUS)) as root:
                 answer = await anyio.to_thread.run_sync(root.recv, 1 << 16)
     assert b"200 OK" in answer
-    assert face.counted["accepted"] == 16 + 1
+    assert face.counted["evicted"] + face.counted["refused"] == 100 - 16
 
 
 async def test_root_is_let_in_over_the_number(meeting_point: Path) -> None:

@@ -1,0 +1,119 @@
+"""What a flood costs volumes: from attached to ready, with and without another user's slow connections.
+
+By turns, so that what else goes on meets all alike. Beside it a flood of somebody else, as many connections to
+a socket that nobody answers, since the flooder takes processor time too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from agent.node.mountinfo import read_mounts
+from bench.processes import read_cpu_s
+from tests.agent_process import MIB, AgentProcess, Scratch, reserve_port
+from tests.strangers import MANY, flooding
+from tests.waiting import wait_until
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+SETTLE_S = 3.0
+"""Until the flood has come to what it stays at."""
+
+
+@contextmanager
+def deaf_listener() -> Iterator[int]:
+    """Give a port at which connections wait for ever."""
+    with socket.create_server(("127.0.0.1", 0), backlog=MANY) as listener:
+        yield int(listener.getsockname()[1])
+
+
+@contextmanager
+def flooding_nobody() -> Iterator[None]:
+    """Have the flood go on beside the agent, and not at it."""
+    with deaf_listener() as port, flooding(port):
+        yield
+
+
+def time_ready(scratch: Scratch, agent: AgentProcess, volume: str) -> float:
+    """Return the seconds from a blank volume's attachment until it is mounted; it is gone afterwards."""
+    path = str(scratch.data / volume)
+    began = time.monotonic()
+    image = scratch.add_volume(volume, 64 * MIB)
+    while not any(mount.path == path for mount in read_mounts()):
+        time.sleep(0.002)
+    took_s = time.monotonic() - began
+    agent.wait_condition(volume, "Ready")
+    image.unlink()
+    wait_until(lambda: not any(mount.path == path for mount in read_mounts()), "it is taken down")
+    return took_s
+
+
+def time_scrape(port: int) -> float:
+    """Return the seconds one scrape takes."""
+    began = time.monotonic()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
+        answer.read()
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Print how long volumes and scrapes take under each condition, and as ratios."""
+    base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))
+    scratch = Scratch(base).prepare()
+    port = reserve_port()
+    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "no flood": nullcontext,
+        "a flood elsewhere": flooding_nobody,
+        "a flood of the agent": lambda: flooding(port),
+    }
+    volumes = [f"vol-0{number:016x}" for number in range(1, len(ways) * ROUNDS + 1)]
+    entries = [
+        {
+            "name": volume[-6:],
+            "match": {"volume_id": volume},
+            "filesystem": {"type": "ext4", "format": "if-blank"},
+            "mount": {"path": str(scratch.data / volume)},
+        }
+        for volume in volumes
+    ]
+    scratch.write_policy(*entries, http={"listen": f"127.0.0.1:{port}"})
+    agent = AgentProcess(scratch)
+    ready: dict[str, list[float]] = {way: [] for way in ways}
+    scrapes: dict[str, list[float]] = {way: [] for way in ways}
+    shares: dict[str, list[float]] = {way: [] for way in ways}
+    try:
+        agent.start()
+        time_ready(scratch, agent, volumes[0])  # what is first needed is loaded
+        time_scrape(port)
+        remaining = iter(volumes)
+        for _ in range(ROUNDS):
+            for way, flood in ways.items():
+                with flood():
+                    time.sleep(SETTLE_S)
+                    began, before_s = time.monotonic(), read_cpu_s(agent.pid)
+                    time.sleep(SETTLE_S)
+                    shares[way].append((read_cpu_s(agent.pid) - before_s) / (time.monotonic() - began))
+                    scrapes[way].append(time_scrape(port))
+                    ready[way].append(time_ready(scratch, agent, next(remaining)))
+        agent.stop()
+    finally:
+        agent.end_anyhow()
+        scratch.clean()
+        shutil.rmtree(base)
+    print(
+        f"{MANY} slow connections of another user, each opened again when it is closed; medians of {ROUNDS}"
+    )
+    print(f"{'':<22}{'attach to ready':>16}{'ratio':>8}{'scrape':>10}{'agent at rest':>16}")
+    floor_s = statistics.median(ready["no flood"])
+    for way in ways:
+        ready_s, scrape_s = statistics.median(ready[way]), statistics.median(scrapes[way])
+        share = 100 * statistics.median(shares[way])
+        print(f"{way:<22}{ready_s:>14.2f} s{ready_s / floor_s:>7.2f}x{scrape_s:>8.2f} s{share:>11.0f} % cpu")

@@ -1,7 +1,7 @@
 """What a flood costs volumes: from attached to ready, with and without another user's slow connections.
 
-By turns, so that what else goes on meets all alike. Beside it a flood of somebody else, as many connections to
-a socket that nobody answers, since the flooder takes processor time too.
+By turns, so that what else goes on meets all alike. Beside it a flood of somebody else, as many connections
+to a socket that nobody answers, since the flooder takes processor time too.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ looked at as far as a signature tells; what has none is blank only by proof, whi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import AgentError
+from agent.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
 from agent.model import (
     Device,
     DeviceNumber,
@@ -22,19 +23,21 @@ from agent.model import (
     Identity,
     Mount,
     MountRecord,
+    Reason,
     RootInode,
     Tuning,
     Unknown,
 )
 from agent.node import block, device, mounted
 from agent.node.exclusion import Surroundings, find_exclusion
-from agent.node.mountinfo import find_top_mount, read_mounts
+from agent.node.mountinfo import describe_mount, find_seen_mount, is_whole, read_mounts
 from agent.node.signature import recognize
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
 from agent.node.wire import Fd
 
 _FS_TYPES = {kind.value: kind for kind in FsType}
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,14 @@ class Look:
     mounts: tuple[Mount, ...] = ()
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     stale_mounts: tuple[Mount, ...] = ()
+    cut_off: Mount | None = None
+    """Where it was mounted before, left by a move that was cut off after it was mounted at the wanted path."""
     obstacle: str | None = None
+    """What the wanted path leads to in place of this volume, or what hides the first of its mounts."""
+    is_hidden: bool = False
+    """The first of its mounts is not what its path leads to."""
     content: Filesystem | Foreign | Unknown | None = None
-    """Of a volume mounted at the wanted path, by the mounted filesystem itself; of another, by signatures.
+    """Of a volume seen at the wanted path, by the mounted filesystem itself; of another, by signatures.
     None where it was not looked at, or nothing was recognised, which proves nothing."""
     root_inode: RootInode | None = None
     node_owner: RootInode | None = None
@@ -90,12 +98,24 @@ def look_at(fd: int, request: LookRequest) -> Look:
     """Return what there is to know of the device open at ``fd``.
 
     Raises VanishedError where it is gone, AgentError with reason ShutDown or IoErrors where its mounted
-    filesystem answers with errors.
+    filesystem answers with errors, InconclusiveError where mounts come and go faster than they are looked at.
     """
     return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
 
 
 def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
+    for _ in range(_LOOKS):
+        # Mounted, unmounted or covered while it was looked at: then it is looked at as it is by now.
+        with contextlib.suppress(CoveredError, NotMountedError):
+            return _look_once(fd, found, request)
+    raise InconclusiveError(
+        f"What is mounted of {found.identity.volume_id} changes while it is looked at.",
+        hint="findmnt --poll shows who mounts and unmounts there; it is looked at again by itself.",
+        reason=Reason.PATH_IN_USE,
+    )
+
+
+def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
     all_mounts = read_mounts()
     surroundings = gather_surroundings(all_mounts)
     exclusion = find_exclusion(
@@ -110,9 +130,12 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
     # One that is about to be taken away is in nobody's way.
     staying = tuple(mount for mount in all_mounts if mount not in stale)
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
+    cover = None if not mounts else _find_cover(all_mounts, mounts[0])
+    # What is hidden is not reached by its path, and what hides it may be a server that does not answer.
+    seen = here if cover is None else None
     content: Filesystem | Foreign | Unknown | None = None
-    if here is not None:
-        content = _read_mounted(fd, found, here)
+    if seen is not None:
+        content = _read_mounted(fd, found, seen)
     elif request.reads_contents and not mounts and exclusion is None:
         content = recognize(fd, found, request.known)
     return Look(
@@ -120,9 +143,11 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
         exclusion=exclusion,
         mounts=mounts,
         stale_mounts=stale,
-        obstacle=find_obstacle(staying, request.wanted_path, here),
+        cut_off=None if seen is None else _find_cut_off(mounts[1:], surroundings, request),
+        obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),
+        is_hidden=cover is not None,
         content=content,
-        root_inode=None if here is None else mounted.read_root_inode(here.path, here.device_number),
+        root_inode=None if seen is None else mounted.read_root_inode(seen.path, seen.device_number),
         node_owner=block.read_node_owner(request.path, found.device_number),
         tuning=block.read_tuning(found.device_number),
         links=block.find_links_to(request.dev_ebs, request.path),
@@ -197,27 +222,62 @@ def _is_alive(
     return any(is_present(number) for number in devices)
 
 
-def find_obstacle(mounts: tuple[Mount, ...], path: str | None, here: Mount | None) -> str | None:
-    """Return what is seen at ``path`` and is not the mount ``here``, as a clause."""
-    if path is None:
+def find_obstacle(mounts: tuple[Mount, ...], path: str | None, own: tuple[Mount, ...]) -> str | None:
+    """Return what keeps a volume from being mounted at ``path``, as a clause; ``own`` are its mounts.
+
+    That is what is mounted there, or within, where the volume would hide it.
+    """
+    if path is None or any(mount.path == path for mount in own):
         return None
-    top = find_top_mount(mounts, path)
-    if top is None or (here is not None and top.mount_id == here.mount_id):
+    seen = find_seen_mount(mounts, path)
+    if seen is not None and seen.path == path:
+        return describe_mount(seen, path)
+    others = (mount for mount in mounts if mount.path.startswith(f"{path}/") and mount not in own)
+    within = next((mount for mount in others if _find_cover(mounts, mount) is None), None)
+    return None if within is None else describe_mount(within, path)
+
+
+def _find_cover(mounts: tuple[Mount, ...], mount: Mount) -> str | None:
+    """Return what the path of a mount leads to where that is not the mount itself."""
+    seen = find_seen_mount(mounts, mount.path)
+    if seen is not None and seen.mount_id == mount.mount_id:
         return None
-    return f"a {top.fs_type} filesystem ({top.source})"
+    return "another mount" if seen is None else describe_mount(seen, mount.path)
+
+
+def _find_cut_off(
+    others: tuple[Mount, ...], surroundings: Surroundings, request: LookRequest
+) -> Mount | None:
+    """Return the mount that the agent noted, of a volume that is seen at the wanted path as well."""
+    if request.record is None or request.record.path == request.wanted_path:
+        return None
+    noted = _find_noted(surroundings, request.record, request.boot_id)
+    kept = (mount for mount in others if mount in noted)
+    return next((mount for mount in kept if _find_cover(surroundings.mounts, mount) is None), None)
 
 
 def _list_own_mounts(found: Device, surroundings: Surroundings, request: LookRequest) -> tuple[Mount, ...]:
-    """Return the mounts of the whole filesystem; views of parts of it, as containers have, are not listed."""
+    """Return the mounts of the whole filesystem; views of parts of it, as containers have, are not listed.
+
+    Of those at the wanted path the one that is seen there comes first.
+    """
     own = [
         mount
         for mount in surroundings.mounts
-        if surroundings.devices_of(mount) & found.numbers
-        and mount.fs_type != "devtmpfs"
-        and (mount.root == "/" or mount.fs_type == FsType.BTRFS.value)
+        if surroundings.devices_of(mount) & found.numbers and mount.fs_type != "devtmpfs" and is_whole(mount)
     ]
     noted = None if request.record is None else request.record.path
-    return tuple(sorted(own, key=lambda mount: (mount.path != request.wanted_path, mount.path != noted)))
+    hidden = {mount.mount_id for mount in own if _find_cover(surroundings.mounts, mount) is not None}
+    return tuple(
+        sorted(
+            own,
+            key=lambda mount: (
+                mount.path != request.wanted_path,
+                mount.path != noted,
+                mount.mount_id in hidden,
+            ),
+        )
+    )
 
 
 def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | None:

@@ -45,7 +45,7 @@ class Surroundings:
     sources: Mapping[int, frozenset[DeviceNumber]] = field(default_factory=dict)
     """By mount ID: the devices of a mount whose own number is of no block device (btrfs, overlay)."""
     swaps: frozenset[DeviceNumber] = frozenset()
-    """Block devices that are swapped to. A swap file is its filesystem's matter, which is mounted for that."""
+    """Block devices that are swapped to. A swap file is its filesystem's matter."""
     pools: tuple[frozenset[DeviceNumber], ...] = ()
     """The member devices of each btrfs filesystem that is mounted somewhere."""
     loops: Mapping[DeviceNumber, str] = field(default_factory=dict)

@@ -29,8 +29,9 @@ from agent.model import (
     Unknown,
 )
 from agent.node import block, device, mounted
-from agent.node.exclusion import Surroundings, find_exclusion
-from agent.node.mountinfo import describe_mount, find_seen_mount, is_whole, read_mounts
+from agent.node.exclusion import find_exclusion
+from agent.node.mountinfo import read_mounts
+from agent.node.own_mounts import find_cover, find_cut_off, find_obstacle, find_stale, list_own_mounts
 from agent.node.signature import recognize
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
@@ -67,7 +68,7 @@ class Look:
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     stale_mounts: tuple[Mount, ...] = ()
     cut_off: Mount | None = None
-    """Where it was mounted before, left by a move that was cut off after it was mounted at the wanted path."""
+    """Where it was mounted before, left by a move that was cut off half way."""
     obstacle: str | None = None
     """What the wanted path leads to in place of this volume, or what hides the first of its mounts."""
     is_hidden: bool = False
@@ -125,14 +126,16 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
         boot_id=request.boot_id,
         wanted_path=request.wanted_path,
     )
-    mounts = _list_own_mounts(found, surroundings, request)
-    stale = _find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
+    noted_path = None if request.record is None else request.record.path
+    mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
+    stale = find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
     # One that is about to be taken away is in nobody's way.
     staying = tuple(mount for mount in all_mounts if mount not in stale)
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
-    cover = None if not mounts else _find_cover(all_mounts, mounts[0])
+    cover = None if not mounts else find_cover(all_mounts, mounts[0])
     # What is hidden is not reached by its path, and what hides it may be a server that does not answer.
     seen = here if cover is None else None
+    others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
     content: Filesystem | Foreign | Unknown | None = None
     if seen is not None:
         content = _read_mounted(fd, found, seen)
@@ -143,7 +146,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
         exclusion=exclusion,
         mounts=mounts,
         stale_mounts=stale,
-        cut_off=None if seen is None else _find_cut_off(mounts[1:], surroundings, request),
+        cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
         obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),
         is_hidden=cover is not None,
         content=content,
@@ -151,132 +154,6 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
         node_owner=block.read_node_owner(request.path, found.device_number),
         tuning=block.read_tuning(found.device_number),
         links=block.find_links_to(request.dev_ebs, request.path),
-    )
-
-
-@dataclass(frozen=True)
-class LeftMounts:
-    """Mounts of a volume that is not found under any device node."""
-
-    stale: tuple[Mount, ...] = ()
-    """Of a device that is gone."""
-    alive: tuple[Mount, ...] = ()
-    """Of the same appearance of its device, which the kernel still has."""
-
-
-def find_mounts_of_absent(
-    record: MountRecord, boot_id: str, is_present: Callable[[DeviceNumber], bool]
-) -> LeftMounts:
-    """Return the mounts that ``record`` notes of a volume that no device node leads to."""
-    surroundings = gather_surroundings(read_mounts())
-    stale = _find_stale(surroundings, record, boot_id, is_present, None)
-    alive = tuple(
-        mount
-        for mount in _find_noted(surroundings, record, boot_id)
-        if mount not in stale and _is_on(surroundings.devices_of(mount), record.diskseq)
-    )
-    return LeftMounts(stale, alive)
-
-
-def _is_on(devices: frozenset[DeviceNumber], diskseq: int | None) -> bool:
-    """Whether one of the devices is of this appearance of a disk; where that has no number, it is not."""
-    return diskseq is not None and diskseq in map(device.read_noted_diskseq, devices)
-
-
-def _find_stale(
-    surroundings: Surroundings,
-    record: MountRecord | None,
-    boot_id: str,
-    is_present: Callable[[DeviceNumber], bool],
-    now: Device | None,
-) -> tuple[Mount, ...]:
-    """Return the agent's own mounts of an appearance of the volume that is gone.
-
-    A mount is the agent's by its record: same boot, same path, same number. Its device is gone where none of
-    the disks it stands on is there any more, or where the volume has appeared anew since.
-    """
-    if record is None:
-        return ()
-    return tuple(
-        mount
-        for mount in _find_noted(surroundings, record, boot_id)
-        if not _is_alive(surroundings.devices_of(mount), is_present, now, record)
-    )
-
-
-def _find_noted(surroundings: Surroundings, record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
-    if record.boot_id != boot_id:
-        return ()
-    noted = (record.path, record.device_number)
-    return tuple(mount for mount in surroundings.mounts if (mount.path, mount.device_number) == noted)
-
-
-def _is_alive(
-    devices: frozenset[DeviceNumber],
-    is_present: Callable[[DeviceNumber], bool],
-    now: Device | None,
-    record: MountRecord,
-) -> bool:
-    if now is not None and devices & now.numbers:
-        return record.diskseq in {None, now.diskseq}
-    return any(is_present(number) for number in devices)
-
-
-def find_obstacle(mounts: tuple[Mount, ...], path: str | None, own: tuple[Mount, ...]) -> str | None:
-    """Return what keeps a volume from being mounted at ``path``, as a clause; ``own`` are its mounts.
-
-    That is what is mounted there, or within, where the volume would hide it.
-    """
-    if path is None or any(mount.path == path for mount in own):
-        return None
-    seen = find_seen_mount(mounts, path)
-    if seen is not None and seen.path == path:
-        return describe_mount(seen, path)
-    others = (mount for mount in mounts if mount.path.startswith(f"{path}/") and mount not in own)
-    within = next((mount for mount in others if _find_cover(mounts, mount) is None), None)
-    return None if within is None else describe_mount(within, path)
-
-
-def _find_cover(mounts: tuple[Mount, ...], mount: Mount) -> str | None:
-    """Return what the path of a mount leads to where that is not the mount itself."""
-    seen = find_seen_mount(mounts, mount.path)
-    if seen is not None and seen.mount_id == mount.mount_id:
-        return None
-    return "another mount" if seen is None else describe_mount(seen, mount.path)
-
-
-def _find_cut_off(
-    others: tuple[Mount, ...], surroundings: Surroundings, request: LookRequest
-) -> Mount | None:
-    """Return the mount that the agent noted, of a volume that is seen at the wanted path as well."""
-    if request.record is None or request.record.path == request.wanted_path:
-        return None
-    noted = _find_noted(surroundings, request.record, request.boot_id)
-    kept = (mount for mount in others if mount in noted)
-    return next((mount for mount in kept if _find_cover(surroundings.mounts, mount) is None), None)
-
-
-def _list_own_mounts(found: Device, surroundings: Surroundings, request: LookRequest) -> tuple[Mount, ...]:
-    """Return the mounts of the whole filesystem; views of parts of it, as containers have, are not listed.
-
-    Of those at the wanted path the one that is seen there comes first.
-    """
-    own = [
-        mount
-        for mount in surroundings.mounts
-        if surroundings.devices_of(mount) & found.numbers and mount.fs_type != "devtmpfs" and is_whole(mount)
-    ]
-    noted = None if request.record is None else request.record.path
-    hidden = {mount.mount_id for mount in own if _find_cover(surroundings.mounts, mount) is not None}
-    return tuple(
-        sorted(
-            own,
-            key=lambda mount: (
-                mount.path != request.wanted_path,
-                mount.path != noted,
-                mount.mount_id in hidden,
-            ),
-        )
     )
 
 

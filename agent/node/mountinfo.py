@@ -135,7 +135,7 @@ def find_seen_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
 
 
 def is_whole(mount: Mount) -> bool:
-    """Whether a mount shows a whole filesystem, or a subvolume of btrfs: no part of one, as bind mounts do."""
+    """Whether a mount shows a whole filesystem, or a subvolume of btrfs, and no directory of one."""
     return mount.root == "/" or (mount.fs_type == "btrfs" and f"subvol={mount.root}" in mount.super_options)
 
 

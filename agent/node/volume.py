@@ -25,7 +25,8 @@ from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.content import find_content
 from agent.node.leftovers import list_left
-from agent.node.look import LeftMounts, Look, LookRequest, find_mounts_of_absent
+from agent.node.look import Look, LookRequest
+from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
 from agent.shortage import explain_shortage, is_shortage

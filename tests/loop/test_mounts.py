@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, CoveredError, NotMountedError, RefusedError, VanishedError
+from agent.errors import AgentError, NotMountedError, RefusedError, VanishedError
 from agent.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.node import mountapi, mounted, mounts
 from agent.node.directories import open_directory, open_mount_point

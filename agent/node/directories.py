@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.errors import AgentError, NotMountedError, RefusedError
 from agent.model import Reason
+from agent.shortage import explain_shortage, is_shortage
 
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MADE_MODE = 0o755
@@ -149,6 +150,8 @@ def _make(parent: int, name: str) -> None:
 def _cannot_enter(parent: int, name: str, path: str, error: OSError) -> AgentError:
     if error.errno == errno.ENOENT:
         return NotMountedError(f"The directory {path} is not there.")
+    if is_shortage(error):
+        return explain_shortage(f"The directory {path} could not be opened or made", error)
     if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
         return AgentError(
             f"The directory {path} could not be opened or made: {error.strerror}.",

@@ -14,6 +14,7 @@ from agent.node import growth, mounted
 from agent.node.look import open_partition
 from agent.node.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
 from agent.node.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
+from agent.shortage import is_shortage
 
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44
@@ -96,6 +97,8 @@ def _look_at_mount(
         if may_write and not mount.is_read_only:
             write_errno = _probe_write(mount_fd)
     except OSError as error:
+        if is_shortage(error):
+            raise
         root_errno = error.errno
     errors = read_error_count(mount.fs_type, number)
     is_emergency = (
@@ -142,6 +145,8 @@ def _probe_write(mount_fd: int) -> int | None:
     try:
         os.close(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=mount_fd))
     except OSError as error:
+        if is_shortage(error):
+            raise
         # A full filesystem takes no file and is not broken for it; that is told by its usage.
         return error.errno if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP} else None
     return None

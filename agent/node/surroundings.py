@@ -15,6 +15,7 @@ from agent.model import DeviceNumber, Mount
 from agent.node.exclusion import SYSTEM_MOUNTS, BlockNode, Surroundings
 from agent.node.swaps import list_swap_devices
 from agent.node.sysfs import list_names, read_attribute, read_block_numbers, read_device_number
+from agent.shortage import is_shortage
 
 _LOOP = re.compile(r"loop\d+", re.ASCII)
 _LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd\d+)", re.ASCII)
@@ -151,6 +152,9 @@ def _resolve_name(path: str, root: Path) -> str:
 def _stat_number(path: Path) -> DeviceNumber | None:
     try:
         number = path.stat().st_dev
-    except OSError:
+    except OSError as error:
+        # What could not be asked may be on the disk that is asked about.
+        if is_shortage(error):
+            raise
         return None
     return DeviceNumber(os.major(number), os.minor(number))

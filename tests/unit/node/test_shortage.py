@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import ShortageError
 from agent.model import Device, DeviceNumber, Identity, VolumeId
-from agent.node import block, loop, sample, standin
+from agent.node import block, loop, mount_sample, sample, standin, surroundings
 from agent.node.blankness import Place, prove_blank, scan_places
 from agent.node.device import verify_pin
 from agent.node.directories import open_directory
@@ -71,6 +71,30 @@ def test_read_for_which_memory_was_short_is_no_answer(fd: int, number: int) -> N
 
     with pytest.raises(OSError, match=os.strerror(number)):
         scan_places(fd, [Place(0, 4096)], fail)
+
+
+def test_mounted_filesystem_is_not_blamed_for_a_full_table(tmp_path: Path) -> None:
+    """One that cannot be tried with a file, for want of a descriptor, has refused nothing."""
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with used_up_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            mount_sample._probe_write(fd)
+    finally:
+        os.close(fd)
+
+
+def test_layer_of_an_overlay_that_could_not_be_asked_for_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system stands on is known whole, or not at all; a layer that is not there is none."""
+    assert surroundings._stat_number(tmp_path / "nowhere") is None
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(OSError, match="memory"):
+        surroundings._stat_number(tmp_path)
 
 
 def test_directory_that_could_not_be_opened_is_not_refused(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def list_snapshots(
     as_json: JsonOption = False,
 ) -> None:
     """List snapshots, oldest first, and how far those being written are."""
-    answer = carry_out(context, "snapshots", as_json, volume=volume)
+    answer = _carry_out(context, "snapshots", as_json, volume=volume)
     print_answer(answer, "show_snapshots", as_json=as_json)
 
 
@@ -184,19 +184,19 @@ def iam_policy(
     loaded = load_policy(path, trust_owner=True)
     identity = anyio.run(identify_node, look_around())
     api = choose_attach_api(loaded.agent.cloud.attach_api, identity)
-    if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto":
+    if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto" and not identity.is_hyperpod:
         api = AttachApi.HYPERPOD  # printed somewhere else than on a node
     print_json(make_kms_policy(identity, role) if kms else make_iam_policy(loaded, identity, api))
 
 
 def _order(context: typer.Context, order: str, as_json: bool, **words: Any) -> None:
     """Have the agent carry an order out; its sentences tell what came of it, or in JSON its answer."""
-    answer = carry_out(context, order, as_json, **words)
+    answer = _carry_out(context, order, as_json, **words)
     if as_json:
         print_json(answer)
 
 
-def carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -> dict[str, Any]:
+def _carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -> dict[str, Any]:
     """Have the agent carry an order out and return its answer, telling its progress meanwhile.
 
     Raises the error the order ends with. With JSON progress goes to standard error.

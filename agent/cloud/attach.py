@@ -15,6 +15,7 @@ from agent.cloud.decisions import (
     NodeView,
     Release,
     Settled,
+    explain_no_attach,
     make_attach_call,
     make_detach_call,
 )
@@ -113,11 +114,7 @@ def _plan_free(volume: CloudVolume, node: NodeView) -> Decision:
             hint="Volumes cannot move between zones. Snapshot it, and make a volume here from the snapshot.",
         )
     if node.api is AttachApi.NONE:
-        return Wait(
-            Reason.NOT_ATTACHED,
-            f"{volume.volume_id} is not attached, and agent.cloud.attach_api is none.",
-            hint="Attach it by hand, or set attach_api: auto.",
-        )
+        return explain_no_attach(f"{volume.volume_id} is not attached", node)
     call = make_attach_call(volume.volume_id, node)
     if call is None:
         return Wait(Reason.ATTACHMENT_LIMIT, "Every block device name of this instance is taken.")

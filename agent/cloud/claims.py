@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.cloud.attach import plan_attach
 from agent.cloud.calls import CreateVolume
-from agent.cloud.decisions import Decision, Do, NodeView, Settled
+from agent.cloud.decisions import Decision, Do, NodeView, Settled, explain_no_attach
 from agent.cloud.makings import ASK_AGAIN_S, MOST_GENERATIONS, Making
 from agent.cloud.values import (
     MADE_BY,
@@ -71,6 +71,8 @@ def plan_claim(
         return _refuse_lost(wanted, making)
     if making.generation >= MOST_GENERATIONS:
         return _refuse_used_up(wanted)
+    if node.is_out_of_reach:
+        return explain_no_attach(f"No volume is made for {wanted.name!r}", node)
     if making.asked_at_s is None or now_s - making.asked_at_s >= ASK_AGAIN_S:
         return Do(make_create_call(wanted, making.generation))
     if making.has_vanished:

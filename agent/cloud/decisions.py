@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 from agent.cloud.call import Change
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, DetachClusterNodeVolume, DetachVolume
 from agent.cloud.device_names import choose_device_name
+from agent.cloud.identity import CloudIdentity, Orchestrator, require_identity
 from agent.cloud.values import CloudVolume
-from agent.cloud.whoami import CloudIdentity, require_identity
-from agent.model import VolumeId
+from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
 
 
@@ -99,16 +99,42 @@ class NodeView:
     @property
     def shared_key(self) -> str | None:
         """The cluster that claims one volume for all its nodes; None where nobody said which that is."""
-        return self.identity.cluster_id or self.cluster_name
+        return self.identity.cluster_id if self.identity.is_hyperpod else self.cluster_name
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Nothing that the agent could ask attaches a volume to this node."""
+        return self.api is AttachApi.NONE and self.identity.orchestrator is Orchestrator.SLURM
 
 
 def choose_attach_api(configured: str, identity: CloudIdentity) -> AttachApi:
-    """Return the API to attach with; ``auto`` is HyperPod's on a cluster's node, else EC2's."""
+    """Return the API to attach with; ``auto`` is HyperPod's on a cluster's node, else EC2's.
+
+    None in a cluster that Slurm orchestrates: HyperPod's works with EKS only, and EC2's knows no instance of
+    HyperPod's.
+    """
     if configured != "auto":
         return AttachApi(configured)
     if identity.is_hyperpod:
-        return AttachApi.HYPERPOD
+        is_slurm = identity.orchestrator is Orchestrator.SLURM
+        return AttachApi.NONE if is_slurm else AttachApi.HYPERPOD
     return AttachApi.EC2 if identity.instance_id else AttachApi.NONE
+
+
+def explain_no_attach(what: str, node: NodeView) -> Wait:
+    """Return why ``what``, a sentence's beginning, comes to nothing where no API attaches volumes."""
+    if node.is_out_of_reach:
+        return Wait(
+            Reason.ATTACH_UNSUPPORTED,
+            f"{what}: HyperPod attaches volumes to clusters that EKS orchestrates, and this one is Slurm's.",
+            hint="A volume that comes by other means is used as soon as its device is here. "
+            "docs/install-slurm.md tells what the agent does on Slurm.",
+        )
+    return Wait(
+        Reason.NOT_ATTACHED,
+        f"{what}, and agent.cloud.attach_api is none.",
+        hint="Attach it by hand, or set attach_api: auto.",
+    )
 
 
 def make_attach_call(volume_id: VolumeId, node: NodeView) -> Change[str] | None:

@@ -5,22 +5,10 @@ EC2 has hundreds of codes; these are those that volumes meet. Data and no more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.cloud import hyperpod_rules
+from agent.cloud.rule import Rule
 from agent.cloud.statements import WHERE_KMS_GOES
 from agent.model import Reason
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What one kind of error means. Sentence and hint are filled in by ``agent.cloud.errors``."""
-
-    reason: Reason
-    sentence: str
-    hint: str
-    is_retryable: bool = True
-    retry_after_s: float = 60.0
-
 
 THROTTLED = Rule(
     Reason.WAITING_FOR_CLOUD,
@@ -40,6 +28,34 @@ NO_CREDENTIALS = Rule(
     "There are no AWS credentials on this node for {operation}.",
     "Give the instance group an execution role, or set cloud.enabled: false to work without AWS.",
     retry_after_s=300.0,
+)
+NOT_ACCEPTED = Rule(
+    Reason.PERMISSION_DENIED,
+    "AWS does not accept this node's credentials for {operation} ({code}): {message}",
+    "Is the node's clock right (timedatectl)? Are the credentials of this partition, their role or key not "
+    "deleted, and the region enabled for the account? The unit's environment may set others than the role's.",
+    retry_after_s=300.0,
+)
+EXPIRED = Rule(
+    Reason.PERMISSION_DENIED,
+    "This node's AWS credentials have expired for {operation} ({code}): {message}",
+    "Those of a role are renewed by themselves: is the node's clock right (timedatectl)? Those that the "
+    "unit's environment or a file gives have to be given anew.",
+    retry_after_s=60.0,
+)
+CLOCK = Rule(
+    Reason.PERMISSION_DENIED,
+    "AWS takes {operation} for sent at another time ({code}): {message}",
+    "Is the node's clock right? timedatectl tells; chronyd or systemd-timesyncd has to run and reach its "
+    "server (169.254.169.123 on EC2).",
+    retry_after_s=60.0,
+)
+NO_REGION = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "It is not known in which region {operation} is to be asked.",
+    "It passes once resource_config.json or the instance metadata tells; `ebs-agent doctor` shows what they "
+    "say. AWS_REGION in the unit's environment tells it as well.",
+    retry_after_s=15.0,
 )
 UNREACHABLE = Rule(
     Reason.CLOUD_ERROR,
@@ -65,9 +81,27 @@ QUOTA = Rule(
     "Ask for more under Service Quotas → Amazon EBS, or delete volumes and snapshots nobody needs.",
     retry_after_s=900.0,
 )
+CAPACITY = Rule(
+    Reason.CLOUD_ERROR,
+    "AWS has no room for such a volume in this zone now: {message}",
+    "It is tried again. If it stays so, a class of another type may have room.",
+    retry_after_s=300.0,
+)
+SNAPSHOT_SO_SOON = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS takes another snapshot of this volume only some seconds after the last: {message}",
+    "Nothing to do: the agent asks again.",
+    retry_after_s=15.0,
+)
+SNAPSHOTS_PENDING = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "AWS still writes as many snapshots as it does at once: {message}",
+    "Nothing to do: the agent asks again when some may be completed.",
+    retry_after_s=60.0,
+)
 COOL_DOWN = Rule(
     Reason.WAITING_FOR_CLOUD,
-    "AWS lets this volume rest between modifications: {message}",
+    "AWS lets this volume rest from modifications, of which it takes four in 24 hours: {message}",
     "Nothing to do: the agent modifies it when AWS allows it again.",
     retry_after_s=6 * 3600.0,
 )
@@ -155,15 +189,24 @@ BY_CODE: dict[str, Rule] = {
             "NoCredentialsError",
             "PartialCredentialsError",
             "CredentialRetrievalError",
-            "AuthFailure",
-            "InvalidClientTokenId",
-            "UnrecognizedClientException",
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "RequestExpired",
         ),
         NO_CREDENTIALS,
     ),
+    **dict.fromkeys(
+        (
+            "AuthFailure",
+            "InvalidClientTokenId",
+            "UnrecognizedClientException",
+            "OptInRequired",
+            "SignatureDoesNotMatch",
+            "IncompleteSignature",
+            "InvalidSignatureException",
+        ),
+        NOT_ACCEPTED,
+    ),
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), EXPIRED),
+    **dict.fromkeys(("RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"), CLOCK),
+    "NoRegionError": NO_REGION,
     **dict.fromkeys(
         (
             "EndpointConnectionError",
@@ -186,15 +229,14 @@ BY_CODE: dict[str, Rule] = {
             "MaxIOPSLimitExceeded",
             "SnapshotLimitExceeded",
             "VolumeIOPSLimit",
-            "ConcurrentSnapshotLimitExceeded",
-            "SnapshotCreationPerVolumeRateExceeded",
-            "PendingSnapshotLimitExceeded",
             "ResourceLimitExceeded",
-            "InsufficientVolumeCapacity",
             "FastSnapshotRestoreLimitExceeded",
         ),
         QUOTA,
     ),
+    "InsufficientVolumeCapacity": CAPACITY,
+    "SnapshotCreationPerVolumeRateExceeded": SNAPSHOT_SO_SOON,
+    **dict.fromkeys(("ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"), SNAPSHOTS_PENDING),
     "VolumeModificationRateExceeded": COOL_DOWN,
     "IncorrectModificationState": MODIFYING,
     "InvalidVolume.NotFound": NO_VOLUME,
@@ -236,6 +278,7 @@ BY_CODE: dict[str, Rule] = {
         ),
         INVALID,
     ),
+    **hyperpod_rules.BY_CODE,
 }
 
 

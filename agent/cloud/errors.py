@@ -17,8 +17,10 @@ from agent.cloud.error_rules import (
     OTHER,
     SERVER,
     THROTTLED,
-    Rule,
 )
+from agent.cloud.hyperpod_rules import find_hyperpod_code
+from agent.cloud.rest import find_told_wait_s
+from agent.cloud.rule import Rule
 from agent.cloud.statements import STATEMENTS, WHERE_IT_GOES, WHERE_KMS_GOES
 from agent.errors import AgentError
 
@@ -28,9 +30,6 @@ _USER = re.compile(r"(?:User:\s*)?(arn:aws[a-z-]*:(?:sts|iam)::[0-9]{12}:\S+)")
 _SAYS_IN_WORDS = frozenset({"InvalidParameterValue", "InvalidParameter"})
 _NAME_TAKEN = re.compile(r"[Aa]ttachment point \S+ is already in use")
 """EC2's words for a block device name that another volume has. Source: nanovms/ops#1189."""
-_HOURS = re.compile(r"([0-9]+)\s*hours?")
-
-MAX_WAIT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,12 @@ def is_throttled(code: str) -> bool:
 
 
 def find_code(failure: Failure) -> str:
-    """Return the code that says most: EC2's from inside a ValidationException, else AWS's own."""
+    """Return the code that says most: EC2's from inside a ValidationException, what its words mean, AWS's."""
     inside = _EC2_CODE.search(failure.message)
-    code = inside[1] if inside else failure.code
+    if inside is None:
+        code = find_hyperpod_code(failure.operation, failure.code, failure.message)
+    else:
+        code = inside[1]
     return NAME_TAKEN_CODE if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
 
 
@@ -122,9 +124,9 @@ def _find_action(failure: Failure) -> str:
 
 
 def _find_wait(rule: Rule, message: str) -> float:
-    """Return how long AWS says to wait, where it does: "wait at least 6 hours between modifications"."""
-    hours = _HOURS.search(message) if rule is COOL_DOWN else None
-    return min(float(hours[1]) * 3600, MAX_WAIT_S) if hours else rule.retry_after_s
+    """Return how long AWS says to wait, where it does."""
+    told_s = find_told_wait_s(message) if rule is COOL_DOWN else None
+    return rule.retry_after_s if told_s is None else told_s
 
 
 def _shorten(message: str) -> str:

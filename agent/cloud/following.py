@@ -26,7 +26,9 @@ PATIENCE_S = 600.0
 SNAPSHOT_PATIENCE_S = 24 * 3600.0
 PAUSE_S = 2.0
 
-_FINAL = frozenset({Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACHED_ELSEWHERE})
+_FINAL = frozenset(
+    {Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACHED_ELSEWHERE, Reason.ATTACH_UNSUPPORTED}
+)
 """Reasons to wait that no patience outlasts."""
 
 

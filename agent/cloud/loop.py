@@ -47,7 +47,9 @@ LONGEST_PAUSE_S = 60.0
 
 LOOK = "(look)"
 """What looking at all rests under, where nothing could be described; no entry can be named so."""
-_LASTING = frozenset({Reason.ATTACHED_ELSEWHERE, Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI})
+_LASTING = frozenset(
+    {Reason.ATTACHED_ELSEWHERE, Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACH_UNSUPPORTED}
+)
 """Reasons that last until somebody else does something: looking often would not make it sooner."""
 
 

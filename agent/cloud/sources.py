@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
 METADATA_ENDPOINT = "http://169.254.169.254"
+HYPERPOD_PLACES = (Path("/opt/ml/config"), Path("/opt/sagemaker"))
+"""Directories of HyperPod's images, which are there before the cluster's file is."""
 VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 EC2_VENDOR = "Amazon EC2"
 """What the firmware of Nitro instances says, which is asked without a network."""
@@ -51,6 +53,8 @@ class Surroundings:
     addresses: frozenset[str] = frozenset()
     is_ec2: bool = False
     """This is an instance of EC2, whether or not its metadata service answers."""
+    hyperpod_sign: str | None = None
+    """What on this machine shows that it is a node of HyperPod, whether or not its file is there."""
 
 
 def look_around() -> Surroundings:
@@ -65,6 +69,7 @@ def look_around() -> Surroundings:
         host_name=socket.gethostname(),
         addresses=_list_addresses(),
         is_ec2=bool(metadata) and (told is not None or _read_vendor() == EC2_VENDOR),
+        hyperpod_sign=next((f"its {place}" for place in HYPERPOD_PLACES if place.is_dir()), None),
     )
 
 
@@ -149,7 +154,9 @@ async def read_resource_config(surroundings: Surroundings) -> Finding:
         content = await anyio.to_thread.run_sync(_read_bounded, path)
     except OSError as error:
         problem = f"{path} cannot be read: {error.strerror}"
-        return Finding(source=Source.RESOURCE_CONFIG, problem=problem)
+        is_there = not isinstance(error, (FileNotFoundError, NotADirectoryError))
+        sign = f"its {path}" if is_there else surroundings.hyperpod_sign
+        return Finding(source=Source.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
     return whoami.parse_resource_config(content, surroundings.addresses)
 
 
@@ -190,10 +197,18 @@ def _fetch_metadata(endpoint: str, timeout_s: float) -> tuple[bytes, bytes]:
         document = _request(
             connection, "GET", f"{where.path}/latest/dynamic/instance-identity/document", headers
         )
-        partition = _request(connection, "GET", f"{where.path}/latest/meta-data/services/partition", headers)
+        partition = _request_partition(connection, where.path, headers)
     finally:
         connection.close()
     return document, partition
+
+
+def _request_partition(connection: HTTPConnection, root: str, headers: dict[str, str]) -> bytes:
+    """Return the partition's name; nothing where it is not told, for the region tells it as well."""
+    try:
+        return _request(connection, "GET", f"{root}/latest/meta-data/services/partition", headers)
+    except (HTTPException, OSError):
+        return b""
 
 
 def _request(connection: HTTPConnection, method: str, path: str, headers: dict[str, str]) -> bytes:

@@ -11,14 +11,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from typing_extensions import override
-
+from agent.cloud.identity import (
+    CloudIdentity,
+    Finding,
+    Orchestrator,
+    Source,
+    partition_of_region,
+    require_identity,
+)
 from agent.errors import AgentError
-from agent.model import Reason
+
+__all__ = [
+    "CloudIdentity",
+    "Finding",
+    "Orchestrator",
+    "Source",
+    "merge",
+    "parse_cluster_arn",
+    "parse_identity_document",
+    "parse_instance_id",
+    "parse_node_name",
+    "parse_resource_config",
+    "partition_of_region",
+    "require_identity",
+]
 
 _ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):sagemaker:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})"
@@ -30,69 +49,11 @@ _NODE_NAME = re.compile(r"hyperpod-(i-(?:[0-9a-f]{8}|[0-9a-f]{17}))(?:\..*)?", r
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _ZONE = re.compile(r"[a-z]{2}(?:-[a-z0-9]+)+-[0-9][a-z]", re.ASCII)
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]", re.ASCII)
+_EKS_CLUSTER = re.compile(r"[0-9A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9]{12}", re.ASCII)
 
 MAX_FILE_BYTES = 16 << 20
 """A cluster of thousands of nodes has a resource_config.json of about a megabyte."""
-
-
-class Source(str, Enum):
-    """Where a fact about this node came from, best first."""
-
-    RESOURCE_CONFIG = "resource_config.json"
-    METADATA = "instance metadata"
-    HOST_NAME = "host name"
-    API = "API"
-
-    @override
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one source said of this node; ``problem`` is a clause where it said nothing usable."""
-
-    source: Source
-    cluster_arn: str | None = None
-    instance_group: str | None = None
-    instance_name: str | None = None
-    instance_id: str | None = None
-    region: str | None = None
-    account: str | None = None
-    zone: str | None = None
-    partition: str | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class CloudIdentity:
-    """The node as AWS knows it. A field is None where no source could be believed."""
-
-    cluster_arn: str | None = None
-    instance_group: str | None = None
-    instance_name: str | None = None
-    instance_id: str | None = None
-    region: str | None = None
-    account: str | None = None
-    zone: str | None = None
-    partition: str | None = None
-    sources: tuple[tuple[str, Source], ...] = ()
-    """(field, where its value came from)"""
-    problems: tuple[str, ...] = ()
-    """Sentences: sources that are missing, stale or contradict each other."""
-
-    @property
-    def cluster_id(self) -> str | None:
-        """The twelve characters at the end of the cluster's ARN."""
-        return self.cluster_arn.rpartition("/")[2] if self.cluster_arn else None
-
-    @property
-    def is_hyperpod(self) -> bool:
-        return self.cluster_arn is not None
-
-    def source_of(self, name: str) -> Source | None:
-        return next((source for found, source in self.sources if found == name), None)
 
 
 def parse_instance_id(text: str) -> str:
@@ -121,65 +82,109 @@ def parse_cluster_arn(text: str) -> dict[str, str]:
 def parse_node_name(host_name: str) -> Finding | None:
     """Return what an EKS node's name (``hyperpod-i-0123456789abcdef0``) tells; None for other names."""
     found = _NODE_NAME.fullmatch(host_name)
-    return Finding(source=Source.HOST_NAME, instance_id=found[1]) if found else None
+    if found is None:
+        return None
+    return Finding(Source.HOST_NAME, instance_id=found[1], hyperpod_sign=f"its host name {host_name}")
 
 
 def parse_resource_config(content: bytes, addresses: Collection[str]) -> Finding:
     """Return what HyperPod's file says of the node with one of these IP addresses.
 
     The file lists every node of the cluster and is read as hostile: it may be half-written, stale, or not
-    what it claims. A file that names several nodes with our addresses says nothing about any of them.
+    what it claims. What is wrong with its list of nodes leaves the cluster's own facts as they are; a file
+    that names several nodes with our addresses says nothing about any of them. Groups scaled down to nothing
+    are listed with null in place of instances, instances that are being made without an address.
     """
+    of_cluster = Finding(Source.RESOURCE_CONFIG, hyperpod_sign="its resource_config.json")
     try:
-        return _parse_resource_config(content, addresses)
+        config = _read_json(content)
+        of_cluster = _read_cluster(config, of_cluster)
+        group, instance = _find_instance(config, addresses)
+        return replace(
+            of_cluster,
+            instance_group=_check(_NAME, _take(group, "Name", str), "instance group"),
+            instance_name=_check(_NAME, _take(instance, "InstanceName", str), "instance name"),
+            instance_id=_check(_INSTANCE_ID, _take(instance, "InstanceId", str), "instance ID"),
+        )
     except _UnusableError as error:
-        return Finding(source=Source.RESOURCE_CONFIG, problem=f"resource_config.json {error}")
+        return replace(of_cluster, problem=f"resource_config.json {error}")
 
 
 class _UnusableError(Exception):
     """A clause that says what is wrong with a source."""
 
 
-def _parse_resource_config(content: bytes, addresses: Collection[str]) -> Finding:
+def _read_json(content: bytes) -> Any:
     if len(content) > MAX_FILE_BYTES:
         raise _UnusableError(f"is larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
-        config = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError):
         raise _UnusableError("is not JSON (half-written?)") from None
+
+
+def _read_cluster(config: Any, finding: Finding) -> Finding:
+    """Return the finding with the cluster's own facts in it."""
     cluster = _take(config, "ClusterConfig", dict)
     arn = _take(cluster, "ClusterArn", str)
     found = _ARN.fullmatch(arn)
     if found is None:
         raise _UnusableError(f"has a ClusterArn that is none: {arn[:100]!r}")
-    of_cluster = Finding(
-        source=Source.RESOURCE_CONFIG,
+    blocks = [
+        block for place in (cluster, config) if isinstance(block := place.get("KubernetesConfig"), dict)
+    ]
+    name = blocks[0].get("EksClusterName") if blocks else None
+    is_name = isinstance(name, str) and _EKS_CLUSTER.fullmatch(name)
+    return replace(
+        finding,
         cluster_arn=arn,
         region=found["region"],
         account=found["account"],
         partition=found["partition"],
+        hyperpod_sign=None,
+        orchestrator=_find_orchestrator(config, cluster),
+        eks_cluster=name if is_name else None,
     )
+
+
+def _find_orchestrator(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> Orchestrator | None:
+    """Return what the file calls the cluster's type, else whose block it has; None where it has neither."""
+    words = {"slurm": Orchestrator.SLURM, "kubernetes": Orchestrator.EKS, "eks": Orchestrator.EKS}
+    said = words.get(str(cluster.get("ClusterType")).lower())
+    if said is not None:
+        return said
+    blocks = {"KubernetesConfig": Orchestrator.EKS, "SlurmConfig": Orchestrator.SLURM}
+    for name, orchestrator in blocks.items():
+        if isinstance(cluster.get(name), dict) or isinstance(config.get(name), dict):
+            return orchestrator
+    return None
+
+
+def _find_instance(config: Any, addresses: Collection[str]) -> tuple[Any, Any]:
+    """Return the one group and instance with one of these addresses."""
     mine = [
         (group, instance)
-        for group in _take(config, "InstanceGroups", list)
-        for instance in _take(group, "Instances", list)
-        if _take(instance, "CustomerIpAddress", str) in addresses
+        for group in _take_list(config, "InstanceGroups")
+        for instance in _take_list(group, "Instances")
+        if isinstance(instance, dict) and _has_address(instance, addresses)
     ]
     if len(mine) != 1:
         how_many = "does not list" if not mine else f"lists {len(mine)} nodes with"
-        problem = f"resource_config.json {how_many} this node's addresses (stale?)"
-        return _replace(of_cluster, problem=problem)
-    group, instance = mine[0]
-    return _replace(
-        of_cluster,
-        instance_group=_check(_NAME, _take(group, "Name", str), "instance group"),
-        instance_name=_check(_NAME, _take(instance, "InstanceName", str), "instance name"),
-        instance_id=_check(_INSTANCE_ID, _take(instance, "InstanceId", str), "instance ID"),
-    )
+        raise _UnusableError(f"{how_many} this node's addresses (stale?)")
+    return mine[0]
 
 
-def _replace(finding: Finding, **fields: str) -> Finding:
-    return Finding(**{**vars(finding), **fields})
+def _has_address(instance: Mapping[str, Any], addresses: Collection[str]) -> bool:
+    address = instance.get("CustomerIpAddress")
+    return isinstance(address, str) and address in addresses
+
+
+def _take_list(members: Any, name: str) -> list[Any]:
+    """Return a list that may be absent, or null, where there is nothing to list."""
+    if isinstance(members, dict) and members.get(name) is None:
+        return []
+    found: list[Any] = _take(members, name, list)
+    return found
 
 
 def _take(members: Any, name: str, kind: type) -> Any:
@@ -217,20 +222,6 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Fin
         return Finding(source=Source.METADATA, problem=f"instance metadata {error}")
 
 
-def partition_of_region(region: str) -> str:
-    """Return the partition a region lies in, by its name's beginning."""
-    beginnings: Mapping[str, str] = {
-        "cn-": "aws-cn",
-        "us-gov-": "aws-us-gov",
-        "us-iso-": "aws-iso",
-        "us-isob-": "aws-iso-b",
-        "us-isof-": "aws-iso-f",
-        "eu-isoe-": "aws-iso-e",
-        "eusc-": "aws-eusc",
-    }
-    return next((name for start, name in beginnings.items() if region.startswith(start)), "aws")
-
-
 _FIELDS = (
     "cluster_arn",
     "instance_group",
@@ -240,13 +231,15 @@ _FIELDS = (
     "account",
     "zone",
     "partition",
+    "orchestrator",
+    "eks_cluster",
 )
 _NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id")
 
 
 @dataclass
 class _Merged:
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
 
 
@@ -278,17 +271,19 @@ def merge(findings: Sequence[Finding]) -> CloudIdentity:
     if region and "partition" not in merged.fields:
         merged.fields["partition"] = partition_of_region(region)
         merged.sources["partition"] = merged.sources["region"]
-    return CloudIdentity(**merged.fields, sources=tuple(merged.sources.items()), problems=tuple(problems))
+    sign = next((finding.hyperpod_sign for finding in findings if finding.hyperpod_sign), None)
+    if sign is not None and "cluster_arn" not in merged.fields:
+        problems.append(f"{sign} shows that this is a node of HyperPod, and not yet of which cluster")
+        _forget_account(merged)
+    return CloudIdentity(
+        **merged.fields,
+        hyperpod_sign=sign,
+        sources=tuple(merged.sources.items()),
+        problems=tuple(problems),
+    )
 
 
-def require_identity(identity: CloudIdentity, *names: str) -> None:
-    """Raise unless these fields are known, in a sentence that says what the sources said."""
-    missing = [name for name in names if getattr(identity, name) is None]
-    if missing:
-        said = "; ".join(identity.problems) or "no source of it answered"
-        raise AgentError(
-            f"This node's {' and '.join(missing).replace('_', ' ')} is not known: {said}.",
-            hint="`ebs-agent doctor` shows what each source said. On HyperPod, "
-            "/opt/ml/config/resource_config.json has to list this node.",
-            reason=Reason.WAITING_FOR_CLOUD,
-        )
+def _forget_account(merged: _Merged) -> None:
+    """Take back the account that a HyperPod instance's metadata names: it is AWS's own."""
+    if merged.sources.get("account") is Source.METADATA:
+        del merged.fields["account"], merged.sources["account"]

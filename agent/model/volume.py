@@ -93,6 +93,7 @@ class Reason(str, Enum):
     WAITING_FOR_CLOUD = "WaitingForCloud"
     PERMISSION_DENIED = "PermissionDenied"
     ATTACHMENT_LIMIT = "AttachmentLimit"
+    ATTACH_UNSUPPORTED = "AttachUnsupported"
     ATTACHED_ELSEWHERE = "AttachedElsewhere"
     WRONG_ZONE = "WrongZone"
     CLOUD_ERROR = "CloudError"

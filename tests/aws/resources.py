@@ -57,6 +57,12 @@ class EmulatedAttachment:
         self.leaves_at_s = self.pace.clock() + self.pace.detach_s
 
     @property
+    def cluster_arn(self) -> str | None:
+        """The cluster whose node has it, where that is HyperPod's."""
+        resource = self.associated_resource
+        return None if resource is None else resource.removesuffix(f"-{self.holder}")
+
+    @property
     def is_gone(self) -> bool:
         return not self.is_busy and self.pace.clock() >= self.leaves_at_s
 

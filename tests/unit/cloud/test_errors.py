@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 
 from agent.cloud.errors import CloudError, Failure, explain_failure, find_code, is_throttled
+from agent.cloud.rest import find_told_wait_s
 from agent.model import Reason
 
 ROLE = "arn:aws:sts::111122223333:assumed-role/exec/i-0123456789abcdef0"
@@ -28,6 +31,10 @@ def explain(
         ("AccessDeniedException", Reason.PERMISSION_DENIED, True),
         ("NoCredentialsError", Reason.PERMISSION_DENIED, True),
         ("ExpiredToken", Reason.PERMISSION_DENIED, True),
+        ("NoRegionError", Reason.WAITING_FOR_CLOUD, True),
+        ("SnapshotCreationPerVolumeRateExceeded", Reason.WAITING_FOR_CLOUD, True),
+        ("ConcurrentSnapshotLimitExceeded", Reason.WAITING_FOR_CLOUD, True),
+        ("InsufficientVolumeCapacity", Reason.CLOUD_ERROR, True),
         ("EndpointConnectionError", Reason.CLOUD_ERROR, True),
         ("InternalError", Reason.CLOUD_ERROR, True),
         ("AttachmentLimitExceeded", Reason.ATTACHMENT_LIMIT, True),
@@ -110,6 +117,121 @@ def test_cool_down_waits_as_long_as_aws_says() -> None:
     assert explain("VolumeModificationRateExceeded", said).retry_after_s == 4 * 3600
     assert explain("VolumeModificationRateExceeded", "Later.").retry_after_s == 6 * 3600
     assert explain("VolumeModificationRateExceeded", "Wait 9000 hours").retry_after_s == 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("said", "wait_s"),
+    [
+        ("You can modify it again in 3 hours and 20 minutes.", 3 * 3600 + 20 * 60),
+        ("Try again after 45 minutes.", 45 * 60),
+        ("Please retry after 2026-11-28T10:30:00Z.", 1800),
+        ("Please retry after 2026-11-28 10:30:00 UTC.", 1800),
+        ("Please retry after 2026-11-28T12:30:00.123+02:00.", 1800),
+        ("Please retry after 2026-11-28T09:00:00Z.", 0),
+        ("Please retry after 2027-11-28T09:00:00Z.", 24 * 3600),
+        ("Wait at least 6 hours between modifications per EBS volume.", 6 * 3600),
+        ("A volume takes 4 modifications in 24 hours.", None),
+        ("A volume takes 4 modifications in 24 hours. Wait at least 90 minutes.", 90 * 60),
+        ("Again in 0000-99-99T99:99.", None),
+        ("Later.", None),
+    ],
+)
+def test_wait_is_read_out_of_the_words(said: str, wait_s: float | None) -> None:
+    """A time or a while that AWS names is when to try again; the length of its window is none."""
+    now = datetime(2026, 11, 28, 10, 0, tzinfo=timezone.utc)
+    assert find_told_wait_s(said, now) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("AuthFailure", "timedatectl"),
+        ("InvalidClientTokenId", "region enabled"),
+        ("OptInRequired", "region enabled"),
+        ("SignatureDoesNotMatch", "timedatectl"),
+        ("RequestExpired", "clock"),
+        ("RequestTimeTooSkewed", "clock"),
+        ("ExpiredToken", "renewed"),
+        ("ExpiredTokenException", "renewed"),
+    ],
+)
+def test_credentials_that_are_not_taken_are_not_missing(code: str, remedy: str) -> None:
+    """That AWS does not take credentials is told in its words, with what mends it; they are not missing."""
+    error = explain(code, "AWS was not able to validate the provided access credentials")
+    assert "was not able to validate" in error.message
+    assert code in error.message
+    assert "no AWS credentials" not in error.message
+    assert remedy in str(error.hint)
+
+
+@pytest.mark.parametrize("code", ["SnapshotCreationPerVolumeRateExceeded", "PendingSnapshotLimitExceeded"])
+def test_what_passes_by_itself_is_no_quota(code: str) -> None:
+    """A rate, and what is under way, need nothing of the account's owner, and no quarter of an hour."""
+    error = explain(code)
+    assert "quota" not in f"{error} {error.hint}".lower()
+    assert error.retry_after_s <= 60
+
+
+def explain_hyperpod(message: str, code: str = "ValidationException") -> CloudError:
+    return explain_failure(Failure("sagemaker", "AttachClusterNodeVolume", code, message, 400), "vol-1")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "is_retryable", "remedy"),
+    [
+        ("Cluster x must be InService, is Creating.", Reason.WAITING_FOR_CLOUD, True, "lifecycle scripts"),
+        ("The cluster is not in service.", Reason.WAITING_FOR_CLOUD, True, "lifecycle scripts"),
+        ("The cluster's status is Updating", Reason.WAITING_FOR_CLOUD, True, "lifecycle scripts"),
+        (
+            "Your cluster must use Amazon EKS as the orchestrator and be in the InService state.",
+            Reason.WAITING_FOR_CLOUD,
+            True,
+            "lifecycle scripts",
+        ),
+        (
+            "Only EKS orchestrated clusters are supported.",
+            Reason.ATTACH_UNSUPPORTED,
+            False,
+            "attach_api: none",
+        ),
+        ("Operation is not supported for Slurm", Reason.ATTACH_UNSUPPORTED, False, "attach_api: none"),
+        ("Node is part of a Restricted Instance Group", Reason.ATTACH_UNSUPPORTED, False, "not restricted"),
+        ("RIG nodes are not supported", Reason.ATTACH_UNSUPPORTED, False, "not restricted"),
+        ("Node i-1 is not in Running state", Reason.WAITING_FOR_CLOUD, True, "describe-cluster-node"),
+        ("Volume must be in available state", Reason.WAITING_FOR_CLOUD, True, "looks again"),
+        ("Volume and node lie in different Availability Zones", Reason.WRONG_ZONE, False, "snapshot"),
+        ("Something else is wrong", Reason.CLOUD_ERROR, False, "class, size or ID"),
+        (
+            "1 validation error detected: Value 'x' at 'nodeId' failed to satisfy constraint: cluster state",
+            Reason.CLOUD_ERROR,
+            False,
+            "class, size or ID",
+        ),
+        (
+            "HyperPod - Ec2ErrCode: AttachmentLimitExceeded - the node's state in the cluster",
+            Reason.ATTACHMENT_LIMIT,
+            True,
+            "Detach",
+        ),
+    ],
+)
+def test_refusals_of_hyperpod_have_reasons_of_their_own(
+    message: str, reason: Reason, remedy: str, *, is_retryable: bool
+) -> None:
+    """What HyperPod refuses is told by its words: what passes by itself is waited for, the rest is final."""
+    error = explain_hyperpod(message)
+    assert (error.reason, error.retryable) == (reason, is_retryable)
+    assert message.partition("ErrCode: ")[2] or message in error.message
+    assert remedy in str(error.hint)
+    assert error.retry_after_s <= 15 or reason is not Reason.WAITING_FOR_CLOUD
+
+
+def test_words_of_other_calls_are_not_hyperpods() -> None:
+    """What is said of a cluster's state by another call keeps its meaning."""
+    failure = Failure(
+        "sagemaker", "ListClusterNodes", "ValidationException", "The cluster must be InService."
+    )
+    assert explain_failure(failure).reason is Reason.CLOUD_ERROR
 
 
 def test_unknown_failure_keeps_aws_words() -> None:

@@ -37,7 +37,7 @@ from agent.cloud.values import (
     parse_volume,
 )
 from agent.cloud.wanted import WantedVolume, check_kms_key, want_volume
-from agent.cloud.whoami import CloudIdentity
+from agent.cloud.whoami import CloudIdentity, Orchestrator
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import load_policy
@@ -474,6 +474,9 @@ def test_absence_needs_the_right_list() -> None:
         ("auto", IDENTITY, AttachApi.HYPERPOD),
         ("auto", replace(IDENTITY, cluster_arn=None), AttachApi.EC2),
         ("auto", CloudIdentity(), AttachApi.NONE),
+        ("auto", replace(IDENTITY, orchestrator=Orchestrator.EKS), AttachApi.HYPERPOD),
+        ("auto", replace(IDENTITY, orchestrator=Orchestrator.SLURM), AttachApi.NONE),
+        ("hyperpod", replace(IDENTITY, orchestrator=Orchestrator.SLURM), AttachApi.HYPERPOD),
         ("none", IDENTITY, AttachApi.NONE),
         ("ec2", IDENTITY, AttachApi.EC2),
     ],
@@ -481,6 +484,20 @@ def test_absence_needs_the_right_list() -> None:
 def test_attach_api_is_chosen(configured: str, identity: CloudIdentity, api: AttachApi) -> None:
     """Auto means HyperPod's API on a cluster's node, EC2's elsewhere, none where nothing is known."""
     assert choose_attach_api(configured, identity) is api
+
+
+def test_slurm_cluster_is_told_what_does_not_work() -> None:
+    """Where Slurm orchestrates, nothing is asked of AWS, no volume is made, and one sentence says why."""
+    node = replace(NODE, identity=replace(IDENTITY, orchestrator=Orchestrator.SLURM), api=AttachApi.NONE)
+    attached = plan_attach(FREE, node)
+    claimed = plan_claim(WANTED, {}, node, Making(), 0.0)
+    for decision in (attached, claimed):
+        assert isinstance(decision, Wait)
+        assert decision.reason is Reason.ATTACH_UNSUPPORTED
+        assert "Slurm" in decision.message
+        assert "install-slurm" in str(decision.hint)
+    here = replace(node, devices=frozenset({VOLUME}))
+    assert isinstance(plan_attach(FREE, here), Settled), "what comes by other means is used"
 
 
 def test_policy_gets_its_least_permissions(tmp_path: Path) -> None:

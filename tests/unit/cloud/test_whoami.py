@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cloud.calls import DescribeClusterNode
-from agent.cloud.sources import Surroundings, identify_node
+from agent.cloud.decisions import AttachApi, NodeView, choose_attach_api
+from agent.cloud.sources import Surroundings, identify_node, read_resource_config
 from agent.cloud.values import ClusterNode
 from agent.cloud.whoami import (
     CloudIdentity,
     Finding,
+    Orchestrator,
     Source,
     merge,
     parse_cluster_arn,
@@ -120,6 +122,114 @@ def test_file_without_this_node_keeps_the_cluster(addresses: set[str], problem: 
     assert finding.cluster_arn == ARN
     assert finding.instance_name is None
     assert problem in str(finding.problem)
+
+
+@pytest.mark.parametrize("instances", [None, "absent", []])
+def test_group_without_instances_hides_nobody(instances: object) -> None:
+    """A group that is scaled down to nothing has null, or nothing, in place of its instances."""
+    empty = {"Name": "spare"} if instances == "absent" else {"Name": "spare", "Instances": instances}
+    content = change(("InstanceGroups",), [empty, *CONFIG["InstanceGroups"]])
+    finding = parse_resource_config(content, {"10.1.2.3"})
+    assert (finding.instance_id, finding.problem) == (ID, None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"InstanceName": "compute-nodes-3", "InstanceId": OTHER_ID},
+        {"InstanceName": "compute-nodes-3", "CustomerIpAddress": None, "InstanceId": None},
+        {"CustomerIpAddress": 7},
+        "x",
+        None,
+    ],
+)
+def test_instance_without_an_address_hides_nobody(other: object) -> None:
+    """An instance that is being made has no address yet, and is not this node."""
+    content = change((*INSTANCE[:3], 1), other)
+    finding = parse_resource_config(content, {"10.1.2.3"})
+    assert (finding.instance_id, finding.problem) == (ID, None)
+
+
+@pytest.mark.parametrize("path", [("InstanceGroups",), ("InstanceGroups", 0), (*INSTANCE, "InstanceName")])
+def test_broken_list_of_nodes_keeps_the_cluster(path: tuple[str | int, ...]) -> None:
+    """What is wrong with the nodes in the file leaves what it says of the cluster."""
+    finding = parse_resource_config(change(path, 7), {"10.1.2.3"})
+    assert finding.cluster_arn == ARN
+    assert finding.problem is not None
+
+
+KUBERNETES = {
+    "EksClusterName": "prod-eks",
+    "EksClusterEndpoint": "https://x",
+    "EksServiceIpv4Cidr": "10.0.0.0/8",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "orchestrator", "eks_cluster"),
+    [
+        ({"ClusterType": "Slurm"}, Orchestrator.SLURM, None),
+        ({"ClusterType": "Kubernetes", "KubernetesConfig": KUBERNETES}, Orchestrator.EKS, "prod-eks"),
+        ({"ClusterType": "Kubernetes"}, Orchestrator.EKS, None),
+        ({"KubernetesConfig": KUBERNETES}, Orchestrator.EKS, "prod-eks"),
+        ({"SlurmConfig": {}}, Orchestrator.SLURM, None),
+        ({"ClusterType": "Kubernetes", "SlurmConfig": {}}, Orchestrator.EKS, None),
+        ({"ClusterType": "Nomad"}, None, None),
+        ({"ClusterType": 7, "KubernetesConfig": []}, None, None),
+        ({"KubernetesConfig": {"EksClusterName": "*/x"}}, Orchestrator.EKS, None),
+        ({}, None, None),
+    ],
+)
+def test_file_tells_the_orchestrator(
+    more: dict[str, Any], orchestrator: Orchestrator | None, eks_cluster: str | None
+) -> None:
+    """The cluster's type, else the block that is there, tells what orchestrates it."""
+    content = change(("ClusterConfig",), {**CONFIG["ClusterConfig"], **more})
+    finding = parse_resource_config(content, {"10.1.2.3"})
+    assert (finding.orchestrator, finding.eks_cluster) == (orchestrator, eks_cluster)
+    beside = json.dumps({**json.loads(change(("ClusterConfig", "ClusterName"), "c")), **more}).encode()
+    if "ClusterType" not in more:
+        assert parse_resource_config(beside, {"10.1.2.3"}).orchestrator is orchestrator
+
+
+@pytest.mark.parametrize("content", [b"", b"{", change(("ClusterConfig", "ClusterArn"), "arn:aws:s3:::x")])
+async def test_half_written_file_is_not_an_ordinary_instance(content: bytes, tmp_path: Path) -> None:
+    """Where the file is there but says nothing, it is not known yet which cluster this is of."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    identity = merge([await read_resource_config(Surroundings(path)), parse_identity_document(DOCUMENT)])
+    assert identity.is_hyperpod
+    assert not identity.is_complete
+    assert identity.account is None, "the metadata's is AWS's own"
+    assert choose_attach_api("auto", identity) is AttachApi.HYPERPOD
+    assert NodeView(identity, AttachApi.HYPERPOD, cluster_name="mine").shared_key is None
+    assert NodeView(identity, AttachApi.HYPERPOD).node_key is None
+    with pytest.raises(AgentError, match=r"cluster arn is not known.*HyperPod"):
+        require_identity(identity, "cluster_arn")
+
+
+@pytest.mark.parametrize(
+    ("host_name", "sign", "is_hyperpod"),
+    [
+        (f"hyperpod-{ID}", None, True),
+        ("ip-10-1-2-3", "its /opt/ml/config", True),
+        ("ip-10-1-2-3", None, False),
+    ],
+)
+async def test_missing_file_on_hyperpod_is_not_an_ordinary_instance(
+    host_name: str, sign: str | None, tmp_path: Path, *, is_hyperpod: bool
+) -> None:
+    """Host name and directories show HyperPod before its file is written; without any it is no node of it."""
+    surroundings = Surroundings(tmp_path / "none", None, host_name=host_name, hyperpod_sign=sign)
+    by_name = parse_node_name(host_name)
+    identity = merge(
+        [
+            await read_resource_config(surroundings),
+            parse_identity_document(DOCUMENT),
+            *([by_name] if by_name else []),
+        ]
+    )
+    assert (identity.is_hyperpod, identity.is_complete) == (is_hyperpod, not is_hyperpod)
 
 
 @given(

@@ -1,0 +1,80 @@
+"""What HyperPod refuses, and what the agent makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.cloud.calls import ListClusterNodes
+from agent.cloud.whoami import Orchestrator
+from agent.model import Reason
+from tests.aws.cloud import CLUSTER_ARN
+from tests.aws.world import World
+
+CLAIM = """
+classes: {plain: {type: gp3}}
+volumes:
+  - name: data
+    claim: {class: plain, size: 1GiB}
+    filesystem: {type: ext4, format: if-blank}
+    mount: {path: /data/data}
+"""
+
+
+def by_id(volume: str) -> str:
+    return f"volumes:\n  - {{name: db, match: {{volume_id: {volume}}}, block: {{}}}}\n"
+
+
+async def test_cluster_that_is_being_created_is_waited_for(world: World, tmp_path: Path) -> None:
+    """While the cluster is not InService the volume waits, and is attached when it is, with nobody's help."""
+    world.use_policy(tmp_path, by_id(world.cloud.make_volume()))
+    node = world.add_node(1)
+    world.cloud.hyperpod.status = "Creating"
+    verdict = (await node.look()).verdicts["db"]
+    assert verdict.reason is Reason.WAITING_FOR_CLOUD
+    assert "InService" in verdict.message
+    assert "lifecycle scripts" in str(verdict.hint)
+    world.cloud.hyperpod.status = "InService"
+    await node.settle(step_s=30)
+    assert node.hands.list_devices()
+
+
+async def test_slurm_cluster_is_asked_nothing(world: World, tmp_path: Path) -> None:
+    """In a cluster that Slurm orchestrates no volume is made and none attached; one that is here is used."""
+    volume = world.cloud.make_volume()
+    world.use_policy(tmp_path, CLAIM + by_id(volume).removeprefix("volumes:\n"))
+    world.cloud.hyperpod.orchestrator = "Slurm"
+    node = world.add_node(1)
+    node.identity = replace(node.identity, orchestrator=Orchestrator.SLURM)
+    verdicts = (await node.look(3)).verdicts
+    assert {verdict.reason for verdict in verdicts.values()} == {Reason.ATTACH_UNSUPPORTED}
+    assert {"data", "db"} == set(verdicts)
+    changes = {name for name in world.aws.calls if not name.startswith(("Describe", "List"))}
+    assert not changes
+    world.devices.here[str(node.identity.instance_id)] = {volume}
+    assert "db" not in (await node.look()).verdicts
+
+
+@pytest.mark.parametrize("is_restricted", [True, False], ids=["restricted", "Slurm, not known"])
+async def test_what_never_works_is_refused(world: World, tmp_path: Path, *, is_restricted: bool) -> None:
+    """Where HyperPod attaches nothing, that is told as such, and not asked again and again."""
+    world.use_policy(tmp_path, by_id(world.cloud.make_volume()))
+    node = world.add_node(1)
+    if is_restricted:
+        world.cloud.hyperpod.restricted.add(str(node.identity.instance_id))
+    else:
+        world.cloud.hyperpod.orchestrator = "Slurm"
+    for _ in range(10):
+        verdict = (await node.look()).verdicts["db"]
+        assert verdict.reason is Reason.ATTACH_UNSUPPORTED
+    assert world.aws.calls["AttachClusterNodeVolume"] == 1
+
+
+async def test_large_cluster_is_listed_whole(world: World) -> None:
+    """A cluster of more than a page of nodes is listed to its end, each node once."""
+    nodes = [world.add_node(number) for number in range(1, 251)]
+    listed = await nodes[0].make(ListClusterNodes(CLUSTER_ARN))
+    assert [one.instance_id for one in listed] == [node.identity.instance_id for node in nodes]
+    assert world.aws.calls["ListClusterNodes"] == 3

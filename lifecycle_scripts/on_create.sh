@@ -121,6 +121,18 @@ mentions_required() { # without an agent to ask: every word `required` outside c
     ((words > denials))
 }
 
+# wait_for_volumes: without continuous provisioning a cluster is InService only when all its lifecycle scripts have
+# ended, and HyperPod attaches nothing before. A volume that waits for nothing else is therefore not waited for.
+wait_for_volumes() {
+    local options=(--timeout "${EBS_AGENT_WAIT_S:-300}") status=2
+    if [[ ${EBS_AGENT_WAIT_FOR_CLUSTER:-no} != yes ]]; then
+        "$agent" wait "${options[@]}" --leave-creation
+        status=$?
+    fi
+    ((status == 2)) || return "$status" # 2: an agent that is older than this script, and does not know the option
+    "$agent" wait "${options[@]}"
+}
+
 is_eks() {
     [[ -d $dest/etc/eks || -e $dest/usr/bin/kubelet || -e $dest/usr/local/bin/kubelet ]]
 }
@@ -162,8 +174,7 @@ main() { # read whole before it runs, so that nobody replaces it under way
             say "warning: this installation failed; the one before it stays"
             ;;
     esac
-    "$agent" wait --timeout "${EBS_AGENT_WAIT_S:-300}" ||
-        give_up "$in_force" "required volumes are not ready"
+    wait_for_volumes || give_up "$in_force" "required volumes are not ready"
     "$agent" status || true
     say "done"
 }

@@ -17,7 +17,6 @@ import typer
 import agent
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
-from agent.cli.orphans import orphans
 from agent.cli.output import JsonOption, print_answer, print_json, print_line
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 from agent.paths import Paths
@@ -153,12 +152,20 @@ def wait(
         float, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")
     ] = 300,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing until the end.")] = False,
+    leave_creation: Annotated[
+        bool,
+        typer.Option(
+            "--leave-creation",
+            help="End well where all that is missing waits for the cluster's InService.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Wait until volumes are ready: for lifecycle scripts, Slurm prologs and units."""
     from agent.cli.wait import wait_for
 
-    wait_for(_session(context).client, names or [], timeout_s, is_quiet=quiet, as_json=as_json)
+    client = _session(context).client
+    wait_for(client, names or [], timeout_s, is_quiet=quiet, as_json=as_json, leaves_creation=leave_creation)
 
 
 @app.command(epilog="Example: ebs-agent events --follow --json | jq -r .event")
@@ -235,7 +242,6 @@ def demo(
 
 
 register_cloud(app)
-app.command(epilog="Example: ebs-agent orphans --delete vol-0123456789abcdef0")(orphans)
 
 
 def _session(context: typer.Context) -> Session:

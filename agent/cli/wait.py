@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from agent.cli.client import Client, NoAnswerError
@@ -15,11 +16,19 @@ RETRY_S = 0.5
 
 
 def wait_for(
-    client: Client, names: list[str], timeout_s: float, *, is_quiet: bool = False, as_json: bool = False
+    client: Client,
+    names: list[str],
+    timeout_s: float,
+    *,
+    is_quiet: bool = False,
+    as_json: bool = False,
+    leaves_creation: bool = False,
 ) -> None:
     """Return once the volumes called ``names`` (all required ones when empty) are ready.
 
     With ``as_json`` how they were in the end is printed: the last line the agent told, if it told one.
+    ``leaves_creation``: return as well where all that is missing waits for the cluster to be InService. A
+    script that the cluster's creation waits for would otherwise wait for itself.
 
     Raises AgentError with exit code 3 where they are not in time, naming each one and why, and with exit
     code 4 where the agent did not answer at all.
@@ -30,7 +39,7 @@ def wait_for(
         left_s = max(0.0, deadline - time.monotonic())
         try:
             for line in client.wait(names, left_s):
-                if line["ready"]:
+                if line["ready"] or (leaves_creation and _leaves(line)):
                     if as_json:
                         print_json(line)
                     return
@@ -52,7 +61,19 @@ def wait_for(
     )
 
 
-def _show(line: dict[str, Any]) -> str:
+def _leaves(line: Mapping[str, Any]) -> bool:
+    """Return whether all that is missing waits for the cluster to be InService; say so if it does."""
+    from agent.cloud.hyperpod_rules import WHILE_IN_SERVICE  # noqa: PLC0415 - for lifecycle scripts only
+
+    waiting = line.get("waiting", [])
+    if not waiting or not all(WHILE_IN_SERVICE in (volume["message"] or "") for volume in waiting):
+        return False
+    why = "the cluster is not InService before its lifecycle scripts have ended"
+    sys.stderr.write(f"Not waited for, since {why}: {_show(line)}\n")
+    return True
+
+
+def _show(line: Mapping[str, Any]) -> str:
     waiting = line.get("waiting", [])
     if not waiting:
         return "the agent has not looked at every volume yet."

@@ -25,7 +25,6 @@ MODEL = "File standing in for a volume"
 _SUFFIX = ".img"
 _DELETED = " (deleted)"
 _SECTOR_BYTES = 512
-_GONE = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
 
 
 class Change(NamedTuple):
@@ -98,20 +97,9 @@ def list_states(directory: str) -> tuple[FileState, ...]:
     return tuple(states)
 
 
-class Synced(NamedTuple):
-    """What was changed, and which files could not be attached and why."""
-
-    changes: list[Change]
-    problems: list[str]
-
-
-def sync_directory(directory: str) -> Synced:
-    """Attach, resize and detach until the loop devices are what the files are; return what was changed.
-
-    A file that cannot be attached keeps no other from being.
-    """
-    hints: list[Change] = []
-    problems: list[str] = []
+def sync_directory(directory: str) -> list[Change]:
+    """Attach, resize and detach until the loop devices are what the files are; return what was changed."""
+    hints = []
     files = {(file.device, file.inode): file for file in list_files(directory)}
     for item in loop.list_loops():
         if not is_below(item, Path(directory)):
@@ -127,14 +115,10 @@ def sync_directory(directory: str) -> Synced:
             hints.append(Change(item.path, "change", is_resize=True))
         loop.make_partition_nodes(item.path)
     for file in files.values():
-        try:
-            path = loop.attach_file(Path(file.path))
-        except (AgentError, OSError) as error:
-            problems.append(f"{file.path} could not be attached: {error}")
-            continue
+        path = loop.attach_file(Path(file.path))
         loop.make_partition_nodes(path)
         hints.append(Change(path, "add"))
-    return Synced(hints, problems)
+    return hints
 
 
 def release_directory(directory: str) -> None:
@@ -164,19 +148,14 @@ def _scan(directory: str) -> Iterator[StandIn]:
 
 
 def _read_key(path: str) -> tuple[int, int] | None:
-    """Return device and inode of the file behind a loop device; None where the device or its file is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in _GONE:
-            return None
-        raise
+    except OSError:
+        return None
     try:
         backing = loop.read_backing(fd)
-    except OSError as error:
-        if error.errno in _GONE:
-            return None
-        raise
+    except OSError:
+        return None
     finally:
         os.close(fd)
     return backing.device, backing.inode

@@ -182,6 +182,19 @@ def test_what_a_policy_requires_is_asked_of_the_agent(node: Node, tmp_path: Path
     assert node.run(on_create).returncode == 0
 
 
+def test_creation_does_not_wait_for_itself(node: Node, tmp_path: Path) -> None:
+    """A required volume that comes when the cluster is InService fails no node, unless told otherwise."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=f"{REQUIRED}# for the fake: required\n")
+    waiting = {**READY, "condition": "Pending", "waits_for_cluster": True}
+    (node.root / "volumes.json").write_text(json.dumps([waiting]))
+    assert node.run(on_create).returncode == 0
+    (node.root / "old").touch()
+    assert node.run(on_create).returncode == 1, "an agent that does not know the option is asked without"
+    (node.root / "old").unlink()
+    (on_create.parent / "ebs-agent.conf").write_text("EBS_AGENT_WAIT_FOR_CLUSTER=yes\n")
+    assert node.run(on_create).returncode == 1
+
+
 def test_which_file_a_digest_is_of_the_digest_does_not_say(node: Node, tmp_path: Path) -> None:
     """A .sha256 that names another file, a sound one, does not make the bundle sound."""
     on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)

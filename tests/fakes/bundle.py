@@ -47,7 +47,11 @@ match sys.argv[1:]:
     case ["wait", *_]:
         if not running.exists():
             sys.exit(4)
+        if "--leave-creation" in sys.argv and (dest / "old").exists():
+            sys.exit(2)
         unready = [v for v in json.loads(volumes.read_text()) if v["condition"] != "Ready"]
+        if "--leave-creation" in sys.argv:
+            unready = [v for v in unready if not v.get("waits_for_cluster")]
         sys.exit(3 if unready else 0)
     case ["reload"]:
         pass

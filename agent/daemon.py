@@ -251,7 +251,7 @@ class Daemon:
         from agent.report.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self._board, self)
-        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self.keep)
+        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self.keep, lambda: self._policy)
         return app
 
     def _make_http_app(self) -> web.Application:

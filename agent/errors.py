@@ -48,6 +48,14 @@ class RefusedError(AgentError):
     """A safety rule says no; nothing was touched."""
 
 
+class CoveredError(RefusedError):
+    """A mount is there, and its path leads elsewhere: something hides it. Its device is as it was."""
+
+
+class NotMountedError(AgentError):
+    """What was mounted is not mounted any more, which says nothing of its device."""
+
+
 class NotAnsweringError(AgentError):
     """A device, filesystem or program did not answer in its time; what waited for it was abandoned."""
 

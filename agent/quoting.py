@@ -19,6 +19,12 @@ def quote(value: object, limit: int = 60) -> str:
     return write_yaml(value, limit)
 
 
+def fit(text: str, limit: int = 200) -> str:
+    """Return somebody else's words as a sentence can hold them: printable, on one line, marked where cut."""
+    printable = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
+    return printable if len(text) <= limit else f"{printable[:limit]}…"
+
+
 def write_yaml(value: object, limit: int = 60, items: int = _LIST_LIMIT) -> str:
     """Return the value as one would write it in YAML on one line; what is large is abbreviated with ``…``."""
     if value is None or isinstance(value, bool):

@@ -156,7 +156,7 @@ def list_snapshots(
     as_json: JsonOption = False,
 ) -> None:
     """List snapshots, oldest first, and how far those being written are."""
-    answer = _carry_out(context, "snapshots", as_json, volume=volume)
+    answer = carry_out(context, "snapshots", as_json, volume=volume)
     print_answer(answer, "show_snapshots", as_json=as_json)
 
 
@@ -191,12 +191,12 @@ def iam_policy(
 
 def _order(context: typer.Context, order: str, as_json: bool, **words: Any) -> None:
     """Have the agent carry an order out; its sentences tell what came of it, or in JSON its answer."""
-    answer = _carry_out(context, order, as_json, **words)
+    answer = carry_out(context, order, as_json, **words)
     if as_json:
         print_json(answer)
 
 
-def _carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -> dict[str, Any]:
+def carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -> dict[str, Any]:
     """Have the agent carry an order out and return its answer, telling its progress meanwhile.
 
     Raises the error the order ends with. With JSON progress goes to standard error.

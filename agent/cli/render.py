@@ -144,6 +144,23 @@ def show_snapshots(answer: dict[str, Any]) -> RenderableType:
     return table
 
 
+def show_orphans(answer: dict[str, Any]) -> RenderableType:
+    """Return the table of ``orphans`` and their sum."""
+    found = clean(answer["orphans"])
+    if not found:
+        return Text("Every volume of this cluster's claims is held.")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("VOLUME", "CLAIM", "SIZE", "TYPE", "ZONE", "HELD SINCE", "LAST HOLDER", "MAY BE DELETED"):
+        table.add_column(title, no_wrap=title != "MAY BE DELETED", overflow="fold")
+    for one in found:
+        words = (one["claim"], show_size(one["size_bytes"]), one["type"], one["zone"], one["held_since"][:19])
+        verdict = "yes" if one["may_be_deleted"] else f"no: {one['obstacle']}"
+        table.add_row(*map(Text, (one["volume_id"], *words, one["last_holder"] or "-", verdict)))
+    whole = show_size(sum(one["size_bytes"] for one in found))
+    free = sum(one["may_be_deleted"] for one in found)
+    return Group(table, Text(f"{len(found)} volumes, {whole}; {free} may be deleted.", style="bold"))
+
+
 def show_event(event: dict[str, Any]) -> str:
     """Return one line for an event."""
     event = clean(event)

@@ -20,10 +20,12 @@ from agent.cloud.decisions import NodeView
 from agent.cloud.following import Follower, Tell
 from agent.cloud.named import NewVolume
 from agent.cloud.orders import VolumeOrders
+from agent.cloud.orphan_orders import OrphanOrders, show_orphan
 from agent.cloud.snapshot_orders import SnapshotOrders, show_snapshot
 from agent.cloud.words import check_words
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId, parse_volume_id
+from agent.policy import Policy
 from agent.policy.checks import check_class, find_size_fault
 from agent.policy.entries import VolumeClass, VolumeType
 from agent.policy.fields import MAX_COUNT
@@ -47,6 +49,7 @@ class Desk:
     board: Board
     keep: Callable[[VolumeId], None]
     """Gives a released volume back to the policy."""
+    policy: Callable[[], Policy]
 
     @property
     def volumes(self) -> VolumeOrders:
@@ -55,6 +58,10 @@ class Desk:
     @property
     def snapshots(self) -> SnapshotOrders:
         return SnapshotOrders(self.follower)
+
+    @property
+    def orphans(self) -> OrphanOrders:
+        return OrphanOrders(self.follower, self.view(), self.policy())
 
     def read_volume(self, words: Words) -> VolumeId:
         return find_volume(self.board, str(words.get("volume", "")))
@@ -65,7 +72,11 @@ PrepareOrders = Callable[[Tell], Awaitable[tuple[Follower, Callable[[], NodeView
 
 
 def add_cloud_routes(
-    app: web.Application, board: Board, prepare: PrepareOrders, keep: Callable[[VolumeId], None]
+    app: web.Application,
+    board: Board,
+    prepare: PrepareOrders,
+    keep: Callable[[VolumeId], None],
+    policy: Callable[[], Policy],
 ) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object."""
 
@@ -81,7 +92,7 @@ def add_cloud_routes(
             order = _find_order(request.match_info["order"])
             check_words(request.match_info["order"], words)
             follower, view = await prepare(tell)
-            answer = await order(Desk(follower, view, board, keep), words)
+            answer = await order(Desk(follower, view, board, keep, policy), words)
         except AgentError as error:
             await _write(stream, api.show_error(error))
         else:
@@ -160,6 +171,16 @@ async def _delete_snapshot(desk: Desk, words: Words) -> Answer:
     return {"snapshot_id": snapshot_id}
 
 
+async def _list_orphans(desk: Desk, _words: Words) -> Answer:
+    return {"orphans": [show_orphan(orphan) for orphan in await desk.orphans.find()]}
+
+
+async def _delete_orphan(desk: Desk, words: Words) -> Answer:
+    volume_id = desk.read_volume(words)
+    await desk.orphans.delete(volume_id)
+    return {"volume_id": volume_id}
+
+
 ORDERS: Mapping[str, Order] = {
     "attach": _attach,
     "detach": _detach,
@@ -170,6 +191,8 @@ ORDERS: Mapping[str, Order] = {
     "snapshot": _snapshot,
     "snapshots": _list_snapshots,
     "delete-snapshot": _delete_snapshot,
+    "orphans": _list_orphans,
+    "delete-orphan": _delete_orphan,
 }
 
 

@@ -67,11 +67,11 @@ def find_orphans(volumes: Iterable[CloudVolume], policy: Policy, node: NodeView)
         if not volume.is_gone
         and all(volume.tag(key) == value for key, value in marks.items())
         and volume.tag(TAG_CLAIM) is not None
-        and not any(_may_mean(entry, volume) for entry in policy.volumes)
+        and not any(is_meant(entry, volume) for entry in policy.volumes)
     )
 
 
-def _may_mean(entry: VolumeEntry, volume: CloudVolume) -> bool:
+def is_meant(entry: VolumeEntry, volume: CloudVolume) -> bool:
     """Return whether an entry, of whatever node, is or could be for the volume.
 
     A device name is the volume's only while it is attached; an entry that goes by one could mean any.

@@ -36,8 +36,15 @@ class Members:
             raise self._complain(name, "text")
         return found
 
-    def find_text(self, name: str, limit: int = TEXT_LIMIT) -> str | None:
-        """Return a member, None where it is missing, null or empty."""
+    def find_text(self, name: str) -> str | None:
+        """Return a member that is a word or a line, None where it is missing, null or empty."""
+        value = self.find_free_text(name)
+        if value is not None and not value.isprintable():
+            raise self._complain(name, "printable")
+        return value
+
+    def find_free_text(self, name: str, limit: int = TEXT_LIMIT) -> str | None:
+        """Return a member that people choose and that may hold any character, as a tag's value may."""
         value = self._members.get(name)
         if value is None or value == "":
             return None
@@ -93,6 +100,11 @@ class Members:
 def is_text(value: str, limit: int = TEXT_LIMIT) -> bool:
     """Return whether text is short enough and can be written as UTF-8, which half of a pair cannot."""
     return len(value) <= limit and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def clean(text: str) -> str:
+    """Return text that is fit for a terminal and a log, since it is shown to people."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def shorten(value: Any) -> str:

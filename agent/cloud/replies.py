@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from agent.cloud.errors import Failure
-from agent.cloud.members import Members, is_text, shorten
+from agent.cloud.members import Members, clean, is_text, shorten
 from agent.errors import AgentError
 from agent.model import Reason
 
@@ -70,10 +70,10 @@ def read_failure(service: str, operation: str, value: Any) -> Failure:
     return Failure(
         service=service,
         operation=operation,
-        code=_clean(members.find_text("code", _CODE_LIMIT) or "Unknown"),
-        message=_clean(members.find_text("message", _MESSAGE_LIMIT) or ""),
+        code=clean(members.find_free_text("code", _CODE_LIMIT) or "Unknown"),
+        message=clean(members.find_free_text("message", _MESSAGE_LIMIT) or ""),
         http_status=members.find_number("http_status") or 0,
-        request_id=_clean(members.find_text("request_id", _CODE_LIMIT) or ""),
+        request_id=clean(members.find_free_text("request_id", _CODE_LIMIT) or ""),
     )
 
 
@@ -88,8 +88,3 @@ def encode_failure(number: Any, failure: Failure) -> bytes:
 
 def _fit(text: str, limit: int) -> str:
     return text[:limit] if is_text(text[:limit], limit) else ascii(text)[:limit]
-
-
-def _clean(text: str) -> str:
-    """Make text fit for a terminal and a log: it is shown to people."""
-    return "".join(character if character.isprintable() else " " for character in text)

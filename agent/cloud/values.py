@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.cloud.members import Members
+from agent.cloud.members import Members, clean
 from agent.model import VolumeId, parse_volume_id
 from agent.model.cluster import CSI_TAGS
 
@@ -159,7 +159,11 @@ class CloudSnapshot:
 def parse_tags(members: Members) -> Tags:
     """Return the member ``Tags``, ``[{"Key": k, "Value": v}, …]``, sorted by key."""
     tags = (Members(tag, f"a tag of {members.what}") for tag in members.find_list("Tags", _TAGS_LIMIT))
-    return tuple(sorted((tag.text("Key"), tag.find_text("Value") or "") for tag in tags))
+    return tuple(
+        sorted(
+            (tag.find_free_text("Key") or tag.text("Key"), tag.find_free_text("Value") or "") for tag in tags
+        )
+    )
 
 
 def parse_attachment(value: Any, volume: str = "a volume") -> CloudAttachment:
@@ -222,7 +226,7 @@ def parse_modification(value: Any) -> Modification:
         target_iops=members.find_number("TargetIops"),
         target_throughput=members.find_number("TargetThroughput"),
         started_at=members.find_text("StartTime") or "",
-        message=members.find_text("StatusMessage", _MESSAGE_LIMIT),
+        message=clean(members.find_free_text("StatusMessage", _MESSAGE_LIMIT) or "") or None,
     )
 
 

@@ -29,6 +29,8 @@ WORDS: Mapping[str, Mapping[str, type]] = {
     "snapshot": {"volume": str, "freeze": bool, "wait": bool},
     "snapshots": {"volume": str},
     "delete-snapshot": {"snapshot": str},
+    "orphans": {},
+    "delete-orphan": {"volume": str},
 }
 """The words of each order, and what each is in JSON. None is one that was not said."""
 

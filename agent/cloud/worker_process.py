@@ -199,9 +199,11 @@ async def start_worker(settings: WorkerSettings) -> WorkerProcess:
     try:
         process, stream, words = await asyncio.to_thread(_spawn, settings)
     except OSError as error:
+        who = "" if settings.user is None else f" as user {settings.user}"
         raise AgentError(
-            f"The cloud worker cannot be started: {error}.",
-            hint="Can the worker's user read the agent's installation? `ebs-agent doctor` tries it.",
+            f"The cloud worker cannot be started{who}: {error}.",
+            hint="That user has to exist and to be able to read the agent's installation; the installer makes"
+            " user ebs-agent. `ebs-agent doctor` tries it.",
             reason=Reason.CLOUD_ERROR,
         ) from error
     reader, writer = await asyncio.open_connection(sock=stream, limit=LINE_LIMIT_BYTES)

@@ -101,7 +101,12 @@ class Observed:
     applied_options: tuple[str, ...] | None = None
     """The options the agent last asked for at the wanted path; None for a mount it did not make."""
     obstacle: str | None = None
-    """What stands at the wanted mount path and is not this volume: ``another filesystem (/dev/sdb1)``."""
+    """What the wanted mount path leads to in place of this volume, or what hides the first of its mounts:
+    ``an ext4 filesystem (/dev/sdb1)``."""
+    is_hidden: bool = False
+    """The first of its mounts is there and its path leads elsewhere: nobody can use it there."""
+    cut_off: Mount | None = None
+    """An earlier mount of the agent, left by a move that was cut off when the volume was at its path."""
     checked: Checked | None = None
     format_record: FormatRecord | None = None
     root_inode: RootInode | None = None

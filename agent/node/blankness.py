@@ -55,6 +55,7 @@ from typing import NamedTuple, Protocol
 from agent.errors import VanishedError
 from agent.model import Blank, Foreign, Unknown
 from agent.node import device
+from agent.shortage import is_shortage
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -115,12 +116,16 @@ def prove_blank(
     try:
         direct = device.reopen(fd, os.O_RDONLY | os.O_DIRECT)
     except (OSError, VanishedError) as error:
+        if is_shortage(error):
+            raise
         return Unknown(f"the device could not be opened for direct reads ({error})")
     try:
         found = scan_places(direct, places)
         if found is None and device.read_size(direct) != size_bytes:
             found = Unknown("its size changed while it was read")
     except OSError as error:
+        if is_shortage(error):
+            raise
         return Unknown(f"it could not be read ({os.strerror(error.errno or 0)})")
     finally:
         direct.close()
@@ -242,6 +247,8 @@ def _read_place(fd: int, place: Place, buffer: mmap.mmap, read: Read) -> Foreign
         with memoryview(buffer) as whole, whole[: place.length] as view:
             read_bytes = read(fd, [view], place.offset)
     except OSError as error:
+        if is_shortage(error):
+            raise
         words = os.strerror(error.errno or errno.EIO)
         return Unknown(f"reading {place.length} bytes at {place.offset} failed ({words})")
     if read_bytes != place.length:

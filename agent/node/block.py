@@ -17,6 +17,7 @@ from pathlib import Path
 from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import DeviceNumber, Reason, RootInode, Tuning
 from agent.node.sysfs import SYSFS, locate, read_attribute, read_integer
+from agent.shortage import explain_shortage, is_shortage
 
 BY_ID = "by-id"
 
@@ -60,6 +61,8 @@ def set_link(directory: Path, name: str, device_path: str) -> None:
         temporary.symlink_to(device_path)
         temporary.rename(link)
     except OSError as error:
+        if is_shortage(error, writes=True):
+            raise explain_shortage(f"The link {link} could not be made", error) from error
         raise AgentError(
             f"The link {link} could not be made: {error.strerror}.", reason=Reason.STEP_FAILED
         ) from error

@@ -30,6 +30,7 @@ from agent.node.sysfs import (
     read_integer,
 )
 from agent.node.wire import Fd
+from agent.shortage import is_shortage
 
 _BLKROGET = 0x125E
 _BLKSSZGET = 0x1268
@@ -101,6 +102,8 @@ def verify_pin(fd: int, device: Device, identify: Callable[[int], Identity]) -> 
     try:
         now = observe_device(fd, device.path, identify)
     except OSError as error:
+        if is_shortage(error):
+            raise
         words = os.strerror(error.errno or 0)
         raise VanishedError(f"{device.path} went away: {words}.", reason=Reason.NOT_ATTACHED) from error
     for what, then_value, now_value in (

@@ -14,11 +14,13 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from agent.errors import AgentError, RefusedError, VanishedError
+from agent.errors import AgentError, NotMountedError, RefusedError
 from agent.model import Reason
+from agent.shortage import explain_shortage, is_shortage
 
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MADE_MODE = 0o755
+_ACCESS_LIST = "system.posix_acl_access"
 
 
 @contextlib.contextmanager
@@ -37,7 +39,7 @@ def open_mount_point(path: str, allowed_roots: Sequence[str]) -> Iterator[int]:
 def open_directory(path: str) -> Iterator[int]:
     """Yield an O_PATH descriptor of an existing directory, following no symbolic link; no rule on owners.
 
-    VanishedError where there is none.
+    NotMountedError where there is none, and so nothing is mounted on it.
     """
     with _walk(path, is_making=False) as fd:
         yield fd
@@ -113,14 +115,14 @@ def _enter(parent: int, name: str, parent_path: str, *, is_making: bool) -> int:
     path = f"{parent_path}/{name}"
     try:
         if is_making and not _exists(parent, name):
-            _check_entry(os.fstat(parent), None, parent_path or "/", path)
+            _check_entry(parent, None, parent_path or "/", path)
             _make(parent, name)
         child = os.open(name, _OPEN_FLAGS, dir_fd=parent)
     except OSError as error:
         raise _cannot_enter(parent, name, path, error) from error
     if is_making:
         try:
-            _check_entry(os.fstat(parent), os.fstat(child), parent_path or "/", path)
+            _check_entry(parent, os.fstat(child), parent_path or "/", path)
         except BaseException:
             os.close(child)
             raise
@@ -147,7 +149,9 @@ def _make(parent: int, name: str) -> None:
 
 def _cannot_enter(parent: int, name: str, path: str, error: OSError) -> AgentError:
     if error.errno == errno.ENOENT:
-        return VanishedError(f"The directory {path} is not there.")
+        return NotMountedError(f"The directory {path} is not there.")
+    if is_shortage(error):
+        return explain_shortage(f"The directory {path} could not be opened or made", error)
     if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
         return AgentError(
             f"The directory {path} could not be opened or made: {error.strerror}.",
@@ -165,12 +169,13 @@ def _cannot_enter(parent: int, name: str, path: str, error: OSError) -> AgentErr
     )
 
 
-def _check_entry(parent: os.stat_result, child: os.stat_result | None, parent_path: str, path: str) -> None:
+def _check_entry(parent_fd: int, child: os.stat_result | None, parent_path: str, path: str) -> None:
     """Hold one step of the way to the rule; ``child`` None is one that root is about to make."""
+    parent = os.fstat(parent_fd)
     is_sticky = bool(parent.st_mode & stat.S_ISVTX) and (child is None or child.st_uid == 0)
     if parent.st_uid != 0:
         why = f"{parent_path} belongs to user {parent.st_uid}"
-    elif _is_writable_by_others(parent) and not is_sticky:
+    elif _is_writable_by_others(parent_fd) and not is_sticky:
         why = f"others may write in {parent_path}"
     else:
         return
@@ -181,7 +186,20 @@ def _check_entry(parent: os.stat_result, child: os.stat_result | None, parent_pa
     )
 
 
-def _is_writable_by_others(directory: os.stat_result) -> bool:
-    # Where an access control list is set, its mask shows as the group's bits. Group 0 is root's own.
-    is_group_writable = bool(directory.st_mode & stat.S_IWGRP) and directory.st_gid != 0
-    return is_group_writable or bool(directory.st_mode & stat.S_IWOTH)
+def _is_writable_by_others(directory_fd: int) -> bool:
+    status = os.fstat(directory_fd)
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    # Group 0 is root's own. Where an access control list is set, the group's bits are no group's: they are
+    # the most that it grants to anybody it names.
+    return bool(status.st_mode & stat.S_IWGRP) and (status.st_gid != 0 or _has_access_list(directory_fd))
+
+
+def _has_access_list(directory_fd: int) -> bool:
+    """Whether an open directory has a list that may let others in; so it has where that cannot be told."""
+    try:
+        # Of a descriptor that was opened with O_PATH only its link tells.
+        os.getxattr(f"/proc/self/fd/{directory_fd}", _ACCESS_LIST)
+    except OSError as error:
+        return error.errno not in {errno.ENODATA, errno.ENOTSUP}
+    return True

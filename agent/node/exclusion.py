@@ -7,15 +7,22 @@ Where a fact cannot be had the answer is no. The last word before a format belon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
+from agent.text import make_printable
 
 SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")
 _INSTANCE_STORE_MOUNT = "/opt/dlami/nvme"
-_KUBELET = "/var/lib/kubelet/"
-_CSI_PARTS = ("/kubernetes.io/csi/", "/kubernetes.io~csi/")
+_CSI_PLACE = re.compile(
+    r"/plugins/kubernetes\.io/(?:csi|aws-ebs)/"
+    r"|/plugins/kubernetes\.io~(?:csi|aws-ebs)/"
+    r"|/pods/[^/]+/(?:volumes|volumeDevices)/kubernetes\.io~(?:csi|aws-ebs)/"
+)
+"""Where kubelet has volumes staged and published, below its root directory (pkg/volume/csi in Kubernetes).
+That may be anywhere, and behind a link: mountinfo knows it by its real path alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Surroundings:
     sources: Mapping[int, frozenset[DeviceNumber]] = field(default_factory=dict)
     """By mount ID: the devices of a mount whose own number is of no block device (btrfs, overlay)."""
     swaps: frozenset[DeviceNumber] = frozenset()
+    """Block devices that are swapped to. A swap file is its filesystem's matter."""
     pools: tuple[frozenset[DeviceNumber], ...] = ()
     """The member devices of each btrfs filesystem that is mounted somewhere."""
     loops: Mapping[DeviceNumber, str] = field(default_factory=dict)
@@ -75,12 +83,13 @@ def find_exclusion(
 
     A mount counts as the agent's own where it stands at ``wanted_path`` or at the path of a record made in
     this boot for this device; then other mounts of it are views of that one. CSI's mounts are CSI's in any
-    case.
+    case, wherever kubelet keeps them: below a directory of the system's as well.
     """
     ours = _find_ours(device, surroundings, tuple(records), boot_id, wanted_path)
     return (
         _exclude_system(device, surroundings)
         or _exclude_csi(device, surroundings)
+        or _exclude_swap(device, surroundings)
         or _exclude_held(device, surroundings)
         or (None if ours else _exclude_mounted(device, surroundings))
     )
@@ -88,6 +97,8 @@ def find_exclusion(
 
 def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | None:
     for mount in surroundings.mounts:
+        if _is_kubelets(mount):
+            continue
         is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
         is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")
         if not (is_store or is_system):
@@ -96,9 +107,15 @@ def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | N
             continue
         if is_store:
             return Exclusion(
-                Reason.INSTANCE_STORE, f"{device.path} is part of the node's instance store at {mount.path}."
+                Reason.INSTANCE_STORE,
+                f"{device.path} is part of the node's instance store at {make_printable(mount.path)}.",
             )
-        return Exclusion(Reason.ROOT_DEVICE, f"{device.path} carries {mount.path} of the running system.")
+        path = make_printable(mount.path)
+        return Exclusion(Reason.ROOT_DEVICE, f"{device.path} carries {path} of the running system.")
+    return None
+
+
+def _exclude_swap(device: Device, surroundings: Surroundings) -> Exclusion | None:
     if device.numbers & surroundings.closure(surroundings.swaps):
         return Exclusion(Reason.DEVICE_BUSY, f"{device.path} is used as swap.", hint="swapoff frees it.")
     return None
@@ -107,17 +124,24 @@ def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | N
 def _exclude_csi(device: Device, surroundings: Surroundings) -> Exclusion | None:
     names = _node_names(device)
     for mount in surroundings.mounts:
-        if not mount.path.startswith(_KUBELET) or not any(part in mount.path for part in _CSI_PARTS):
+        if not _is_kubelets(mount):
             continue
-        # A raw block volume of a pod is the device node itself, mounted over a file.
-        is_raw = mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in names
-        if is_raw or device.numbers & surroundings.devices_of(mount):
+        if _is_raw(mount, names) or device.numbers & surroundings.devices_of(mount):
             return Exclusion(
                 Reason.MANAGED_BY_CSI,
-                f"{device.path} is used by the EBS CSI driver at {mount.path}.",
+                f"{device.path} is used by the EBS CSI driver at {make_printable(mount.path)}.",
                 hint="Leave the volume to Kubernetes, or take it out of there first.",
             )
     return None
+
+
+def _is_kubelets(mount: Mount) -> bool:
+    return _CSI_PLACE.search(mount.path) is not None
+
+
+def _is_raw(mount: Mount, names: frozenset[str]) -> bool:
+    """Whether a mount is a device node, of one of these names, that is mounted over a file."""
+    return mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in names
 
 
 def _exclude_held(device: Device, surroundings: Surroundings) -> Exclusion | None:
@@ -135,10 +159,12 @@ def _exclude_held(device: Device, surroundings: Surroundings) -> Exclusion | Non
     for number in sorted(device.numbers & surroundings.loops.keys()):
         name = surroundings.loops[number]
         return Exclusion(Reason.DEVICE_BUSY, f"{device.path} backs the loop device {name}.")
+    names = _node_names(device)
     for mount in surroundings.mounts:
-        if mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in _node_names(device):
+        if _is_raw(mount, names):
             return Exclusion(
-                Reason.DEVICE_BUSY, f"{device.path} is handed to someone as a raw device at {mount.path}."
+                Reason.DEVICE_BUSY,
+                f"{device.path} is handed to someone as a raw device at {make_printable(mount.path)}.",
             )
     return None
 
@@ -148,7 +174,7 @@ def _exclude_mounted(device: Device, surroundings: Surroundings) -> Exclusion | 
         if device.numbers & surroundings.devices_of(mount):
             return Exclusion(
                 Reason.DEVICE_BUSY,
-                f"{device.path} is mounted at {mount.path}, and not by the agent.",
+                f"{device.path} is mounted at {make_printable(mount.path)}, and not by the agent.",
                 hint="Unmount it there, or make that the policy's path.",
             )
     if any(device.numbers & pool for pool in surroundings.pools):

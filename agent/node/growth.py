@@ -13,9 +13,11 @@ import os
 import struct
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import AgentError
-from agent.model import FsType, Reason
+from agent.model import DeviceNumber, FsType, Reason
+from agent.node.sysfs import SYSFS, list_names, read_attribute, read_device_number
 
 # include/uapi: _IOC(direction, type, number, size) of each, the same on x86-64 and arm64.
 _EXT4_IOC_RESIZE_FS = 0x40086610
@@ -162,6 +164,21 @@ def read_btrfs_device(root_fd: int) -> BtrfsDevice:
         path = os.fsdecode(answer[3072:].partition(b"\0")[0])
         return BtrfsDevice(fsid, device_id, path, size_bytes)
     raise AgentError("The btrfs filesystem does not name its device.", reason=Reason.PROBE_FAILED)
+
+
+def find_btrfs_number(root_fd: int, uuid_wanted: str, sysfs: Path = SYSFS) -> DeviceNumber | None:
+    """Return the number of a mounted btrfs' only device; None where it is not of the wanted UUID.
+
+    By the kernel's own list of its members, not by a device's name. Beside a mounted copy the kernel gives
+    the filesystem another ID for as long as it is mounted (Linux 6.7, ``temp_fsid`` in fs/btrfs/sysfs.c).
+    """
+    fsid = read_btrfs_device(root_fd).fsid
+    node = f"{sysfs}/fs/btrfs/{fsid}"
+    is_temporary = read_attribute(f"{node}/temp_fsid") == "1"
+    if (read_attribute(f"{node}/metadata_uuid") if is_temporary else fsid) != uuid_wanted:
+        return None
+    names = list_names(f"{node}/devices")
+    return read_device_number(f"{node}/devices/{min(names)}/dev") if len(names) == 1 else None
 
 
 def _grow_btrfs(root_fd: int) -> None:

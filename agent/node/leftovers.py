@@ -44,7 +44,11 @@ class Leftover:
 
 
 def detach_and_note(mount: Mount) -> Leftover:
-    """Take a mount whose device is gone out of sight, and return who uses it on."""
+    """Take a mount whose device is gone out of sight, and return who uses it on.
+
+    CoveredError where something hides it; it is noted on, and taken away once it is seen.
+    """
+    mounted.refuse_hidden(mount)
     users = []
     for process in find_processes(mount.path, mount.device_number):
         # A process may end at any moment.

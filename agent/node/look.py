@@ -6,12 +6,13 @@ looked at as far as a signature tells; what has none is blank only by proof, whi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import AgentError
+from agent.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
 from agent.model import (
     Device,
     DeviceNumber,
@@ -22,19 +23,22 @@ from agent.model import (
     Identity,
     Mount,
     MountRecord,
+    Reason,
     RootInode,
     Tuning,
     Unknown,
 )
 from agent.node import block, device, mounted
-from agent.node.exclusion import Surroundings, find_exclusion
-from agent.node.mountinfo import find_top_mount, read_mounts
+from agent.node.exclusion import find_exclusion
+from agent.node.mountinfo import read_mounts
+from agent.node.own_mounts import find_cover, find_cut_off, find_obstacle, find_stale, list_own_mounts
 from agent.node.signature import recognize
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
 from agent.node.wire import Fd
 
 _FS_TYPES = {kind.value: kind for kind in FsType}
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,14 @@ class Look:
     mounts: tuple[Mount, ...] = ()
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     stale_mounts: tuple[Mount, ...] = ()
+    cut_off: Mount | None = None
+    """Where it was mounted before, left by a move that was cut off half way."""
     obstacle: str | None = None
+    """What the wanted path leads to in place of this volume, or what hides the first of its mounts."""
+    is_hidden: bool = False
+    """The first of its mounts is not what its path leads to."""
     content: Filesystem | Foreign | Unknown | None = None
-    """Of a volume mounted at the wanted path, by the mounted filesystem itself; of another, by signatures.
+    """Of a volume seen at the wanted path, by the mounted filesystem itself; of another, by signatures.
     None where it was not looked at, or nothing was recognised, which proves nothing."""
     root_inode: RootInode | None = None
     node_owner: RootInode | None = None
@@ -90,12 +99,24 @@ def look_at(fd: int, request: LookRequest) -> Look:
     """Return what there is to know of the device open at ``fd``.
 
     Raises VanishedError where it is gone, AgentError with reason ShutDown or IoErrors where its mounted
-    filesystem answers with errors.
+    filesystem answers with errors, InconclusiveError where mounts come and go faster than they are looked at.
     """
     return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
 
 
 def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
+    for _ in range(_LOOKS):
+        # Mounted, unmounted or covered while it was looked at: then it is looked at as it is by now.
+        with contextlib.suppress(CoveredError, NotMountedError):
+            return _look_once(fd, found, request)
+    raise InconclusiveError(
+        f"What is mounted of {found.identity.volume_id} changes while it is looked at.",
+        hint="findmnt --poll shows who mounts and unmounts there; it is looked at again by itself.",
+        reason=Reason.PATH_IN_USE,
+    )
+
+
+def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
     all_mounts = read_mounts()
     surroundings = gather_surroundings(all_mounts)
     exclusion = find_exclusion(
@@ -105,14 +126,19 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
         boot_id=request.boot_id,
         wanted_path=request.wanted_path,
     )
-    mounts = _list_own_mounts(found, surroundings, request)
-    stale = _find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
+    noted_path = None if request.record is None else request.record.path
+    mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
+    stale = find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
     # One that is about to be taken away is in nobody's way.
     staying = tuple(mount for mount in all_mounts if mount not in stale)
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
+    cover = None if not mounts else find_cover(all_mounts, mounts[0])
+    # What is hidden is not reached by its path, and what hides it may be a server that does not answer.
+    seen = here if cover is None else None
+    others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
     content: Filesystem | Foreign | Unknown | None = None
-    if here is not None:
-        content = _read_mounted(fd, found, here)
+    if seen is not None:
+        content = _read_mounted(fd, found, seen)
     elif request.reads_contents and not mounts and exclusion is None:
         content = recognize(fd, found, request.known)
     return Look(
@@ -120,104 +146,15 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
         exclusion=exclusion,
         mounts=mounts,
         stale_mounts=stale,
-        obstacle=find_obstacle(staying, request.wanted_path, here),
+        cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
+        obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),
+        is_hidden=cover is not None,
         content=content,
-        root_inode=None if here is None else mounted.read_root_inode(here.path, here.device_number),
+        root_inode=None if seen is None else mounted.read_root_inode(seen.path, seen.device_number),
         node_owner=block.read_node_owner(request.path, found.device_number),
         tuning=block.read_tuning(found.device_number),
         links=block.find_links_to(request.dev_ebs, request.path),
     )
-
-
-@dataclass(frozen=True)
-class LeftMounts:
-    """Mounts of a volume that is not found under any device node."""
-
-    stale: tuple[Mount, ...] = ()
-    """Of a device that is gone."""
-    alive: tuple[Mount, ...] = ()
-    """Of the same appearance of its device, which the kernel still has."""
-
-
-def find_mounts_of_absent(
-    record: MountRecord, boot_id: str, is_present: Callable[[DeviceNumber], bool]
-) -> LeftMounts:
-    """Return the mounts that ``record`` notes of a volume that no device node leads to."""
-    surroundings = gather_surroundings(read_mounts())
-    stale = _find_stale(surroundings, record, boot_id, is_present, None)
-    alive = tuple(
-        mount
-        for mount in _find_noted(surroundings, record, boot_id)
-        if mount not in stale and _is_on(surroundings.devices_of(mount), record.diskseq)
-    )
-    return LeftMounts(stale, alive)
-
-
-def _is_on(devices: frozenset[DeviceNumber], diskseq: int | None) -> bool:
-    """Whether one of the devices is of this appearance of a disk; where that has no number, it is not."""
-    return diskseq is not None and diskseq in map(device.read_noted_diskseq, devices)
-
-
-def _find_stale(
-    surroundings: Surroundings,
-    record: MountRecord | None,
-    boot_id: str,
-    is_present: Callable[[DeviceNumber], bool],
-    now: Device | None,
-) -> tuple[Mount, ...]:
-    """Return the agent's own mounts of an appearance of the volume that is gone.
-
-    A mount is the agent's by its record: same boot, same path, same number. Its device is gone where none of
-    the disks it stands on is there any more, or where the volume has appeared anew since.
-    """
-    if record is None:
-        return ()
-    return tuple(
-        mount
-        for mount in _find_noted(surroundings, record, boot_id)
-        if not _is_alive(surroundings.devices_of(mount), is_present, now, record)
-    )
-
-
-def _find_noted(surroundings: Surroundings, record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
-    if record.boot_id != boot_id:
-        return ()
-    noted = (record.path, record.device_number)
-    return tuple(mount for mount in surroundings.mounts if (mount.path, mount.device_number) == noted)
-
-
-def _is_alive(
-    devices: frozenset[DeviceNumber],
-    is_present: Callable[[DeviceNumber], bool],
-    now: Device | None,
-    record: MountRecord,
-) -> bool:
-    if now is not None and devices & now.numbers:
-        return record.diskseq in {None, now.diskseq}
-    return any(is_present(number) for number in devices)
-
-
-def find_obstacle(mounts: tuple[Mount, ...], path: str | None, here: Mount | None) -> str | None:
-    """Return what is seen at ``path`` and is not the mount ``here``, as a clause."""
-    if path is None:
-        return None
-    top = find_top_mount(mounts, path)
-    if top is None or (here is not None and top.mount_id == here.mount_id):
-        return None
-    return f"a {top.fs_type} filesystem ({top.source})"
-
-
-def _list_own_mounts(found: Device, surroundings: Surroundings, request: LookRequest) -> tuple[Mount, ...]:
-    """Return the mounts of the whole filesystem; views of parts of it, as containers have, are not listed."""
-    own = [
-        mount
-        for mount in surroundings.mounts
-        if surroundings.devices_of(mount) & found.numbers
-        and mount.fs_type != "devtmpfs"
-        and (mount.root == "/" or mount.fs_type == FsType.BTRFS.value)
-    ]
-    noted = None if request.record is None else request.record.path
-    return tuple(sorted(own, key=lambda mount: (mount.path != request.wanted_path, mount.path != noted)))
 
 
 def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | None:

@@ -19,7 +19,7 @@ from agent.log import get_logger
 from agent.model import DeviceNumber, Identity
 from agent.node import loop, standin
 from agent.node.sources import Hint, explain_unlisted
-from agent.node.standin import Change
+from agent.node.standin import Synced
 from agent.node.workers import Workers
 
 _POLL_S = 0.2
@@ -89,7 +89,7 @@ class LoopbackSource:
                 now = self._list_files()
                 if now == known and anyio.current_time() < synced_at + _FULL_SYNC_S:
                     continue
-                changes = await self._sync()
+                changes, problems = await self._sync()
             except (NotAnsweringError, ShortageError) as error:
                 log.warning("devices.late", why=error.message)
                 continue
@@ -97,7 +97,7 @@ class LoopbackSource:
                 # Renamed, or not to be read for the moment: what was there is taken to be there.
                 self._tell_problem(f"{error.strerror}: {error.filename or self._directory}")
                 continue
-            self._tell_problem(None)
+            self._tell_problem("; ".join(problems) or None)
             for change in changes:
                 seen(Hint(change.path, change.action, is_resize=change.is_resize))
             if now != known and not changes:
@@ -123,7 +123,7 @@ class LoopbackSource:
         # Here and not in a worker, at every poll: it is where the files lie that answers, no device.
         return standin.list_states(str(self._directory))
 
-    async def _sync(self) -> list[Change]:
+    async def _sync(self) -> Synced:
         return await self._workers.call(
             standin.sync_directory, str(self._directory), timeout_s=_TIMEOUT_S, subject=self._subject
         )

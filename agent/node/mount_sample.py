@@ -8,12 +8,13 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import AgentError
+from agent.errors import AgentError, CoveredError, NotMountedError
 from agent.model import Device, DeviceNumber, FsType, Mount
 from agent.node import growth, mounted
 from agent.node.look import open_partition
-from agent.node.mountinfo import find_node_number, find_top_mount, read_mounts_at
+from agent.node.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
 from agent.node.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
+from agent.shortage import is_shortage
 
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44
@@ -45,19 +46,34 @@ class MountSample:
 
 
 def sample_mount(fd: int, device: Device, path: str, *, may_write: bool) -> tuple[MountSample | None, int]:
-    """Return how the filesystem is, and the bytes there are for it; None where this volume is not mounted."""
-    mount = find_top_mount(read_mounts_at(path), path)
-    if mount is None or not _is_of(mount, device):
+    """Return how the filesystem is, and the bytes there are for it.
+
+    None where ``path`` does not lead to this volume: what hides it is asked nothing, nor is anything read or
+    written by a path, which may lead elsewhere by then.
+    """
+    mount = find_top_mount(read_mounts_towards(path), path)
+    if mount is None or not is_whole(mount) or not _is_of(mount, device):
         return None, device.size_bytes
+    try:
+        with mounted.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
+            return _sample_open_mount(fd, device, mount, mount_fd, may_write=may_write)
+    except (CoveredError, NotMountedError):
+        return None, device.size_bytes
+
+
+def _sample_open_mount(
+    fd: int, device: Device, mount: Mount, mount_fd: int, *, may_write: bool
+) -> tuple[MountSample, int]:
     partition = next((p for p in device.partitions if p.device_number == mount.device_number), None)
     # btrfs gives its mounts numbers of their own; the agent mounts none that spans several devices.
     if partition is None and mount.fs_type == FsType.BTRFS.value and len(device.partitions) == 1:
         partition = device.partitions[0]
     if partition is None:
-        return _look_at_mount(fd, device.device_number, mount, may_write=may_write), device.size_bytes
+        whole = _look_at_mount(fd, device.device_number, mount, mount_fd, may_write=may_write)
+        return whole, device.size_bytes
     part_fd = open_partition(partition.path, partition.device_number)
     try:
-        found = _look_at_mount(part_fd, partition.device_number, mount, may_write=may_write)
+        found = _look_at_mount(part_fd, partition.device_number, mount, mount_fd, may_write=may_write)
         return found, partition.size_bytes
     finally:
         os.close(part_fd)
@@ -67,18 +83,22 @@ def _is_of(mount: Mount, device: Device) -> bool:
     return mount.device_number in device.numbers or find_node_number(mount.source) in device.numbers
 
 
-def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, *, may_write: bool) -> MountSample:
+def _look_at_mount(
+    fd: int, number: DeviceNumber, mount: Mount, mount_fd: int, *, may_write: bool
+) -> MountSample:
     marks = mount.super_options & {"emergency_ro", "shutdown"}
     usage: os.statvfs_result | None = None
     root_errno = write_errno = spans_bytes = None
     try:
         # One that is shut down still answers statvfs, and so tells less than its root directory does.
-        usage = os.statvfs(mount.path)
-        Path(mount.path).stat()
-        spans_bytes = _measure(fd, mount)
+        usage = os.fstatvfs(mount_fd)
+        os.fstat(mount_fd)
+        spans_bytes = _measure(fd, mount, mount_fd)
         if may_write and not mount.is_read_only:
-            write_errno = _probe_write(mount.path)
+            write_errno = _probe_write(mount_fd)
     except OSError as error:
+        if is_shortage(error):
+            raise
         root_errno = error.errno
     errors = read_error_count(mount.fs_type, number)
     is_emergency = (
@@ -106,7 +126,7 @@ def _says_read_only(usage: os.statvfs_result) -> bool:
     return bool(usage.f_flag & os.ST_RDONLY)
 
 
-def _measure(fd: int, mount: Mount) -> int | None:
+def _measure(fd: int, mount: Mount, mount_fd: int) -> int | None:
     kind = _FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
@@ -114,16 +134,19 @@ def _measure(fd: int, mount: Mount) -> int | None:
         if kind is FsType.EXT4:
             # By its superblock alone, which is on the device that this mount was found to be of.
             return growth.read_ext4_size_bytes(fd)
-        return mounted.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
+        with mounted.open_root(mount_fd) as root_fd:
+            return growth.read_size_bytes(root_fd, fd, kind)
     except AgentError:
         return None
 
 
-def _probe_write(path: str) -> int | None:
+def _probe_write(mount_fd: int) -> int | None:
     """Return the errno of making a file without a name; it is gone when it is closed."""
     try:
-        os.close(os.open(path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        os.close(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=mount_fd))
     except OSError as error:
+        if is_shortage(error):
+            raise
         # A full filesystem takes no file and is not broken for it; that is told by its usage.
         return error.errno if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP} else None
     return None

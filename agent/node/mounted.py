@@ -1,7 +1,8 @@
 """What is done to a mount that is there: remount, unmount, freeze, own, measure, grow.
 
 Each function is told the path and the device number of the mount, as mountinfo has them, and does nothing
-where another mount is seen there by now. Every one may block on the device and runs in a worker.
+where another mount is seen there by now. Whether it is, mountinfo tells: a filesystem that hides the mount is
+not even walked through. Every function may block on the device and runs in a worker.
 """
 
 from __future__ import annotations
@@ -9,15 +10,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 
-from agent.errors import AgentError, VanishedError
+from agent.errors import AgentError, CoveredError, NotMountedError, RefusedError
 from agent.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.node import growth, mountapi
 from agent.node.directories import open_directory, read_mount_id
 from agent.node.kernellog import follow_kernel_log
-from agent.node.mountinfo import read_mounts_at
+from agent.node.mountinfo import (
+    describe_mount,
+    find_seen_mount,
+    is_whole,
+    read_mounts,
+    read_mounts_towards,
+)
+from agent.node.swaps import list_swap_files
 from agent.options import split_options
+from agent.text import make_printable
 
 
 def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) -> None:
@@ -46,18 +56,21 @@ def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) ->
 
 
 def unmount(mount: Mount) -> None:
-    """Flush and unmount; AgentError with reason DeviceBusy while someone uses it. Gone already is done."""
-    with contextlib.suppress(VanishedError):
-        with open_mount(mount.path, mount.device_number, mount.mount_id):
-            pass
-        # A descriptor held open would itself keep it busy, so it goes by its path, just looked at.
-        unmount_unused(mount.path, mount)
+    """Flush and unmount; AgentError with reason DeviceBusy while someone uses it. Gone already is done.
+
+    CoveredError where something hides it: what its path leads to is not ours to unmount.
+    """
+    with contextlib.suppress(NotMountedError):
+        unmount_unused(mount)
 
 
 def detach_stale(mount: Mount) -> None:
-    """Take a mount whose device is gone out of sight at once; it ends when its last user lets go."""
+    """Take a mount whose device is gone out of sight at once; it ends when its last user lets go.
+
+    One that something hides is left in its place: what its path leads to is somebody else's.
+    """
     with (
-        contextlib.suppress(VanishedError),
+        contextlib.suppress(CoveredError, NotMountedError),
         open_mount(mount.path, mount.device_number, mount.mount_id) as (mount_fd, _),
     ):
         detach(mount_fd)
@@ -106,36 +119,99 @@ def open_mount(
 ) -> Iterator[tuple[int, Mount]]:
     """Yield an O_PATH descriptor of the mount seen at ``path``, and what mountinfo says of it.
 
-    VanishedError where another mount, or none, is seen there. Opening so reads nothing from the device.
+    NotMountedError where it is mounted there no more, CoveredError where something hides it. Neither the
+    device nor what hides it is asked anything.
     """
-    with open_directory(path) as mount_fd:
-        seen_id = read_mount_id(mount_fd)
-        mount = next((mount for mount in read_mounts_at(path) if mount.mount_id == seen_id), None)
-        if mount is None or mount.device_number != device_number:
-            raise _not_there(path)
-        if mount_id is not None and seen_id != mount_id:
-            raise _not_there(path)
+    mount = _find_seen(path, device_number, mount_id)
+    with contextlib.ExitStack() as stack:
+        try:
+            mount_fd = stack.enter_context(open_directory(path))
+        except RefusedError as error:
+            raise _hidden(path, "a link") from error
+        # What is seen may have changed since, and so may the way there.
+        if read_mount_id(mount_fd) != mount.mount_id:
+            raise _hidden(path, "what was mounted just now")
         yield mount_fd, mount
 
 
-def _not_there(path: str) -> VanishedError:
-    return VanishedError(
-        f"What was mounted at {path} is not what is seen there now.",
-        hint="It was unmounted or covered meanwhile (see findmnt); the next look decides anew.",
+def refuse_hidden(mount: Mount) -> None:
+    """Raise CoveredError where something hides the mount; one that is gone is hidden by nothing."""
+    with contextlib.suppress(NotMountedError):
+        _find_seen(mount.path, mount.device_number, mount.mount_id)
+
+
+def _find_seen(path: str, device_number: DeviceNumber, mount_id: int | None) -> Mount:
+    """Return the mount that is meant, as far as ``path`` leads to it."""
+    mounts = read_mounts_towards(path)
+    seen = find_seen_mount(mounts, path)
+    meant = [
+        mount
+        for mount in mounts
+        if (mount.path, mount.device_number) == (path, device_number)
+        and mount_id in {None, mount.mount_id}
+        and is_whole(mount)
+    ]
+    if seen is not None and seen in meant:
+        return seen
+    if meant:
+        raise _hidden(path, "another mount" if seen is None else describe_mount(seen, path))
+    raise NotMountedError(f"What was mounted at {make_printable(path)} is not mounted there now.")
+
+
+def _hidden(path: str, beneath: str) -> CoveredError:
+    return CoveredError(
+        f"What is mounted at {make_printable(path)} is hidden beneath {beneath}.",
+        hint="Unmount what covers it (findmnt shows what is mounted where); it is seen again by itself.",
+        reason=Reason.PATH_IN_USE,
     )
 
 
-def unmount_unused(path: str, mount: Mount) -> None:
-    """Unmount what is at ``path``, which is ``mount``; AgentError with reason DeviceBusy while it is used."""
+def unmount_unused(mount: Mount) -> None:
+    """Unmount a mount; AgentError with reason DeviceBusy while it is used.
+
+    NotMountedError where it is gone already, CoveredError where something hides it.
+    """
+    _find_seen(mount.path, mount.device_number, mount.mount_id)
+    parent, _, name = mount.path.rpartition("/")
+    with open_directory(parent or "/") as parent_fd:
+        # Looked at and unmounted in one and the same directory, whatever its own path leads to by then; and
+        # the kernel lets nobody rename or replace in it what something is mounted on.
+        _check_place(parent_fd, name, mount)
+        # A descriptor of the mount held open would itself keep it busy.
+        try:
+            mountapi.unmount(f"/proc/self/fd/{parent_fd}/{name}", mountapi.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            raise _cannot_unmount(mount, error) from error
+
+
+def _check_place(parent_fd: int, name: str, mount: Mount) -> None:
+    """Raise CoveredError unless ``name`` in an open directory is the root of the mount."""
+    place_fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
     try:
-        mountapi.unmount(path, mountapi.UMOUNT_NOFOLLOW)
-    except OSError as error:
-        is_busy = error.errno == errno.EBUSY
-        raise AgentError(
-            f"{path} ({mount.source}) could not be unmounted: {error.strerror}.",
-            hint=f"See who uses it: fuser -vm {path}" if is_busy else None,
-            reason=Reason.DEVICE_BUSY if is_busy else Reason.STEP_FAILED,
-        ) from error
+        if read_mount_id(place_fd) != mount.mount_id:
+            raise _hidden(mount.path, "what was put in its way just now")
+    finally:
+        os.close(place_fd)
+
+
+def _cannot_unmount(mount: Mount, error: OSError) -> AgentError:
+    is_busy = error.errno == errno.EBUSY
+    return AgentError(
+        f"{make_printable(f'{mount.path} ({mount.source})')} could not be unmounted: {error.strerror}.",
+        hint=_explain_busy(mount) if is_busy else None,
+        reason=Reason.DEVICE_BUSY if is_busy else Reason.STEP_FAILED,
+    )
+
+
+def _explain_busy(mount: Mount) -> str:
+    """Return the way out; of what no process has open, and fuser does not show, by name."""
+    inner = next((one.path for one in read_mounts() if one.path.startswith(f"{mount.path}/")), None)
+    if inner is not None:
+        return f"Unmount what is mounted within it first: umount {make_printable(shlex.quote(inner))}"
+    swap = next((path for path in list_swap_files() if path.startswith(f"{mount.path}/")), None)
+    if swap is not None:
+        return f"A swap file on it is in use: swapoff {make_printable(shlex.quote(swap))}"
+    return f"See who uses it: fuser -vm {shlex.quote(mount.path)}"
 
 
 def detach(mount_fd: int) -> None:

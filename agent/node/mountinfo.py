@@ -1,7 +1,8 @@
 """What is mounted, as ``/proc/self/mountinfo`` tells it. Reads that file and never the mounts themselves.
 
 Its paths, sources and options are chosen by whoever mounts, containers included: they are unescaped and
-compared, and otherwise left alone. A line the kernel could not have written is left out, not guessed at.
+compared, and shown as ``describe_mount`` cleans them. A line the kernel could not have written is left out,
+not guessed at.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
+from agent.text import make_printable
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
@@ -21,6 +23,7 @@ _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 _ESCAPED = re.compile(rb"[ \t\n\\]")
 _NUMBER = re.compile(rb"[0-9]{1,10}")
 _DEVICE = re.compile(rb"([0-9]{1,10}):([0-9]{1,10})")
+_FIELD_PATH = 4
 _FIELDS_BEFORE_OPTIONAL = 6
 _FIELDS_AFTER_OPTIONAL = 3
 
@@ -33,11 +36,18 @@ def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
     return parse_mountinfo(path.read_bytes())
 
 
-def read_mounts_at(path: str, mountinfo: Path = MOUNTINFO) -> tuple[Mount, ...]:
-    """Return the mounts stacked at ``path`` itself, as ``read_mounts`` has them, and parse no others."""
-    word = b" %s " % _escape(path)
-    lines = [line for line in mountinfo.read_bytes().split(b"\n") if word in line]
-    return tuple(mount for mount in parse_mountinfo(b"\n".join(lines)) if mount.path == path)
+def read_mounts_towards(path: str, mountinfo: Path = MOUNTINFO) -> tuple[Mount, ...]:
+    """Return the mounts at ``path`` and at each directory on the way to it, and parse no others.
+
+    They are what :func:`find_seen_mount` needs, in the order of ``read_mounts``.
+    """
+    words = {_escape(place) for place in _list_places(path)}
+    lines = []
+    for line in mountinfo.read_bytes().split(b"\n"):
+        fields = line.split(b" ", _FIELDS_BEFORE_OPTIONAL)
+        if len(fields) > _FIELD_PATH and fields[_FIELD_PATH] in words:
+            lines.append(line)
+    return parse_mountinfo(b"\n".join(lines))
 
 
 def parse_mountinfo(content: bytes) -> tuple[Mount, ...]:
@@ -91,11 +101,61 @@ def _unescape(word: bytes) -> str:
 
 
 def find_top_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
-    """Return the mount seen at ``path`` itself, of those stacked there the topmost; None without any."""
-    here = [mount for mount in mounts if mount.path == path]
-    covered = {mount.parent_id for mount in here}
-    # Two can be left where a mount elsewhere on the way hides one of them; the later one is seen.
-    return next((mount for mount in reversed(here) if mount.mount_id not in covered), None)
+    """Return the mount seen at ``path`` itself, of those stacked there the topmost; None without any.
+
+    None as well where a mount at a directory on the way hides what is mounted at ``path``.
+    """
+    seen = find_seen_mount(mounts, path)
+    return seen if seen is not None and seen.path == path else None
+
+
+def find_seen_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
+    """Return the mount that ``path`` leads to, mounted there or further up: what whoever opens it is given.
+
+    Walks as the kernel does, from mount to mount by the IDs of their parents, and asks no filesystem. None
+    only where not even the root is in ``mounts``, as in a root directory that is no mount.
+    """
+    places = _list_places(path)
+    below = set(places)
+    towards = [mount for mount in mounts if mount.path in below]
+    ids = {mount.mount_id for mount in towards}
+    # Two at one place of one parent: one is left of a directory that is gone, and the later one is seen.
+    attached = {(_name_parent(mount, ids), mount.path): mount for mount in towards}
+    seen: Mount | None = None
+    for place in places:
+        for _ in towards:
+            above = attached.get((None if seen is None else seen.mount_id, place))
+            if above is None:
+                break
+            seen = above
+            if place == "/":
+                # A walk begins in its root, whatever was mounted over that.
+                break
+    return seen
+
+
+def is_whole(mount: Mount) -> bool:
+    """Whether a mount shows a whole filesystem, or a subvolume of btrfs, and no directory of one."""
+    return mount.root == "/" or (mount.fs_type == "btrfs" and f"subvol={mount.root}" in mount.super_options)
+
+
+def describe_mount(mount: Mount, path: str) -> str:
+    """Return what is seen at ``path``, for messages: the filesystem, and where it is mounted if elsewhere."""
+    where = "" if mount.path == path else f", mounted at {mount.path}"
+    part = "" if mount.root == "/" else f", its directory {mount.root}"
+    article = "an" if mount.fs_type[:1] in set("aeiox") else "a"
+    return make_printable(f"{article} {mount.fs_type} filesystem ({mount.source or 'none'}{part}{where})")
+
+
+def _name_parent(mount: Mount, ids: set[int]) -> int | None:
+    """Return the ID of the mount that ``mount`` is attached to; None where that is outside what is seen."""
+    return mount.parent_id if mount.parent_id in ids and mount.parent_id != mount.mount_id else None
+
+
+def _list_places(path: str) -> list[str]:
+    """Return the directories on the way to an absolute path, from / on, itself at last."""
+    parts = [part for part in path.split("/") if part]
+    return ["/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1))]
 
 
 def find_node_number(path: str) -> DeviceNumber | None:

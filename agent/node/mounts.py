@@ -19,7 +19,7 @@ from agent.node import growth, mountapi
 from agent.node.directories import is_empty, open_directory, open_mount_point, read_mount_id
 from agent.node.kernellog import follow_kernel_log
 from agent.node.mounted import detach, open_mount, open_root, set_owner, unmount_unused
-from agent.node.mountinfo import find_node_number, find_top_mount, read_mounts
+from agent.node.mountinfo import describe_mount, find_top_mount, read_mounts_towards
 from agent.options import split_options
 
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA}
@@ -77,7 +77,7 @@ def move_mount(path: str, device_number: DeviceNumber, to_path: str, allowed_roo
         try:
             _attach(copy_fd, directory_fd, to_path)
             try:
-                unmount_unused(path, mount)
+                unmount_unused(mount)
             except BaseException:
                 detach(copy_fd)
                 raise
@@ -151,10 +151,10 @@ def _mount_by_old_call(request: MountRequest, directory_fd: int) -> Iterator[int
 def _check_free(directory_fd: int, path: str) -> None:
     """Refuse a directory that something is mounted on."""
     mount_id = read_mount_id(directory_fd)
-    top = find_top_mount(read_mounts(), path)
+    top = find_top_mount(read_mounts_towards(path), path)
     if top is not None and top.mount_id == mount_id:
         raise RefusedError(
-            f"{path} is taken: the {top.fs_type} filesystem of {top.source} is mounted there.",
+            f"{path} is taken: {describe_mount(top, path)} is mounted there.",
             hint="Unmount it, or give the volume another path in the policy.",
             reason=Reason.PATH_IN_USE,
         )
@@ -165,8 +165,7 @@ def _check_device(mount_fd: int, request: MountRequest) -> None:
     with open_root(mount_fd) as root_fd:
         found: DeviceNumber | None
         if request.type is FsType.BTRFS:
-            device = growth.read_btrfs_device(root_fd)
-            found = find_node_number(device.path) if device.fsid == request.uuid else None
+            found = growth.find_btrfs_number(root_fd, request.uuid)
         else:
             number = os.fstat(root_fd).st_dev
             found = DeviceNumber(os.major(number), os.minor(number))

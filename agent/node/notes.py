@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from agent.errors import AgentError, InconclusiveError, RefusedError
 from agent.model import FormatRecord, MountRecord, OriginRecord, Reason, VolumeId, parse_volume_id
 from agent.node.note_fields import Fields
+from agent.quoting import fit
 from agent.shortage import explain_shortage, is_shortage
 
 _VERSION = 1
@@ -256,7 +257,7 @@ def _unsound(path: Path, error: Exception) -> RefusedError:
         f" note, move it away: mv {path} {path}.unsound"
     )
     return RefusedError(
-        f"The note {path} cannot be trusted: {str(error).rstrip('.') or 'it is torn'}.",
+        f"The note {path} cannot be trusted: {fit(str(error).rstrip('.')) or 'it is torn'}.",
         hint=f"{getattr(error, 'hint', '')}{hint}",
         reason=Reason.PROBE_FAILED,
         retryable=False,

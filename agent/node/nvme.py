@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from agent.errors import AgentError, InconclusiveError, RefusedError
 from agent.model import Identity, Reason, VolumeId
+from agent.shortage import is_shortage
 
 _NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 _GET_LOG_PAGE = 0x02
@@ -208,6 +209,8 @@ def _send_admin_command(fd: int, opcode: int, nsid: int, cdw10: int) -> bytes:
             words = os.strerror(error.errno or 0)
             if error.errno == errno.EAGAIN:  # no path to a device that may have several
                 raise _miss(words) from error
+            if is_shortage(error):
+                raise
             raise AgentError(
                 f"The device does not take NVMe admin command {opcode:#04x}: {words}.",
                 reason=Reason.PROBE_FAILED,

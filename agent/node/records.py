@@ -31,10 +31,13 @@ def read_boot_id(path: Path = BOOT_ID) -> str:
 
 
 def read_machine_id(path: Path = MACHINE_ID) -> str:
-    """Return systemd's name for this machine; empty where it has none, and notes are bound to no machine."""
+    """Return systemd's name for this machine; empty where it has none, and notes are bound to no machine.
+
+    Raises OSError where it could not be read: without it every note would look like another machine's.
+    """
     try:
         return path.read_text(encoding="ascii").strip()
-    except OSError:
+    except FileNotFoundError:
         return ""
 
 

@@ -26,6 +26,7 @@ from agent.model import Device, Foreign, FormatRecord, FsType, Unknown
 from agent.node.blankness import MIB, TIB, Place, choose_places
 from agent.node.superblocks import crc32c
 from agent.node.wire import Fd
+from agent.shortage import is_shortage
 
 PAGE_BYTES = 4096
 _SECTOR_BYTES = 512
@@ -66,6 +67,8 @@ def explain_remains(
                 what = f"data at byte {offset} that the interrupted format did not write"
                 return Foreign(what, offset, is_signed=False)
     except OSError as error:
+        if is_shortage(error):
+            raise
         return Unknown(f"it could not be read ({os.strerror(error.errno or 0)})")
     return Foreign("what an interrupted format left", is_signed=False, is_own_remains=True)
 

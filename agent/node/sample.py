@@ -21,6 +21,7 @@ from agent.node.counters import BlockCounters, read_block_counters
 from agent.node.device import open_device, reopen
 from agent.node.mount_sample import MountSample, sample_mount
 from agent.node.sysfs import SYSFS, find_name, read_integer
+from agent.shortage import is_shortage
 
 _PROBE_BYTES = 4096
 
@@ -118,5 +119,7 @@ def _probe(fd: int) -> tuple[int | None, float]:
         with contextlib.closing(direct), mmap.mmap(-1, _PROBE_BYTES) as block:
             os.preadv(direct, [block], 0)
     except OSError as error:
+        if is_shortage(error):
+            raise
         failure = error.errno
     return failure, time.monotonic() - began

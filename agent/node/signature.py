@@ -16,6 +16,7 @@ from agent.node import libblkid
 from agent.node.blankness import Trust, prove_blank
 from agent.node.libblkid import Region, Signature
 from agent.node.superblocks import LAYOUTS
+from agent.shortage import is_shortage
 
 _USAGES = {
     "raid": "a member of a volume group or array",
@@ -45,6 +46,8 @@ def recognize(
 ) -> Filesystem | Foreign | Unknown | None:
     """Return what ``find_signatures`` does, and Unknown where a probe failed: that is an answer as well.
 
+    OSError only where the node has run out of something, by which the device has not been asked.
+
     ``known`` is what was recognised a moment ago: one read confirms it, and only what has changed is looked
     for anew.
     """
@@ -53,6 +56,8 @@ def recognize(
             return known
         return find_signatures(fd, device)
     except OSError as error:
+        if is_shortage(error):
+            raise
         return Unknown(f"the probe for signatures failed ({error.strerror or error})")
 
 

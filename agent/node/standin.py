@@ -25,6 +25,7 @@ MODEL = "File standing in for a volume"
 _SUFFIX = ".img"
 _DELETED = " (deleted)"
 _SECTOR_BYTES = 512
+_GONE = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
 
 
 class Change(NamedTuple):
@@ -97,9 +98,20 @@ def list_states(directory: str) -> tuple[FileState, ...]:
     return tuple(states)
 
 
-def sync_directory(directory: str) -> list[Change]:
-    """Attach, resize and detach until the loop devices are what the files are; return what was changed."""
-    hints = []
+class Synced(NamedTuple):
+    """What was changed, and which files could not be attached and why."""
+
+    changes: list[Change]
+    problems: list[str]
+
+
+def sync_directory(directory: str) -> Synced:
+    """Attach, resize and detach until the loop devices are what the files are; return what was changed.
+
+    A file that cannot be attached keeps no other from being.
+    """
+    hints: list[Change] = []
+    problems: list[str] = []
     files = {(file.device, file.inode): file for file in list_files(directory)}
     for item in loop.list_loops():
         if not is_below(item, Path(directory)):
@@ -115,10 +127,14 @@ def sync_directory(directory: str) -> list[Change]:
             hints.append(Change(item.path, "change", is_resize=True))
         loop.make_partition_nodes(item.path)
     for file in files.values():
-        path = loop.attach_file(Path(file.path))
+        try:
+            path = loop.attach_file(Path(file.path))
+        except (AgentError, OSError) as error:
+            problems.append(f"{file.path} could not be attached: {error}")
+            continue
         loop.make_partition_nodes(path)
         hints.append(Change(path, "add"))
-    return hints
+    return Synced(hints, problems)
 
 
 def release_directory(directory: str) -> None:
@@ -148,14 +164,19 @@ def _scan(directory: str) -> Iterator[StandIn]:
 
 
 def _read_key(path: str) -> tuple[int, int] | None:
+    """Return device and inode of the file behind a loop device; None where the device or its file is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
     try:
         backing = loop.read_backing(fd)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
     finally:
         os.close(fd)
     return backing.device, backing.inode

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
 from agent.node.exclusion import SYSTEM_MOUNTS, BlockNode, Surroundings
+from agent.node.swaps import list_swap_devices
 from agent.node.sysfs import list_names, read_attribute, read_block_numbers, read_device_number
+from agent.shortage import is_shortage
 
 _LOOP = re.compile(r"loop\d+", re.ASCII)
 _LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd\d+)", re.ASCII)
 """Drivers whose devices stand on no other block device."""
 
-_ESCAPE = re.compile(r"\\([0-3][0-7]{2})")
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
 
 
@@ -45,7 +46,9 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
             for mount in mounts
             if mount.device_number not in blocks and (found := _find_sources(mount, root, numbers, pools))
         },
-        swaps=_read_swaps(root, numbers),
+        swaps=_find_numbers(
+            (_resolve_name(path, root) for path in list_swap_devices(root / "proc")), numbers
+        ),
         pools=pools,
         loops=loops,
     )
@@ -116,21 +119,6 @@ def _read_pools(root: Path, numbers: Mapping[str, DeviceNumber]) -> tuple[frozen
     return tuple(pools)
 
 
-def _read_swaps(root: Path, numbers: Mapping[str, DeviceNumber]) -> frozenset[DeviceNumber]:
-    found = set()
-    for line in (root / "proc" / "swaps").read_text("utf-8", "surrogateescape").splitlines()[1:]:
-        path, kind = line.split()[:2]
-        if kind == "partition":
-            name = _resolve_name(_unescape(path), root)
-            if name in numbers:
-                found.add(numbers[name])
-        else:
-            number = _stat_number(root / _unescape(path).removesuffix(" (deleted)").lstrip("/"))
-            if number is not None:
-                found.add(number)
-    return frozenset(found)
-
-
 def _find_sources(
     mount: Mount,
     root: Path,
@@ -156,11 +144,6 @@ def _find_sources(
     return frozenset(found)
 
 
-def _unescape(text: str) -> str:
-    r"""Return a path of ``/proc/swaps`` with its octal escapes (``\040``) resolved."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
 def _resolve_name(path: str, root: Path) -> str:
     """Return the kernel's name for a device path: ``/dev/mapper/vg-lv`` is a link to ``dm-0``."""
     return Path(os.path.realpath(root / path.lstrip("/"))).name
@@ -169,6 +152,9 @@ def _resolve_name(path: str, root: Path) -> str:
 def _stat_number(path: Path) -> DeviceNumber | None:
     try:
         number = path.stat().st_dev
-    except OSError:
+    except OSError as error:
+        # What could not be asked may be on the disk that is asked about.
+        if is_shortage(error):
+            raise
         return None
     return DeviceNumber(os.major(number), os.minor(number))

@@ -25,7 +25,8 @@ from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.content import find_content
 from agent.node.leftovers import list_left
-from agent.node.look import LeftMounts, Look, LookRequest, find_mounts_of_absent
+from agent.node.look import Look, LookRequest
+from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
 from agent.shortage import explain_shortage, is_shortage
@@ -139,7 +140,8 @@ class VolumeSession:
         if here is not None:
             note = self._make_note(here, look.device, record)
             if not for_show:
-                if note != record:
+                # As long as there is a mount that a move left behind, only the note of it tells whose it is.
+                if note != record and look.cut_off is None:
                     await self._node.note_mount(note)
                 self._node.lost.discard(self._volume)
             record = note
@@ -156,6 +158,8 @@ class VolumeSession:
             was_lost=self._volume in self._node.lost,
             applied_options=None if record is None or here is None else record.options or None,
             obstacle=look.obstacle,
+            is_hidden=look.is_hidden,
+            cut_off=look.cut_off,
             checked=self._pin.checked,
             format_record=format_record,
             root_inode=look.root_inode,
@@ -205,9 +209,9 @@ class VolumeSession:
         return self._node.find_answer(self._volume)
 
     async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
-        if wanted is None or wanted.mount is None or not look.mounts or _find_here(look, wanted) is not None:
+        mount = _find_mount_to_leave(look, wanted)
+        if mount is None:
             return ()
-        mount = look.mounts[0]
         return await self._pin.call(
             find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
         )
@@ -247,6 +251,13 @@ class VolumeSession:
 def _needs_contents(wanted: Wanted | None) -> bool:
     """Whether what is on the volume bears on what is done: of a raw one it is its owner's business."""
     return wanted is not None and wanted.block is None
+
+
+def _find_mount_to_leave(look: Look, wanted: Wanted | None) -> Mount | None:
+    """Return the agent's mount that is to be taken away, if nobody uses it."""
+    if wanted is None or not look.mounts:
+        return None
+    return look.cut_off if _find_here(look, wanted) is not None else look.mounts[0]
 
 
 def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:

@@ -11,10 +11,12 @@ from agent.steps import (
     GrowFilesystem,
     GrowPartition,
     MoveMount,
+    Refuse,
     Remount,
     SetRootOwnership,
     SettleFormat,
     Tune,
+    Unmount,
 )
 
 if TYPE_CHECKING:
@@ -33,20 +35,14 @@ def plan_upkeep(
     observed: Observed, device: Device, wanted: Wanted, place: WantedMount, mount: Mount
 ) -> tuple[Step, ...]:
     """Plan for a volume mounted at its path."""
+    if observed.obstacle is not None:
+        return (_refuse_hidden(observed, mount),)
     if wanted.filesystem is not None and mount.fs_type != wanted.filesystem.type.value:
         return (
             Degrade(
                 Reason.FILESYSTEM_MISMATCH,
                 f"{mount.path} holds {mount.fs_type} and the policy wants {wanted.filesystem.type}.",
                 hint=f"Say type: {mount.fs_type} in the policy to use it as it is.",
-            ),
-        )
-    if observed.obstacle is not None:
-        return (
-            Degrade(
-                Reason.PATH_IN_USE,
-                f"It is mounted at {mount.path}, hidden beneath {observed.obstacle}.",
-                hint=f"Unmount what covers it: umount {mount.path}",
             ),
         )
     if "ro" in mount.super_options and "ro" not in mount.options:
@@ -62,6 +58,8 @@ def plan_upkeep(
     record = observed.format_record
     if record is not None and record.stage is FormatStage.INTENDED:
         steps.append(SettleFormat(record.uuid))
+    # Before the note is written anew: only by that one is it known whose the other mount is.
+    steps += _plan_end_of_move(observed)
     if differs_by_remount(mount, place.options, observed.applied_options):
         steps.append(Remount(mount.path, mount.device_number, place.options))
     if wanted.grow and not place.is_read_only:
@@ -99,6 +97,22 @@ def _plan_root_ownership(observed: Observed, wanted: WantedMount, mount: Mount) 
     if has_ownership(observed.root_inode, ids.uid, ids.gid, wanted.mode):
         return ()
     return (SetRootOwnership(mount.path, mount.device_number, ids.uid, ids.gid, wanted.mode),)
+
+
+def _plan_end_of_move(observed: Observed) -> tuple[Step, ...]:
+    """Plan for what a move that was cut off left: mounted at the new path, and still at the old one."""
+    if observed.cut_off is None:
+        return ()
+    if observed.processes:
+        return (
+            Degrade(
+                Reason.PATH_IN_USE,
+                f"It is still mounted at {observed.cut_off.path} too: {_name_processes(observed.processes)}"
+                " use it there.",
+                hint="End them; that mount is then taken away by itself.",
+            ),
+        )
+    return (Unmount(observed.cut_off),)
 
 
 def plan_tuning(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
@@ -160,11 +174,22 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
     """Plan for a mount of the agent (else it is excluded) at a path the policy no longer names."""
     if wanted.mount is None:
         return ()
+    if observed.is_hidden:
+        return (_refuse_hidden(observed, mount),)
     if observed.obstacle is not None:
         return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
     if observed.processes:
         return (_degrade_move(mount, wanted.mount, f"{_name_processes(observed.processes)} use it"),)
     return (MoveMount(mount.path, wanted.mount.path),)
+
+
+def _refuse_hidden(observed: Observed, mount: Mount) -> Refuse:
+    # Not usable: whoever goes by the path gets what covers it, and writes there what belongs on the volume.
+    return Refuse(
+        Reason.PATH_IN_USE,
+        f"{observed.volume_id} is mounted at {mount.path}, hidden beneath {observed.obstacle}.",
+        hint="Unmount what covers it (findmnt shows what is mounted where); it is ready again by itself.",
+    )
 
 
 def _degrade_move(mount: Mount, wanted: WantedMount, why: str) -> Degrade:

@@ -105,8 +105,10 @@ def _match_text(pattern: str, what: str, example: str) -> Callable[[str], str]:
 
 
 def _find_meant(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return what would be right if not for blanks, capitals, or an ARN or path before it."""
-    variants = [text.strip(), text.strip().lower(), *re.split(r"[/:]", text.strip())[-1:]]
+    """Return what would be right if not for blanks, capitals, a missing dash, or an ARN before it."""
+    bare = text.strip()
+    dashed = re.sub(r"^(vol|snap)(?=[0-9a-f])", r"\1-", bare)  # as the device's serial number has it
+    variants = [bare, bare.lower(), dashed, *re.split(r"[/:]", bare)[-1:]]
     return next((variant for variant in variants if pattern.fullmatch(variant)), None)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -49,6 +50,19 @@ def suggest_value(model: type[BaseModel], loc: Loc, wanted: str, value: Any) -> 
     if isinstance(value, (dict, list)):
         return f"Write one word: {key or 'key'}: …"
     return f'Put it in quotes: "{write_yaml(value)}"'
+
+
+def suggest_missing(model: type[BaseModel], loc: Loc) -> str | None:
+    """Return what to add, where a key that has to be there takes one of few words."""
+    field = find_field(model, loc)
+    choices = [] if field is None else _list_choices(field.annotation)
+    return f"Add {loc[-1]}: {' or '.join(choices)}" if choices else None
+
+
+def _list_choices(annotation: Any) -> list[str]:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [str(member.value) for member in annotation]
+    return [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
 def _suggest_list(key: str, value: Any, *, has_keys: bool) -> str:

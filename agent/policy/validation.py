@@ -15,7 +15,14 @@ from pydantic_core import ErrorDetails
 from agent.policy.checks import Finding
 from agent.policy.fields import CUSTOM_ERROR
 from agent.policy.problems import MAX_PROBLEMS, Loc
-from agent.policy.remedies import YAML_NAMES, find_keys, suggest_choice, suggest_value, suggest_word
+from agent.policy.remedies import (
+    YAML_NAMES,
+    find_keys,
+    suggest_choice,
+    suggest_missing,
+    suggest_value,
+    suggest_word,
+)
 from agent.quoting import quote
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,7 +139,7 @@ def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
             at_key=True,
         )
     if kind == "missing":
-        return Finding(loc, f"The key {loc[-1]!r} is missing.", at_key=True)
+        return Finding(loc, f"The key {loc[-1]!r} is missing.", suggest_missing(model, loc), at_key=True)
     if kind in YAML_NAMES:
         wanted = YAML_NAMES[kind]
         if value is None:

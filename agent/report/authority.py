@@ -18,7 +18,7 @@ from agent.report.sockets import GROUP
 
 READING: Mapping[str, frozenset[str]] = {
     "/v1/wait": frozenset(),
-    "/v1/cloud/{order}": frozenset({"snapshots"}),
+    "/v1/cloud/{order}": frozenset({"snapshots", "orphans"}),
 }
 """What changes nothing though it is asked by POST, and of these the orders that do not."""
 
@@ -36,7 +36,7 @@ async def refuse_orders_of_others(request: web.Request, handler: Handler) -> web
         raise NotPermittedError(
             f"Only root may give the agent orders: {request.method} {request.path} was asked by {who}.",
             hint=f"Run the command as root (sudo). The group {GROUP} may look: status, plan, explain, events,"
-            " snapshots, wait.",
+            " snapshots, orphans, wait.",
             retryable=False,
             exit_code=ExitCode.REFUSED,
         )

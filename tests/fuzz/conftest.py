@@ -34,6 +34,8 @@ LONGEST_CPU_S = 5.0
 MEMORY_BYTES = 1 << 30
 """What all inputs of one target may take on top of what the process has."""
 _BATCH = 100
+_SHRINKING_S = 600
+"""How much longer than its share a target may take: what failed is made as small as it can be."""
 _UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of what ends a line, moves a cursor, or is half a character."""
 _TEXT_LIMIT = 4000
@@ -47,10 +49,12 @@ Fuzz = Callable[[Check, st.SearchStrategy[bytes]], None]
 @pytest.hookimpl(trylast=True)  # after -k has taken its choice
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Divide the time between the targets that were chosen; several workers have several times as much."""
-    targets = sum("fuzz" in getattr(item, "fixturenames", ()) for item in items)
+    targets = [item for item in items if "fuzz" in getattr(item, "fixturenames", ())]
     seconds = float(os.environ.get("FUZZ_SECONDS") or DEFAULT_SECONDS)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    config.stash[_shares] = seconds * workers / max(1, targets)
+    share = config.stash[_shares] = seconds * workers / max(1, len(targets))
+    for target in targets:
+        target.add_marker(pytest.mark.timeout(share + _SHRINKING_S))
 
 
 @pytest.fixture(autouse=True)

@@ -161,6 +161,8 @@ WORDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("snapshot", {"volume": VOLUME, "freeze": True, "wait": False}),
     ("snapshots", {"volume": VOLUME}),
     ("delete-snapshot", {"snapshot": "snap-0123456789abcdef0"}),
+    ("orphans", {}),
+    ("delete-orphan", {"volume": VOLUME}),
 )
 
 REQUESTS = (

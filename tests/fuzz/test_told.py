@@ -33,6 +33,7 @@ from agent.cloud.errors import explain_failure
 from agent.cloud.replies import GarbledError, Reply, decode_reply, read_failure
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
+from agent.policy import Policy
 from agent.report.board import Board
 from agent.report.control import make_control_app
 from agent.report.counters import Counters
@@ -145,7 +146,7 @@ def _make_apps(board: Board) -> Callable[[], web.Application]:
 
     def make() -> web.Application:
         app = make_control_app(board, ScriptedEngine(board))
-        add_cloud_routes(app, board, prepare, lambda _: None)
+        add_cloud_routes(app, board, prepare, lambda _: None, lambda: Policy(version=1, classes={}))
         read_only = make_app(board, Exposition(board, Counters()))
         for route in read_only.router.routes():
             if route.method == "GET" and route.resource is not None:

@@ -275,6 +275,22 @@ def test_reload_moves_and_remounts(scratch: Scratch, agent: AgentProcess) -> Non
     assert (scratch.data / "moved" / "file").read_text() == "kept"
 
 
+def test_move_that_was_cut_off_is_ended(scratch: Scratch, agent: AgentProcess) -> None:
+    """Killed when it was mounted at both paths, it is mounted at the new one alone after the next start."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    agent.stop()
+    (scratch.data / "moved").mkdir()
+    subprocess.run(["mount", "--bind", scratch.data / "ckpt", scratch.data / "moved"], check=True)
+    scratch.write_policy(entry(scratch, name="moved"))
+    agent.start()
+    wait_until(lambda: find_mount(scratch.data / "ckpt") is None, "it is not at the old path any more")
+    agent.wait_condition(VOLUME, "Ready")
+    assert find_mount(scratch.data / "moved") is not None
+
+
 def test_busy_mount_does_not_move(scratch: Scratch, agent: AgentProcess) -> None:
     """A mount in use stays where it is, Degraded, and the process in the way is named."""
     scratch.write_policy(entry(scratch))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, RefusedError, VanishedError
+from agent.errors import AgentError, NotMountedError, RefusedError, VanishedError
 from agent.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.node import mountapi, mounted, mounts
 from agent.node.directories import open_directory, open_mount_point
@@ -309,11 +309,11 @@ def test_other_mount_is_not_remounted(bench: Bench) -> None:
     mount_filesystem(request)
     before = see(request.path)
     wrong = DeviceNumber(7, 4095)
-    with pytest.raises(VanishedError):
+    with pytest.raises(NotMountedError):
         mounted.remount(request.path, wrong, ("ro",))
-    with pytest.raises(VanishedError):
+    with pytest.raises(NotMountedError):
         mounted.set_root_ownership(request.path, wrong, 1, 1, 0o700)
-    with pytest.raises(VanishedError):
+    with pytest.raises(NotMountedError):
         mounted.read_root_inode(f"{bench.root}/none", before.device_number)
     assert see(request.path) == before
 

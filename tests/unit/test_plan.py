@@ -494,3 +494,32 @@ def test_verdict_holds_only_where_what_comes_before_it_cannot_end_it(
     assert plan.verdict is not None
     assert plan.actions or plan.standing is plan.verdict
     assert plan.condition is condition
+
+
+HIDDEN = replace(
+    MOUNTED, is_hidden=True, obstacle="a tmpfs filesystem (none, mounted at /data)", root_inode=None
+)
+
+
+@pytest.mark.parametrize("path", [PATH, "/data/moved"], ids=["as wanted", "to be moved"])
+def test_hidden_mount_is_refused_and_left_alone(path: str) -> None:
+    """What covers a volume is told, the volume counts as not usable, and nothing is done by its path."""
+    growing = replace(WANTED, mount=WantedMount(path, ("ro",), mode=0o700), grow=True)
+    observed = replace(HIDDEN, device=replace(DEVICE, size_bytes=20 * GIB), processes=(Process(7, "sh"),))
+    plan = make_plan(observed, growing)
+    (refusal,) = plan.steps
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason is Reason.PATH_IN_USE
+    assert "hidden beneath a tmpfs filesystem" in refusal.message
+    assert not plan.condition.is_usable
+
+
+def test_mount_left_by_a_move_is_taken_away() -> None:
+    """Mounted at the new path and still at the old one: that one is unmounted, unless somebody uses it."""
+    old = replace(mount_of("/data/old"), mount_id=49)
+    left = replace(MOUNTED, mounts=(mount_of(), old), cut_off=old)
+    assert make_plan(left, WANTED).steps == (Unmount(old),)
+    busy = make_plan(replace(left, processes=(Process(7, "sh"),)), WANTED)
+    (degraded,) = busy.steps
+    assert isinstance(degraded, Degrade)
+    assert (degraded.reason, "sh (7)" in degraded.message) == (Reason.PATH_IN_USE, True)

@@ -27,9 +27,11 @@ class Clerk:
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
         self.node = node
-        self.desk = Desk(
-            Follower(node.make, node.hands, self._tell, pause_s=0.01), self._view, Board(), self._keep
-        )
+        self.desk = self._open_desk()
+
+    def _open_desk(self) -> Desk:
+        follower = Follower(self.node.make, self.node.hands, self._tell, pause_s=0.01)
+        return Desk(follower, self._view, Board(), self._keep, lambda: self.node.policy)
 
     async def _tell(self, text: str) -> None:
         self.said.append(text)
@@ -44,8 +46,7 @@ class Clerk:
     async def order(self, order: str, **words: object) -> list[str]:
         """Carry an order out, and return what was told."""
         self.said.clear()
-        follower = Follower(self.node.make, self.node.hands, self._tell, pause_s=0.01)
-        self.answer = await ORDERS[order](Desk(follower, self._view, Board(), self._keep), words)
+        self.answer = await ORDERS[order](self._open_desk(), words)
         return list(self.said)
 
 

@@ -105,3 +105,25 @@ def test_devices_cannot_steer_the_terminal() -> None:
 def test_times_are_utc_in_json() -> None:
     """JSON carries times that need no time zone to be read."""
     assert api.to_iso(NOON) == "2026-01-02T12:00:00.000Z"
+
+
+def test_orphans_are_summed_up() -> None:
+    """Volumes nobody holds show who had them and why one may not be deleted, and what they come to."""
+    orphan = {
+        "volume_id": "vol-0123456789abcdef0",
+        "claim": "ckpt",
+        "size_bytes": 500 << 30,
+        "type": "gp3",
+        "zone": "us-west-2a",
+        "created_at": "2026-11-01T12:00:00+00:00",
+        "held_since": "2026-11-02T12:00:00Z",
+        "last_holder": "hyperpod-i-0123456789abcdef0",
+        "may_be_deleted": True,
+        "obstacle": None,
+    }
+    kept = {**orphan, "may_be_deleted": False, "obstacle": "an entry of the policy is for it"}
+    drawn = draw(render.show_orphans({"orphans": [orphan, kept]}))
+    assert "2 volumes, 1000" in drawn
+    assert "1 may be deleted" in drawn
+    assert "2026-11-02T12:00:00" in drawn
+    assert "held" in draw(render.show_orphans({"orphans": []}))

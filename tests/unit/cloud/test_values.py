@@ -88,6 +88,16 @@ def test_more_of_them_than_can_be_are_an_error(member: str) -> None:
         parse(calls.DescribeVolumes, {"Volumes": [{**DESCRIBED, member: many}]})
 
 
+def test_words_of_aws_are_printable_and_people_s_own_as_they_are() -> None:
+    """What is shown as AWS's word holds no control characters; a tag may, and none is refused for it."""
+    with pytest.raises(AgentError, match="has to be printable"):
+        parse(calls.DescribeVolumes, {"Volumes": [{**DESCRIBED, "State": "\x1b[2J"}]})
+    (volume,) = parse(
+        calls.DescribeVolumes, {"Volumes": [{**DESCRIBED, "Tags": [{"Key": "a", "Value": "b\nc"}]}]}
+    )
+    assert volume.tag("a") == "b\nc"
+
+
 FAILURE = {"service": "ec2", "operation": "DescribeVolumes", "code": "Throttling", "message": "slow down"}
 
 

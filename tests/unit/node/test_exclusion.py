@@ -125,6 +125,28 @@ CSI_MOUNTS = {
         fs_type="devtmpfs",
         root="/nvme1n1",
     ),
+    "staged, kubelet moved": make_mount(
+        "/opt/sagemaker/kubelet/plugins/kubernetes.io/csi/ebs.csi.aws.com/0a1b/globalmount"
+    ),
+    "staged, kubelet on the instance store": make_mount(
+        "/opt/dlami/nvme/kubelet/plugins/kubernetes.io/csi/ebs.csi.aws.com/0a1b/globalmount"
+    ),
+    "published, kubelet moved": make_mount(
+        "/opt/dlami/nvme/kubelet/pods/u-1/volumes/kubernetes.io~csi/pvc-1/mount"
+    ),
+    "raw, staged by the driver, kubelet moved": make_mount(
+        "/opt/sagemaker/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1/u-1",
+        DeviceNumber(0, 6),
+        fs_type="devtmpfs",
+        root="/nvme1n1",
+    ),
+    "raw, of a pod, kubelet moved": make_mount(
+        "/opt/dlami/nvme/kubelet/pods/u-1/volumeDevices/kubernetes.io~csi/pvc-1",
+        DeviceNumber(0, 6),
+        fs_type="devtmpfs",
+        root="/nvme1n1",
+    ),
+    "in-tree": make_mount("/mnt/k/plugins/kubernetes.io/aws-ebs/mounts/vol-0123456789abcdef0"),
 }
 
 
@@ -136,6 +158,14 @@ def test_volume_of_the_csi_driver_is_excluded(mount: Mount) -> None:
         exclusion = find_exclusion(DEVICE, surroundings, wanted_path="/data")
         assert exclusion is not None
         assert exclusion.reason is Reason.MANAGED_BY_CSI
+
+
+def test_system_disk_stays_the_systems_beside_the_csi_driver() -> None:
+    """A driver that keeps its volumes on the root disk does not make that one Kubernetes'."""
+    for mounts in ((CSI_MOUNTS["staged"], make_mount("/")), (make_mount("/"), CSI_MOUNTS["raw"])):
+        exclusion = find_exclusion(DEVICE, stack(*mounts))
+        assert exclusion is not None
+        assert exclusion.reason is Reason.ROOT_DEVICE
 
 
 def test_other_volumes_of_the_csi_driver_exclude_nothing() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 
 from agent.model import DeviceNumber, Mount
 from agent.node.mountinfo import (
+    describe_mount,
     find_node_number,
+    find_seen_mount,
     find_top_mount,
     parse_mountinfo,
     read_mounts,
-    read_mounts_at,
+    read_mounts_towards,
 )
 
 # As Linux 6.1 wrote them; options of the fourth as a container runtime can choose them.
@@ -61,11 +64,50 @@ def test_parses_what_kernels_write() -> None:
 
 
 @pytest.mark.parametrize("path", ["/data/ckpt", "/var/lib/x y\tz\\040", "/mnt/-", "/", "/mnt", "/absent"])
-def test_mounts_at_a_path(path: str, tmp_path: Path) -> None:
-    """The mounts at one path are those of them all that are there, in order, whatever is in the path."""
+def test_mounts_towards_a_path(path: str, tmp_path: Path) -> None:
+    """They are those of them all that are there or on the way, in order, whatever is in the path."""
     file = tmp_path / "mountinfo"
     file.write_bytes(CAPTURED * 2)
-    assert read_mounts_at(path, file) == tuple(m for m in read_mounts(file) if m.path == path)
+    places = {"/", path, *map(str, Path(path).parents)}
+    assert read_mounts_towards(path, file) == tuple(m for m in read_mounts(file) if m.path in places)
+
+
+ROOT = make_mount(22, 1, "/")
+DATA = make_mount(30, 22, "/data")
+CKPT = make_mount(31, 30, "/data/ckpt")
+BARE = make_mount(31, 22, "/data/ckpt")
+
+SEEN = {
+    "plain": ((ROOT, DATA, CKPT), CKPT),
+    "beneath a directory": ((ROOT, BARE), BARE),
+    "within it": ((ROOT, CKPT, DATA, make_mount(32, 31, "/data/ckpt/in")), CKPT),
+    "covered at its path": ((ROOT, BARE, top := make_mount(40, 31, "/data/ckpt")), top),
+    "its parent covered by a mount": ((ROOT, BARE, over := make_mount(40, 22, "/data")), over),
+    "its parent's mount covered": ((ROOT, DATA, CKPT, upper := make_mount(40, 30, "/data")), upper),
+    "covered, and mounted in what covers": (
+        (ROOT, BARE, make_mount(40, 22, "/data"), inner := make_mount(41, 40, "/data/ckpt")),
+        inner,
+    ),
+    "two at a place that was made anew": ((ROOT, BARE, later := make_mount(29, 22, "/data/ckpt")), later),
+    "the root covered, which a walk begins in": ((ROOT, DATA, CKPT, make_mount(40, 22, "/")), CKPT),
+    "not mounted": ((ROOT, DATA), DATA),
+    "in a root that is no mount": ((BARE,), BARE),
+    "its own parent": ((make_mount(22, 22, "/"), DATA, CKPT), CKPT),
+    "a neighbour of a like name": ((ROOT, BARE, make_mount(40, 22, "/data/ck")), BARE),
+}
+
+
+@pytest.mark.parametrize(("mounts", "seen"), SEEN.values(), ids=SEEN.keys())
+def test_path_leads_to_what_covers_it(mounts: tuple[Mount, ...], seen: Mount) -> None:
+    """A mount is seen as far as no other covers it or a directory on the way, told by IDs alone."""
+    assert find_seen_mount(mounts, "/data/ckpt") == seen
+    assert find_top_mount(mounts, "/data/ckpt") == (seen if seen.path == "/data/ckpt" else None)
+
+
+def test_what_others_named_is_shown_as_print() -> None:
+    """Neither raw bytes nor escapes of a source or path reach a message."""
+    mount = replace(CKPT, source="\udcff\x1b[2J", path="/a\nb")
+    assert describe_mount(mount, "/x") == "an ext4 filesystem (??[2J, mounted at /a?b)"
 
 
 def test_reads_this_machine() -> None:

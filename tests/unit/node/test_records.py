@@ -219,6 +219,18 @@ def test_note_that_would_cost_much_is_refused(records: Records, tmp_path: Path, 
         records.read_format(VOLUME)
 
 
+@pytest.mark.parametrize("words", ["x" * 20_000, "\x1b[2J\nno\x00"])
+def test_what_a_note_says_does_not_become_the_error(records: Records, tmp_path: Path, words: str) -> None:
+    """A note of somebody's writing is refused in a sentence that can be shown, whatever is in it."""
+    records.write_format(FORMAT)
+    for field in ("kind", "machine_id", "version"):
+        rewrite(format_file(tmp_path), lambda note, field=field: note.update({field: words}))  # type: ignore[misc]
+        with pytest.raises(RefusedError, match="cannot be trusted") as raised:
+            records.read_format(VOLUME)
+        assert raised.value.message.isprintable()
+        assert len(raised.value.message) < 600
+
+
 def replace_by_link(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")

@@ -145,6 +145,24 @@ def replaced(old: str, new: str) -> str:
             ),
         ),
         (
+            replaced("vol-0123456789abcdef1", "vol0123456789abcdef1"),
+            (
+                "line 4, column 24: volumes[0].match.volume_id: 'vol0123456789abcdef1' is not an EBS volume"
+                " ID. Did you mean vol-0123456789abcdef1?"
+            ),
+        ),
+        (
+            replaced("version: 1\n", ""),
+            "line 1, column 1: version: The key 'version' is missing. Add version: 1",
+        ),
+        (
+            replaced("type: ext4, ", ""),
+            (
+                "line 5, column 5: volumes[0].filesystem.type: The key 'type' is missing."
+                " Add type: ext4 or xfs or btrfs"
+            ),
+        ),
+        (
             "version: '1'",
             "line 1, column 10: version: '1' is not one of 1. Write it without quotes: 1",
         ),

@@ -1,0 +1,47 @@
+"""``ebs-agent orphans``: claims' volumes that nobody holds, and deleting them by order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.cloud import carry_out
+from agent.cli.output import JsonOption, print_answer, print_json
+from agent.errors import AgentError, ExitCode
+
+
+def orphans(
+    context: typer.Context,
+    volumes: Annotated[list[str] | None, typer.Argument(help="Volumes to delete, with --delete.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the volumes named, or --all.")] = False,
+    all_of_them: Annotated[
+        bool, typer.Option("--all", help="With --delete: all that may be, once you say yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --all: do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List claims' volumes that nobody holds, summed up. Deletes only by order, and only what may be.
+
+    A volume may be deleted when its last holder is proven gone and no entry of the policy is for it.
+    """
+    named = volumes or []
+    if bool(named or all_of_them) != delete or (named and all_of_them):
+        raise AgentError(
+            "Deleting takes --delete and either volumes or --all.",
+            hint="Example: ebs-agent orphans --delete vol-0123456789abcdef0",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        )
+    if not delete or all_of_them:
+        answer = carry_out(context, "orphans", as_json)
+        if not as_json or not delete:
+            print_answer(answer, "show_orphans", as_json=as_json)
+        named = [one["volume_id"] for one in answer["orphans"] if one["may_be_deleted"]]
+    if not delete or not named:
+        return
+    if all_of_them and not yes:
+        typer.confirm(f"Delete {len(named)} volumes, and what is on them?", abort=True, err=as_json)
+    deleted: list[Any] = [carry_out(context, "delete-orphan", as_json, volume=one) for one in named]
+    if as_json:
+        print_json({"deleted": [one["volume_id"] for one in deleted]})

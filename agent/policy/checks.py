@@ -57,6 +57,12 @@ def check_settings(agent: AgentSettings) -> Iterator[Finding]:
     """Find contradictions in the ``agent`` section."""
     if agent.mqtt is None:
         return
+    if not _is_host(agent.mqtt.host):
+        yield Finding(
+            ("mqtt", "host"),
+            f"{quote(agent.mqtt.host, 40)} is no host name or address.",
+            "One is broker.example.com: parts of 63 characters at most, none of them empty.",
+        )
     tls = agent.mqtt.tls
     if tls is not None and (tls.cert is None) != (tls.key is None):
         yield Finding(("mqtt", "tls"), "A client certificate needs both cert and key.", at_key=True)
@@ -67,6 +73,15 @@ def check_settings(agent: AgentSettings) -> Iterator[Finding]:
             "Add tls: {}, or use port 8883.",
             rests_on=(("mqtt", "tls"), ("mqtt", "port"), ("mqtt", "host")),
         )
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a name can be looked up at all, or is an address."""
+    try:
+        text.encode("idna")  # as the resolver is asked
+    except UnicodeError:
+        return False
+    return text.isprintable() and not set(text) & set(" /@")
 
 
 def _is_loopback(mqtt: MqttSettings) -> bool:

@@ -72,6 +72,12 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
             "version: 1\nagent: {cloud: {format_without_origin_after: 2d}}",
             "agent.cloud.format_without_origin_after: '2d' is longer than this can last.",
         ),
+        ("version: 1\nagent: {mqtt: {host: b..c}}", "agent.mqtt.host: 'b..c' is no host name or address."),
+        (
+            f"version: 1\nagent: {{mqtt: {{host: {'b' * 64}.example}}}}",
+            "agent.mqtt.host: 'bbbbbbb",
+        ),
+        ("version: 1\nagent: {mqtt: {host: 'a b'}}", "agent.mqtt.host: 'a b' is no host name or address."),
         (
             "version: 1\nagent: {mqtt: {host: b, topic: 'a/#'}}",
             "agent.mqtt.topic: 'a/#' is not an MQTT topic.",

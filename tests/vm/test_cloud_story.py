@@ -9,10 +9,12 @@ import pytest
 from typing_extensions import override
 
 from tests.aws.cloud import CLUSTER_ARN, Cloud
+from tests.aws.faults import Fault, Kind
 from tests.aws.server import AwsServer
 from tests.vm.ebs import VOLUMES, EbsTarget
 from tests.vm.guest import Guest, GuestOptions
 from tests.vm.guest_agent import EBS_AGENT, GuestAgent
+from tests.waiting import wait_until
 
 GIB = 1 << 30
 HOST = "10.0.2.2"
@@ -73,8 +75,14 @@ def guest(boot_guest: Callable[[GuestOptions], Guest]) -> Guest:
 
 
 @pytest.fixture
-def aws(guest: Guest) -> Iterator[AwsServer]:
-    with EbsTarget(guest) as target, AwsServer(Cloud(GuestVolumes(target))) as server:
+def target(guest: Guest) -> Iterator[EbsTarget]:
+    with EbsTarget(guest) as target:
+        yield target
+
+
+@pytest.fixture
+def aws(target: EbsTarget) -> Iterator[AwsServer]:
+    with AwsServer(Cloud(GuestVolumes(target))) as server:
         yield server
 
 
@@ -210,3 +218,35 @@ def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
     assert volume in aws.cloud.volumes
     assert len(aws.cloud.volumes) == 2
     assert aws.calls["DetachClusterNodeVolume"] == 2
+
+
+@pytest.mark.timeout(600)
+def test_volume_attached_before_aws_answers_is_not_formatted(
+    guest: Guest, target: EbsTarget, aws: AwsServer
+) -> None:
+    """Blank, and hot-attached while nobody answers: it waits, and is refused once its snapshot is named."""
+    become(guest, aws, FIRST)
+    snapshot = aws.cloud.ec2.create_snapshot(aws.cloud.make_volume(1), "").id
+    volume = aws.cloud.make_volume(1, snapshot_id=snapshot)
+    agent = GuestAgent(guest).install()
+    agent.write_policy(
+        {
+            "name": "data",
+            "match": {"volume_id": volume},
+            "filesystem": {"type": "ext4", "format": "if-blank"},
+            "mount": {"path": "/data/data"},
+        },
+        cloud={"enabled": True, "attach_api": "none"},
+    )
+    aws.faults.add(Fault("*", Kind.SILENCE, times=1_000_000))
+    agent.start()
+    target.attach(volume)
+    asked = aws.calls["DescribeVolumes"]
+    agent.wait_condition(volume, "Pending", "WaitingForCloud")
+    wait_until(lambda: aws.calls["DescribeVolumes"] > asked, "AWS was asked in vain", timeout_s=120)
+    assert agent.wait_condition(volume, "Pending", "WaitingForCloud")["device"]
+    assert target.count_writes(volume) == 0
+    aws.faults.clear()
+    assert snapshot in agent.wait_condition(volume, "Refused", "FromSnapshot")["message"]
+    assert target.count_writes(volume) == 0
+    assert agent.read_events("volume.formatted") == []

@@ -31,6 +31,7 @@ from agent.node.zygote import Forked
 from agent.origins import Origins
 from agent.passes import Want
 from agent.paths import Paths
+from agent.plan import needs_proof
 from agent.policy import Policy, describe_seen, diff_policies, load_policy, tell_leaving
 from agent.reconcile import Reconciler
 from agent.report.board import Board
@@ -110,6 +111,7 @@ class Daemon:
         node.doubt = self._surveyor.doubt
         self._origins = Origins()
         node.find_answer = self._origins.find
+        node.needs_proof = needs_proof
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.

@@ -6,7 +6,7 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 from __future__ import annotations
 
 from agent.model.cluster import NodeFacts, Origin, OriginAnswer
-from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown
+from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
 from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
 from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord
@@ -43,6 +43,7 @@ __all__ = [
     "Seen",
     "Tuning",
     "Unknown",
+    "Unproven",
     "VolumeId",
     "Wanted",
     "WantedBlock",

@@ -28,6 +28,11 @@ class Blank:
 
 
 @dataclass(frozen=True)
+class Unproven:
+    """Nothing is recognised there, and no proof of blankness was made, since nothing would follow from it."""
+
+
+@dataclass(frozen=True)
 class Filesystem:
     """A filesystem of a type the agent knows, on the whole device or on its only partition."""
 
@@ -62,4 +67,4 @@ class Unknown:
     why: str
 
 
-Content: TypeAlias = "Blank | Filesystem | Foreign | Unknown"
+Content: TypeAlias = "Blank | Unproven | Filesystem | Foreign | Unknown"

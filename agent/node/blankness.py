@@ -135,6 +135,25 @@ def prove_blank(
     return Blank(sampled_bytes=sampled_bytes, is_whole=sampled_bytes == size_bytes)
 
 
+def holds_data(fd: int, offset_bytes: int, size_bytes: int) -> bool:
+    """Tell whether a page that held data still does, by one direct read; whatever fails, raises nothing.
+
+    False proves nothing: what is there by now, or kept it from being read, is for a proof to say.
+    """
+    start = offset_bytes // _PAGE * _PAGE
+    length = min(_PAGE, size_bytes - start)
+    if length <= 0:
+        return False
+    try:
+        direct = device.reopen(fd, os.O_RDONLY | os.O_DIRECT)
+    except (OSError, VanishedError):
+        return False
+    try:
+        return isinstance(scan_places(direct, [Place(start, length)]), Foreign)
+    finally:
+        direct.close()
+
+
 # -- Where to read -------------------------------------------------------------------------------------------
 
 

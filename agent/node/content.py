@@ -1,6 +1,6 @@
 """What is on a volume that is mounted nowhere, as far as it bears on what may be done with it.
 
-A signature answers at once. What has none is proven blank or not; where a format may follow, under the lock
+A signature answers at once. What has none is proven blank or not where a format would follow, under the lock
 that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not.
 """
 
@@ -14,38 +14,49 @@ from agent.model import (
     Filesystem,
     Foreign,
     FormatRecord,
-    FormatRule,
     FormatStage,
     FsType,
-    Wanted,
     WantedFilesystem,
 )
-from agent.node.blankness import Trust, prove_blank
+from agent.node.blankness import Trust, holds_data
 from agent.node.filesystem import make_reference
 from agent.node.look import Look
-from agent.node.pin import PROBE_TIMEOUT_S, Pin
+from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.wire import Fd
 
 
-async def find_content(
-    pin: Pin, look: Look, wanted: Wanted, record: FormatRecord | None, trust: Trust, *, for_show: bool = False
-) -> Content:
-    """Find out what is on the device; where it may be formatted, locked from here to the end.
+def is_decided(look: Look, record: FormatRecord | None) -> bool:
+    """Tell whether the signatures that a look found say all there is to know of what is on the device."""
+    is_interrupted = record is not None and record.stage is FormatStage.INTENDED
+    return look.content is not None and not is_interrupted
 
+
+async def prove_content(
+    pin: Pin,
+    look: Look,
+    kind: WantedFilesystem,
+    record: FormatRecord | None,
+    trust: Trust,
+    *,
+    seen: Foreign | None = None,
+    for_show: bool = False,
+) -> Content:
+    """Find out what is on a device that is formatted if it is blank, locked from here to the end.
+
+    ``seen``: unsigned data that an earlier proof found; where it is there still, the device is not read anew.
     ``for_show``: it will not be formatted on the strength of this, so it is not locked.
     """
-    kind = wanted.filesystem
-    may_format = kind is not None and kind.format is FormatRule.IF_BLANK
-    is_interrupted = record is not None and record.stage is FormatStage.INTENDED
-    if look.content is not None and not (may_format and is_interrupted):
-        return look.content
-    if not may_format:
-        size_bytes = look.device.size_bytes
-        return await pin.call(prove_blank, pin.fd, size_bytes, None, trust, timeout_s=PROBE_TIMEOUT_S)
+    size_bytes = look.device.size_bytes
+    if (
+        seen is not None
+        and seen.offset_bytes is not None
+        and await pin.call(holds_data, pin.fd, seen.offset_bytes, size_bytes, timeout_s=LOOK_TIMEOUT_S)
+    ):
+        return seen
     find = pin.probe if for_show else pin.lock_and_probe
     content = await find(look.device, trust)
-    if kind is None or record is None or not is_interrupted:
+    if record is None or record.stage is not FormatStage.INTENDED:
         return content
     if isinstance(content, Foreign) and not content.is_signed:
         return await _explain(pin, content, look.device, kind, record)

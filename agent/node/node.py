@@ -19,13 +19,16 @@ from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError, VanishedError
 from agent.model import (
+    Foreign,
     Ids,
     MountRecord,
+    Observed,
     Origin,
     OriginAnswer,
     OriginRecord,
     Seen,
     VolumeId,
+    Wanted,
     WantedBlock,
     WantedMount,
 )
@@ -82,6 +85,10 @@ class Node:
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
+        self.unsigned_data: dict[VolumeId, tuple[tuple[int, int], Foreign]] = {}
+        """By volume: its appearance, as disk sequence number and size, and the data a proof found on it."""
+        self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
+        """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
         self._noted_origins: dict[VolumeId, OriginRecord | None] = {}
         """The notes about what volumes were made from, as far as they were read; they only ever come."""
         self.lost: set[VolumeId] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, InconclusiveError, NotAnsweringError, VanishedError
@@ -11,6 +12,7 @@ from agent.model import (
     Device,
     Exclusion,
     Filesystem,
+    Foreign,
     Ids,
     Mount,
     MountRecord,
@@ -18,12 +20,13 @@ from agent.model import (
     OriginAnswer,
     Process,
     Reason,
+    Unproven,
     VolumeId,
     Wanted,
 )
 from agent.node import block
 from agent.node.actions import VolumeActions
-from agent.node.content import find_content
+from agent.node.content import is_decided, prove_content
 from agent.node.leftovers import list_left
 from agent.node.look import Look, LookRequest
 from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
@@ -130,13 +133,9 @@ class VolumeSession:
     ) -> Observed:
         exclusion = self._exclude_duplicate() or look.exclusion
         here = _find_here(look, wanted)
-        content: Content | None = look.content
         format_record = None
         if wanted is not None and _needs_contents(wanted) and exclusion is None:
             format_record = await self._node.read(self._node.records.read_format, self._volume)
-            if not look.mounts:
-                trust = self._node.choose_trust(self._volume)
-                content = await find_content(self._pin, look, wanted, format_record, trust, for_show=for_show)
         if here is not None:
             note = self._make_note(here, look.device, record)
             if not for_show:
@@ -146,13 +145,12 @@ class VolumeSession:
                 self._node.lost.discard(self._volume)
             record = note
         rightful = self._list_rightful_links(wanted)
-        # Asked last: a look may take minutes, and what AWS says meanwhile counts.
         answer = await self._find_origin(wanted, for_show=for_show)
-        return Observed(
+        observed = Observed(
             volume_id=self._volume,
             device=look.device,
             exclusion=exclusion,
-            content=content,
+            content=look.content,
             mounts=look.mounts,
             stale_mounts=look.stale_mounts,
             was_lost=self._volume in self._node.lost,
@@ -170,13 +168,54 @@ class VolumeSession:
             wrong_links=look.links - rightful,
             node_owner=look.node_owner,
             tuning=look.tuning,
-            is_uuid_mounted_elsewhere=isinstance(content, Filesystem)
-            and content.uuid in self._node.duplicate_uuids,
+            is_uuid_mounted_elsewhere=self._is_duplicate(look.content),
             origin=answer.origin,
             is_origin_awaited=answer.is_awaited,
             awaited_since=answer.since,
             awaited_until=answer.until,
         )
+        if wanted is None or not _needs_contents(wanted) or exclusion is not None or look.mounts:
+            return observed
+        return await self._find_content(observed, look, wanted, for_show=for_show)
+
+    async def _find_content(
+        self, observed: Observed, look: Look, wanted: Wanted, *, for_show: bool
+    ) -> Observed:
+        """Return what was observed with what is on the device, proven where anything hangs on that."""
+        record, kind = observed.format_record, wanted.filesystem
+        if is_decided(look, record):
+            return observed
+        if kind is None or not self._node.needs_proof(observed, wanted):
+            return observed if look.content is not None else replace(observed, content=Unproven())
+        trust = self._node.choose_trust(self._volume)
+        seen = None if record is not None else self._recall_data(look.device)
+        content = await prove_content(self._pin, look, kind, record, trust, seen=seen, for_show=for_show)
+        self._keep_data(look.device, content)
+        # Asked again: a proof may take minutes, and what AWS says meanwhile counts.
+        answer = await self._find_origin(wanted, for_show=for_show)
+        return replace(
+            observed,
+            content=content,
+            is_uuid_mounted_elsewhere=self._is_duplicate(content),
+            origin=answer.origin,
+            is_origin_awaited=answer.is_awaited,
+            awaited_since=answer.since,
+            awaited_until=answer.until,
+        )
+
+    def _recall_data(self, device: Device) -> Foreign | None:
+        """Return the unsigned data that a proof found on this appearance of the device."""
+        appearance, data = self._node.unsigned_data.get(self._volume, (None, None))
+        return data if appearance == (device.diskseq, device.size_bytes) else None
+
+    def _keep_data(self, device: Device, content: Content) -> None:
+        if isinstance(content, Foreign) and not content.is_signed and device.diskseq is not None:
+            self._node.unsigned_data[self._volume] = ((device.diskseq, device.size_bytes), content)
+        else:
+            self._node.unsigned_data.pop(self._volume, None)
+
+    def _is_duplicate(self, content: Content | None) -> bool:
+        return isinstance(content, Filesystem) and content.uuid in self._node.duplicate_uuids
 
     async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
         left = LeftMounts()

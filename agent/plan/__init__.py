@@ -14,6 +14,6 @@ safety argument: what is not ours is refused before anything on it is even consi
 
 from __future__ import annotations
 
-from agent.plan.volume import make_plan
+from agent.plan.volume import make_plan, needs_proof
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "needs_proof"]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.model import Condition, Filesystem, Foreign, FormatRule, FormatStage, FsType, Reason, Unknown
+from agent.model import (
+    Blank,
+    Condition,
+    Filesystem,
+    Foreign,
+    FormatRule,
+    FormatStage,
+    FsType,
+    Reason,
+    Unknown,
+    Unproven,
+)
 from agent.plan.ownership import tell_since, tell_until
 from agent.plan.upkeep import plan_tuning
 from agent.steps import Check, Format, MountFilesystem, Refuse, SettleFormat, Wait
@@ -120,19 +131,26 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
             hint="Nothing was changed. To use the volume for this entry, empty it yourself (wipefs and"
             f" blkdiscard -z){_name_forgetting(observed)}, or match another one.",
         )
-    return _find_format_refusal(observed, device, filesystem)
+    refusal = _find_format_refusal(observed, device, filesystem)
+    if refusal is None and isinstance(content, Unproven):
+        return Refuse(
+            Reason.PROBE_FAILED,
+            f"{observed.volume_id} was not read, so whether it is blank is not known.",
+            hint="It is formatted only once it is proven blank; it is looked at again by itself.",
+        )
+    return refusal
 
 
 def _find_format_refusal(
     observed: Observed, device: Device, filesystem: WantedFilesystem
 ) -> Refuse | Wait | None:
-    """Return why a volume that is blank, or half-made by an interrupted format, may not be formatted."""
+    """Return why a volume that looks blank, or is half-made by a format of ours, may not be formatted."""
     volume, record, origin = observed.volume_id, observed.format_record, observed.origin
     if filesystem.format is not FormatRule.IF_BLANK:
         return Refuse(
             Reason.FORMAT_NOT_ALLOWED,
-            f"{volume} is blank and the policy does not allow formatting it.",
-            hint="Say format: if-blank in its filesystem entry to allow it.",
+            f"{volume} {_tell_emptiness(observed)}, and the policy does not allow formatting it.",
+            hint="Say format: if-blank in its filesystem entry to have it formatted if it is proven blank.",
         )
     if origin is not None and origin.snapshot_id is not None:
         return Refuse(
@@ -166,10 +184,16 @@ def _find_format_refusal(
     if origin is None and observed.is_origin_awaited:
         return Wait(
             Reason.WAITING_FOR_CLOUD,
-            f"{volume} is blank; what it was made from is asked of AWS{tell_since(observed)}.",
-            hint=f"It is formatted {tell_until(observed)} (agent.cloud.format_without_origin_after).",
+            f"{volume} {_tell_emptiness(observed)}; what it was made from is asked of"
+            f" AWS{tell_since(observed)}.",
+            hint=f"If it is blank it is formatted {tell_until(observed)}"
+            " (agent.cloud.format_without_origin_after).",
         )
     return None
+
+
+def _tell_emptiness(observed: Observed) -> str:
+    return "is blank" if isinstance(observed.content, Blank) else "holds nothing that is recognised"
 
 
 def _name_forgetting(observed: Observed) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent.model import Condition, Reason
+from agent.model import Blank, Condition, Reason
 from agent.plan.content import plan_content
 from agent.plan.ownership import (
     find_exclusion,
@@ -13,7 +14,7 @@ from agent.plan.ownership import (
     refuse_excluded,
 )
 from agent.plan.upkeep import has_ownership, note_owner, plan_move, plan_tuning, plan_upkeep
-from agent.steps import Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
+from agent.steps import Format, Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
 
 if TYPE_CHECKING:
     from agent.model import Device, Mount, Observed, Wanted, WantedMount
@@ -38,6 +39,16 @@ def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
     if wanted.block is not None:
         return Plan((*steps, *_plan_raw(observed, wanted)))
     return Plan((*steps, *_plan_mounted(observed, observed.device, wanted)))
+
+
+def needs_proof(observed: Observed, wanted: Wanted) -> bool:
+    """Tell whether anything would follow from a proof that the volume is blank; only formatting it does.
+
+    A proof reads hundreds of MiB, from S3 where the volume was just made from a snapshot. So whatever forbids
+    to format a volume is found first, each time.
+    """
+    proven = make_plan(replace(observed, content=Blank(0)), wanted)
+    return any(isinstance(step, Format) for step in proven.steps)
 
 
 def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, ...]) -> Plan:

@@ -14,6 +14,7 @@ from agent.model import (
     Observed,
     Reason,
     Unknown,
+    Unproven,
     VolumeId,
     Wanted,
 )
@@ -174,6 +175,8 @@ def describe_content(content: Content | None) -> str:
         return content.what
     if isinstance(content, Unknown):
         return f"unknown: {content.why}"
+    if isinstance(content, Unproven):
+        return "nothing that is recognised; not read further, since it would not be formatted"
     return _describe_blank(content)
 
 

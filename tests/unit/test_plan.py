@@ -32,6 +32,7 @@ from agent.model import (
     RootInode,
     Tuning,
     Unknown,
+    Unproven,
     VolumeId,
     Wanted,
     WantedBlock,
@@ -39,7 +40,7 @@ from agent.model import (
     WantedMount,
     WantedTuning,
 )
-from agent.plan import make_plan
+from agent.plan import make_plan, needs_proof
 from agent.steps import (
     Check,
     Degrade,
@@ -82,6 +83,7 @@ WANTED = Wanted(
     filesystem=WantedFilesystem(FsType.EXT4, FormatRule.IF_BLANK),
     mount=WantedMount(PATH, OPTIONS),
 )
+BROAD = replace(WANTED, is_broad=True)
 NEVER = replace(WANTED, filesystem=WantedFilesystem(FsType.EXT4))
 RAW = Wanted(VOLUME, "rawdb", block=WantedBlock(mode=0o660))
 RECORD = FormatRecord(VOLUME, UUID, FsType.EXT4, 10 * GIB, FormatStage.INTENDED, "2026-01-01T00:00:00Z")
@@ -523,3 +525,36 @@ def test_mount_left_by_a_move_is_taken_away() -> None:
     (degraded,) = busy.steps
     assert isinstance(degraded, Degrade)
     assert (degraded.reason, "sh (7)" in degraded.message) == (Reason.PATH_IN_USE, True)
+
+
+DONE = replace(RECORD, stage=FormatStage.DONE)
+READ_ONLY = replace(DEVICE, is_read_only=True)
+UNPROVEN = [
+    ("formatted if blank", look(Unproven()), WANTED, None),
+    ("format cut off", look(Unproven(), format_record=RECORD), WANTED, None),
+    ("stale mount goes first", look(Unproven(), stale_mounts=(STALE,)), WANTED, None),
+    ("never", look(Unproven()), NEVER, Reason.FORMAT_NOT_ALLOWED),
+    ("snapshot", look(Unproven(), origin=Origin(snapshot_id="snap-1")), WANTED, Reason.FROM_SNAPSHOT),
+    ("copy", look(Unproven(), origin=Origin(source_volume_id="vol-1")), WANTED, Reason.FROM_SNAPSHOT),
+    ("waiting", look(Unproven(), is_origin_awaited=True), WANTED, Reason.WAITING_FOR_CLOUD),
+    ("read-only", look(Unproven(), device=READ_ONLY), WANTED, Reason.READ_ONLY_DEVICE),
+    ("formatted before", look(Unproven(), format_record=DONE), WANTED, Reason.ALREADY_FORMATTED),
+    ("multi-attach", look(Unproven(), device=SHARED), WANTED, Reason.MULTI_ATTACH),
+    ("path taken", look(Unproven(), obstacle="another filesystem"), WANTED, Reason.PATH_IN_USE),
+    ("whose is not known", look(Unproven(), is_origin_awaited=True), BROAD, Reason.WAITING_FOR_CLOUD),
+]
+
+
+@pytest.mark.parametrize(
+    ("observed", "wanted", "reason"), [row[1:] for row in UNPROVEN], ids=[row[0] for row in UNPROVEN]
+)
+def test_blankness_is_proven_only_where_a_format_would_follow(
+    observed: Observed, wanted: Wanted, reason: Reason | None
+) -> None:
+    """Every other verdict stands without a proof, and what was not proven is never formatted."""
+    assert needs_proof(observed, wanted) is (reason is None)
+    plan = make_plan(observed, wanted)
+    assert not any(isinstance(step, Format) for step in plan.steps)
+    assert plan.verdict is not None
+    assert plan.verdict.reason is (reason or Reason.PROBE_FAILED)
+    assert f"{VOLUME} is blank" not in plan.verdict.message

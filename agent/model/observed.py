@@ -103,6 +103,8 @@ class Observed:
     obstacle: str | None = None
     """What the wanted mount path leads to in place of this volume, or what hides the first of its mounts:
     ``an ext4 filesystem (/dev/sdb1)``."""
+    mounted_at: str | None = None
+    """Where a volume that is to be raw is mounted, by anyone: ``at /data``. None for others."""
     is_hidden: bool = False
     """The first of its mounts is there and its path leads elsewhere: nobody can use it there."""
     cut_off: Mount | None = None

@@ -93,6 +93,8 @@ class VolumeActions:
         ``confirm`` raises where it is not wanted any more; what takes its time asks again before the deed.
         """
         try:
+            if isinstance(action, (Format, Check, MountFilesystem)):
+                await self._refuse_raw_users(observed)
             if isinstance(action, Format):
                 await self._format(action, observed, confirm)
             elif isinstance(action, GrowPartition):
@@ -107,6 +109,16 @@ class VolumeActions:
                 hint="See the kernel log for the device.",
                 reason=Reason.STEP_FAILED,
             ) from error
+
+    async def _refuse_raw_users(self, observed: Observed) -> None:
+        """Raise AgentError with reason DeviceBusy where one that was raw before is still used as that.
+
+        A filesystem below which a process writes to the device is lost, and no kernel minds.
+        """
+        if self._pin.volume in self._node.raw:
+            device = _need_device(observed)
+            await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
+            self._node.raw.discard(self._pin.volume)
 
     async def _format(self, action: Format, observed: Observed, confirm: Callable[[], None]) -> None:
         if observed.device is None or not self._pin.is_locked:

@@ -31,7 +31,14 @@ from agent.model import (
 from agent.node import block, device, mounted
 from agent.node.exclusion import find_exclusion
 from agent.node.mountinfo import read_mounts
-from agent.node.own_mounts import find_cover, find_cut_off, find_obstacle, find_stale, list_own_mounts
+from agent.node.own_mounts import (
+    find_any_mount,
+    find_cover,
+    find_cut_off,
+    find_obstacle,
+    find_stale,
+    list_own_mounts,
+)
 from agent.node.signature import recognize
 from agent.node.superblocks import LAYOUTS
 from agent.node.surroundings import gather_surroundings
@@ -54,6 +61,8 @@ class LookRequest:
     record: MountRecord | None = None
     reads_contents: bool = False
     """Recognise what is on a device that is not mounted and that nothing keeps the agent's hands off."""
+    is_raw: bool = False
+    """It is to be used raw: whether anybody has it mounted is asked."""
     known: Filesystem | None = None
     """What an earlier look through the same descriptor recognised."""
 
@@ -71,6 +80,8 @@ class Look:
     """Where it was mounted before, left by a move that was cut off half way."""
     obstacle: str | None = None
     """What the wanted path leads to in place of this volume, or what hides the first of its mounts."""
+    mounted_at: str | None = None
+    """Where a volume that is to be raw is mounted, by anyone: a clause."""
     is_hidden: bool = False
     """The first of its mounts is not what its path leads to."""
     content: Filesystem | Foreign | Unknown | None = None
@@ -148,6 +159,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
         stale_mounts=stale,
         cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
         obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),
+        mounted_at=find_any_mount(found, surroundings) if request.is_raw else None,
         is_hidden=cover is not None,
         content=content,
         root_inode=None if seen is None else mounted.read_root_inode(seen.path, seen.device_number),

@@ -93,6 +93,8 @@ class Node:
         """The notes about what volumes were made from, as far as they were read; they only ever come."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
+        self.raw: set[VolumeId] = set()
+        """Handed out raw, and not seen to be unused since: a process may still have them open."""
         self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
         """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
         self.duplicate_uuids: set[str] = set()

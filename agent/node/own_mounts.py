@@ -12,7 +12,9 @@ from agent.model import Device, DeviceNumber, Mount, MountRecord
 from agent.node import device
 from agent.node.exclusion import Surroundings
 from agent.node.mountinfo import describe_mount, find_seen_mount, is_whole, read_mounts
+from agent.node.namespaces import find_mount_elsewhere
 from agent.node.surroundings import gather_surroundings
+from agent.text import make_printable
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,14 @@ def find_cut_off(
     noted = find_noted(surroundings, record, boot_id)
     kept = (mount for mount in others if mount in noted)
     return next((mount for mount in kept if find_cover(surroundings.mounts, mount) is None), None)
+
+
+def find_any_mount(found: Device, surroundings: Surroundings) -> str | None:
+    """Return, as a clause, where a device or a part of it is mounted by anyone, here or in a container."""
+    for mount in surroundings.mounts:
+        if mount.fs_type != "devtmpfs" and surroundings.devices_of(mount) & found.numbers:
+            return f"at {make_printable(mount.path)}"
+    return find_mount_elsewhere(found.numbers)
 
 
 def list_own_mounts(

@@ -119,6 +119,7 @@ class VolumeSession:
             wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
             record=record,
             reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
+            is_raw=_is_raw(wanted),
             known=self._pin.recognized,
         )
         look = await self._pin.look(request)
@@ -145,6 +146,11 @@ class VolumeSession:
                 self._node.lost.discard(self._volume)
             record = note
         rightful = self._list_rightful_links(wanted)
+        if look.mounted_at is not None:
+            # Whoever used it by that name would write below a mounted filesystem.
+            rightful = frozenset({f"{block.BY_ID}/{self._volume}"})
+        if not for_show and (_is_raw(wanted) or look.links - {f"{block.BY_ID}/{self._volume}"}):
+            self._node.raw.add(self._volume)
         answer = await self._find_origin(wanted, for_show=for_show)
         observed = Observed(
             volume_id=self._volume,
@@ -156,6 +162,7 @@ class VolumeSession:
             was_lost=self._volume in self._node.lost,
             applied_options=None if record is None or here is None else record.options or None,
             obstacle=look.obstacle,
+            mounted_at=look.mounted_at,
             is_hidden=look.is_hidden,
             cut_off=look.cut_off,
             checked=self._pin.checked,
@@ -285,6 +292,10 @@ class VolumeSession:
         return MountRecord(
             self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
         )
+
+
+def _is_raw(wanted: Wanted | None) -> bool:
+    return wanted is not None and wanted.block is not None
 
 
 def _needs_contents(wanted: Wanted | None) -> bool:

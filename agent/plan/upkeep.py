@@ -107,7 +107,7 @@ def _plan_end_of_move(observed: Observed) -> tuple[Step, ...]:
         return (
             Degrade(
                 Reason.PATH_IN_USE,
-                f"It is still mounted at {observed.cut_off.path} too: {_name_processes(observed.processes)}"
+                f"It is still mounted at {observed.cut_off.path} too: {name_processes(observed.processes)}"
                 " use it there.",
                 hint="End them; that mount is then taken away by itself.",
             ),
@@ -145,14 +145,15 @@ def _note_left_behind(observed: Observed, mount: Mount) -> tuple[Step, ...]:
     return (
         Degrade(
             Reason.STALE_MOUNT,
-            f"{mount.path} is in use again, and {_name_processes(observed.left_behind)} had it open when its"
+            f"{mount.path} is in use again, and {name_processes(observed.left_behind)} had it open when its"
             " device vanished and get nothing but errors.",
             hint="Restart them: what they have open is what was mounted before.",
         ),
     )
 
 
-def _name_processes(processes: tuple[Process, ...]) -> str:
+def name_processes(processes: tuple[Process, ...]) -> str:
+    """Return the first few by name and number, and how many more there are."""
     names = ", ".join(f"{process.name} ({process.pid})" for process in processes[:5])
     more = len(processes) - 5
     return f"{names} and {more} more" if more > 0 else names
@@ -179,7 +180,7 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
     if observed.obstacle is not None:
         return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
     if observed.processes:
-        return (_degrade_move(mount, wanted.mount, f"{_name_processes(observed.processes)} use it"),)
+        return (_degrade_move(mount, wanted.mount, f"{name_processes(observed.processes)} use it"),)
     return (MoveMount(mount.path, wanted.mount.path),)
 
 

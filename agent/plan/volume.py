@@ -13,7 +13,14 @@ from agent.plan.ownership import (
     find_wait_for_owner,
     refuse_excluded,
 )
-from agent.plan.upkeep import has_ownership, note_owner, plan_move, plan_tuning, plan_upkeep
+from agent.plan.upkeep import (
+    has_ownership,
+    name_processes,
+    note_owner,
+    plan_move,
+    plan_tuning,
+    plan_upkeep,
+)
 from agent.steps import Format, Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
 
 if TYPE_CHECKING:
@@ -88,6 +95,8 @@ def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
 
 def _plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
     obstruction = _find_raw_obstruction(observed, wanted)
+    if obstruction is not None and _is_own_unused_mount(observed):
+        return (Unmount(observed.mounts[0]), obstruction)
     if obstruction is not None:
         return (obstruction,)
     return (*_plan_node_ownership(observed, wanted), *plan_tuning(observed, wanted), *note_owner(observed))
@@ -97,8 +106,29 @@ def _find_raw_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait |
     exclusion = find_raw_exclusion(observed)
     if exclusion is not None:
         return refuse_excluded(exclusion)
+    if observed.mounted_at is not None:
+        return _refuse_mounted(observed)
     is_exposed = wanted.name in observed.links
     return None if is_exposed else find_wait_for_owner(observed, wanted)
+
+
+def _is_own_unused_mount(observed: Observed) -> bool:
+    """Tell whether the volume is mounted by the agent itself, where nobody uses it: of no use any more."""
+    if observed.mounted_at is None or find_exclusion(observed) is not None:
+        return False
+    # Nobody else's, then the first of its mounts is the noted one.
+    is_own = bool(observed.mounts)
+    return is_own and not observed.is_hidden and not observed.processes
+
+
+def _refuse_mounted(observed: Observed) -> Refuse:
+    users = f", and {name_processes(observed.processes)} use it" if observed.processes else ""
+    return Refuse(
+        Reason.DEVICE_BUSY,
+        f"{observed.volume_id} is to be raw and is mounted {observed.mounted_at}{users}: whoever wrote to"
+        " the device would destroy the filesystem.",
+        hint="Unmount it there, or give it a filesystem entry in the policy.",
+    )
 
 
 def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:

@@ -55,8 +55,8 @@ def describe_failure(
     nobody can use it, and so is one that the agent itself is at fault with; a refusal is Refused. One of
     which nothing can be found out now stays usable if it was, as Degraded.
     """
-    is_mounted = observed is not None and bool(observed.mounts)
     path = None if observed is None else _choose_path(observed, wanted, dev_ebs)
+    is_mounted = observed is not None and bool(observed.mounts) and path is not None
     condition = Condition.DEGRADED if is_mounted else Condition.FAILED
     if isinstance(error, (NotAnsweringError, BugError)):
         condition = Condition.FAILED
@@ -113,9 +113,9 @@ def _describe_facts(volume: VolumeId, observed: Observed | None, wanted: Wanted 
 
 
 def _choose_path(observed: Observed, wanted: Wanted | None, dev_ebs: str) -> str | None:
-    """Return where the volume can be used: its mount, or the link to a raw one."""
-    if observed.mounts:
-        return observed.mounts[0].path
+    """Return where the volume can be used: its mount, unless that is hidden, or the link to a raw one."""
+    if observed.mounts and (wanted is None or wanted.block is None):
+        return None if observed.is_hidden else observed.mounts[0].path
     if wanted is not None and wanted.block is None:
         return None
     link = f"by-id/{observed.volume_id}" if wanted is None else wanted.name

@@ -558,3 +558,41 @@ def test_blankness_is_proven_only_where_a_format_would_follow(
     assert plan.verdict is not None
     assert plan.verdict.reason is (reason or Reason.PROBE_FAILED)
     assert f"{VOLUME} is blank" not in plan.verdict.message
+
+
+RAW_LOOK = look(None, node_owner=RootInode(0, 6, 0o600), mounted_at="at /data/ckpt")
+
+
+def test_raw_volume_is_refused_while_it_is_mounted() -> None:
+    """Neither link nor owner nor mode while anybody has it mounted, and nobody's mount is taken away."""
+    by_others = Exclusion(Reason.DEVICE_BUSY, "It is mounted, and not by the agent.")
+    tagged = Origin(tags=(("CSIVolumeName", "pvc-1"),))
+    for observed in (
+        RAW_LOOK,
+        replace(RAW_LOOK, mounts=(mount_of(),), exclusion=by_others),
+        replace(RAW_LOOK, mounts=(mount_of(),), processes=(Process(7, "sh"),)),
+        replace(RAW_LOOK, mounts=(mount_of(),), is_hidden=True),
+    ):
+        (refusal,) = make_plan(observed, RAW).steps
+        assert isinstance(refusal, Refuse)
+        assert (refusal.reason, "/data/ckpt" in refusal.message) == (Reason.DEVICE_BUSY, True)
+    (refusal,) = make_plan(replace(RAW_LOOK, mounts=(mount_of(),), origin=tagged), RAW).steps
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason is Reason.MANAGED_BY_CSI
+
+
+def test_own_mount_of_a_volume_that_becomes_raw_is_unmounted_first() -> None:
+    """The agent's own, which nobody uses, goes before the volume is linked."""
+    observed = replace(RAW_LOOK, mounts=(mount_of(),))
+    plan = make_plan(observed, RAW)
+    assert (plan.actions, plan.condition) == ((Unmount(mount_of()),), Condition.PREPARING)
+    later = replace(observed, mounts=(), mounted_at=None)
+    assert Link("rawdb") in make_plan(later, RAW).steps
+
+
+def test_raw_volume_of_the_csi_driver_stays_its_own() -> None:
+    """No rule about who may build on a raw volume gives away Kubernetes'."""
+    csi = Exclusion(Reason.MANAGED_BY_CSI, "It is used by the EBS CSI driver.")
+    (refusal,) = make_plan(look(None, exclusion=csi), RAW).steps
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason is Reason.MANAGED_BY_CSI

@@ -173,7 +173,8 @@ class CloudService:
             has_standins=self._has_standins,
             is_ec2=self._surroundings().is_ec2,
         )
-        return IDENTIFY_AGAIN_S if is_open else math.inf
+        is_any_to_go = self._identity.instance_id is None and self._is_any_to_go()
+        return IDENTIFY_AGAIN_S if is_open or is_any_to_go else math.inf
 
     async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""

@@ -188,6 +188,35 @@ def test_life_of_a_claim(
     assert len(aws.cloud.volumes) == 2
 
 
+def test_data_follows_to_a_node_of_another_name(
+    short_path: Path, aws: AwsServer, files: FileVolumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where names end with their instances, the next node takes over what one that is gone has left."""
+    nodes = [
+        ClusterNode(short_path / name, aws, files, f"i-{number:017x}", f"hyperpod-i-{number:017x}")
+        for number, name in enumerate(("first", "second"), 1)
+    ]
+    try:
+        first, second = nodes
+        first.write_policy(first.claim("ckpt", "1GiB"))
+        first.start(monkeypatch)
+        volume = first.wait_ready("ckpt")["volume_id"]
+        (first.scratch.data / "ckpt" / "weights").write_bytes(b"learnt")
+        first.agent.kill()
+        first.scratch.clean()
+        aws.cloud.remove_node(first.instance_id, keeps_attachments=True)
+        second.write_policy(second.claim("ckpt", "1GiB"))
+        second.start(monkeypatch)
+        assert second.wait_ready("ckpt")["volume_id"] == volume
+        assert (second.scratch.data / "ckpt" / "weights").read_bytes() == b"learnt"
+        assert second.agent.read_events("volume.formatted") == []
+        assert aws.cloud.made == [volume]
+        assert json.loads(second.order("orphans", "--json")) == {"done": True, "orphans": []}
+    finally:
+        for node in nodes:
+            node.end()
+
+
 def test_detach_and_attach_by_hand(
     first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,7 @@ def describe_failure(call: type[Call[Any]], error: Exception) -> Failure:
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
     """Return one line of JSON, times as ISO 8601; ValueError or TypeError where it cannot be one."""
-    line = json.dumps(reply, default=_encode).encode() + b"\n"
+    line = json.dumps(reply, default=_encode, separators=(",", ":")).encode() + b"\n"
     if len(line) > LINE_LIMIT_BYTES:
         raise ValueError(f"the answer has {len(line)} bytes of JSON, and {LINE_LIMIT_BYTES} are the most")
     return line

@@ -99,6 +99,15 @@ async def test_an_answer_that_is_none_fails_its_call(make_client: MakeClient, pr
         assert client.started == 1
 
 
+async def test_a_large_answer_is_read_whole(make_client: MakeClient) -> None:
+    """As many volumes as an account has are one answer, read beside the event loop."""
+    program = describe().replace("[volume]", "[dict(volume, VolumeId=f'vol-{n:017x}') for n in range(5000)]")
+    async with make_client(program) as client:
+        volumes = await client.make(DescribeVolumes())
+    assert len(volumes) == 5000
+    assert volumes[-1].volume_id == f"vol-{4999:017x}"
+
+
 @pytest.mark.parametrize(
     ("reply", "why"),
     [

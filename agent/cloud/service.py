@@ -11,19 +11,21 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from agent.cloud.findings import Findings, Hands, choose_entries, make_facts, needs_cloud
+from agent.cloud.findings import Findings, Hands, choose_entries, make_facts, make_verdict, needs_cloud
+from agent.cloud.identity import CloudIdentity, require_identity
 from agent.cloud.sources import Surroundings, identify_node, look_around
-from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import NodeFacts
 from agent.policy import Policy
+from agent.steps import Refuse, Wait
 
 if TYPE_CHECKING:
+    from agent.cloud.call import Call
     from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
     from agent.cloud.doing import Record
@@ -37,9 +39,12 @@ ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
 
 IDENTIFY_AGAIN_S = 5.0
-"""How soon to ask again which node this is, where no source of it answered."""
+"""How soon to ask again which node this is, where the sources of it did not tell; then ever later."""
+LONGEST_IDENTIFY_S = 60.0
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> WorkerSettings:
@@ -83,6 +88,26 @@ def may_be_wanted(policy: Policy, facts: NodeFacts, *, has_standins: bool, is_ec
     return is_open and any(needs_cloud(entry) or entry.volume_id for entry in policy.volumes)
 
 
+def is_open(policy: Policy, identity: CloudIdentity, *, has_standins: bool, is_ec2: bool) -> bool:
+    """Return whether AWS may turn out to be wanted here, once all that entries need of this node is known."""
+    if policy.agent.cloud.enabled is not None or has_standins or identity.is_complete:
+        return False
+    is_of_aws = is_ec2 or identity.is_hyperpod or identity.instance_id is not None
+    return is_of_aws and any(needs_cloud(entry) or entry.volume_id for entry in policy.volumes)
+
+
+def explain_open(policy: Policy, identity: CloudIdentity) -> dict[str, Wait | Refuse]:
+    """Say of every entry that needs AWS what is not known of this node."""
+    of_hyperpod = ("cluster_arn", "instance_group") if identity.is_hyperpod else ()
+    missing = [name for name in ("instance_id", "region", *of_hyperpod) if getattr(identity, name) is None]
+    try:
+        require_identity(identity, *missing)
+    except AgentError as error:
+        verdict = make_verdict(error)
+        return {entry.name: verdict for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
+    return {}
+
+
 class CloudService:
     """Runs and stops the cloud loop as the policy in force asks for it."""
 
@@ -109,8 +134,11 @@ class CloudService:
         self._record = record
         self._makings: Makings | None = None
         self._loop: CloudLoop | None = None
-        self._client: CloudClient | None = None
+        self._clients: dict[str | None, CloudClient] = {}
+        """By the region they ask in: a worker's own is fixed when it starts."""
         self._identity = CloudIdentity()
+        self._told: Findings | None = None
+        """What was last told while it is not known whether AWS is wanted."""
         self._news = anyio.Event()
 
     async def prepare_orders(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
@@ -123,15 +151,22 @@ class CloudService:
             )
         from agent.cloud.following import Follower
 
-        client = self._client or self._make_client(await identify_node(self._surroundings()))
-        self._identity = await identify_node(self._surroundings(), client.make)
-        return Follower(client.make, self._hands, tell), self._view
+        self._identity = await identify_node(self._surroundings())
+        self._identity = await identify_node(self._surroundings(), self.make)
+        return Follower(self.make, self._hands, tell), self._view
 
-    def _make_client(self, identity: CloudIdentity) -> CloudClient:
+    async def make(self, call: Call[T]) -> T:
+        """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""
+        return await self._find_client().make(call)
+
+    def _find_client(self) -> CloudClient:
+        """Return a client of this node's region; one of another region ends its worker once that is idle."""
         from agent.cloud.client import CloudClient
 
-        self._client = CloudClient(choose_worker_settings(identity), self._count)
-        return self._client
+        settings = choose_worker_settings(self._identity)
+        if settings.region not in self._clients:
+            self._clients[settings.region] = CloudClient(settings, self._count)
+        return self._clients[settings.region]
 
     def _view(self) -> NodeView:
         from agent.cloud.decisions import NodeView, choose_attach_api
@@ -154,27 +189,35 @@ class CloudService:
         ``identity``: what is known of the node already. It is asked for again once the policy has changed.
         """
         try:
+            vainly = 0
             while True:
                 self._news = anyio.Event()
-                if not await self._run_while_wanted(identity):
-                    with anyio.move_on_after(self._choose_patience_s()):
+                vainly = 0 if await self._run_while_wanted(identity) else vainly + 1
+                if vainly:
+                    with anyio.move_on_after(self._choose_patience_s(vainly)):
                         await self._news.wait()
+                        vainly = 0
                 identity = None
         finally:
-            if self._client is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._client.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await self.end()
 
-    def _choose_patience_s(self) -> float:
+    async def end(self) -> None:
+        """End the workers; a call made later starts another one."""
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.__aexit__(None, None, None)
+
+    def _choose_patience_s(self, vainly: int) -> float:
         """Return how long there is nothing to do: without news nothing changes but who this node is."""
-        is_open = may_be_wanted(
-            self._policy(),
-            make_facts(self._identity),
-            has_standins=self._has_standins,
-            is_ec2=self._surroundings().is_ec2,
-        )
         is_any_to_go = self._identity.instance_id is None and self._is_any_to_go()
-        return IDENTIFY_AGAIN_S if is_open or is_any_to_go else math.inf
+        if not is_any_to_go and not self._is_open(self._identity):
+            return math.inf
+        return min(IDENTIFY_AGAIN_S * 2.0 ** min(vainly - 1, 10), LONGEST_IDENTIFY_S)
+
+    def _is_open(self, identity: CloudIdentity) -> bool:
+        is_ec2 = self._surroundings().is_ec2
+        return is_open(self._policy(), identity, has_standins=self._has_standins, is_ec2=is_ec2)
 
     async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
@@ -185,14 +228,26 @@ class CloudService:
         identity = self._identity = identity or await identify_node(self._surroundings())
         if was_unknown and identity.instance_id is not None:
             self._publish(Findings(make_facts(identity)))
+        if not self._is_wanted(identity) and self._is_open(identity):
+            # The cluster's list may not have this node yet; the API may tell its group all the same.
+            identity = self._identity = await identify_node(self._surroundings(), self.make)
         if not self._is_wanted(identity):
+            self._tell_open(identity)
             return False
-        client = self._client or self._make_client(identity)
+        self._told = None
         log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
-        await self._run_loop(client, identity)
+        await self._run_loop(identity)
         log.info("cloud.stopped")
         self._publish(Findings())
         return True
+
+    def _tell_open(self, identity: CloudIdentity) -> None:
+        """Say what entries wait for while it is not known who this node is, and take it back when it is."""
+        verdicts = explain_open(self._policy(), identity) if self._is_open(identity) else {}
+        told = Findings(make_facts(identity), verdicts=verdicts)
+        if told != self._told and (verdicts or self._told is not None):
+            self._publish(told)
+        self._told = told if verdicts else None
 
     def _is_wanted(self, identity: CloudIdentity) -> bool:
         return is_wanted(
@@ -213,15 +268,19 @@ class CloudService:
             self._makings = Makings(None if self._claims_file is None else FileStore(self._claims_file))
         return self._makings
 
-    async def _run_loop(self, client: CloudClient, identity: CloudIdentity) -> None:
+    async def _run_loop(self, identity: CloudIdentity) -> None:
         from agent.cloud.doing import log_event
         from agent.cloud.loop import CloudLoop
 
         async def identify() -> CloudIdentity:
-            return await identify_node(self._surroundings(), client.make)
+            self._identity = await identify_node(self._surroundings())
+            if not self._identity.is_complete or self._identity.zone is None:
+                # Where it is told before: that is where the API is asked who it is.
+                self._identity = await identify_node(self._surroundings(), self.make)
+            return self._identity
 
         self._loop = CloudLoop(
-            client.make,
+            self.make,
             identify,
             self._policy,
             self._hands,

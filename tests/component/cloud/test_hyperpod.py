@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.cloud.calls import ListClusterNodes
+from agent.cloud.errors import CloudError
+from agent.cloud.service import ENDPOINT_VARIABLE, CloudService
+from agent.cloud.sources import Surroundings
 from agent.cloud.whoami import Orchestrator
 from agent.model import Reason
 from tests.aws.cloud import CLUSTER_ARN
-from tests.aws.world import World
+from tests.aws.world import CREDENTIALS, EmulatedHands, World
 
 CLAIM = """
 classes: {plain: {type: gp3}}
@@ -70,6 +74,35 @@ async def test_what_never_works_is_refused(world: World, tmp_path: Path, *, is_r
         verdict = (await node.look()).verdicts["db"]
         assert verdict.reason is Reason.ATTACH_UNSUPPORTED
     assert world.aws.calls["AttachClusterNodeVolume"] == 1
+
+
+async def test_client_is_made_anew_when_the_region_is_known(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks AWS before the region is known does not keep asking nowhere once it is."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(ENDPOINT_VARIABLE, world.aws.endpoint)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "config.json"
+    surroundings = Surroundings(path, None, host_name=f"hyperpod-{world.add_node(1).identity.instance_id}")
+    hands = EmulatedHands(world.devices, "i-none")
+    service = CloudService(
+        lambda: world.policy, hands, lambda _: None, lambda _operation, _outcome: None,
+        surroundings=lambda: surroundings,
+    )  # fmt: skip
+
+    async def tell(_text: str) -> None: ...
+
+    follower, _view = await service.prepare_orders(tell)
+    with pytest.raises(CloudError, match="in which region") as raised:
+        await follower.make(ListClusterNodes(CLUSTER_ARN))
+    assert raised.value.reason is Reason.WAITING_FOR_CLOUD
+    path.write_text(json.dumps({"ClusterConfig": {"ClusterArn": CLUSTER_ARN}}))
+    await service.prepare_orders(tell)
+    assert len(await follower.make(ListClusterNodes(CLUSTER_ARN))) == 1
+    await service.end()
 
 
 async def test_large_cluster_is_listed_whole(world: World) -> None:

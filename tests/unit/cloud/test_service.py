@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from agent.cloud.service import may_be_wanted
-from agent.model import NodeFacts
+import anyio
+import pytest
+from typing_extensions import override
+
+from agent.cloud.call import Call
+from agent.cloud.errors import CloudError
+from agent.cloud.findings import Findings
+from agent.cloud.identity import CloudIdentity
+from agent.cloud.service import CloudService, explain_open, is_open, may_be_wanted
+from agent.cloud.sources import Surroundings
+from agent.cloud.values import ClusterNode
+from agent.model import NodeFacts, Reason, VolumeId
+from agent.policy import Policy
 from tests.unit.policy.samples import VOL_A, make_policy
+from tests.waiting import until
 
 NAMED = f"{{name: a, match: {{volume_id: {VOL_A}}}, block: {{}}}}"
 GROUPED = f"{{name: a, match: {{volume_id: {VOL_A}, instance_group: gpu}}, block: {{}}}}"
@@ -45,3 +62,101 @@ def test_volumes_wait_where_aws_is_asked_or_will_be(
     """A node that does not know yet that it is one of AWS's must not format what it would ask about."""
     policy = make_policy(f"agent: {{cloud: {{enabled: {enabled}}}}}\nvolumes: [{entry}]\n")
     assert may_be_wanted(policy, facts, has_standins=has_standins, is_ec2=is_ec2) is expected
+
+
+ID = "i-0123456789abcdef0"
+ARN = "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz"
+OF_CLUSTER = CloudIdentity(cluster_arn=ARN, instance_id=ID, region="us-west-2")
+ORDINARY = CloudIdentity(instance_id=ID, region="us-west-2")
+
+
+@pytest.mark.parametrize(
+    ("entry", "identity", "is_ec2", "missing"),
+    [
+        (NAMED, CloudIdentity(), True, "instance id and region"),
+        (NAMED, CloudIdentity(), False, None),
+        (NAMED, CloudIdentity(instance_id=ID, hyperpod_sign="its name"), False, "region and cluster arn"),
+        (GROUPED, OF_CLUSTER, True, "instance group"),
+        (GROUPED, ORDINARY, True, None),
+        (GROUPED, replace(OF_CLUSTER, instance_group="cpu"), True, None),
+        (BROAD, CloudIdentity(), True, None),
+    ],
+    ids=[
+        "nothing is known",
+        "a machine that is not of AWS",
+        "by its name alone",
+        "all but the group",
+        "an ordinary instance has none",
+        "all is known",
+        "nothing to ask",
+    ],
+)
+def test_it_is_told_what_is_not_known(
+    entry: str, identity: CloudIdentity, missing: str | None, *, is_ec2: bool
+) -> None:
+    """While anything is missing that entries need of this node, it is asked for again, and each says so."""
+    policy = make_policy(f"volumes: [{entry}]\n")
+    assert is_open(policy, identity, has_standins=False, is_ec2=is_ec2) is (missing is not None)
+    if missing is not None:
+        verdict = explain_open(policy, identity)["a"]
+        assert verdict.reason is Reason.WAITING_FOR_CLOUD
+        assert missing in verdict.message
+
+
+class NoHands:
+    """A node without devices."""
+
+    def __init__(self) -> None:
+        self.released: set[VolumeId] = set()
+
+    def list_devices(self) -> Mapping[VolumeId, str | None]:
+        return {}
+
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        raise NotImplementedError
+
+    def freeze(self, volume_id: VolumeId) -> AbstractAsyncContextManager[bool]:
+        del volume_id
+        return nullcontext(False)
+
+
+class ServiceUnderTest(CloudService):
+    """The service with an API of its own, which tells the node's group when the test says so."""
+
+    def __init__(self, policy: Policy, surroundings: Surroundings) -> None:
+        self.published: list[Findings] = []
+        self.group: str | None = None
+        self.asked: list[str] = []
+        super().__init__(
+            lambda: policy,
+            NoHands(),
+            self.published.append,
+            lambda _operation, _outcome: None,
+            surroundings=lambda: surroundings,
+        )
+
+    @override
+    async def make(self, call: Call[Any]) -> Any:
+        self.asked.append(call.operation)
+        if call.operation == "DescribeClusterNode" and self.group is not None:
+            return ClusterNode(ID, self.group, "Running", "us-west-2a")
+        raise CloudError("AWS did not answer.", reason=Reason.CLOUD_ERROR)
+
+
+async def test_identity_is_asked_for_until_it_is_known(tmp_path: Path) -> None:
+    """A node whose group nobody tells says so, and is asked again, at once where there is news."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"ClusterConfig": {"ClusterArn": ARN}, "InstanceGroups": [{"Name": "gpu"}]}))
+    surroundings = Surroundings(path, None, host_name=f"hyperpod-{ID}", is_ec2=True)
+    service = ServiceUnderTest(make_policy(f"volumes: [{GROUPED}]\n"), surroundings)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.run)
+            await until(lambda: bool(service.published and service.published[-1].verdicts) or None)
+            verdict = service.published[-1].verdicts["a"]
+            assert verdict.reason is Reason.WAITING_FOR_CLOUD
+            assert "instance group is not known" in verdict.message
+            service.group = "gpu"
+            service.wake()
+            await until(lambda: "DescribeVolumes" in service.asked or None)
+            tasks.cancel_scope.cancel()

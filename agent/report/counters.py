@@ -79,12 +79,12 @@ class Counters:
         )
 
     def count_reconcile(self, outcome: str, duration_s: float) -> None:
-        """Count one look. ``outcome``: the condition in lower case, or ``error``."""
+        """Count one look. ``outcome``: ``done``, or in a word why not; ``docs/metrics.md`` lists them."""
         self._reconciles.labels(outcome).inc()
         self._reconcile_seconds.observe(duration_s)
 
     def count_step(self, kind: str, outcome: str) -> None:
-        """Count one executed step. ``kind`` is the step's; ``outcome`` is ``done`` or ``failed``."""
+        """Count one step of a ``kind``. ``outcome``: ``done``, ``failed`` or ``interrupted``."""
         self._steps.labels(kind, outcome).inc()
 
     def count_attach(self, duration_s: float) -> None:

@@ -15,16 +15,39 @@ from agent.node.descriptors import PROC, list_processes
 from agent.node.mountinfo import find_node_number, parse_mountinfo
 from agent.text import make_printable
 
+PRIVATE_WARNING = "What is mounted here is seen by nobody outside of this mount namespace."
+PRIVATE_HINT = (
+    "Run the agent in the node's own: without unshare, a container, or a setting of its unit that gives it"
+    " one (PrivateMounts=, PrivateTmp=, ProtectSystem= and their like)."
+)
+
 
 def is_private(proc: Path = PROC) -> bool | None:
-    """Tell whether this process has another mount namespace than the node's first; None where nothing says.
+    """Tell whether mounts made here are seen by nobody else on the node; None where that is not told.
 
-    What is mounted in one of its own is seen by nobody else, unless it is shared with theirs.
+    So they are in a mount namespace of its own, unless its root is a peer of the node's and shares what is
+    mounted (mount_namespaces(7)).
     """
+    own, first = (_read_namespace(proc / process) for process in ("self", "1"))
+    if own is None or first is None:
+        return None
+    if own == first:
+        return False
+    group = _read_root_group(proc / "self")
+    return group is None or group != _read_root_group(proc / "1")
+
+
+def _read_root_group(process: Path) -> bytes | None:
+    """Return the peer group that a process's root mount belongs to, ``shared:1``; None for one in none."""
     try:
-        return os.readlink(proc / "self/ns/mnt") != os.readlink(proc / "1/ns/mnt")  # noqa: PTH115 (no paths)
+        lines = (process / "mountinfo").read_bytes().split(b"\n")
     except OSError:
         return None
+    for line in lines:
+        words = line.partition(b" - ")[0].split(b" ")
+        if words[4:5] == [b"/"]:
+            return next((word for word in words[6:] if word.startswith(b"shared:")), None)
+    return None
 
 
 def find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path = PROC) -> str | None:

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from agent.errors import AgentError, NotAnsweringError, RefusedError, VanishedError
+from agent.log import get_logger
 from agent.model import (
     Foreign,
     Ids,
@@ -41,6 +42,7 @@ from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource, check_directory
 from agent.node.mountinfo import find_node_number
+from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 from agent.node.records import Records, read_boot_id
 from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
@@ -58,6 +60,8 @@ else:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+log = get_logger(__name__)
 
 ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
@@ -269,6 +273,8 @@ async def open_node(
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
         source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)
+        if is_private():
+            log.warning("mounts.private", why=PRIVATE_WARNING, hint=PRIVATE_HINT)
         node = Node(paths, source, workers)
         await node.list_notes()
         yield node

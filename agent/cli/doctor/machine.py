@@ -14,6 +14,7 @@ from agent.cli.doctor.findings import Finding, Verdict
 from agent.errors import AgentError
 from agent.model import FsType
 from agent.node import command
+from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 
 KERNEL_NEEDED = (5, 12)
 """mount_setattr(2); the new mount API itself is of 5.2."""
@@ -200,3 +201,13 @@ def examine_io_timeout(host: Host) -> Finding:
         return Finding("NVMe timeout", Verdict.OK, f"{text} s")
     mend = f"Add nvme_core.io_timeout={MAX_IO_TIMEOUT_S} to the kernel's command line and reboot."
     return Finding("NVMe timeout", Verdict.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
+
+
+def examine_namespace(host: Host) -> Finding:
+    """Tell whether what is mounted from here is seen by the rest of the node."""
+    is_alone = is_private(host.root / "proc")
+    if is_alone is None:
+        return Finding("mount namespace", Verdict.OK, "not told here")
+    if is_alone:
+        return Finding("mount namespace", Verdict.WARNING, PRIVATE_WARNING, PRIVATE_HINT)
+    return Finding("mount namespace", Verdict.OK, "the node's own")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.model import DeviceNumber
+from agent.node.namespaces import find_mount_elsewhere, is_private
+
+ROOT = "22 1 8:1 / / rw,relatime {}- ext4 /dev/sda1 rw\n"
+DATA = "36 22 259:4 / /da\\040ta\\012 rw - xfs /dev/nvme1n1 rw\n"
+
+
+def add_process(proc: Path, name: str, namespace: str | None, mountinfo: str = "") -> None:
+    directory = proc / name
+    (directory / "ns").mkdir(parents=True)
+    if namespace is not None:
+        (directory / "ns/mnt").symlink_to(f"mnt:[{namespace}]")
+    (directory / "mountinfo").write_text(mountinfo)
+
+
+SHARED = ROOT.format("shared:1 ")
+NAMESPACES = {
+    "the node's": ("1", "1", SHARED, SHARED, False),
+    "its own": ("2", "1", ROOT.format(""), SHARED, True),
+    "its own, which hears of the node's mounts": ("2", "1", ROOT.format("master:1 "), SHARED, True),
+    "its own, shared with others": ("2", "1", ROOT.format("shared:9 "), SHARED, True),
+    "a peer of the node's": ("2", "1", SHARED, SHARED, False),
+    "not told": ("2", None, ROOT.format(""), "", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "first", "own_mounts", "first_mounts", "is_alone"), NAMESPACES.values(), ids=NAMESPACES.keys()
+)
+def test_namespace_of_its_own_is_noticed(
+    tmp_path: Path,
+    own: str,
+    first: str | None,
+    own_mounts: str,
+    first_mounts: str,
+    *,
+    is_alone: bool | None,
+) -> None:
+    """Mounts are seen outside where the namespace is the node's, or its root is a peer of the node's root."""
+    add_process(tmp_path, "self", own, own_mounts)
+    add_process(tmp_path, "1", first, first_mounts)
+    assert is_private(tmp_path) is is_alone
+
+
+def test_mount_of_a_container_is_found(tmp_path: Path) -> None:
+    """In whatever namespace, by the device's number, and named so that it can be printed."""
+    add_process(tmp_path, "self", "1", DATA)
+    add_process(tmp_path, "1", "1", DATA)
+    add_process(tmp_path, "40", None, DATA)
+    numbers = frozenset({DeviceNumber(259, 4)})
+    assert find_mount_elsewhere(numbers, tmp_path) is None
+    add_process(tmp_path, "41", "2", SHARED + DATA)
+    found = find_mount_elsewhere(numbers, tmp_path)
+    assert found == "at /da ta? in the mount namespace of process 41"
+    assert find_mount_elsewhere(frozenset({DeviceNumber(259, 5)}), tmp_path) is None

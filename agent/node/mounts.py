@@ -131,7 +131,7 @@ def _mount_by_old_call(request: MountRequest, directory_fd: int) -> Iterator[int
         try:
             flags = mountapi.old_flags(attributes)
             mountapi.mount_by_old_call(
-                request.source, target, request.type.value, flags, ",".join(parameters)
+                request.source, target, request.type.value, flags, ",".join(map(_quote, parameters))
             )
         except OSError as error:
             said = kernel_log.read_about(request.source)
@@ -146,6 +146,12 @@ def _mount_by_old_call(request: MountRequest, directory_fd: int) -> Iterator[int
             detach(mount_fd)
             raise
         yield mount_fd
+
+
+def _quote(parameter: str) -> str:
+    """Return a parameter as the one string of mount(2) has it, where a comma ends a value without quotes."""
+    key, _, value = parameter.partition("=")
+    return f'{key}="{value}"' if "," in value else parameter
 
 
 def _check_free(directory_fd: int, path: str) -> None:

@@ -158,7 +158,7 @@ def _make_mount(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> 
     facts = PathFacts(volume.volume_id, entry.name, around.node, volume.origin)
     return WantedMount(
         path=expand_path(mount.path, facts, around.allowed_roots),
-        options=normalise_options(mount.options),
+        options=normalise_options(mount.options, None if entry.filesystem is None else entry.filesystem.type),
         owner=mount.owner,
         group=mount.group,
         mode=mount.mode,

@@ -23,11 +23,31 @@ EXT4, XFS, BTRFS = FsType.EXT4, FsType.XFS, FsType.BTRFS
         (["rw", "exec", "async", "defaults"], ("nodev", "nosuid")),
         (["nofail", "_netdev", "auto", "x-systemd.automount", "comment=x"], ("nodev", "nosuid")),
         (["commit=5", "discard"], ("commit=5", "discard", "nodev", "nosuid")),
+        (["silent", "loud", "nouser", "noowner", "nogroup"], ("nodev", "nosuid")),
+        (['context="u:r:t:s0:c1,c2"'], ("context=u:r:t:s0:c1,c2", "nodev", "nosuid")),
     ],
 )
 def test_options_are_made_ready_for_the_kernel(options: list[str], normal: tuple[str, ...]) -> None:
     """Ready means: nosuid and nodev unless refused, no words of fstab's, nothing that is so anyway."""
     assert normalise_options([parse_option(option) for option in options]) == normal
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "errors"),
+    [
+        ([], EXT4, ["errors=remount-ro"]),
+        (["errors=continue"], EXT4, ["errors=continue"]),
+        (["ro"], EXT4, ["errors=remount-ro"]),
+        ([], XFS, []),
+        ([], BTRFS, []),
+    ],
+)
+def test_no_volume_says_what_its_errors_do_to_the_node(
+    options: list[str], kind: FsType, errors: list[str]
+) -> None:
+    """What whoever made an ext4 wrote on it for the case of an error is overridden."""
+    normal = normalise_options([parse_option(option) for option in options], kind)
+    assert [option for option in normal if option.startswith("errors=")] == errors
 
 
 @pytest.mark.parametrize(
@@ -53,6 +73,22 @@ def test_options_are_made_ready_for_the_kernel(options: list[str], normal: tuple
         "sb=32768",
         "nobarrier",
         "barrier=0",
+        "barrier=00",
+        "barrier=0x0",
+        "barrier=+0",
+        "barrier=off",
+        "Barrier=0",
+        "NOBARRIER",
+        "abort",
+        "errors=panic",
+        "fatal_errors=panic",
+        "iversion",
+        "ro=recursive",
+        "nosuid=0",
+        "nofail=1",
+        "uhelper=udisks2",
+        "verity.hashdevice=/dev/sdb",
+        'commit="5,6"',
         "X-mount.mkdir",
         "",
         "a b",

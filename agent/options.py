@@ -27,6 +27,8 @@ _OPPOSITES = {
     "atime": "noatime",
     "diratime": "nodiratime",
     "symfollow": "nosymfollow",
+    "norelatime": "relatime",
+    "nostrictatime": "strictatime",
 }
 """Words that say an attribute is not wanted."""
 
@@ -68,3 +70,11 @@ def differs_by_remount(mount: Mount, wanted: Iterable[str], applied: Iterable[st
     if attributes != mounted:
         return True
     return applied is not None and set(split_options(applied)[1]) != set(parameters)
+
+
+def needs_check_first(mount: Mount, wanted: Iterable[str]) -> bool:
+    """Tell whether a filesystem that is only read so far is to be written to.
+
+    What is only read is mounted unchecked, and a kernel that writes by damaged structures spreads the damage.
+    """
+    return "ro" in mount.super_options and "ro" not in split_options(wanted)[0]

@@ -46,6 +46,8 @@ class Filesystem:
     """The superblock itself records errors (ext4's error flag)."""
     is_pristine: bool | None = None
     """The superblock proves that it was never mounted since mkfs began; None where it cannot tell."""
+    is_panicking: bool = False
+    """Its superblock has the kernel panic at an error of it, where the mount does not say otherwise."""
 
 
 @dataclass(frozen=True)

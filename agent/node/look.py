@@ -40,7 +40,7 @@ from agent.node.own_mounts import (
     list_own_mounts,
 )
 from agent.node.signature import recognize
-from agent.node.superblocks import LAYOUTS
+from agent.node.superblocks import LAYOUTS, SpreadError
 from agent.node.surroundings import gather_surroundings
 from agent.node.wire import Fd
 
@@ -169,7 +169,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
     )
 
 
-def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | None:
+def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign | None:
     kind = _FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
@@ -185,16 +185,24 @@ def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | None:
         os.close(part_fd)
 
 
-def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> Filesystem:
+def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> Filesystem | Foreign:
     layout = LAYOUTS[kind]
     size_bytes = mounted.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
     try:
         superblock = layout.parse(os.pread(fd, layout.length_bytes, layout.offset_bytes))
+    except SpreadError as error:
+        return Foreign(str(error), offset_bytes=layout.offset_bytes)
     except ValueError:
         # It is mounted and changing while it is read; what it says of itself comes by the next look.
         return Filesystem(kind, "", size_bytes=size_bytes, partition=partition)
     return Filesystem(
-        kind, superblock.uuid, superblock.label, size_bytes, partition, has_errors=superblock.has_errors
+        kind,
+        superblock.uuid,
+        superblock.label,
+        size_bytes,
+        partition,
+        has_errors=superblock.has_errors,
+        is_panicking=superblock.is_panicking,
     )
 
 

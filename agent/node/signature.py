@@ -155,4 +155,5 @@ def _read_filesystem(
         partition=partition,
         has_errors=superblock.has_errors,
         is_pristine=superblock.is_pristine,
+        is_panicking=superblock.is_panicking,
     )

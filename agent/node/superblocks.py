@@ -2,7 +2,7 @@
 
 Layouts: Linux's ``fs/ext4/ext4.h``, ``fs/xfs/libxfs/xfs_format.h``, ``include/uapi/linux/btrfs_tree.h``. A
 superblock that contradicts its own checksum, or belongs to a filesystem spread over several devices, is none
-the agent can use: ValueError says why.
+the agent can use: ValueError says why, the latter as SpreadError.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from agent.model import FsType
 
 _EXT_MAGIC = 0xEF53
 _EXT_MAX_LOG_BLOCK_SIZE = 6
+_EXT_ERRORS_PANIC = 3
 _XFS_VERSION_WITH_CRC = 5
 _XFS_SECTOR_SIZES = frozenset({512, 1024, 2048, 4096, 8192, 16384, 32768})
+
+
+class SpreadError(ValueError):
+    """Part of the filesystem is on another device, which whoever checks or mounts it writes to as well."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Superblock:
     has_errors: bool
     is_pristine: bool | None = None
     """Never mounted since mkfs began; None where the superblock cannot tell."""
+    is_panicking: bool = False
+    """The kernel is to panic at an error of this filesystem, where the mount does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,11 @@ def parse_ext4(raw: bytes) -> Superblock:
     if log_block_size > _EXT_MAX_LOG_BLOCK_SIZE:
         raise ValueError("an ext4 superblock with an impossible block size")
     if incompat & 0x8:
-        raise ValueError("the journal of another ext4 filesystem")
+        raise SpreadError("the journal of another ext4 filesystem")
     if ro_compat & 0x400 and crc32c(raw[:0x3FC], finish=False) != _u32(raw, 0x3FC):
         raise ValueError("an ext4 filesystem whose superblock is damaged (checksum)")
+    if _has_external_journal(raw):
+        raise SpreadError("an ext4 filesystem whose journal is on another device")
     blocks = _u32(raw, 0x4) | (_u32(raw, 0x150) << 32 if incompat & 0x80 else 0)
     return Superblock(
         uuid=str(uuid.UUID(bytes=raw[0x68:0x78])),
@@ -63,7 +72,18 @@ def parse_ext4(raw: bytes) -> Superblock:
         # Mount count, time of the last mount, and a journal to replay: each mount for writing leaves one of
         # them.
         is_pristine=_u16(raw, 0x34) == 0 and _u32(raw, 0x2C) == 0 and not incompat & 0x4,
+        is_panicking=_u16(raw, 0x3C) == _EXT_ERRORS_PANIC,
     )
+
+
+def _has_external_journal(raw: bytes) -> bool:
+    """Tell whether an ext4 superblock names a journal elsewhere, by number or by UUID.
+
+    The kernel heeds the number, e2fsck looks for the UUID on every device, and heeds both also where the
+    feature is not set (e2fsprogs, ``e2fsck/journal.c``, e2fsck_check_ext3_journal).
+    """
+    has_journal, inode = _u32(raw, 0x5C) & 0x4, _u32(raw, 0xE0)
+    return bool(_u32(raw, 0xE4) or any(raw[0xD0:0xE0]) or (has_journal and inode == 0))
 
 
 def parse_xfs(raw: bytes) -> Superblock:
@@ -81,9 +101,9 @@ def parse_xfs(raw: bytes) -> Superblock:
         if crc32c(content) != struct.unpack_from("<I", raw, 224)[0]:
             raise ValueError("an XFS filesystem whose superblock is damaged (checksum)")
     if log_start == 0:
-        raise ValueError("an XFS filesystem whose log is on another device")
+        raise SpreadError("an XFS filesystem whose log is on another device")
     if realtime_blocks:
-        raise ValueError("an XFS filesystem with a realtime device")
+        raise SpreadError("an XFS filesystem with a realtime device")
     needs_repair = has_crc and struct.unpack_from(">I", raw, 216)[0] & 0x10
     return Superblock(
         uuid=str(uuid.UUID(bytes=raw[32:48])),
@@ -109,9 +129,9 @@ def parse_btrfs(raw: bytes) -> Superblock:
         if raw[: len(expected)] != expected:
             raise ValueError("a btrfs filesystem whose superblock is damaged (checksum)")
     if devices != 1:
-        raise ValueError(f"one of the {devices} devices of a btrfs filesystem")
+        raise SpreadError(f"one of the {devices} devices of a btrfs filesystem")
     if flags & (1 << 32 | 1 << 33 | 1 << 34):
-        raise ValueError("a btrfs seed device or metadata image")
+        raise SpreadError("a btrfs seed device or metadata image")
     return Superblock(
         uuid=str(uuid.UUID(bytes=raw[32:48])),
         label=_read_label(raw[299 : 299 + 256]),

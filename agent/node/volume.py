@@ -32,6 +32,7 @@ from agent.node.look import Look, LookRequest
 from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
+from agent.options import needs_check_first
 from agent.shortage import explain_shortage, is_shortage
 from agent.steps import Action
 
@@ -307,7 +308,11 @@ def _find_mount_to_leave(look: Look, wanted: Wanted | None) -> Mount | None:
     """Return the agent's mount that is to be taken away, if nobody uses it."""
     if wanted is None or not look.mounts:
         return None
-    return look.cut_off if _find_here(look, wanted) is not None else look.mounts[0]
+    here = _find_here(look, wanted)
+    if here is None:
+        return look.mounts[0]
+    is_unchecked = wanted.mount is not None and needs_check_first(here, wanted.mount.options)
+    return here if is_unchecked else look.cut_off
 
 
 def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from agent.model import Filesystem, FormatStage, Reason
-from agent.options import differs_by_remount
+from agent.model import Filesystem, Foreign, FormatStage, Reason
+from agent.options import differs_by_remount, needs_check_first
 from agent.steps import (
+    Check,
     Degrade,
     GrowFilesystem,
     GrowPartition,
@@ -54,6 +56,16 @@ def plan_upkeep(
                 hint="See the kernel log; save the data, then unmount and repair it.",
             ),
         )
+    if isinstance(observed.content, Foreign):
+        return (
+            Degrade(
+                Reason.FILESYSTEM_MISMATCH,
+                f"{mount.path} holds {observed.content.what}; the agent leaves it as it is.",
+                hint="Keep the volume out of the policy, or copy its data to one that needs no other device.",
+            ),
+        )
+    if needs_check_first(mount, place.options):
+        return _plan_check_first(observed, device, mount)
     steps: list[Step] = []
     record = observed.format_record
     if record is not None and record.stage is FormatStage.INTENDED:
@@ -66,8 +78,53 @@ def plan_upkeep(
         steps += _plan_growth(observed.content, device, mount)
     if not place.is_read_only:
         steps += _plan_root_ownership(observed, place, mount)
-    notes = (*note_owner(observed), *_note_left_behind(observed, mount))
+    notes = (
+        *note_owner(observed),
+        *_note_left_behind(observed, mount),
+        *_note_panic(observed.content, mount, place),
+    )
     return (*steps, *plan_tuning(observed, wanted), *notes)
+
+
+def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple[Step, ...]:
+    """Plan for a filesystem that is to be written to from now on: only what is unmounted can be checked."""
+    why = ""
+    if device.is_read_only:
+        why = f"{device.path} itself is read-only"
+    elif observed.processes:
+        users = name_processes(observed.processes)
+        why = f"a check comes first, for which it is unmounted, and {users} use it"
+    if why:
+        return (
+            Degrade(
+                Reason.READ_ONLY,
+                f"{mount.path} is mounted read-only and is to be writable: {why}.",
+                hint="End what is in the way, or put ro back in the policy.",
+            ),
+        )
+    content = observed.content
+    check = (Check(content.type, content.partition),) if isinstance(content, Filesystem) else ()
+    return (Unmount(mount), *check)
+
+
+def _note_panic(content: Content | None, mount: Mount, wanted: WantedMount) -> tuple[Step, ...]:
+    """Say so where an error of this one filesystem would end the whole node.
+
+    ext4 shows ``errors=`` only where it is another than its superblock says.
+    """
+    shown = {option for option in mount.super_options if option.startswith("errors=")}
+    is_panicking = isinstance(content, Filesystem) and content.is_panicking and not shown
+    if not (is_panicking or "errors=panic" in shown):
+        return ()
+    if any(option.startswith("errors=") for option in wanted.options) and not shown:
+        return ()  # asked for a moment ago, and the same as the superblock's
+    return (
+        Degrade(
+            Reason.PANIC_ON_ERROR,
+            f"An error of the filesystem at {mount.path} makes the kernel panic, which ends the node.",
+            hint=f"mount -o remount,errors=remount-ro {shlex.quote(mount.path)}",
+        ),
+    )
 
 
 def _plan_growth(content: Content | None, device: Device, mount: Mount) -> tuple[Step, ...]:

@@ -352,6 +352,50 @@ def test_emergency_read_only_is_never_remounted() -> None:
     assert (plan.actions, plan.verdict.reason) == ((), Reason.READ_ONLY)
 
 
+def test_read_only_is_checked_before_it_is_written_to() -> None:
+    """What was only read was never checked: it is unmounted for that, once nobody is in the way."""
+    read_only = replace(MOUNTED, mounts=(mount_of(options="ro,nosuid,nodev,relatime", super_options="ro"),))
+    assert make_plan(read_only, WANTED).steps == (Unmount(read_only.mounts[0]), Check(FsType.EXT4))
+    busy = make_plan(replace(read_only, processes=(Process(42, "python"),)), WANTED)
+    assert isinstance(busy.verdict, Degrade)
+    assert (busy.actions, busy.verdict.reason) == ((), Reason.READ_ONLY)
+    assert "python (42)" in busy.verdict.message
+    device = replace(DEVICE, is_read_only=True)
+    assert make_plan(replace(read_only, device=device), WANTED).actions == ()
+
+
+def test_one_mount_of_a_writable_filesystem_is_made_writable_in_place() -> None:
+    """Read-only is that mount alone, and the filesystem was checked before it was mounted writable."""
+    observed = replace(MOUNTED, mounts=(mount_of(options="ro,nosuid,nodev,relatime", super_options="rw"),))
+    assert make_plan(observed, WANTED).steps == (Remount(PATH, NUMBER, OPTIONS),)
+
+
+def test_mounted_filesystem_with_parts_elsewhere_is_left_alone() -> None:
+    """Somebody mounted what needs another device: it is told, and not changed in any way."""
+    observed = replace(MOUNTED, content=Foreign("an ext4 filesystem whose journal is on another device"))
+    wanted = replace(GROW, mount=WantedMount(PATH, (*OPTIONS, "noatime"), mode=0o700))
+    plan = make_plan(observed, wanted)
+    assert isinstance(plan.verdict, Degrade)
+    assert (plan.actions, plan.verdict.reason) == ((), Reason.FILESYSTEM_MISMATCH)
+
+
+@pytest.mark.parametrize(
+    ("in_superblock", "shown", "is_told"),
+    [
+        (True, "rw", True),
+        (True, "rw,errors=remount-ro", False),
+        (False, "rw,errors=panic", True),
+        (False, "rw", False),
+    ],
+)
+def test_filesystem_whose_errors_end_the_node(in_superblock: bool, shown: str, is_told: bool) -> None:  # noqa: FBT001
+    """The kernel shows what is to happen only where it is another than the superblock says."""
+    content = replace(EXT4, is_panicking=in_superblock)
+    plan = make_plan(replace(MOUNTED, content=content, mounts=(mount_of(super_options=shown),)), WANTED)
+    verdict = plan.verdict
+    assert (isinstance(verdict, Degrade) and verdict.reason is Reason.PANIC_ON_ERROR) is is_told
+
+
 def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     """A mount at the policy's old path moves when idle, else the volume is Degraded and names who uses it."""
     elsewhere = replace(MOUNTED, mounts=(mount_of("/data/old"),))

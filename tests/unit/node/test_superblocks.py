@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import FsType
-from agent.node.superblocks import LAYOUTS, Superblock, crc32c, parse_btrfs, parse_ext4, parse_xfs
+from agent.node.superblocks import (
+    LAYOUTS,
+    SpreadError,
+    Superblock,
+    crc32c,
+    parse_btrfs,
+    parse_ext4,
+    parse_xfs,
+)
 
 UUID = uuid.UUID("0a1b2c3d-0a1b-2c3d-4e5f-0a1b2c3d4e5f")
 
@@ -26,8 +34,12 @@ def make_ext4(
     raw[0x68:0x78] = UUID.bytes
     raw[0x78:0x88] = b"ckpt".ljust(16, b"\0")
     struct.pack_into("<I", raw, 0x150, 1)
-    struct.pack_into("<I", raw, 0x3FC, crc32c(bytes(raw[:0x3FC])) ^ 0xFFFFFFFF)
+    seal_ext4(raw)
     return raw
+
+
+def seal_ext4(raw: bytearray) -> None:
+    struct.pack_into("<I", raw, 0x3FC, crc32c(bytes(raw[:0x3FC])) ^ 0xFFFFFFFF)
 
 
 def make_xfs(*, log_start: int = 64, realtime: int = 0, incompat: int = 0, in_progress: int = 0) -> bytearray:
@@ -92,6 +104,29 @@ def test_ext4_journal_device_is_no_filesystem() -> None:
     """The external journal of another filesystem has the same magic number and is not one."""
     with pytest.raises(ValueError, match="journal"):
         parse_ext4(bytes(make_ext4(incompat=0x8)))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0xE4, b"\x10\x08\0\0"), (0xD0, UUID.bytes), (0xE0, bytes(4))])
+def test_ext4_with_its_journal_elsewhere_is_refused(offset: int, value: bytes) -> None:
+    """A number or a UUID of another device, or a journal that is no file of this one."""
+    raw = make_ext4()
+    struct.pack_into("<I", raw, 0x5C, 0x4)
+    struct.pack_into("<I", raw, 0xE0, 8)
+    seal_ext4(raw)
+    parse_ext4(bytes(raw))
+    raw[offset : offset + len(value)] = value
+    seal_ext4(raw)
+    with pytest.raises(SpreadError, match="journal is on another device"):
+        parse_ext4(bytes(raw))
+
+
+@pytest.mark.parametrize(("behaviour", "is_panicking"), [(1, False), (2, False), (3, True)])
+def test_ext4_that_panics(behaviour: int, *, is_panicking: bool) -> None:
+    """What its errors are to do to the node is told."""
+    raw = make_ext4()
+    struct.pack_into("<H", raw, 0x3C, behaviour)
+    seal_ext4(raw)
+    assert parse_ext4(bytes(raw)).is_panicking is is_panicking
 
 
 def test_xfs() -> None:

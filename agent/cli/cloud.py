@@ -176,7 +176,7 @@ def iam_policy(
     import anyio
 
     from agent.cloud.decisions import AttachApi, choose_attach_api
-    from agent.cloud.iam import make_iam_policy, make_kms_policy
+    from agent.cloud.iam import make_iam_policy, make_kms_policy, makes_encrypted
     from agent.cloud.sources import identify_node, look_around
     from agent.policy import load_policy
 
@@ -186,7 +186,10 @@ def iam_policy(
     api = choose_attach_api(loaded.agent.cloud.attach_api, identity)
     if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto" and not identity.is_hyperpod:
         api = AttachApi.HYPERPOD  # printed somewhere else than on a node
-    print_json(make_kms_policy(identity, role) if kms else make_iam_policy(loaded, identity, api))
+    if kms:
+        print_json(make_kms_policy(identity, role, creates_encrypted=makes_encrypted(loaded)))
+    else:
+        print_json(make_iam_policy(loaded, identity, api))
 
 
 def _order(context: typer.Context, order: str, as_json: bool, **words: Any) -> None:

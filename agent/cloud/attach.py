@@ -91,7 +91,7 @@ def _watch(volume: CloudVolume, here: CloudAttachment, node: NodeView) -> Decisi
 
 def _plan_held(volume: CloudVolume, node: NodeView, *, may_take_over: bool) -> Decision:
     holder = volume.attachments[0]
-    if may_take_over and holder.instance_id in node.gone:
+    if may_take_over and holder.instance_id in node.gone and node.may_judge(holder):
         if holder.state == "detaching":
             return Wait(
                 Reason.WAITING_FOR_CLOUD, f"{volume.volume_id} is leaving {holder.holder}, which is gone."

@@ -122,8 +122,10 @@ async def _write(stream: web.StreamResponse, line: Mapping[str, Any]) -> None:
 
 async def _attach(desk: Desk, words: Words) -> Answer:
     volume_id = desk.read_volume(words)
-    desk.keep(volume_id)
-    await desk.volumes.attach(volume_id)
+    try:
+        await desk.volumes.attach(volume_id)
+    finally:  # not before: the loop would be woken, and ask for the same attachment beside this order
+        desk.keep(volume_id)
     return {"volume_id": volume_id}
 
 

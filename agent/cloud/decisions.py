@@ -14,7 +14,7 @@ from agent.cloud.call import Change
 from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, DetachClusterNodeVolume, DetachVolume
 from agent.cloud.device_names import choose_device_name
 from agent.cloud.identity import CloudIdentity, Orchestrator, require_identity
-from agent.cloud.values import CloudVolume
+from agent.cloud.values import CloudAttachment, CloudVolume
 from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
 
@@ -100,6 +100,14 @@ class NodeView:
     def shared_key(self) -> str | None:
         """The cluster that claims one volume for all its nodes; None where nobody said which that is."""
         return self.identity.cluster_id if self.identity.is_hyperpod else self.cluster_name
+
+    def may_judge(self, attachment: CloudAttachment) -> bool:
+        """Return whether this node's cluster can tell that the holder is gone.
+
+        MoveClusterNodes takes a running node to another cluster under the same instance ID: of a holder there
+        this cluster's list says nothing.
+        """
+        return attachment.cluster_id in {None, self.identity.cluster_id}
 
     @property
     def is_out_of_reach(self) -> bool:

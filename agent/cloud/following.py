@@ -97,7 +97,7 @@ class Follower:
             try:
                 await self.make(decision.call)
             except CloudError as error:
-                if error.reason is not Reason.WAITING_FOR_CLOUD:
+                if error.reason not in {Reason.WAITING_FOR_CLOUD, Reason.ATTACHED_ELSEWHERE}:
                     raise
                 if error.code == NAME_TAKEN_CODE:
                     self.taken_names |= list_given_names([decision.call])

@@ -90,15 +90,29 @@ def fill_resource(resource: str, identity: CloudIdentity) -> str:
     """Return a resource with this cluster's words in it; ``*`` for those that are not known."""
     known = {name: getattr(identity, name) or unknown for name, unknown in _UNKNOWN.items()}
     cluster = identity.cluster_arn or "arn:{partition}:sagemaker:{region}:{account}:cluster/*".format(**known)
-    return resource.format(**known, cluster_arn=cluster)
+    eks = identity.eks_cluster or "*"
+    return resource.format(**known, cluster_arn=cluster, eks_cluster=eks)
 
 
-def make_kms_policy(identity: CloudIdentity, role_arn: str) -> dict[str, Any]:
+def make_kms_policy(
+    identity: CloudIdentity, role_arn: str, *, creates_encrypted: bool = True
+) -> dict[str, Any]:
     """Return the statements a customer-managed key's policy needs for the role.
+
+    Attaching needs the first two; the third is for volumes that the agent makes with the key, which
+    ``creates_encrypted`` says it does. What is not known off a node is left open, never asked to be ``*``.
 
     Source: the SageMaker guide, EBS volumes for HyperPod, customer-managed keys.
     """
-    account, region = identity.account or "*", identity.region or "*"
+    conditions = _limit_to_ebs(identity, role_arn)
+    making = {
+        "Sid": "MakeEncryptedVolumes",
+        "Effect": "Allow",
+        "Principal": {"AWS": role_arn},
+        "Action": ["kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*", "kms:Decrypt"],
+        "Resource": "*",
+        "Condition": conditions,
+    }
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -116,30 +130,38 @@ def make_kms_policy(identity: CloudIdentity, role_arn: str) -> dict[str, Any]:
                 "Action": ["kms:CreateGrant"],
                 "Resource": "*",
                 "Condition": {
-                    "StringEquals": {
-                        "kms:CallerAccount": account,
-                        "kms:ViaService": f"ec2.{region}.amazonaws.com",
-                    },
+                    **conditions,
                     "ForAnyValue:StringEquals": {"kms:EncryptionContextKeys": "aws:ebs:id"},
                     "Bool": {"kms:GrantIsForAWSResource": True},
                     "ForAllValues:StringEquals": {"kms:GrantOperations": ["Decrypt"]},
                 },
             },
-            {
-                "Sid": "MakeEncryptedVolumes",
-                "Effect": "Allow",
-                "Principal": {"AWS": role_arn},
-                "Action": ["kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*", "kms:Decrypt"],
-                "Resource": "*",
-                "Condition": {
-                    "StringEquals": {
-                        "kms:CallerAccount": account,
-                        "kms:ViaService": f"ec2.{region}.amazonaws.com",
-                    }
-                },
-            },
+            *([making] if creates_encrypted else []),
         ],
     }
+
+
+def _limit_to_ebs(identity: CloudIdentity, role_arn: str) -> dict[str, dict[str, str]]:
+    """Return the conditions that a key is used for EBS, by this account and in this region where known.
+
+    IAM takes ``*`` in StringEquals for a star, so that it would match nothing at all.
+    """
+    parts = role_arn.split(":")
+    account = identity.account or (parts[4] if len(parts) > 4 else None)  # noqa: PLR2004 - arn:…:iam::ACCOUNT
+    if identity.region is None:
+        via = {"StringLike": {"kms:ViaService": "ec2.*.amazonaws.com"}}
+    else:
+        via = {"StringEquals": {"kms:ViaService": f"ec2.{identity.region}.amazonaws.com"}}
+    if account is not None:
+        via["StringEquals"] = {"kms:CallerAccount": account, **via.get("StringEquals", {})}
+    return via
+
+
+def makes_encrypted(policy: Policy) -> bool:
+    """Return whether the agent makes volumes that are encrypted with a key of the customer's, or may be."""
+    claims = (entry.claim for entry in policy.volumes if entry.claim is not None)
+    classes = (policy.classes[claim.class_name] for claim in claims)
+    return any(one.kms_key_id or one.encrypted for one in classes)
 
 
 def has_own_key(policy: Policy) -> bool:

@@ -157,7 +157,12 @@ def find_suspects(look: Look) -> frozenset[str]:
     taken = (
         volume for wanted in look.list_wanted() for volume in find_taken(wanted, look.list_pools(), look.node)
     )
-    holders = {attachment.instance_id for volume in held for attachment in volume.attachments}
+    holders = {
+        attachment.instance_id
+        for volume in held
+        for attachment in volume.attachments
+        if look.node.may_judge(attachment)
+    }
     holders |= {find_last_holder(volume) for volume in taken}
     return frozenset(holder for holder in holders if holder not in {None, look.node.identity.instance_id})
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agent.cloud.attach import plan_attach, plan_detach
 from agent.cloud.calls import ModifyVolume
-from agent.cloud.decisions import NodeView
+from agent.cloud.decisions import AttachApi, Decision, NodeView
 from agent.cloud.describe import describe_known, describe_modifications
 from agent.cloud.following import Follower, Sighting
 from agent.cloud.modify import find_change, plan_expand, wait_for
@@ -40,7 +40,10 @@ class VolumeOrders:
         async def look() -> Sighting:
             view = self._view()
             node = replace(view, used_names=view.used_names | self._follower.taken_names)
-            decision = plan_attach(await describe_one(self._follower, volume_id), node)
+            volume = await describe_one(self._follower, volume_id)
+            decision = plan_attach(volume, node)
+            if volume.attachment_to(node.identity.instance_id or "") is None:
+                _require_api(decision, node)
             return await self._follower.carry_out(volume_id, decision, f"{volume_id} is here.")
 
         await self._follower.follow(volume_id, look)
@@ -52,7 +55,9 @@ class VolumeOrders:
 
         async def look() -> Sighting:
             volume = await describe_one(self._follower, volume_id)
-            decision = plan_detach(volume, self._view(), is_released=volume_id in released)
+            node = self._view()
+            decision = plan_detach(volume, node, is_released=volume_id in released)
+            _require_api(decision, node)
             done = f"{volume_id} is detached."
             return await self._follower.carry_out(volume_id, decision, done, is_forced=is_forced)
 
@@ -146,6 +151,12 @@ async def describe_one(follower: Follower, volume_id: VolumeId) -> CloudVolume:
         reason=Reason.NOT_ATTACHED,
         retryable=False,
     )
+
+
+def _require_api(decision: Decision | None, node: NodeView) -> None:
+    """Raise where the order waits for a call that no API of this node's makes: waiting would not help."""
+    if node.api is AttachApi.NONE and isinstance(decision, Wait) and decision.reason is Reason.NOT_ATTACHED:
+        raise _as_error(Refuse(decision.reason, decision.message, decision.hint))
 
 
 def _as_error(decision: Wait | Refuse) -> AgentError:

@@ -13,7 +13,8 @@ NEW_VOLUMES = "arn:{partition}:ec2:{region}:*:volume/*"
 SNAPSHOTS = "arn:{partition}:ec2:{region}::snapshot/*"
 INSTANCES = "arn:{partition}:ec2:{region}:{account}:instance/*"
 CLUSTER = "{cluster_arn}"
-EKS_CLUSTERS = "arn:{partition}:eks:{region}:{account}:cluster/*"
+EKS_CLUSTERS = "arn:{partition}:eks:{region}:{account}:cluster/{eks_cluster}"
+"""The one that orchestrates the HyperPod cluster; all where its name is not known."""
 ANY = "*"
 
 

@@ -57,6 +57,12 @@ class CloudAttachment:
     """``arn:…:cluster/<clusterId>-<instanceId>`` for a HyperPod node, which EC2 shows nobody."""
 
     @property
+    def cluster_id(self) -> str | None:
+        """The HyperPod cluster whose node has it; None where AWS names none, as of ordinary instances."""
+        _, found, rest = (self.resource or "").partition(":cluster/")
+        return rest.partition("-i-")[0] if found else None
+
+    @property
     def holder(self) -> str:
         """The instance that has the volume, or the best name there is for what has it."""
         return self.instance_id or self.resource or "an instance AWS does not name"

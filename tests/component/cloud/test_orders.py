@@ -22,7 +22,8 @@ from tests.waiting import until
 class Clerk:
     """Takes orders for a node, and keeps what was told of each."""
 
-    def __init__(self, node: NodeUnderTest) -> None:
+    def __init__(self, node: NodeUnderTest, api: AttachApi = AttachApi.HYPERPOD) -> None:
+        self.api = api
         self.said: list[str] = []
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
@@ -38,7 +39,7 @@ class Clerk:
 
     def _view(self) -> NodeView:
         devices = frozenset(self.node.hands.list_devices())
-        return NodeView(self.node.identity, AttachApi.HYPERPOD, devices)
+        return NodeView(self.node.identity, self.api, devices)
 
     def _keep(self, volume_id: VolumeId) -> None:
         self.node.hands.released.discard(volume_id)
@@ -60,6 +61,33 @@ async def test_attach_and_detach(world: World) -> None:
     assert (await clerk.order("detach", volume=volume))[-1] == f"{volume} is detached."
     assert await clerk.order("detach", volume=volume) == [f"{volume} is detached."]
     assert world.aws.calls["AttachClusterNodeVolume"] == world.aws.calls["DetachClusterNodeVolume"] == 1
+
+
+async def test_orders_that_no_api_carries_out_are_refused_at_once(world: World) -> None:
+    """With attach_api: none nobody waits for a call that is never made; detaching lets go first."""
+    node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node, AttachApi.NONE)
+    with anyio.fail_after(20):
+        with pytest.raises(RefusedError, match="attach_api is none"):
+            await clerk.order("attach", volume=volume)
+        await Clerk(node).order("attach", volume=volume)
+        with pytest.raises(RefusedError, match="detach it by hand"):
+            await clerk.order("detach", volume=volume)
+    assert volume in node.hands.released
+
+
+async def test_attach_by_hand_and_the_loop_do_not_race(world: World) -> None:
+    """A released volume is the policy's again when it is here, not before: the loop would attach it too."""
+    node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    node.hands.released.add(volume)
+    clerk = Clerk(node)
+    world.devices.delay = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(clerk.order, "attach", volume=volume))
+        await until(lambda: world.aws.calls["AttachClusterNodeVolume"] or None)
+        assert volume in node.hands.released
+        world.devices.catch_up()
+    assert volume not in node.hands.released
 
 
 async def test_detach_of_a_volume_in_use(world: World) -> None:

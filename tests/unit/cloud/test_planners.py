@@ -22,7 +22,7 @@ from agent.cloud.claims import plan_claim
 from agent.cloud.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.departures import plan_orphan
 from agent.cloud.holders import is_absent
-from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy
+from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy, makes_encrypted
 from agent.cloud.makings import Making, note_burnt, note_described, note_made, note_mismatch
 from agent.cloud.modify import plan_expand, plan_modify
 from agent.cloud.snapshots import find_tick, plan_retention
@@ -552,6 +552,61 @@ def test_key_policy_is_the_documented_one() -> None:
     grant = make_kms_policy(IDENTITY, "arn:aws:iam::111122223333:role/exec")["Statement"][1]
     assert grant["Condition"]["StringEquals"]["kms:ViaService"] == "ec2.us-west-2.amazonaws.com"
     assert grant["Condition"]["Bool"] == {"kms:GrantIsForAWSResource": True}
+
+
+ROLE = "arn:aws:iam::111122223333:role/exec"
+
+
+def test_key_policy_off_a_node_grants_what_it_says() -> None:
+    """What is not known off a node is left open: IAM takes a star in StringEquals for a star."""
+    for role in (ROLE, "ROLE_ARN"):
+        for statement in make_kms_policy(CloudIdentity(), role)["Statement"]:
+            equal = statement.get("Condition", {}).get("StringEquals", {})
+            assert not any("*" in str(value) for value in equal.values())
+    limits = make_kms_policy(CloudIdentity(), ROLE)["Statement"][1]["Condition"]
+    assert limits["StringEquals"] == {"kms:CallerAccount": "111122223333"}
+    assert limits["StringLike"] == {"kms:ViaService": "ec2.*.amazonaws.com"}
+    assert limits["Bool"] == {"kms:GrantIsForAWSResource": True}
+
+
+def test_key_policy_for_attaching_makes_nothing(tmp_path: Path) -> None:
+    """Who only attaches encrypted volumes needs no data key; who makes them does."""
+    attaching = make_kms_policy(IDENTITY, ROLE, creates_encrypted=False)["Statement"]
+    assert [one["Action"] for one in attaching] == [["kms:DescribeKey"], ["kms:CreateGrant"]]
+    path = tmp_path / "policy.yaml"
+    for words, is_needed in (("kms_key_id: alias/k", True), ("encrypted: true", True), ("type: gp3", False)):
+        path.write_text(
+            f"version: 1\nclasses: {{c: {{{words}}}}}\nvolumes:\n"
+            "  - {name: a, claim: {class: c, size: 1GiB}, block: {}}\n",
+            "utf-8",
+        )
+        assert makes_encrypted(load_policy(path, trust_owner=True)) is is_needed
+
+
+@pytest.mark.parametrize(("name", "resource"), [("prod-eks", "cluster/prod-eks"), (None, "cluster/*")])
+def test_permission_is_for_the_one_eks_cluster(tmp_path: Path, name: str | None, resource: str) -> None:
+    """Where the cluster's file names the EKS cluster, no other may be described."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, "utf-8")
+    identity = replace(IDENTITY, eks_cluster=name)
+    document = make_iam_policy(load_policy(path, trust_owner=True), identity, AttachApi.HYPERPOD)
+    [eks] = [one for one in document["Statement"] if "eks:DescribeCluster" in one["Action"]]
+    assert eks["Resource"] == [f"arn:aws:eks:us-west-2:111122223333:{resource}"]
+
+
+MOVED = f"{ARN.replace('abcde01234yz', 'zzzzz99999zz')}-{OTHER}"
+
+
+@pytest.mark.parametrize(
+    ("resource", "is_taken"), [(f"{ARN}-{OTHER}", True), (None, True), (MOVED, False)], ids=str
+)
+def test_holder_in_another_cluster_is_never_proven_gone(resource: str | None, *, is_taken: bool) -> None:
+    """A node that was moved to another cluster runs on, though its own old cluster's list has it no more."""
+    volume = replace(
+        FREE, state="in-use", attachments=(CloudAttachment("attached", OTHER, resource=resource),)
+    )
+    decision = plan_attach(volume, replace(NODE, gone=frozenset({OTHER})), may_take_over=True)
+    assert isinstance(decision, Do) is is_taken
 
 
 def test_deletions_are_bound_to_the_agents_mark() -> None:

@@ -143,8 +143,9 @@ def check_pool(stage: Stage) -> None:
     the node after that.
     """
     node = stage.node.identity
-    (own,) = (one for one in stage.world.cloud.volumes.values() if one.emulated)
-    assert [one.holder for one in own.emulated] == [node.instance_id]
+    held = {one.id: [held.holder for held in one.emulated] for one in stage.world.cloud.volumes.values()}
+    (own,) = (one for one in stage.world.cloud.volumes.values() if node.instance_id in held[one.id])
+    assert held[own.id] == [node.instance_id]
     assert read_tags(own)["ebs-agent:node"] == node.instance_name
     assert {read_tags(one)["ebs-agent:group"] for one in stage.world.cloud.volumes.values()} == {"compute"}
     assert len(stage.world.cloud.made) <= max(1, stage.instances - 1)

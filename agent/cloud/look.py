@@ -176,6 +176,8 @@ def find_leavers(look: Look) -> tuple[str, ...]:
     holders: set[str] = set()
     for wanted in look.list_unserved():
         for volume in find_pool(wanted, look.list_pools()):
+            if not all(map(look.node.may_judge, volume.attachments)):
+                continue
             attached = {str(one.instance_id) for one in volume.attachments} - gone
             holders |= attached or {find_last_holder(volume) or own_id}
     return tuple(sorted(holders - gone - {own_id}, key=lambda holder: rank_holder(own_id, holder)))

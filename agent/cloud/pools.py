@@ -84,7 +84,7 @@ def find_candidates(
         volume
         for volume in find_pool(wanted, pool)
         if find_last_holder(volume) in node.gone
-        and all(attachment.instance_id in node.gone for attachment in volume.attachments)
+        and all(one.instance_id in node.gone and node.may_judge(one) for one in volume.attachments)
     )
     return tuple(sorted(left, key=rank))
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cloud.loop import CloudLoop
 from agent.model import Reason
-from tests.aws.cloud import OTHER_ZONE
+from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE
 from tests.aws.faults import deny
 from tests.aws.world import NodeUnderTest, World
 
@@ -75,6 +75,18 @@ async def test_volume_of_a_node_that_lives_is_left(world: World, tmp_path: Path)
     second = add_node(world)
     assert (await second.settle()).claimed["ckpt"] != volume
     assert read_tags(world, volume)["ebs-agent:node"] == first.identity.instance_name
+
+
+async def test_volume_of_a_moved_node_is_left(world: World, tmp_path: Path) -> None:
+    """A node that was moved to another cluster is not in this one's list, and lives all the same."""
+    world.use_policy(tmp_path, CLAIM)
+    moved = add_node(world)
+    volume = (await moved.settle()).claimed["ckpt"]
+    remove_node(world, moved, keeps_attachments=True)
+    (attachment,) = world.cloud.volumes[volume].emulated
+    attachment.associated_resource = attachment.associated_resource.replace(CLUSTER_ID, "bbbbb01234yz")
+    assert (await add_node(world).settle()).claimed["ckpt"] != volume
+    assert world.aws.calls["DetachClusterNodeVolume"] == 0
 
 
 @pytest.mark.parametrize("about", ["zone", "group", "claim", "cluster"])

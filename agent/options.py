@@ -2,11 +2,12 @@
 
 An attribute (``nosuid``) belongs to one mount and is always shown by mountinfo; a parameter (``discard``)
 belongs to the filesystem, and the kernel shows it as it likes or not at all. So attributes are compared with
-what is mounted, parameters only with what was asked for at the mount.
+what is mounted, parameters with what was asked for since the mount, as far as that can have come about.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,20 +57,97 @@ def split_options(options: Iterable[str]) -> tuple[frozenset[str], tuple[str, ..
     return frozenset(attributes), tuple(parameters)
 
 
-def differs_by_remount(mount: Mount, wanted: Iterable[str], applied: Iterable[str] | None) -> bool:
-    """Whether a remount is needed for ``mount`` to have the ``wanted`` options.
-
-    ``applied`` are the options last asked for by the agent, None for a mount it did not make: parameters are
-    then left as they are.
-    """
-    attributes, parameters = split_options(wanted)
+def differs_by_attributes(mount: Mount, wanted: Iterable[str]) -> bool:
+    """Tell whether a mount has other attributes than ``wanted``."""
     mounted, _ = split_options(mount.options & (ATTRIBUTES | {"rw"}))
     # A strictatime mount shows no access-time word at all.
     if not mount.options & {"noatime", "relatime"}:
         mounted = (mounted - _ACCESS_TIMES) | {"strictatime"}
-    if attributes != mounted:
-        return True
-    return applied is not None and set(split_options(applied)[1]) != set(parameters)
+    return split_options(wanted)[0] != mounted
+
+
+@dataclass(frozen=True)
+class ParameterChange:
+    """What is to become of a mounted filesystem's parameters, and what of it a remount can bring about."""
+
+    added: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
+    """Words that take back what is not wanted any more."""
+    left: tuple[str, ...] = ()
+    """Not wanted any more, in force, and taken back by no word."""
+    missing: tuple[str, ...] = ()
+    """Wanted, and in force only from the next mount on."""
+
+
+def compare_parameters(mount: Mount, wanted: Iterable[str], applied: Iterable[str]) -> ParameterChange:
+    """Return how the ``wanted`` parameters differ from those that the mount has.
+
+    ``applied`` are those the agent has asked for since it was mounted and that can have come about: most
+    filesystems do not show all of theirs. What is taken out of the policy is in force for as long as the
+    kernel shows it, since a remount leaves alone what it does not name.
+    """
+    parameters, known = split_options(wanted)[1], split_options(applied)[1]
+    added = [one for one in parameters if one not in known]
+    removed = [one for one in known if one not in parameters and _is_shown(one, mount)]
+    named = {_name(one) for one in parameters}
+    fixed = {one for one in added if _needs_new_mount(one, mount.fs_type)}
+    # Named with another value, it is changed and not taken back.
+    removed = [one for one in removed if _name(one) not in named]
+    undone = {one: word for one in removed if (word := _find_undoing(one, mount.fs_type)) is not None}
+    return ParameterChange(
+        added=tuple(one for one in added if one not in fixed),
+        undone=tuple(undone.values()),
+        left=tuple(one for one in removed if one not in undone),
+        missing=tuple(one for one in added if one in fixed),
+    )
+
+
+def _name(parameter: str) -> str:
+    return parameter.partition("=")[0]
+
+
+def _is_shown(parameter: str, mount: Mount) -> bool:
+    """Tell whether the kernel shows a parameter; a value it may show in other words: 1m as 1024k."""
+    if parameter in _SHOWN_ANYWAY.get(mount.fs_type, ()):
+        return False
+    if "=" not in parameter:
+        return parameter in mount.super_options
+    return any(shown.startswith(f"{_name(parameter)}=") for shown in mount.super_options)
+
+
+_SHOWN_ANYWAY = {"xfs": frozenset({"attr2", "inode64", "logbufs=8", "logbsize=32k", "noquota"})}
+"""What is in force where nothing is said, and shown all the same."""
+_XFS_CHANGES = frozenset({"inode32", "inode64"})
+"""All that XFS changes by a remount; the rest it accepts and ignores (``xfs_fs_reconfigure``)."""
+_FIXED = {
+    "btrfs": frozenset({"subvol", "subvolid", "degraded", "rescue", "usebackuproot"}),
+    "ext4": frozenset(
+        {"data", "journal_checksum", "dax", "quota", "usrquota", "grpquota", "prjquota"}
+        | {"usrjquota", "grpjquota", "jqfmt"}
+    ),
+}
+"""What others ignore at a remount, or refuse it for (``btrfs_reconfigure``, ``ext4_reconfigure``)."""
+
+
+def _needs_new_mount(parameter: str, fs_type: str) -> bool:
+    name = _name(parameter)
+    if name in _VFS_UNDOING or name in _VFS_UNDOING.values():
+        return False
+    return name not in _XFS_CHANGES if fs_type == "xfs" else name in _FIXED.get(fs_type, ())
+
+
+_VFS_UNDOING = {"sync": "async", "lazytime": "nolazytime", "mand": "nomand"}
+"""Flags of any filesystem, and the words of fsconfig(2) that clear them (``fs/fs_context.c``)."""
+_UNDOING = {
+    "ext4": {"discard": "nodiscard", "commit": "commit=0"},
+    "btrfs": {"commit": "commit=0"},  # nodiscard would be less than its default
+}
+"""Likewise of filesystems; a commit interval of 0 is the default."""
+
+
+def _find_undoing(parameter: str, fs_type: str) -> str | None:
+    name = _name(parameter)
+    return _VFS_UNDOING.get(name) or _UNDOING.get(fs_type, {}).get(name)
 
 
 def needs_check_first(mount: Mount, wanted: Iterable[str]) -> bool:

@@ -107,9 +107,13 @@ class Remount:
     path: str
     device_number: DeviceNumber
     options: tuple[str, ...]
+    undoing: tuple[str, ...] = ()
+    """Words that take back options that are not wanted any more."""
+    left: tuple[str, ...] = ()
+    """Options that are not wanted any more, and that nothing but a new mount takes back."""
 
     def describe(self) -> str:
-        return f"remount {self.path} ({','.join(self.options)})"
+        return f"remount {self.path} ({','.join((*self.options, *self.undoing))})"
 
 
 @dataclass(frozen=True)

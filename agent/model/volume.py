@@ -70,6 +70,7 @@ class Reason(str, Enum):
     # Something is wrong with the volume or its filesystem.
     FILESYSTEM_ERRORS = "FilesystemErrors"
     READ_ONLY = "ReadOnly"
+    OPTIONS_NOT_IN_FORCE = "OptionsNotInForce"
     PANIC_ON_ERROR = "PanicOnError"
     STALLED = "Stalled"
     SHUT_DOWN = "ShutDown"

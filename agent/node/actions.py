@@ -244,10 +244,12 @@ class VolumeActions:
         await self._note_mount(action.path, part.device_number, device, action.options)
 
     async def _remount(self, action: Remount, observed: Observed) -> None:
+        words = (*action.options, *action.undoing)
         await self._pin.call(
-            mounted.remount, action.path, action.device_number, action.options, timeout_s=MOUNT_TIMEOUT_S
+            mounted.remount, action.path, action.device_number, words, timeout_s=MOUNT_TIMEOUT_S
         )
-        await self._note_mount(action.path, action.device_number, _need_device(observed), action.options)
+        in_force = (*action.options, *action.left)
+        await self._note_mount(action.path, action.device_number, _need_device(observed), in_force)
 
     async def _move(self, action: MoveMount, observed: Observed) -> None:
         mount = _need_mount(observed, action.from_path)

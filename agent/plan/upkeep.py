@@ -6,7 +6,12 @@ import shlex
 from typing import TYPE_CHECKING
 
 from agent.model import Filesystem, Foreign, FormatStage, Reason
-from agent.options import differs_by_remount, needs_check_first
+from agent.options import (
+    ParameterChange,
+    compare_parameters,
+    differs_by_attributes,
+    needs_check_first,
+)
 from agent.steps import (
     Check,
     Degrade,
@@ -72,8 +77,10 @@ def plan_upkeep(
         steps.append(SettleFormat(record.uuid))
     # Before the note is written anew: only by that one is it known whose the other mount is.
     steps += _plan_end_of_move(observed)
-    if differs_by_remount(mount, place.options, observed.applied_options):
-        steps.append(Remount(mount.path, mount.device_number, place.options))
+    change = _find_change(mount, place, observed.applied_options)
+    if differs_by_attributes(mount, place.options) or change.added or change.undone:
+        options = tuple(option for option in place.options if option not in change.missing)
+        steps.append(Remount(mount.path, mount.device_number, options, change.undone, change.left))
     if wanted.grow and not place.is_read_only:
         steps += _plan_growth(observed.content, device, mount)
     if not place.is_read_only:
@@ -82,6 +89,7 @@ def plan_upkeep(
         *note_owner(observed),
         *_note_left_behind(observed, mount),
         *_note_panic(observed.content, mount, place),
+        *_note_options(mount, change),
     )
     return (*steps, *plan_tuning(observed, wanted), *notes)
 
@@ -105,6 +113,28 @@ def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple
     content = observed.content
     check = (Check(content.type, content.partition),) if isinstance(content, Filesystem) else ()
     return (Unmount(mount), *check)
+
+
+def _find_change(mount: Mount, place: WantedMount, applied: tuple[str, ...] | None) -> ParameterChange:
+    """Return what is to change of the parameters; of a mount the agent did not make they are left alone."""
+    return ParameterChange() if applied is None else compare_parameters(mount, place.options, applied)
+
+
+def _note_options(mount: Mount, change: ParameterChange) -> tuple[Step, ...]:
+    """Say which options only a new mount brings, or takes away."""
+    without = f"without {', '.join(change.missing)}, which the policy wants" if change.missing else ""
+    beside = f"with {', '.join(change.left)}, which it does not name any more" if change.left else ""
+    how = " and ".join(filter(None, (without, beside)))
+    if not how:
+        return ()
+    return (
+        Degrade(
+            Reason.OPTIONS_NOT_IN_FORCE,
+            f"{mount.path} is mounted {how}. No remount changes that.",
+            hint="It takes effect when it is mounted anew, as at the next boot. To have it now, end what uses"
+            f" it and: umount {shlex.quote(mount.path)}; the agent checks and mounts it again.",
+        ),
+    )
 
 
 def _note_panic(content: Content | None, mount: Mount, wanted: WantedMount) -> tuple[Step, ...]:
@@ -238,7 +268,14 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
         return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
     if observed.processes:
         return (_degrade_move(mount, wanted.mount, f"{name_processes(observed.processes)} use it"),)
+    if _is_within(mount.path, wanted.mount.path) or _is_within(wanted.mount.path, mount.path):
+        # At both places at once, as a move has it for a moment, one would hide the other, or lie on it.
+        return (Unmount(mount),)
     return (MoveMount(mount.path, wanted.mount.path),)
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return path.startswith(f"{directory.rstrip('/')}/")
 
 
 def _refuse_hidden(observed: Observed, mount: Mount) -> Refuse:

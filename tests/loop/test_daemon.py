@@ -275,6 +275,37 @@ def test_reload_moves_and_remounts(scratch: Scratch, agent: AgentProcess) -> Non
     assert (scratch.data / "moved" / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize(("old", "new"), [("run/one", "run"), ("one", "one/sub")])
+def test_path_in_the_other_moves_without_hiding_anything(
+    scratch: Scratch, agent: AgentProcess, old: str, new: str
+) -> None:
+    """One path lies in the other: unmounted first, it leaves no directory on the volume."""
+    scratch.write_policy(entry(scratch, name=old.replace("/", "-"), mount={"path": str(scratch.data / old)}))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    (scratch.data / old / "file").write_text("kept")
+    scratch.write_policy(entry(scratch, name=new.replace("/", "-"), mount={"path": str(scratch.data / new)}))
+    agent.reload()
+    wait_until(lambda: find_mount(scratch.data / new), "the mount has moved")
+    agent.wait_condition(VOLUME, "Ready")
+    assert sorted(path.name for path in (scratch.data / new).iterdir()) == ["file", "lost+found"]
+
+
+def test_what_is_mounted_below_a_path_is_not_hidden(scratch: Scratch, agent: AgentProcess) -> None:
+    """Something of others is mounted further down: the volume is refused, and that stays in sight."""
+    neighbour = scratch.data / "ckpt" / "other"
+    neighbour.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", neighbour], check=True)
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    message = agent.wait_condition(VOLUME, "Refused", "PathInUse")["message"]
+    assert str(neighbour) in message
+    subprocess.run(["umount", neighbour], check=True)
+    agent.wait_condition(VOLUME, "Ready")
+
+
 def test_move_that_was_cut_off_is_ended(scratch: Scratch, agent: AgentProcess) -> None:
     """Killed when it was mounted at both paths, it is mounted at the new one alone after the next start."""
     scratch.write_policy(entry(scratch))
@@ -416,3 +447,41 @@ def test_path_is_made_from_what_the_node_knows_of_itself(scratch: Scratch, agent
     status = agent.wait_condition(VOLUME, "Ready")
     assert status["path"] == str(scratch.data / "compute" / "compute-1")
     assert agent.read_events("volume.failed") == []
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "before", "after", "condition", "shown", "hidden"),
+    [
+        ("ext4", ["sync", "discard", "commit=60"], [], "Ready", set(), {"sync", "discard", "commit=60"}),
+        ("xfs", [], ["allocsize=1m", "swalloc"], "Degraded", set(), {"swalloc"}),
+        ("xfs", ["swalloc", "sync"], [], "Degraded", {"swalloc"}, {"sync"}),
+        ("btrfs", [], ["subvol=@data"], "Degraded", {"subvol=/"}, set()),
+    ],
+)
+def test_options_are_told_as_they_are_in_force(  # noqa: PLR0917 - a table's columns
+    scratch: Scratch,
+    agent: AgentProcess,
+    fs_type: str,
+    before: list[str],
+    after: list[str],
+    condition: str,
+    shown: set[str],
+    hidden: set[str],
+) -> None:
+    """What a reload changes is changed by a remount, or told as in force from the next mount on only."""
+    scratch.write_policy(entry(scratch, fs_type, mount={"options": before}))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    scratch.write_policy(entry(scratch, fs_type, mount={"options": after}))
+    agent.reload()
+    reason = "OptionsNotInForce" if condition == "Degraded" else None
+    if reason is None:
+        wait_until(lambda: agent.read_events("volume.remounted"), "it is remounted")
+    agent.wait_condition(VOLUME, condition, reason)
+    mount = find_mount(scratch.data / "ckpt")
+    assert shown <= mount.super_options
+    assert not hidden & mount.super_options
+    agent.stop()
+    agent.start()
+    agent.wait_condition(VOLUME, condition, reason)

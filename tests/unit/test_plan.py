@@ -345,6 +345,55 @@ def test_options_changed_are_remounted() -> None:
     assert make_plan(applied, discard).steps == (Remount(PATH, NUMBER, (*OPTIONS, "discard")),)
 
 
+@pytest.mark.parametrize(
+    ("fs_type", "shown", "applied", "wanted", "remounted", "told"),
+    [
+        ("ext4", "rw,sync,discard,commit=60", ["sync", "discard", "commit=60"], [],
+         [["async", "nodiscard", "commit=0"], []], []),
+        ("ext4", "rw,commit=60", ["commit=60"], ["commit=5"], [[], []], []),
+        ("ext4", "rw", [], ["data=journal"], None, ["without data=journal"]),
+        ("ext4", "rw,data_err=abort", ["data_err=abort"], [], None, ["with data_err=abort"]),
+        ("xfs", "rw,attr2,inode64,logbufs=8,logbsize=32k,noquota", [], ["allocsize=1m", "swalloc"], None,
+         ["without allocsize=1m, swalloc"]),
+        ("xfs", "rw,swalloc,allocsize=1024k", ["swalloc", "allocsize=1m"], [], None,
+         ["with swalloc, allocsize=1m"]),
+        ("xfs", "rw,allocsize=1024k", ["allocsize=1m"], ["allocsize=1m"], None, []),
+        ("xfs", "rw,logbufs=8,inode64", ["logbufs=8", "inode64"], [], None, []),
+        ("xfs", "rw,sync", ["sync"], [], [["async"], []], []),
+        ("xfs", "rw,swalloc,sync", ["swalloc", "sync"], [], [["async"], ["swalloc"]], ["with swalloc"]),
+        ("btrfs", "rw,subvolid=5,subvol=/", [], ["subvol=@data"], None, ["without subvol=@data"]),
+        ("btrfs", "rw,discard=async", ["discard"], [], None, []),
+        ("btrfs", "rw", [], ["compress=zstd"], [[], []], []),
+    ],
+)  # fmt: skip
+def test_options_that_a_remount_does_not_change(
+    fs_type: str,
+    shown: str,
+    applied: list[str],
+    wanted: list[str],
+    remounted: list[list[str]] | None,
+    told: list[str],
+) -> None:
+    """What a remount brings is remounted, what was taken out is taken back, and the rest is told."""
+    mount = replace(mount_of(super_options=shown), fs_type=fs_type)
+    content = replace(EXT4, type=FsType(fs_type))
+    observed = replace(MOUNTED, content=content, mounts=(mount,), applied_options=(*OPTIONS, *applied))
+    filesystem = WantedFilesystem(FsType(fs_type))
+    plan = make_plan(
+        observed, replace(WANTED, filesystem=filesystem, mount=WantedMount(PATH, (*OPTIONS, *wanted)))
+    )
+    steps = [step for step in plan.actions if isinstance(step, Remount)]
+    assert [[list(step.undoing), list(step.left)] for step in steps] == (
+        [] if remounted is None else [remounted]
+    )
+    message = "" if plan.verdict is None else plan.verdict.message
+    assert all(words in message for words in told)
+    assert (plan.condition is Condition.READY) == (not told and remounted is None)
+    if told:
+        assert plan.verdict is not None
+        assert plan.verdict.reason is Reason.OPTIONS_NOT_IN_FORCE
+
+
 def test_emergency_read_only_is_never_remounted() -> None:
     """A filesystem the kernel made read-only is reported, not made writable again."""
     plan = make_plan(replace(MOUNTED, mounts=(mount_of(super_options="ro"),)), WANTED)
@@ -400,6 +449,9 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     """A mount at the policy's old path moves when idle, else the volume is Degraded and names who uses it."""
     elsewhere = replace(MOUNTED, mounts=(mount_of("/data/old"),))
     assert make_plan(elsewhere, WANTED).steps == (MoveMount("/data/old", PATH),)
+    for old in ("/data/ckpt/in", "/data"):
+        nested = replace(MOUNTED, mounts=(mount_of(old),))
+        assert make_plan(nested, WANTED).steps == (Unmount(nested.mounts[0]),), "never at both at once"
     busy = make_plan(replace(elsewhere, processes=(Process(42, "python"),)), WANTED)
     assert busy.condition is Condition.DEGRADED
     assert busy.verdict is not None

@@ -126,6 +126,7 @@ class Daemon:
             counters.count_cloud_request,
             has_standins=has_standins,
             claims_file=paths.state / "claims.json",
+            note_by_hand=self._hands.note_by_hand,
             record=self._record,
         )
         self._policy: Policy
@@ -179,6 +180,8 @@ class Daemon:
             await self._surveyor.look_everywhere()
         let_go = partial(self._origins.run, self._reconciler.wake)
         tasks.start_soon(supervise, "let volumes go that waited long enough", let_go, name="origins")
+        note = self._hands.note_given_back
+        tasks.start_soon(supervise, "note what is given back to the policy", note, name="released")
         tasks.start_soon(self._keep_cloud, identity, name="cloud")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")
@@ -208,7 +211,7 @@ class Daemon:
         finally:
             self._service.tell_ready(self._summarize())
         changes, leaving = diff_policies(self._policy, policy), tell_leaving(self._policy, policy)
-        self._hands.released.clear()
+        self._hands.keep_all()
         self._put_policy(policy)
         self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
         self._surveyor.refresh()

@@ -48,6 +48,8 @@ class Follower:
     hands: Hands
     tell: Tell
     pause_s: float = PAUSE_S
+    note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None
+    """Writes down, before a volume is let go, that a person took it away."""
 
     def __post_init__(self) -> None:
         self._recent = RecentCalls(monotonic)
@@ -108,6 +110,8 @@ class Follower:
 
     async def _release(self, volume_id: VolumeId, *, is_forced: bool) -> None:
         await self.say(f"Unmounting and flushing {volume_id}.")
+        if self.note_by_hand is not None:
+            await self.note_by_hand(volume_id)
         try:
             await self.hands.release(volume_id, is_forced=is_forced)
         except AgentError as error:

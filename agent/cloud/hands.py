@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.cloud.findings import FREEZE_LIMIT_S
+from agent.cloud.keeping import FileStore
+from agent.cloud.released import ReleasedNote
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.log import get_logger
 from agent.model import DeviceNumber, Mount, Observed, Reason, Seen, VolumeId
@@ -20,6 +22,8 @@ from agent.node.processes import find_processes
 from agent.passes import Session
 from agent.steps import Relinquish, Unmount
 
+RELEASED = "released.json"
+"""Below the state directory: the volumes a person took away."""
 FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
 _SEARCH_TIMEOUT_S = 10.0
@@ -54,7 +58,10 @@ class NodeHands:
         self._reconciler = reconciler
         self._present = present
         self._refresh = refresh
-        self.released: set[VolumeId] = set()
+        self._note = ReleasedNote(FileStore(node.paths.state / RELEASED))
+        self._by_hand = self._note.read()
+        """Those of the released that a person took away: the policy's own are let go anew after a restart."""
+        self.released: set[VolumeId] = set(self._by_hand)
 
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         """Return the volumes whose devices are here, with the block device name chosen at attach."""
@@ -101,8 +108,25 @@ class NodeHands:
     def keep(self, volume_id: VolumeId) -> None:
         """Have the volume mounted again as the policy says."""
         self.released.discard(volume_id)
+        self._by_hand.discard(volume_id)
+        self._note.note_change()
         self._refresh()
         self._reconciler.wake(volume_id)
+
+    def keep_all(self) -> None:
+        """Give everything that was released back to the policy, as reloading it does."""
+        self.released.clear()
+        self._by_hand.clear()
+        self._note.note_change()
+
+    async def note_by_hand(self, volume_id: VolumeId) -> None:
+        """Have it on disk that a person takes the volume away, before anything is let go."""
+        self._by_hand.add(volume_id)
+        await self._note.write(self._by_hand)
+
+    async def note_given_back(self) -> None:
+        """Write down what is given back, until cancelled."""
+        await self._note.run(self._by_hand)
 
     async def _name_users(
         self, volume_id: VolumeId, error: AgentError, mounts: tuple[Mount, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from agent.cloud.identity import CloudIdentity, require_identity
 from agent.cloud.sources import Surroundings, identify_node, look_around
 from agent.errors import AgentError
 from agent.log import get_logger
-from agent.model import NodeFacts
+from agent.model import NodeFacts, VolumeId
 from agent.policy import Policy
 from agent.steps import Refuse, Wait
 
@@ -38,9 +38,8 @@ WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
 
-IDENTIFY_AGAIN_S = 5.0
+IDENTIFY_AGAIN_S, LONGEST_IDENTIFY_S = 5.0, 60.0
 """How soon to ask again which node this is, where the sources of it did not tell; then ever later."""
-LONGEST_IDENTIFY_S = 60.0
 
 log = get_logger(__name__)
 
@@ -121,6 +120,7 @@ class CloudService:
         has_standins: bool = False,
         surroundings: Callable[[], Surroundings] = look_around,
         claims_file: Path | None = None,
+        note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None,
         record: Record | None = None,
     ) -> None:
         self._policy = policy
@@ -131,11 +131,11 @@ class CloudService:
         self._surroundings = surroundings
         self._claims_file = claims_file
         """Where it is remembered which volumes were made for this node's claims."""
+        self._note_by_hand = note_by_hand
         self._record = record
         self._makings: Makings | None = None
         self._loop: CloudLoop | None = None
-        self._clients: dict[str | None, CloudClient] = {}
-        """By the region they ask in: a worker's own is fixed when it starts."""
+        self._clients: dict[str | None, CloudClient] = {}  # by the region they ask in, which is fixed
         self._identity = CloudIdentity()
         self._told: Findings | None = None
         """What was last told while it is not known whether AWS is wanted."""
@@ -153,7 +153,7 @@ class CloudService:
 
         self._identity = await identify_node(self._surroundings())
         self._identity = await identify_node(self._surroundings(), self.make)
-        return Follower(self.make, self._hands, tell), self._view
+        return Follower(self.make, self._hands, tell, note_by_hand=self._note_by_hand), self._view
 
     async def make(self, call: Call[T]) -> T:
         """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""

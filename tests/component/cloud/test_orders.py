@@ -24,6 +24,8 @@ class Clerk:
 
     def __init__(self, node: NodeUnderTest, api: AttachApi = AttachApi.HYPERPOD) -> None:
         self.api = api
+        self.noted: list[VolumeId] = []
+        """Volumes of which it was written down that a person took them away."""
         self.said: list[str] = []
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
@@ -31,8 +33,14 @@ class Clerk:
         self.desk = self._open_desk()
 
     def _open_desk(self) -> Desk:
-        follower = Follower(self.node.make, self.node.hands, self._tell, pause_s=0.01)
+        follower = Follower(
+            self.node.make, self.node.hands, self._tell, pause_s=0.01, note_by_hand=self._note
+        )
         return Desk(follower, self._view, Board(), self._keep, lambda: self.node.policy)
+
+    async def _note(self, volume_id: VolumeId) -> None:
+        assert volume_id not in self.node.hands.released, "noted before it is let go"
+        self.noted.append(volume_id)
 
     async def _tell(self, text: str) -> None:
         self.said.append(text)
@@ -59,6 +67,7 @@ async def test_attach_and_detach(world: World) -> None:
     assert clerk.answer == {"volume_id": volume}
     assert await clerk.order("attach", volume=volume) == [f"{volume} is here."]
     assert (await clerk.order("detach", volume=volume))[-1] == f"{volume} is detached."
+    assert clerk.noted == [volume]
     assert await clerk.order("detach", volume=volume) == [f"{volume} is detached."]
     assert world.aws.calls["AttachClusterNodeVolume"] == world.aws.calls["DetachClusterNodeVolume"] == 1
 

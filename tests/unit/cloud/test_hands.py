@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from agent.cloud.hands import NodeHands
+from agent.cloud.hands import RELEASED, NodeHands
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Device, DeviceNumber, Exclusion, Identity, Mount, Observed, Reason, VolumeId
 from agent.node.loopback import LoopbackSource
@@ -18,6 +20,7 @@ from agent.node.node import Node
 from agent.node.workers import Workers
 from agent.paths import Paths
 from agent.steps import Action, Relinquish, Unmount
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +80,36 @@ async def test_release_unmounts_and_flushes(tmp_path: Path) -> None:
     await hands.release(VOLUME)
     assert volume.done == [Unmount(INNER), Unmount(DATA), Relinquish()]
     assert hands.released == {VOLUME}
+
+
+async def test_volume_taken_away_by_hand_stays_away_over_restarts(tmp_path: Path) -> None:
+    """What a person took away is on disk before it is let go, and the policy's again only when given back."""
+    hands = hands_on(OneVolume(USED), tmp_path)
+    await hands.note_by_hand(VOLUME)
+    again = hands_on(OneVolume(USED), tmp_path)
+    assert again.released == {VOLUME}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(again.note_given_back)
+        for give_back in (partial(again.keep, VOLUME), again.keep_all):
+            await again.note_by_hand(VOLUME)
+            give_back()
+            await until(lambda: hands_on(OneVolume(USED), tmp_path).released == set() or None)
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_the_policy_lets_go_is_asked_of_the_policy_again(tmp_path: Path) -> None:
+    """A volume that was let go for the policy's sake is not noted: the next start decides anew."""
+    await hands_on(OneVolume(USED), tmp_path).release(VOLUME)
+    assert hands_on(OneVolume(USED), tmp_path).released == set()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[7]", b'["vol-x"]', b"7", b"[" * 100_000])
+async def test_note_that_makes_no_sense_releases_nothing(tmp_path: Path, content: bytes) -> None:
+    """A broken note is told in the log, and the policy holds."""
+    path = Paths(tmp_path).state / RELEASED
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert hands_on(OneVolume(USED), tmp_path).released == set()
 
 
 @pytest.mark.parametrize("failing", [Unmount, Relinquish])

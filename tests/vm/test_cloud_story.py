@@ -87,10 +87,9 @@ def aws(target: EbsTarget) -> Iterator[AwsServer]:
 
 
 def become(guest: Guest, aws: AwsServer, instance_id: str) -> None:
-    """Let the guest be the instance of this ID, whose name holds it as it does on EKS."""
+    """Let the guest be the instance of this ID, named compute-1 in the cluster's file."""
     aws.cloud.add_node(instance_id)
-    name = f"hyperpod-{instance_id}"
-    instance = {"InstanceName": name, "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
+    instance = {"InstanceName": "compute-1", "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
     groups = [{"Name": "compute", "Instances": [instance]}]
     config = {"ClusterConfig": {"ClusterArn": CLUSTER_ARN}, "InstanceGroups": groups}
     guest.shell("mkdir -p /opt/ml/config /etc/systemd/system/ebs-agent.service.d; useradd -r ebs-agent || :")
@@ -171,10 +170,7 @@ def check_worker(guest: Guest) -> None:
 
 @pytest.mark.timeout(1200)
 def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
-    """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over.
-
-    The instance that takes over has another name: the volumes are those that the first one left.
-    """
+    """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over."""
     become(guest, aws, FIRST)
     agent = GuestAgent(guest).install()
     write_policy(agent, "1GiB")

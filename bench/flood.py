@@ -24,6 +24,7 @@ from tests.strangers import MANY, flooding
 from tests.waiting import wait_until
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+WAIT_S = 60.0
 SETTLE_S = 3.0
 """Until the flood has come to what it stays at."""
 
@@ -48,6 +49,8 @@ def time_ready(scratch: Scratch, agent: AgentProcess, volume: str) -> float:
     began = time.monotonic()
     image = scratch.add_volume(volume, 64 * MIB)
     while not any(mount.path == path for mount in read_mounts()):
+        if time.monotonic() > began + WAIT_S:
+            raise RuntimeError(f"{volume} was not mounted: {agent.status(volume)}")
         time.sleep(0.002)
     took_s = time.monotonic() - began
     agent.wait_condition(volume, "Ready")
@@ -74,7 +77,8 @@ def main() -> None:
         "a flood elsewhere": flooding_nobody,
         "a flood of the agent": lambda: flooding(port),
     }
-    volumes = [f"vol-0{number:016x}" for number in range(1, len(ways) * ROUNDS + 1)]
+    # Each is blank once only, and one is for what is first needed to be loaded.
+    volumes = [f"vol-0{number:016x}" for number in range(1, len(ways) * ROUNDS + 2)]
     entries = [
         {
             "name": volume[-6:],
@@ -91,9 +95,9 @@ def main() -> None:
     shares: dict[str, list[float]] = {way: [] for way in ways}
     try:
         agent.start()
-        time_ready(scratch, agent, volumes[0])  # what is first needed is loaded
-        time_scrape(port)
         remaining = iter(volumes)
+        time_ready(scratch, agent, next(remaining))
+        time_scrape(port)
         for _ in range(ROUNDS):
             for way, flood in ways.items():
                 with flood():

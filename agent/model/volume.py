@@ -69,6 +69,7 @@ class Reason(str, Enum):
     READ_ONLY_DEVICE = "ReadOnlyDevice"
     # Something is wrong with the volume or its filesystem.
     FILESYSTEM_ERRORS = "FilesystemErrors"
+    UNSUPPORTED = "Unsupported"
     READ_ONLY = "ReadOnly"
     OPTIONS_NOT_IN_FORCE = "OptionsNotInForce"
     PANIC_ON_ERROR = "PanicOnError"

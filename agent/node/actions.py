@@ -145,6 +145,7 @@ class VolumeActions:
             if action.resume_uuid is None:
                 await self._node.save(self._node.records.remove_format, self._pin.volume)
             raise
+        self._pin.is_changed = True
         await filesystem.make_filesystem(
             fd,
             action.type,
@@ -177,6 +178,10 @@ class VolumeActions:
         fd = await self._pin.open_part(device, action.partition)
         try:
             self._pin.checked = await filesystem.check_filesystem(fd, action.type)
+        except AgentError as error:
+            if error.reason is Reason.DEVICE_BUSY:  # which the tool says without saying by whom
+                await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
+            raise
         finally:
             await self._pin.close_part(fd)
 
@@ -189,17 +194,19 @@ class VolumeActions:
         async def save(path: Path, table: str) -> None:
             await self._node.save(partition.save_table, path, table)
 
-        entry = await partition.grow_partition(
-            self._pin.fd, action.partition, action.to_bytes, saved, save=save, confirm=confirm
-        )
-        await self._pin.call(
-            partition.resize_kernel_partition,
-            self._pin.fd,
-            entry.number,
-            entry.start_bytes,
-            entry.size_bytes,
-            timeout_s=GROW_TIMEOUT_S,
-        )
+        async with self._pin.locked():
+            self._pin.is_changed = True
+            entry = await partition.grow_partition(
+                self._pin.fd, action.partition, action.to_bytes, saved, save=save, confirm=confirm
+            )
+            await self._pin.call(
+                partition.resize_kernel_partition,
+                self._pin.fd,
+                entry.number,
+                entry.start_bytes,
+                entry.size_bytes,
+                timeout_s=GROW_TIMEOUT_S,
+            )
 
     async def _grow_filesystem(self, action: GrowFilesystem, observed: Observed) -> None:
         device = _need_device(observed)

@@ -7,6 +7,7 @@ reuses its device number for nothing else, and its lock holds until the last pro
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -146,8 +147,18 @@ def lock_device(fd: int, patience_s: float = LOCK_PATIENCE_S) -> None:
 
 
 def unlock_device(fd: int) -> None:
-    """Give the lock back before the descriptor is closed, so that udev looks at the disk again."""
+    """Give the lock back before the descriptor is closed."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def announce_change(number: DeviceNumber) -> None:
+    """Have udev look at a disk whose contents have changed while it was locked.
+
+    Older ones (systemd before 250) drop what they hear of a locked disk, and no close of a descriptor that
+    only read tells them of it. Where nobody may say so there is no udev to hear it either.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/sys/dev/block/{number}/uevent").write_text("change", "ascii")
 
 
 def refuse_claimed(fd: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -164,7 +165,7 @@ def _cannot_enter(parent: int, name: str, path: str, error: OSError) -> AgentErr
             kind = "a symbolic link"
     return RefusedError(
         f"{path} is {kind}, and mounts follow no links.",
-        hint=f"Remove it (ls -ld {path} shows whose it is), or write the real path in the policy.",
+        hint=f"Remove it (whose it is: ls -ld {shlex.quote(path)}), or write the real path in the policy.",
         reason=Reason.PATH_NOT_ALLOWED,
     )
 
@@ -181,7 +182,8 @@ def _check_entry(parent_fd: int, child: os.stat_result | None, parent_path: str,
         return
     raise RefusedError(
         f"{path} is no safe place to mount on: {why}, who could put something else there.",
-        hint=f"chown root {parent_path} && chmod go-w {parent_path}",
+        hint="Choose a path all of whose directories are root's alone, as below /data or /mnt. A user's own"
+        " directory stays the user's: bind-mount the volume there instead.",
         reason=Reason.PATH_NOT_ALLOWED,
     )
 

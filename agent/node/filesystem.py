@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from agent.errors import AgentError, InvalidValueError
 from agent.model import Checked, FsType, Reason
 from agent.node.command import Completed, Run, descriptor_path, find_program, run
+from agent.shortage import explain_shortage
 
 MKFS_TIMEOUT_S = 600.0
 CHECK_TIMEOUT_S = 6 * 3600.0
@@ -63,12 +64,35 @@ def build_mkfs_argv(
     check_label(fs_type, label)
     labels = [] if label is None else ["-L", label]
     if fs_type is FsType.EXT4:
-        # A new volume has nothing to discard; tables and journal are zeroed by the kernel once it is mounted.
-        fast = ["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"]
-        return ["mkfs.ext4", "-q", *fast, *options, *labels, "-U", uuid, device]
+        extended, others = _split_extended(options)
+        return ["mkfs.ext4", "-q", "-E", extended, *others, *labels, "-U", uuid, device]
     if fs_type is FsType.XFS:
         return ["mkfs.xfs", "-q", "-K", *options, *labels, "-m", f"uuid={uuid}", device]
     return [*_WITHOUT_DEVICES, "mkfs.btrfs", "-q", "-K", *options, *labels, "-U", uuid, device]
+
+
+_FAST = ("nodiscard", "lazy_itable_init=1", "lazy_journal_init=1")
+"""A new volume has nothing to discard; tables and journal are zeroed by the kernel once it is mounted."""
+
+
+def _split_extended(options: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the value of mkfs.ext4's ``-E``, and the other options: of two only the last counts."""
+    given: list[str] = []
+    others: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word.startswith("-E"):
+            given += (word[2:] or next(words, "")).split(",")
+        else:
+            others.append(word)
+    topics = {_name_extended(one) for one in given}
+    fast = [one for one in _FAST if _name_extended(one) not in topics]
+    return ",".join((*fast, *filter(None, given))), others
+
+
+def _name_extended(option: str) -> str:
+    name = option.partition("=")[0]
+    return "discard" if name == "nodiscard" else name
 
 
 def build_wipe_argv(fs_type: FsType, device: str) -> list[str]:
@@ -166,14 +190,32 @@ def parse_e2fsck(completed: Completed) -> Checked:
     if completed.returncode in {0, 1}:
         return Checked(is_clean=True, detail=summary)
     is_done = completed.returncode > 0
-    if is_done and (completed.returncode & _E2FSCK_UNCORRECTED or _is_bad_superblock(summary)):
+    is_known = "unsupported feature" not in completed.stdout + completed.stderr
+    if is_done and is_known and (completed.returncode & _E2FSCK_UNCORRECTED or _is_bad_superblock(summary)):
         return Checked(is_clean=False, detail=summary)
     # 2 asks for a reboot, which is for root filesystems; 8 and more mean that nothing was checked.
-    is_busy = "is mounted" in completed.stdout + completed.stderr or "in use" in summary
-    raise AgentError(
-        f"e2fsck could not check the filesystem ({completed.returncode}): {summary}",
-        hint="The device is mounted or held (lsblk)." if is_busy else "The kernel log (dmesg) tells more.",
-        reason=Reason.DEVICE_BUSY if is_busy else Reason.STEP_FAILED,
+    raise _cannot_check(completed, summary)
+
+
+def _cannot_check(completed: Completed, summary: str) -> AgentError:
+    """Return why e2fsck did not check, by its words: its exit status is the same for all of it."""
+    words = f"{completed.stdout}\n{completed.stderr}"
+    if "Memory allocation failed" in words or "Cannot allocate memory" in words:
+        return explain_shortage("e2fsck could not check the filesystem", MemoryError())
+    reason, hint = Reason.STEP_FAILED, "The kernel log (dmesg) tells more."
+    if "is mounted" in words or "in use" in words or "busy" in words:
+        reason, hint = (
+            Reason.DEVICE_BUSY,
+            "The device is mounted or held (lsblk; lsns -t mnt, findmnt -N PID).",
+        )
+    elif "unsupported feature" in words or "newer version of e2fsck" in words:
+        reason = Reason.UNSUPPORTED
+        hint = "Install a newer e2fsprogs, as new as the one that made the filesystem; nothing was changed."
+    elif "Permission denied" in words or "Operation not permitted" in words:
+        hint = "The agent may not open the device: is it confined more than its own unit does?"
+    said = " ".join(words.split())[:300] or summary
+    return AgentError(
+        f"e2fsck could not check the filesystem ({completed.returncode}): {said}", hint=hint, reason=reason
     )
 
 

@@ -90,6 +90,14 @@ def verify_formatted(fd: int, device: Device, record: FormatRecord) -> None:
     found = find_signatures(fd, device)
     if isinstance(found, Filesystem) and (found.uuid, found.type) == (record.uuid, record.type):
         return
+    if found is not None:
+        what = found.what if isinstance(found, Foreign) else f"a filesystem of type {found.type}"
+        raise VanishedError(
+            f"mkfs.{record.type} made something else of {device.path} than {record.type}: {what}.",
+            hint="Its mkfs_options in the policy say so. Take them back, then: wipefs -a"
+            f" {device.path}, and ebs-agent forget {record.volume_id}.",
+            reason=Reason.UNSUPPORTED,
+        )
     raise VanishedError(
         f"mkfs.{record.type} ended well, but {device.path} does not hold the filesystem it was to make.",
         hint="See the kernel log for write errors of the device.",

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import AgentError, RefusedError, VanishedError
 from agent.model import DeviceNumber, FsType, Reason
@@ -21,6 +23,7 @@ from agent.node.kernellog import follow_kernel_log
 from agent.node.mounted import detach, open_mount, open_root, set_owner, unmount_unused
 from agent.node.mountinfo import describe_mount, find_top_mount, read_mounts_towards
 from agent.options import split_options
+from agent.shortage import explain_shortage, is_shortage
 
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA}
 """What filesystems answer when it is their device or their own structures that are bad."""
@@ -92,7 +95,7 @@ def _make_mount(request: MountRequest, directory_fd: int) -> Iterator[int]:
         mount_fd = _open_detached_mount(request)
     except OSError as error:
         if not mountapi.is_unavailable(error):
-            raise _cannot_mount(request, error, []) from error
+            raise explain_mount_failure(request, error, []) from error
         with _mount_by_old_call(request, directory_fd) as mount_fd:
             yield mount_fd
         return
@@ -108,6 +111,7 @@ def _make_mount(request: MountRequest, directory_fd: int) -> Iterator[int]:
 def _open_detached_mount(request: MountRequest) -> int:
     """Set the filesystem up and return a mount nobody can see. OSError ENOSYS: no such calls here."""
     attributes, parameters = split_options(request.options)
+    _check_source(request)
     with mountapi.open_filesystem(request.type.value) as context, follow_kernel_log() as kernel_log:
         try:
             context.set(f"source={request.source}")
@@ -119,13 +123,28 @@ def _open_detached_mount(request: MountRequest) -> int:
         except OSError as error:
             # The context has what the parser of options said, the kernel's log what the filesystem did.
             said = context.read_messages() or kernel_log.read_about(request.source)
-            raise _cannot_mount(request, error, said) from error
+            raise explain_mount_failure(request, error, said) from error
+
+
+def _check_source(request: MountRequest) -> None:
+    """Raise VanishedError where the node leads elsewhere by now.
+
+    The kernel opens it anew, and a log it replays is replayed before the mount can be looked at.
+    """
+    found = Path(request.source).stat().st_rdev
+    if (os.major(found), os.minor(found)) != request.device_number:
+        raise VanishedError(
+            f"{request.source} was {request.device_number} when it was looked at and is another device now;"
+            " nothing was mounted.",
+            hint="Devices were renumbered meanwhile; the next look finds the volume again.",
+        )
 
 
 @contextlib.contextmanager
 def _mount_by_old_call(request: MountRequest, directory_fd: int) -> Iterator[int]:
     """Mount with mount(2), where what was mounted can be looked at only after everybody can see it."""
     attributes, parameters = split_options(request.options)
+    _check_source(request)
     target = f"/proc/self/fd/{directory_fd}"
     with follow_kernel_log() as kernel_log:
         try:
@@ -135,7 +154,7 @@ def _mount_by_old_call(request: MountRequest, directory_fd: int) -> Iterator[int
             )
         except OSError as error:
             said = kernel_log.read_about(request.source)
-            raise _cannot_mount(request, error, said) from error
+            raise explain_mount_failure(request, error, said) from error
     with open_directory(request.path) as mount_fd:
         if read_mount_id(mount_fd) == read_mount_id(directory_fd):
             raise _swapped(request.path)
@@ -186,7 +205,16 @@ def _check_device(mount_fd: int, request: MountRequest) -> None:
 def _give_ownership(mount_fd: int, request: MountRequest) -> None:
     if "ro" not in split_options(request.options)[0]:
         with open_root(mount_fd) as root_fd:
-            set_owner(root_fd, request.uid, request.gid, request.mode)
+            try:
+                set_owner(root_fd, request.uid, request.gid, request.mode)
+            except PermissionError as error:
+                raise AgentError(
+                    f"The root directory of {request.source} could not be given the policy's owner and mode:"
+                    f" {error.strerror} (chown, chmod). Nothing stays mounted.",
+                    hint="It may be immutable: mount it by hand and chattr -i its root directory; or take"
+                    " owner, group and mode out of the policy.",
+                    reason=Reason.STEP_FAILED,
+                ) from error
 
 
 def _attach(mount_fd: int, directory_fd: int, path: str) -> None:
@@ -215,12 +243,42 @@ def _swapped(path: str) -> AgentError:
     )
 
 
-def _cannot_mount(request: MountRequest, error: OSError, said: list[str]) -> AgentError:
+_UNSUPPORTED = re.compile(
+    r"unsupported|not supported|deprecated|bad block size|blocksize|sectorsize|sector size|page size"
+    r"|incompat|unknown feature|couldn't mount because of",
+    re.IGNORECASE,
+)
+"""Words of ext4, xfs and btrfs for what the kernel would have to be newer for, or built otherwise."""
+_QUOTAS = frozenset({"quota", "usrquota", "grpquota", "prjquota", "pquota", "uquota", "gquota"})
+
+
+def explain_mount_failure(request: MountRequest, error: OSError, said: list[str]) -> AgentError:
+    """Return why it did not mount: by the kernel's number, and by its words where that number means much."""
     words = "; ".join(message.rstrip(". ") for message in said[-3:]) or error.strerror or str(error)
+    where = f"{request.source} did not mount at {request.path}"
+    if is_shortage(error):
+        return explain_shortage(where, error)
     reason = Reason.FILESYSTEM_ERRORS if error.errno in _DAMAGE else Reason.STEP_FAILED
-    hint = {
+    if error.errno in {errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS} and _UNSUPPORTED.search(words):
+        reason = Reason.UNSUPPORTED
+    return AgentError(f"{where}: {words}.", hint=_choose_hint(request, error, reason), reason=reason)
+
+
+def _choose_hint(request: MountRequest, error: OSError, reason: Reason) -> str:
+    if reason is Reason.UNSUPPORTED:
+        return (
+            f"This kernel ({os.uname().release}) cannot mount it as it was made; nothing was changed. Use one"
+            " that can. If the agent has just made it with mkfs_options of the policy, take those back, then:"
+            f" wipefs -a {request.source}, and ebs-agent forget for the volume."
+        )
+    parameters = {option.partition("=")[0] for option in split_options(request.options)[1]}
+    if error.errno == errno.EINVAL and parameters & _QUOTAS:
+        return (
+            f"{', '.join(sorted(parameters & _QUOTAS))} needs a kernel with quotas, and on ext4 the feature:"
+            f" tune2fs -O quota,project {request.source}"
+        )
+    return {
         errno.EBUSY: "Something holds the device, or mounted it with other options (lsblk, findmnt).",
         errno.ENODEV: f"Load the kernel's module: modprobe {request.type}.",
-        errno.EINVAL: "Check the mount options in the policy, and the kernel log.",
+        errno.EINVAL: "Does this filesystem know all mount options of the policy? The kernel log tells more.",
     }.get(error.errno or 0, "The kernel log (dmesg) tells more.")
-    return AgentError(f"{request.source} did not mount at {request.path}: {words}.", hint=hint, reason=reason)

@@ -6,13 +6,16 @@ the kernel gives its device number to no other disk.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from agent.errors import VanishedError
-from agent.model import Checked, Content, Device, Filesystem, Partition, VolumeId
+from agent.model import Checked, Content, Device, DeviceNumber, Filesystem, Partition, VolumeId
 from agent.node.blankness import Trust
+from agent.node.device import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
 from agent.node.formatting import lock_and_probe
 from agent.node.look import Look, LookRequest, look_at, open_and_look, open_partition
 from agent.node.signature import probe
@@ -48,6 +51,8 @@ class Pin:
         """What the last look found on the device."""
         self.writes: tuple[int, ...] | None = None
         """What had been written to the device, by ``count_writes``, before its contents were last proven."""
+        self.is_changed = False
+        """Something else is on the device now, and udev is to be told once the lock is let go."""
         self._workers = workers
         self._fd: Fd | None = None
 
@@ -97,8 +102,22 @@ class Pin:
         """Let go of the device, and so of its lock."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            self.is_locked = False
+            rdev = os.fstat(fd).st_rdev
+            number = DeviceNumber(os.major(rdev), os.minor(rdev)) if self.is_changed else None
+            self.is_locked = self.is_changed = False
             await self._workers.close(fd, subject=self.volume)
+            if number is not None:
+                await self.call(announce_change, number, timeout_s=OPEN_TIMEOUT_S)
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Keep udev and other tools off the device within."""
+        await self.call(lock_device, self.fd, timeout_s=LOCK_PATIENCE_S + OPEN_TIMEOUT_S)
+        try:
+            yield
+        finally:
+            if self._fd is not None:
+                await self.call(unlock_device, self._fd, timeout_s=OPEN_TIMEOUT_S)
 
 
 def find_partition(device: Device, number: int) -> Partition:

@@ -120,6 +120,10 @@ def _judge_value(name: str, option: _Option, value: str) -> Iterator[str]:
         return
     if name == "-O" and "journal_dev" in value.split(","):
         yield "The feature journal_dev makes a journal, not a filesystem."
+    if name == "-O" and "none" in value.split(","):
+        yield "Without any feature (none) it is no ext4, and the agent would not know it again."
+    if name == "-m" and "crc=0" in value.split(","):
+        yield "crc=0 makes an XFS of version 4, which kernels are built without."
     if option.keys is None:
         return
     for part in value.split(","):

@@ -76,6 +76,21 @@ def test_mkfs_command(fs_type: FsType, argv: str) -> None:
     assert not {"-f", "-F", "--force"} & set(built)
 
 
+@pytest.mark.parametrize(
+    ("options", "extended", "others"),
+    [
+        ([], EXT4_FAST, []),
+        (["-E", "stride=16"], f"{EXT4_FAST},stride=16", []),
+        (["-m", "0", "-Estride=16,lazy_itable_init=0", "-E", "discard"],
+         "lazy_journal_init=1,stride=16,lazy_itable_init=0,discard", ["-m", "0"]),
+    ],
+)  # fmt: skip
+def test_extended_options_are_one(options: list[str], extended: str, others: list[str]) -> None:
+    """mkfs.ext4 heeds the last -E alone: the policy's and the agent's own are given together."""
+    built = build_mkfs_argv(FsType.EXT4, "/dev/x", uuid=UUID, options=options)
+    assert built == ["mkfs.ext4", "-q", "-E", extended, *others, "-U", UUID, "/dev/x"]
+
+
 def test_btrfs_is_made_where_no_other_device_is_seen() -> None:
     """mkfs.btrfs reads every block device it finds, so it is started where /dev is empty."""
     built = build_mkfs_argv(FsType.BTRFS, "/proc/self/fd/7", uuid=UUID)
@@ -151,6 +166,14 @@ def test_e2fsck_status(returncode: int, stdout: str, stderr: str, *, is_clean: b
     [
         (8, "/dev/loop0 is mounted.\n", "e2fsck: Cannot continue, aborting.\n", Reason.DEVICE_BUSY),
         (8, "", "e2fsck: Device or resource busy while trying; is it in use?\n", Reason.DEVICE_BUSY),
+        (8, "/proc/self/fd/4 is in use.\n", "e2fsck: Cannot continue, aborting.\n", Reason.DEVICE_BUSY),
+        (
+            8,
+            "/dev/loop0 has unsupported feature(s): FEATURE_C12\n",
+            "e2fsck: Get a newer version of e2fsck!\n",
+            Reason.UNSUPPORTED,
+        ),
+        (8, "", "e2fsck: Memory allocation failed while opening\n", Reason.NODE_EXHAUSTED),
         (2, "reboot\n", "", Reason.STEP_FAILED),
         (16, "", "Usage: e2fsck\n", Reason.STEP_FAILED),
         (32, "", "cancelled\n", Reason.STEP_FAILED),

@@ -197,10 +197,14 @@ class MqttPublisher:
 
 
 async def _end_with(client: aiomqtt.Client, conversation: anyio.CancelScope) -> None:
-    """End the conversation with its connection: a message under way would be waited for in vain."""
+    """End the conversation with its connection: a message under way would be waited for in vain.
+
+    It ends as well with the first message that comes: nothing is subscribed to, and a broker that sends all
+    the same may send without end.
+    """
     with suppress(Exception):
         async for _ in client.messages:
-            pass  # nothing is subscribed to
+            break
     conversation.cancel()
 
 
@@ -230,6 +234,7 @@ def make_client(settings: MqttSettings, topics: Topics) -> aiomqtt.Client:
         tls_context=make_tls_context(settings) if settings.uses_tls else None,
         keepalive=KEEPALIVE_S,
         timeout=CONNECT_TIMEOUT_S,
+        max_queued_incoming_messages=1,
     )
 
 

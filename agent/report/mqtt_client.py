@@ -1,4 +1,4 @@
-"""aiomqtt's client, except for two things it does with its sockets.
+"""aiomqtt's client, except for two things it does with its sockets, and with a limit to what it takes.
 
 It gives a socket's *number* to the event loop one turn later, when paho may have found the broker gone and
 closed it. At best the loop then reports an error. At worst the number is another socket's by now: the loop
@@ -14,6 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 from typing_extensions import Self, override
 
 if TYPE_CHECKING:
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
     from aiomqtt.types import PahoSocket
 
 
+MAX_PACKET_BYTES = 4096
+"""Of what a broker sends. All that is asked of it is to say in a few bytes that it has something; MQTT lets
+it announce 256 MiB, which would be kept until they are complete."""
+
+
 class Client(aiomqtt.Client):
     """A connection to a broker."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        bound_packets(self._client)
 
     @override
     async def __aenter__(self) -> Self:
@@ -59,6 +69,18 @@ class Client(aiomqtt.Client):
                 self._loop.add_writer(sock.fileno(), write)
 
         self._loop.call_soon_threadsafe(watch)
+
+
+def bound_packets(client: paho.Client) -> None:
+    """Have a connection end with the first packet that is longer than any that is asked for."""
+    read = client._packet_read  # noqa: SLF001 -- paho 2.1 has no limit of its own for MQTT 3.1.1
+
+    def read_bounded() -> MQTTErrorCode:
+        result = read()
+        is_long = client._in_packet["remaining_length"] > MAX_PACKET_BYTES  # noqa: SLF001 -- likewise
+        return MQTTErrorCode.MQTT_ERR_PROTOCOL if is_long else result
+
+    client._packet_read = read_bounded  # type: ignore[method-assign]  # noqa: SLF001 -- likewise
 
 
 def _heed(future: asyncio.Future[Any]) -> None:

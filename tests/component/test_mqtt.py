@@ -265,7 +265,7 @@ class SlowBroker:
 
 
 @asynccontextmanager
-async def serving(broker: SlowBroker) -> AsyncIterator[int]:
+async def serving(broker: SlowBroker | FloodingBroker) -> AsyncIterator[int]:
     """Give the broker's port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
@@ -307,6 +307,47 @@ async def test_broker_that_never_answers_has_one_connection(monkeypatch: pytest.
         await until(lambda: count() > 4)
         tasks.cancel_scope.cancel()
     assert most <= 2
+
+
+MUCH = b"\0" * 65536
+
+
+class FloodingBroker:
+    """Takes any connection, and sends without end what nobody asked for."""
+
+    def __init__(self, packet: bytes) -> None:
+        self.packet = packet
+        self.sent_bytes = 0
+        self.ended = 0
+
+    async def serve(self, stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"\x20\x02\x00\x00")  # CONNACK: accepted
+            with suppress(anyio.BrokenResourceError):
+                while True:
+                    await stream.send(self.packet)
+                    self.sent_bytes += len(self.packet)
+            self.ended += 1
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(b"\x30\xff\xff\xff\x7f\x00\x01t" + MUCH, id="one of 256 MiB"),
+        pytest.param(b"\x30\x08\x00\x01tabcde" * 1000, id="many"),
+    ],
+)
+async def test_broker_that_sends_what_nobody_asked_for_is_left(packet: bytes) -> None:
+    """Nothing is subscribed to: the connection ends at once, and the flood is nobody's to keep."""
+    flood = FloodingBroker(packet)
+    async with serving(flood) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(make_board(READY), Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: flood.ended)
+        tasks.cancel_scope.cancel()
+    assert flood.sent_bytes < 64 * 1024 * 1024, "what the sockets hold, and no more"
 
 
 async def test_idle_node_is_back_with_its_broker(broker: Mosquitto) -> None:

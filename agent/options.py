@@ -86,9 +86,11 @@ def compare_parameters(mount: Mount, wanted: Iterable[str], applied: Iterable[st
     filesystems do not show all of theirs. What is taken out of the policy is in force for as long as the
     kernel shows it, since a remount leaves alone what it does not name.
     """
-    parameters, known = split_options(wanted)[1], split_options(applied)[1]
-    added = [one for one in parameters if one not in known]
-    removed = [one for one in known if one not in parameters and _is_shown(one, mount)]
+    parameters, asked = split_options(wanted)[1], split_options(applied)[1]
+    known = (*asked, *_list_implied(asked, mount.fs_type))
+    kept = {*parameters, *_list_implied(parameters, mount.fs_type)}
+    added = [one for one in parameters if one not in known and not _is_in_force(one, mount)]
+    removed = [one for one in known if one not in kept and _is_shown(one, mount)]
     named = {_name(one) for one in parameters}
     fixed = {one for one in added if _needs_new_mount(one, mount.fs_type)}
     # Named with another value, it is changed and not taken back.
@@ -106,24 +108,66 @@ def _name(parameter: str) -> str:
     return parameter.partition("=")[0]
 
 
+def _list_implied(parameters: Iterable[str], fs_type: str) -> list[str]:
+    """Return what comes with parameters, and stays when they go."""
+    return [brought for one in parameters if (brought := _IMPLIED.get(fs_type, {}).get(one)) is not None]
+
+
+def _is_in_force(parameter: str, mount: Mount) -> bool:
+    """Tell whether the kernel shows that what only a new mount brings is so already.
+
+    What a remount can bring is asked for all the same: a default that is shown may be another one tomorrow.
+    """
+    if not _needs_new_mount(parameter, mount.fs_type):
+        return False
+    negated = _DEFAULT_NEGATIONS.get(mount.fs_type, {}).get(parameter)
+    if negated is not None:
+        return negated not in mount.super_options
+    return parameter in mount.super_options or parameter in _WITHOUT_EFFECT.get(mount.fs_type, ())
+
+
 def _is_shown(parameter: str, mount: Mount) -> bool:
     """Tell whether the kernel shows a parameter; a value it may show in other words: 1m as 1024k."""
     if parameter in _SHOWN_ANYWAY.get(mount.fs_type, ()):
         return False
-    if "=" not in parameter:
-        return parameter in mount.super_options
-    return any(shown.startswith(f"{_name(parameter)}=") for shown in mount.super_options)
+    shown = _SHOWN_AS.get(mount.fs_type, {}).get(parameter, parameter)
+    if shown in mount.super_options:
+        return True
+    name = _name(shown)
+    return ("=" in shown or name in _VALUE_ADDED) and any(
+        one.startswith(f"{name}=") for one in mount.super_options
+    )
 
 
-_SHOWN_ANYWAY = {"xfs": frozenset({"attr2", "inode64", "logbufs=8", "logbsize=32k", "noquota"})}
+_SHOWN_ANYWAY = {
+    "btrfs": frozenset({"space_cache=v2", "subvol=/", "subvolid=5"}),
+    "xfs": frozenset({"attr2", "inode64", "logbufs=8", "logbsize=32k", "noquota"}),
+}
 """What is in force where nothing is said, and shown all the same."""
+_SHOWN_AS = {
+    "ext4": {
+        "auto_da_alloc=0": "noauto_da_alloc",
+        "bsdgroups": "grpid",
+        "dioread_lock": "nodioread_nolock",
+        "no_mbcache": "nombcache",
+    }
+}
+"""Words that the kernel shows as another (``ext4_show_options``)."""
+_VALUE_ADDED = frozenset({"compress", "compress-force"})
+"""What btrfs shows with the value it chose, where none was given (``btrfs_show_options``)."""
+_IMPLIED = {"xfs": {"sync": "wsync"}}
+"""What XFS sets for the life of the mount where it is mounted with sync (``xfs_fs_fill_super``)."""
+_DEFAULT_NEGATIONS = {"xfs": {"nodiscard": "discard", "nolargeio": "largeio"}}
+"""Words for what is so unless the opposite is shown."""
+_WITHOUT_EFFECT = {"xfs": frozenset({"attr2", "ikeep", "noikeep"})}
+"""Words of old that change nothing on any filesystem of today."""
 _XFS_CHANGES = frozenset({"inode32", "inode64"})
 """All that XFS changes by a remount; the rest it accepts and ignores (``xfs_fs_reconfigure``)."""
 _FIXED = {
     "btrfs": frozenset({"subvol", "subvolid", "degraded", "rescue", "usebackuproot"}),
     "ext4": frozenset(
-        {"data", "journal_checksum", "dax", "quota", "usrquota", "grpquota", "prjquota"}
-        | {"usrjquota", "grpjquota", "jqfmt"}
+        {"data", "journal_checksum", "nojournal_checksum", "dax", "nodelalloc", "nombcache", "no_mbcache"}
+        | {"quota", "usrquota", "grpquota", "prjquota", "usrjquota", "grpjquota", "jqfmt"}
     ),
 }
 """What others ignore at a remount, or refuse it for (``btrfs_reconfigure``, ``ext4_reconfigure``)."""
@@ -131,16 +175,22 @@ _FIXED = {
 
 def _needs_new_mount(parameter: str, fs_type: str) -> bool:
     name = _name(parameter)
+    if name in NEVER_REMOUNTED:
+        return True
     if name in _VFS_UNDOING or name in _VFS_UNDOING.values():
         return False
     return name not in _XFS_CHANGES if fs_type == "xfs" else name in _FIXED.get(fs_type, ())
 
 
+NEVER_REMOUNTED = frozenset({"dirsync"})
+"""Flags of any filesystem that no remount may name, be they in force or not: the kernel refuses it whole
+(``reconfigure_super``, MS_RMT_MASK)."""
 _VFS_UNDOING = {"sync": "async", "lazytime": "nolazytime", "mand": "nomand"}
 """Flags of any filesystem, and the words of fsconfig(2) that clear them (``fs/fs_context.c``)."""
 _UNDOING = {
     "ext4": {"discard": "nodiscard", "commit": "commit=0"},
     "btrfs": {"commit": "commit=0"},  # nodiscard would be less than its default
+    "xfs": {"inode32": "inode64"},
 }
 """Likewise of filesystems; a commit interval of 0 is the default."""
 

@@ -26,7 +26,7 @@ from agent.node.mountinfo import (
     read_mounts_towards,
 )
 from agent.node.swaps import list_swap_files
-from agent.options import split_options
+from agent.options import NEVER_REMOUNTED, split_options
 from agent.text import make_printable
 
 
@@ -41,7 +41,8 @@ def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) ->
             try:
                 context.set("ro" if "ro" in attributes else "rw")
                 for parameter in parameters:
-                    context.set(parameter)
+                    if parameter not in NEVER_REMOUNTED:
+                        context.set(parameter)
                 context.reconfigure()
             except OSError as error:
                 said = context.read_messages() or kernel_log.read_about(mount.source)

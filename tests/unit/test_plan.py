@@ -364,6 +364,24 @@ def test_options_changed_are_remounted() -> None:
         ("btrfs", "rw,subvolid=5,subvol=/", [], ["subvol=@data"], None, ["without subvol=@data"]),
         ("btrfs", "rw,discard=async", ["discard"], [], None, []),
         ("btrfs", "rw", [], ["compress=zstd"], [[], []], []),
+        # In force already, or without effect: there is nothing to wait for.
+        ("xfs", "rw,noquota,logbufs=8", [], ["noquota", "logbufs=8", "nodiscard", "attr2"], None, []),
+        ("xfs", "rw,discard", [], ["nodiscard"], None, ["without nodiscard"]),
+        ("btrfs", "rw,space_cache=v2,subvol=/", ["space_cache=v2", "subvol=/"], [], None, []),
+        ("btrfs", "rw,subvol=/", [], ["subvol=/"], None, []),
+        # What the kernel shows as another word, or with a value of its own.
+        ("ext4", "rw,grpid", ["bsdgroups"], [], None, ["with bsdgroups"]),
+        ("ext4", "rw,noauto_da_alloc", ["auto_da_alloc=0"], [], None, ["with auto_da_alloc=0"]),
+        ("btrfs", "rw,compress=zlib:3", ["compress"], [], None, ["with compress"]),
+        # What comes with sync stays when sync is taken back.
+        ("xfs", "rw,wsync,sync", ["sync"], [], [["async"], ["wsync"]], ["with wsync"]),
+        ("xfs", "rw,wsync,sync", ["sync"], ["sync"], None, []),
+        ("xfs", "rw,inode32", ["inode32"], [], [["inode64"], []], []),
+        # What the kernel refuses, or ignores, at a remount.
+        ("ext4", "rw", [], ["dirsync"], None, ["without dirsync"]),
+        ("btrfs", "rw,dirsync", ["dirsync"], [], None, ["with dirsync"]),
+        ("ext4", "rw", [], ["nodelalloc", "nombcache", "nojournal_checksum"], None,
+         ["without nodelalloc, nombcache, nojournal_checksum"]),
     ],
 )  # fmt: skip
 def test_options_that_a_remount_does_not_change(

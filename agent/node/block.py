@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def _check_replaceable(link: Path) -> None:
     if not stat.S_ISLNK(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
         raise RefusedError(
             f"{link} is not a link of the agent's and is left alone.",
-            hint=f"Find out what made it, and remove it: ls -ld {link}",
+            hint=f"Find out what made it, and remove it: ls -ld {shlex.quote(str(link))}",
             reason=Reason.PATH_IN_USE,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 
 from agent.model import Condition, Reason
 from agent.report.health import Reading, Verdict
@@ -25,8 +26,8 @@ def find_shut_down(window: Window, _is_held: bool) -> Verdict | None:  # noqa: F
         Reason.SHUT_DOWN,
         f"The {mount.fs_type} filesystem at {mount.path} answers {os.strerror(mount.root_errno)!r}:"
         " it shut itself down.",
-        f"What was not flushed is lost. See the kernel log, then: umount {mount.path}; it is checked and"
-        " mounted again by itself.",
+        "What was not flushed is lost. See the kernel log, then:"
+        f" umount {shlex.quote(mount.path)}; it is checked and mounted again by itself.",
     )
 
 
@@ -43,7 +44,8 @@ def find_read_only(window: Window, _is_held: bool) -> Verdict | None:  # noqa: F
         Condition.FAILED,
         Reason.READ_ONLY,
         f"The {mount.fs_type} filesystem at {mount.path} is to be written to and takes no writes{why}.",
-        f"See the kernel log; save the data, then: umount {mount.path}; it is checked and mounted again.",
+        "See the kernel log; save the data, then:"
+        f" umount {shlex.quote(mount.path)}; it is checked and mounted again.",
     )
 
 

@@ -145,6 +145,13 @@ def test_shut_down_is_not_io_error() -> None:
     assert find(read(0, mount=dead, read_errno=errno.EIO)) == [Reason.IO_ERRORS]
 
 
+@pytest.mark.parametrize("fault", [{"root_errno": errno.EIO}, {"is_read_only": True}])
+def test_command_to_paste_is_quoted(fault: dict[str, Any]) -> None:
+    """Whoever writes a volume's tags chooses a part of its path."""
+    (verdict,) = judge((look(0, path="/data/$(reboot)", **fault),), SUBJECT, ())
+    assert "umount '/data/$(reboot)'" in str(verdict.hint)
+
+
 def test_intended_read_only() -> None:
     """Read-only is right where the policy says so."""
     assert find(look(0, is_read_only=True), subject=Subject("ckpt", is_read_only=True)) == []

@@ -260,6 +260,28 @@ def test_killed_agent_continues_where_it_was(scratch: Scratch, agent: AgentProce
     agent.wait_condition(VOLUME, "Ready")
 
 
+def test_volume_without_entry_stays_unmounted_for_repair(scratch: Scratch, agent: AgentProcess) -> None:
+    """Taken out of the policy it stays mounted; unmounted by hand then, it is left to whoever repairs it."""
+    scratch.write_policy(entry(scratch))
+    scratch.add_volume(VOLUME)
+    agent.start()
+    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    scratch.write_policy(entry(scratch, volume=OTHER, name="other"), resync="1s")
+    agent.reload()
+    agent.wait_condition(VOLUME, "Unmanaged", "NotInPolicy")
+    assert find_mount(scratch.data / "ckpt") is not None
+    subprocess.run(["umount", scratch.data / "ckpt"], check=True)
+    # Something else of the node comes and is mounted meanwhile.
+    scratch.add_volume(OTHER)
+    agent.wait_condition(OTHER, "Ready")
+    assert find_mount(scratch.data / "ckpt") is None
+    subprocess.run(["e2fsck", "-f", "-p", device], check=True, capture_output=True)
+    scratch.write_policy(entry(scratch))
+    agent.reload()
+    agent.wait_condition(VOLUME, "Ready")
+    assert find_mount(scratch.data / "ckpt") is not None
+
+
 def test_reload_moves_and_remounts(scratch: Scratch, agent: AgentProcess) -> None:
     """A path changed in the policy moves the mount, and options changed remount it, both in place."""
     scratch.write_policy(entry(scratch))

@@ -53,6 +53,8 @@ def test_damaged_filesystem_is_not_made_writable_unchecked_on_nvme(agent: GuestA
     agent.guest.wait_until(["mountpoint", "-q", path], timeout_s=60)
     agent.write_policy(entry)
     agent.reload()
+    # It was ready before as well.
+    agent.guest.wait_until(["findmnt", "--noheadings", "-O", "rw", "--mountpoint", path], timeout_s=60)
     agent.wait_condition(volume, "Ready")
     assert len([event for event in agent.read_events("volume.checked") if event["volume_id"] == volume]) == 1
     agent.guest.shell("echo new > $1/new; test -d $1/dir", path)

@@ -90,7 +90,7 @@ def compare_parameters(mount: Mount, wanted: Iterable[str], applied: Iterable[st
     known = (*asked, *_list_implied(asked, mount.fs_type))
     kept = {*parameters, *_list_implied(parameters, mount.fs_type)}
     added = [one for one in parameters if one not in known and not _is_in_force(one, mount)]
-    removed = [one for one in known if one not in kept and _is_shown(one, mount)]
+    removed = [one for one in known if one not in kept and one not in _OWN and _is_shown(one, mount)]
     named = {_name(one) for one in parameters}
     fixed = {one for one in added if _needs_new_mount(one, mount.fs_type)}
     # Named with another value, it is changed and not taken back.
@@ -102,6 +102,10 @@ def compare_parameters(mount: Mount, wanted: Iterable[str], applied: Iterable[st
         left=tuple(one for one in removed if one not in undone),
         missing=tuple(one for one in added if one in fixed),
     )
+
+
+_OWN = frozenset({"nouuid"})
+"""What the agent adds by itself, where a filesystem of the same UUID is mounted, and no policy names."""
 
 
 def _name(parameter: str) -> str:

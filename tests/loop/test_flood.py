@@ -57,7 +57,7 @@ def test_volumes_are_attached_under_a_flood(scratch: Scratch, agent: AgentProces
         for volume in VOLUMES:
             agent.wait_condition(volume, "Ready")
         counted = read_counted(port)
-        assert count_descriptors(pid) < 300
+        assert count_descriptors(pid) < 400, "64 are served, 256 are in the lobby"
     assert counted["evicted"] > MANY - 100
     assert agent.pid == pid
     log = agent.read_log()

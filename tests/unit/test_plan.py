@@ -360,6 +360,7 @@ def test_options_changed_are_remounted() -> None:
         ("xfs", "rw,allocsize=1024k", ["allocsize=1m"], ["allocsize=1m"], None, []),
         ("xfs", "rw,logbufs=8,inode64", ["logbufs=8", "inode64"], [], None, []),
         ("xfs", "rw,sync", ["sync"], [], [["async"], []], []),
+        ("xfs", "rw,nouuid", ["nouuid"], [], None, []),
         ("xfs", "rw,swalloc,sync", ["swalloc", "sync"], [], [["async"], ["swalloc"]], ["with swalloc"]),
         ("btrfs", "rw,subvolid=5,subvol=/", [], ["subvol=@data"], None, ["without subvol=@data"]),
         ("btrfs", "rw,discard=async", ["discard"], [], None, []),

@@ -236,7 +236,7 @@ async def _check_xfs(device_fd: int, run: Run) -> Checked:
 
 def parse_xfs_log(completed: Completed) -> Checked:
     """Return what ``xfs_logprint -t`` found: a clean log, or a dirty one that mounting can replay."""
-    _refuse_killed(completed)
+    _refuse_unmade(completed)
     state = _XFS_LOG_STATE.search(completed.stdout)
     if completed.returncode == 0 and state is not None:
         return Checked(is_clean=True, detail=f"the log is {state[1].lower()}")
@@ -255,7 +255,7 @@ async def _check_btrfs(device_fd: int, run: Run) -> Checked:
 
 def parse_btrfs_super(completed: Completed) -> Checked:
     """Return what the superblock says of itself, from ``btrfs inspect-internal dump-super``."""
-    _refuse_killed(completed)
+    _refuse_unmade(completed)
     if completed.returncode != 0:
         return Checked(is_clean=False, detail=f"its superblock is damaged ({completed.summarize()})")
     flags = _BTRFS_FLAGS.search(completed.stdout)
@@ -265,6 +265,34 @@ def parse_btrfs_super(completed: Completed) -> Checked:
         if int(flags[1], 16) & flag:
             return Checked(is_clean=False, detail=why)
     return Checked(is_clean=True, detail="the superblock is whole")
+
+
+_NOT_ITS_FAULT = (
+    ("cannot allocate memory", Reason.NODE_EXHAUSTED, "Memory is used up; it is tried again by itself."),
+    ("memory allocation", Reason.NODE_EXHAUSTED, "Memory is used up; it is tried again by itself."),
+    ("too many open files", Reason.NODE_EXHAUSTED, "Descriptors are used up; it is tried again by itself."),
+    ("not permitted", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
+    ("permission denied", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
+    ("device or resource busy", Reason.DEVICE_BUSY, "Something holds the device (lsblk)."),
+    ("usage:", Reason.STEP_FAILED, "Is the tool another one, or older than the agent knows it?"),
+    ("not found", Reason.STEP_FAILED, "Is the tool installed whole?"),
+)
+"""Words of tools that could not look, which says nothing about what they were to look at."""
+
+
+def _refuse_unmade(completed: Completed) -> None:
+    """Raise for a tool that did not come to look at the filesystem."""
+    _refuse_killed(completed)
+    if completed.returncode == 0:
+        return
+    words = " ".join(f"{completed.stdout[:2000]} {completed.stderr}".split())
+    for said, reason, hint in _NOT_ITS_FAULT:
+        if said in words.lower():
+            raise AgentError(
+                f"{completed.argv[0]} could not check the filesystem ({completed.returncode}): {words[:300]}",
+                hint=hint,
+                reason=reason,
+            )
 
 
 def _refuse_killed(completed: Completed) -> None:

@@ -88,7 +88,7 @@ def plan_upkeep(
     notes = (
         *note_owner(observed),
         *_note_left_behind(observed, mount),
-        *_note_panic(observed.content, mount, place),
+        *_note_panic(observed, mount),
         *_note_options(mount, change),
     )
     return (*steps, *plan_tuning(observed, wanted), *notes)
@@ -137,17 +137,20 @@ def _note_options(mount: Mount, change: ParameterChange) -> tuple[Step, ...]:
     )
 
 
-def _note_panic(content: Content | None, mount: Mount, wanted: WantedMount) -> tuple[Step, ...]:
+def _note_panic(observed: Observed, mount: Mount) -> tuple[Step, ...]:
     """Say so where an error of this one filesystem would end the whole node.
 
-    ext4 shows ``errors=`` only where it is another than its superblock says.
+    ext4 shows ``errors=`` only where it is another than its superblock says. What the agent itself has asked
+    for is never that.
     """
-    shown = {option for option in mount.super_options if option.startswith("errors=")}
-    is_panicking = isinstance(content, Filesystem) and content.is_panicking and not shown
-    if not (is_panicking or "errors=panic" in shown):
+    content = observed.content
+    shown = {option for option in mount.super_options if option.startswith(("errors=", "fatal_errors="))}
+    is_overridden = any(
+        option.startswith("errors=") for option in (*shown, *(observed.applied_options or ()))
+    )
+    is_panicking = isinstance(content, Filesystem) and content.is_panicking and not is_overridden
+    if not (is_panicking or shown & {"errors=panic", "fatal_errors=panic"}):
         return ()
-    if any(option.startswith("errors=") for option in wanted.options) and not shown:
-        return ()  # asked for a moment ago, and the same as the superblock's
     return (
         Degrade(
             Reason.PANIC_ON_ERROR,

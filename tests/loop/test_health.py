@@ -17,7 +17,7 @@ import pytest
 
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.loop.test_daemon import entry, find_mount
-from tests.waiting import wait_until
+from tests.waiting import WAIT_S, wait_until
 
 VOLUME = "vol-0123456789abcdef0"
 HEALTH = {"interval": "1s"}
@@ -139,7 +139,12 @@ def test_look_that_gets_no_processor(scratch: Scratch, agent: AgentProcess) -> N
     for worker in workers:
         worker.suspend()
     agent.client.reconcile()
-    wait_until(lambda: not any(worker.is_running() for worker in workers), "their calls were given up")
+    # One after the other, each in the time of what it was asked: half a minute for a note.
+    wait_until(
+        lambda: not any(worker.is_running() for worker in workers),
+        "their calls were given up",
+        timeout_s=WAIT_S * len(workers),
+    )
     agent.wait_condition(VOLUME, "Ready")
     assert not agent.read_events("volume.failed")
 

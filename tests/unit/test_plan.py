@@ -459,9 +459,13 @@ def test_mounted_filesystem_with_parts_elsewhere_is_left_alone() -> None:
 def test_filesystem_whose_errors_end_the_node(in_superblock: bool, shown: str, is_told: bool) -> None:  # noqa: FBT001
     """The kernel shows what is to happen only where it is another than the superblock says."""
     content = replace(EXT4, is_panicking=in_superblock)
-    plan = make_plan(replace(MOUNTED, content=content, mounts=(mount_of(super_options=shown),)), WANTED)
-    verdict = plan.verdict
-    assert (isinstance(verdict, Degrade) and verdict.reason is Reason.PANIC_ON_ERROR) is is_told
+    observed = replace(MOUNTED, content=content, mounts=(mount_of(super_options=shown),))
+    for options in (OPTIONS, (*OPTIONS, "errors=remount-ro")):
+        plan = make_plan(observed, replace(WANTED, mount=WantedMount(PATH, options)))
+        verdict = plan.verdict
+        assert (isinstance(verdict, Degrade) and verdict.reason is Reason.PANIC_ON_ERROR) is is_told
+    own = replace(observed, applied_options=(*OPTIONS, "errors=remount-ro"))
+    assert (make_plan(own, WANTED).verdict is not None) is (shown == "rw,errors=panic")
 
 
 def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:

@@ -203,6 +203,25 @@ def test_xfs_log_state(returncode: int, stdout: str, *, is_clean: bool) -> None:
     assert parse_xfs_log(completed(returncode, stdout)).is_clean is is_clean
 
 
+@pytest.mark.parametrize("parse", [parse_xfs_log, parse_btrfs_super])
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        ("xfs_logprint: cannot allocate memory\n", Reason.NODE_EXHAUSTED),
+        ("ERROR: cannot open /proc/self/fd/7: Operation not permitted\n", Reason.STEP_FAILED),
+        ("cannot open /proc/self/fd/7: Device or resource busy\n", Reason.DEVICE_BUSY),
+        ("Usage: xfs_logprint [options]\n", Reason.STEP_FAILED),
+    ],
+)
+def test_tool_that_could_not_look_found_no_damage(
+    parse: Callable[[Completed], Checked], stderr: str, reason: Reason
+) -> None:
+    """What a tool lacked to look is no fault of the filesystem."""
+    with pytest.raises(AgentError) as caught:
+        parse(completed(1, "", stderr))
+    assert caught.value.reason is reason
+
+
 SUPER = "csum\t\t\t0xde9a6c66 [match]\nbytenr\t\t\t65536\nflags\t\t\t0x1\n\t\t\t( WRITTEN )\n"
 
 

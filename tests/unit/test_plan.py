@@ -464,8 +464,9 @@ def test_filesystem_whose_errors_end_the_node(in_superblock: bool, shown: str, i
         plan = make_plan(observed, replace(WANTED, mount=WantedMount(PATH, options)))
         verdict = plan.verdict
         assert (isinstance(verdict, Degrade) and verdict.reason is Reason.PANIC_ON_ERROR) is is_told
-    own = replace(observed, applied_options=(*OPTIONS, "errors=remount-ro"))
-    assert (make_plan(own, WANTED).verdict is not None) is (shown == "rw,errors=panic")
+    own = replace(observed, applied_options=options)
+    wanted = replace(WANTED, mount=WantedMount(PATH, options))
+    assert (make_plan(own, wanted).verdict is not None) is (shown == "rw,errors=panic")
 
 
 def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:

@@ -66,14 +66,31 @@ class Schedule:
         start = after.astimezone(timezone.utc).replace(second=0, microsecond=0) + timedelta(minutes=1)
         midnight = start.replace(hour=0, minute=0)
         for _ in range(_SEARCH_DAYS):
-            if self._has_day(midnight):
-                for hour in sorted(self.hours):
-                    for minute in sorted(self.minutes):
-                        due = midnight.replace(hour=hour, minute=minute)
-                        if due >= start:
-                            return due
+            due = next((due for due in self._list_due(midnight) if due >= start), None)
+            if due is not None:
+                return due
             midnight += timedelta(days=1)
         return None
+
+    def find_last(self, until: datetime, since: datetime) -> datetime | None:
+        """Return the last due minute later than ``since`` and no later than ``until``, in UTC."""
+        midnight = until.astimezone(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+        while midnight + timedelta(days=1) > since:
+            due = next((due for due in reversed(self._list_due(midnight)) if due <= until), None)
+            if due is not None:
+                return due if due > since else None
+            midnight -= timedelta(days=1)
+        return None
+
+    def _list_due(self, midnight: datetime) -> list[datetime]:
+        """Return the due minutes of the day that begins at ``midnight``, in order."""
+        if not self._has_day(midnight):
+            return []
+        return [
+            midnight.replace(hour=hour, minute=minute)
+            for hour in sorted(self.hours)
+            for minute in sorted(self.minutes)
+        ]
 
     def _has_day(self, day: datetime) -> bool:
         is_day = day.day in self.days
@@ -92,6 +109,8 @@ def _parse_field(text: str, name: str, low: int, high: int, words: Sequence[str]
         else:
             first = _parse_value(first_text, name, low, high, words)
             last = _parse_value(last_text, name, low, high, words) if dash else high if slash else first
+            if words is _DAYS and last == 0 < first:
+                last = 7  # a week may end on a Sunday: sat-sun
         step = _parse_value(step_text, f"step of the {name}", 1, high, ()) if slash else 1
         if first > last:
             raise InvalidValueError(f"In the {name}, {quote(span, 20)} ends before it begins.")

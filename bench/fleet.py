@@ -12,7 +12,7 @@ import random
 import selectors
 import statistics
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -21,7 +21,7 @@ import anyio
 import structlog
 from typing_extensions import override
 
-from agent.cloud.call import Call, Change
+from agent.cloud.call import Call, Change, Within
 from agent.cloud.calls import DescribeVolumes
 from agent.cloud.errors import Failure, explain_failure
 from agent.cloud.findings import Findings
@@ -174,8 +174,9 @@ class SimulatedNode:
             zone=ZONE,
         )
 
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
         """Make a call as the worker does; not batched: one for each volume asked about."""
+        del within  # no node here has a filesystem to freeze
         if isinstance(call, DescribeVolumes) and not self._way.is_batched:
             by_id = [value for name, values in call.filters if name == "volume-id" for value in values]
             singles = [DescribeVolumes((("volume-id", (value,)),)) for value in by_id] or [call]

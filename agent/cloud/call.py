@@ -7,6 +7,7 @@ read, and the sentence that says what it does. ``calls`` holds the list.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import (
     Annotated,
@@ -111,8 +112,15 @@ class Change(Call[T_co]):
         return self
 
 
+Within = Callable[[], AbstractAsyncContextManager[Any]]
+
+
 class Make(Protocol):
     """What makes calls: the client of the worker, or what stands in for it in a test."""
 
-    async def __call__(self, call: Call[T], /) -> T:
-        """Return what the answer to the call says, or raise AgentError."""
+    async def __call__(self, call: Call[T], /, *, within: Within = nullcontext) -> T:
+        """Return what the answer to the call says, or raise AgentError.
+
+        ``within`` gives what is entered when it is the call's turn, just before AWS is asked, and left with
+        its answer: anew for each attempt, and never while the call waits for its turn.
+        """

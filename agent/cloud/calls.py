@@ -7,12 +7,13 @@ check each against botocore's service model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 from typing_extensions import override
 
-from agent.cloud import values
+from agent.cloud import snapshot_answers, values
 from agent.cloud.call import Call, Change, SentAs
+from agent.cloud.snapshot_answers import ZoneRefusal
 from agent.cloud.values import CloudSnapshot, CloudVolume, ClusterNode, Modification, Tags
 from agent.cloud.writing import Filters, filtered_by, write_filters, write_tags, write_tags_of
 from agent.model import VolumeId
@@ -22,6 +23,8 @@ _Volumes: TypeAlias = Annotated[tuple[VolumeId, ...], filtered_by("volume-id")]
 _Instances: TypeAlias = Annotated[tuple[str, ...], filtered_by("instance-id")]
 _Volume: TypeAlias = Annotated[VolumeId, SentAs("VolumeId")]
 _Snapshot: TypeAlias = Annotated[str, SentAs("SnapshotId")]
+_Source: TypeAlias = Annotated[str, SentAs("SourceSnapshotIds", lambda snapshot: [snapshot])]
+_Zones: TypeAlias = Annotated[tuple[str, ...], SentAs("AvailabilityZones")]
 _Instance: TypeAlias = Annotated[str, SentAs("InstanceId")]
 _Node: TypeAlias = Annotated[str, SentAs("NodeId")]
 _Cluster: TypeAlias = Annotated[str, SentAs("ClusterName")]
@@ -220,6 +223,8 @@ class CreateSnapshot(Change[CloudSnapshot], says="snapshot {volume_id}", reads=v
     volume_id: _Volume
     description: Annotated[str, SentAs("Description")]
     tags: Annotated[Tags, write_tags_of("snapshot")]
+    is_dry_run: Annotated[bool, SentAs("DryRun", lambda it: it or None)] = False
+    """Have it checked and not made: fails with ``WOULD_SUCCEED`` where it would be made."""
 
 
 @dataclass(frozen=True)
@@ -242,11 +247,16 @@ class CreateTags(Change[None], is_repeatable=True):
 
 
 @dataclass(frozen=True)
-class EnableFastSnapshotRestores(Change[None], is_repeatable=True):
-    """Let volumes made from a snapshot be fast from the first read, in some zones, for money."""
+class EnableFastSnapshotRestores(
+    Change[tuple[ZoneRefusal, ...]], is_repeatable=True, reads=snapshot_answers.parse_zone_refusals
+):
+    """Let volumes made from a snapshot be fast from the first read, in some zones, for money.
 
-    snapshot_id: Annotated[str, SentAs("SourceSnapshotIds", lambda snapshot: [snapshot])]
-    zones: Annotated[tuple[str, ...], SentAs("AvailabilityZones")]
+    AWS answers with success where it refuses some of the zones, or all: those are what the answer says.
+    """
+
+    snapshot_id: _Source
+    zones: _Zones
 
     @override
     def describe(self) -> str:
@@ -254,34 +264,31 @@ class EnableFastSnapshotRestores(Change[None], is_repeatable=True):
 
 
 @dataclass(frozen=True)
-class LockSnapshot(
-    Change[None], is_repeatable=True, says="lock {snapshot_id} for {duration_days} days ({mode})"
+class DisableFastSnapshotRestores(
+    Change[tuple[ZoneRefusal, ...]], is_repeatable=True, reads=snapshot_answers.parse_zone_refusals
 ):
-    """Protect a snapshot from deletion for ``duration_days``; ``compliance`` binds everyone."""
+    """End what ``EnableFastSnapshotRestores`` began, and its price; answers as that does."""
+
+    snapshot_id: _Source
+    zones: _Zones
+
+    @override
+    def describe(self) -> str:
+        return f"end fast restores of {self.snapshot_id} in {', '.join(self.zones)}"
+
+
+@dataclass(frozen=True)
+class LockSnapshot(
+    Change["str | None"],
+    is_repeatable=True,
+    says="lock {snapshot_id} for {duration_days} days ({mode})",
+    reads=snapshot_answers.parse_lock_end,
+):
+    """Protect a snapshot from deletion for ``duration_days``; ``compliance`` binds everyone.
+
+    Answers when the lock ends, ISO 8601; None where AWS does not say.
+    """
 
     snapshot_id: _Snapshot
     mode: Annotated[str, SentAs("LockMode")]
     duration_days: Annotated[int, SentAs("LockDuration")]
-
-
-ALL_CALLS: tuple[type[Call[Any]], ...] = (
-    AttachClusterNodeVolume,
-    AttachVolume,
-    CreateSnapshot,
-    CreateTags,
-    CreateVolume,
-    DeleteSnapshot,
-    DeleteVolume,
-    DescribeClusterNode,
-    DescribeInstances,
-    DescribeSnapshots,
-    DescribeVolumes,
-    DescribeVolumesModifications,
-    DetachClusterNodeVolume,
-    DetachVolume,
-    EnableFastSnapshotRestores,
-    GetCallerIdentity,
-    ListClusterNodes,
-    LockSnapshot,
-    ModifyVolume,
-)

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from agent.cloud.call import Call
-from agent.cloud.errors import CloudError, Failure, explain_failure
+from agent.cloud.call import Call, Within
+from agent.cloud.errors import WOULD_SUCCEED, CloudError, Failure, explain_failure
 from agent.cloud.pace import Pacer
 from agent.cloud.replies import GarbledError, Reply, read_failure
 from agent.cloud.worker_process import WorkerDiedError, WorkerProcess, WorkerSettings, start_worker
@@ -62,9 +62,17 @@ class CloudClient:
         """The worker's process ID while there is one."""
         return self._worker.process.pid if self._worker and not self._worker.is_dead else None
 
-    async def make(self, call: Call[T], subject: str = "") -> T:
-        """Make the call and return what its answer says, or raise ``CloudError`` that names ``subject``."""
-        return await self._pacer.make(call, lambda: self._make_once(call, subject))
+    async def make(self, call: Call[T], subject: str = "", *, within: Within = contextlib.nullcontext) -> T:
+        """Make the call and return what its answer says, or raise ``CloudError`` that names ``subject``.
+
+        ``within`` is entered once it is the call's turn, and left with the answer, at each attempt.
+        """
+
+        async def ask() -> T:
+            async with within():
+                return await self._make_once(call, subject)
+
+        return await self._pacer.make(call, ask)
 
     async def try_out(self, call: Call[Any]) -> None:
         """Have EC2 check whether the call would be allowed, changing nothing; raise what it says if not.
@@ -74,10 +82,9 @@ class CloudClient:
         if call.service != "ec2":
             raise ValueError(f"{call.operation} has no dry run")
         reply = await self._ask(call, {"DryRun": True})
-        # A dry run always fails; with this code where the call would have succeeded.
         if reply.answer is None:
             failure = self._read_failure(call, reply)
-            if failure.code != "DryRunOperation":
+            if failure.code != WOULD_SUCCEED:
                 raise explain_failure(failure)
 
     async def _make_once(self, call: Call[T], subject: str) -> T:
@@ -91,7 +98,7 @@ class CloudClient:
         except CloudError:
             self._count(call.operation, "failed")
             raise
-        self._count(call.operation, "denied" if error.reason is Reason.PERMISSION_DENIED else "failed")
+        self._count(call.operation, _name_outcome(error))
         raise error
 
     @staticmethod
@@ -171,6 +178,12 @@ async def _read_answer(call: Call[T], reply: Reply, subject: str) -> T:
         raise _explain_misread(call, error.message, subject) from error
     except Exception as error:  # the barrier round one answer, whose words somebody else may have chosen
         raise _explain_misread(call, f"{type(error).__name__} when it is read", subject) from error
+
+
+def _name_outcome(error: CloudError) -> str:
+    if error.code == WOULD_SUCCEED:
+        return "done"
+    return "denied" if error.reason is Reason.PERMISSION_DENIED else "failed"
 
 
 def _explain_misread(call: Call[Any], why: str, subject: str = "") -> CloudError:

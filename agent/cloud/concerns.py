@@ -175,6 +175,9 @@ class Snapshots(Upkeep):
 
     @override
     async def decide(self, look: Look) -> Decision | None:
+        holders = [one.instance_id for one in self._volume.attachments if one.instance_id is not None]
+        if self._volume.is_multi_attach and look.node.identity.instance_id != min(holders, default=None):
+            return None  # one of the instances that share it does it for all
         return await self._means.snapshots.tend(self.name, self._entry, self._volume)
 
 

@@ -31,6 +31,9 @@ _SAYS_IN_WORDS = frozenset({"InvalidParameterValue", "InvalidParameter"})
 _NAME_TAKEN = re.compile(r"[Aa]ttachment point \S+ is already in use")
 """EC2's words for a block device name that another volume has. Source: nanovms/ops#1189."""
 
+WOULD_SUCCEED = "DryRunOperation"
+"""The code of a dry run, which always fails, where the call itself would have succeeded."""
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -11,6 +11,7 @@ from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.model import NodeFacts, Origin, Reason, VolumeId
 from agent.policy import Policy
+from agent.policy.cron import Schedule
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
 
@@ -35,6 +36,19 @@ class Hands(Protocol):
 
 
 @dataclass(frozen=True)
+class SnapshotFacts:
+    """How the scheduled snapshots of a volume are, as last described."""
+
+    entry: str
+    last_completed_at: str | None
+    """When the newest completed one began, ISO 8601, by AWS's clock; None where there is none."""
+    completed: int
+    failed: tuple[str, ...]
+    """IDs of those that ended in an error at AWS and are still there."""
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
 class Findings:
     """What a look at the cloud found, for the node half."""
 
@@ -51,6 +65,8 @@ class Findings:
     """Of volumes that are going to be deleted, when and why."""
     untold: frozenset[VolumeId] = frozenset()
     """Volumes of which AWS said that it will not tell: asking is denied, or it knows none of this ID."""
+    snapshots: Mapping[VolumeId, SnapshotFacts] = field(default_factory=dict)
+    """Of the volumes here that have a schedule, and whose snapshots were described."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

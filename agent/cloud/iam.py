@@ -58,6 +58,7 @@ def _find_snapshot_operations(policy: Policy) -> Iterator[str]:
         yield "LockSnapshot"
     if any(entry.fast_restore_zones for entry in entries):
         yield "EnableFastSnapshotRestores"
+        yield "DisableFastSnapshotRestores"
 
 
 def make_iam_policy(policy: Policy, identity: CloudIdentity, api: AttachApi) -> dict[str, Any]:

@@ -42,6 +42,8 @@ log = get_logger(__name__)
 
 SETTLED_PAUSE_S = 300.0
 """Between looks while nothing is under way; enough to notice tags and volumes changed by others."""
+SNAPSHOT_SPREAD_S = (0.5, 20.0)
+"""After the minute at which a snapshot is due: nodes of one schedule are not to ask AWS in one second."""
 SOON_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
@@ -81,8 +83,8 @@ class CloudLoop:
         self._recent = RecentCalls(clock)
         self._untold = UntoldVolumes(clock)
         self._memory = Memory(makings or Makings())
-        keeper = SnapshotKeeper(make, hands.freeze, now)
-        self._means = Means(make, self._memory, keeper, hands.released, clock, now)
+        self._snapshots = SnapshotKeeper(make, hands.freeze, now)
+        self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
         self._doer = Doer(make, self._memory, self._recent, clock, record)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._identity: CloudIdentity | None = None
@@ -127,7 +129,9 @@ class CloudLoop:
         pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0 ** min(quiet, 16), longest_s)
         if self._untold.is_unsure:
             pause_s = min(pause_s, ASK_AGAIN_S)
-        return pause_s * self._rng.uniform(0.5, 1.5)
+        pause_s *= self._rng.uniform(0.5, 1.5)
+        due_s = self._snapshots.count_seconds_to_next()
+        return pause_s if due_s is None else min(pause_s, due_s + self._rng.uniform(*SNAPSHOT_SPREAD_S))
 
     async def look(self) -> bool:
         """Look once, make at most one call for each concern; returns whether any was made.
@@ -168,7 +172,7 @@ class CloudLoop:
         marked = {concern.name for concern in concerns if concern.needs_marks}
         if not look.has_acted and not marked & look.verdicts.keys():
             self._searched = policy
-        self._put_findings(look.find())
+        self._put_findings(replace(look.find(), snapshots=self._snapshots.list_facts(look.volumes)))
         return look.has_acted
 
     # -- Describing ------------------------------------------------------------------------------------------
@@ -264,7 +268,9 @@ class CloudLoop:
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
         origins = {**old.origins, **described}
         untold = self._untold.volumes - origins.keys()
-        self._put_findings(Findings(facts, origins, old.claimed, verdicts, {}, old.departures, untold))
+        self._put_findings(
+            replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={}, untold=untold)
+        )
 
     def _put_findings(self, findings: Findings) -> None:
         is_news = findings != self.findings or not self._has_published

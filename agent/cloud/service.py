@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ from agent.policy import Policy
 from agent.steps import Refuse, Wait
 
 if TYPE_CHECKING:
-    from agent.cloud.call import Call
+    from agent.cloud.call import Call, Within
     from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
     from agent.cloud.doing import Record
@@ -155,9 +156,9 @@ class CloudService:
         self._identity = await identify_node(self._surroundings(), self.make)
         return Follower(self.make, self._hands, tell, note_by_hand=self._note_by_hand), self._view
 
-    async def make(self, call: Call[T]) -> T:
+    async def make(self, call: Call[T], *, within: Within = nullcontext) -> T:
         """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""
-        return await self._find_client().make(call)
+        return await self._find_client().make(call, within=within)
 
     def _find_client(self) -> CloudClient:
         """Return a client of this node's region; one of another region ends its worker once that is idle."""

@@ -1,29 +1,40 @@
-"""Takes the snapshots that are due, with the filesystem frozen for the instant of the call, and tends them.
+"""Takes the snapshots that are due, and tends those taken: locks, fast restores, deletions.
 
-A freeze never lasts longer than ``FREEZE_LIMIT_S``. A snapshot counts as consistent only once AWS answered
-while the filesystem was still frozen; one whose answer came too late is not, and another is taken.
+A snapshot counts as consistent only once AWS answered while the filesystem was still frozen; one whose answer
+came too late is not, and another is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-import anyio
-
 from agent.cloud import recent
-from agent.cloud.call import Make
-from agent.cloud.calls import CreateSnapshot, CreateTags, DeleteSnapshot, DescribeSnapshots
+from agent.cloud.call import Change, Make
+from agent.cloud.calls import (
+    CreateSnapshot,
+    CreateTags,
+    DeleteSnapshot,
+    DescribeSnapshots,
+    DisableFastSnapshotRestores,
+    EnableFastSnapshotRestores,
+    LockSnapshot,
+)
 from agent.cloud.departures import TAG_FINAL
-from agent.cloud.errors import CloudError
-from agent.cloud.findings import FREEZE_LIMIT_S
+from agent.cloud.errors import CloudError, Failure, explain_failure
+from agent.cloud.findings import FREEZE_LIMIT_S, SnapshotFacts
+from agent.cloud.frozen_snapshot import Freeze, take_snapshot
+from agent.cloud.snapshot_answers import ZoneRefusal
 from agent.cloud.snapshots import (
-    TAG_KEPT,
+    SwitchFastRestores,
     find_scheduled,
-    plan_protection,
+    is_fast,
+    is_locked,
+    mark_locked,
+    plan_fast_restores,
+    plan_locks,
     plan_retention,
     plan_snapshot,
 )
@@ -42,48 +53,24 @@ from agent.policy.entries import SnapshotsEntry
 from agent.steps import Wait
 
 T = TypeVar("T")
-Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
 
 MOST_ATTEMPTS = 2
 """Snapshots that may be begun for one tick: they cost money, and what keeps them unproven may last."""
 
+REFUSED_PAUSE_S = 3600.0
+"""Until what AWS would not have deleted is tried again: a lock or an image of somebody's may last long."""
+
 log = get_logger(__name__)
 
 
-async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot) -> CloudSnapshot:
-    """Take a snapshot, frozen where ``freeze`` is given and a filesystem is mounted; returns it as begun.
+@dataclass
+class _Rest:
+    """A volume whose snapshots need nothing for a while."""
 
-    Raises CloudError; the filesystem is thawed by then.
-    """
-    if freeze is None:
-        return await _begin(make, call)
-    unproven = CreateSnapshot(call.volume_id, call.description, (*call.tags, (TAG_FROZEN, "no")))
-    # The worker is running and its credentials are fresh after this; the freeze then lasts one call.
-    await make(DescribeSnapshots((("volume-id", (call.volume_id,)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))))
-    try:
-        async with freeze(call.volume_id) as is_frozen:
-            # Counted from here: getting ready to freeze holds nobody up.
-            with anyio.fail_after(FREEZE_LIMIT_S):
-                snapshot = await _begin(make, unproven)
-    except TimeoutError:
-        raise CloudError(
-            message=f"{call.volume_id}: AWS did not begin the snapshot within {FREEZE_LIMIT_S:.0f} s; "
-            "the filesystem is thawed.",
-            hint="It is tried again. A snapshot that began too late carries the tag "
-            f"{TAG_FROZEN}=no and is not counted.",
-            reason=Reason.WAITING_FOR_CLOUD,
-            operation=call.operation,
-            retry_after_s=300.0,
-        ) from None
-    proof = (TAG_FROZEN, "yes" if is_frozen else "unmounted")
-    await make(CreateTags(snapshot.snapshot_id, (proof,)))
-    return replace(snapshot, tags=(*call.tags, proof))
-
-
-async def _begin(make: Make, call: CreateSnapshot) -> CloudSnapshot:
-    snapshot: CloudSnapshot = await make(call)
-    log.info("cloud.called", operation=call.operation, what=call.describe(), snapshot=snapshot.snapshot_id)
-    return snapshot
+    entry: SnapshotsEntry
+    """By identity: a policy that was read again has everything tried again."""
+    until: datetime
+    notice: Wait | None = None
 
 
 class SnapshotKeeper:
@@ -95,35 +82,69 @@ class SnapshotKeeper:
         self._now = now
         self._taken: dict[VolumeId, tuple[str, datetime]] = {}
         """The snapshot taken last of each volume, and when, until it is described."""
-        self._quiet_until: dict[VolumeId, tuple[SnapshotsEntry, datetime]] = {}
+        self._rests: dict[VolumeId, _Rest] = {}
+        self._kept: dict[str, tuple[datetime, Wait]] = {}
+        """By ID, snapshots AWS would not have deleted: until when they are let be, and why."""
+        self._facts: dict[VolumeId, SnapshotFacts] = {}
+        """What was described last of each volume's snapshots."""
+
+    def count_seconds_to_next(self) -> float | None:
+        """Return how long until the next snapshot is due of a volume that rests; None where none does."""
+        now = self._now()
+        left = [(rest.until - now).total_seconds() for rest in self._rests.values() if rest.until > now]
+        return min(left, default=None)
+
+    def list_facts(self, volumes: Collection[VolumeId]) -> Mapping[VolumeId, SnapshotFacts]:
+        """Return what was described last of the snapshots of ``volumes``; the others are done with."""
+        for kept in (self._facts, self._rests):
+            for volume_id in kept.keys() - set(volumes):
+                kept.pop(volume_id)
+        return dict(self._facts)
 
     async def tend(self, name: str, entry: SnapshotsEntry, volume: CloudVolume) -> Wait | None:
         """Take the snapshot that is due, or lock, speed up and delete those taken; returns a notice."""
         now = self._now()
-        quiet = self._quiet_until.get(volume.volume_id)
-        if quiet is not None and quiet[0] == entry and now < quiet[1]:
+        rest = self._rests.get(volume.volume_id)
+        if rest is not None and rest.entry is entry and now < rest.until:
+            return rest.notice
+        snapshots = find_scheduled(name, volume, await self._describe(volume.volume_id))
+        proven = [one for one in snapshots if _is_proven(entry, one)]
+        self._note_facts(name, entry, volume.volume_id, snapshots)
+        if self._is_unseen(volume.volume_id, proven, now):
             return None
-        snapshots = await self._describe(volume.volume_id)
-        counted = [one for one in snapshots if not (entry.freeze and one.tag(TAG_FROZEN) == "no")]
-        if self._is_unseen(volume.volume_id, counted, now):
-            return None
-        due = plan_snapshot(name, entry, volume, counted, now)
-        late = [one for one in find_scheduled(name, volume, snapshots) if one not in counted]
-        unproven = None if due is None else _find_given_up(due, late)
-        if due is not None and unproven is None:
+        due = plan_snapshot(name, entry, volume, proven, now)
+        given_up = None if due is None else _find_given_up(due, snapshots)
+        if due is not None and given_up is None:
             taken = await take_snapshot(self._make, self._freeze if entry.freeze else None, due)
             self._taken[volume.volume_id] = (taken.snapshot_id, now)
             return None
-        ours = find_scheduled(name, volume, counted)
-        notice = await self._protect(entry, ours) or unproven
-        # Those of the tick that was given up stay: they are what says that it was.
-        going = [one for one in late if due is None or one.tag(TAG_TICK) != dict(due.tags)[TAG_TICK]]
-        notice = await self._retain(entry, ours, going) or notice
-        pending = [one for one in ours if one.state == "pending"]
+        unproven = [one for one in snapshots if one not in proven]
+        going = plan_retention(entry.keep, proven, unproven)
+        postponed = {one.snapshot_id for one in snapshots if is_fast(one)}
+        staying = [one for one in proven if one.snapshot_id not in {call.snapshot_id for call in going}]
+        switches = plan_fast_restores(entry, staying, [one for one in snapshots if one not in staying])
+        refused = await self._protect(plan_locks(entry, staying), switches)
+        gone, kept = await self._delete([one for one in going if one.snapshot_id not in postponed], snapshots)
+        left = [one for one in snapshots if one.snapshot_id not in gone]
+        self._note_facts(name, entry, volume.volume_id, left)
+        notice = refused or kept or given_up
+        is_pending = any(one.state == "pending" for one in proven)
+        is_switching = any(isinstance(call, DisableFastSnapshotRestores) for call, _ in switches)
         following = entry.schedule.find_next(now)
-        if not pending and notice is None and following is not None:
-            self._quiet_until[volume.volume_id] = (entry, following)
+        if not is_pending and not (is_switching and refused is None) and following is not None:
+            retried = now + timedelta(seconds=REFUSED_PAUSE_S)
+            until = following if notice is None else min(following, retried)
+            self._rests[volume.volume_id] = _Rest(entry, until, notice)
         return notice
+
+    def _note_facts(
+        self, name: str, entry: SnapshotsEntry, volume_id: VolumeId, snapshots: Sequence[CloudSnapshot]
+    ) -> None:
+        proven = [one for one in snapshots if _is_proven(entry, one)]
+        completed = [one.started_at for one in proven if one.state == "completed"]
+        failed = tuple(one.snapshot_id for one in snapshots if one.state == "error")
+        newest = max(completed, default=None)
+        self._facts[volume_id] = SnapshotFacts(name, newest, len(completed), failed, entry.schedule)
 
     def _is_unseen(self, volume_id: VolumeId, counted: Sequence[CloudSnapshot], now: datetime) -> bool:
         """Return whether the last snapshot is not described yet, or not yet as proven: then none is due."""
@@ -138,40 +159,76 @@ class SnapshotKeeper:
         found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
         return found
 
-    async def _protect(self, entry: SnapshotsEntry, taken: Sequence[CloudSnapshot]) -> Wait | None:
-        try:
-            for call in plan_protection(entry, taken):
-                await self._make(call)
-                log.info("cloud.called", operation=call.operation, what=call.describe())
-            for one in taken:
-                if _needs_mark(entry, one):
-                    await self._make(CreateTags(one.snapshot_id, ((TAG_KEPT, "yes"),)))
-        except CloudError as error:
-            # A snapshot that exists without its lock is better than none: say it, and go on.
-            return Wait(error.reason or Reason.CLOUD_ERROR, error.message, error.hint)
-        return None
-
-    async def _retain(
-        self, entry: SnapshotsEntry, taken: Sequence[CloudSnapshot], late: Sequence[CloudSnapshot]
+    async def _protect(
+        self, locks: Sequence[LockSnapshot], switches: Sequence[tuple[SwitchFastRestores, CreateTags]]
     ) -> Wait | None:
-        """Delete what retention lets go, and what began too late once a proven one has completed.
+        """Lock what is to be locked, and have the newest fast to restore; returns what AWS refused first.
 
-        Where none was ever proven, the unproven ones are kept as the proven ones would be.
+        A snapshot that exists without its lock is better than none, so what is refused is told, and no more.
         """
-        going = [call.snapshot_id for call in plan_retention(entry.keep, taken)]
-        if any(one.state == "completed" for one in taken):
-            going += [one.snapshot_id for one in late if one.state != "pending"]
-        else:
-            going += [call.snapshot_id for call in plan_retention(entry.keep, late)]
-        for call in map(DeleteSnapshot, going):
-            try:
-                await self._make(call)
-            except CloudError as error:
-                if error.code == "InvalidSnapshot.NotFound":
-                    continue
-                return Wait(error.reason or Reason.CLOUD_ERROR, error.message, error.hint)
-            log.info("cloud.called", operation=call.operation, what=call.describe())
+        notices = [await self._lock(lock) for lock in locks]
+        notices += [await self._switch(switch, note) for switch, note in switches]
+        return next(filter(None, notices), None)
+
+    async def _lock(self, call: LockSnapshot) -> Wait | None:
+        try:
+            end = await self._change(call)
+            await self._make(mark_locked(call, end, self._now()))
+        except CloudError as error:
+            return _tell(error)
         return None
+
+    async def _switch(self, call: SwitchFastRestores, note: CreateTags) -> Wait | None:
+        try:
+            refusals = await self._change(call)
+            # What is to end, and AWS says is not on, has ended.
+            if refusals and isinstance(call, EnableFastSnapshotRestores):
+                return _tell(_explain_refusal(call, refusals))
+            await self._make(note)
+        except CloudError as error:
+            return _tell(error)
+        return None
+
+    async def _delete(
+        self, calls: Sequence[DeleteSnapshot], snapshots: Sequence[CloudSnapshot]
+    ) -> tuple[set[str], Wait | None]:
+        """Delete snapshots, each whatever comes of the others; returns those gone, and why one of them stays.
+
+        One that the agent itself has locked is waited for and not told of.
+        """
+        now = self._now()
+        locked = {one.snapshot_id for one in snapshots if is_locked(one, now)}
+        gone: set[str] = set()
+        notices: list[Wait] = []
+        for call in calls:
+            until, why = self._kept.get(call.snapshot_id, (now, None))
+            if call.snapshot_id in locked:
+                continue
+            if why is not None and now < until:
+                notices.append(why)
+                continue
+            why = await self._try_to_delete(call)
+            if why is None:
+                gone.add(call.snapshot_id)
+                self._kept.pop(call.snapshot_id, None)
+                continue
+            notices.append(why)
+            self._kept[call.snapshot_id] = (now + timedelta(seconds=REFUSED_PAUSE_S), why)
+            if why.reason is Reason.PERMISSION_DENIED:
+                break  # as would be every other
+        return gone, next(iter(notices), None)
+
+    async def _try_to_delete(self, call: DeleteSnapshot) -> Wait | None:
+        try:
+            await self._change(call)
+        except CloudError as error:
+            return None if error.code == "InvalidSnapshot.NotFound" else _tell(error)
+        return None
+
+    async def _change(self, call: Change[T]) -> T:
+        answer = await self._make(call)
+        log.info("cloud.called", operation=call.operation, what=call.describe())
+        return answer
 
     async def find_final(self, volume: CloudVolume) -> Sequence[CloudSnapshot]:
         """Return the snapshots taken before the deletion of a volume whose claim is gone."""
@@ -182,21 +239,40 @@ class SnapshotKeeper:
         return found
 
 
-def _find_given_up(due: CreateSnapshot, late: Sequence[CloudSnapshot]) -> Wait | None:
-    """Return why a snapshot that is due is not taken again: it was, as often as it may be, without proof."""
+def _is_proven(entry: SnapshotsEntry, one: CloudSnapshot) -> bool:
+    return not (entry.freeze and one.tag(TAG_FROZEN) == "no")
+
+
+def _tell(error: CloudError) -> Wait:
+    return Wait(error.reason or Reason.CLOUD_ERROR, error.message, error.hint)
+
+
+def _explain_refusal(call: EnableFastSnapshotRestores, refusals: Sequence[ZoneRefusal]) -> CloudError:
+    """Return what AWS refused in an answer that is a success by itself."""
+    zones = ", ".join(refusal.zone for refusal in refusals)
+    first = refusals[0]
+    failure = Failure(call.service, call.operation, first.code, first.message)
+    return explain_failure(failure, f"{call.snapshot_id} in {zones}")
+
+
+def _find_given_up(due: CreateSnapshot, snapshots: Sequence[CloudSnapshot]) -> Wait | None:
+    """Return why a snapshot that is due is not taken again: it was, as often as it may be, and failed."""
     tick = dict(due.tags)[TAG_TICK]
-    attempts = sum(one.tag(TAG_TICK) == tick for one in late)
-    if attempts < MOST_ATTEMPTS:
+    attempts = [one for one in snapshots if one.tag(TAG_TICK) == tick]
+    if len(attempts) < MOST_ATTEMPTS:
         return None
+    failed = [one.snapshot_id for one in attempts if one.state == "error"]
+    if failed:
+        return Wait(
+            Reason.CLOUD_ERROR,
+            f"The snapshot of {due.volume_id} due {tick} failed at AWS: {', '.join(failed)}.",
+            hint="The EC2 console shows the reason with each; a KMS key that was disabled is a usual one. "
+            "The next snapshot is taken when it is due.",
+        )
     return Wait(
         Reason.CLOUD_ERROR,
-        f"The snapshot of {due.volume_id} due {tick} was begun {attempts} times, never provably while writes "
-        "were held.",
+        f"The snapshot of {due.volume_id} due {tick} was begun {len(attempts)} times, never provably while "
+        "writes were held.",
         hint=f"AWS has to answer within {FREEZE_LIMIT_S:.0f} s and allow ec2:CreateTags on snapshots. Those "
         f"taken carry the tag {TAG_FROZEN}=no. The next one is taken when it is due.",
     )
-
-
-def _needs_mark(entry: SnapshotsEntry, one: CloudSnapshot) -> bool:
-    is_asked = entry.lock is not None or bool(entry.fast_restore_zones)
-    return is_asked and one.state == "completed" and one.tag(TAG_KEPT) is None

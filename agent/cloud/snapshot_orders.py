@@ -6,8 +6,8 @@ from typing import Any
 
 from agent.cloud.calls import CreateSnapshot, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.following import SNAPSHOT_PATIENCE_S, Follower, Sighting
+from agent.cloud.frozen_snapshot import take_snapshot
 from agent.cloud.orders import describe_one
-from agent.cloud.shoot import take_snapshot
 from agent.cloud.values import (
     MADE_BY,
     TAG_FROZEN,

@@ -28,8 +28,8 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config
 
+from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
-from agent.cloud.calls import ALL_CALLS
 from agent.cloud.errors import Failure
 from agent.cloud.replies import LINE_LIMIT_BYTES, encode_failure
 

@@ -184,7 +184,9 @@ class SnapshotsEntry(Section):
     freeze: Flag = True
     """Freeze the filesystem while the snapshot begins, so that it is consistent."""
     fast_restore_zones: tuple[Zone, ...] = ()
-    """Availability zones with fast snapshot restore."""
+    """Availability zones with fast snapshot restore, which costs by the hour, snapshot and zone."""
+    fast_restore_count: Annotated[Count, Field(le=50)] = 1
+    """How many of the newest completed snapshots are fast to restore."""
     lock: SnapshotLock | None = None
     """Lock each snapshot."""
     tags: Tags = Field(default_factory=dict)

@@ -59,6 +59,21 @@ SNAPSHOT = {
     "VolumeSize": 8,
     "Tags": [{"Key": "role", "Value": "db"}],
 }
+FAST_RESTORES = {
+    "Unsuccessful": [
+        {
+            "FastSnapshotRestoreStateErrors": [
+                {
+                    "AvailabilityZone": "us-west-2a",
+                    "Error": {
+                        "Code": "FastSnapshotRestoreLimitExceeded",
+                        "Message": "as many as may be",
+                    },
+                }
+            ],
+        }
+    ]
+}
 ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
@@ -75,5 +90,8 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DetachClusterNodeVolume: {"Status": "detaching"},
     calls.CreateVolume: DESCRIBED,
     calls.CreateSnapshot: SNAPSHOT,
+    calls.LockSnapshot: {"LockExpiresOn": "2026-01-08T00:00:00+00:00"},
+    calls.EnableFastSnapshotRestores: FAST_RESTORES,
+    calls.DisableFastSnapshotRestores: FAST_RESTORES,
     calls.ModifyVolume: {"VolumeModification": MODIFICATION},
 }

@@ -7,15 +7,18 @@ descriptions that lag behind. Hooks let real devices follow.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
+from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
 from moto.sagemaker.models import ClusterNode, sagemaker_backends
 
 from tests.aws.errors import CallError
 from tests.aws.hyperpod import HyperPod
+from tests.aws.keeping import Keeping
 from tests.aws.past import Past
 from tests.aws.resources import EmulatedModification, EmulatedVolume, Pace
 
@@ -61,9 +64,9 @@ class Cloud:
         """Every volume ever made by a call, deleted ones too."""
         self.broken_keys: set[str] = set()
         """KMS keys that cannot be used: a volume made with one is answered for, and vanishes."""
-        self.locked_snapshots: set[str] = set()
-        self.fast_restores: list[tuple[str, str]] = []
-        """(snapshot ID, zone)"""
+        self.keeping = Keeping()
+        self.now: Callable[[], datetime] = utcnow
+        """AWS's clock, which dates snapshots and ends locks."""
         self.ec2 = ec2_backends[ACCOUNT][REGION]
         self.sagemaker = sagemaker_backends[ACCOUNT][REGION]
         self.ec2.reset()

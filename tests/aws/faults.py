@@ -31,6 +31,10 @@ class Fault:
     times: int = 1
     delay_s: float = 0.0
 
+    @property
+    def is_denial(self) -> bool:
+        return self.code in {"UnauthorizedOperation", "AccessDeniedException"}
+
 
 def throttle(operation: str, times: int = 1) -> Fault:
     return Fault(
@@ -68,11 +72,12 @@ class Faults:
         with self.lock:
             self.pending.clear()
 
-    def take(self, operation: str) -> Fault | None:
-        """Return the fault this call meets, if any, and use it up."""
+    def take(self, operation: str, *, is_dry_run: bool = False) -> Fault | None:
+        """Return the fault this call meets, if any, and use it up; a dry run is denied, and no more."""
         with self.lock:
             for fault in self.pending:
-                if fault.operation in {operation, "*"} and fault.times > 0:
+                is_met = fault.is_denial or not is_dry_run
+                if fault.operation in {operation, "*"} and fault.times > 0 and is_met:
                     fault.times -= 1
                     return fault
         return None

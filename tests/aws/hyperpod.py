@@ -74,7 +74,8 @@ class HyperPod:
             self._require_cluster(asked)
             self._require_node(asked)
             volume = self._find_volume(volume_id)
-            if volume.status != "available":
+            is_shared = volume.multi_attach_enabled and volume.status == "in-use"
+            if volume.status != "available" and not is_shared:
                 raise fail_as_ec2("IncorrectState", f"{volume_id} is not 'available'.")
             if volume.zone.name != cloud.zones[node_id]:
                 raise fail_as_ec2(

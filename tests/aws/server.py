@@ -22,6 +22,7 @@ from moto.moto_server.werkzeug_app import (
 from typing_extensions import Self, override
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from tests.aws import keeping
 from tests.aws.cloud import Cloud
 from tests.aws.errors import CallError
 from tests.aws.faults import Fault, Faults, Kind, TokenBucket
@@ -33,6 +34,7 @@ StartResponse = Callable[..., Any]
 _VOLUME_ID = re.compile(rb"<volumeId>(vol-[0-9a-f]+)</volumeId>")
 _SNAPSHOT_ID = re.compile(rb"<snapshotId>(snap-[0-9a-f]+)</snapshotId>")
 _DESCRIBES = ("DescribeVolumes", "DescribeSnapshots", "DescribeVolumesModifications")
+_NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
 _FILTER_VALUES = 200
 """Most values of all filters of one call. Source: EC2's error code FilterLimitExceeded."""
 
@@ -90,14 +92,15 @@ class AwsServer:
         is_json = bool(target)
         parameters: dict[str, Any] = json.loads(body or b"{}") if is_json else dict(parse_qsl(body.decode()))
         operation = target.rpartition(".")[2] if is_json else str(parameters.get("Action", ""))
+        is_dry_run = parameters.get("DryRun") == "true"
         with self._lock:
-            self.calls[operation] += 1
+            self.calls[f"{operation} (dry run)" if is_dry_run else operation] += 1
             bucket = self.buckets.get(operation)
             is_limited = bucket is not None and not bucket.take()
         try:
             if is_limited:
                 raise CallError("RequestLimitExceeded", "Request limit exceeded.", 503)  # noqa: TRY301
-            fault = self.faults.take(operation)
+            fault = self.faults.take(operation, is_dry_run=is_dry_run)
             if fault is not None:
                 self._break(fault, environ, operation, parameters)
             status, headers, answer = self._serve(environ, operation, parameters)
@@ -141,27 +144,16 @@ class AwsServer:
             cloud.check_modification(parameters)
         if operation == "DeleteVolume":
             cloud.check_deletion(parameters["VolumeId"])
-        if operation in {"EnableFastSnapshotRestores", "LockSnapshot"}:
-            return self._keep_snapshot(operation, parameters)
-        if operation == "DeleteSnapshot" and parameters["SnapshotId"] in cloud.locked_snapshots:
-            raise CallError("SnapshotLocked", f"{parameters['SnapshotId']} is locked.")
+        if operation in keeping.OPERATIONS:
+            said = cloud.keeping.call(operation, parameters, cloud.now())
+            answer = f'<{operation}Response xmlns="{_NAMESPACE}">{said}</{operation}Response>'.encode()
+            return "200 OK", [("Content-Type", "text/xml")], answer
+        if operation == "DeleteSnapshot":
+            cloud.keeping.check_deletion(parameters["SnapshotId"], cloud.now())
         served = self._pass_on(environ)
         if served[0].startswith("200"):
             self._follow(operation, parameters, served[2])
         return served
-
-    def _keep_snapshot(
-        self, operation: str, parameters: dict[str, Any]
-    ) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Note a lock or a fast restore, neither of which moto knows."""
-        if operation == "LockSnapshot":
-            self.cloud.locked_snapshots.add(parameters["SnapshotId"])
-        else:
-            snapshot_id = parameters["SourceSnapshotId.1"]
-            zones = [zone for name, zone in parameters.items() if name.startswith("AvailabilityZone.")]
-            self.cloud.fast_restores += [(snapshot_id, zone) for zone in zones]
-        answer = f'<{operation}Response xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"/>'
-        return "200 OK", [("Content-Type", "text/xml")], answer.encode()
 
     def _create_volume(
         self, environ: Environ, parameters: dict[str, Any]
@@ -208,6 +200,7 @@ class AwsServer:
             found = _SNAPSHOT_ID.search(answer)
             assert found is not None
             snapshot_id = found[1].decode()
+            cloud.keeping.begin(cloud.ec2.snapshots[snapshot_id], cloud.now())
             cloud.hooks.snapshot(parameters["VolumeId"], snapshot_id)
 
     def _pass_on(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio.to_thread
 import botocore.exceptions
 
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Within
 from agent.cloud.errors import explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
@@ -110,6 +110,7 @@ class EmulatedHands:
     is_frozen: bool = False
     freezes: int = 0
     on_freeze: Callable[[], None] = lambda: None
+    asked_while_frozen: list[Call[Any]] = field(default_factory=list)
 
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return {VolumeId(one): None for one in self.devices.here.get(self.instance_id, set())}
@@ -145,6 +146,8 @@ class NodeUnderTest:
         self.store = MemoryStore()
         """The node's disk, which outlasts the agent."""
         self.events: list[tuple[str, str]] = []
+        self.clock_error = timedelta()
+        """How far the node's own clock is ahead."""
         self.restart()
 
     @property
@@ -165,6 +168,10 @@ class NodeUnderTest:
     def now(self, now: datetime) -> None:
         self.world.now = now
 
+    def read_clock(self) -> datetime:
+        """Return what the node itself takes for the time of day."""
+        return self.now + self.clock_error
+
     def restart(self, clock: Callable[[], float] | None = None) -> None:
         """Forget everything a process forgets when it dies. ``clock``: another one than the test moves."""
         self.crash = None
@@ -175,7 +182,7 @@ class NodeUnderTest:
             self.hands,
             self.published.append,
             clock=clock or (lambda: self.time_s),
-            now=lambda: self.now,
+            now=self.read_clock,
             rng=random.Random(1),  # noqa: S311 - jitter
             makings=Makings(self.store),
             record=self.record,
@@ -187,14 +194,19 @@ class NodeUnderTest:
     async def identify(self) -> CloudIdentity:
         return self.identity
 
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
         """Make the call as the worker would, in a thread instead of a process, and die where asked to."""
-        with self.crash.around(call) if self.crash else nullcontext():
-            self.made.append(call)
-            try:
-                answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
-            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-                raise explain_failure(describe_failure(type(call), error)) from error
+        async with within():
+            with self.crash.around(call) if self.crash else nullcontext():
+                return await self._ask(call)
+
+    async def _ask(self, call: Call[Any]) -> Any:
+        self.made.append(call)
+        self.hands.asked_while_frozen += [call] if self.hands.is_frozen else []
+        try:
+            answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise explain_failure(describe_failure(type(call), error)) from error
         return call.parse(json.loads(encode_reply(answer)))
 
     async def settle(self, looks: int = 12, *, step_s: float = 60) -> Findings:
@@ -234,6 +246,7 @@ class World:
         noon = datetime.now(timezone.utc).replace(hour=12, minute=0, second=0, microsecond=0)
         self.now = noon + timedelta(days=10)
         """Well after everything was made, which moto dates by the machine's clock."""
+        self.cloud.now = lambda: self.now
 
     def use_policy(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "policy.yaml"

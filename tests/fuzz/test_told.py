@@ -18,8 +18,8 @@ from aiohttp import web
 from hypothesis import strategies as st
 
 from agent.cloud import whoami
+from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
-from agent.cloud.calls import ALL_CALLS
 from agent.cloud.client import _explain_misread
 from agent.cloud.control import (
     _find_order,

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Change
-from agent.cloud.calls import ALL_CALLS
 from agent.cloud.worker import Caller
 from tests.aws.cloud import Cloud
 from tests.aws.server import AwsServer
@@ -166,14 +166,14 @@ def check_change(stage: Stage) -> None:
 
 
 def check_schedule(stage: Stage) -> None:
-    """The two newest ticks have a snapshot each, proven frozen and fast to restore; no other is left."""
+    """The two newest ticks have a snapshot each, proven frozen, and the newest is fast to restore."""
     assert stage.list_claimed() == ["own"]
     tags = [read_tags(one) for one in stage.world.cloud.ec2.snapshots.values()]
     ticks = [stage.world.now - timedelta(hours=1), stage.world.now]
     assert sorted(one["ebs-agent:tick"] for one in tags) == [f"{tick:%Y-%m-%dT%H:%MZ}" for tick in ticks]
     assert {one["ebs-agent:frozen"] for one in tags} == {"yes"}
-    fast = {snapshot for snapshot, _ in stage.world.cloud.fast_restores}
-    assert fast >= set(stage.world.cloud.ec2.snapshots)
+    newest = max(stage.world.cloud.ec2.snapshots.values(), key=lambda one: one.start_time)
+    assert stage.world.cloud.keeping.fast == {(newest.id, "us-west-2a")}
     assert not stage.node.hands.is_frozen
 
 

@@ -358,8 +358,12 @@ async def test_freeze_ends_when_the_call_fails(world: World) -> None:
     """A snapshot AWS refuses leaves the filesystem thawed."""
     node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
     clerk = Clerk(node)
-    world.aws.faults.add(deny("CreateSnapshot", "ec2:CreateSnapshot"))
+    world.aws.faults.add(deny("CreateSnapshot", "ec2:CreateSnapshot", times=1))
     with pytest.raises(AgentError, match="ec2:CreateSnapshot is missing"):
+        await clerk.order("snapshot", volume=volume)
+    assert node.hands.freezes == 0
+    world.aws.faults.add(Fault("CreateSnapshot", code="SnapshotCreationPerVolumeRateExceeded", status=400))
+    with pytest.raises(AgentError, match="some seconds after the last"):
         await clerk.order("snapshot", volume=volume)
     assert node.hands.freezes == 1
     assert not node.hands.is_frozen

@@ -198,23 +198,6 @@ async def test_snapshot_that_began_too_late_is_taken_again(world: World, tmp_pat
     assert read_tags(snapshot)["ebs-agent:frozen"] == "yes"
 
 
-async def test_locked_and_fast_snapshots(world: World, tmp_path: Path) -> None:
-    """Locks and fast restores are asked for once; a locked snapshot that retention cannot delete is told."""
-    more = (
-        'snapshots: {schedule: "0 * * * *", keep: 1, lock: {mode: governance, duration: 2d},'
-        " fast_restore_zones: [us-west-2a]}"
-    )
-    world.use_policy(tmp_path, write(more=more))
-    node = world.add_node(1)
-    await node.settle()
-    node.now += timedelta(hours=1)
-    await node.look(3)
-    assert len(world.cloud.locked_snapshots) == 2
-    assert world.aws.calls["LockSnapshot"] == 2
-    assert len(world.cloud.fast_restores) == 2
-    assert "locked" in node.loop.findings.notices["ckpt"].message
-
-
 @pytest.mark.parametrize(
     ("rule", "volumes", "snapshots"), [("retain", 1, 0), ("delete", 0, 0), ("snapshot", 0, 1)]
 )

@@ -8,8 +8,8 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 from agent.cloud import calls
+from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
-from agent.cloud.calls import ALL_CALLS
 from agent.cloud.statements import STATEMENTS
 from agent.model import VolumeId
 
@@ -23,6 +23,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.AttachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.AttachVolume(INSTANCE, VOLUME, "/dev/sdf"),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS),
+    calls.CreateSnapshot(VOLUME, "for a test", TAGS, is_dry_run=True),
     calls.CreateTags(VOLUME, TAGS),
     calls.CreateVolume(
         "token", "us-west-2a", 5, "gp3", TAGS, 3000, 125, True, "alias/k", SNAPSHOT, 100, True
@@ -37,6 +38,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeVolumesModifications((VOLUME,)),
     calls.DetachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.DetachVolume(INSTANCE, VOLUME),
+    calls.DisableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
     calls.EnableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
     calls.GetCallerIdentity(),
     calls.ListClusterNodes(ARN),

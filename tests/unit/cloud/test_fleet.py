@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
 import pytest
 
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Within
 from agent.cloud.calls import AttachClusterNodeVolume
 from agent.cloud.values import CloudVolume
 from agent.model import VolumeId
@@ -84,12 +85,12 @@ class RestlessNode(SimulatedNode):
 
     deaths = 0
 
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
         is_near = isinstance(call, AttachClusterNodeVolume) and self.deaths < 3
         if is_near and self._rng.random() < 0.3:
             self.deaths += 1
             raise CrashError
-        answer = await super().make(call)
+        answer = await super().make(call, within=within)
         if is_near and self._rng.random() < 0.3:
             self.deaths += 1
             raise CrashError

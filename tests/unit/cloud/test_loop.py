@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Within
 from agent.cloud.errors import Failure, explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
@@ -48,7 +48,8 @@ class Node:
             rng=rng,
         )
 
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
+        del within
         self.asked_s.append(self._clock())
         if self.code is not None:
             raise explain_failure(Failure(call.service, call.operation, self.code, "no"))

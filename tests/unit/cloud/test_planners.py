@@ -5,8 +5,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.cloud.attach import choose_volume, plan_attach, plan_detach
 from agent.cloud.calls import (
@@ -25,11 +23,9 @@ from agent.cloud.holders import is_absent
 from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy, makes_encrypted
 from agent.cloud.makings import Making, note_burnt, note_described, note_made, note_mismatch
 from agent.cloud.modify import plan_expand, plan_modify
-from agent.cloud.snapshots import find_tick, plan_retention
 from agent.cloud.statements import STATEMENTS
 from agent.cloud.values import (
     CloudAttachment,
-    CloudSnapshot,
     CloudVolume,
     ClusterNode,
     Modification,
@@ -41,7 +37,6 @@ from agent.cloud.whoami import CloudIdentity, Orchestrator
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import load_policy
-from agent.policy.cron import Schedule
 from agent.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -390,70 +385,6 @@ def test_nothing_shrinks() -> None:
     assert isinstance(plan_expand(FREE, 4, None), Refuse)
     assert plan_expand(FREE, 5, None) is None
     assert plan_expand(FREE, 6, None) == ModifyVolume(VOLUME, size_gib=6)
-
-
-# -- Snapshots -----------------------------------------------------------------------------------------------
-
-NOON = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
-
-
-@pytest.mark.parametrize(
-    ("last", "now", "tick"),
-    [
-        (NOON, NOON, None),
-        (NOON, NOON + timedelta(minutes=59), None),
-        (NOON, NOON + timedelta(minutes=60), NOON + timedelta(hours=1)),
-        (NOON, NOON + timedelta(hours=5, minutes=3), NOON + timedelta(hours=5)),
-        (NOON - timedelta(days=9), NOON, NOON),
-        (None, NOON, NOON),
-        (NOON + timedelta(days=2), NOON, None),
-    ],
-)
-def test_tick_that_is_due(last: datetime | None, now: datetime, tick: datetime | None) -> None:
-    """The newest minute passed over is due, once, however long the node was off."""
-    assert find_tick(Schedule.parse("0 * * * *"), last, now) == tick
-
-
-def snap(number: int, tick: int, state: str = "completed") -> CloudSnapshot:
-    tags = (("ebs-agent:tick", f"2026-11-23T{tick:02}:00Z"),)
-    return CloudSnapshot(f"snap-{number}", VOLUME, state, f"{number}", tags=tags)
-
-
-@pytest.mark.parametrize(
-    ("keep", "taken", "going"),
-    [
-        (None, [snap(1, 1), snap(2, 2)], []),
-        (1, [snap(1, 1)], []),
-        (1, [snap(1, 1), snap(2, 2)], ["snap-1"]),
-        (2, [snap(1, 1), snap(2, 2), snap(3, 3)], ["snap-1"]),
-        (1, [snap(1, 1), snap(2, 2, "pending")], []),
-        (1, [snap(1, 1), snap(2, 2, "error")], []),
-        (1, [snap(1, 1, "error"), snap(2, 2)], ["snap-1"]),
-        (2, [snap(1, 1), snap(2, 2), snap(3, 2)], ["snap-3"]),
-        (1, [snap(1, 1, "error"), snap(2, 2, "error")], []),
-    ],
-)
-def test_retention(keep: int | None, taken: list[CloudSnapshot], going: list[str]) -> None:
-    """Only completed ones count, and the newest completed one always stays."""
-    assert [call.snapshot_id for call in plan_retention(keep, taken)] == going
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 23), st.sampled_from(["completed", "pending", "error"]))),
-    st.integers(1, 5),
-)
-def test_retention_keeps_enough(taken: list[tuple[int, str]], keep: int) -> None:
-    """After retention, as many completed ticks are left as were wanted, or as there were."""
-    snapshots = [snap(number, tick, state) for number, (tick, state) in enumerate(taken)]
-    going = {call.snapshot_id for call in plan_retention(keep, snapshots)}
-    ticks = {one.tag("ebs-agent:tick") for one in snapshots if one.state == "completed"}
-    left = {
-        one.tag("ebs-agent:tick")
-        for one in snapshots
-        if one.state == "completed" and one.snapshot_id not in going
-    }
-    assert len(left) == min(keep, len(ticks))
-    assert left == set(sorted(map(str, ticks))[-keep:])
 
 
 # -- Proof of absence, and permissions -----------------------------------------------------------------------

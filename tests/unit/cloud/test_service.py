@@ -13,7 +13,7 @@ import anyio
 import pytest
 from typing_extensions import override
 
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Within
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import Findings
 from agent.cloud.identity import CloudIdentity
@@ -136,7 +136,7 @@ class ServiceUnderTest(CloudService):
         )
 
     @override
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
         self.asked.append(call.operation)
         if call.operation == "DescribeClusterNode" and self.group is not None:
             return ClusterNode(ID, self.group, "Running", "us-west-2a")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Within
 from agent.cloud.errors import Failure, explain_failure
 from agent.cloud.findings import Findings
 from agent.cloud.loop import CloudLoop
@@ -53,7 +53,8 @@ class Node:
     def publish(self, findings: Findings) -> None:
         self.findings = findings
 
-    async def make(self, call: Call[Any]) -> Any:
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
+        del within
         self.asked += 1
         if self.failure is not None:
             raise explain_failure(Failure(call.service, call.operation, *self.failure))
@@ -219,7 +220,8 @@ def test_answer_to_one_question_stays_where_the_next_one_fails(tmp_path: Path) -
     async def tell(node: Node) -> None:
         answer = node.make
 
-        async def make(call: Call[Any]) -> Any:
+        async def make(call: Call[Any], *, within: Within = nullcontext) -> Any:
+            del within
             if dict(call.parameters()["Filters"][0])["Name"] == "tag:role":
                 raise explain_failure(Failure(call.service, call.operation, "InternalError", "no"))
             return await answer(call)

@@ -43,6 +43,7 @@ from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource, check_directory
 from agent.node.mountinfo import find_node_number
 from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
+from agent.node.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.records import Records, read_boot_id
 from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
@@ -262,6 +263,13 @@ def stands_still(before: BlockCounters, after: BlockCounters | None, *, is_stuck
     return is_stuck or min(before.in_flight, after.in_flight) > 0
 
 
+def _open_source() -> UdevSource:
+    takes_fabrics = os.environ.get(FABRICS_VARIABLE) == "1"
+    if takes_fabrics:
+        log.warning("identity.unsafe", why=FABRICS_WARNING, hint=FABRICS_HINT)
+    return UdevSource(takes_fabrics=takes_fabrics)
+
+
 @asynccontextmanager
 async def open_node(
     paths: Paths, devices: Path | None, zygote: tuple[Forked, socket] | None = None
@@ -272,7 +280,8 @@ async def open_node(
     async with Workers(zygote) as workers:
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
-        source: DeviceSource = UdevSource() if devices is None else LoopbackSource(devices, workers)
+        source: DeviceSource
+        source = _open_source() if devices is None else LoopbackSource(devices, workers)
         if is_private():
             log.warning("mounts.private", why=PRIVATE_WARNING, hint=PRIVATE_HINT)
         node = Node(paths, source, workers)

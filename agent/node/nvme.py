@@ -15,10 +15,17 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import AgentError, InconclusiveError, RefusedError
-from agent.model import Identity, Reason, VolumeId
+from agent.model import DeviceNumber, Identity, Reason, VolumeId
+from agent.node.sysfs import SYSFS, list_names, locate, read_attribute
 from agent.shortage import is_shortage
+
+FABRICS_VARIABLE = "EBS_AGENT_TEST_FABRICS"
+"""Set to 1, a device over a network that says it is an EBS volume is taken for one: for tests alone."""
+FABRICS_WARNING = f"{FABRICS_VARIABLE} is set, so any target over a network may pass for a volume."
+FABRICS_HINT = f"Take {FABRICS_VARIABLE} out of the unit's environment and restart it. It is for tests alone."
 
 _NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 _GET_LOG_PAGE = 0x02
@@ -40,6 +47,10 @@ _NSID = 1
 _VENDOR_AMAZON = 0x1D0F
 _MODEL_EBS = "Amazon Elastic Block Store"
 _MODEL_INSTANCE_STORE = "Amazon EC2 NVMe Instance Storage"
+
+_PCIE = "pcie"
+"""EBS's transport, as the kernel names it (drivers/nvme/host/pci.c); others are tcp, rdma, fc, loop."""
+_CONTROLLER = re.compile(r"nvme\d+", re.ASCII)
 
 _SERIAL = re.compile(r"vol(?P<digits>[0-9a-f]{17}|[0-9a-f]{8})", re.ASCII)
 _ATTACH_NAME = re.compile(r"(?:/dev/)?(?P<name>[a-z][a-z0-9]{1,15})", re.ASCII)
@@ -82,15 +93,45 @@ class Controller:
     """Reached over a network (NVMe over Fabrics); EBS itself is always a PCIe function."""
 
 
-def identify(fd: int) -> Identity:
+def identify(fd: int, *, takes_fabrics: bool = False) -> Identity:
     """Return which volume the device open at ``fd`` is.
+
+    ``takes_fabrics`` takes what is reached over a network for a volume, whoever made it: for tests alone.
 
     Raises RefusedError where the device is not an EBS volume or says nonsense, InconclusiveError where the
     kernel cannot reach it now, AgentError where it does not answer the commands of an NVMe device.
     """
+    transports = _find_transports(fd)
+    foreign = transports - {_PCIE, None}
+    if foreign and not takes_fabrics:
+        # What a network shows may be made by anyone, vendor and all.
+        way = ", ".join(sorted(map(str, foreign)))
+        raise _refuse(f"it is reached over {way}, and EBS's volumes over PCIe")
     controller = _send_admin_command(fd, _IDENTIFY, nsid=0, cdw10=_CNS_CONTROLLER)
     namespace = _send_admin_command(fd, _IDENTIFY, nsid=_NSID, cdw10=_CNS_NAMESPACE)
-    return parse_identity(controller, namespace)
+    identity = parse_identity(controller, namespace, takes_fabrics=bool(foreign))
+    if not transports or None in transports:
+        raise _miss("sysfs does not say how it is reached")
+    return identity
+
+
+def _find_transports(fd: int) -> frozenset[str | None]:
+    rdev = os.fstat(fd).st_rdev
+    return read_transports(DeviceNumber(os.major(rdev), os.minor(rdev)))
+
+
+def read_transports(number: DeviceNumber, sysfs: Path = SYSFS) -> frozenset[str | None]:
+    """Return how the controllers of a disk are reached, ``pcie`` or ``tcp``; None of one that is mute.
+
+    It is the kernel's word, and not the device's.
+    """
+    node = f"{locate(number, sysfs)}/device"
+    own = read_attribute(f"{node}/transport")
+    if own is not None:
+        return frozenset({own})
+    # Of a disk that may have several ways it is its subsystem, which has the controllers in it.
+    controllers = (name for name in list_names(node) if _CONTROLLER.fullmatch(name))
+    return frozenset(read_attribute(f"{node}/{name}/transport") for name in controllers)
 
 
 def read_log_page(fd: int) -> bytes:
@@ -99,8 +140,11 @@ def read_log_page(fd: int) -> bytes:
     return _send_admin_command(fd, _GET_LOG_PAGE, _NSID, _LOG_PAGE_EBS | (_PAGE_BYTES // 4 - 1) << 16)
 
 
-def parse_identity(controller: bytes, namespace: bytes) -> Identity:
-    """Return the identity told by Identify Controller and Identify Namespace (4096 bytes each), or refuse."""
+def parse_identity(controller: bytes, namespace: bytes, *, takes_fabrics: bool = False) -> Identity:
+    """Return the identity told by Identify Controller and Identify Namespace (4096 bytes each), or refuse.
+
+    ``takes_fabrics``: where it says that it is over a network, the vendor is whoever runs the target.
+    """
     told = parse_controller(controller)
     if told.model == _MODEL_INSTANCE_STORE:
         raise RefusedError(
@@ -110,8 +154,7 @@ def parse_identity(controller: bytes, namespace: bytes) -> Identity:
         )
     if told.model != _MODEL_EBS:
         raise _refuse(f"its model is {told.model!r}, and EBS's is {_MODEL_EBS!r}")
-    # Over a network the vendor is whoever runs the target, or 0; there model and serial decide.
-    if told.vendor_id != _VENDOR_AMAZON and not told.is_fabrics:
+    if told.vendor_id != _VENDOR_AMAZON and not (takes_fabrics and told.is_fabrics):
         raise _refuse(f"its vendor is {told.vendor_id:#06x}, and Amazon is {_VENDOR_AMAZON:#06x}")
     match = _SERIAL.fullmatch(told.serial)
     if match is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import socket
@@ -33,12 +34,14 @@ _MAX_BURST = 256
 
 
 class UdevSource:
-    """The NVMe disks of this machine."""
+    """The NVMe disks of this machine; ``takes_fabrics`` as :func:`agent.node.nvme.identify` has it."""
 
-    identify: Callable[[int], Identity] = staticmethod(nvme.identify)
     is_present: Callable[[DeviceNumber], bool] = staticmethod(is_block_device)
 
-    def __init__(self, sysfs: Path = Path("/sys")) -> None:
+    def __init__(self, sysfs: Path = Path("/sys"), *, takes_fabrics: bool = False) -> None:
+        self.identify: Callable[[int], Identity] = (
+            functools.partial(nvme.identify, takes_fabrics=True) if takes_fabrics else nvme.identify
+        )
         self._sysfs = sysfs
         self._overflow_count = 0
 

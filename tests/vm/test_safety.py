@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tests.vm.ebs import VOLUMES, EbsTarget
 from tests.vm.guest import Guest
-from tests.vm.guest_agent import UNIT, GuestAgent
+from tests.vm.guest_agent import EBS_AGENT, UNIT, GuestAgent
 from tests.vm.volumes import choose_path, claim, name_volume, name_volumes
 
 MIB = 1 << 20
+NOT_READY = 3
 UNRECOVERED_READ_ERROR = 0x281
 SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
 """What each mkfs takes; all of so small a volume is read before it is formatted."""
@@ -228,3 +229,67 @@ def test_power_loss_in_the_midst_of_mkfs_and_growth(agent: GuestAgent, ebs: EbsT
             timeout_s=120,
         )
     guest.run(["systemctl", "disable", "--quiet", UNIT])
+
+
+def test_covered_volume_is_not_ready_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Hidden at its path or below its parent: refused as that, by the exit code too, and seen again ready."""
+    volume = name_volume()
+    path = choose_path(volume)
+    ebs.attach(volume, SIZES["ext4"])
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.wait_condition(volume, "Ready")
+    for where in (path, path.rpartition("/")[0]):
+        agent.guest.shell('mount -t tmpfs none "$1"; touch "$1/mark"', where)
+        agent.wait_condition(volume, "Refused", "PathInUse")
+        waited = agent.guest.run([EBS_AGENT, "wait", volume, "--timeout", "1"], check=False)
+        assert waited.returncode == NOT_READY
+        assert agent.guest.shell('ls -A "$1"', where).split() == ["mark"]
+        agent.guest.run(["umount", where])
+        agent.wait_condition(volume, "Ready")
+
+
+def test_mounted_volume_is_not_handed_out_raw_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """What becomes raw while it is in use stays as it is, without a link, and is raw once nobody uses it."""
+    volume = name_volume()
+    path = choose_path(volume)
+    ebs.attach(volume, SIZES["ext4"])
+    agent.write_policy(claim(volume))
+    agent.reload()
+    agent.wait_condition(volume, "Ready")
+    agent.guest.shell('systemd-run --quiet --unit=user-of-it --working-directory="$1" sleep infinity', path)
+    try:
+        agent.write_policy({"name": "raw", "match": {"volume_id": volume}, "block": {"mode": "0666"}})
+        agent.reload()
+        agent.wait_condition(volume, "Refused", "DeviceBusy")
+        agent.guest.shell('mountpoint -q "$1"; ! test -e /dev/ebs/raw', path)
+    finally:
+        agent.guest.run(["systemctl", "stop", "user-of-it"])
+    agent.wait_condition(volume, "Ready")
+    agent.guest.shell('! mountpoint -q "$1"; test -b /dev/ebs/raw', path)
+
+
+def test_raw_volume_of_a_moved_kubelet_is_left_alone_on_nvme(agent: GuestAgent, ebs: EbsTarget) -> None:
+    """Kubelet's root behind a link to the system's directories: its raw block volume is the CSI driver's."""
+    volume = name_volume()
+    device = ebs.attach(volume, SIZES["ext4"])
+    place = "plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1/pod-1"
+    agent.guest.shell(
+        "mkdir -p /opt/sagemaker/kubelet; ln -sfn /opt/sagemaker/kubelet /var/lib/kubelet;"
+        ' cd /var/lib/kubelet; mkdir -p "${2%/*}"; touch "$2"; mount --bind "$1" "$2"',
+        device,
+        place,
+    )
+    writes = ebs.count_writes(volume)
+    try:
+        raw = {"name": "raw", "match": {"volume_id": volume}, "block": {"mode": "0666"}}
+        for entry in (claim(volume), raw):
+            agent.write_policy(entry)
+            agent.reload()
+            agent.wait_condition(volume, "Refused", "ManagedByCsi")
+        agent.guest.shell("! test -e /dev/ebs/raw")
+        assert ebs.count_writes(volume) == writes
+    finally:
+        agent.guest.shell(
+            'umount "/opt/sagemaker/kubelet/$1"; rm -r /opt/sagemaker/kubelet /var/lib/kubelet', place
+        )

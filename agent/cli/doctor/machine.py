@@ -15,6 +15,7 @@ from agent.errors import AgentError
 from agent.model import FsType
 from agent.node import command
 from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
+from agent.node.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 
 KERNEL_NEEDED = (5, 12)
 """mount_setattr(2); the new mount API itself is of 5.2."""
@@ -22,6 +23,9 @@ KERNEL_WISHED = (5, 15)
 """BLKGETDISKSEQ, which tells one appearance of a disk from the next."""
 MAX_IO_TIMEOUT_S = 4294967295
 """What EBS recommends for nvme_core: a stalled volume then waits, instead of failing its filesystem."""
+
+UNIT_PROCESSES = "sys/fs/cgroup/system.slice/ebs-agent.service/cgroup.procs"
+"""The running unit's processes (Linux, cgroup-v2.rst)."""
 
 CAPABILITIES = {
     "CAP_CHOWN": 0,
@@ -211,3 +215,11 @@ def examine_namespace(host: Host) -> Finding:
     if is_alone:
         return Finding("mount namespace", Verdict.WARNING, PRIVATE_WARNING, PRIVATE_HINT)
     return Finding("mount namespace", Verdict.OK, "the node's own")
+
+
+def examine_identity(host: Host) -> Iterator[Finding]:
+    """Tell where the running unit takes any network's device for a volume; nothing where it does not."""
+    for process in (host.read(UNIT_PROCESSES) or "").split():
+        if f"{FABRICS_VARIABLE}=1" in (host.read(f"proc/{process}/environ") or "").split("\0"):
+            yield Finding("volume identity", Verdict.FAILURE, FABRICS_WARNING, FABRICS_HINT)
+            return

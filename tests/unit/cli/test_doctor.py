@@ -136,6 +136,17 @@ def test_short_timeout_warns_with_the_kernel_parameter(host: Host) -> None:
     assert "nvme_core.io_timeout=4294967295" in str(finding.mend)
 
 
+def test_unit_that_takes_any_target_for_a_volume_fails(host: Host) -> None:
+    """What tests set in its environment is no way to run a node, and is told from what is only like it."""
+    write(host.root, machine.UNIT_PROCESSES, "7\n8\n9\n")
+    write(host.root, "proc/8/environ", "HOME=/\0EBS_AGENT_TEST_FABRICS=10\0")
+    assert not list(machine.examine_identity(host))
+    write(host.root, "proc/9/environ", "HOME=/\0EBS_AGENT_TEST_FABRICS=1\0LANG=C\0")
+    (finding,) = machine.examine_identity(host)
+    assert finding.verdict is Verdict.FAILURE
+    assert "EBS_AGENT_TEST_FABRICS" in str(finding.mend)
+
+
 def test_absent_udev_and_driver_warn(host: Host) -> None:
     """The agent works by looking now and then, so late news are a warning."""
     bare = replace(host, root=host.root / "nowhere")

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.errors import AgentError, InconclusiveError, RefusedError
-from agent.model import Identity, Reason, parse_volume_id
+from agent.model import DeviceNumber, Identity, Reason, parse_volume_id
 from agent.node import nvme
 
 MODEL = b"Amazon Elastic Block Store"
@@ -101,15 +101,77 @@ def test_vendor_must_be_amazon_on_pcie() -> None:
     """EBS is a PCIe function of Amazon's; over a network the vendor is whoever runs the target."""
     assert "vendor" in refusal_of(make_controller(vendor=0x1B36)).message
     over_network = make_controller(vendor=0, capsule_size=4)
-    assert nvme.parse_identity(over_network, make_namespace()).volume_id == "vol-0123456789abcdef0"
+    assert "vendor" in refusal_of(over_network).message
+    taken = nvme.parse_identity(over_network, make_namespace(), takes_fabrics=True)
+    assert taken.volume_id == "vol-0123456789abcdef0"
+    pcie = make_controller(vendor=0x1B36)
+    with pytest.raises(RefusedError, match="vendor"):
+        nvme.parse_identity(pcie, make_namespace(), takes_fabrics=True)
 
 
 def test_shared_namespace_is_multi_attach() -> None:
     """NMIC tells a multi-attach volume; Linux's own network target sets it always, and is not heard."""
     shared = make_namespace(shared=True)
     assert nvme.parse_identity(make_controller(), shared).is_shared
-    assert nvme.parse_identity(make_controller(capsule_size=4), shared).is_shared
-    assert not nvme.parse_identity(make_controller(vendor=0, capsule_size=4), shared).is_shared
+    fabrics = make_controller(capsule_size=4), shared
+    assert nvme.parse_identity(*fabrics, takes_fabrics=True).is_shared
+    fabrics = make_controller(vendor=0, capsule_size=4), shared
+    assert not nvme.parse_identity(*fabrics, takes_fabrics=True).is_shared
+
+
+def test_network_is_told_by_the_kernel(tmp_path: Path) -> None:
+    """Every controller's transport counts, behind a multi-path disk too."""
+    subsystem, plain, mute = (DeviceNumber(259, number) for number in range(3))
+    for number, name, transport in (
+        (subsystem, "nvme0/", "tcp"),
+        (subsystem, "nvme1/", "pcie"),
+        (plain, "", "tcp"),
+    ):
+        node = tmp_path / f"dev/block/{number}/device/{name}"
+        node.mkdir(parents=True, exist_ok=True)
+        (node / "transport").write_text(f"{transport}\n")
+    assert nvme.read_transports(subsystem, tmp_path) == {"tcp", "pcie"}
+    assert nvme.read_transports(plain, tmp_path) == {"tcp"}
+    assert nvme.read_transports(mute, tmp_path) == frozenset()
+
+
+def test_device_over_a_network_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused whatever it would say of itself, unless a test says otherwise."""
+    said = {0: make_namespace(), 1: make_controller(vendor=0, capsule_size=4)}
+    monkeypatch.setattr(nvme, "_send_admin_command", lambda *_, cdw10, **__: said[cdw10])
+    monkeypatch.setattr(nvme, "_find_transports", lambda _: frozenset({"tcp"}))
+    with pytest.raises(RefusedError, match="over tcp"):
+        nvme.identify(-1)
+    assert nvme.identify(-1, takes_fabrics=True).volume_id == "vol-0123456789abcdef0"
+    monkeypatch.setattr(nvme, "_find_transports", lambda _: frozenset({"pcie"}))
+    with pytest.raises(RefusedError, match="vendor"):
+        nvme.identify(-1, takes_fabrics=True)
+
+
+@pytest.mark.parametrize(
+    ("transports", "outcome"),
+    [
+        (frozenset({"pcie"}), None),
+        (frozenset({"tcp"}), RefusedError),
+        (frozenset({"pcie", "tcp"}), RefusedError),
+        (frozenset({"a transport of tomorrow"}), RefusedError),
+        (frozenset(), InconclusiveError),
+        (frozenset({None}), InconclusiveError),
+        (frozenset({"pcie", None}), InconclusiveError),
+    ],
+)
+def test_volume_is_reached_over_pcie_alone(
+    monkeypatch: pytest.MonkeyPatch, transports: frozenset[str | None], outcome: type[AgentError] | None
+) -> None:
+    """What says all that EBS says is taken only where the kernel says that each way to it is PCIe."""
+    said = {0: make_namespace(), 1: make_controller()}
+    monkeypatch.setattr(nvme, "_send_admin_command", lambda *_, cdw10, **__: said[cdw10])
+    monkeypatch.setattr(nvme, "_find_transports", lambda _: transports)
+    if outcome is None:
+        assert nvme.identify(-1).volume_id == "vol-0123456789abcdef0"
+    else:
+        with pytest.raises(outcome, match="reached"):
+            nvme.identify(-1)
 
 
 @pytest.mark.parametrize(

@@ -274,8 +274,6 @@ _NOT_ITS_FAULT = (
     ("not permitted", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
     ("permission denied", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
     ("device or resource busy", Reason.DEVICE_BUSY, "Something holds the device (lsblk)."),
-    ("usage:", Reason.STEP_FAILED, "Is the tool another one, or older than the agent knows it?"),
-    ("not found", Reason.STEP_FAILED, "Is the tool installed whole?"),
 )
 """Words of tools that could not look, which says nothing about what they were to look at."""
 

@@ -115,7 +115,8 @@ class Follower:
         try:
             await self.hands.release(volume_id, is_forced=is_forced)
         except AgentError as error:
-            if isinstance(error, RefusedError):
+            # Force is the way out where somebody uses it. Of a flush that failed nobody is in the way.
+            if isinstance(error, RefusedError) or error.reason is not Reason.DEVICE_BUSY:
                 raise
             raise RefusedError(
                 error.message,

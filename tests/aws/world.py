@@ -106,6 +106,8 @@ class EmulatedHands:
     devices: FollowingDevices
     instance_id: str
     busy: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    """Volumes that answer a flush with an error."""
     released: set[VolumeId] = field(default_factory=set)
     is_frozen: bool = False
     freezes: int = 0
@@ -116,6 +118,8 @@ class EmulatedHands:
         return {VolumeId(one): None for one in self.devices.here.get(self.instance_id, set())}
 
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        if volume_id in self.broken:
+            raise AgentError(f"{volume_id} could not be flushed.", reason=Reason.IO_ERRORS)
         if volume_id in self.busy and not is_forced:
             raise AgentError(f"{volume_id} is in use by python3 (pid 4711).", reason=Reason.DEVICE_BUSY)
         self.released.add(volume_id)

@@ -114,6 +114,19 @@ async def test_detach_of_a_volume_in_use(world: World) -> None:
     assert world.aws.calls["DetachClusterNodeVolume"] == 1
 
 
+async def test_volume_that_cannot_be_flushed_is_not_to_be_forced(world: World) -> None:
+    """Nobody is in the way: what is told is the error, and not how to lose what was not flushed."""
+    node, volume = world.add_node(1), VolumeId(world.cloud.make_volume())
+    clerk = Clerk(node)
+    await clerk.order("attach", volume=volume)
+    node.hands.broken.add(volume)
+    with pytest.raises(AgentError, match="could not be flushed") as raised:
+        await clerk.order("detach", volume=volume)
+    assert raised.value.exit_code is ExitCode.FAILED
+    assert "--force" not in str(raised.value.hint)
+    assert world.aws.calls["DetachClusterNodeVolume"] == 0
+
+
 async def test_attach_that_cannot_be(world: World) -> None:
     """What waiting does not change ends the order at once: another zone, another holder, nothing there."""
     node = world.add_node(1)

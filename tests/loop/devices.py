@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ def flush(device: str) -> None:
     fd = os.open(device, os.O_RDONLY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(device: str) -> Iterator[None]:
+    """Hold udev's lock on a device, as udev does while it looks at it: whoever wants it waits."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(fd)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from agent.node.counters import read_block_counters
 from agent.node.mountinfo import find_node_number
 from agent.node.records import Records
 from tests.agent_process import AgentProcess, Scratch
+from tests.loop.devices import locked
 from tests.waiting import wait_until
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -24,17 +23,6 @@ SIZE_BYTES = 512 * MIB
 LOOKS = 5
 LOOK_BYTES = 4 * MIB
 """More than libblkid reads of head and tail, and less than a hundredth of the volume."""
-
-
-@contextmanager
-def locked(device: str) -> Iterator[None]:
-    """Hold udev's lock, which an agent that wants it would wait for and complain of."""
-    fd = os.open(device, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def count_read_bytes(device: str) -> int:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus.tools import digest
+from tests.loop.devices import locked
 from tests.loop.test_daemon import VOLUME, entry
 from tests.waiting import wait_until
 
 NEVER = {"type": "ext4", "format": "never"}
-
-
-@contextmanager
-def locked(device: str) -> Iterator[None]:
-    """Keep a device locked as udev does while it looks at it."""
-    fd = os.open(device, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def reload(scratch: Scratch, agent: AgentProcess, **fields: Any) -> None:

@@ -10,6 +10,7 @@ from agent.cli import render
 from agent.cloud.snapshot_orders import show_snapshot
 from agent.cloud.values import CloudSnapshot
 from agent.report import api
+from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
 
 
@@ -109,18 +110,7 @@ def test_times_are_utc_in_json() -> None:
 
 def test_orphans_are_summed_up() -> None:
     """Volumes nobody holds show who had them and why one may not be deleted, and what they come to."""
-    orphan = {
-        "volume_id": "vol-0123456789abcdef0",
-        "claim": "ckpt",
-        "size_bytes": 500 << 30,
-        "type": "gp3",
-        "zone": "us-west-2a",
-        "created_at": "2026-11-01T12:00:00+00:00",
-        "held_since": "2026-11-02T12:00:00Z",
-        "last_holder": "hyperpod-i-0123456789abcdef0",
-        "may_be_deleted": True,
-        "obstacle": None,
-    }
+    orphan = {**ORPHAN, "size_bytes": 500 << 30}
     kept = {**orphan, "may_be_deleted": False, "obstacle": "an entry of the policy is for it"}
     drawn = draw(render.show_orphans({"orphans": [orphan, kept]}))
     assert "2 volumes, 1000" in drawn

@@ -7,6 +7,7 @@ find.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +146,6 @@ class VolumeActions:
             if action.resume_uuid is None:
                 await self._node.save(self._node.records.remove_format, self._pin.volume)
             raise
-        self._pin.is_changed = True
         await filesystem.make_filesystem(
             fd,
             action.type,
@@ -158,6 +158,8 @@ class VolumeActions:
         await self._pin.call(
             formatting.verify_formatted, fd, observed.device, record, timeout_s=VERIFY_TIMEOUT_S
         )
+        # Not before: announced, a failure would wake its own next attempt, and no pause be kept.
+        self._pin.is_changed = True
         await self._node.save(self._node.records.write_format, formatting.complete(record))
         self._pin.checked = Checked(is_clean=True, detail="made just now")
 
@@ -195,7 +197,6 @@ class VolumeActions:
             await self._node.save(partition.save_table, path, table)
 
         async with self._pin.locked():
-            self._pin.is_changed = True
             entry = await partition.grow_partition(
                 self._pin.fd, action.partition, action.to_bytes, saved, save=save, confirm=confirm
             )
@@ -207,6 +208,7 @@ class VolumeActions:
                 entry.size_bytes,
                 timeout_s=GROW_TIMEOUT_S,
             )
+        self._pin.is_changed = True
 
     async def _grow_filesystem(self, action: GrowFilesystem, observed: Observed) -> None:
         device = _need_device(observed)
@@ -268,6 +270,10 @@ class VolumeActions:
             self._node.allowed_roots,
             timeout_s=MOUNT_TIMEOUT_S,
         )
+        # What was asked for since it was mounted goes with it; else no option would be changed any more.
+        note = await self._node.read(self._node.records.read_mount, self._pin.volume)
+        if note is not None and note.path == action.from_path:
+            await self._node.note_mount(replace(note, path=action.to_path))
 
     async def _unmount(self, action: Unmount, _: Observed) -> None:
         if action.is_stale:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
+from agent.node.mountinfo import is_whole
 from agent.text import make_printable
 
 SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")
@@ -81,9 +82,9 @@ def find_exclusion(
 ) -> Exclusion | None:
     """Return why ``device`` must not be touched, or None.
 
-    A mount counts as the agent's own where it stands at ``wanted_path`` or at the path of a record made in
-    this boot for this device; then other mounts of it are views of that one. CSI's mounts are CSI's in any
-    case, wherever kubelet keeps them: below a directory of the system's as well.
+    A mount counts as the agent's own where it shows a whole filesystem, at ``wanted_path`` or at the path of
+    a record made in this boot for this device; then other mounts of it are views of that one. CSI's
+    mounts are CSI's in any case, wherever kubelet keeps them: below a directory of the system's as well.
     """
     ours = _find_ours(device, surroundings, tuple(records), boot_id, wanted_path)
     return (
@@ -199,7 +200,7 @@ def _find_ours(
     if wanted_path is not None:
         paths.add(wanted_path)
     return any(
-        mount.path in paths and device.numbers & surroundings.devices_of(mount)
+        mount.path in paths and is_whole(mount) and device.numbers & surroundings.devices_of(mount)
         for mount in surroundings.mounts
     )
 

@@ -7,7 +7,6 @@ the kernel's refusal of an exclusive open is the last word for those.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
@@ -53,13 +52,20 @@ def _read_root_group(process: Path) -> bytes | None:
 def find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path = PROC) -> str | None:
     """Return, as a clause, where one of these devices is mounted in another mount namespace."""
     own = _read_namespace(proc / "self")
-    seen = {own, None}
+    seen: set[tuple[str | None, str | None]] = set()
     for process in list_processes(proc):
         namespace = _read_namespace(process)
-        if namespace in seen:
+        if namespace in {own, None}:
             continue
-        seen.add(namespace)
-        for mount in _list_mounts(process, numbers):
+        # One with a root directory of its own sees a part of its namespace.
+        place = (namespace, _read_link(process / "root"))
+        if place in seen:
+            continue
+        mounts = _list_mounts(process, numbers)
+        if mounts is None:
+            continue  # it has ended, and others in its place are to be asked
+        seen.add(place)
+        for mount in mounts:
             if mount.device_number in numbers or find_node_number(mount.source) in numbers:
                 path = make_printable(mount.path)
                 return f"at {path} in the mount namespace of process {process.name}"
@@ -68,18 +74,22 @@ def find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path = PROC) ->
 
 def _read_namespace(process: Path) -> str | None:
     """Return which mount namespace a process is in; None where it has ended or cannot be asked."""
+    return _read_link(process / "ns/mnt")
+
+
+def _read_link(link: Path) -> str | None:
     try:
-        return os.readlink(process / "ns/mnt")  # noqa: PTH115 (it is no path)
+        return os.readlink(link)  # noqa: PTH115 (as it is)
     except OSError:
         return None
 
 
-def _list_mounts(process: Path, numbers: frozenset[DeviceNumber]) -> Iterator[Mount]:
-    """Yield those mounts a process sees that may be of one of the devices."""
+def _list_mounts(process: Path, numbers: frozenset[DeviceNumber]) -> tuple[Mount, ...] | None:
+    """Return those mounts a process sees that may be of one of the devices; None where it cannot be asked."""
     words = {f" {number} ".encode() for number in numbers} | {b" - btrfs "}
     try:
         content = (process / "mountinfo").read_bytes()
     except OSError:
-        return
+        return None
     lines = (line for line in content.split(b"\n") if any(word in line for word in words))
-    yield from parse_mountinfo(b"\n".join(lines))
+    return parse_mountinfo(b"\n".join(lines))

@@ -266,3 +266,15 @@ def test_member_of_a_mounted_btrfs_is_excluded() -> None:
     ours = make_mount("/data", DeviceNumber(0, 40), fs_type="btrfs")
     surroundings = stack(ours, pools=(frozenset({DISK}),), sources={1: frozenset({DISK})})
     assert find_exclusion(DEVICE, surroundings, wanted_path="/data") is None
+
+
+@pytest.mark.parametrize("path", ["/data/noted", "/data/wanted"])
+def test_part_of_it_at_our_path_makes_no_mount_ours(path: str) -> None:
+    """A directory of somebody's mount, bound to where the agent had or wants it, is as little the agent's."""
+    note = MountRecord(VOLUME, "/data/noted", DISK, "boot", DEVICE.diskseq)
+    theirs, part = make_mount("/srv/theirs"), make_mount(path, mount_id=2, root="/directory")
+    found = find_exclusion(
+        DEVICE, stack(theirs, part), records=(note,), boot_id="boot", wanted_path="/data/wanted"
+    )
+    assert found is not None
+    assert found.reason is Reason.DEVICE_BUSY

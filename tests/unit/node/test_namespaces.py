@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import DeviceNumber
+from agent.node import namespaces
 from agent.node.namespaces import find_mount_elsewhere, is_private
 
 ROOT = "22 1 8:1 / / rw,relatime {}- ext4 /dev/sda1 rw\n"
@@ -59,3 +60,20 @@ def test_mount_of_a_container_is_found(tmp_path: Path) -> None:
     found = find_mount_elsewhere(numbers, tmp_path)
     assert found == "at /da ta? in the mount namespace of process 41"
     assert find_mount_elsewhere(frozenset({DeviceNumber(259, 5)}), tmp_path) is None
+
+
+@pytest.mark.parametrize("shown", [None, ""], ids=["it has ended", "it has a root of its own"])
+def test_mount_is_found_whatever_another_process_in_its_namespace_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str | None
+) -> None:
+    """One that ends, or sees a part of the namespace only, does not answer for those that see it whole."""
+    add_process(tmp_path, "self", "1", SHARED)
+    for name, root in (("41", "/chroot"), ("42", "/")):
+        add_process(tmp_path, name, "2", SHARED + DATA)
+        (tmp_path / name / "root").symlink_to(root)
+    if shown is None:
+        (tmp_path / "41/mountinfo").unlink()
+    else:
+        (tmp_path / "41/mountinfo").write_text(shown)
+    monkeypatch.setattr(namespaces, "list_processes", lambda proc: (proc / "41", proc / "42"))
+    assert find_mount_elsewhere(frozenset({DeviceNumber(259, 4)}), tmp_path) is not None

@@ -163,8 +163,3 @@ def makes_encrypted(policy: Policy) -> bool:
     claims = (entry.claim for entry in policy.volumes if entry.claim is not None)
     classes = (policy.classes[claim.class_name] for claim in claims)
     return any(one.kms_key_id or one.encrypted for one in classes)
-
-
-def has_own_key(policy: Policy) -> bool:
-    """Return whether a class encrypts with a key of the customer's."""
-    return any(volume_class.kms_key_id for volume_class in policy.classes.values())

@@ -332,6 +332,7 @@ class Daemon:
         self._claimed = findings.claimed
         self._put_facts(findings.facts)
         self._board.explain_by_cloud(findings.verdicts, findings.notices, findings.departures)
+        self._board.put_snapshots(findings.snapshots)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)

@@ -92,6 +92,7 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
         "type": volume["fstype"],
         "size": _show_size(volume),
         "use": _show_use(volume),
+        "snapshots": _show_snapshots(volume.get("snapshots")),
         "last step": step and f"{step['text']}: {step['outcome']} ({_show_age(step['at'])})",
     }
     return Group(
@@ -226,6 +227,17 @@ def _show_use(volume: dict[str, Any]) -> str:
     used_bytes = usage["size_bytes"] - usage["avail_bytes"]
     read_only = " read-only" if usage["is_read_only"] else ""
     return f"{100 * used_bytes / usage['size_bytes']:.0f} %{read_only}"
+
+
+def _show_snapshots(facts: dict[str, Any] | None) -> str | None:
+    """Return how the snapshots of a volume's schedule are; None where it has none, or that is not known."""
+    if facts is None:
+        return None
+    newest, due, failed = facts["last_completed_at"], facts["due_at"], facts["failed"]
+    parts = [f"newest of {newest[:16]}Z ({_show_age(newest)})" if newest else "none has completed"]
+    parts += [f"next due {due[:16]}Z"] if due else []
+    parts += [f"failed: {', '.join(failed)}"] if failed else []
+    return "; ".join(parts)
 
 
 def _show_last_step(volume: dict[str, Any]) -> Text:

@@ -9,9 +9,8 @@ from typing import Protocol
 
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
-from agent.model import NodeFacts, Origin, Reason, VolumeId
+from agent.model import NodeFacts, Origin, Reason, SnapshotFacts, VolumeId
 from agent.policy import Policy
-from agent.policy.cron import Schedule
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
 
@@ -33,19 +32,6 @@ class Hands(Protocol):
 
     def freeze(self, volume_id: VolumeId) -> AbstractAsyncContextManager[bool]:
         """Keep its filesystem frozen within; False where none is mounted. Thaws whatever happens."""
-
-
-@dataclass(frozen=True)
-class SnapshotFacts:
-    """How the scheduled snapshots of a volume are, as last described."""
-
-    entry: str
-    last_completed_at: str | None
-    """When the newest completed one began, ISO 8601, by AWS's clock; None where there is none."""
-    completed: int
-    failed: tuple[str, ...]
-    """IDs of those that ended in an error at AWS and are still there."""
-    schedule: Schedule
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,19 @@ class Look:
     def has_device(self, volume_id: VolumeId | None) -> bool:
         return volume_id in self.node.devices
 
+    def list_here(self) -> frozenset[VolumeId]:
+        """Return the described volumes that are this node's to use now: attached, or on the way."""
+        instance_id = self.node.identity.instance_id or ""
+        return frozenset(
+            volume.volume_id
+            for volume in self.list_volumes()
+            if self.has_device(volume.volume_id) or volume.attachment_to(instance_id) is not None
+        )
+
+    def list_scheduled(self) -> frozenset[str]:
+        """Return the names of the entries that have snapshots taken."""
+        return frozenset(entry.name for entry in self.entries if entry.snapshots is not None)
+
     def find_origins(self) -> dict[VolumeId, Origin]:
         """Return where the volumes described so far come from."""
         return {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}

@@ -172,7 +172,8 @@ class CloudLoop:
         marked = {concern.name for concern in concerns if concern.needs_marks}
         if not look.has_acted and not marked & look.verdicts.keys():
             self._searched = policy
-        self._put_findings(replace(look.find(), snapshots=self._snapshots.list_facts(look.volumes)))
+        facts = self._snapshots.list_facts(look.list_here(), look.list_scheduled())
+        self._put_findings(replace(look.find(), snapshots=facts))
         return look.has_acted
 
     # -- Describing ------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from agent.cloud.calls import (
 )
 from agent.cloud.departures import TAG_FINAL
 from agent.cloud.errors import CloudError, Failure, explain_failure
-from agent.cloud.findings import FREEZE_LIMIT_S, SnapshotFacts
+from agent.cloud.findings import FREEZE_LIMIT_S
 from agent.cloud.frozen_snapshot import Freeze, take_snapshot
 from agent.cloud.snapshot_answers import ZoneRefusal
+from agent.cloud.snapshot_facts import find_facts, is_proven
 from agent.cloud.snapshots import (
     SwitchFastRestores,
     find_scheduled,
@@ -48,7 +49,7 @@ from agent.cloud.values import (
     CloudVolume,
 )
 from agent.log import get_logger
-from agent.model import Reason, VolumeId
+from agent.model import Reason, SnapshotFacts, VolumeId
 from agent.policy.entries import SnapshotsEntry
 from agent.steps import Wait
 
@@ -94,11 +95,19 @@ class SnapshotKeeper:
         left = [(rest.until - now).total_seconds() for rest in self._rests.values() if rest.until > now]
         return min(left, default=None)
 
-    def list_facts(self, volumes: Collection[VolumeId]) -> Mapping[VolumeId, SnapshotFacts]:
-        """Return what was described last of the snapshots of ``volumes``; the others are done with."""
-        for kept in (self._facts, self._rests):
-            for volume_id in kept.keys() - set(volumes):
-                kept.pop(volume_id)
+    def list_facts(
+        self, here: Collection[VolumeId], scheduled: Collection[str]
+    ) -> Mapping[VolumeId, SnapshotFacts]:
+        """Return what was described last of the snapshots of volumes; what is of others is done with.
+
+        ``here``: those attached here. ``scheduled``: the entries that have a schedule.
+        """
+        self._rests = {volume_id: rest for volume_id, rest in self._rests.items() if volume_id in here}
+        self._facts = {
+            volume_id: facts
+            for volume_id, facts in self._facts.items()
+            if volume_id in here and facts.entry in scheduled
+        }
         return dict(self._facts)
 
     async def tend(self, name: str, entry: SnapshotsEntry, volume: CloudVolume) -> Wait | None:
@@ -108,8 +117,8 @@ class SnapshotKeeper:
         if rest is not None and rest.entry is entry and now < rest.until:
             return rest.notice
         snapshots = find_scheduled(name, volume, await self._describe(volume.volume_id))
-        proven = [one for one in snapshots if _is_proven(entry, one)]
-        self._note_facts(name, entry, volume.volume_id, snapshots)
+        proven = [one for one in snapshots if is_proven(entry, one)]
+        self._facts[volume.volume_id] = find_facts(name, entry, volume, snapshots)
         if self._is_unseen(volume.volume_id, proven, now):
             return None
         due = plan_snapshot(name, entry, volume, proven, now)
@@ -126,7 +135,7 @@ class SnapshotKeeper:
         refused = await self._protect(plan_locks(entry, staying), switches)
         gone, kept = await self._delete([one for one in going if one.snapshot_id not in postponed], snapshots)
         left = [one for one in snapshots if one.snapshot_id not in gone]
-        self._note_facts(name, entry, volume.volume_id, left)
+        self._facts[volume.volume_id] = find_facts(name, entry, volume, left)
         notice = refused or kept or given_up
         is_pending = any(one.state == "pending" for one in proven)
         is_switching = any(isinstance(call, DisableFastSnapshotRestores) for call, _ in switches)
@@ -136,15 +145,6 @@ class SnapshotKeeper:
             until = following if notice is None else min(following, retried)
             self._rests[volume.volume_id] = _Rest(entry, until, notice)
         return notice
-
-    def _note_facts(
-        self, name: str, entry: SnapshotsEntry, volume_id: VolumeId, snapshots: Sequence[CloudSnapshot]
-    ) -> None:
-        proven = [one for one in snapshots if _is_proven(entry, one)]
-        completed = [one.started_at for one in proven if one.state == "completed"]
-        failed = tuple(one.snapshot_id for one in snapshots if one.state == "error")
-        newest = max(completed, default=None)
-        self._facts[volume_id] = SnapshotFacts(name, newest, len(completed), failed, entry.schedule)
 
     def _is_unseen(self, volume_id: VolumeId, counted: Sequence[CloudSnapshot], now: datetime) -> bool:
         """Return whether the last snapshot is not described yet, or not yet as proven: then none is due."""
@@ -237,10 +237,6 @@ class SnapshotKeeper:
             return ()
         found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
         return found
-
-
-def _is_proven(entry: SnapshotsEntry, one: CloudSnapshot) -> bool:
-    return not (entry.freeze and one.tag(TAG_FROZEN) == "no")
 
 
 def _tell(error: CloudError) -> Wait:

@@ -99,7 +99,7 @@ def plan_snapshot(
     if any(one.state == "pending" for one in taken):
         return None
     ticks = [due for one in taken if one.state != "error" and (due := read_tick(one)) <= now]
-    last = max(ticks) if ticks else _parse_time(volume.created_at)
+    last = max(ticks) if ticks else parse_time(volume.created_at)
     tick = find_tick(entry.schedule, last, now)
     if tick is None:
         return None
@@ -113,11 +113,13 @@ def plan_snapshot(
     return CreateSnapshot(volume.volume_id, f"{name}, due {own[TAG_TICK]}", tuple(sorted(tags.items())))
 
 
-def _parse_time(text: str) -> datetime | None:
+def parse_time(text: str) -> datetime | None:
+    """Return a time as AWS tells it, in UTC where it names no zone; None where that is none."""
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
 # -- Those that are taken ------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def mark_locked(call: LockSnapshot, end: str | None, now: datetime) -> CreateTag
 
 def is_locked(one: CloudSnapshot, now: datetime) -> bool:
     """Tell whether the agent's own lock still keeps a snapshot from being deleted."""
-    end = _parse_time(one.tag(TAG_LOCKED) or "")
+    end = parse_time(one.tag(TAG_LOCKED) or "")
     return end is not None and end > now
 
 

@@ -10,6 +10,7 @@ from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unk
 from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
 from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord
+from agent.model.snapshots import SnapshotFacts
 from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
 from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
 
@@ -41,6 +42,7 @@ __all__ = [
     "Reason",
     "RootInode",
     "Seen",
+    "SnapshotFacts",
     "Tuning",
     "Unknown",
     "Unproven",

@@ -11,6 +11,7 @@ from typing import Any
 
 import agent
 from agent.errors import AgentError
+from agent.model import SnapshotFacts
 from agent.report.board import Board
 from agent.report.events import Event
 from agent.report.health import Health
@@ -47,6 +48,7 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         },
         "health": status.health and show_health(status.health),
         "verdicts": show_verdicts(status.health),
+        "snapshots": status.snapshots and show_snapshot_facts(status.snapshots),
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step
@@ -67,6 +69,16 @@ def show_health(health: Health) -> dict[str, Any]:
         "filesystem_errors": None if mount is None else mount.errors,
         "io_timeout_s": None if sample is None else sample.io_timeout_s,
         "queue_length": None if statistics is None else statistics.queue_length,
+    }
+
+
+def show_snapshot_facts(facts: SnapshotFacts) -> dict[str, Any]:
+    """Return how the scheduled snapshots of a volume are, as JSON values."""
+    return {
+        "last_completed_at": facts.last_completed_at and to_iso(facts.last_completed_at),
+        "due_at": facts.due_at and to_iso(facts.due_at),
+        "completed": facts.completed,
+        "failed": list(facts.failed),
     }
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.log import get_logger
-from agent.model import Condition, Reason, VolumeId
+from agent.model import Condition, Reason, SnapshotFacts, VolumeId
 from agent.report.changes import Change, Subscription
 from agent.report.events import Event, EventHistory, EventName
 from agent.report.health import Health
@@ -46,6 +46,7 @@ class Board:
         self._notices: Mapping[str, Wait | Refuse] = {}
         self.departures: Mapping[VolumeId, str] = {}
         """Of volumes that the cloud half is going to delete, when and why."""
+        self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:
@@ -68,6 +69,7 @@ class Board:
     def _show(self, volume_id: VolumeId) -> None:
         """Put together what is known. ``since`` is kept while condition and reason stay the same."""
         status = combine(self._told[volume_id], self._healths.get(volume_id))
+        status = replace(status, snapshots=self._snapshots.get(volume_id))
         old = self._statuses.get(volume_id)
         is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
         status = replace(status, since=old.since if old is not None and is_same else self._now())
@@ -114,6 +116,12 @@ class Board:
         for status in self._statuses.values():
             if status.name is not None or status.volume_id in self.departures:
                 self._tell(Change(status.volume_id, self._explain(status)))
+
+    def put_snapshots(self, snapshots: Mapping[VolumeId, SnapshotFacts]) -> None:
+        """Show from now on how the scheduled snapshots of volumes are; of the others nothing is known."""
+        old, self._snapshots = self._snapshots, dict(snapshots)
+        for volume_id in (old.keys() | snapshots.keys()) & self._told.keys():
+            self._show(volume_id)
 
     def finish_first_look(self) -> None:
         """Note that every attached volume was looked at once since the agent started."""

@@ -15,11 +15,13 @@ from agent.report.series import (
     of_health,
     of_mount,
     of_sample,
+    of_snapshots,
     of_statistics,
     of_usage,
     quote,
     seconds,
     show_number,
+    to_timestamp,
 )
 from agent.report.statistics import Direction, EbsStatistics, Histogram
 from agent.report.volume_status import VolumeStatus
@@ -185,6 +187,24 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "How long the kernel waits before it gives a command to the volume up.",
         of_sample(lambda sample: sample.io_timeout_s),
+    ),
+    define_number(
+        "volume_snapshot_last_success_timestamp_seconds",
+        "gauge",
+        "When the newest completed snapshot of the volume's schedule began.",
+        of_snapshots(lambda facts: to_timestamp(facts.last_completed_at)),
+    ),
+    define_number(
+        "volume_snapshot_due_timestamp_seconds",
+        "gauge",
+        "When the first snapshot after that one is due by the schedule, or was.",
+        of_snapshots(lambda facts: to_timestamp(facts.due_at)),
+    ),
+    define_number(
+        "volume_snapshots_failed",
+        "gauge",
+        "Snapshots of the schedule that failed at AWS and are still there.",
+        of_snapshots(lambda facts: len(facts.failed)),
     ),
     define_number(
         "filesystem_size_bytes", "gauge", "Size of the filesystem.", of_usage(lambda u: u.size_bytes)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from prometheus_client.utils import floatToGoString
 
+from agent.model import SnapshotFacts
 from agent.node.counters import BlockCounters
 from agent.node.mount_sample import MountSample
 from agent.node.sample import Sample
@@ -91,6 +93,11 @@ def of_usage(read: Callable[[Usage], Number]) -> Callable[[VolumeStatus], Number
     return lambda status: None if status.usage is None else read(status.usage)
 
 
+def of_snapshots(read: Callable[[SnapshotFacts], Number]) -> Callable[[VolumeStatus], Number]:
+    """Read a number of the volume's scheduled snapshots."""
+    return lambda status: None if status.snapshots is None else read(status.snapshots)
+
+
 def of_counters(read: Callable[[BlockCounters], Number]) -> Callable[[VolumeStatus], Number]:
     """Read a number that the kernel counts of the device."""
     return of_sample(lambda sample: None if sample.counters is None else read(sample.counters))
@@ -104,6 +111,11 @@ def of_statistics(read: Callable[[EbsStatistics], Number]) -> Callable[[VolumeSt
         return None if statistics is None else read(statistics)
 
     return read_status
+
+
+def to_timestamp(at: datetime | None) -> int | None:
+    """Return a time as Prometheus has it: seconds since 1970, UTC."""
+    return None if at is None else int(at.timestamp())
 
 
 def seconds(time_us: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from agent.model import Condition, Reason, VolumeId
+from agent.model import Condition, Reason, SnapshotFacts, VolumeId
 from agent.report.health import Health, is_worse
 
 
@@ -73,6 +73,8 @@ class VolumeStatus:
     """The policy has its filesystem fill the device."""
     health: Health | None = None
     """What sampling it found; None before the first sample. The board fills it in."""
+    snapshots: SnapshotFacts | None = None
+    """How its scheduled snapshots are; None where it has no schedule, or AWS has not told. By the board."""
     since: datetime | None = None
     """When the volume came into this condition for this reason; the board fills it in."""
 

@@ -73,16 +73,23 @@ function drawChart(chart, parts, trend) {
 
 function makeCard(key) {
   const card = { root: make("article"), title: make("h3"), ids: make("p", "soft"), condition: make("p", "condition"),
-    message: make("p"), hint: make("p", "hint"), others: make("ul"), use: make("p", "soft"), meter: make("meter"),
+    message: make("p"), hint: make("p", "hint"), others: make("ul"), snapshots: make("p", "soft"), use: make("p", "soft"), meter: make("meter"),
     charts: CHARTS.map(makeChart) };
   card.title.id = `volume-${cards.size}`;
   card.root.setAttribute("aria-labelledby", card.title.id);
   card.meter.max = 1; card.meter.high = 0.9; card.meter.low = 0.8; card.meter.optimum = 0;
   const charts = make("div", "charts");
   charts.append(...card.charts.map((parts) => parts.figure));
-  card.root.append(card.title, card.ids, card.condition, card.message, card.hint, card.others, card.use, card.meter, charts);
+  card.root.append(card.title, card.ids, card.condition, card.message, card.hint, card.others, card.snapshots, card.use, card.meter, charts);
   cards.set(key, card);
   return card;
+}
+
+function describeSnapshots(facts) {
+  if (!facts) return "";
+  const at = (time) => new Date(time).toLocaleString();
+  return [facts.last_completed_at ? `Newest snapshot of ${at(facts.last_completed_at)}` : "No snapshot has completed",
+    facts.due_at ? `next due ${at(facts.due_at)}` : "", facts.failed.length ? `failed: ${facts.failed.join(", ")}` : ""].filter(Boolean).join(" · ");
 }
 
 function drawCard(card, volume) {
@@ -99,6 +106,7 @@ function drawCard(card, volume) {
     card.others.replaceChildren(...others.map((text) => make("li", "soft", text)));
   }
   card.others.hidden = !others.length;
+  write(card.snapshots, describeSnapshots(volume.snapshots));
   const filesystem = volume.filesystem;
   card.meter.hidden = !filesystem;
   if (filesystem) {

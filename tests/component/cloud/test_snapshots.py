@@ -273,3 +273,47 @@ async def test_loop_wakes_for_the_snapshot(world: World, tmp_path: Path) -> None
     node.now += timedelta(minutes=59, seconds=30)
     await node.look()
     assert 30 < node.loop._choose_pause_s(0) <= 50
+
+
+async def test_what_is_told_of_snapshots_outlasts_the_agent(world: World, tmp_path: Path) -> None:
+    """Facts come from AWS: a restart changes none, and they go with the schedule and with the volume."""
+    node = await begin(world, tmp_path, keep="3")
+    await pass_hours(node, 2)
+    told = node.loop.findings.snapshots
+    (facts,) = told.values()
+    assert (facts.completed, facts.due_at) == (3, node.now.replace(minute=0) + HOUR)
+    node.restart()
+    await node.settle()
+    assert node.loop.findings.snapshots == told
+    without = write().replace("snapshots:", "# snapshots:")
+    world.use_policy(tmp_path, without)
+    node.policy = world.policy
+    assert not (await node.look(2)).snapshots
+    world.use_policy(tmp_path, write(keep="3"))
+    node.policy = world.policy
+    assert (await node.look(2)).snapshots == told
+    (volume,) = told
+    node.hands.released.add(volume)
+    world.cloud.hyperpod.call(
+        "DetachClusterNodeVolume",
+        {"ClusterArn": CLUSTER_ARN, "NodeId": node.identity.instance_id, "VolumeId": volume},
+    )
+    findings = await node.look(3)
+    assert volume in findings.origins
+    assert not findings.snapshots
+
+
+async def test_pending_snapshot_is_due_until_it_has_completed(world: World, tmp_path: Path) -> None:
+    """While AWS still writes the newest one, what is told is of the one before."""
+    node = await begin(world, tmp_path, keep="3")
+    (before,) = node.loop.findings.snapshots.values()
+    world.cloud.keeping.state = "pending"
+    await pass_hours(node, 1)
+    (facts,) = node.loop.findings.snapshots.values()
+    assert facts == before
+    assert facts.due_at == node.now.replace(minute=0)
+    for one in world.cloud.ec2.snapshots.values():
+        one.status = "completed"
+    await node.look(3)
+    (facts,) = node.loop.findings.snapshots.values()
+    assert (facts.completed, facts.due_at) == (2, node.now.replace(minute=0) + HOUR)

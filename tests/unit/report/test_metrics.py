@@ -2,22 +2,33 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.model import Condition, Reason
+from agent.model import Condition, Reason, SnapshotFacts
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Health, Verdict
 from agent.report.metrics import Exposition
 from agent.report.statistics import parse_statistics
-from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, REFUSED, make_board, make_status
+from tests.unit.report.samples import (
+    CHECKPOINTS,
+    DATASETS,
+    GIB,
+    NOON,
+    READY,
+    REFUSED,
+    make_board,
+    make_status,
+)
 from tests.unit.report.test_sampler import SAMPLE
 from tests.unit.report.test_statistics import make_page
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+SNAPSHOTS = SnapshotFacts("checkpoints", NOON, NOON + timedelta(hours=6), 3, ("snap-1",))
 HEALTH = Health(replace(SAMPLE, io_timeout_s=30), parse_statistics(make_page()), probe_s=0.002)
 
 
@@ -29,6 +40,7 @@ def make_sampled_board() -> Board:
     """Return a board with a volume that EBS's statistics are known of, and one that nothing is known of."""
     board = make_board(READY, REFUSED)
     board.judge(CHECKPOINTS, HEALTH)
+    board.put_snapshots({CHECKPOINTS: SNAPSHOTS})
     return board
 
 
@@ -84,6 +96,33 @@ def test_unsampled_filesystem_has_no_numbers() -> None:
     text = expose(make_board(make_status(usage=None, size_bytes=None)))
     assert "ebs_agent_filesystem_size_bytes{" not in text
     assert "ebs_agent_volume_size_bytes{" not in text
+
+
+def test_snapshots_are_told_while_they_are_known() -> None:
+    """Their series hold what AWS said last, are absent where it said nothing, and go with the volume."""
+    board = make_board(READY, REFUSED)
+    newest, due, failed = (
+        f'ebs_agent_volume_{name}{{volume_id="{CHECKPOINTS}"}}'
+        for name in (
+            "snapshot_last_success_timestamp_seconds",
+            "snapshot_due_timestamp_seconds",
+            "snapshots_failed",
+        )
+    )
+    exposition = Exposition(board, Counters())
+    assert f"{failed} " not in exposition.render()[0].decode()
+    board.put_snapshots({CHECKPOINTS: SNAPSHOTS})
+    text = exposition.render()[0].decode()
+    assert f"{newest} {int(NOON.timestamp())}\n" in text
+    assert f"{due} {int(NOON.timestamp()) + 6 * 3600}\n" in text
+    assert f"{failed} 1\n" in text
+    assert f'snapshots_failed{{volume_id="{DATASETS}"}}' not in text
+    board.put_snapshots({CHECKPOINTS: replace(SNAPSHOTS, last_completed_at=None, failed=())})
+    text = exposition.render()[0].decode()
+    assert f"{newest} " not in text
+    assert f"{failed} 0\n" in text
+    board.put_snapshots({})
+    assert f"{failed} " not in exposition.render()[0].decode()
 
 
 def test_counters_count_what_the_engine_did() -> None:

@@ -331,7 +331,9 @@ class Daemon:
         changed = self._origins.put(findings.origins, findings.untold)
         self._claimed = findings.claimed
         self._put_facts(findings.facts)
-        self._board.explain_by_cloud(findings.verdicts, findings.notices, findings.departures)
+        self._board.explain_by_cloud(
+            findings.verdicts, findings.notices, findings.departures, findings.drift, findings.provisioned
+        )
         self._board.put_snapshots(findings.snapshots)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():

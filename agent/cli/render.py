@@ -86,6 +86,7 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
         "since": volume["since"] and f"{volume['since']} ({_show_age(volume['since'])})",
         "": volume["message"],
         "remedy": volume["hint"],
+        "drift": "\n".join(one["text"] for one in volume.get("drift", [])),
         "required": "yes" if volume["required"] else None,
         "device": volume["device"],
         "used at": volume["path"],

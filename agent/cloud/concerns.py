@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from typing_extensions import override
 
 from agent.cloud import recent
 from agent.cloud.attach import choose_volume, plan_attach
-from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume, ModifyVolume
+from agent.cloud.calls import AttachClusterNodeVolume, AttachVolume
 from agent.cloud.claims import choose_claimed, find_claim_notice, find_claimed, is_disowned, plan_claim
 from agent.cloud.concern import Concern, Means
 from agent.cloud.decisions import Decision, Do
 from agent.cloud.describe import describe_modifications, is_searchable
+from agent.cloud.drift import ask, find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.leaving import list_leaving
 from agent.cloud.look import Look
 from agent.cloud.makings import Making, note_described
-from agent.cloud.modify import plan_modify
+from agent.cloud.modify import plan_modify, plan_tags
 from agent.cloud.pools import plan_pool
-from agent.cloud.values import CloudVolume
+from agent.cloud.values import CloudVolume, Modification
 from agent.cloud.wanted import WantedVolume
-from agent.model import Reason, VolumeId
+from agent.errors import AgentError
+from agent.model import Difference, Reason, VolumeId
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 from agent.steps import Refuse, Wait
 
@@ -75,7 +78,7 @@ class Presence(Concern):
         decision = decision or plan_claim(wanted, look.volumes, look.node, making, self._means.clock())
         notice = find_claim_notice(wanted, decision, look.list_volumes(), making)
         if notice is not None:
-            look.notices[self.name] = notice
+            look.note(self.name, notice)
         is_held = isinstance(decision, Wait) and decision.reason is Reason.ATTACHED_ELSEWHERE
         if is_held and look.unproven is not None:
             raise look.unproven
@@ -119,12 +122,16 @@ class Presence(Concern):
     def tell(self, verdict: Wait | Refuse, look: Look) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
         claimed = look.claimed.get(self.name, self._entry.volume_id)
-        (look.notices if look.has_device(claimed) else look.verdicts)[self.name] = verdict
+        if look.has_device(claimed):
+            look.note(self.name, verdict)
+        else:
+            look.verdicts[self.name] = verdict
 
     @override
     def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
         if self._entry.claim is not None:
             yield Shape(self.name, self._entry.claim, volume, self._means)
+            yield Tagging(self.name, self._entry.claim, volume, self._means)
         if self._entry.snapshots is not None:
             yield Snapshots(self.name, self._entry.snapshots, volume, self._means)
 
@@ -140,30 +147,86 @@ class Upkeep(Concern):
     @override
     def tell(self, verdict: Wait | Refuse, look: Look) -> None:
         """Note what cannot be changed, now or ever."""
-        look.notices[self.name] = verdict
+        look.note(self.name, verdict)
 
     @override
     def tell_asked(self, waiting: Wait, look: Look) -> None:
         """Say nothing: that a volume in use is being changed is no defect of it."""
 
 
-class Shape(Upkeep):
-    """A claim's volume is to have the size, type, numbers and tags its class says."""
+class Likeness(Upkeep):
+    """A claim's volume is to be as its claim and class say. What it is not is told, whatever comes of it."""
+
+    def __init__(self, name: str, what: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
+        super().__init__(name, what, volume, means)
+        self._claim = claim
+
+    def _find(self, wanted: WantedVolume) -> tuple[Difference, ...]:
+        raise NotImplementedError
+
+    def _note(self, look: Look, differences: Sequence[Difference]) -> None:
+        if differences:
+            look.drift[self.name] = (*look.drift.get(self.name, ()), *differences)
+
+    @override
+    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+        """Note what cannot be changed, now or ever, and why not."""
+        with suppress(AgentError):  # what is wanted cannot be said: that is the verdict
+            differences = self._find(look.want(self.name, self._claim))
+            self._note(look, differences)
+            if verdict.reason is not Reason.DRIFTED:  # which tells of them already
+                verdict = tell_drift(self._volume, self.name, differences, verdict) or verdict
+        look.note(self.name, verdict)
+
+    @override
+    def tell_asked(self, waiting: Wait, look: Look) -> None:
+        """Tell of what AWS was not asked for, since it would not do it."""
+        differences = ask(self._find(look.want(self.name, self._claim)))
+        self._note(look, differences)
+        notice = tell_drift(self._volume, self.name, differences)
+        if notice is not None:
+            look.note(self.name, notice)
+
+
+class Shape(Likeness):
+    """It is to have the size, type and numbers its class says."""
 
     def __init__(self, name: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
-        super().__init__(name, "shape", volume, means)
-        self._claim = claim
+        super().__init__(name, "shape", claim, volume, means)
+        self._last: Modification | None = None
+
+    @override
+    def _find(self, wanted: WantedVolume) -> tuple[Difference, ...]:
+        return find_shape_differences(self._volume, wanted, self._last)
 
     @override
     async def decide(self, look: Look) -> Decision | None:
         wanted = look.want(self.name, self._claim)
         planned = plan_modify(self._volume, wanted, None)
-        if not isinstance(planned, Do) or not isinstance(planned.call, ModifyVolume):
-            return planned
-        # Only now is it worth a call to know whether a modification is under way.
-        volume_id = self._volume.volume_id
-        modifications = await describe_modifications(self._means.make, [volume_id])
-        return plan_modify(self._volume, wanted, modifications.get(volume_id))
+        if isinstance(planned, Do):
+            # Only now is it worth a call to know whether a modification is under way.
+            volume_id = self._volume.volume_id
+            modifications = await describe_modifications(self._means.make, [volume_id])
+            self._last = modifications.get(volume_id)
+            planned = plan_modify(self._volume, wanted, self._last, self._means.now())
+        if planned is None:
+            self._note(look, self._find(wanted))
+        return planned
+
+
+class Tagging(Likeness):
+    """It is to have the tags its class says, and the agent's marks."""
+
+    def __init__(self, name: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
+        super().__init__(name, "tags", claim, volume, means)
+
+    @override
+    def _find(self, wanted: WantedVolume) -> tuple[Difference, ...]:
+        return find_tag_differences(self._volume, wanted)
+
+    @override
+    async def decide(self, look: Look) -> Decision | None:
+        return plan_tags(self._volume, look.want(self.name, self._claim))
 
 
 class Snapshots(Upkeep):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
-from agent.model import NodeFacts, Origin, Reason, SnapshotFacts, VolumeId
+from agent.model import Difference, NodeFacts, Origin, Provisioned, Reason, SnapshotFacts, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
@@ -53,6 +53,10 @@ class Findings:
     """Volumes of which AWS said that it will not tell: asking is denied, or it knows none of this ID."""
     snapshots: Mapping[VolumeId, SnapshotFacts] = field(default_factory=dict)
     """Of the volumes here that have a schedule, and whose snapshots were described."""
+    drift: Mapping[str, tuple[Difference, ...]] = field(default_factory=dict)
+    """By entry name, in what its claim's volume is not as the claim and its class say."""
+    provisioned: Mapping[VolumeId, Provisioned] = field(default_factory=dict)
+    """Of the volumes here, what AWS says they are given."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

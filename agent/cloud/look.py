@@ -25,7 +25,7 @@ from agent.cloud.pools import find_candidates, find_last_holder, find_pool, find
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
-from agent.model import Origin, VolumeId
+from agent.model import Difference, Origin, Provisioned, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
 from agent.steps import Refuse, Wait
@@ -43,6 +43,8 @@ class Look:
     claimed: dict[str, VolumeId] = field(default_factory=dict)
     verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
+    drift: dict[str, tuple[Difference, ...]] = field(default_factory=dict)
+    """By entry name, in what its claim's volume is not as the claim and its class say."""
     departures: dict[VolumeId, Departure] = field(default_factory=dict)
     asked: frozenset[VolumeId] = frozenset()
     """Volumes that AWS was asked about by ID: one that is not among ``volumes`` it does not know."""
@@ -109,6 +111,16 @@ class Look:
         if names:
             self.node = replace(self.node, used_names=self.node.used_names | names)
 
+    def note(self, name: str, notice: Wait | Refuse) -> None:
+        """Add to what is to be known of an entry's volume that is here: the first has the reason."""
+        first = self.notices.get(name)
+        if first is not None:
+            is_for_good = Refuse in {type(first), type(notice)}
+            message = f"{first.message} {notice.message}"
+            hint = " ".join(dict.fromkeys(filter(None, (first.hint, notice.hint)))) or None
+            notice = (Refuse if is_for_good else Wait)(first.reason, message, hint)
+        self.notices[name] = notice
+
     def has_device(self, volume_id: VolumeId | None) -> bool:
         return volume_id in self.node.devices
 
@@ -134,7 +146,19 @@ class Look:
         facts = make_facts(self.node.identity)
         departures = {volume_id: one.describe() for volume_id, one in self.departures.items()}
         return Findings(
-            facts, self.find_origins(), self.claimed, self.verdicts, self.notices, departures, self.untold
+            facts,
+            self.find_origins(),
+            self.claimed,
+            self.verdicts,
+            self.notices,
+            departures,
+            self.untold,
+            drift=self.drift,
+            provisioned={
+                one.volume_id: Provisioned(one.iops, one.throughput)
+                for one in self.list_volumes()
+                if self.has_device(one.volume_id)
+            },
         )
 
 

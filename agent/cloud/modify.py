@@ -5,33 +5,46 @@ Sends nothing that changes nothing, never shrinks, and leaves a volume alone whi
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 from agent.cloud.calls import CreateTags, ModifyVolume
 from agent.cloud.decisions import Do
+from agent.cloud.drift import aim, ask, find_shape_differences, find_tag_differences, tell_drift
+from agent.cloud.snapshots import parse_time
 from agent.cloud.values import CloudVolume, Modification
 from agent.cloud.wanted import WantedVolume
 from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
 
+FAILED_PAUSE = timedelta(hours=6)
+"""After a modification that failed: AWS takes four in 24 hours, and says of few failures that they pass."""
+
 
 def plan_modify(
-    volume: CloudVolume, wanted: WantedVolume, modification: Modification | None
+    volume: CloudVolume,
+    wanted: WantedVolume,
+    modification: Modification | None,
+    now: datetime | None = None,
 ) -> Do | Wait | Refuse | None:
-    """Decide what to change about a claim's volume; None: nothing."""
+    """Decide what to change about a claim's volume; None: nothing, or AWS is at it.
+
+    ``now``: without it a modification that failed is not tried again.
+    """
     if volume.state not in {"available", "in-use"}:
         return None
-    if wanted.size_gib is not None and wanted.size_gib < volume.size_gib and not is_growing(modification):
-        return _refuse_shrinking(volume.volume_id, volume.size_gib, wanted.size_gib)
-    change = _find_change(volume, wanted)
-    if change is not None:
-        waiting = wait_for(volume.volume_id, modification)
-        return waiting or Do(change)
-    tags = tuple(pair for pair in wanted.all_tags if volume.tag(pair[0]) != pair[1])
-    return Do(CreateTags(volume.volume_id, tags)) if tags else None
+    change = _find_change(aim(volume, modification), wanted)
+    if change is None:
+        differences = ask(find_shape_differences(volume, wanted, modification))
+        return tell_drift(volume, wanted.name, differences)
+    waiting = wait_for(volume.volume_id, modification)
+    return waiting or _wait_after_failure(volume, wanted, modification, now) or Do(change)
 
 
-def is_growing(modification: Modification | None) -> bool:
-    """Return whether a size asked for is not usable yet."""
-    return modification is not None and modification.state == "modifying"
+def plan_tags(volume: CloudVolume, wanted: WantedVolume) -> Do | None:
+    """Decide which tags of a claim's volume to set; None: none. They count against no quota."""
+    tags = tuple((one.part, one.wanted) for one in find_tag_differences(volume, wanted))
+    return Do(CreateTags(volume.volume_id, tags)) if tags and not volume.is_gone else None
 
 
 def _find_change(volume: CloudVolume, wanted: WantedVolume) -> ModifyVolume | None:
@@ -64,20 +77,43 @@ def wait_for(volume_id: VolumeId, modification: Modification | None) -> Wait | N
     )
 
 
+def _wait_after_failure(
+    volume: CloudVolume, wanted: WantedVolume, modification: Modification | None, now: datetime | None
+) -> Wait | None:
+    """Return the wait after this very change failed at AWS; None where it did not, or long ago."""
+    if modification is None or modification.state != "failed":
+        return None
+    tried = aim(volume, replace(modification, state="modifying"))
+    if _find_change(tried, wanted) is not None:
+        return None  # something else failed
+    began = parse_time(modification.started_at)
+    if now is not None and began is not None and now - began >= FAILED_PAUSE:
+        return None
+    why = modification.message or "it gives no reason"
+    return Wait(
+        Reason.CLOUD_ERROR,
+        f"AWS failed to modify {volume.volume_id}: {why.rstrip('.')}.",
+        hint=f"It is tried again after {FAILED_PAUSE.total_seconds() / 3600:g} hours. `ebs-agent modify` or "
+        "`expand`, with what the class says, tries it at once.",
+    )
+
+
+def is_growing(modification: Modification | None) -> bool:
+    """Return whether a size asked for is not usable yet."""
+    return modification is not None and modification.state == "modifying"
+
+
 def plan_expand(
     volume: CloudVolume, size_gib: int, modification: Modification | None
 ) -> ModifyVolume | Wait | Refuse | None:
     """Decide how a volume becomes ``size_gib`` large; None: it is. A smaller size is refused."""
     if size_gib < volume.size_gib:
-        return _refuse_shrinking(volume.volume_id, volume.size_gib, size_gib)
+        return Refuse(
+            Reason.NOT_GROWN,
+            f"{volume.volume_id} has {volume.size_gib} GiB and cannot become {size_gib} GiB: volumes never "
+            "shrink.",
+            hint="Say the size it has, or copy its contents to a new, smaller volume.",
+        )
     if size_gib == volume.size_gib:
         return wait_for(volume.volume_id, modification) if is_growing(modification) else None
     return wait_for(volume.volume_id, modification) or ModifyVolume(volume.volume_id, size_gib=size_gib)
-
-
-def _refuse_shrinking(volume_id: VolumeId, from_gib: int, to_gib: int) -> Refuse:
-    return Refuse(
-        Reason.NOT_GROWN,
-        f"{volume_id} has {from_gib} GiB and cannot become {to_gib} GiB: volumes never shrink.",
-        hint="Say the size it has, or copy its contents to a new, smaller volume.",
-    )

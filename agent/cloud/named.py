@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.cloud.calls import CreateVolume, DescribeVolumes
+from agent.cloud.drift import is_same_key
 from agent.cloud.error_rules import is_token_burnt
 from agent.cloud.errors import CloudError
 from agent.cloud.following import Follower
@@ -84,15 +85,8 @@ def find_differences(volume: CloudVolume, wanted: NewVolume, zone: str) -> Itera
         yield f"it has {volume.throughput} MiB/s"
     if wanted.is_encrypted not in {None, volume.is_encrypted}:
         yield "it is encrypted" if volume.is_encrypted else "it is not encrypted"
-    elif not _is_same_key(volume.kms_key_id, wanted.kms_key_id):
+    elif not is_same_key(volume.kms_key_id, wanted.kms_key_id):
         yield f"its KMS key is {volume.kms_key_id}"
-
-
-def _is_same_key(described: str | None, wanted: str | None) -> bool:
-    """Return whether a volume's key may be the one meant; AWS describes ARNs, so an alias may mean any."""
-    if wanted is None or "alias/" in wanted:
-        return True
-    return described is not None and described.rpartition("/")[2] == wanted.rpartition("/")[2]
 
 
 async def _make(follower: Follower, wanted: NewVolume, place: Place) -> CloudVolume:

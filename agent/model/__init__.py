@@ -8,6 +8,7 @@ from __future__ import annotations
 from agent.model.cluster import NodeFacts, Origin, OriginAnswer
 from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
 from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
+from agent.model.drift import Difference, Provisioned, Remedy
 from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord
 from agent.model.snapshots import SnapshotFacts
@@ -21,6 +22,7 @@ __all__ = [
     "Content",
     "Device",
     "DeviceNumber",
+    "Difference",
     "Exclusion",
     "Filesystem",
     "Foreign",
@@ -39,7 +41,9 @@ __all__ = [
     "OriginRecord",
     "Partition",
     "Process",
+    "Provisioned",
     "Reason",
+    "Remedy",
     "RootInode",
     "Seen",
     "SnapshotFacts",

@@ -77,6 +77,7 @@ class Reason(str, Enum):
     SHUT_DOWN = "ShutDown"
     IO_ERRORS = "IoErrors"
     NOT_GROWN = "NotGrown"
+    DRIFTED = "Drifted"
     NEARLY_FULL = "NearlyFull"
     FILES_FULL = "FilesFull"
     THROTTLED_BY_VOLUME = "ThrottledByVolume"

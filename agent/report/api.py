@@ -11,7 +11,7 @@ from typing import Any
 
 import agent
 from agent.errors import AgentError
-from agent.model import SnapshotFacts
+from agent.model import Difference, SnapshotFacts
 from agent.report.board import Board
 from agent.report.events import Event
 from agent.report.health import Health
@@ -49,6 +49,7 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         "health": status.health and show_health(status.health),
         "verdicts": show_verdicts(status.health),
         "snapshots": status.snapshots and show_snapshot_facts(status.snapshots),
+        "drift": [show_difference(one) for one in status.drift],
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step
@@ -56,6 +57,18 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         "plan": [
             {"step": planned.step, "text": planned.text, "hint": planned.hint} for planned in status.plan
         ],
+    }
+
+
+def show_difference(one: Difference) -> dict[str, Any]:
+    """Return one thing that a volume is not as its claim says."""
+    what = f"{one.what}.{one.part}" if one.part else one.what
+    return {
+        "what": what,
+        "is": one.found,
+        "should_be": one.wanted,
+        "remedy": one.remedy.value,
+        "text": one.describe(),
     }
 
 

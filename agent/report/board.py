@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.log import get_logger
-from agent.model import Condition, Reason, SnapshotFacts, VolumeId
+from agent.model import Condition, Difference, Provisioned, Reason, SnapshotFacts, VolumeId
 from agent.report.changes import Change, Subscription
 from agent.report.events import Event, EventHistory, EventName
 from agent.report.health import Health
@@ -44,6 +44,8 @@ class Board:
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
         self._notices: Mapping[str, Wait | Refuse] = {}
+        self._drift: Mapping[str, tuple[Difference, ...]] = {}
+        self.provisioned: Mapping[VolumeId, Provisioned] = {}
         self.departures: Mapping[VolumeId, str] = {}
         """Of volumes that the cloud half is going to delete, when and why."""
         self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
@@ -105,12 +107,16 @@ class Board:
         absences: Mapping[str, Wait | Refuse],
         notices: Mapping[str, Wait | Refuse],
         departures: Mapping[VolumeId, str] | None = None,
+        drift: Mapping[str, tuple[Difference, ...]] | None = None,
+        provisioned: Mapping[VolumeId, Provisioned] | None = None,
     ) -> None:
         """Say, by entry name, why volumes are not here, and what about those that are cannot be as wanted.
 
-        ``departures``: of volumes that are going to be deleted, when and why.
+        ``departures``: of volumes that are going to be deleted, when and why. ``drift``: by entry name, in
+        what a volume is not as its claim says. ``provisioned``: what volumes are given, where AWS told.
         """
         self._absences, self._notices = dict(absences), dict(notices)
+        self._drift, self.provisioned = dict(drift or {}), dict(provisioned or {})
         self.departures = dict(departures or {})
         self._tell(Change(None, None))
         for status in self._statuses.values():
@@ -187,6 +193,9 @@ class Board:
 
     def _explain(self, status: VolumeStatus) -> VolumeStatus:
         """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
+        drift = self._drift.get(status.name or "")
+        if drift:
+            status = replace(status, drift=drift)
         leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
         if leaving is not None and status.condition is Condition.UNMANAGED:
             return replace(status, message=leaving)

@@ -58,6 +58,11 @@ def _render_verdicts(status: VolumeStatus, volume_id: str) -> str:
     )
 
 
+def _render_drift(status: VolumeStatus, volume_id: str) -> str:
+    kinds = dict.fromkeys(one.what for one in status.drift)
+    return "".join(f'{PREFIX}volume_drift{{volume_id="{volume_id}",what="{kind}"}} 1\n' for kind in kinds)
+
+
 def _is_stalled(status: VolumeStatus) -> bool | None:
     """Tell whether it is stalled, whoever found out first: sampling, or the engine that looked at it."""
     if status.reason is Reason.STALLED:
@@ -165,6 +170,12 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "1 for each reason the volume is not as it should be; no series where all is well.",
         _render_verdicts,
+    ),
+    Family(
+        f"{PREFIX}volume_drift",
+        "gauge",
+        "1 for each kind of thing in which the volume is not as its claim says; no series where it is.",
+        _render_drift,
     ),
     define_number(
         "volume_required", "gauge", "1 if this node is not ready without the volume.", lambda s: s.is_required

@@ -234,7 +234,8 @@ class Sampler:
             return
         slim = strip_reading(reading)
         track.readings.append(slim)
-        subject = Subject(old.label, is_read_only=old.wants_read_only, grows=old.wants_growth)
+        provisioned = self._board.provisioned.get(volume)
+        subject = Subject(old.label, old.wants_read_only, old.wants_growth, provisioned)
         track.verdicts = judge(track.readings, subject, track.verdicts)
         if slim.sample is None:
             # What it said last is shown on, beside the verdict that it says nothing now.

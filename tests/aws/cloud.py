@@ -175,7 +175,7 @@ class Cloud:
         if int(parameters.get("Size", volume.size)) < volume.size:
             raise CallError("InvalidParameterValue", "New size cannot be smaller than existing size")
         for modification in volume.modifications[-1:]:
-            if modification.modification_state != "completed":
+            if modification.modification_state not in {"completed", "failed"}:
                 raise CallError("IncorrectModificationState", "Cannot modify volume in its current state")
             if modification.took_s < self.pace.cool_down_s:
                 raise CallError(
@@ -216,4 +216,5 @@ class Cloud:
         """Take over a modification that a call has just had moto complete."""
         volume = self.volumes[volume_id]
         EmulatedModification.adopt(volume.modifications[-1], self.pace)
+        volume.modifications[-1].start_time = self.now().replace(tzinfo=None)
         self.hooks.grow(volume_id, volume.size)

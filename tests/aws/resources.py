@@ -27,6 +27,8 @@ class Pace:
     modify_s: float = 0.0
     optimize_s: float = 0.0
     cool_down_s: float = 0.0
+    modification_fault: str | None = None
+    """Why modifications end as failed, having changed nothing."""
     lag_s: float = 0.0
     """What EC2 describes is how things were so long ago."""
     clock: Callable[[], float] = time.monotonic
@@ -124,13 +126,20 @@ class EmulatedModification(VolumeModification):
 
     began_s: float
     pace: Pace
+    status_message: str | None
 
     @classmethod
     def adopt(cls, modification: Any, pace: Pace) -> None:
-        """Let a modification moto just completed take its time."""
+        """Let a modification moto just completed take its time, or come to nothing."""
         modification.__class__ = cls
         modification.began_s = pace.clock()
         modification.pace = pace
+        modification.status_message = pace.modification_fault
+        if modification.status_message is not None:
+            for name in ("size", "volume_type", "iops", "throughput"):
+                before = getattr(modification, f"original_{name}")
+                if before is not None:
+                    setattr(modification.volume, name, before)
 
     @property
     def took_s(self) -> float:
@@ -141,6 +150,8 @@ class EmulatedModification(VolumeModification):
     def modification_state(self) -> str:
         if self.took_s < self.pace.modify_s:
             return "modifying"
+        if self.status_message is not None:
+            return "failed"
         return "optimizing" if self.took_s < self.pace.modify_s + self.pace.optimize_s else "completed"
 
     @property

@@ -15,9 +15,11 @@ import anyio.to_thread
 import pytest
 
 from agent.cli.client import Client
+from agent.cli.doctor import Verdict
+from agent.cli.doctor.installation import list_drift
 from agent.cli.wait import wait_for
 from agent.errors import AgentError, ExitCode
-from agent.model import Condition, VolumeId
+from agent.model import Condition, Difference, Reason, Remedy, VolumeId
 from agent.report.board import Board
 from agent.report.control import make_control_app
 from agent.report.events import EventName
@@ -127,6 +129,24 @@ async def test_explain_looks_anew(tmp_path: Path) -> None:
     async with serving(make_board(READY), path):
         answer = await ask(Client(path).explain, "checkpoints")
     assert answer["facts"] == [{"name": "device", "value": "looked at just now"}]
+
+
+async def test_drift_is_shown_whatever_else_is_wrong(tmp_path: Path) -> None:
+    """What a volume is not as its claim says is in status, explain and doctor, beside its own troubles."""
+    full = replace(READY, condition=Condition.DEGRADED, reason=Reason.NEARLY_FULL)
+    board = make_board(full, REFUSED)
+    drift = Difference("iops", "6000", "3000", Remedy.LATER)
+    board.explain_by_cloud({}, {}, drift={"checkpoints": (drift,)})
+    text = "iops is 6000, should be 3000 (changed when AWS allows it)"
+    shown = {"what": "iops", "is": "6000", "should_be": "3000", "remedy": "later", "text": text}
+    async with serving(board, tmp_path / "control.sock"):
+        client = Client(tmp_path / "control.sock")
+        answer = await ask(client.status)
+        assert [volume["drift"] for volume in answer["volumes"]] == [[shown], []]
+        assert (await ask(client.explain, "checkpoints"))["drift"] == [shown]
+        (finding,) = await ask(lambda: list(list_drift(tmp_path / "control.sock")))
+    assert (finding.subject, finding.verdict) == ("volume checkpoints", Verdict.WARNING)
+    assert text in finding.found
 
 
 async def test_what_will_be_deleted_is_told(tmp_path: Path) -> None:

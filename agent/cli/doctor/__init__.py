@@ -8,6 +8,7 @@ from agent.cli.doctor.installation import (
     examine_cloud_half,
     examine_policy,
     examine_state,
+    list_drift,
     list_types,
 )
 from agent.cli.doctor.machine import (
@@ -46,4 +47,5 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         *examine_cloud_half(policy),
         examine_state(paths.state),
         examine_agent(paths.socket),
+        *list_drift(paths.socket),
     ]

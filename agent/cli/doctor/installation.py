@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,3 +68,16 @@ def examine_agent(socket: Path) -> Finding:
     except AgentError as error:
         return Finding("agent", Verdict.WARNING, error.message, error.hint)
     return Finding("agent", Verdict.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
+
+
+def list_drift(socket: Path) -> Iterator[Finding]:
+    """Tell which volumes are not as their claims say; nothing where no agent answers, which is told."""
+    try:
+        volumes = Client(socket).status()["volumes"]
+    except AgentError:
+        return
+    for volume in volumes:
+        if volume.get("drift"):
+            found = "not as its claim says: " + "; ".join(one["text"] for one in volume["drift"])
+            mend = "What only a new volume can have: docs/cloud.md, Size and class."
+            yield Finding(f"volume {volume['name']}", Verdict.WARNING, found, mend)

@@ -101,6 +101,7 @@ function drawCard(card, volume) {
   write(card.message, volume.message || "");
   write(card.hint, volume.hint || "");
   const others = volume.verdicts.filter((verdict) => verdict.reason !== volume.reason).map((verdict) => `${verdict.reason}: ${verdict.message}`);
+  for (const one of volume.drift || []) others.push(`Drifted: ${one.text}`);
   if (card.others.dataset.text !== others.join("\n")) {
     card.others.dataset.text = others.join("\n");
     card.others.replaceChildren(...others.map((text) => make("li", "soft", text)));

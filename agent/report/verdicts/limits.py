@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agent.model import Condition, Reason
+from agent.model import Condition, Provisioned, Reason
 from agent.report.health import Verdict
 from agent.report.statistics import EbsStatistics
 from agent.report.verdicts.window import Window
@@ -24,18 +24,22 @@ def find_throttled_by_volume(window: Window, is_held: bool) -> Verdict | None:  
     iops_part, throughput_part = work.volume_iops_part, work.volume_throughput_part
     if max(iops_part, throughput_part) < (THROTTLED_UNTIL if is_held else THROTTLED_AT):
         return None
+    given = window.subject.provisioned or Provisioned()
     if iops_part >= throughput_part:
-        limit, now, more = "IOPS", f"{work.ops_s:.0f} operations/s", f"--iops {_round_up(work.ops_s)}"
+        limit, now, option = "IOPS", f"{work.ops_s:.0f} operations/s", "--iops"
+        more = _choose_more(work.ops_s, given.iops)
     else:
         mib_s = work.bytes_s / (1 << 20)
-        limit, now, more = "throughput", f"{mib_s:.0f} MiB/s", f"--throughput {_round_up(mib_s)}"
+        limit, now, option = "throughput", f"{mib_s:.0f} MiB/s", "--throughput"
+        more = _choose_more(mib_s, given.throughput_mib_s)
     label = window.subject.label
     return Verdict(
         Condition.DEGRADED,
         Reason.THROTTLED_BY_VOLUME,
         f"{label} was at its {limit} limit for {max(iops_part, throughput_part):.0%} of the last minute"
         f" (it does {now}).",
-        f"Give the volume more: ebs-agent modify {label} {more}, or raise its class in the policy.",
+        f"Give the volume more {limit} than {more.now}: raise its class in the policy; where it has none, "
+        f"ebs-agent modify {label} {option} {more.wanted}.",
     )
 
 
@@ -98,6 +102,22 @@ def _count_ops(statistics: EbsStatistics) -> int:
 
 def _count_bytes(statistics: EbsStatistics) -> int:
     return statistics.read.total_bytes + statistics.write.total_bytes
+
+
+@dataclass(frozen=True)
+class _More:
+    now: str
+    wanted: str
+
+
+def _choose_more(rate: float, given: int | None) -> _More:
+    """Return what to ask for: more than the volume has, whatever it did on average.
+
+    It was at its limit for a part of the minute only, so the average tells nothing of the limit.
+    """
+    if given is None:
+        return _More("it has now", "N")
+    return _More(f"the {given} it has now", str(_round_up(max(rate, given))))
 
 
 def _round_up(rate: float) -> int:

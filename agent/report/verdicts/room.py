@@ -35,7 +35,8 @@ def find_nearly_full(window: Window, is_held: bool) -> Verdict | None:  # noqa: 
         Condition.DEGRADED,
         Reason.NEARLY_FULL,
         f"{mount.path} is {used:.0%} full: {show_size(mount.avail_bytes)} left{when}.",
-        f"Make room, or expand the volume: ebs-agent expand {window.subject.label} SIZE",
+        "Make room, or make the volume larger: raise the size of its claim in the policy; where it has none, "
+        f"ebs-agent expand {window.subject.label} SIZE.",
     )
 
 

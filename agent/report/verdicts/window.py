@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.model import Provisioned
 from agent.node.mount_sample import MountSample
 from agent.node.sample import Sample
 from agent.report.health import Reading, Verdict
@@ -17,6 +18,8 @@ class Subject:
     label: str
     is_read_only: bool = False
     grows: bool = False
+    provisioned: Provisioned | None = None
+    """What AWS says it is given, where that is known."""
 
 
 @dataclass(frozen=True)

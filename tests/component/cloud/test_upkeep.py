@@ -163,6 +163,77 @@ async def test_modification_under_way_is_left_alone(world: World, tmp_path: Path
     assert world.aws.calls["ModifyVolume"] == 1
 
 
+async def test_volume_that_is_being_modified_is_no_defect(world: World, tmp_path: Path) -> None:
+    """For as long as AWS brings about what the class says, nothing is told."""
+    world.cloud.pace.modify_s = world.cloud.pace.optimize_s = 3600
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    await node.settle()
+    world.use_policy(tmp_path, write(size="8GiB"))
+    node.policy = world.policy
+    for _ in range(4):
+        assert (await node.look()).notices == {}
+    assert world.aws.calls["ModifyVolume"] == 1
+
+
+async def test_whatever_is_not_as_the_class_says_is_one_notice(world: World, tmp_path: Path) -> None:
+    """What cannot be changed is told for good, and keeps nothing from being changed that can be."""
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    volume = world.cloud.volumes[(await node.settle()).claimed["ckpt"]]
+    policy = write(iops="4000", size="2GiB", tier="b").replace("iops:", "encrypted: true, iops:")
+    world.use_policy(tmp_path, policy)
+    node.policy = world.policy
+    await node.look(4)
+    findings = await node.settle()
+    notice = findings.notices["ckpt"]
+    assert isinstance(notice, Refuse)
+    assert notice.reason is Reason.DRIFTED
+    assert "size is 5GiB, should be 2GiB (volumes never shrink); encrypted is false" in notice.message
+    assert [one.what for one in findings.drift["ckpt"]] == ["size", "encrypted"]
+    assert (volume.iops, read_tags(volume)["tier"]) == (4000, "b")
+    assert world.aws.calls["ModifyVolume"] == 1
+
+
+async def test_failed_modification_is_told_in_aws_words(world: World, tmp_path: Path) -> None:
+    """It is not sent at every look; after six hours it is."""
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    await node.settle()
+    world.cloud.pace.modification_fault = "The volume has no room to grow."
+    world.use_policy(tmp_path, write(size="8GiB"))
+    node.policy = world.policy
+    for _ in range(5):
+        node.time_s += 300
+        await node.look()
+    findings = await node.look()
+    assert world.aws.calls["ModifyVolume"] == 1
+    assert "size is 5GiB, should be 8GiB" in findings.notices["ckpt"].message
+    assert findings.notices["ckpt"].message.endswith("The volume has no room to grow.")
+    world.cloud.pace.modification_fault = None
+    node.now += timedelta(hours=6)
+    findings = await node.settle()
+    assert world.aws.calls["ModifyVolume"] == 2
+    assert (findings.notices, findings.drift) == ({}, {})
+
+
+async def test_tags_wait_for_no_modification(world: World, tmp_path: Path) -> None:
+    """A modification that AWS puts off for hours keeps no tag from being set."""
+    world.cloud.pace.cool_down_s = 10 * 3600
+    world.use_policy(tmp_path, write())
+    node = world.add_node(1)
+    volume = world.cloud.volumes[(await node.settle()).claimed["ckpt"]]
+    for size in ("6GiB", "7GiB"):
+        world.use_policy(tmp_path, write(size=size))
+        node.policy = world.policy
+        await node.look(3)
+    assert "size is 6GiB, should be 7GiB" in node.loop.findings.notices["ckpt"].message
+    world.use_policy(tmp_path, write(size="7GiB", tier="b"))
+    node.policy = world.policy
+    await node.look(2)
+    assert read_tags(volume)["tier"] == "b"
+
+
 async def test_snapshots_are_taken_frozen_and_kept(world: World, tmp_path: Path) -> None:
     """Each hour brings one snapshot, taken frozen and marked so; only the newest two are kept."""
     world.use_policy(tmp_path, write(more=SNAPSHOTS))

@@ -22,7 +22,7 @@ from agent.cloud.departures import plan_orphan
 from agent.cloud.holders import is_absent
 from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy, makes_encrypted
 from agent.cloud.makings import Making, note_burnt, note_described, note_made, note_mismatch
-from agent.cloud.modify import plan_expand, plan_modify
+from agent.cloud.modify import plan_expand, plan_modify, plan_tags
 from agent.cloud.statements import STATEMENTS
 from agent.cloud.values import (
     CloudAttachment,
@@ -375,7 +375,9 @@ def test_modification_waits_for_the_last() -> None:
 
 def test_tags_follow_without_a_modification() -> None:
     """Changed tags are set by themselves; they do not count against the quota."""
-    planned = plan_modify(MINE, replace(WANTED, tags=(("tier", "b"),)), None)
+    changed = replace(WANTED, tags=(("tier", "b"),))
+    assert plan_modify(MINE, changed, None) is None
+    planned = plan_tags(MINE, changed)
     assert planned == Do(CreateTags(VOLUME, (("tier", "b"),)))
 
 

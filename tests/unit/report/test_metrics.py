@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.model import Condition, Reason, SnapshotFacts
+from agent.model import Condition, Difference, Reason, Remedy, SnapshotFacts
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Health, Verdict
@@ -203,6 +203,19 @@ def test_unknown_volume_has_no_statistics() -> None:
         "ebs_agent_volume_required",
         "ebs_agent_volume_size_bytes",
     }
+
+
+def test_drift_is_a_series_for_each_kind() -> None:
+    """Several tags are one kind; a volume that is as its claim says has no series."""
+    board = make_board(make_status(name="ckpt"), REFUSED)
+    tags = [Difference("tags", "not set", "a", Remedy.LATER, part=part) for part in ("a", "b")]
+    lasting = Difference("encrypted", "false", "true", Remedy.NEW_VOLUME)
+    board.explain_by_cloud({}, {}, drift={"ckpt": (lasting, *tags)})
+    told = [line for line in expose(board).splitlines() if line.startswith("ebs_agent_volume_drift{")]
+    assert told == [
+        f'ebs_agent_volume_drift{{volume_id="{CHECKPOINTS}",what="{what}"}} 1'
+        for what in ("encrypted", "tags")
+    ]
 
 
 def test_both_formats_say_the_same() -> None:

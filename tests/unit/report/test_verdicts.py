@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import Condition, DeviceNumber, Reason
+from agent.model import Condition, DeviceNumber, Provisioned, Reason
 from agent.node.counters import BlockCounters
 from agent.node.mount_sample import MountSample
 from agent.node.sample import Sample
@@ -184,8 +184,8 @@ def test_no_forecast_across_growth() -> None:
 @pytest.mark.parametrize(
     ("counter", "reason", "word"),
     [
-        ("exceeded_volume_iops_us", Reason.THROTTLED_BY_VOLUME, "--iops 750"),
-        ("exceeded_volume_throughput_us", Reason.THROTTLED_BY_VOLUME, "--throughput 190"),
+        ("exceeded_volume_iops_us", Reason.THROTTLED_BY_VOLUME, "--iops N"),
+        ("exceeded_volume_throughput_us", Reason.THROTTLED_BY_VOLUME, "--throughput N"),
         ("exceeded_instance_iops_us", Reason.THROTTLED_BY_INSTANCE, "higher EBS IOPS limit"),
         ("exceeded_instance_throughput_us", Reason.THROTTLED_BY_INSTANCE, "higher EBS throughput limit"),
     ],
@@ -199,6 +199,21 @@ def test_throttled(counter: str, reason: Reason, word: str) -> None:
     assert "50%" in verdict.message
     assert word in verdict.hint
     assert find(work(0), work(60, read=done, **{counter: 5_000_000})) == []
+
+
+@pytest.mark.parametrize(
+    ("counter", "hint"),
+    [
+        ("exceeded_volume_iops_us", "--iops 9000"),
+        ("exceeded_volume_throughput_us", "--throughput 750"),
+    ],
+)
+def test_hint_never_makes_a_volume_slower(counter: str, hint: str) -> None:
+    """A volume that hits its limit in bursts does little on average: it is given more than it has."""
+    done = Direction(30_000, 60 * 125 << 20, 0)
+    readings = [work(0), work(60, read=done, **{counter: 15_000_000})]
+    (verdict,) = judge(readings, replace(SUBJECT, provisioned=Provisioned(6000, 500)))
+    assert hint in verdict.hint
 
 
 def test_attached_anew_is_not_throttled() -> None:

@@ -256,7 +256,8 @@ class Daemon:
         from agent.report.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self._board, self)
-        add_cloud_routes(app, self._board, self._cloud.prepare_orders, self.keep, lambda: self._policy)
+        orders = self._cloud.prepare_orders
+        add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, self._policy_path)
         return app
 
     def _make_http_app(self) -> web.Application:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from agent.cloud.against_policy import PolicyGuard
 from agent.cloud.attach import plan_attach, plan_detach
 from agent.cloud.calls import ModifyVolume
 from agent.cloud.decisions import AttachApi, Decision, NodeView
@@ -29,13 +30,18 @@ from agent.units import GIB
 class VolumeOrders:
     """Carries orders out with the daemon's own client and hands."""
 
-    def __init__(self, follower: Follower, view: Callable[[], NodeView]) -> None:
+    def __init__(
+        self, follower: Follower, view: Callable[[], NodeView], guard: PolicyGuard | None = None
+    ) -> None:
         self._follower = follower
+        self._guard = guard
         self._make = follower.make
         self._view = view
 
     async def attach(self, volume_id: VolumeId) -> None:
         """Attach the volume here; ends when its device is here."""
+        if self._guard is not None:
+            await self._guard.check_attach(await describe_one(self._follower, volume_id))
 
         async def look() -> Sighting:
             view = self._view()
@@ -108,20 +114,27 @@ class VolumeOrders:
         elif isinstance(planned, (Wait, Refuse)):
             raise _as_error(planned)
         else:
+            await self._check(volume, planned)
             await self._modify(volume_id, planned)
 
     async def modify(self, wanted: ModifyVolume) -> None:
         """Change type, IOPS or throughput; ends when that is usable. A change that is none is not sent."""
         volume_id = wanted.volume_id
-        change = find_change(await describe_one(self._follower, volume_id), wanted)
+        volume = await describe_one(self._follower, volume_id)
+        change = find_change(volume, wanted)
         if change is None:
             await self._follower.say(f"{volume_id} is so already; nothing was asked of AWS.")
             return
+        await self._check(volume, wanted)
         modifications = await describe_modifications(self._make, [volume_id])
         waiting = wait_for(volume_id, modifications.get(volume_id))
         if waiting is not None:
             raise _as_error(waiting)
         await self._modify(volume_id, change)
+
+    async def _check(self, volume: CloudVolume, asked: ModifyVolume) -> None:
+        if self._guard is not None:
+            await self._guard.check_modification(volume, asked)
 
     async def _modify(self, volume_id: VolumeId, call: ModifyVolume) -> None:
         await self._follower.say(f"Asking AWS to {call.describe()}.")

@@ -44,6 +44,18 @@ def load_policy(path: str | Path, *, trust_owner: bool = False) -> Policy:
     return policy
 
 
+def find_line(path: str | Path, policy: Policy, loc: Loc) -> int | None:
+    """Return the line on which the file at ``path`` says ``loc``, or what is around it; blocks on the file.
+
+    None where the file cannot be read, or says something else by now than ``policy``.
+    """
+    try:
+        raw = _read_file(Path(path), trust_owner=True)
+    except PolicyError:
+        return None
+    return read_source(raw).find_mark(loc, at_key=True).line if read_policy(raw)[0] == policy else None
+
+
 def check_policy(text: bytes | str) -> list[Problem]:
     """Return everything that is wrong with a policy, in the order of its lines; nothing if it is valid."""
     return read_policy(text)[1]

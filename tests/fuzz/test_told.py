@@ -21,16 +21,10 @@ from agent.cloud import whoami
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
 from agent.cloud.client import _explain_misread
-from agent.cloud.control import (
-    _find_order,
-    add_cloud_routes,
-    find_volume,
-    parse_snapshot_id,
-    read_modification,
-    read_new_volume,
-)
+from agent.cloud.control import _find_order, add_cloud_routes
 from agent.cloud.errors import explain_failure
 from agent.cloud.replies import GarbledError, Reply, decode_reply, read_failure
+from agent.cloud.words import find_volume, parse_snapshot_id, read_modification, read_new_volume
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
 from agent.policy import Policy

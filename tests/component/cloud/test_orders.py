@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,8 +23,11 @@ from tests.waiting import until
 class Clerk:
     """Takes orders for a node, and keeps what was told of each."""
 
-    def __init__(self, node: NodeUnderTest, api: AttachApi = AttachApi.HYPERPOD) -> None:
+    def __init__(
+        self, node: NodeUnderTest, api: AttachApi = AttachApi.HYPERPOD, policy_path: Path | None = None
+    ) -> None:
         self.api = api
+        self.policy_path = policy_path
         self.noted: list[VolumeId] = []
         """Volumes of which it was written down that a person took them away."""
         self.said: list[str] = []
@@ -36,7 +40,8 @@ class Clerk:
         follower = Follower(
             self.node.make, self.node.hands, self._tell, pause_s=0.01, note_by_hand=self._note
         )
-        return Desk(follower, self._view, Board(), self._keep, lambda: self.node.policy)
+        policy = self.node.policy
+        return Desk(follower, self._view, Board(), self._keep, lambda: policy, self.policy_path)
 
     async def _note(self, volume_id: VolumeId) -> None:
         assert volume_id not in self.node.hands.released, "noted before it is let go"

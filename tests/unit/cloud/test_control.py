@@ -4,9 +4,16 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.control import ORDERS, find_volume, parse_snapshot_id, read_modification, read_new_volume
+from agent.cloud.control import ORDERS
 from agent.cloud.named import NewVolume
-from agent.cloud.words import WORDS, check_words
+from agent.cloud.words import (
+    WORDS,
+    check_words,
+    find_volume,
+    parse_snapshot_id,
+    read_modification,
+    read_new_volume,
+)
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
 from agent.report.board import Board

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.cloud.asking import DescribeVolumeStatus
 from agent.cloud.call import Call
 from agent.cloud.calls import (
     AttachClusterNodeVolume,
@@ -23,11 +24,13 @@ from agent.cloud.calls import (
     ListClusterNodes,
 )
 from agent.cloud.errors import Failure, explain_failure
+from agent.cloud.status_answers import CheckedVolume
 from agent.cloud.values import CloudAttachment, CloudVolume, ClusterNode
-from agent.model import VolumeId
+from agent.model import AwsChecks, VolumeId
 
 NODES_PER_PAGE = 100
 VOLUME_BYTES = 990
+STATUS_BYTES = 800
 NODE_BYTES = 330
 """About what one takes in an answer; as measured with answers of the shapes botocore's models have."""
 INDEXED = ("ebs-agent:node", "ebs-agent:group")
@@ -67,6 +70,7 @@ class SimulatedAws:
         self.served[call.operation] += self._count_pages(call)
         answers: dict[type[Call[Any]], Callable[[Any], Any]] = {
             DescribeVolumes: self._describe,
+            DescribeVolumeStatus: self._describe_status,
             CreateVolume: self._create,
             CreateTags: self._tag,
             AttachClusterNodeVolume: self._attach,
@@ -89,6 +93,10 @@ class SimulatedAws:
         found = tuple(volume for volume in shown if volume is not None and _is_meant(volume, wanted))
         self.answered_bytes += len(found) * VOLUME_BYTES
         return found
+
+    def _describe_status(self, call: DescribeVolumeStatus) -> tuple[CheckedVolume, ...]:
+        self.answered_bytes += len(call.volume_ids) * STATUS_BYTES
+        return tuple(CheckedVolume(one, AwsChecks("ok")) for one in call.volume_ids)
 
     def _preselect(self, wanted: dict[str, set[str]]) -> Iterable[VolumeId]:
         if "volume-id" in wanted:

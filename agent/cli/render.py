@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.report.sizes import show_size
+from agent.report.sizes import show_duration, show_size
 
 STYLES = {
     "Ready": "green",
@@ -94,6 +94,7 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
         "size": _show_size(volume),
         "use": _show_use(volume),
         "snapshots": _show_snapshots(volume.get("snapshots")),
+        "AWS's checks": _show_checks(volume),
         "last step": step and f"{step['text']}: {step['outcome']} ({_show_age(step['at'])})",
     }
     return Group(
@@ -197,6 +198,9 @@ def _show_steps(volume: dict[str, Any]) -> Iterable[RenderableType]:
 def _show_remarks(volumes: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:
     """Explain below the table every volume that is not simply ready."""
     for volume in volumes:
+        coming = _show_initialization(volume)
+        if coming is not None:
+            yield Text(f"\n… {_label(volume)}: {coming}.", style="dim")
         if volume["condition"] in {"Ready", "Unmanaged"} or not volume["message"]:
             continue
         line = Text(f"\n{SIGNS.get(volume['condition'], '?')} ", style=STYLES.get(volume["condition"], ""))
@@ -239,6 +243,21 @@ def _show_snapshots(facts: dict[str, Any] | None) -> str | None:
     parts += [f"next due {due[:16]}Z"] if due else []
     parts += [f"failed: {', '.join(failed)}"] if failed else []
     return "; ".join(parts)
+
+
+def _show_checks(volume: dict[str, Any]) -> str | None:
+    """Return what AWS's own status checks found; None where AWS was not asked."""
+    checks, coming = volume.get("aws_checks"), _show_initialization(volume)
+    return checks and ": ".join(filter(None, (checks["status"], coming)))
+
+
+def _show_initialization(volume: dict[str, Any]) -> str | None:
+    """Return how far a volume is whose content still comes from where it was made from."""
+    coming = (volume.get("aws_checks") or {}).get("initialization")
+    if not coming or coming["percent"] >= 100:  # noqa: PLR2004 - per cent
+        return None
+    left = "" if coming["left_s"] is None else f", about {show_duration(coming['left_s'])} left"
+    return f"{coming['percent']} % of its content has come{left}; until then reading the rest is slow"
 
 
 def _show_last_step(volume: dict[str, Any]) -> Text:

@@ -1,14 +1,15 @@
-"""Lists every call the worker may be asked to make: what ``calls`` declares. Of any other it makes none."""
+"""Lists every call the worker may be asked to make: what these modules declare, and no other."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud import calls
+from agent.cloud import asking, calls
 from agent.cloud.call import Call
 
 ALL_CALLS: tuple[type[Call[Any]], ...] = tuple(
     declared
-    for _, declared in sorted(vars(calls).items())
-    if isinstance(declared, type) and issubclass(declared, Call) and declared.__module__ == calls.__name__
+    for module in (asking, calls)
+    for _, declared in sorted(vars(module).items())
+    if isinstance(declared, type) and issubclass(declared, Call) and declared.__module__ == module.__name__
 )

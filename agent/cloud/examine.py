@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cloud.asking import DescribeVolumeStatus
 from agent.cloud.call import Call, Change
 from agent.cloud.calls import (
     AttachVolume,
@@ -35,6 +36,9 @@ from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import Policy
+
+_TRIED_DRY = (Change, DescribeVolumeStatus)
+"""What is tried by EC2's dry run: what changes something, and what fails over an ID that is not there."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ async def _try_permissions(
             yield Examined(subject, None, "has no dry run, or none without a volume of the agent's")
             continue
         try:
-            await (client.try_out(call) if isinstance(call, Change) else client.make(call))
+            await (client.try_out(call) if isinstance(call, _TRIED_DRY) else client.make(call))
         except AgentError as error:
             is_denied = error.reason is Reason.PERMISSION_DENIED
             yield Examined(subject, False if is_denied else None, error.message, error.hint)
@@ -125,6 +129,7 @@ def _make_trial(operation: str, node: NodeView, volume: CloudVolume | None) -> C
     describing: dict[str, Call[Any]] = {
         "DescribeVolumes": DescribeVolumes((("volume-id", ("vol-00000000",)),)),
         "DescribeVolumesModifications": DescribeVolumesModifications((VolumeId("vol-00000000"),)),
+        "DescribeVolumeStatus": DescribeVolumeStatus(()),
         "DescribeSnapshots": DescribeSnapshots((("snapshot-id", ("snap-00000000",)),)),
     }
     if cluster and node.api is AttachApi.HYPERPOD:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
-from agent.model import Difference, NodeFacts, Origin, Provisioned, Reason, SnapshotFacts, VolumeId
+from agent.model import AwsChecks, Difference, NodeFacts, Origin, Provisioned, Reason, SnapshotFacts, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
@@ -57,6 +57,8 @@ class Findings:
     """By entry name, in what its claim's volume is not as the claim and its class say."""
     provisioned: Mapping[VolumeId, Provisioned] = field(default_factory=dict)
     """Of the volumes here, what AWS says they are given."""
+    checks: Mapping[VolumeId, AwsChecks] = field(default_factory=dict)
+    """Of the volumes here, what AWS's own status checks found."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

@@ -28,7 +28,7 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
         for entry in policy.volumes
     )
     if can_attach or any(map(needs_cloud, policy.volumes)):
-        yield "DescribeVolumes"
+        yield from ("DescribeVolumes", "DescribeVolumeStatus")
     if can_attach:
         yield "AttachClusterNodeVolume" if api is AttachApi.HYPERPOD else "AttachVolume"
     if api is AttachApi.HYPERPOD and can_attach:

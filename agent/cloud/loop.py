@@ -17,6 +17,7 @@ import anyio
 
 from agent.cloud.backoff import BackOffs
 from agent.cloud.call import Make
+from agent.cloud.checkups import Checkups
 from agent.cloud.concern import Concern, Means
 from agent.cloud.concerns import list_concerns
 from agent.cloud.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
@@ -86,6 +87,7 @@ class CloudLoop:
         self._snapshots = SnapshotKeeper(make, hands.freeze, now)
         self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
         self._doer = Doer(make, self._memory, self._recent, clock, record)
+        self._checkups = Checkups(make, self._rests, clock, self._rng)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._identity: CloudIdentity | None = None
         self._searched: Policy | None = None
@@ -130,6 +132,8 @@ class CloudLoop:
         if self._untold.is_unsure:
             pause_s = min(pause_s, ASK_AGAIN_S)
         pause_s *= self._rng.uniform(0.5, 1.5)
+        changing_s = self._checkups.count_seconds_to_next()
+        pause_s = pause_s if changing_s is None else min(pause_s, changing_s)
         due_s = self._snapshots.count_seconds_to_next()
         return pause_s if due_s is None else min(pause_s, due_s + self._rng.uniform(*SNAPSHOT_SPREAD_S))
 
@@ -172,8 +176,9 @@ class CloudLoop:
         marked = {concern.name for concern in concerns if concern.needs_marks}
         if not look.has_acted and not marked & look.verdicts.keys():
             self._searched = policy
+        await self._checkups.tend(look)
         facts = self._snapshots.list_facts(look.list_here(), look.list_scheduled())
-        self._put_findings(replace(look.find(), snapshots=facts))
+        self._put_findings(replace(look.find(), snapshots=facts, checks=self._checkups.list_recent()))
         return look.has_acted
 
     # -- Describing ------------------------------------------------------------------------------------------
@@ -268,10 +273,9 @@ class CloudLoop:
         facts = make_facts(self._identity) if self._identity else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
         origins = {**old.origins, **described}
-        untold = self._untold.volumes - origins.keys()
-        self._put_findings(
-            replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={}, untold=untold)
-        )
+        told = replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={})
+        untold, checks = self._untold.volumes - origins.keys(), self._checkups.list_recent()
+        self._put_findings(replace(told, untold=untold, checks=checks))
 
     def _put_findings(self, findings: Findings) -> None:
         is_news = findings != self.findings or not self._has_published

@@ -33,6 +33,7 @@ _MAKES = (("StringEquals", "aws:RequestTag/ebs-agent:made-by", "ebs-agent"),)
 
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "DescribeVolumes": (Statement("ec2:DescribeVolumes", (ANY,)),),
+    "DescribeVolumeStatus": (Statement("ec2:DescribeVolumeStatus", (ANY,)),),
     "DescribeVolumesModifications": (Statement("ec2:DescribeVolumesModifications", (ANY,)),),
     "DescribeSnapshots": (Statement("ec2:DescribeSnapshots", (ANY,)),),
     "DescribeInstances": (Statement("ec2:DescribeInstances", (ANY,)),),

@@ -5,6 +5,7 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 
 from __future__ import annotations
 
+from agent.model.checks import AwsChecks, Initialization
 from agent.model.cluster import NodeFacts, Origin, OriginAnswer
 from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
 from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
@@ -16,6 +17,7 @@ from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
 from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
 
 __all__ = [
+    "AwsChecks",
     "Blank",
     "Checked",
     "Condition",
@@ -32,6 +34,7 @@ __all__ = [
     "FsType",
     "Identity",
     "Ids",
+    "Initialization",
     "Mount",
     "MountRecord",
     "NodeFacts",

@@ -83,6 +83,7 @@ class Reason(str, Enum):
     THROTTLED_BY_VOLUME = "ThrottledByVolume"
     THROTTLED_BY_INSTANCE = "ThrottledByInstance"
     WRONG_TIMEOUT = "WrongTimeout"
+    IMPAIRED = "Impaired"
     STALE_MOUNT = "StaleMount"
     DEVICE_GONE = "DeviceGone"
     UNKNOWN_OWNER = "UnknownOwner"

@@ -11,7 +11,7 @@ from typing import Any
 
 import agent
 from agent.errors import AgentError
-from agent.model import Difference, SnapshotFacts
+from agent.model import AwsChecks, Difference, SnapshotFacts
 from agent.report.board import Board
 from agent.report.events import Event
 from agent.report.health import Health
@@ -50,6 +50,7 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         "verdicts": show_verdicts(status.health),
         "snapshots": status.snapshots and show_snapshot_facts(status.snapshots),
         "drift": [show_difference(one) for one in status.drift],
+        "aws_checks": status.checks and show_checks(status.checks),
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step
@@ -92,6 +93,19 @@ def show_snapshot_facts(facts: SnapshotFacts) -> dict[str, Any]:
         "due_at": facts.due_at and to_iso(facts.due_at),
         "completed": facts.completed,
         "failed": list(facts.failed),
+    }
+
+
+def show_checks(checks: AwsChecks) -> dict[str, Any]:
+    """Return what AWS's own status checks found, as JSON values; what AWS does not say is null."""
+    coming = checks.initialization
+    return {
+        "status": checks.status,
+        "io_enabled": checks.is_io_enabled,
+        "io_performance": checks.io_performance,
+        "initialization": coming
+        and {"percent": coming.percent, "left_s": coming.left_s, "kind": coming.kind},
+        "events": list(checks.events),
     }
 
 

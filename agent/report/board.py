@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.log import get_logger
-from agent.model import Condition, Difference, Provisioned, Reason, SnapshotFacts, VolumeId
+from agent.model import AwsChecks, Condition, Difference, Provisioned, Reason, SnapshotFacts, VolumeId
 from agent.report.changes import Change, Subscription
 from agent.report.events import Event, EventHistory, EventName
 from agent.report.health import Health
+from agent.report.verdicts.aws import add_checks
 from agent.report.volume_status import Expected, VolumeStatus, combine, describe_missing
 from agent.steps import Refuse, Wait
 
@@ -39,6 +40,7 @@ class Board:
         self._told: dict[VolumeId, VolumeStatus] = {}
         """What the engine said last of each."""
         self._healths: dict[VolumeId, Health] = {}
+        self._checks: Mapping[VolumeId, AwsChecks] = {}
         self._settled: dict[VolumeId, tuple[Condition, Reason | None]] = {}
         """How each was when it was last not on its way to something else."""
         self._expected: tuple[Expected, ...] = ()
@@ -68,9 +70,17 @@ class Board:
             self._healths[volume_id] = health
         self._show(volume_id)
 
+    def put_checks(self, checks: Mapping[VolumeId, AwsChecks]) -> None:
+        """Show what AWS's own status checks found of volumes; of those left out nothing is known."""
+        old, self._checks = self._checks, dict(checks)
+        for volume_id in self._told:
+            if old.get(volume_id) != checks.get(volume_id):
+                self._show(volume_id)
+
     def _show(self, volume_id: VolumeId) -> None:
         """Put together what is known. ``since`` is kept while condition and reason stay the same."""
-        status = combine(self._told[volume_id], self._healths.get(volume_id))
+        told = replace(self._told[volume_id], checks=self._checks.get(volume_id))
+        status = combine(told, add_checks(self._healths.get(volume_id), told))
         status = replace(status, snapshots=self._snapshots.get(volume_id))
         old = self._statuses.get(volume_id)
         is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)

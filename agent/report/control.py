@@ -112,7 +112,13 @@ class _Control:
         if status.volume_id is not None:
             known = status
             status = combine(await self._engine.explain(status.volume_id), known.health)
-            status = replace(status, since=known.since, snapshots=known.snapshots, drift=known.drift)
+            status = replace(
+                status,
+                since=known.since,
+                checks=known.checks,
+                snapshots=known.snapshots,
+                drift=known.drift,
+            )
         return web.json_response(api.show_explanation(status))
 
     async def show_events(self, request: web.Request) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from agent.model import Condition, Reason
+from agent.report.aws_families import AWS_FAMILIES
 from agent.report.series import (
     PREFIX,
     Family,
@@ -294,4 +295,5 @@ FAMILIES: tuple[Family, ...] = (
         "Time in which at least one read or write was in flight, by the kernel.",
         of_counters(lambda c: c.busy_ms * 1e-3),
     ),
+    *AWS_FAMILIES,
 )

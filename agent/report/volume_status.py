@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from agent.model import Condition, Difference, Reason, SnapshotFacts, VolumeId
+from agent.model import AwsChecks, Condition, Difference, Reason, SnapshotFacts, VolumeId
 from agent.report.health import Health, is_worse
 
 
@@ -77,6 +77,8 @@ class VolumeStatus:
     """How its scheduled snapshots are; None where it has no schedule, or AWS has not told. By the board."""
     drift: tuple[Difference, ...] = ()
     """In what it is not as its claim says, whatever its condition; the board fills it in."""
+    checks: AwsChecks | None = None
+    """What AWS's own status checks found; None where it was not asked. The board fills it in."""
     since: datetime | None = None
     """When the volume came into this condition for this reason; the board fills it in."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud import calls
+from agent.cloud import asking, calls
 from agent.cloud.call import Call
 from agent.model import VolumeId
 
@@ -38,6 +38,22 @@ DESCRIBED = {
             "AssociatedResource": "arn:aws:sagemaker:us-west-2:111122223333:cluster/a-i-0123456789abcdef0",
         }
     ],
+}
+CHECKED = {
+    "VolumeId": VOLUME,
+    "VolumeStatus": {
+        "Status": "impaired",
+        "Details": [
+            {"Name": "io-enabled", "Status": "failed"},
+            {"Name": "io-performance", "Status": "stalled"},
+        ],
+    },
+    "InitializationStatusDetails": {
+        "InitializationType": "provisioned-rate",
+        "Progress": 42,
+        "EstimatedTimeToCompleteInSeconds": 600,
+    },
+    "Events": [{"EventType": "potential-data-inconsistency", "Description": "the host failed"}],
 }
 MODIFICATION = {
     "VolumeId": VOLUME,
@@ -76,6 +92,7 @@ FAST_RESTORES = {
 }
 ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
+    asking.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
     calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
     calls.DescribeInstances: {

@@ -16,6 +16,7 @@ from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
 from moto.sagemaker.models import ClusterNode, sagemaker_backends
 
+from tests.aws.checks import StatusChecks
 from tests.aws.errors import CallError
 from tests.aws.hyperpod import HyperPod
 from tests.aws.keeping import Keeping
@@ -65,6 +66,7 @@ class Cloud:
         self.broken_keys: set[str] = set()
         """KMS keys that cannot be used: a volume made with one is answered for, and vanishes."""
         self.keeping = Keeping()
+        self.checks = StatusChecks()
         self.now: Callable[[], datetime] = utcnow
         """AWS's clock, which dates snapshots and ends locks."""
         self.ec2 = ec2_backends[ACCOUNT][REGION]

@@ -144,16 +144,24 @@ class AwsServer:
             cloud.check_modification(parameters)
         if operation == "DeleteVolume":
             cloud.check_deletion(parameters["VolumeId"])
-        if operation in keeping.OPERATIONS:
-            said = cloud.keeping.call(operation, parameters, cloud.now())
-            answer = f'<{operation}Response xmlns="{_NAMESPACE}">{said}</{operation}Response>'.encode()
-            return "200 OK", [("Content-Type", "text/xml")], answer
+        said = self._answer_for_moto(operation, parameters)
+        if said is not None:
+            whole = f'<{operation}Response xmlns="{_NAMESPACE}">{said}</{operation}Response>'
+            return "200 OK", [("Content-Type", "text/xml")], whole.encode()
         if operation == "DeleteSnapshot":
             cloud.keeping.check_deletion(parameters["SnapshotId"], cloud.now())
         served = self._pass_on(environ)
         if served[0].startswith("200"):
             self._follow(operation, parameters, served[2])
         return served
+
+    def _answer_for_moto(self, operation: str, parameters: dict[str, Any]) -> str | None:
+        """Return what the answer to a call holds, as XML, that moto knows nothing of; None of others."""
+        if operation in keeping.OPERATIONS:
+            return self.cloud.keeping.call(operation, parameters, self.cloud.now())
+        if operation == "DescribeVolumeStatus":
+            return self.cloud.checks.describe(parameters, self.cloud.volumes)
+        return None
 
     def _create_volume(
         self, environ: Environ, parameters: dict[str, Any]

@@ -15,7 +15,7 @@ import anyio
 import pytest
 import yaml
 
-from agent.model import Condition, Reason
+from agent.model import AwsChecks, Condition, Reason
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.health import Verdict
@@ -135,6 +135,7 @@ async def scraping_a_busy_node(directory: Path) -> AsyncIterator[Prometheus]:
     mount = replace(HEALTH.sample.mount, errors=1) if HEALTH.sample and HEALTH.sample.mount else None
     assert HEALTH.sample is not None
     health = replace(HEALTH, sample=replace(HEALTH.sample, mount=mount))
+    board.put_checks({CHECKPOINTS: AwsChecks("ok", is_io_enabled=True)})
     async with scraping(board, counters, directory) as prometheus:
         await prometheus.until("ebs_agent_build_info")
         for number in range(4):

@@ -73,14 +73,14 @@ function drawChart(chart, parts, trend) {
 
 function makeCard(key) {
   const card = { root: make("article"), title: make("h3"), ids: make("p", "soft"), condition: make("p", "condition"),
-    message: make("p"), hint: make("p", "hint"), others: make("ul"), snapshots: make("p", "soft"), use: make("p", "soft"), meter: make("meter"),
+    message: make("p"), hint: make("p", "hint"), others: make("ul"), snapshots: make("p", "soft"), use: make("p", "soft"), aws: make("p", "soft"), meter: make("meter"),
     charts: CHARTS.map(makeChart) };
   card.title.id = `volume-${cards.size}`;
   card.root.setAttribute("aria-labelledby", card.title.id);
   card.meter.max = 1; card.meter.high = 0.9; card.meter.low = 0.8; card.meter.optimum = 0;
   const charts = make("div", "charts");
   charts.append(...card.charts.map((parts) => parts.figure));
-  card.root.append(card.title, card.ids, card.condition, card.message, card.hint, card.others, card.snapshots, card.use, card.meter, charts);
+  card.root.append(card.title, card.ids, card.condition, card.message, card.hint, card.others, card.snapshots, card.use, card.meter, card.aws, charts);
   cards.set(key, card);
   return card;
 }
@@ -90,6 +90,14 @@ function describeSnapshots(facts) {
   const at = (time) => new Date(time).toLocaleString();
   return [facts.last_completed_at ? `Newest snapshot of ${at(facts.last_completed_at)}` : "No snapshot has completed",
     facts.due_at ? `next due ${at(facts.due_at)}` : "", facts.failed.length ? `failed: ${facts.failed.join(", ")}` : ""].filter(Boolean).join(" · ");
+}
+
+function describeChecks(checks) {
+  if (!checks) return "";
+  const coming = checks.initialization;
+  const left = coming && coming.left_s !== null ? `, about ${Math.ceil(coming.left_s / 60)} min left` : "";
+  const progress = coming && coming.percent < 100 ? ` · ${coming.percent} % of its content has come${left}` : "";
+  return `AWS's checks: ${checks.status}${progress}`;
 }
 
 function drawCard(card, volume) {
@@ -119,6 +127,8 @@ function drawCard(card, volume) {
   } else {
     write(card.use, volume.size_bytes ? size(volume.size_bytes) : "");
   }
+  write(card.aws, describeChecks(volume.aws_checks));
+  card.aws.hidden = !volume.aws_checks;
   CHARTS.forEach((chart, n) => drawChart(chart, card.charts[n], volume.trend || []));
 }
 

@@ -7,7 +7,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud import calls
+from agent.cloud import asking, calls
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
 from agent.cloud.statements import STATEMENTS
@@ -34,6 +34,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),
     calls.DescribeSnapshots((("tag:a", ("b",)),)),
+    asking.DescribeVolumeStatus((VOLUME,)),
     calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
     calls.DescribeVolumesModifications((VOLUME,)),
     calls.DetachClusterNodeVolume(ARN, INSTANCE, VOLUME),

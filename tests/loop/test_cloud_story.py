@@ -155,7 +155,8 @@ def test_life_of_a_claim(
 
     writer = Writer(data / "journal")
     try:
-        assert "usable" in first.order("expand", "ckpt", "2GiB")
+        first.write_policy(first.claim("ckpt", "2GiB"))
+        first.agent.reload()
         wait_until(lambda: os.statvfs(data).f_blocks * os.statvfs(data).f_frsize > 1.7 * GIB, "it has grown")
         said = first.order("snapshot", "ckpt", "--wait")
     finally:

@@ -187,7 +187,8 @@ def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
             "n=0; while test ! -e /data/ckpt/stop; do echo $n >> /data/ckpt/journal; n=$((n + 1)); done",
         ]
     )
-    guest.run([EBS_AGENT, "expand", "ckpt", "3GiB"], timeout_s=300)
+    write_policy(agent, "3GiB")
+    agent.reload()
     guest.wait_until(
         ["sh", "-c", "test $(df --output=size -B1 /data/ckpt | tail -n 1) -gt 2600000000"], timeout_s=120
     )

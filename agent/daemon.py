@@ -253,11 +253,13 @@ class Daemon:
 
     def _make_control_app(self) -> web.Application:
         from agent.cloud.control import add_cloud_routes  # noqa: PLC0415
+        from agent.cloud.examination import add_examination  # noqa: PLC0415
         from agent.report.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self._board, self)
         orders = self._cloud.prepare_orders
         add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, self._policy_path)
+        add_examination(app, lambda: self._policy)
         return app
 
     def _make_http_app(self) -> web.Application:

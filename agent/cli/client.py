@@ -70,6 +70,10 @@ class Client:
     def reload(self) -> dict[str, Any]:
         return self._ask("POST", "/v1/reload")
 
+    def examine(self) -> dict[str, Any]:
+        """Have the agent examine how it reaches AWS; takes as long as AWS does."""
+        return self._ask("POST", "/v1/examine", ORDER_TIMEOUT_S)
+
     def events(self, *, follow: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the events kept, oldest first, and with ``follow`` every new one without end."""
         timeout_s = None if follow else ANSWER_TIMEOUT_S
@@ -84,8 +88,8 @@ class Client:
         """Yield the progress of something asked of the cloud, until it is done or has failed."""
         return self._stream("POST", f"/v1/cloud/{order}", ORDER_TIMEOUT_S, json.dumps(words).encode())
 
-    def _ask(self, method: str, target: str) -> dict[str, Any]:
-        connection = _UnixConnection(self._path, ANSWER_TIMEOUT_S)
+    def _ask(self, method: str, target: str, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        connection = _UnixConnection(self._path, timeout_s)
         try:
             response = self._send(connection, method, target)
             answer: dict[str, Any] = json.loads(response.read())

@@ -364,3 +364,26 @@ def test_restore_by_hand(first: ClusterNode, aws: AwsServer, monkeypatch: pytest
     assert first.agent.wait_condition(copy, "Unmanaged")["device"]
     first.order("snapshot", "delete", snapshot)
     assert "no snapshot" in first.order("snapshot", "list", "ckpt")
+
+
+def test_doctor_sees_what_the_agent_sees(first: ClusterNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS is examined with the agent's environment, whatever the shell's is, and no secret is shown."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@proxy.example:3128")
+    first.write_policy(first.claim("ckpt", "1GiB"))
+    first.start(monkeypatch)
+    first.wait_ready("ckpt")
+    for name in ("SAGEMAKER_RESOURCE_CONFIG_PATH", "EBS_AGENT_CLOUD_ENDPOINT", "HTTPS_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    argv = [sys.executable, "-m", "agent", "--root", str(first.scratch.root), "doctor", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+    findings = {one["subject"]: one for one in json.loads(done.stdout)["findings"]}
+    environment = findings["agent's environment"]["found"]
+    assert "HTTPS_PROXY=http://…@proxy.example:3128" in environment
+    assert "AWS_SECRET_ACCESS_KEY=set, not shown" in environment
+    assert "hush" not in done.stdout
+    assert findings["ec2:DescribeVolumes"]["verdict"] == "ok"
+    assert findings["instance id"]["found"].startswith(first.instance_id)
+    first.agent.kill()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+    assert "agent's environment" not in done.stdout

@@ -44,7 +44,7 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         *examine_identity(host),
         examine_io_timeout(host),
         policy_finding,
-        *examine_cloud_half(policy),
+        *examine_cloud_half(policy, paths.socket),
         examine_state(paths.state),
         examine_agent(paths.socket),
         *list_drift(paths.socket),

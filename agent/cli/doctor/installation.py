@@ -40,16 +40,47 @@ def list_types(policy: Policy | None) -> frozenset[FsType]:
     return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
 
 
-def examine_cloud_half(policy: Policy | None) -> list[Finding]:
-    """Tell who this node is by which source, and which permissions the policy needs and does not have."""
-    if policy is None:
-        return []  # told where the policy is examined
+_VERDICTS = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
+
+
+def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
+    """Tell who this node is by which source, and which permissions the policy needs and does not have.
+
+    As the running agent sees it, whose environment is its unit's; where none answers, as this shell does.
+    """
+    try:
+        answer = Client(socket).examine()
+    except AgentError as error:
+        examined = [] if policy is None else _examine_from_here(policy)
+        is_asked = any(finding.subject.startswith(("ec2:", "sagemaker:")) for finding in examined)
+        return [_explain_shell(error), *examined] if is_asked else examined
+    told = (
+        Finding(one["subject"], _VERDICTS[one["is_ok"]], one["found"], one["mend"])
+        for one in answer["findings"]
+    )
+    return [_show_environment(answer["environment"]), *told]
+
+
+def _show_environment(environment: dict[str, str]) -> Finding:
+    shown = ", ".join(f"{name}={value}" for name, value in environment.items())
+    return Finding("agent's environment", Verdict.OK, shown or "sets nothing about AWS or proxies")
+
+
+def _explain_shell(error: AgentError) -> Finding:
+    found = f"the following is as this shell sees it, and not the agent: {error.message}"
+    mend = (
+        "What the unit alone sets, a proxy or a profile, is seen by an agent that runs: systemctl start "
+        "ebs-agent. systemctl cat ebs-agent shows its drop-ins."
+    )
+    return Finding("AWS", Verdict.WARNING, found, mend)
+
+
+def _examine_from_here(policy: Policy) -> list[Finding]:
     from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
     from agent.cloud.sources import look_around  # noqa: PLC0415
 
-    verdicts = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
     examined = anyio.run(examine_cloud, policy, look_around())
-    return [Finding(one.subject, verdicts[one.is_ok], one.found, one.mend) for one in examined]
+    return [Finding(one.subject, _VERDICTS[one.is_ok], one.found, one.mend) for one in examined]
 
 
 def examine_state(path: Path) -> Finding:

@@ -111,6 +111,7 @@ class Daemon:
         node.doubt = self._surveyor.doubt
         self._origins = Origins()
         node.find_answer = self._origins.find
+        node.freezes.hear_thaw = self._reconciler.wake
         node.needs_proof = needs_proof
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}

@@ -56,8 +56,16 @@ class NotMountedError(AgentError):
     """What was mounted is not mounted any more, which says nothing of its device."""
 
 
+@dataclass(eq=False)
 class NotAnsweringError(AgentError):
     """A device, filesystem or program did not answer in its time; what waited for it was abandoned."""
+
+    may_be_frozen: bool = False
+    """What waits does so for something that this kernel does not show, as for a thaw."""
+
+
+class FrozenError(NotAnsweringError):
+    """Somebody froze the filesystem: who wants to write to it waits for the thaw. No device is at fault."""
 
 
 class InconclusiveError(AgentError):

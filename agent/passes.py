@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 from agent.errors import (
     AgentError,
     BugError,
+    FrozenError,
     InconclusiveError,
     NotAnsweringError,
     OvertakenError,
@@ -287,6 +288,7 @@ _OUTCOMES = (
     (RefusedError, "refused"),
     (ShortageError, "exhausted"),
     (InconclusiveError, "inconclusive"),
+    (FrozenError, "frozen"),
     (NotAnsweringError, "stalled"),
     (BugError, "bug"),
 )

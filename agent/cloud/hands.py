@@ -154,18 +154,23 @@ class NodeHands:
     @asynccontextmanager
     async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
         """Keep the volume's filesystem frozen within; False where none is mounted."""
+        # To the end, so that no step meets the freeze.
         async with self._reconciler.hold(volume_id) as session:
             observed = await session.observe(None)
-        if not observed.mounts:
-            yield False
-            return
-        # One filesystem, however often it is mounted: freezing it at one place freezes it.
-        mount = observed.mounts[0]
-        limit_s = FREEZE_LIMIT_S + 2
-        note = self._note_frozen(volume_id, mount)
-        async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
-            yield True
-        note.unlink(missing_ok=True)
+            if not observed.mounts:
+                yield False
+                return
+            # One filesystem, however often it is mounted: freezing it at one place freezes it.
+            mount = observed.mounts[0]
+            limit_s = FREEZE_LIMIT_S + 2
+            note = self._note_frozen(volume_id, mount)
+            try:
+                with self._node.freezes.holding(volume_id):
+                    async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
+                        yield True
+            finally:
+                # Left behind, it would have the next agent thaw what somebody else froze by then.
+                note.unlink(missing_ok=True)
 
     def _note_frozen(self, volume_id: VolumeId, mount: Mount) -> Path:
         """Write down what is about to be frozen, for a start after even the guardian was killed."""

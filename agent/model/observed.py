@@ -107,6 +107,8 @@ class Observed:
     """Where a volume that is to be raw is mounted, by anyone: ``at /data``. None for others."""
     is_hidden: bool = False
     """The first of its mounts is there and its path leads elsewhere: nobody can use it there."""
+    is_frozen: bool = False
+    """Somebody else froze the mounted filesystem, as far as that was found: who writes to it waits."""
     cut_off: Mount | None = None
     """An earlier mount of the agent, left by a move that was cut off when the volume was at its path."""
     checked: Checked | None = None

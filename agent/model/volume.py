@@ -74,6 +74,7 @@ class Reason(str, Enum):
     OPTIONS_NOT_IN_FORCE = "OptionsNotInForce"
     PANIC_ON_ERROR = "PanicOnError"
     STALLED = "Stalled"
+    FROZEN = "Frozen"
     SHUT_DOWN = "ShutDown"
     IO_ERRORS = "IoErrors"
     NOT_GROWN = "NotGrown"

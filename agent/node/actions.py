@@ -26,6 +26,7 @@ from agent.model import (
     Reason,
 )
 from agent.node import block, filesystem, formatting, mounted, partition, relinquish
+from agent.node.freezes import find_touched_mount
 from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
@@ -96,6 +97,9 @@ class VolumeActions:
         try:
             if isinstance(action, (Format, Check, MountFilesystem)):
                 await self._refuse_raw_users(observed)
+            touched = find_touched_mount(action, observed)
+            if touched is not None:
+                await self._node.freezes.refuse_frozen(self._pin.volume, touched)
             if isinstance(action, Format):
                 await self._format(action, observed, confirm)
             elif isinstance(action, GrowPartition):

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -45,6 +47,8 @@ class Worker:
     number: int
     sock: socket.socket
     inbox: wire.Inbox = field(default_factory=wire.Inbox)
+    pid: int | None = None
+    """Its process; None until it has said so, which is the first it says."""
     idle_timer: asyncio.TimerHandle | None = None
     is_dead: anyio.Event = field(default_factory=anyio.Event)
 
@@ -81,14 +85,20 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             self.sock.send(message[1:])
 
-    async def receive(self) -> Returned | Raised:
-        """Return the answer, or raise WireError or ConnectionError where none is coming."""
+    async def _receive_message(self) -> Any:
         while not self.inbox.is_complete:
             await anyio.wait_readable(self.sock)
             if not self.inbox.receive(self.sock):
                 raise wire.WireError("it closed its socket without an answer")
+        return self.inbox.decode()
+
+    async def receive(self) -> Returned | Raised:
+        """Return the answer, or raise WireError or ConnectionError where none is coming."""
+        answer = await self._receive_message()
+        if isinstance(answer, wire.Started):
+            self.pid = answer.pid
+            answer = await self._receive_message()
         inbox, self.inbox = self.inbox, wire.Inbox()
-        answer = inbox.decode()
         if not isinstance(answer, (Returned, Raised)):
             inbox.close_fds()
             raise wire.WireError(f"it answered with a {type(answer).__name__}")
@@ -103,6 +113,8 @@ class Crew:
         self._idle: list[Worker] = []
         self.undead: dict[Worker, Errand] = {}
         """Abandoned workers that have not died yet, and what each is stuck on."""
+        self.hear_death: Callable[[Errand], None] = lambda _: None
+        """Told what a worker was asked that was abandoned and has died: the kernel has let go of it."""
         self.forked = 0
         """How many workers were forked so far."""
 
@@ -159,6 +171,7 @@ class Crew:
         """End those that wait for work, and forget those that do not die."""
         while self._idle:
             _end(self._idle.pop())
+        self.hear_death = lambda _: None
         for worker in list(self.undead):
             self._forget_undead(worker)
 
@@ -202,10 +215,11 @@ class Crew:
             self._forget_undead(worker)
 
     def _forget_undead(self, worker: Worker) -> None:
-        del self.undead[worker]
+        errand = self.undead.pop(worker)
         worker.is_dead.set()
         asyncio.get_running_loop().remove_reader(worker.sock)
         worker.sock.close()
+        self.hear_death(errand)
 
 
 def _end(worker: Worker) -> None:

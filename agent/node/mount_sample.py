@@ -35,6 +35,9 @@ class MountSample:
     root_errno: int | None = None
     """Of looking at the root directory; EIO on one that is shut down."""
     write_errno: int | None = None
+    """Of making a file without a name; None where that was not tried, too."""
+    is_frozen: bool = False
+    """Somebody else froze it: whoever writes to it waits."""
     size_bytes: int = 0
     avail_bytes: int = 0
     files: int = 0
@@ -43,9 +46,11 @@ class MountSample:
     """Of its device, by its own superblock; statvfs leaves its own structures out."""
     errors: int | None = None
     """Errors it has counted: ext4 since mkfs or the last full check, btrfs since they were reset."""
+    device_number: DeviceNumber | None = None
+    mount_id: int = 0
 
 
-def sample_mount(fd: int, device: Device, path: str, *, may_write: bool) -> tuple[MountSample | None, int]:
+def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None, int]:
     """Return how the filesystem is, and the bytes there are for it.
 
     None where ``path`` does not lead to this volume: what hides it is asked nothing, nor is anything read or
@@ -56,25 +61,21 @@ def sample_mount(fd: int, device: Device, path: str, *, may_write: bool) -> tupl
         return None, device.size_bytes
     try:
         with mounted.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
-            return _sample_open_mount(fd, device, mount, mount_fd, may_write=may_write)
+            return _sample_open_mount(fd, device, mount, mount_fd)
     except (CoveredError, NotMountedError):
         return None, device.size_bytes
 
 
-def _sample_open_mount(
-    fd: int, device: Device, mount: Mount, mount_fd: int, *, may_write: bool
-) -> tuple[MountSample, int]:
+def _sample_open_mount(fd: int, device: Device, mount: Mount, mount_fd: int) -> tuple[MountSample, int]:
     partition = next((p for p in device.partitions if p.device_number == mount.device_number), None)
     # btrfs gives its mounts numbers of their own; the agent mounts none that spans several devices.
     if partition is None and mount.fs_type == FsType.BTRFS.value and len(device.partitions) == 1:
         partition = device.partitions[0]
     if partition is None:
-        whole = _look_at_mount(fd, device.device_number, mount, mount_fd, may_write=may_write)
-        return whole, device.size_bytes
+        return _look_at_mount(fd, device.device_number, mount, mount_fd), device.size_bytes
     part_fd = open_partition(partition.path, partition.device_number)
     try:
-        found = _look_at_mount(part_fd, partition.device_number, mount, mount_fd, may_write=may_write)
-        return found, partition.size_bytes
+        return _look_at_mount(part_fd, partition.device_number, mount, mount_fd), partition.size_bytes
     finally:
         os.close(part_fd)
 
@@ -83,19 +84,15 @@ def _is_of(mount: Mount, device: Device) -> bool:
     return mount.device_number in device.numbers or find_node_number(mount.source) in device.numbers
 
 
-def _look_at_mount(
-    fd: int, number: DeviceNumber, mount: Mount, mount_fd: int, *, may_write: bool
-) -> MountSample:
+def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, mount_fd: int) -> MountSample:
     marks = mount.super_options & {"emergency_ro", "shutdown"}
     usage: os.statvfs_result | None = None
-    root_errno = write_errno = spans_bytes = None
+    root_errno = spans_bytes = None
     try:
         # One that is shut down still answers statvfs, and so tells less than its root directory does.
         usage = os.fstatvfs(mount_fd)
         os.fstat(mount_fd)
         spans_bytes = _measure(fd, mount, mount_fd)
-        if may_write and not mount.is_read_only:
-            write_errno = _probe_write(mount_fd)
     except OSError as error:
         if is_shortage(error):
             raise
@@ -112,13 +109,14 @@ def _look_at_mount(
         is_read_only=mount.is_read_only or is_emergency or (usage is not None and _says_read_only(usage)),
         is_emergency=is_emergency,
         root_errno=root_errno,
-        write_errno=write_errno,
         size_bytes=usage.f_blocks * usage.f_frsize if usage else 0,
         avail_bytes=usage.f_bavail * usage.f_frsize if usage else 0,
         files=usage.f_files if usage else 0,
         files_free=usage.f_ffree if usage else 0,
         spans_bytes=spans_bytes,
         errors=errors,
+        device_number=mount.device_number,
+        mount_id=mount.mount_id,
     )
 
 
@@ -140,8 +138,19 @@ def _measure(fd: int, mount: Mount, mount_fd: int) -> int | None:
         return None
 
 
+def probe_write(path: str, number: DeviceNumber, mount_id: int) -> int | None:
+    """Return the errno of making a file without a name in a mount; it is gone when it is closed.
+
+    None too where something hides the mount by now, or it is gone.
+    """
+    try:
+        with mounted.open_mount(path, number, mount_id) as (mount_fd, _):
+            return _probe_write(mount_fd)
+    except (CoveredError, NotMountedError):
+        return None
+
+
 def _probe_write(mount_fd: int) -> int | None:
-    """Return the errno of making a file without a name; it is gone when it is closed."""
     try:
         os.close(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=mount_fd))
     except OSError as error:

@@ -38,6 +38,7 @@ from agent.node.blankness import Trust
 from agent.node.block import list_links
 from agent.node.counters import BlockCounters, read_block_counters
 from agent.node.device import read_appearance
+from agent.node.freezes import Freezes
 from agent.node.leftovers import Leftover
 from agent.node.look import identify_device
 from agent.node.loopback import LoopbackSource, check_directory
@@ -107,6 +108,7 @@ class Node:
         self.doubt: Callable[[str], None] = lambda _: None
         """Told of a device that is not the volume it was taken for; put here by whoever keeps the list."""
         self._places: Mapping[VolumeId, tuple[str, ...]] = {}
+        self.freezes = Freezes(workers)
 
     def allow_roots(self, roots: Sequence[str]) -> None:
         """Say beneath which directories volumes may be mounted."""
@@ -158,9 +160,13 @@ class Node:
 
     async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
         """Sample how a volume is, or raise; NotAnsweringError at once while it still hangs from last time."""
-        return await self.workers.call(
+        sample = await self.workers.call(
             take_sample, request, self.source.identify, timeout_s=timeout_s, subject=request.volume
         )
+        if sample.mount is None or not request.may_write:
+            return sample
+        mount = await self.freezes.try_writing(request.volume, sample.mount, timeout_s)
+        return replace(sample, mount=mount)
 
     def count_abandoned(self) -> int:
         """Return how many calls and programs were given up so far because they did not answer in time."""
@@ -171,7 +177,8 @@ class Node:
 
         One that merely got no processor in time dies when it is killed, if not at once.
         """
-        return await self.workers.is_stuck(volume, DEATH_PATIENCE_S)
+        is_stuck = await self.workers.is_stuck(volume, DEATH_PATIENCE_S)
+        return is_stuck or await self.freezes.is_stuck(volume, DEATH_PATIENCE_S)
 
     async def is_stalled(self, volume: VolumeId, path: str | None) -> bool:
         """Tell whether a volume that was asked in vain is to blame, and not a machine that is short of time.

@@ -38,7 +38,8 @@ class SampleRequest:
     may_read: bool = False
     """Read one block of the device, past every cache: the only way to see an idle one stall."""
     may_write: bool = False
-    """Make a nameless file in the filesystem's root and let it go again."""
+    """Make a nameless file in the filesystem's root and let it go again: by a call of its own, which a freeze
+    holds up and the rest of the sample does not wait for."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> 
         log_page, log_page_error = _read_log_page(fd)
         mount, size_bytes = None, device.size_bytes
         if request.mount_path is not None:
-            mount, size_bytes = sample_mount(fd, device, request.mount_path, may_write=request.may_write)
+            mount, size_bytes = sample_mount(fd, device, request.mount_path)
         # The read last, as it may hang, and the counters after it, so that the next ones tell others' work.
         read_errno, probe_s = _probe(fd) if request.may_read else (None, None)
         return Sample(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent.errors import AgentError, InconclusiveError, NotAnsweringError, VanishedError
+from agent.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.model import (
     Content,
     Device,
@@ -27,6 +27,7 @@ from agent.model import (
 from agent.node import block
 from agent.node.actions import VolumeActions
 from agent.node.content import is_decided, prove_content
+from agent.node.freezes import explain_frozen
 from agent.node.leftovers import list_left
 from agent.node.look import Look, LookRequest
 from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
@@ -65,8 +66,11 @@ class VolumeSession:
         """
         try:
             await self._actions.execute(action, observed, confirm)
+        except FrozenError as error:
+            path = observed.mounts[0].path if observed.mounts else None
+            raise explain_frozen(self._volume, path) from error
         except NotAnsweringError as error:
-            if await self._is_stalled():
+            if error.may_be_frozen or await self._is_stalled():
                 raise
             raise AgentError(
                 error.message,
@@ -86,6 +90,8 @@ class VolumeSession:
             return await self._observe(wanted, for_show=for_show)
         except OSError as error:
             raise _explain_bad_answer(self._volume, error) from error
+        except FrozenError as error:
+            raise explain_frozen(self._volume, await self._find_noted_path()) from error
         except NotAnsweringError as error:
             if await self._is_stalled():
                 raise
@@ -94,6 +100,10 @@ class VolumeSession:
                 hint="The machine is short of processors or memory; the volume is looked at again by itself.",
                 reason=Reason.TOO_SLOW,
             ) from error
+
+    async def _find_noted_path(self) -> str | None:
+        record = await self._node.read(self._node.records.read_mount, self._volume)
+        return None if record is None else record.path
 
     async def _is_stalled(self) -> bool:
         return await self._node.is_stalled(self._volume, self._pin.path)
@@ -159,6 +169,7 @@ class VolumeSession:
             exclusion=exclusion,
             content=look.content,
             mounts=look.mounts,
+            is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,
             was_lost=self._volume in self._node.lost,
             applied_options=None if record is None or here is None else record.options or None,

@@ -35,6 +35,13 @@ class Fd(int):
         os.close(self)
 
 
+@dataclass(frozen=True)
+class Started:
+    """A worker's first word, before any answer: its number, by which the kernel tells what it waits for."""
+
+    pid: int
+
+
 class WireError(Exception):
     """The other side spoke nonsense, or went away in the middle of a message."""
 
@@ -131,8 +138,11 @@ class Inbox:
         return bool(chunk)
 
     def decode(self) -> Any:
-        """Return the value of a complete message."""
-        return _Unpickler(io.BytesIO(self.received[_LENGTH.size :]), self.fds).load()
+        """Return the value of the complete message, and keep what has come of the next."""
+        end = _LENGTH.size + _LENGTH.unpack_from(self.received)[0]
+        message = self.received[_LENGTH.size : end]
+        del self.received[:end]
+        return _Unpickler(io.BytesIO(message), self.fds).load()
 
     def close_fds(self, keep: Callable[[int], bool] = lambda _: False) -> None:
         """Close the received descriptors that ``keep`` does not claim."""

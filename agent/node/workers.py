@@ -19,10 +19,12 @@ from typing import NoReturn, TypeVar
 
 import anyio
 
-from agent.errors import AgentError, BugError, NotAnsweringError
+from agent.errors import AgentError, BugError, FrozenError, NotAnsweringError
 from agent.faults import Barrier
+from agent.frozen import MAYBE_FROZEN, hint_at_thaw, tell_frozen
 from agent.model import Reason
-from agent.node.crew import MAX_AT_ONCE, Crew, Errand
+from agent.node.crew import MAX_AT_ONCE, Crew, Errand, Worker
+from agent.node.holds import Hold, find_hold
 from agent.node.wire import CutOffError, Fd, WireError
 from agent.node.zygote import Forked, Raised, Returned
 from agent.node.zygote_process import ZygoteProcess
@@ -69,6 +71,10 @@ class Workers:
     def stuck_subjects(self) -> frozenset[str]:
         """Subjects whose abandoned worker has not died yet: they still do not answer."""
         return frozenset(errand.subject for errand in self._crew.undead.values())
+
+    def hear_release(self, hear: Callable[[str], None]) -> None:
+        """Have ``hear`` told the subject of each worker that was abandoned and has died."""
+        self._crew.hear_death = lambda errand: hear(errand.subject)
 
     async def __aenter__(self) -> Self:
         self._zygote.start()
@@ -133,10 +139,11 @@ class Workers:
                 self._crew.abandon(worker, errand)
         if answer is None:
             self._abandoned_count += 1
-            raise NotAnsweringError(
+            raise _explain_silence(
+                worker,
                 f"{errand.subject} did not answer within {timeout_s:g} s ({errand.name}).",
-                hint="The device or its filesystem is stalled; see the kernel log.",
-                reason=Reason.STALLED,
+                "The device or its filesystem is stalled; see the kernel log.",
+                errand.subject,
             )
         if isinstance(answer, Raised):
             self._raise_again(answer, errand)
@@ -196,12 +203,20 @@ class Workers:
     async def _wait_unstuck(self, subject: str) -> None:
         """Give killed workers of the subject a moment to die, or raise NotAnsweringError."""
         if await self.is_stuck(subject):
-            errand = next(errand for errand in self._crew.undead.values() if errand.subject == subject)
-            raise NotAnsweringError(
+            worker, errand = next(one for one in self._crew.undead.items() if one[1].subject == subject)
+            raise _explain_silence(
+                worker,
                 f"{subject} still does not answer since it was asked to {errand.name}.",
-                hint="Nothing further is asked of it until it does; see the kernel log.",
-                reason=Reason.STALLED,
+                "Nothing further is asked of it until it does; see the kernel log.",
+                subject,
             )
+
+    def is_held_by_freeze(self, subject: str) -> bool:
+        """Tell whether an abandoned worker of the subject waits for a frozen filesystem to be thawed."""
+        return any(
+            errand.subject == subject and _find_hold(worker) is Hold.FREEZE
+            for worker, errand in self._crew.undead.items()
+        )
 
     def _raise_again(self, raised: Raised, errand: Errand) -> NoReturn:
         if is_shortage(raised.error):
@@ -215,6 +230,23 @@ class Workers:
             hint="This is a fault of the agent's own; its traceback is in the log.",
             reason=Reason.INTERNAL_ERROR,
         ) from trace
+
+
+def _find_hold(worker: Worker) -> Hold:
+    # One that has not even said its number has not begun to wait.
+    return Hold.OTHER if worker.pid is None else find_hold(worker.pid)
+
+
+def _explain_silence(worker: Worker, words: str, hint: str, subject: str) -> NotAnsweringError:
+    """Return why a worker does not answer, by what it waits for; ``words`` where that is the device."""
+    hold = _find_hold(worker)
+    if hold is Hold.FREEZE:
+        return FrozenError(tell_frozen(subject), hint=hint_at_thaw(), reason=Reason.FROZEN)
+    if hold is Hold.UNKNOWN:
+        return NotAnsweringError(
+            words, hint=f"{hint} {MAYBE_FROZEN}", reason=Reason.STALLED, may_be_frozen=True
+        )
+    return NotAnsweringError(words, hint=hint, reason=Reason.STALLED)
 
 
 def _give_up(errand: Errand) -> str:

@@ -195,7 +195,9 @@ class Zygote:
             self._control.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
-            with socket.socket(fileno=fd) as sock:
+            # The daemon may have let go of it already, as when it has no room for more descriptors.
+            with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):
+                wire.send(sock, wire.Started(os.getpid()))
                 serve(sock)
             status = 0
         except BaseException:  # noqa: BLE001 -- nothing of the zygote's may run on in its child

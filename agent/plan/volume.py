@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agent.frozen import hint_at_thaw, tell_frozen
 from agent.model import Blank, Condition, Reason
 from agent.plan.content import plan_content
 from agent.plan.ownership import (
@@ -118,7 +119,7 @@ def _is_own_unused_mount(observed: Observed) -> bool:
         return False
     # Nobody else's, then the first of its mounts is the noted one.
     is_own = bool(observed.mounts)
-    return is_own and not observed.is_hidden and not observed.processes
+    return is_own and not observed.is_hidden and not observed.is_frozen and not observed.processes
 
 
 def _refuse_mounted(observed: Observed) -> Refuse:
@@ -155,6 +156,8 @@ def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[S
                 hint="Use a block entry for it, or a volume without multi-attach.",
             ),
         )
+    if observed.is_frozen and observed.mounts and not observed.is_hidden:
+        return (_wait_for_thaw(observed, observed.mounts[0]),)
     here = _find_mount_at_path(observed, wanted.mount)
     if here is not None and wanted.mount is not None:
         return plan_upkeep(observed, device, wanted, wanted.mount, here)
@@ -164,6 +167,16 @@ def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[S
     if waiting is not None:
         return (waiting,)
     return plan_content(observed, device, wanted)
+
+
+def _wait_for_thaw(observed: Observed, mount: Mount) -> Wait:
+    # Unmounted, or elsewhere, it would not be found by whoever comes to thaw it.
+    return Wait(
+        Reason.FROZEN,
+        tell_frozen(observed.volume_id, mount.path),
+        hint=hint_at_thaw(mount.path),
+        condition=Condition.FAILED,
+    )
 
 
 def _find_mount_at_path(observed: Observed, wanted: WantedMount | None) -> Mount | None:

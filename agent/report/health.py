@@ -38,6 +38,10 @@ class Reading:
     """The kernel's, known of a silent volume too."""
     is_stuck: bool = False
     """Whoever asked is still stuck in the kernel."""
+    is_frozen: bool = False
+    """Who asked waits since somebody froze its filesystem, and for no device."""
+    may_be_frozen: bool = False
+    """The kernel does not show for what who asked waits."""
 
     @property
     def mount(self) -> MountSample | None:

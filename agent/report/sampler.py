@@ -22,7 +22,14 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.errors import AgentError, BugError, InconclusiveError, NotAnsweringError, ShortageError
+from agent.errors import (
+    AgentError,
+    BugError,
+    FrozenError,
+    InconclusiveError,
+    NotAnsweringError,
+    ShortageError,
+)
 from agent.faults import Barrier, supervise
 from agent.log import get_logger
 from agent.model import Condition, DeviceNumber, VolumeId
@@ -189,11 +196,17 @@ class Sampler:
         """Return what sampling brought; None where it says nothing about the volume's health."""
         try:
             sample = await self._node.sample(request, SAMPLE_TIMEOUT_S)
-        except NotAnsweringError:
+        except NotAnsweringError as error:
             is_stuck = await self._node.is_stuck(request.volume)
             known = track.health.sample
             counters = None if known is None else self._read_counters(known.device_number)
-            return Reading(self._clock(), counters=counters, is_stuck=is_stuck)
+            return Reading(
+                self._clock(),
+                counters=counters,
+                is_stuck=is_stuck,
+                is_frozen=isinstance(error, FrozenError),
+                may_be_frozen=error.may_be_frozen,
+            )
         except ShortageError as error:
             log.debug("sample.failed", volume_id=request.volume, error=str(error))
             return None

@@ -15,7 +15,7 @@ from agent.model import FsType, Mount, Reason
 from agent.node import mounted
 from agent.node.directories import open_mount_point
 from agent.node.look import LookRequest, look_at
-from agent.node.mount_sample import sample_mount
+from agent.node.mount_sample import probe_write, sample_mount
 from agent.node.mountinfo import find_top_mount, read_mounts
 from agent.node.mounts import mount_filesystem
 from tests.agent_process import AgentProcess, Scratch
@@ -96,6 +96,7 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
             lambda: mounted.read_root_inode(path, mine.device_number),
             lambda: mounted.unmount(mine),
             lambda: mounted.freeze(path, mine.device_number),
+            lambda: mounted.begin_write(path, mine.device_number),
         ):
             with pytest.raises(CoveredError, match="hidden beneath") as caught:
                 touch()
@@ -110,12 +111,16 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
 def test_covering_filesystem_is_not_sampled(bench: Bench, cover: tuple[str, tuple[str, ...]]) -> None:
     """Its sizes are not shown as the volume's, and no probe is written to it."""
     disk, path = prepare(bench)
+    where = see(path)
     with opened(disk.path) as (fd, device):
-        mine, size_bytes = sample_mount(fd, device, path, may_write=True)
+        mine, size_bytes = sample_mount(fd, device, path)
         assert mine is not None
         assert (mine.size_bytes > 0, mine.write_errno, size_bytes) == (True, None, device.size_bytes)
         with cover_up(path, cover):
-            assert sample_mount(fd, device, path, may_write=True)[0] is None
+            assert sample_mount(fd, device, path)[0] is None
+            before = Path(path).parent.stat()
+            assert probe_write(path, where.device_number, where.mount_id) is None
+            assert Path(path).parent.stat() == before
 
 
 def test_path_that_was_swapped_is_not_unmounted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -482,6 +482,28 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     assert "python (42)" in busy.verdict.message
 
 
+@pytest.mark.parametrize(
+    ("observed", "wanted"),
+    [
+        (look(EXT4, mounts=(mount_of(),)), WANTED),
+        (look(replace(EXT4, size_bytes=GIB), mounts=(mount_of(),)), replace(WANTED, grow=True)),
+        (look(EXT4, mounts=(mount_of(options="ro,nosuid,nodev", super_options="ro"),)), WANTED),
+        (look(EXT4, mounts=(mount_of(),), applied_options=("commit=9", *OPTIONS)), WANTED),
+        (look(EXT4, mounts=(mount_of("/data/old"),)), WANTED),
+        (look(EXT4, mounts=(mount_of(f"{PATH}/old"),)), WANTED),
+    ],
+    ids=["nothing due", "growth", "check", "options", "move", "move within"],
+)
+def test_what_somebody_froze_is_left_until_the_thaw(observed: Observed, wanted: Wanted) -> None:
+    """Told as frozen, with the way out where it is mounted now; it is neither written to nor taken away."""
+    plan = make_plan(replace(observed, is_frozen=True), wanted)
+    assert plan.actions == ()
+    verdict = plan.standing
+    assert isinstance(verdict, Wait)
+    assert (verdict.reason, plan.condition) == (Reason.FROZEN, Condition.FAILED)
+    assert f"fsfreeze -u {observed.mounts[0].path}" in (verdict.hint or "")
+
+
 def test_root_ownership_is_kept() -> None:
     """Owner, group and mode of the mounted root are brought back to the policy's."""
     wanted = replace(WANTED, mount=WantedMount(PATH, OPTIONS, owner="ubuntu", mode=0o770))

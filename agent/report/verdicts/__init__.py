@@ -14,6 +14,7 @@ from agent.report.health import Reading, Verdict, sort_verdicts
 from agent.report.verdicts.device import find_io_errors, find_stall, find_wrong_timeout
 from agent.report.verdicts.filesystem import (
     find_filesystem_errors,
+    find_frozen,
     find_not_grown,
     find_read_only,
     find_shut_down,
@@ -28,6 +29,7 @@ RULES: dict[Reason, tuple[Rule, float]] = {
     Reason.STALLED: (find_stall, 60.0),
     Reason.IO_ERRORS: (find_io_errors, 120.0),
     Reason.SHUT_DOWN: (find_shut_down, 0.0),
+    Reason.FROZEN: (find_frozen, 0.0),
     Reason.READ_ONLY: (find_read_only, 0.0),
     Reason.FILESYSTEM_ERRORS: (find_filesystem_errors, 0.0),
     Reason.FILES_FULL: (find_files_full, 0.0),

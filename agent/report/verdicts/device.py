@@ -18,6 +18,8 @@ STALL_S = 5.0
 def find_stall(window: Window, _is_held: bool) -> Verdict | None:  # noqa: FBT001 -- a Rule
     """Find one that holds commands and completes none, or does not answer at all."""
     newest = window.newest
+    if newest.is_frozen:
+        return None
     lasting_s = newest.at - _find_standstill(window).at
     if newest.sample is None:
         earlier = next(window.backwards(), None)
@@ -32,13 +34,14 @@ def find_stall(window: Window, _is_held: bool) -> Verdict | None:  # noqa: FBT00
         if not waiting or lasting_s < STALL_S:
             return None
         what = f"has {waiting} operations in flight and completed none"
+    instead = "if somebody froze its filesystem, fsfreeze -u thaws it; else " if newest.may_be_frozen else ""
     lasting = f" for {show_duration(lasting_s)}" if lasting_s >= 1 else ""
     return Verdict(
         Condition.FAILED,
         Reason.STALLED,
         f"{window.subject.label} {what}{lasting}.",
         "Processes that use it hang until it answers. See the volume's status checks in the EC2 console and"
-        " the kernel log; a reboot of the node is the way out if it does not come back.",
+        f" the kernel log; {instead}a reboot of the node is the way out if it does not come back.",
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 
+from agent.frozen import hint_at_thaw, tell_frozen
 from agent.model import Condition, Reason
 from agent.report.health import Reading, Verdict
 from agent.report.sizes import show_size
@@ -28,6 +29,20 @@ def find_shut_down(window: Window, _is_held: bool) -> Verdict | None:  # noqa: F
         " it shut itself down.",
         "What was not flushed is lost. See the kernel log, then:"
         f" umount {shlex.quote(mount.path)}; it is checked and mounted again by itself.",
+    )
+
+
+def find_frozen(window: Window, _is_held: bool) -> Verdict | None:  # noqa: FBT001 -- a Rule
+    """Find a filesystem that somebody else than the agent has frozen."""
+    mount = window.mount or next((one.mount for one in window.backwards() if one.mount is not None), None)
+    if not (window.newest.is_frozen or (window.mount is not None and window.mount.is_frozen)):
+        return None
+    path = None if mount is None else mount.path
+    return Verdict(
+        Condition.FAILED,
+        Reason.FROZEN,
+        tell_frozen(window.subject.label, path),
+        hint_at_thaw(path),
     )
 
 

@@ -40,6 +40,24 @@ def test_descriptor_arrives_as_another_for_the_same_file(pair: tuple[socket.sock
     os.close(read_end)
 
 
+def test_message_keeps_what_has_come_of_the_next(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A first word and an answer may arrive together; each is read, the second with its descriptor."""
+    read_end, write_end = os.pipe()
+    wire.send(pair[0], wire.Started(7))
+    wire.send(pair[0], [Fd(write_end)])
+    inbox = wire.Inbox()
+    while not inbox.fds:
+        inbox.receive(pair[1])
+    assert inbox.decode() == wire.Started(7)
+    assert inbox.is_complete
+    (arrived,) = inbox.decode()
+    assert not inbox.received
+    inbox.close_fds()
+    assert arrived != write_end
+    os.close(read_end)
+    os.close(write_end)
+
+
 def test_plain_number_is_no_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
     """Only what is marked as a descriptor is one: a number stays a number."""
     assert wire.send(pair[0], [3, 4]) == []

@@ -327,6 +327,23 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
     assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
 
 
+async def test_stuck_worker_is_known_by_its_number(workers: Workers, tmp_path: Path) -> None:
+    """A worker says its number before any answer, so where one waits that says no more can be looked up."""
+    released: list[str] = []
+    workers.hear_release(released.append)
+    with pytest.raises(NotAnsweringError) as caught:
+        await workers.call(meet, str(tmp_path), 1, 2, timeout_s=0.5, subject="vol-1")
+    assert not caught.value.may_be_frozen
+    assert not workers.is_held_by_freeze("vol-1")
+    await until(lambda: released == ["vol-1"])
+    worker = workers._crew.take()
+    await worker.send((os.getpid, ()))
+    answer = await worker.receive()
+    assert isinstance(answer, zygote.Returned)
+    assert worker.pid == answer.value
+    workers._crew.put_back(worker)
+
+
 def find_parent(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text("ascii")
     return int(stat.rpartition(")")[2].split()[1])

@@ -10,7 +10,7 @@ import anyio
 import pytest
 import structlog.testing
 
-from agent.errors import InconclusiveError, NotAnsweringError, ShortageError, VanishedError
+from agent.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
 from agent.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.counters import BlockCounters
 from agent.node.mount_sample import MountSample
@@ -187,6 +187,18 @@ async def test_device_that_stays_out_of_reach_is_stalled() -> None:
         assert condition(board) == (Condition.READY, None)
         kernel.now = 10.0
         await until(lambda: condition(board) == (Condition.FAILED, Reason.STALLED))
+
+
+async def test_frozen_filesystem_is_no_stalled_volume() -> None:
+    """A call held up by a person's freeze makes it Frozen; answered again, it is Ready at once."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: SAMPLE})
+    async with sampling(board, node):
+        await until(lambda: node.asked)
+        node.answers[CHECKPOINTS] = FrozenError("It waits.", reason=Reason.FROZEN)
+        await until(lambda: condition(board) == (Condition.FAILED, Reason.FROZEN))
+        node.answers[CHECKPOINTS] = SAMPLE
+        await until(lambda: condition(board) == (Condition.READY, None))
 
 
 async def test_volume_at_rest_is_left_alone() -> None:

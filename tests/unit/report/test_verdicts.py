@@ -98,6 +98,24 @@ def test_stall(readings: list[Reading], *, is_stalled: bool) -> None:
     assert all(v.condition is Condition.FAILED for v in verdicts)
 
 
+def test_freeze_is_no_stall() -> None:
+    """What somebody froze is Frozen, by a sample or by silence, with the way out, and not a moment longer."""
+    silent = replace(hear_nothing(25, in_flight=0, is_stuck=True), is_frozen=True)
+    for reading in (look(25, is_frozen=True), silent, replace(silent, at=40)):
+        (verdict,) = judge([look(0), reading], SUBJECT)
+        assert (verdict.condition, verdict.reason) == (Condition.FAILED, Reason.FROZEN)
+        assert "fsfreeze -u /data/ckpt" in verdict.hint
+    assert follow(look(0), look(15, is_frozen=True), look(30)) == [[], [Reason.FROZEN], []]
+
+
+def test_stall_that_may_be_a_freeze_says_so() -> None:
+    """Where the kernel does not show what is waited for, the way out of a freeze is told beside the other."""
+    shown = hear_nothing(25, is_stuck=True)
+    hidden = replace(shown, may_be_frozen=True)
+    hints = [judge([look(0), reading], SUBJECT)[0].hint for reading in (shown, hidden)]
+    assert ["fsfreeze -u" in hint for hint in hints] == [False, True]
+
+
 def test_stall_says_since_when() -> None:
     """The sentence says for how long nothing completed, from the first reading of the standstill on."""
     readings = [read(0, 1), read(15, 2, in_flight=3), read(30, 2, in_flight=3), read(45, 2, in_flight=3)]

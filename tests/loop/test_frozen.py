@@ -1,0 +1,115 @@
+"""Filesystems that somebody freezes: told as that, left as they are, and gone on with after the thaw."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.errors import FrozenError
+from agent.model import FsType, VolumeId
+from agent.node import mounted
+from agent.node.freezer import hold_frozen
+from agent.node.freezes import Freezes
+from agent.node.mount_sample import MountSample
+from agent.node.workers import Workers
+from tests.agent_process import MIB, AgentProcess, Scratch
+from tests.loop.disks import Bench
+from tests.loop.test_daemon import VOLUME, entry, find_mount
+from tests.loop.test_growth import mount_new, needs_resource
+from tests.waiting import until, wait_until
+
+
+@contextmanager
+def frozen(path: Path | str) -> Iterator[None]:
+    """Keep a filesystem frozen while the context lasts, as a person does."""
+    subprocess.run(["fsfreeze", "--freeze", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(path)], check=True)
+
+
+def list_stuck(agent: AgentProcess) -> list[psutil.Process]:
+    """Return the agent's processes that wait in the kernel where no signal reaches them."""
+    children = psutil.Process(agent.pid).children(recursive=True)
+    return [child for child in children if child.status() == psutil.STATUS_DISK_SLEEP]
+
+
+def read_reasons(agent: AgentProcess) -> set[str]:
+    """Return all that any volume has been called Failed for so far."""
+    return {event["reason"] for event in agent.read_events("volume.failed")}
+
+
+def test_freeze_of_a_person_is_told_as_that(scratch: Scratch, agent: AgentProcess) -> None:
+    """Found where writes are tried; everything else is known all the while, and nothing lingers."""
+    path = scratch.data / "ckpt"
+    scratch.write_policy(entry(scratch), health={"interval": "1s", "write_probe": True})
+    scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    with frozen(path):
+        status = agent.wait_condition(VOLUME, "Failed", "Frozen")
+        assert f"fsfreeze -u {path}" in status["hint"]
+        assert "reboot" not in status["hint"]
+        assert status["filesystem"]["size_bytes"] > 0
+        # Whoever looks at it is not held up, and says the same.
+        wait_until(lambda: agent.client.explain(VOLUME)["reason"] == "Frozen", "it was looked at")
+        assert list_stuck(agent)
+    agent.wait_condition(VOLUME, "Ready")
+    assert not list_stuck(agent)
+    assert read_reasons(agent) == {"Frozen"}
+
+
+@pytest.mark.parametrize("fs_type", [pytest.param("ext4", marks=needs_resource), "xfs"])
+def test_what_is_due_waits_for_the_thaw(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
+    """Growth, options and a new path hang in nothing while it is frozen, and come after it."""
+    old, new = scratch.data / "ckpt", scratch.data / "moved"
+    scratch.write_policy(entry(scratch, fs_type, grow=True))
+    image = scratch.add_volume(VOLUME)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    with frozen(old):
+        os.truncate(image, 768 * MIB)
+        agent.wait_condition(VOLUME, "Failed", "Frozen")
+        options = {"options": ["noatime"]}
+        scratch.write_policy(entry(scratch, fs_type, grow=True, name="moved", mount=options))
+        agent.reload()
+        wait_until(lambda: agent.read_events("policy.reloaded"), "the policy was read")
+        status = agent.wait_condition(VOLUME, "Failed", "Frozen")
+        assert f"fsfreeze -u {old}" in status["hint"]
+        assert find_mount(new) is None
+    agent.wait_condition(VOLUME, "Ready")
+    wait_until(lambda: os.statvfs(new).f_blocks * os.statvfs(new).f_frsize > 600 * MIB, "it grew")
+    assert "noatime" in find_mount(new).options
+    assert find_mount(old) is None
+    assert not list_stuck(agent)
+    assert read_reasons(agent) == {"Frozen"}
+
+
+@pytest.mark.anyio
+async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
+    """While the agent itself keeps a filesystem frozen nothing is said of that, nor does anyone wait."""
+    _, request, number = mount_new(bench, FsType.EXT4)
+    volume, path = VolumeId(VOLUME), request.path
+    mount = find_mount(Path(path))
+    sample = MountSample(path, "ext4", is_read_only=False, device_number=number, mount_id=mount.mount_id)
+    async with Workers() as workers:
+        freezes = Freezes(workers)
+        with freezes.holding(volume):
+            async with hold_frozen(workers, path, number, limit_s=60):
+                assert await freezes.try_writing(volume, sample, timeout_s=60) == sample
+                # One that had begun when the freeze came is held up by it.
+                with pytest.raises(FrozenError):
+                    await workers.call(
+                        mounted.begin_write, path, number, timeout_s=1, subject=f"writes to {volume}"
+                    )
+                assert not freezes.is_frozen(volume)
+                assert not await freezes.is_stuck(volume, 0.1)
+        await until(lambda: not workers.stuck_subjects)
+        assert await freezes.try_writing(volume, sample, timeout_s=60) == sample

@@ -15,9 +15,11 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import Process
 
-from agent.errors import AgentError, NotAnsweringError
+from agent.errors import AgentError, FrozenError, NotAnsweringError
+from agent.frozen import hint_at_thaw
 from agent.model import DeviceNumber, Reason
 from agent.node import mounted
+from agent.node.guardian import FROZEN_BY_OTHERS
 from agent.node.workers import Workers
 from agent.shortage import explain_shortage, is_shortage
 
@@ -79,6 +81,12 @@ async def _expect(guardian: Process, word: bytes, path: str, timeout_s: float) -
     if scope.cancelled_caught:
         raise NotAnsweringError(
             f"{path} could not be {word.decode()} within {timeout_s:.0f} s.", reason=Reason.STALLED
+        )
+    if said.strip() == FROZEN_BY_OTHERS.encode():
+        raise FrozenError(
+            f"{path} could not be frozen: somebody else froze it, and has not thawed it yet.",
+            hint=hint_at_thaw(path),
+            reason=Reason.FROZEN,
         )
     if said.strip() != word:
         words = said.decode("utf-8", "replace").strip() or "its guardian process ended"

@@ -5,20 +5,33 @@ Imports what freezing takes and nothing else: a snapshot waits for it.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import sys
 
+from agent.errors import AgentError
 from agent.model import DeviceNumber
 from agent.node import mountapi, mounted
+
+FROZEN_BY_OTHERS = "frozen by others"
+"""Said in place of having frozen it."""
 
 
 def main(argv: list[str]) -> int:
     """Freeze, wait for the word, the end of the pipe or the limit, and thaw."""
-    path, major, minor, limit_s = argv
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    try:
+        return _hold(*argv)
+    except AgentError as error:
+        # Said, and not died of: then the daemon would thaw what was never frozen here.
+        _say(error.message)
+        return 0
+
+
+def _hold(path: str, major: str, minor: str, limit_s: str) -> int:
     with (
         mounted.open_mount(path, DeviceNumber(int(major), int(minor))) as (mount_fd, _),
         mounted.open_root(mount_fd) as root_fd,
@@ -26,7 +39,8 @@ def main(argv: list[str]) -> int:
         try:
             mountapi.freeze(root_fd)
         except OSError as error:
-            _say(f"{error.strerror}")  # frozen by someone else already, or a type that cannot be
+            # Of a type that cannot be frozen, or frozen by somebody else, who is to thaw it.
+            _say(FROZEN_BY_OTHERS if error.errno == errno.EBUSY else f"{error.strerror}")
             return 0
         try:
             _say("frozen")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import FrozenError
+from agent.errors import AgentError, FrozenError
 from agent.model import FsType, VolumeId
 from agent.node import mounted
 from agent.node.freezer import hold_frozen
@@ -113,3 +113,16 @@ async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
                 assert not await freezes.is_stuck(volume, 0.1)
         await until(lambda: not workers.stuck_subjects)
         assert await freezes.try_writing(volume, sample, timeout_s=60) == sample
+
+
+@pytest.mark.anyio
+async def test_what_somebody_else_froze_stays_so(bench: Bench) -> None:
+    """The agent's own freeze says that there is one already, and thaws nothing."""
+    _, request, number = mount_new(bench, FsType.XFS)
+    async with Workers() as workers:
+        with frozen(request.path):
+            with pytest.raises(AgentError, match="somebody else froze it") as caught:
+                async with hold_frozen(workers, request.path, number, limit_s=60):
+                    pytest.fail("it was frozen twice")
+            assert f"fsfreeze -u {request.path}" in (caught.value.hint or "")
+            # Thawed by anyone, the person's own thaw would fail.

@@ -344,9 +344,11 @@ class Daemon:
         for volume in changed & self._present.keys():
             self._reconciler.wake(volume)
 
-    def _record(self, name: str, volume_id: VolumeId, /, **fields: Any) -> None:
-        """Keep an event of the cloud half."""
-        self._board.record(EventName(name), volume_id, **fields)
+    def _record(self, name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
+        """Keep an event of the cloud half, unless it is of the kind that happens once and is kept already."""
+        event = EventName(name)
+        if not self._board.history.has_once(event, volume_id, fields.get("snapshot_id")):
+            self._board.record(event, volume_id, **fields)
 
     def _put_facts(self, facts: NodeFacts) -> None:
         """Take over what is known of this node now; nothing that was known is forgotten."""

@@ -34,7 +34,6 @@ from agent.policy import Policy
 from agent.quoting import quote
 from agent.report import api
 from agent.report.board import Board
-from agent.report.events import EventName
 from agent.units import parse_size
 
 Words = Mapping[str, Any]
@@ -186,7 +185,6 @@ async def _list_orphans(desk: Desk, _words: Words) -> Answer:
 async def _delete_orphan(desk: Desk, words: Words) -> Answer:
     volume_id = desk.read_volume(words)
     await desk.orphans.delete(volume_id)
-    desk.board.record(EventName.VOLUME_DELETED, volume_id, by="order")
     return {"volume_id": volume_id}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from agent.cloud.call import Change, Make
 from agent.cloud.calls import CreateVolume, DeleteVolume
@@ -16,25 +16,13 @@ from agent.cloud.makings import find_key, note_burnt, note_made, note_mismatch
 from agent.cloud.memory import Memory
 from agent.cloud.pools import Take
 from agent.cloud.recent import RecentCalls
+from agent.cloud.recording import Record, record_change, record_changes
 from agent.log import get_logger
-from agent.model import VolumeId
 
 log = get_logger(__name__)
 
 _LOST_CODES = frozenset({"VolumeInUse", "IncorrectState"})
 """What an attach is answered with where somebody else has the volume, by EC2 and by HyperPod."""
-
-
-class Record(Protocol):
-    """What keeps an event, by its name in the log."""
-
-    def __call__(self, name: str, volume_id: VolumeId, /, **fields: Any) -> object:
-        """Keep it. ``fields`` are JSON values."""
-
-
-def log_event(name: str, volume_id: VolumeId, /, **fields: Any) -> None:
-    """Keep an event nowhere but in the log."""
-    log.info(name, volume_id=volume_id, **fields)
 
 
 class Doer:
@@ -55,24 +43,23 @@ class Doer:
         if isinstance(call, CreateVolume):
             await self._create(name, call)
         elif isinstance(decision, Take):
-            await self._take(key, decision)
+            await self._take(name, key, decision)
         else:
-            await self._change(call)
+            await self._change(name, call)
             self._recent.note(key, call)
         log.info("cloud.called", operation=call.operation, what=call.describe(), entry=name)
         if isinstance(call, DeleteVolume):
-            self._record("volume.deleted", call.volume_id, entry=name)
             await self._memory.makings.drop(call.volume_id)
 
-    async def _change(self, call: Change[Any]) -> None:
+    async def _change(self, name: str, call: Change[Any]) -> None:
         try:
-            await self._make(call)
+            await record_changes(self._make, self._record, by="policy", entry=name)(call)
         except CloudError as error:
             if error.code == NAME_TAKEN_CODE:
                 self._memory.taken_names |= list_given_names([call])
             raise
 
-    async def _take(self, key: str, decision: Take) -> None:
+    async def _take(self, name: str, key: str, decision: Take) -> None:
         """Attach a volume of a pool. That it is being taken is on disk before, so that no restart takes two.
 
         Where another node was quicker, that is remembered, and the next one is taken in the next look. Where
@@ -82,7 +69,7 @@ class Doer:
         before = makings.get(decision.key)
         await makings.put(decision.key, replace(before, taking=volume_id))
         try:
-            await self._change(decision.call)
+            await self._change(name, decision.call)
         except CloudError as error:
             if is_throttled(error.code):
                 await makings.put(decision.key, before)  # AWS did nothing
@@ -108,8 +95,9 @@ class Doer:
                 after = note_mismatch(call, before, self._clock())
         else:
             after = note_made(call, before, volume, self._clock())
+            # Asked again under its token, it is the volume that was told of before.
             if after.volume_id is not None and after.volume_id != before.volume_id:
-                self._record("volume.created", after.volume_id, entry=name, size_gib=volume.size_gib)
+                record_change(self._record, call, volume, by="policy", entry=name)
         for lost in after.lost:
             if lost not in before.lost:
                 self._record("volume.gone", lost, entry=name, vanished=after.has_vanished)

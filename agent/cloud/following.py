@@ -15,6 +15,7 @@ from agent.cloud.error_rules import NAME_TAKEN_CODE
 from agent.cloud.errors import CloudError
 from agent.cloud.findings import Hands
 from agent.cloud.recent import RecentCalls
+from agent.cloud.recording import Record, log_event, record_changes
 from agent.errors import AgentError, ExitCode, NotAnsweringError, RefusedError
 from agent.model import Reason, VolumeId
 from agent.steps import Refuse, Wait
@@ -47,15 +48,23 @@ class Follower:
     make: Make
     hands: Hands
     tell: Tell
-    pause_s: float = PAUSE_S
     note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None
     """Writes down, before a volume is let go, that a person took it away."""
+    record: Record | None = None
+    """Keeps the events of what was asked of AWS; without it they are in the log only."""
+    pause_s: float = PAUSE_S
 
     def __post_init__(self) -> None:
+        self._ask = self.make
+        self.make = self.make_about(None)
         self._recent = RecentCalls(monotonic)
         self.taken_names: set[str] = set()
         """Block device names that EC2 said are in use."""
         self._said = ""
+
+    def make_about(self, volume_id: VolumeId | None) -> Make:
+        """Return what makes calls, for changes of snapshots that are of ``volume_id``."""
+        return record_changes(self._ask, self.record or log_event, volume_id=volume_id, by="order")
 
     async def say(self, text: str) -> None:
         """Tell a sentence, unless it was the last one told."""

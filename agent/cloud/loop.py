@@ -23,12 +23,13 @@ from agent.cloud.concerns import list_concerns
 from agent.cloud.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.describe import describe_pools
 from agent.cloud.device_names import list_attached_names, list_given_names
-from agent.cloud.doing import Doer, Record, log_event
+from agent.cloud.doing import Doer
 from agent.cloud.findings import Findings, Hands, make_facts, make_verdict, needs_cloud
 from agent.cloud.look import Look, describe_all
 from agent.cloud.makings import Makings
 from agent.cloud.memory import Memory
 from agent.cloud.recent import RecentCalls
+from agent.cloud.recording import Record, log_event
 from agent.cloud.shoot import SnapshotKeeper
 from agent.cloud.suspicion import Suspicion
 from agent.cloud.untold import ASK_AGAIN_S, UntoldVolumes
@@ -71,9 +72,10 @@ class CloudLoop:
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         rng: random.Random | None = None,
         makings: Makings | None = None,
-        record: Record = log_event,
+        record: Record | None = None,
     ) -> None:
         self._make = make
+        record = record or log_event
         self._identify = identify
         self._policy = policy
         self._hands = hands
@@ -84,7 +86,7 @@ class CloudLoop:
         self._recent = RecentCalls(clock)
         self._untold = UntoldVolumes(clock)
         self._memory = Memory(makings or Makings())
-        self._snapshots = SnapshotKeeper(make, hands.freeze, now)
+        self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
         self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
         self._doer = Doer(make, self._memory, self._recent, clock, record)
         self._checkups = Checkups(make, self._rests, clock, self._rng)

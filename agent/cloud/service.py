@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from agent.cloud.call import Call, Within
     from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
-    from agent.cloud.doing import Record
     from agent.cloud.following import Follower, Tell
     from agent.cloud.loop import CloudLoop
     from agent.cloud.makings import Makings
+    from agent.cloud.recording import Record
     from agent.cloud.worker_process import WorkerSettings
 
 WORKER_USER = "ebs-agent"
@@ -154,7 +154,7 @@ class CloudService:
 
         self._identity = await identify_node(self._surroundings())
         self._identity = await identify_node(self._surroundings(), self.make)
-        return Follower(self.make, self._hands, tell, note_by_hand=self._note_by_hand), self._view
+        return Follower(self.make, self._hands, tell, self._note_by_hand, self._record), self._view
 
     async def make(self, call: Call[T], *, within: Within = nullcontext) -> T:
         """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""
@@ -270,7 +270,6 @@ class CloudService:
         return self._makings
 
     async def _run_loop(self, identity: CloudIdentity) -> None:
-        from agent.cloud.doing import log_event
         from agent.cloud.loop import CloudLoop
 
         async def identify() -> CloudIdentity:
@@ -287,7 +286,7 @@ class CloudService:
             self._hands,
             self._publish,
             makings=self._load_makings(),
-            record=self._record or log_event,
+            record=self._record,
         )
         try:
             async with anyio.create_task_group() as tasks:

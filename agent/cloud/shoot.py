@@ -1,4 +1,4 @@
-"""Takes the snapshots that are due, and tends those taken: locks, fast restores, deletions.
+"""Takes the snapshots that are due, and has those taken tended when there is reason to.
 
 A snapshot counts as consistent only once AWS answered while the filesystem was still frozen; one whose answer
 came too late is not, and another is taken.
@@ -12,28 +12,21 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from agent.cloud import recent
-from agent.cloud.call import Change, Make
+from agent.cloud.call import Make
 from agent.cloud.calls import (
     CreateSnapshot,
-    CreateTags,
-    DeleteSnapshot,
     DescribeSnapshots,
     DisableFastSnapshotRestores,
-    EnableFastSnapshotRestores,
-    LockSnapshot,
 )
 from agent.cloud.departures import TAG_FINAL
-from agent.cloud.errors import CloudError, Failure, explain_failure
 from agent.cloud.findings import FREEZE_LIMIT_S
 from agent.cloud.frozen_snapshot import Freeze, take_snapshot
-from agent.cloud.snapshot_answers import ZoneRefusal
-from agent.cloud.snapshot_facts import find_facts, is_proven
+from agent.cloud.recording import Record, log_event, record_changes
+from agent.cloud.snapshot_facts import find_facts, find_failed, is_proven
+from agent.cloud.snapshot_upkeep import REFUSED_PAUSE_S, SnapshotUpkeep
 from agent.cloud.snapshots import (
-    SwitchFastRestores,
     find_scheduled,
     is_fast,
-    is_locked,
-    mark_locked,
     plan_fast_restores,
     plan_locks,
     plan_retention,
@@ -58,9 +51,6 @@ T = TypeVar("T")
 MOST_ATTEMPTS = 2
 """Snapshots that may be begun for one tick: they cost money, and what keeps them unproven may last."""
 
-REFUSED_PAUSE_S = 3600.0
-"""Until what AWS would not have deleted is tried again: a lock or an image of somebody's may last long."""
-
 log = get_logger(__name__)
 
 
@@ -77,15 +67,20 @@ class _Rest:
 class SnapshotKeeper:
     """Keeps volumes' snapshots as their schedules say, and describes them only when that may matter."""
 
-    def __init__(self, make: Make, freeze: Freeze, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, make: Make, freeze: Freeze, now: Callable[[], datetime], record: Record = log_event
+    ) -> None:
         self._make = make
         self._freeze = freeze
         self._now = now
+        self._record = record
         self._taken: dict[VolumeId, tuple[str, datetime]] = {}
         """The snapshot taken last of each volume, and when, until it is described."""
         self._rests: dict[VolumeId, _Rest] = {}
-        self._kept: dict[str, tuple[datetime, Wait]] = {}
-        """By ID, snapshots AWS would not have deleted: until when they are let be, and why."""
+        self._upkeeps: dict[VolumeId, tuple[str, SnapshotUpkeep]] = {}
+        """What tends each volume's snapshots, and for which entry."""
+        self._failed: set[str] = set()
+        """Snapshots that are known to have come to nothing."""
         self._facts: dict[VolumeId, SnapshotFacts] = {}
         """What was described last of each volume's snapshots."""
 
@@ -103,6 +98,7 @@ class SnapshotKeeper:
         ``here``: those attached here. ``scheduled``: the entries that have a schedule.
         """
         self._rests = {volume_id: rest for volume_id, rest in self._rests.items() if volume_id in here}
+        self._upkeeps = {volume_id: one for volume_id, one in self._upkeeps.items() if volume_id in here}
         self._facts = {
             volume_id: facts
             for volume_id, facts in self._facts.items()
@@ -121,10 +117,13 @@ class SnapshotKeeper:
         self._facts[volume.volume_id] = find_facts(name, entry, volume, snapshots)
         if self._is_unseen(volume.volume_id, proven, now):
             return None
+        self._tell_failed(entry, name, volume.volume_id, snapshots)
+        make = record_changes(self._make, self._record, volume_id=volume.volume_id, by="policy", entry=name)
+        upkeep = self._find_upkeep(name, volume.volume_id, make)
         due = plan_snapshot(name, entry, volume, proven, now)
         given_up = None if due is None else _find_given_up(due, snapshots)
         if due is not None and given_up is None:
-            taken = await take_snapshot(self._make, self._freeze if entry.freeze else None, due)
+            taken = await take_snapshot(make, self._freeze if entry.freeze else None, due)
             self._taken[volume.volume_id] = (taken.snapshot_id, now)
             return None
         unproven = [one for one in snapshots if one not in proven]
@@ -132,8 +131,10 @@ class SnapshotKeeper:
         postponed = {one.snapshot_id for one in snapshots if is_fast(one)}
         staying = [one for one in proven if one.snapshot_id not in {call.snapshot_id for call in going}]
         switches = plan_fast_restores(entry, staying, [one for one in snapshots if one not in staying])
-        refused = await self._protect(plan_locks(entry, staying), switches)
-        gone, kept = await self._delete([one for one in going if one.snapshot_id not in postponed], snapshots)
+        refused = await upkeep.protect(plan_locks(entry, staying), switches)
+        gone, kept = await upkeep.delete(
+            [one for one in going if one.snapshot_id not in postponed], snapshots
+        )
         left = [one for one in snapshots if one.snapshot_id not in gone]
         self._facts[volume.volume_id] = find_facts(name, entry, volume, left)
         notice = refused or kept or given_up
@@ -145,6 +146,28 @@ class SnapshotKeeper:
             until = following if notice is None else min(following, retried)
             self._rests[volume.volume_id] = _Rest(entry, until, notice)
         return notice
+
+    def _find_upkeep(self, name: str, volume_id: VolumeId, make: Make) -> SnapshotUpkeep:
+        if self._upkeeps.get(volume_id, ("",))[0] != name:
+            self._upkeeps[volume_id] = (name, SnapshotUpkeep(make, self._now))
+        return self._upkeeps[volume_id][1]
+
+    def _tell_failed(
+        self, entry: SnapshotsEntry, name: str, volume_id: VolumeId, snapshots: Sequence[CloudSnapshot]
+    ) -> None:
+        """Record the snapshots that came to nothing, once each: of those none has completed since."""
+        for one in find_failed(entry, snapshots):
+            if one.snapshot_id not in self._failed:
+                self._failed.add(one.snapshot_id)
+                why = "it failed at AWS" if one.state == "error" else "it began when writes were not held"
+                self._record(
+                    "snapshot.failed",
+                    volume_id,
+                    entry=name,
+                    snapshot_id=one.snapshot_id,
+                    due=one.tag(TAG_TICK),
+                    error=f"{one.snapshot_id} does not count: {why}.",
+                )
 
     def _is_unseen(self, volume_id: VolumeId, counted: Sequence[CloudSnapshot], now: datetime) -> bool:
         """Return whether the last snapshot is not described yet, or not yet as proven: then none is due."""
@@ -159,77 +182,6 @@ class SnapshotKeeper:
         found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
         return found
 
-    async def _protect(
-        self, locks: Sequence[LockSnapshot], switches: Sequence[tuple[SwitchFastRestores, CreateTags]]
-    ) -> Wait | None:
-        """Lock what is to be locked, and have the newest fast to restore; returns what AWS refused first.
-
-        A snapshot that exists without its lock is better than none, so what is refused is told, and no more.
-        """
-        notices = [await self._lock(lock) for lock in locks]
-        notices += [await self._switch(switch, note) for switch, note in switches]
-        return next(filter(None, notices), None)
-
-    async def _lock(self, call: LockSnapshot) -> Wait | None:
-        try:
-            end = await self._change(call)
-            await self._make(mark_locked(call, end, self._now()))
-        except CloudError as error:
-            return _tell(error)
-        return None
-
-    async def _switch(self, call: SwitchFastRestores, note: CreateTags) -> Wait | None:
-        try:
-            refusals = await self._change(call)
-            # What is to end, and AWS says is not on, has ended.
-            if refusals and isinstance(call, EnableFastSnapshotRestores):
-                return _tell(_explain_refusal(call, refusals))
-            await self._make(note)
-        except CloudError as error:
-            return _tell(error)
-        return None
-
-    async def _delete(
-        self, calls: Sequence[DeleteSnapshot], snapshots: Sequence[CloudSnapshot]
-    ) -> tuple[set[str], Wait | None]:
-        """Delete snapshots, each whatever comes of the others; returns those gone, and why one of them stays.
-
-        One that the agent itself has locked is waited for and not told of.
-        """
-        now = self._now()
-        locked = {one.snapshot_id for one in snapshots if is_locked(one, now)}
-        gone: set[str] = set()
-        notices: list[Wait] = []
-        for call in calls:
-            until, why = self._kept.get(call.snapshot_id, (now, None))
-            if call.snapshot_id in locked:
-                continue
-            if why is not None and now < until:
-                notices.append(why)
-                continue
-            why = await self._try_to_delete(call)
-            if why is None:
-                gone.add(call.snapshot_id)
-                self._kept.pop(call.snapshot_id, None)
-                continue
-            notices.append(why)
-            self._kept[call.snapshot_id] = (now + timedelta(seconds=REFUSED_PAUSE_S), why)
-            if why.reason is Reason.PERMISSION_DENIED:
-                break  # as would be every other
-        return gone, next(iter(notices), None)
-
-    async def _try_to_delete(self, call: DeleteSnapshot) -> Wait | None:
-        try:
-            await self._change(call)
-        except CloudError as error:
-            return None if error.code == "InvalidSnapshot.NotFound" else _tell(error)
-        return None
-
-    async def _change(self, call: Change[T]) -> T:
-        answer = await self._make(call)
-        log.info("cloud.called", operation=call.operation, what=call.describe())
-        return answer
-
     async def find_final(self, volume: CloudVolume) -> Sequence[CloudSnapshot]:
         """Return the snapshots taken before the deletion of a volume whose claim is gone."""
         filters = ((f"tag:{TAG_FINAL}", (str(volume.volume_id),)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))
@@ -237,18 +189,6 @@ class SnapshotKeeper:
             return ()
         found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
         return found
-
-
-def _tell(error: CloudError) -> Wait:
-    return Wait(error.reason or Reason.CLOUD_ERROR, error.message, error.hint)
-
-
-def _explain_refusal(call: EnableFastSnapshotRestores, refusals: Sequence[ZoneRefusal]) -> CloudError:
-    """Return what AWS refused in an answer that is a success by itself."""
-    zones = ", ".join(refusal.zone for refusal in refusals)
-    first = refusals[0]
-    failure = Failure(call.service, call.operation, first.code, first.message)
-    return explain_failure(failure, f"{call.snapshot_id} in {zones}")
 
 
 def _find_given_up(due: CreateSnapshot, snapshots: Sequence[CloudSnapshot]) -> Wait | None:

@@ -38,6 +38,17 @@ def find_facts(
     )
 
 
+def find_failed(entry: SnapshotsEntry, snapshots: Sequence[CloudSnapshot]) -> tuple[CloudSnapshot, ...]:
+    """Return those that came to nothing since the newest one that counts."""
+    counted = [one.started_at for one in snapshots if one.state == "completed" and is_proven(entry, one)]
+    newest = max(counted, default="")
+    return tuple(
+        one
+        for one in snapshots
+        if one.started_at > newest and (one.state == "error" or not is_proven(entry, one))
+    )
+
+
 def _find_served(
     completed: Sequence[CloudSnapshot], snapshots: Sequence[CloudSnapshot], volume: CloudVolume
 ) -> datetime | None:

@@ -70,7 +70,8 @@ class SnapshotOrders:
                 hint="Delete it with whatever made it.",
                 exit_code=ExitCode.REFUSED,
             )
-        await self._make(DeleteSnapshot(snapshot_id))
+        make = self._follower.make_about(VolumeId(found[0].volume_id))
+        await make(DeleteSnapshot(snapshot_id))
         await self._follower.say(f"{snapshot_id} is deleted.")
 
     async def _describe(self, name: str, value: str) -> tuple[CloudSnapshot, ...]:

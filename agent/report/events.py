@@ -45,9 +45,19 @@ class EventName(str, Enum):
     VOLUME_REFUSED = "volume.refused"
     VOLUME_LOST = "volume.lost"
     VOLUME_CREATED = "volume.created"
+    VOLUME_ATTACHED_BY = "volume.attached_by"
+    """AWS was asked to attach it, and agreed; that its device came is ``volume.attached``."""
+    VOLUME_DETACHED_BY = "volume.detached_by"
+    VOLUME_MODIFIED = "volume.modified"
     VOLUME_DELETED = "volume.deleted"
     VOLUME_GONE = "volume.gone"
     """A claim's volume was deleted, not by the agent."""
+    SNAPSHOT_TAKEN = "snapshot.taken"
+    SNAPSHOT_FAILED = "snapshot.failed"
+    SNAPSHOT_DELETED = "snapshot.deleted"
+    SNAPSHOT_LOCKED = "snapshot.locked"
+    SNAPSHOT_FAST_RESTORE_ENABLED = "snapshot.fast_restore_enabled"
+    SNAPSHOT_FAST_RESTORE_DISABLED = "snapshot.fast_restore_disabled"
     STEP_FAILED = "step.failed"
     HOOK_FAILED = "hook.failed"
     UEVENTS_OVERFLOWED = "uevents.overflowed"
@@ -66,6 +76,7 @@ class EventName(str, Enum):
             EventName.POLICY_REJECTED,
             EventName.VOLUME_DEGRADED,
             EventName.VOLUME_REFUSED,
+            EventName.SNAPSHOT_FAILED,
             EventName.HOOK_FAILED,
             EventName.UEVENTS_OVERFLOWED,
         }:
@@ -75,6 +86,18 @@ class EventName(str, Enum):
     @override
     def __str__(self) -> str:
         return self.value
+
+
+HAPPENS_ONCE = frozenset(
+    {
+        EventName.VOLUME_CREATED,
+        EventName.VOLUME_DELETED,
+        EventName.SNAPSHOT_TAKEN,
+        EventName.SNAPSHOT_FAILED,
+        EventName.SNAPSHOT_DELETED,
+    }
+)
+"""What happens to a volume, or to a snapshot, but once."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +143,13 @@ class EventHistory:
     def after(self, number: int) -> tuple[Event, ...]:
         """Return the events kept whose number is greater than ``number``, oldest first."""
         return tuple(event for event in self._events if event.number > number)
+
+    def has_once(self, name: EventName, volume_id: VolumeId | None, snapshot_id: str | None) -> bool:
+        """Tell whether an event of a kind that happens once, about the same, is among those kept."""
+        return name in HAPPENS_ONCE and any(
+            (event.name, event.volume_id, event.fields.get("snapshot_id")) == (name, volume_id, snapshot_id)
+            for event in self._events
+        )
 
     async def follow(self, after: int) -> AsyncIterator[Event]:
         """Yield every event numbered above ``after``, those already kept first; never ends by itself."""

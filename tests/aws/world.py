@@ -147,9 +147,13 @@ class NodeUnderTest:
         self.crash: Crash | None = None
         self.published: list[Findings] = []
         self.made: list[Call[Any]] = []
+        self.answered: list[Call[Any]] = []
+        """Those that AWS did, and whose answer the agent lived to see."""
         self.store = MemoryStore()
         """The node's disk, which outlasts the agent."""
         self.events: list[tuple[str, str]] = []
+        self.told: list[dict[str, Any]] = []
+        """The fields of each event, in the same order."""
         self.clock_error = timedelta()
         """How far the node's own clock is ahead."""
         self.restart()
@@ -192,8 +196,9 @@ class NodeUnderTest:
             record=self.record,
         )
 
-    def record(self, name: str, volume_id: VolumeId, /, **_fields: Any) -> None:
-        self.events.append((name, volume_id))
+    def record(self, name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
+        self.events.append((name, str(volume_id)))
+        self.told.append(json.loads(json.dumps(fields)))
 
     async def identify(self) -> CloudIdentity:
         return self.identity
@@ -202,7 +207,9 @@ class NodeUnderTest:
         """Make the call as the worker would, in a thread instead of a process, and die where asked to."""
         async with within():
             with self.crash.around(call) if self.crash else nullcontext():
-                return await self._ask(call)
+                answer = await self._ask(call)
+            self.answered.append(call)
+            return answer
 
     async def _ask(self, call: Call[Any]) -> Any:
         self.made.append(call)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import Reason
+from agent.report.events import EventName
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,6 +22,13 @@ def test_every_reason_has_a_remedy() -> None:
     rows = re.findall(r"^\| `([A-Z]\w+)` \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
     assert sorted(name for name, _, _ in rows) == sorted(reason.value for reason in Reason)
     assert all(meaning.strip() and remedy.strip() for _, meaning, remedy in rows)
+
+
+def test_every_event_is_listed() -> None:
+    """docs/events.md has every event there is, each once, and no others."""
+    rows = re.findall(r"^\| (`[^|]+`) \| [^|]*\| [^|]*\|$", (DOCS / "events.md").read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", row)]
+    assert sorted(names) == sorted(name.value for name in EventName)
 
 
 def test_every_setting_is_one_the_scripts_read() -> None:

@@ -18,7 +18,10 @@ import pytest
 
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Change
+from agent.cloud.calls import CreateVolume
+from agent.cloud.recording import EVENTS
 from agent.cloud.worker import Caller
+from agent.report.events import HAPPENS_ONCE, EventName
 from tests.aws.cloud import Cloud
 from tests.aws.server import AwsServer
 from tests.aws.world import Crash, NodeUnderTest, World, is_crash
@@ -57,6 +60,7 @@ class Stage:
         self.world.cloud.pace.clock = lambda: self.world.time_s
         self.directory = directory
         self.instances = 0
+        self.nodes: list[NodeUnderTest] = []
         self.is_renamed = is_renamed
         self.node = self.add_instance()
 
@@ -64,7 +68,8 @@ class Stage:
         """Start an instance of the story's only name, or one whose name holds its ID."""
         self.instances += 1
         name = f"hyperpod-i-{self.instances:017x}" if self.is_renamed else "compute-1"
-        return self.world.add_node(self.instances, name)
+        self.nodes.append(self.world.add_node(self.instances, name))
+        return self.nodes[-1]
 
     def write(self, volumes: str, kind: str = "gp3", iops: int = 3000, tier: str = "a") -> None:
         self.world.use_policy(self.directory, CLASS.format(type=kind, iops=iops, tier=tier) + volumes)
@@ -127,6 +132,33 @@ class Story:
     """The same is true when a new instance goes on where the agent died."""
     is_renamed: bool = False
     """Every instance has a name of its own, which ends with it."""
+
+
+def check_events(stage: Stage) -> None:
+    """Every change whose answer an agent lived to see is an event of its kind, and none is two of them.
+
+    A volume that is asked for again, under its token, was made once. To end a fast restore that has ended is
+    no change, as AWS's answer says.
+    """
+    answered = [call for node in stage.nodes for call in node.answered]
+    again = [
+        call for n, call in enumerate(answered) if isinstance(call, CreateVolume) and call in answered[:n]
+    ]
+    calls = Counter(
+        EVENTS[type(call)][0] for call in answered if isinstance(call, Change) and type(call) in EVENTS
+    )
+    calls["volume.created"] -= len(again)
+    told = Counter(name for node in stage.nodes for name, _ in node.events if name in calls)
+    ended = {"snapshot.fast_restore_disabled": calls["snapshot.fast_restore_disabled"]}
+    assert told | Counter(ended) == calls
+    assert told <= calls
+    once = [
+        (name, volume, fields.get("snapshot_id"))
+        for node in stage.nodes
+        for (name, volume), fields in zip(node.events, node.told, strict=True)
+        if EventName(name) in HAPPENS_ONCE
+    ]
+    assert len(once) == len(set(once)), once
 
 
 def check_claims(stage: Stage) -> None:
@@ -267,6 +299,7 @@ async def play(
             made += Counter(call.operation for call in node.made)
         await stage.settle(is_replaced=is_replaced)
     story.check(stage)
+    check_events(stage)
     return made + Counter(call.operation for call in stage.node.made)
 
 

@@ -52,7 +52,7 @@ async def test_last_claims_volume_goes(
     published: list[Findings] = []
     events: list[str] = []
 
-    def record(name: str, volume_id: VolumeId, /, **_fields: Any) -> None:
+    def record(name: str, volume_id: VolumeId | None, /, **_fields: Any) -> None:
         events.append(f"{name} {volume_id}")
 
     service = CloudService(

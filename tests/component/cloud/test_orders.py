@@ -38,7 +38,7 @@ class Clerk:
 
     def _open_desk(self) -> Desk:
         follower = Follower(
-            self.node.make, self.node.hands, self._tell, pause_s=0.01, note_by_hand=self._note
+            self.node.make, self.node.hands, self._tell, self._note, self.node.record, pause_s=0.01
         )
         policy = self.node.policy
         return Desk(follower, self._view, Board(), self._keep, lambda: policy, self.policy_path)
@@ -385,3 +385,26 @@ async def test_freeze_ends_when_the_call_fails(world: World) -> None:
         await clerk.order("snapshot", volume=volume)
     assert node.hands.freezes == 1
     assert not node.hands.is_frozen
+
+
+async def test_orders_are_events(world: World) -> None:
+    """What a person had done at AWS is told like what the policy has done, and by whom."""
+    node = world.add_node(1)
+    clerk = Clerk(node)
+    await clerk.order("create", size="2GiB")
+    volume = clerk.answer["volume_id"]
+    await clerk.order("attach", volume=volume)
+    await clerk.order("modify", volume=volume, iops=4000)
+    await clerk.order("snapshot", volume=volume, freeze=False)
+    await clerk.order("delete-snapshot", snapshot=clerk.answer["snapshot_id"])
+    await clerk.order("detach", volume=volume)
+    assert [name for name, _ in node.events] == [
+        "volume.created",
+        "volume.attached_by",
+        "volume.modified",
+        "snapshot.taken",
+        "snapshot.deleted",
+        "volume.detached_by",
+    ]
+    assert {about for _, about in node.events} == {volume}
+    assert {fields["by"] for fields in node.told} == {"order"}

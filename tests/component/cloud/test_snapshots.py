@@ -317,3 +317,55 @@ async def test_pending_snapshot_is_due_until_it_has_completed(world: World, tmp_
     await node.look(3)
     (facts,) = node.loop.findings.snapshots.values()
     assert (facts.completed, facts.due_at) == (2, node.now.replace(minute=0) + HOUR)
+
+
+def list_told(node: NodeUnderTest, name: str) -> list[str]:
+    """Return the snapshots that events of this name tell of."""
+    told = zip(node.events, node.told, strict=True)
+    return [fields["snapshot_id"] for (event, _), fields in told if event == name]
+
+
+async def test_events_tell_what_becomes_of_snapshots(world: World, tmp_path: Path) -> None:
+    """Each that is taken, failed or deleted is told once, with its volume and the entry it is for."""
+    node = await begin(world, tmp_path, keep="1")
+    (first,) = list_snapshots(world)
+    world.cloud.keeping.state = "error"
+    await pass_hours(node, 1)
+    failed = list_snapshots(world)[1:]
+    world.cloud.keeping.state = "completed"
+    await pass_hours(node, 1)
+    (last,) = list_snapshots(world)
+    assert len(failed) == 2
+    assert list_told(node, "snapshot.taken") == [first, *failed, last]
+    assert sorted(list_told(node, "snapshot.failed")) == sorted(failed)
+    assert sorted(list_told(node, "snapshot.deleted")) == sorted([first, *failed])
+    about = [event for event in node.events if event[0].startswith("snapshot.")]
+    assert {volume for _, volume in about} == {node.loop.findings.claimed["ckpt"]}
+    assert {fields["entry"] for fields in node.told} == {"ckpt"}
+
+
+async def test_failure_that_is_past_is_not_told_again(world: World, tmp_path: Path) -> None:
+    """Without keep a failed snapshot stays; once a newer one counts, no restart tells of it."""
+    world.cloud.keeping.state = "error"
+    node = await begin(world, tmp_path)
+    await node.look(4)
+    world.cloud.keeping.state = "completed"
+    await pass_hours(node, 1)
+    told = list_told(node, "snapshot.failed")
+    node.restart()
+    await node.settle()
+    await node.look(3)
+    assert list_told(node, "snapshot.failed") == told
+    assert len(told) == 2
+
+
+async def test_fast_restores_are_switched_once_while_descriptions_lag(world: World, tmp_path: Path) -> None:
+    """What was switched a moment ago is not switched again because AWS does not show it yet."""
+    world.cloud.pace.lag_s = 30
+    world.cloud.pace.clock = lambda: world.time_s
+    world.use_policy(tmp_path, write(keep="2", fast_restore_zones="[us-west-2a]"))
+    node = world.add_node(1)
+    for _ in range(40):
+        await node.look()
+        node.time_s += 4
+    assert world.aws.calls["EnableFastSnapshotRestores"] == 1

@@ -9,9 +9,11 @@ from botocore.validate import ParamValidator
 
 from agent.cloud import asking, calls
 from agent.cloud.all_calls import ALL_CALLS
-from agent.cloud.call import Call
+from agent.cloud.call import Call, Change
+from agent.cloud.recording import EVENTS, SILENT
 from agent.cloud.statements import STATEMENTS
 from agent.model import VolumeId
+from agent.report.events import EventName
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 INSTANCE = "i-0123456789abcdef0"
@@ -86,3 +88,11 @@ def test_changes_say_what_they_do() -> None:
         is_asking = call.operation.startswith(("Describe", "List", "Get"))
         text = getattr(call, "describe", str)()
         assert bool(text) is not is_asking
+
+
+def test_every_change_is_an_event() -> None:
+    """No change at AWS is without an event, but those that are declared to be none of their own."""
+    changes = {call for call in ALL_CALLS if issubclass(call, Change)}
+    assert EVENTS.keys() | SILENT == changes
+    assert not EVENTS.keys() & SILENT
+    assert {name for name, _ in EVENTS.values()} <= {name.value for name in EventName}

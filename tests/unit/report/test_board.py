@@ -173,3 +173,15 @@ async def test_follower_gets_kept_and_coming_events_once_each() -> None:
         board.record(EventName.VOLUME_READY, CHECKPOINTS)
         board.record(EventName.VOLUME_READY, CHECKPOINTS)
     assert seen == [2, 3, 4, 5]
+
+
+def test_what_happens_once_is_known() -> None:
+    """An event of a kind that happens once is found among those kept, by what it is about."""
+    board = Board()
+    board.record(EventName.SNAPSHOT_TAKEN, CHECKPOINTS, snapshot_id="snap-1")
+    board.record(EventName.VOLUME_MODIFIED, CHECKPOINTS)
+    history = board.history
+    assert history.has_once(EventName.SNAPSHOT_TAKEN, CHECKPOINTS, "snap-1")
+    assert not history.has_once(EventName.SNAPSHOT_TAKEN, CHECKPOINTS, "snap-2")
+    assert not history.has_once(EventName.SNAPSHOT_DELETED, CHECKPOINTS, "snap-1")
+    assert not history.has_once(EventName.VOLUME_MODIFIED, CHECKPOINTS, None)

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 import agent
 from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
+from agent.cloud.keeping import FileStore
 from agent.cloud.service import CloudService, may_be_wanted
 from agent.cloud.sources import identify_locally, look_around
 from agent.cloud.whoami import CloudIdentity
@@ -32,17 +33,18 @@ from agent.origins import Origins
 from agent.passes import Want
 from agent.paths import Paths
 from agent.plan import needs_proof
-from agent.policy import Policy, describe_seen, diff_policies, load_policy, tell_leaving
+from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_leaving
 from agent.reconcile import Reconciler
 from agent.report.board import Board
+from agent.report.certificates import Tls
 from agent.report.counters import Counters
-from agent.report.events import EventName
+from agent.report.events import EventHistory, EventName
 from agent.report.history import FILE_NAME, HistoryKeeper, load_history
 from agent.report.hooks import HookRunner
 from agent.report.mqtt import MqttPublisher
 from agent.report.sampler import Sampler
 from agent.report.serve import HttpFace, serve_control
-from agent.report.sockets import Listen, Tls
+from agent.report.sockets import Listen
 from agent.report.volume_status import Expected, VolumeStatus
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
@@ -72,11 +74,11 @@ async def run(
     ``zygote``: the process that forks workers, made before this module was imported. Raises AgentError where
     it cannot start: an invalid policy, another agent running on the same paths.
     """
-    policy_path = policy_path or paths.policy
-    policy = load_policy(policy_path, trust_owner=not paths.is_real)
-    counters = Counters()
     async with open_node(paths, devices, zygote) as node:
-        await Daemon(paths, policy_path, policy, node, counters, has_standins=devices is not None).run()
+        policy_file = PolicyFile(policy_path or paths.policy, node.aside)
+        policy = await policy_file.load(trust_owner=not paths.is_real)
+        history = await load_history(paths.state / FILE_NAME, node.aside)
+        await Daemon(paths, policy_file, policy, history, node, has_standins=devices is not None).run()
 
 
 class Daemon:
@@ -85,28 +87,31 @@ class Daemon:
     def __init__(
         self,
         paths: Paths,
-        policy_path: Path,
+        policy_file: PolicyFile,
         policy: Policy,
+        history: EventHistory,
         node: Node,
-        counters: Counters,
         *,
         has_standins: bool = False,
     ) -> None:
         self._paths = paths
-        self._policy_path = policy_path
+        self._policy_file = policy_file
         self._node = node
-        self._counters = counters
+        counters = self._counters = Counters()
         self._service = ServiceNotifier()
-        self._board = Board(load_history(paths.state / FILE_NAME))
+        self._board = Board(history)
         self._history_keeper = HistoryKeeper(self._board.history, paths.state / FILE_NAME, node.save)
         self._is_started = anyio.Event()
+        self._reloading = anyio.Lock()
         self._barrier = Barrier()
         self._has_listened = False
         self._facts = NodeFacts()
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
-        self._mqtt = MqttPublisher(self._board, counters)
-        self._http = HttpFace(self._make_http_app, _choose_listen(policy), counters.count_connection)
+        self._mqtt = MqttPublisher(self._board, counters, node.aside)
+        self._http = HttpFace(
+            self._make_http_app, _choose_listen(policy), counters.count_connection, aside=node.aside
+        )
         self._surveyor = Surveyor(node, self._assign, self._reconciler, counters)
         node.doubt = self._surveyor.doubt
         self._origins = Origins()
@@ -116,7 +121,8 @@ class Daemon:
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.
-        surroundings = look_around()
+        look_around_aside = partial(look_around, node.aside)
+        surroundings = look_around_aside()
         self._has_standins = has_standins
         self._surroundings = replace(surroundings, metadata_endpoint=None) if has_standins else surroundings
         self._hands = NodeHands(node, self._reconciler, lambda: self._present, self._surveyor.refresh)
@@ -126,7 +132,8 @@ class Daemon:
             self._put_findings,
             counters.count_cloud_request,
             has_standins=has_standins,
-            claims_file=paths.state / "claims.json",
+            surroundings=look_around_aside,
+            claims=FileStore(paths.state / "claims.json", node.aside),
             note_by_hand=self._hands.note_by_hand,
             record=self._record,
         )
@@ -156,7 +163,7 @@ class Daemon:
                 await self._history_keeper.flush()
 
     async def _start(self, tasks: TaskGroup) -> None:
-        hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts)
+        hooks = HookRunner(self._board, self._paths.hooks, lambda: self._facts, aside=self._node.aside)
         tasks.start_soon(supervise, "feed the watchdog", self._service.feed_watchdog, name="watchdog")
         await tasks.start(supervise_service, "answer at the control socket", self._serve_control)
         for name, run in (
@@ -202,19 +209,26 @@ class Daemon:
 
     async def reload(self) -> tuple[str, ...]:
         """Read the policy again, or raise AgentError and keep the one in force; says what will be deleted."""
+        async with self._reloading:  # what was read later is in force later
+            return await self._reload()
+
+    async def _reload(self) -> tuple[str, ...]:
         self._service.tell_reloading()
+        is_trusted = not self._paths.is_real
         try:
-            policy = load_policy(self._policy_path, trust_owner=not self._paths.is_real)
+            policy = await self._policy_file.load(trust_owner=is_trusted)
         except AgentError as error:
             self._counters.note_policy_reload(is_in_force=False)
-            self._board.record(EventName.POLICY_REJECTED, path=str(self._policy_path), error=str(error))
+            self._board.record(EventName.POLICY_REJECTED, path=str(self._policy_file.path), error=str(error))
             raise
         finally:
             self._service.tell_ready(self._summarize())
         changes, leaving = diff_policies(self._policy, policy), tell_leaving(self._policy, policy)
         self._hands.keep_all()
         self._put_policy(policy)
-        self._board.record(EventName.POLICY_RELOADED, path=str(self._policy_path), changes=changes.describe())
+        self._board.record(
+            EventName.POLICY_RELOADED, path=str(self._policy_file.path), changes=changes.describe()
+        )
         self._surveyor.refresh()
         self._reconciler.wake_all()
         self._cloud.wake()
@@ -259,7 +273,7 @@ class Daemon:
 
         app = make_control_app(self._board, self)
         orders = self._cloud.prepare_orders
-        add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, self._policy_path)
+        add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, self._policy_file)
         add_examination(app, lambda: self._policy)
         return app
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import anyio.to_thread
 
 from agent.cloud.calls import ModifyVolume
 from agent.cloud.decisions import NodeView
@@ -19,9 +16,8 @@ from agent.cloud.values import TAG_CLAIM, TAG_CLUSTER, CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Reason
-from agent.policy import Policy
+from agent.policy import Policy, PolicyFile
 from agent.policy.entries import Claim, VolumeEntry
-from agent.policy.loading import find_line
 from agent.policy.problems import Loc, name_place
 
 
@@ -41,7 +37,7 @@ class PolicyGuard:
 
     policy: Policy
     node: NodeView
-    path: Path | None = None
+    file: PolicyFile | None = None
     """The policy's file; None where nobody knows."""
 
     async def check_modification(self, volume: CloudVolume, asked: ModifyVolume) -> None:
@@ -112,10 +108,9 @@ class PolicyGuard:
 
     async def _name(self, locs: list[Loc]) -> str:
         """Return places of the policy as a person finds them: ``classes.fast.iops (policy.yaml, line 4)``."""
-        if self.path is None:
+        if self.file is None:
             return " and ".join(f"{name_place(loc)} in the policy" for loc in locs)
-        path = self.path
-        lines = await anyio.to_thread.run_sync(lambda: [find_line(path, self.policy, loc) for loc in locs])
+        path, lines = self.file.path, await self.file.find_lines(self.policy, locs)
         return " and ".join(
             f"{name_place(loc)} ({path}{'' if line is None else f', line {line}'})"
             for loc, line in zip(locs, lines, strict=True)

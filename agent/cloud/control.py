@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -30,7 +29,7 @@ from agent.cloud.words import (
 )
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
-from agent.policy import Policy
+from agent.policy import Policy, PolicyFile
 from agent.quoting import quote
 from agent.report import api
 from agent.report.board import Board
@@ -52,11 +51,11 @@ class Desk:
     keep: Callable[[VolumeId], None]
     """Gives a released volume back to the policy."""
     policy: Callable[[], Policy]
-    policy_path: Path | None = None
+    policy_file: PolicyFile | None = None
 
     @property
     def volumes(self) -> VolumeOrders:
-        guard = PolicyGuard(self.policy(), self.view(), self.policy_path)
+        guard = PolicyGuard(self.policy(), self.view(), self.policy_file)
         return VolumeOrders(self.follower, self.view, guard)
 
     @property
@@ -81,7 +80,7 @@ def add_cloud_routes(
     prepare: PrepareOrders,
     keep: Callable[[VolumeId], None],
     policy: Callable[[], Policy],
-    policy_path: Path | None = None,
+    policy_file: PolicyFile | None = None,
 ) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object."""
 
@@ -97,7 +96,7 @@ def add_cloud_routes(
             order = _find_order(request.match_info["order"])
             check_words(request.match_info["order"], words)
             follower, view = await prepare(tell)
-            answer = await order(Desk(follower, view, board, keep, policy, policy_path), words)
+            answer = await order(Desk(follower, view, board, keep, policy, policy_file), words)
         except AgentError as error:
             await _write(stream, api.show_error(error))
         else:

@@ -58,7 +58,7 @@ class NodeHands:
         self._reconciler = reconciler
         self._present = present
         self._refresh = refresh
-        self._note = ReleasedNote(FileStore(node.paths.state / RELEASED))
+        self._note = ReleasedNote(FileStore(node.paths.state / RELEASED, node.aside))
         self._by_hand = self._note.read()
         """Those of the released that a person took away: the policy's own are let go anew after a restart."""
         self.released: set[VolumeId] = set(self._by_hand)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio.to_thread
-
+from agent.aside import Aside, do_here
 from agent.node.notes import write_synced
+
+SUBJECT = "state directory"
+"""Of all that is asked of its disk: while that hangs, nothing further is."""
 
 _LIMIT_BYTES = 1 << 20
 
@@ -14,8 +16,13 @@ _LIMIT_BYTES = 1 << 20
 class FileStore:
     """A file below the state directory, written in one step."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, aside: Aside = do_here) -> None:
         self._path = path
+        self._aside = aside
+
+    def exists(self) -> bool:
+        """Tell whether anything was ever written."""
+        return self._path.exists()
 
     def read(self) -> bytes | None:
         """Return what was written last; raise OSError or ValueError where that cannot be told."""
@@ -29,5 +36,5 @@ class FileStore:
         return content
 
     async def write(self, content: bytes) -> None:
-        """Put the file in place, synced; a disk that hangs hangs a thread and nothing else."""
-        await anyio.to_thread.run_sync(write_synced, self._path, content, abandon_on_cancel=True)
+        """Put the file in place, synced, or raise OSError, or NotAnsweringError where its disk hangs."""
+        await self._aside(write_synced, self._path, content, subject=SUBJECT)

@@ -194,7 +194,7 @@ class Makings:
         shown = {key: _show(making) for key, making in self._makings.items()}
         try:
             await self._store.write(json.dumps({"version": 1, "claims": shown}, indent=1).encode() + b"\n")
-        except (OSError, ValueError) as error:
+        except (AgentError, OSError, ValueError) as error:
             log.warning("claims.unwritten", error=str(error))
 
 

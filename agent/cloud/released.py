@@ -49,7 +49,7 @@ class ReleasedNote:
             try:
                 with anyio.fail_after(WRITE_LIMIT_S):
                     await self._store.write(json.dumps(sorted(wanted)).encode())
-            except (OSError, ValueError) as error:
+            except (AgentError, OSError, ValueError) as error:
                 log.warning("released.unwritable", error=str(error))
             else:
                 self._noted = wanted

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from agent.cloud.client import CloudClient
     from agent.cloud.decisions import NodeView
     from agent.cloud.following import Follower, Tell
+    from agent.cloud.keeping import FileStore
     from agent.cloud.loop import CloudLoop
     from agent.cloud.makings import Makings
     from agent.cloud.recording import Record
@@ -120,7 +120,7 @@ class CloudService:
         *,
         has_standins: bool = False,
         surroundings: Callable[[], Surroundings] = look_around,
-        claims_file: Path | None = None,
+        claims: FileStore | None = None,
         note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None,
         record: Record | None = None,
     ) -> None:
@@ -130,8 +130,9 @@ class CloudService:
         self._count = count
         self._has_standins = has_standins
         self._surroundings = surroundings
-        self._claims_file = claims_file
+        self._claims = claims
         """Where it is remembered which volumes were made for this node's claims."""
+        self._has_claims = claims is not None and claims.exists()
         self._note_by_hand = note_by_hand
         self._record = record
         self._makings: Makings | None = None
@@ -257,16 +258,15 @@ class CloudService:
 
     def _is_any_to_go(self) -> bool:
         """Return whether claims that may be gone have volumes that are to be deleted."""
-        if self._makings is None and (self._claims_file is None or not self._claims_file.exists()):
+        if self._makings is None and not self._has_claims:
             return False
         return self._load_makings().is_any_to_go
 
     def _load_makings(self) -> Makings:
-        from agent.cloud.keeping import FileStore
         from agent.cloud.makings import Makings
 
         if self._makings is None:
-            self._makings = Makings(None if self._claims_file is None else FileStore(self._claims_file))
+            self._makings = Makings(self._claims)
         return self._makings
 
     async def _run_loop(self, identity: CloudIdentity) -> None:

@@ -20,9 +20,11 @@ import anyio
 import anyio.to_thread
 import psutil
 
+from agent.aside import Aside, do_here
 from agent.cloud import whoami
 from agent.cloud.whoami import CloudIdentity, Finding, Source
 from agent.errors import AgentError
+from agent.files import find_directory, read_file
 
 if TYPE_CHECKING:
     from agent.cloud import calls
@@ -51,13 +53,15 @@ class Surroundings:
     metadata_timeout_s: float = 2.0
     host_name: str = ""
     addresses: frozenset[str] = frozenset()
+    aside: Aside = do_here
+    """How files are read."""
     is_ec2: bool = False
     """This is an instance of EC2, whether or not its metadata service answers."""
-    hyperpod_sign: str | None = None
-    """What on this machine shows that it is a node of HyperPod, whether or not its file is there."""
+    hyperpod_places: tuple[Path, ...] = ()
+    """Directories that show that it is a node of HyperPod, whether or not its file is there."""
 
 
-def look_around() -> Surroundings:
+def look_around(aside: Aside = do_here) -> Surroundings:
     """Return the real surroundings, with the environment's say over where the file and the service are."""
     told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     metadata = METADATA_ENDPOINT if told is None else told
@@ -69,7 +73,8 @@ def look_around() -> Surroundings:
         host_name=socket.gethostname(),
         addresses=_list_addresses(),
         is_ec2=bool(metadata) and (told is not None or _read_vendor() == EC2_VENDOR),
-        hyperpod_sign=next((f"its {place}" for place in HYPERPOD_PLACES if place.is_dir()), None),
+        hyperpod_places=HYPERPOD_PLACES,
+        aside=aside,
     )
 
 
@@ -151,20 +156,24 @@ async def read_resource_config(surroundings: Surroundings) -> Finding:
     """Return what the cluster's file says. It is not world readable, and not there on other instances."""
     path = surroundings.resource_config
     try:
-        content = await anyio.to_thread.run_sync(_read_bounded, path)
-    except OSError as error:
-        problem = f"{path} cannot be read: {error.strerror}"
-        is_there = not isinstance(error, (FileNotFoundError, NotADirectoryError))
-        sign = f"its {path}" if is_there else surroundings.hyperpod_sign
-        return Finding(source=Source.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
-    return whoami.parse_resource_config(content, surroundings.addresses)
+        found = await surroundings.aside(read_file, str(path), whoami.MAX_FILE_BYTES + 1, subject=str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        sign, problem = await _find_sign(surroundings), error.strerror
+    except (AgentError, OSError) as error:
+        sign, problem = f"its {path}", getattr(error, "strerror", None) or str(error)
+    else:
+        return whoami.parse_resource_config(found.content, surroundings.addresses)
+    problem = f"{path} cannot be read: {problem}"
+    return Finding(source=Source.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
 
 
-def _read_bounded(path: Path) -> bytes:
-    """Read at most one byte more than the parser takes, and never wait for a writer where a fifo stands."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(whoami.MAX_FILE_BYTES + 1) or b""
+async def _find_sign(surroundings: Surroundings) -> str | None:
+    places = [str(place) for place in surroundings.hyperpod_places]
+    try:
+        found = await surroundings.aside(find_directory, places, subject="the directories of HyperPod")
+    except AgentError:
+        return None
+    return found and f"its {found}"
 
 
 async def ask_metadata(surroundings: Surroundings) -> Finding:

@@ -51,7 +51,7 @@ from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
 from agent.node.users import resolve_ids
 from agent.node.volume import VolumeSession
-from agent.node.workers import Workers
+from agent.node.workers import Workers, make_aside
 from agent.node.zygote import Forked
 from agent.paths import Paths
 
@@ -84,6 +84,7 @@ class Node:
         self.paths = paths
         self.source = source
         self.workers = workers
+        self.aside = make_aside(workers)
         self.records = Records(paths.state)
         self.boot_id = read_boot_id()
         self.allowed_roots: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 import anyio
 
+from agent.aside import Aside
 from agent.errors import AgentError, BugError, FrozenError, NotAnsweringError
 from agent.faults import Barrier
 from agent.frozen import MAYBE_FROZEN, hint_at_thaw, tell_frozen
@@ -38,6 +39,8 @@ else:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+FILE_TIMEOUT_S = 10.0
+"""A file of a few pages takes milliseconds; on a disk that is throttled to a standstill, seconds."""
 _MOMENT_S = 0.1
 """A call that takes longer waits for its device, and no other call waits for it."""
 _CLOSE_TIMEOUT_S = 5.0
@@ -251,3 +254,12 @@ def _explain_silence(worker: Worker, words: str, hint: str, subject: str) -> Not
 
 def _give_up(errand: Errand) -> str:
     return f"The attempt to {errand.name} for {errand.subject} was given up"
+
+
+def make_aside(workers: Workers) -> Aside:
+    """Return what has workers do it."""
+
+    async def aside(function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T:
+        return await workers.call(function, *args, timeout_s=FILE_TIMEOUT_S, subject=subject)
+
+    return aside

@@ -7,7 +7,7 @@ policy.assign(volumes, node)        # what is wanted of each volume present
 from __future__ import annotations
 
 from agent.policy.assignment import Assignment
-from agent.policy.loading import check_policy, load_policy, read_policy
+from agent.policy.loading import PolicyFile, check_policy, load_policy, read_policy
 from agent.policy.matching import Candidate, Criterion, MatchExplanation
 from agent.policy.policy import (
     Expected,
@@ -29,6 +29,7 @@ __all__ = [
     "Policy",
     "PolicyChange",
     "PolicyError",
+    "PolicyFile",
     "Problem",
     "check_policy",
     "describe_seen",

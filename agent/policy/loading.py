@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.aside import Aside, do_here
+from agent.errors import AgentError
+from agent.files import FileRead, read_file
 from agent.policy.checks import (
     Claims,
     Finding,
@@ -37,23 +42,39 @@ def load_policy(path: str | Path, *, trust_owner: bool = False) -> Policy:
     development alone. Blocks on the file's own filesystem; the file is read once and is never larger than
     ``MAX_BYTES``.
     """
-    raw = _read_file(Path(path), trust_owner=trust_owner)
-    policy, problems = read_policy(raw)
-    if policy is None or problems:
-        raise PolicyError.of(str(path), problems)
-    return policy
+    with _explaining(path):
+        found = read_file(str(path), MAX_BYTES + 1)
+    return _judge_file(Path(path), found, trust_owner=trust_owner)
 
 
-def find_line(path: str | Path, policy: Policy, loc: Loc) -> int | None:
-    """Return the line on which the file at ``path`` says ``loc``, or what is around it; blocks on the file.
+@dataclass(frozen=True)
+class PolicyFile:
+    """The policy's file to a daemon, which does not wait for its disk."""
 
-    None where the file cannot be read, or says something else by now than ``policy``.
-    """
-    try:
-        raw = _read_file(Path(path), trust_owner=True)
-    except PolicyError:
-        return None
-    return read_source(raw).find_mark(loc, at_key=True).line if read_policy(raw)[0] == policy else None
+    path: Path
+    aside: Aside = do_here
+
+    async def load(self, *, trust_owner: bool = False) -> Policy:
+        """Do as ``load_policy`` does. Raises NotAnsweringError where the file's disk hangs."""
+        return _judge_file(self.path, await self._read(), trust_owner=trust_owner)
+
+    async def find_lines(self, policy: Policy, locs: Sequence[Loc]) -> list[int | None]:
+        """Return the lines on which the file says each of ``locs``, or what is around it.
+
+        None where the file cannot be read, or says something else by now than ``policy``.
+        """
+        try:
+            raw = (await self._read()).content
+        except AgentError:
+            return [None for _ in locs]
+        if read_policy(raw)[0] != policy:
+            return [None for _ in locs]
+        source = read_source(raw)
+        return [source.find_mark(loc, at_key=True).line for loc in locs]
+
+    async def _read(self) -> FileRead:
+        with _explaining(self.path):
+            return await self.aside(read_file, str(self.path), MAX_BYTES + 1, subject=str(self.path))
 
 
 def check_policy(text: bytes | str) -> list[Problem]:
@@ -76,37 +97,37 @@ def read_policy(text: bytes | str) -> tuple[Policy | None, list[Problem]]:
 # -- The file ------------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, *, trust_owner: bool) -> bytes:
+@contextmanager
+def _explaining(path: str | Path) -> Iterator[None]:
+    """Say of a policy that cannot be read what is wrong with it."""
     try:
-        # A FIFO in its place must not hold up the agent.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        yield
     except FileNotFoundError:
         raise PolicyError(
             f"There is no policy at {path}.", hint=f"Write one, and check it with: ebs-agent check {path}"
         ) from None
     except (OSError, ValueError) as error:
-        raise PolicyError(f"The policy {path} cannot be opened: {_describe(error)}.") from None
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise PolicyError(f"The policy {path} is not a file.")
-        if not trust_owner:
-            _check_owner(path, facts)
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
         raise PolicyError(f"The policy {path} cannot be read: {_describe(error)}.") from None
-    finally:
-        os.close(fd)
 
 
-def _check_owner(path: Path, facts: os.stat_result) -> None:
+def _judge_file(path: Path, found: FileRead, *, trust_owner: bool) -> Policy:
+    if not found.is_regular:
+        raise PolicyError(f"The policy {path} is not a file.")
+    if not trust_owner:
+        _check_owner(path, found)
+    policy, problems = read_policy(found.content)
+    if policy is None or problems:
+        raise PolicyError.of(str(path), problems)
+    return policy
+
+
+def _check_owner(path: Path, found: FileRead) -> None:
     name = shlex.quote(str(path))
     problems: list[tuple[str, str]] = []
-    if facts.st_uid != 0:
-        problems.append((f"belongs to user {facts.st_uid}", f"chown root:root {name}"))
-    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        problems.append((f"has mode {stat.S_IMODE(facts.st_mode):04o}", f"chmod go-w {name}"))
+    if found.uid != 0:
+        problems.append((f"belongs to user {found.uid}", f"chown root:root {name}"))
+    if found.mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problems.append((f"has mode {stat.S_IMODE(found.mode):04o}", f"chmod go-w {name}"))
     if problems:
         what = " and ".join(what for what, _ in problems)
         commands = " && ".join(command for _, command in problems)

@@ -1,19 +1,20 @@
 """Keeps the latest events across restarts: one JSON object a line in the state directory, bounded in size.
 
 Nothing is decided by it, so a line that makes no sense is left out, and a file that cannot be read is begun
-anew. Writing is done in a worker: the disk may be slow.
+anew. Reading and writing are done in a worker: the disk may be slow.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agent.aside import Aside, do_here
 from agent.errors import AgentError
+from agent.files import read_end
 from agent.log import get_logger
 from agent.model import parse_volume_id
 from agent.node.lines import append_lines, replace_lines
@@ -30,24 +31,22 @@ Save = Callable[..., Awaitable[None]]
 """Runs a function that writes to the state directory where it may block, and waits until it is done."""
 
 
-def load_history(path: Path, capacity: int = MAX_EVENTS) -> EventHistory:
+async def load_history(path: Path, aside: Aside = do_here, capacity: int = MAX_EVENTS) -> EventHistory:
     """Return a history that goes on where the file at ``path`` ends; a new one where it cannot be read."""
     history = EventHistory(capacity)
-    for event in _read_events(path):
+    for event in await _read_events(path, aside):
         if event.number > history.next_number - 1:
             history.append(event)
     return history
 
 
-def _read_events(path: Path) -> Iterable[Event]:
+async def _read_events(path: Path, aside: Aside) -> Iterable[Event]:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_FILE_BYTES))
-            lines = file.read(MAX_FILE_BYTES).splitlines()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            log.warning("history.unreadable", path=str(path), error=error.strerror)
+        content = await aside(read_end, str(path), MAX_FILE_BYTES, subject=str(path))
+    except (AgentError, OSError) as error:
+        log.warning("history.unreadable", path=str(path), error=str(error))
         return ()
+    lines = (content or b"").splitlines()
     return [event for line in lines if (event := parse_event(line)) is not None]
 
 

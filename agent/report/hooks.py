@@ -8,25 +8,25 @@ in ``docs/hooks.md``.
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.errors import AgentError, NotAnsweringError, RefusedError
+from agent.aside import Aside, do_here
+from agent.errors import AgentError, NotAnsweringError
 from agent.faults import Barrier
 from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.node import command
 from agent.report.board import Board
 from agent.report.events import Event, EventName
+from agent.report.hook_files import list_hooks, open_hook
 from agent.report.volume_status import VolumeStatus
 
 HOOK_TIMEOUT_S = 30.0
@@ -42,9 +42,6 @@ WORDS: Mapping[EventName, str] = {
 }
 """The events that hooks run on, and what each is called to them."""
 
-_HOOK_NAME = re.compile(r"[A-Za-z0-9_-]+(\.(sh|py))?", re.ASCII)
-"""As run-parts(8) has it, so that an editor's and a package manager's leftovers are not run."""
-
 _TEXT_LIMIT = 4096
 
 log = get_logger(__name__)
@@ -52,15 +49,14 @@ log = get_logger(__name__)
 RunHook = Callable[[Path, str, Mapping[str, str]], Awaitable[None]]
 
 
-async def run_hook(program: Path, word: str, environment: Mapping[str, str]) -> None:
+async def run_hook(program: Path, word: str, environment: Mapping[str, str], aside: Aside = do_here) -> None:
     """Run one hook to its end; AgentError where it fails, or takes longer than it may and is killed.
 
     What is run is the file that was looked at, by its descriptor: to the hook its own name is
     ``/proc/self/fd/N``, and ``EBS_AGENT_HOOK`` the path it was found under.
     """
-    fd = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = await aside(open_hook, program, subject=str(program))
     try:
-        _check_trusted(program, os.fstat(fd), os.geteuid(), stat.S_ISREG, "a file")
         await command.run(
             [f"/proc/self/fd/{fd}", word],
             timeout_s=HOOK_TIMEOUT_S,
@@ -75,64 +71,6 @@ async def run_hook(program: Path, word: str, environment: Mapping[str, str]) -> 
         ) from error
     finally:
         os.close(fd)
-
-
-def list_hooks(directory: Path, owner_uid: int | None = None) -> tuple[Path, ...]:
-    """Return the programs of ``directory`` to run, in the order of their names; none where there is no such.
-
-    Raises RefusedError where somebody but root and ``owner_uid`` (by default whoever the agent runs as) could
-    have put a program there, or changed one, or put another directory in its place.
-    """
-    owner_uid = os.geteuid() if owner_uid is None else owner_uid
-    try:
-        _check_trusted(directory, directory.lstat(), owner_uid, stat.S_ISDIR, "a directory")
-        for parent in {*directory.absolute().parents, *directory.resolve().parents}:
-            _check_parent(directory, parent, owner_uid)
-        entries = sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    hooks = []
-    for entry in entries:
-        status = entry.lstat()
-        if _HOOK_NAME.fullmatch(entry.name) and status.st_mode & 0o111:
-            _check_trusted(entry, status, owner_uid, stat.S_ISREG, "a file")
-            hooks.append(entry)
-    return tuple(hooks)
-
-
-def _check_trusted(
-    path: Path, status: os.stat_result, owner_uid: int, is_kind: Callable[[int], bool], kind: str
-) -> None:
-    why = None
-    if not is_kind(status.st_mode):
-        why = f"it is not {kind}"
-    elif status.st_uid != owner_uid:
-        why = f"it belongs to user {status.st_uid}"
-    elif status.st_mode & 0o022:
-        why = f"others may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
-    if why is not None:
-        name = shlex.quote(str(path))
-        raise RefusedError(
-            f"No hook is run: {path} cannot be trusted, since {why}.",
-            hint=f"Look at what it does, then: chown root:root {name}; chmod go-w {name}",
-            retryable=False,
-        )
-
-
-def _check_parent(directory: Path, parent: Path, owner_uid: int) -> None:
-    """Refuse a directory above the hooks in which somebody else could exchange what leads to them."""
-    status = parent.stat()
-    why = None
-    if status.st_uid not in {0, owner_uid}:
-        why = f"belongs to user {status.st_uid}"
-    elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        why = f"can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    if why is not None:
-        raise RefusedError(
-            f"No hook is run: {parent}, which leads to {directory}, {why}.",
-            hint="Hooks belong below directories that only root may change, as /etc is.",
-            retryable=False,
-        )
 
 
 def describe_to_hook(event: Event, status: VolumeStatus | None, facts: NodeFacts) -> dict[str, str]:
@@ -180,12 +118,14 @@ class HookRunner:
         board: Board,
         directory: Path,
         get_facts: Callable[[], NodeFacts] = NodeFacts,
-        run: RunHook = run_hook,
+        run: RunHook | None = None,
+        aside: Aside = do_here,
     ) -> None:
         self._board = board
         self._directory = directory
         self._get_facts = get_facts
-        self._run = run
+        self._run = partial(run_hook, aside=aside) if run is None else run
+        self._aside = aside
         self._pending: dict[VolumeId | None, _Pending] = {}
         self._limiter = anyio.CapacityLimiter(MAX_AT_ONCE)
         self._refusal: str | None = None
@@ -219,9 +159,9 @@ class HookRunner:
 
     async def _tell(self, event: Event, environment: Mapping[str, str]) -> None:
         try:
-            hooks = list_hooks(self._directory)
+            hooks = await self._aside(list_hooks, self._directory, subject=str(self._directory))
             self._refusal = None
-        except (RefusedError, OSError) as error:
+        except (AgentError, OSError) as error:
             # Once for each thing that is wrong, not at each event.
             if self._refusal != str(error):
                 self._refusal = str(error)

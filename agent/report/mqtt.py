@@ -9,21 +9,22 @@ from __future__ import annotations
 import random
 import re
 import socket
-import ssl
 from contextlib import suppress
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from agent.errors import AgentError
+from agent.aside import Aside, do_here
 from agent.faults import Barrier
 from agent.log import get_logger
 from agent.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
 from agent.report.board import Board
 from agent.report.counters import Counters
+from agent.report.mqtt_login import NO_LOGIN, Login, read_login
 from agent.report.outbox import QUIET_S, Message, Outbox, Topics, show_state_message
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ PACE_S = 0.02
 MAX_TOPIC_BYTES = 256
 """Of AWS IoT Core; the longest of ours ends with a volume ID."""
 MAX_CLIENT_ID_BYTES = 128
+
+_CLIENT = "agent.report.mqtt_client"
 
 _NOT_IN_A_LEVEL = re.compile(r"[^A-Za-z0-9_.:@=,-]")
 
@@ -62,7 +65,8 @@ def _make_level(text: str) -> str:
 class MqttPublisher:
     """Follows the board and keeps a broker told; ``apply`` changes or ends to whom."""
 
-    def __init__(self, board: Board, counters: Counters) -> None:
+    def __init__(self, board: Board, counters: Counters, aside: Aside = do_here) -> None:
+        self._aside = aside
         self._board = board
         self._counters = counters
         self._settings: MqttSettings | None = None
@@ -135,12 +139,15 @@ class MqttPublisher:
             await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
 
     async def _publish_once(self, settings: MqttSettings, tasks: TaskGroup) -> _Problem:
+        # Its disk may hang: the loop does not wait for it. Nothing else imports it meanwhile.
+        await anyio.to_thread.run_sync(import_module, _CLIENT, abandon_on_cancel=True)
         import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
 
         problem = _Problem()
         try:
             topics = choose_topics(settings.topic, self._facts, socket.gethostname())
-            async with make_client(settings, topics) as client:
+            login = await read_login(settings, self._aside)
+            async with make_client(settings, topics, login) as client:
                 problem.was_connected = True
                 self._counters.note_mqtt_connection(is_connected=True)
                 log.info("mqtt.connected", host=settings.host, port=settings.port, topic=topics.base)
@@ -216,8 +223,8 @@ class _Problem:
         self.why = "the connection was closed"
 
 
-def make_client(settings: MqttSettings, topics: Topics) -> aiomqtt.Client:
-    """Return a client that is not connected yet. Raises AgentError for a file that cannot be used."""
+def make_client(settings: MqttSettings, topics: Topics, login: Login = NO_LOGIN) -> aiomqtt.Client:
+    """Return a client that is not connected yet."""
     import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
 
     from agent.report.mqtt_client import Client  # noqa: PLC0415 -- likewise
@@ -228,38 +235,11 @@ def make_client(settings: MqttSettings, topics: Topics) -> aiomqtt.Client:
         settings.host,
         settings.port,
         username=settings.username,
-        password=None if settings.password_file is None else read_password(Path(settings.password_file)),
+        password=login.password,
         identifier=topics.base[-MAX_CLIENT_ID_BYTES:],
         will=aiomqtt.Will(topics.status, OFFLINE, qos=1, retain=True),
-        tls_context=make_tls_context(settings) if settings.uses_tls else None,
+        tls_context=login.tls,
         keepalive=KEEPALIVE_S,
         timeout=CONNECT_TIMEOUT_S,
         max_queued_incoming_messages=1,
     )
-
-
-def read_password(path: Path) -> str:
-    """Return the first line of the password file; read for each connection, so that it can be renewed."""
-    try:
-        return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AgentError(
-            f"The password file {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
-            hint="Correct agent.mqtt.password_file in the policy.",
-        ) from error
-
-
-def make_tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    """Return the TLS of a connection: the broker's certificate is always checked, name and all."""
-    tls = settings.tls
-    try:
-        context = ssl.create_default_context(cafile=None if tls is None else tls.ca)
-        if tls is not None and tls.cert is not None:
-            context.load_cert_chain(tls.cert, tls.key)
-    except OSError as error:  # ssl.SSLError is one
-        raise AgentError(
-            f"The certificates of agent.mqtt.tls cannot be used: {error.strerror or error}.",
-            hint="They are PEM files that root can read.",
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -21,14 +21,15 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from typing_extensions import Self
 
+from agent.aside import Aside, do_here
 from agent.errors import AgentError
 from agent.log import get_logger
+from agent.report.certificates import make_server_context
 from agent.report.connections import PAUSE_S, TLS_PAUSE_S, Connections, Limits
 from agent.report.peers import Connection
 from agent.report.sockets import (
     Listen,
     bind_control_socket,
-    make_ssl_context,
     open_listener,
     remove_control_socket,
 )
@@ -187,7 +188,9 @@ class HttpFace:
         listen: Listen,
         count: Count | None = None,
         limits: Limits = HTTP_LIMITS,
+        aside: Aside = do_here,
     ) -> None:
+        self._aside = aside
         self._server = Server(make_app, limits, Tally("http", count))
         self._wanted = listen
         self._is_changed = anyio.Event()
@@ -229,7 +232,7 @@ class HttpFace:
         old = self._door
         if old is not None and old.listen == wanted and wanted.tls is None:
             return
-        context = None if wanted.tls is None else make_ssl_context(wanted.tls)
+        context = None if wanted.tls is None else await make_server_context(wanted.tls, self._aside)
         if old is None:
             self._open(tasks, wanted, open_listener(wanted), context)
         elif old.listen.address == wanted.address:

@@ -1,4 +1,4 @@
-"""Binds what the agent is asked at, and reads its certificates: all that can fail before anybody asks.
+"""Binds what the agent is asked at: what can fail before anybody asks.
 
 Nothing that serves is imported here.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import grp
 import os
 import socket
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AgentError, ExitCode
+from agent.report.certificates import Tls
 
 DEFAULT_PORT = 9842
 BACKLOG = 1024
@@ -22,15 +22,6 @@ BACKLOG = 1024
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107
 """sockaddr_un(7) has room for no more."""
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Certificates for HTTPS. With ``client_ca``, only clients it vouches for are answered."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,32 +51,6 @@ def open_listener(listen: Listen) -> socket.socket:
             hint="Set agent.http.listen in the policy to a free address of this node.",
             retryable=False,
         ) from error
-
-
-def make_ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Return a server context for ``tls``, or raise AgentError naming the file that cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.cert, tls.key)
-    except OSError as error:  # ssl.SSLError is one
-        raise _certificate_error(f"The certificate {tls.cert} with key {tls.key}", error) from error
-    if tls.client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(tls.client_ca)
-        except OSError as error:
-            raise _certificate_error(f"The client CA {tls.client_ca}", error) from error
-    return context
-
-
-def _certificate_error(what: str, error: OSError) -> AgentError:
-    return AgentError(
-        f"{what} cannot be used: {error.strerror or error}.",
-        hint="Correct agent.http.tls in the policy: PEM files that root can read.",
-        retryable=False,
-        exit_code=ExitCode.USAGE,
-    )
 
 
 # -- The control socket --------------------------------------------------------------------------------------

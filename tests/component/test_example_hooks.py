@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.report.hooks import list_hooks
+from agent.report.hook_files import list_hooks
 from tests.fakes.bundle import SCRIPTS, Node
 
 HOOKS = SCRIPTS / "hooks.d"

@@ -15,14 +15,16 @@ import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
 
+from agent.aside import do_here
 from agent.errors import AgentError
 from agent.model import Condition
 from agent.report.board import Board
+from agent.report.certificates import Tls, make_server_context
 from agent.report.counters import Counters
 from agent.report.http import make_app
 from agent.report.metrics import Exposition
 from agent.report.serve import HttpFace
-from agent.report.sockets import Listen, Tls, make_ssl_context, open_listener
+from agent.report.sockets import Listen, open_listener
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
@@ -158,7 +160,7 @@ async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
     for cert, key in (("none.pem", "server.key"), ("server.pem", "client.key")):
         tls = Tls(certificates / cert, certificates / key)
         with pytest.raises(AgentError, match=cert):
-            make_ssl_context(tls)
+            await make_server_context(tls, do_here)
 
 
 # -- Reload --------------------------------------------------------------------------------------------------

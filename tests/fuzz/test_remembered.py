@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 from hypothesis import strategies as st
 
 from agent.errors import AgentError
@@ -91,7 +92,7 @@ def test_history(fuzz: Fuzz, tmp_path: Path) -> None:
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        for event in load_history(path).latest():
+        for event in anyio.run(load_history, path).latest():
             json.dumps(show_event(event), default=str)
 
     lines = mutate_json(EVENTS).map(_encode)

@@ -61,7 +61,7 @@ async def test_last_claims_volume_goes(
         published.append,
         lambda _operation, _outcome: None,
         surroundings=lambda: surroundings,
-        claims_file=path,
+        claims=FileStore(path),
         record=record,
     )
     async with anyio.create_task_group() as tasks:

@@ -13,6 +13,7 @@ from agent.cloud.describe import describe_known
 from agent.cloud.following import Follower
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import VolumeId
+from agent.policy import PolicyFile
 from agent.report.board import Board
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny
@@ -40,8 +41,9 @@ class Clerk:
         follower = Follower(
             self.node.make, self.node.hands, self._tell, self._note, self.node.record, pause_s=0.01
         )
-        policy = self.node.policy
-        return Desk(follower, self._view, Board(), self._keep, lambda: policy, self.policy_path)
+        policy, path = self.node.policy, self.policy_path
+        file = None if path is None else PolicyFile(path)
+        return Desk(follower, self._view, Board(), self._keep, lambda: policy, file)
 
     async def _note(self, volume_id: VolumeId) -> None:
         assert volume_id not in self.node.hands.released, "noted before it is let go"

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
+from agent.aside import do_here
 from agent.cloud.hands import RELEASED, NodeHands
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import Device, DeviceNumber, Exclusion, Identity, Mount, Observed, Reason, VolumeId
@@ -70,6 +71,7 @@ class OneVolume:
 def hands_on(volume: OneVolume, directory: Path) -> NodeHands:
     workers = Workers()
     node = Node(Paths(directory), LoopbackSource(directory, workers), workers)
+    node.aside = do_here
     return NodeHands(node, volume, dict, lambda: None)
 
 

@@ -27,6 +27,7 @@ from agent.cloud.whoami import (
     require_identity,
 )
 from agent.errors import AgentError
+from tests.hung import never_answer
 
 ID = "i-0123456789abcdef0"
 OTHER_ID = "i-0fedcba9876543210"
@@ -209,18 +210,16 @@ async def test_half_written_file_is_not_an_ordinary_instance(content: bytes, tmp
 
 
 @pytest.mark.parametrize(
-    ("host_name", "sign", "is_hyperpod"),
-    [
-        (f"hyperpod-{ID}", None, True),
-        ("ip-10-1-2-3", "its /opt/ml/config", True),
-        ("ip-10-1-2-3", None, False),
-    ],
+    ("host_name", "place", "is_hyperpod"),
+    [(f"hyperpod-{ID}", "none", True), ("ip-10-1-2-3", ".", True), ("ip-10-1-2-3", "none", False)],
 )
 async def test_missing_file_on_hyperpod_is_not_an_ordinary_instance(
-    host_name: str, sign: str | None, tmp_path: Path, *, is_hyperpod: bool
+    host_name: str, place: str, tmp_path: Path, *, is_hyperpod: bool
 ) -> None:
     """Host name and directories show HyperPod before its file is written; without any it is no node of it."""
-    surroundings = Surroundings(tmp_path / "none", None, host_name=host_name, hyperpod_sign=sign)
+    surroundings = Surroundings(
+        tmp_path / "none", None, host_name=host_name, hyperpod_places=(tmp_path / place,)
+    )
     by_name = parse_node_name(host_name)
     identity = merge(
         [
@@ -230,6 +229,13 @@ async def test_missing_file_on_hyperpod_is_not_an_ordinary_instance(
         ]
     )
     assert (identity.is_hyperpod, identity.is_complete) == (is_hyperpod, not is_hyperpod)
+
+
+async def test_file_on_a_disk_that_hangs_is_there(tmp_path: Path) -> None:
+    """A file that is not read in its time is told as that, and the node is one of HyperPod all the same."""
+    finding = await read_resource_config(Surroundings(tmp_path / "config", None, aside=never_answer))
+    assert finding.hyperpod_sign == f"its {tmp_path}/config"
+    assert "did not answer" in str(finding.problem)
 
 
 @given(

@@ -9,7 +9,8 @@ import pytest
 from agent.errors import AgentError, RefusedError
 from agent.model import NodeFacts
 from agent.report.events import EventName
-from agent.report.hooks import MAX_PENDING, HookRunner, list_hooks, run_hook
+from agent.report.hook_files import list_hooks
+from agent.report.hooks import MAX_PENDING, HookRunner, run_hook
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,37 @@
+"""How the daemon's parts ask what may wait for a disk: aside of the event loop, and not for ever.
+
+What is asked runs in a worker (``Node.aside``), which a hung disk keeps and nobody waits for. A thread
+would keep the whole process with it: one that hangs in the kernel cannot be ended, and holds on to every
+descriptor and lock of the daemon's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+if sys.version_info >= (3, 11):
+    from typing import TypeVarTuple, Unpack
+else:
+    from typing_extensions import TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Aside(Protocol):
+    """Runs ``function(*args)`` where it may block, and waits for its result as long as it may take.
+
+    ``function`` is a module-level function of a module that imports little, its arguments and its result are
+    plain values. ``subject`` is what the call is about: the path of a file. Raises what the function raised,
+    and NotAnsweringError where it took too long, or an earlier call about the subject still hangs.
+    """
+
+    async def __call__(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T: ...
+
+
+async def do_here(function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T:
+    """Run it in place: for a command, which has nothing else to do meanwhile."""
+    del subject
+    return function(*args)

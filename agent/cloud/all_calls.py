@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud import asking, calls
+from agent.cloud import asking, calls, copying
 from agent.cloud.call import Call
 
 ALL_CALLS: tuple[type[Call[Any]], ...] = tuple(
     declared
-    for module in (asking, calls)
+    for module in (asking, calls, copying)
     for _, declared in sorted(vars(module).items())
     if isinstance(declared, type) and issubclass(declared, Call) and declared.__module__ == module.__name__
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.cloud.attach import plan_attach
 from agent.cloud.calls import CreateVolume
+from agent.cloud.copying import MakingCall, find_obstacle, make_copy_call
 from agent.cloud.decisions import Decision, Do, NodeView, Settled, explain_no_attach
 from agent.cloud.makings import ASK_AGAIN_S, MOST_GENERATIONS, Making
 from agent.cloud.values import (
@@ -74,7 +75,7 @@ def plan_claim(
     if node.is_out_of_reach:
         return explain_no_attach(f"No volume is made for {wanted.name!r}", node)
     if making.asked_at_s is None or now_s - making.asked_at_s >= ASK_AGAIN_S:
-        return Do(make_create_call(wanted, making.generation))
+        return find_obstacle(wanted, volumes) or Do(make_call(wanted, making.generation))
     if making.has_vanished:
         return Wait(Reason.WAITING_FOR_CLOUD, _tell_vanished(wanted, making), _KEY_HINT)
     return Wait(
@@ -106,8 +107,10 @@ def find_claim_notice(
     return None
 
 
-def make_create_call(wanted: WantedVolume, generation: int) -> CreateVolume:
+def make_call(wanted: WantedVolume, generation: int) -> MakingCall:
     """Return the call that makes the claim's volume."""
+    if wanted.source_volume_id is not None:
+        return make_copy_call(wanted, wanted.source_volume_id, generation)
     return CreateVolume(
         client_token=wanted.make_token(generation),
         zone=wanted.zone,

@@ -140,11 +140,9 @@ def make_origin(volume: CloudVolume) -> Origin:
     """Return what the node half has to know of where a volume comes from."""
     return Origin(
         snapshot_id=volume.snapshot_id,
-        source_volume_id=volume.source_volume_id,
+        source_volume_id=volume.copy_of,
         tags=volume.tags,
         type=volume.type,
         is_multi_attach=volume.is_multi_attach,
-        is_made_by_agent=volume.is_made_by_agent
-        and volume.snapshot_id is None
-        and volume.source_volume_id is None,
+        is_made_by_agent=volume.is_made_by_agent and volume.snapshot_id is None and volume.copy_of is None,
     )

@@ -8,10 +8,12 @@ from typing import Any
 
 from agent.cloud.call import Change, Make
 from agent.cloud.calls import CreateVolume, DeleteVolume
+from agent.cloud.copying import CopyVolumes, MakingCall, make_volume
 from agent.cloud.decisions import Do
 from agent.cloud.device_names import list_given_names
 from agent.cloud.error_rules import NAME_TAKEN_CODE, is_token_burnt
 from agent.cloud.errors import CloudError, is_throttled
+from agent.cloud.findings import Hands
 from agent.cloud.makings import find_key, note_burnt, note_made, note_mismatch
 from agent.cloud.memory import Memory
 from agent.cloud.pools import Take
@@ -29,9 +31,16 @@ class Doer:
     """Makes changes, and remembers what has to be remembered of them."""
 
     def __init__(
-        self, make: Make, memory: Memory, recent: RecentCalls, clock: Callable[[], float], record: Record
+        self,
+        make: Make,
+        hands: Hands,
+        memory: Memory,
+        recent: RecentCalls,
+        clock: Callable[[], float],
+        record: Record,
     ) -> None:
         self._make = make
+        self._hands = hands
         self._memory = memory
         self._recent = recent
         self._clock = clock
@@ -40,7 +49,7 @@ class Doer:
     async def do(self, name: str, key: str, decision: Do) -> None:
         """Make the call for an entry ``name``; ``key`` is what it is remembered under. Raises CloudError."""
         call = decision.call
-        if isinstance(call, CreateVolume):
+        if isinstance(call, (CreateVolume, CopyVolumes)):
             await self._create(name, call)
         elif isinstance(decision, Take):
             await self._take(name, key, decision)
@@ -81,11 +90,11 @@ class Doer:
         else:
             self._recent.note(key, decision.call)
 
-    async def _create(self, name: str, call: CreateVolume) -> None:
+    async def _create(self, name: str, call: MakingCall) -> None:
         makings, key = self._memory.makings, find_key(call.tags)
         before = makings.get(key)
         try:
-            volume = await self._make(call)
+            volume = await make_volume(self._make, self._hands, call)
         except CloudError as error:
             if error.code != "IdempotentParameterMismatch":
                 raise

@@ -25,6 +25,7 @@ from agent.cloud.calls import (
     ModifyVolume,
 )
 from agent.cloud.client import CloudClient
+from agent.cloud.copying import CopyVolumes
 from agent.cloud.decisions import AttachApi, NodeView, choose_attach_api
 from agent.cloud.describe import describe_marked
 from agent.cloud.iam import list_operations
@@ -145,6 +146,7 @@ def _make_trial(operation: str, node: NodeView, volume: CloudVolume | None) -> C
         return None
     changing: dict[str, Call[Any]] = {
         "ModifyVolume": ModifyVolume(volume.volume_id, size_gib=volume.size_gib + 1),
+        "CopyVolumes": CopyVolumes(volume.volume_id, "ebs-agent-doctor", None, "gp3", mark),
         "CreateSnapshot": CreateSnapshot(volume.volume_id, "dry run", mark),
         "DeleteVolume": DeleteVolume(volume.volume_id),
     }

@@ -1,4 +1,4 @@
-"""Takes one snapshot, with the filesystem frozen for the instant of the call.
+"""Takes one snapshot, or makes another such call, with the filesystem frozen for the instant of the call.
 
 A freeze holds nothing up but that one call: it begins when all that comes before is done, and lasts no longer
 than ``FREEZE_LIMIT_S``.
@@ -7,12 +7,13 @@ than ``FREEZE_LIMIT_S``.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import anyio
 
-from agent.cloud.call import Make, Within
+from agent.cloud.call import Change, Make
 from agent.cloud.calls import CreateSnapshot, CreateTags
 from agent.cloud.errors import WOULD_SUCCEED, CloudError
 from agent.cloud.findings import FREEZE_LIMIT_S
@@ -20,7 +21,11 @@ from agent.cloud.values import TAG_FROZEN, CloudSnapshot
 from agent.log import get_logger
 from agent.model import Reason, VolumeId
 
+T = TypeVar("T")
+
 Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
+
+_LATE = f"A snapshot that began too late carries the tag {TAG_FROZEN}=no and is not counted."
 
 log = get_logger(__name__)
 
@@ -31,50 +36,61 @@ async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot)
     Raises CloudError; the filesystem is thawed by then.
     """
     if freeze is None:
-        return await _begin(make, call, nullcontext)
+        begun: CloudSnapshot = await make(call)
+        _log(call, begun)
+        return begun
     unproven = replace(call, tags=(*call.tags, (TAG_FROZEN, "no")))
-    await _rehearse(make, unproven)
-    proof = "unmounted"
+    await rehearse(make, replace(unproven, is_dry_run=True))
+    snapshot, is_frozen = await make_held(make, freeze, call.volume_id, unproven, "begin the snapshot", _LATE)
+    proof = "yes" if is_frozen else "unmounted"
+    _log(unproven, snapshot)
+    await make(CreateTags(snapshot.snapshot_id, ((TAG_FROZEN, proof),)))
+    return replace(snapshot, tags=(*call.tags, (TAG_FROZEN, proof)))
+
+
+async def make_held(
+    make: Make, freeze: Freeze, volume_id: VolumeId, call: Change[T], what: str, late: str = ""
+) -> tuple[T, bool]:
+    """Make the call while the volume's filesystem is frozen; returns its answer and whether one was mounted.
+
+    ``what`` says what AWS is to do within ``FREEZE_LIMIT_S``, ``late`` what becomes of what it does later.
+    """
+    was_frozen = False
 
     @asynccontextmanager
     async def hold_writes() -> AsyncIterator[None]:
-        nonlocal proof
-        async with freeze(call.volume_id) as is_frozen:
-            proof = "yes" if is_frozen else "unmounted"
+        nonlocal was_frozen
+        async with freeze(volume_id) as was_frozen:
             # Counted from here: getting ready to freeze holds nobody up.
             with anyio.fail_after(FREEZE_LIMIT_S):
                 yield
 
     try:
-        snapshot = await _begin(make, unproven, hold_writes)
+        answer: T = await make(call, within=hold_writes)
     except TimeoutError:
         raise CloudError(
-            message=f"{call.volume_id}: AWS did not begin the snapshot within {FREEZE_LIMIT_S:.0f} s; "
+            message=f"{volume_id}: AWS did not {what} within {FREEZE_LIMIT_S:.0f} s; "
             "the filesystem is thawed.",
-            hint="It is tried again. A snapshot that began too late carries the tag "
-            f"{TAG_FROZEN}=no and is not counted.",
+            hint=f"It is tried again. {late}".strip(),
             reason=Reason.WAITING_FOR_CLOUD,
             operation=call.operation,
             retry_after_s=300.0,
         ) from None
-    await make(CreateTags(snapshot.snapshot_id, ((TAG_FROZEN, proof),)))
-    return replace(snapshot, tags=(*call.tags, (TAG_FROZEN, proof)))
+    return answer, was_frozen
 
 
-async def _rehearse(make: Make, call: CreateSnapshot) -> None:
-    """Have AWS check the call without making it.
+async def rehearse(make: Make, call: Change[Any]) -> None:
+    """Have AWS check the call, a dry run, without making it.
 
     What it would refuse is then refused with nothing frozen, and the call itself finds the worker running,
     its credentials fresh and its connection open.
     """
     try:
-        await make(replace(call, is_dry_run=True))
+        await make(call)
     except CloudError as error:
         if error.code != WOULD_SUCCEED:
             raise
 
 
-async def _begin(make: Make, call: CreateSnapshot, within: Within) -> CloudSnapshot:
-    snapshot: CloudSnapshot = await make(call, within=within)
+def _log(call: CreateSnapshot, snapshot: CloudSnapshot) -> None:
     log.info("cloud.called", operation=call.operation, what=call.describe(), snapshot=snapshot.snapshot_id)
-    return snapshot

@@ -34,7 +34,9 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
     if api is AttachApi.HYPERPOD and can_attach:
         yield "DescribeClusterNode"
     if claims:
-        yield from ("CreateVolume", "ModifyVolume", "DescribeVolumesModifications", "CreateTags")
+        is_copy = [claim.source_volume_id is not None for claim in claims]
+        yield from ("CreateVolume",) * (not all(is_copy)) + ("CopyVolumes",) * any(is_copy)
+        yield from ("ModifyVolume", "DescribeVolumesModifications", "CreateTags")
         # To take a volume over from an instance that is proven gone.
         if api is AttachApi.HYPERPOD:
             yield from ("DetachClusterNodeVolume", "ListClusterNodes")

@@ -171,6 +171,8 @@ async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_
     if is_searching:
         look.add_volumes(await describe_marked(make, look.node))
     named = {entry.volume_id for entry in look.entries if entry.volume_id is not None}
+    sources = (entry.claim.source_volume_id for entry in look.entries if entry.claim is not None)
+    named |= {source for source in sources if source is not None}
     look.asked = frozenset({*named, *look.node.devices, *known} - set(look.volumes))
     look.add_volumes(await describe_known(make, look.asked))
     if not is_searching and not all(find_claimed(one, look.list_volumes()) for one in look.list_wanted()):

@@ -88,7 +88,7 @@ class CloudLoop:
         self._memory = Memory(makings or Makings())
         self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
         self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
-        self._doer = Doer(make, self._memory, self._recent, clock, record)
+        self._doer = Doer(make, hands, self._memory, self._recent, clock, record)
         self._checkups = Checkups(make, self._rests, clock, self._rng)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._identity: CloudIdentity | None = None

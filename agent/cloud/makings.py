@@ -10,13 +10,15 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from agent.cloud.calls import CreateVolume
 from agent.cloud.values import TAG_CLAIM, TAG_CLUSTER, TAG_NODE, TAG_ON_DELETE, CloudVolume, Tags
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import VolumeId, parse_volume_id
+
+if TYPE_CHECKING:
+    from agent.cloud.copying import MakingCall
 
 log = get_logger(__name__)
 
@@ -79,8 +81,8 @@ def note_described(making: Making, volume: CloudVolume, described: Mapping[Volum
     return Making(making.generation, volume.volume_id, is_seen=True, lost=lost, on_delete=rule)
 
 
-def note_made(call: CreateVolume, making: Making, volume: CloudVolume, now_s: float) -> Making:
-    """Return what to remember after CreateVolume answered with ``volume``, just made or made before.
+def note_made(call: MakingCall, making: Making, volume: CloudVolume, now_s: float) -> Making:
+    """Return what to remember after AWS answered with ``volume``, just made or made before.
 
     A token is forgotten by AWS one day; then the answer is a new volume in place of a lost one.
     """
@@ -100,14 +102,14 @@ def note_made(call: CreateVolume, making: Making, volume: CloudVolume, now_s: fl
     )
 
 
-def note_burnt(call: CreateVolume, making: Making) -> Making:
+def note_burnt(call: MakingCall, making: Making) -> Making:
     """Return what to remember after AWS said that the token's volume is deleted: the next token is due."""
     if making.volume_id is not None:
         making = _lose(making)
     return replace(making, generation=call.generation + 1)
 
 
-def note_mismatch(call: CreateVolume, making: Making, now_s: float) -> Making:
+def note_mismatch(call: MakingCall, making: Making, now_s: float) -> Making:
     """Return what to remember after AWS said that the token was used with other parameters before.
 
     Then the volume exists, made for an earlier wording of the class, and its tags will show it; or it was

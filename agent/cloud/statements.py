@@ -53,6 +53,10 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
         Statement("ec2:CreateVolume", (NEW_VOLUMES,), _MAKES),
         Statement("ec2:CreateTags", (NEW_VOLUMES,), (("StringEquals", "ec2:CreateAction", "CreateVolume"),)),
     ),
+    "CopyVolumes": (
+        Statement("ec2:CopyVolumes", (NEW_VOLUMES,)),
+        Statement("ec2:CreateTags", (NEW_VOLUMES,), (("StringEquals", "ec2:CreateAction", "CopyVolumes"),)),
+    ),
     "ModifyVolume": (Statement("ec2:ModifyVolume", (VOLUMES,), _MADE_BY),),
     "DeleteVolume": (Statement("ec2:DeleteVolume", (VOLUMES,), _MADE_BY),),
     "CreateSnapshot": (

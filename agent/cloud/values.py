@@ -35,6 +35,7 @@ TAG_GROUP = "ebs-agent:group"
 TAG_HELD_SINCE = "ebs-agent:held-since"
 TAG_DELETE_AFTER = "ebs-agent:delete-after"
 TAG_ORDER = "ebs-agent:order"
+TAG_COPY_OF = "ebs-agent:copy-of"
 MADE_BY = "ebs-agent"
 
 _TAGS_LIMIT = 256
@@ -101,6 +102,11 @@ class CloudVolume:
     @property
     def is_made_by_agent(self) -> bool:
         return self.tag(TAG_MADE_BY) == MADE_BY
+
+    @property
+    def copy_of(self) -> str | None:
+        """The volume it was made as a copy of, which AWS says, and the agent's own mark where it made it."""
+        return self.source_volume_id or self.tag(TAG_COPY_OF)
 
     @property
     def is_gone(self) -> bool:

@@ -21,7 +21,7 @@ from agent.cloud.values import (
 )
 from agent.cloud.whoami import require_identity
 from agent.errors import AgentError
-from agent.model import Reason
+from agent.model import Reason, VolumeId
 from agent.policy.entries import Claim, VolumeClass
 
 CLUSTER_WIDE = "*"
@@ -40,12 +40,14 @@ class WantedVolume:
     zone: str
     type: str
     size_gib: int | None
-    """None: the snapshot's."""
+    """None: that of what it is made from."""
     iops: int | None = None
     throughput: int | None = None
     is_encrypted: bool | None = None
     kms_key_id: str | None = None
     snapshot_id: str | None = None
+    source_volume_id: VolumeId | None = None
+    """The volume it is to be a copy of."""
     initialization_rate_mib: int | None = None
     is_multi_attach: bool = False
     on_delete: str = "retain"
@@ -114,6 +116,7 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
         is_encrypted=True if volume_class.kms_key_id else volume_class.encrypted,
         kms_key_id=volume_class.kms_key_id,
         snapshot_id=claim.snapshot_id,
+        source_volume_id=claim.source_volume_id,
         initialization_rate_mib=volume_class.initialization_rate,
         is_multi_attach=volume_class.multi_attach,
         on_delete=claim.on_delete,

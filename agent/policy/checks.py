@@ -175,9 +175,9 @@ def _check_filesystem(entry: VolumeEntry) -> Iterator[Finding]:
         yield Finding(("filesystem", "label"), message, None, on_type)
     for index, message in find_refused_options(filesystem.type, filesystem.mkfs_options):
         yield Finding(("filesystem", "mkfs_options", index), message, None, on_type)
-    is_copy = entry.claim is not None and entry.claim.snapshot_id is not None
+    is_copy = entry.claim is not None and entry.claim.source is not None
     if is_copy and filesystem.format is not FormatRule.NEVER:
-        message = "A volume made from a snapshot is never formatted."
+        message = "A volume made from a snapshot or another volume is never formatted."
         yield Finding(("filesystem", "format"), message, "Say format: never.", (("claim",),))
 
 
@@ -207,7 +207,7 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
     claim = entry.claim
     if claim is None:
         return
-    if claim.size_bytes is None and claim.snapshot_id is None:
+    if claim.size_bytes is None and claim.source is None:
         yield Finding(("claim",), "The claim has no size.", "Add size, as in 500GiB.", at_key=True)
     volume_class = classes.get(claim.class_name)
     if volume_class is None:
@@ -223,8 +223,9 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
         )
         yield Finding(("claim", "class"), message, hint, (("block",),))
     if volume_class.initialization_rate is not None and claim.snapshot_id is None:
-        message = f"Class {claim.class_name!r} has initialization_rate, and the claim is of an empty volume."
-        yield Finding(("claim", "class"), message, "Only volumes made from a snapshot are filled.")
+        what = "an empty volume" if claim.source is None else "a copy of a volume"
+        message = f"Class {claim.class_name!r} has initialization_rate, and the claim is of {what}."
+        yield Finding(("claim", "class"), message, "Only volumes made from a snapshot are filled at a rate.")
 
 
 def _check_size(claim: Claim, volume_class: VolumeClass) -> Iterator[Finding]:

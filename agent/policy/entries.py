@@ -28,7 +28,7 @@ from agent.policy.fields import (
     Section,
     SizeBytes,
     Sizes,
-    SnapshotId,
+    SourceId,
     Tags,
     Text,
     VolumeIdField,
@@ -106,10 +106,21 @@ class Claim(Section):
     """Size, whole GiB; may be left out with ``from``."""
     per: Literal["node", "cluster"] = "node"
     """One for each node, or one for the whole cluster."""
-    snapshot_id: SnapshotId | None = Field(default=None, alias="from")
-    """Snapshot to make it from; such a volume is never formatted."""
+    source: SourceId | None = Field(default=None, alias="from")
+    """Snapshot to make it from, or volume of this zone to make it as a copy of; never formatted."""
     on_delete: Literal["retain", "snapshot", "delete"] = "retain"
     """What becomes of the volume when its entry or its node goes for good."""
+
+    @property
+    def snapshot_id(self) -> str | None:
+        """The snapshot it is made from."""
+        return self.source if self.source is not None and self.source.startswith("snap-") else None
+
+    @property
+    def source_volume_id(self) -> VolumeId | None:
+        """The volume it is a copy of."""
+        is_volume = self.source is not None and self.source.startswith("vol-")
+        return VolumeId(str(self.source)) if is_volume else None
 
 
 class FilesystemEntry(Section):

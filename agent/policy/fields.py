@@ -45,7 +45,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODE_PATTERN = r"^(?:[0-7]{3}|[0-7]{4}|0[0-7]{4})$"
 DEVICE_NAME_PATTERN = r"^(?:/dev/)?(?:sd[a-z]{1,2}[0-9]{0,2}|xvd[a-z]{1,2}[0-9]{0,2})$"
 OWNER_PATTERN = r"^(?:[A-Za-z_][A-Za-z0-9_.@-]{0,254}\$?|[0-9]{1,10})$"
-SNAPSHOT_PATTERN = r"^snap-(?:[0-9a-f]{8}|[0-9a-f]{17})$"
+SOURCE_PATTERN = r"^(?:snap|vol)-(?:[0-9a-f]{8}|[0-9a-f]{17})$"
 VOLUME_ID_PATTERN = r"^vol-(?:[0-9a-f]{8}|[0-9a-f]{17})$"
 LABEL_PATTERN = r"^[A-Za-z0-9_.+:][A-Za-z0-9_.+: -]{0,254}$"
 ZONE_PATTERN = r"^[a-z]{2,}(?:-[a-z]+)+-[0-9]+(?:-[a-z]+-[0-9]+)?[a-z]$"
@@ -252,10 +252,10 @@ Text = Annotated[str, _shape(r"^\S(?:.{0,1022}\S)?$", "a value", "compute-nodes"
 VolumeIdField = Annotated[
     VolumeId, _reader(_parse_volume_id, "vol-0123456789abcdef0"), _text_schema(VOLUME_ID_PATTERN)
 ]
-SnapshotId = Annotated[
+SourceId = Annotated[
     str,
-    _shape(SNAPSHOT_PATTERN, "an EBS snapshot ID", "snap-0123456789abcdef0"),
-    _text_schema(SNAPSHOT_PATTERN),
+    _shape(SOURCE_PATTERN, "an EBS snapshot or volume ID", "snap-0123456789abcdef0"),
+    _text_schema(SOURCE_PATTERN),
 ]
 DeviceName = Annotated[str, _reader(_parse_device_name, "/dev/sdf"), _text_schema(DEVICE_NAME_PATTERN)]
 Zone = Annotated[str, _shape(ZONE_PATTERN, "an availability zone", "us-west-2a"), _text_schema(ZONE_PATTERN)]

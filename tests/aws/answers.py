@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud import asking, calls
+from agent.cloud import asking, calls, copying
 from agent.cloud.call import Call
 from agent.model import VolumeId
 
@@ -106,6 +106,7 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.AttachClusterNodeVolume: {"Status": "attaching"},
     calls.DetachClusterNodeVolume: {"Status": "detaching"},
     calls.CreateVolume: DESCRIBED,
+    copying.CopyVolumes: {"Volumes": [DESCRIBED]},
     calls.CreateSnapshot: SNAPSHOT,
     calls.LockSnapshot: {"LockExpiresOn": "2026-01-08T00:00:00+00:00"},
     calls.EnableFastSnapshotRestores: FAST_RESTORES,

@@ -24,6 +24,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from tests.aws import keeping
 from tests.aws.cloud import Cloud
+from tests.aws.copies import copy_volume
 from tests.aws.errors import CallError
 from tests.aws.faults import Fault, Faults, Kind, TokenBucket
 from tests.aws.wildcards import install_wildcards
@@ -161,6 +162,8 @@ class AwsServer:
             return self.cloud.keeping.call(operation, parameters, self.cloud.now())
         if operation == "DescribeVolumeStatus":
             return self.cloud.checks.describe(parameters, self.cloud.volumes)
+        if operation == "CopyVolumes":
+            return copy_volume(self.cloud, parameters)
         return None
 
     def _create_volume(

@@ -227,6 +227,23 @@ def take_a_snapshot(stage: Stage) -> None:
     stage.write(ONE_CLAIM.format(size="8GiB", more=f"from: {snapshot.id}"))
 
 
+def take_a_volume(stage: Stage) -> None:
+    """Somebody's volume is to be copied, which is attached to this node."""
+    source = stage.world.cloud.make_volume(3)
+    stage.world.devices.here.setdefault(str(stage.node.identity.instance_id), set()).add(source)
+    stage.world.time_s += LAG_S
+    stage.write(ONE_CLAIM.format(size="8GiB", more=f"from: {source}"))
+
+
+def check_copied(stage: Stage) -> None:
+    """There is one copy, of its source, and nothing is frozen any more."""
+    (copy,) = stage.world.cloud.made
+    made = stage.world.cloud.volumes[copy]
+    assert made.size == 8
+    assert made.source_volume_id in stage.world.cloud.volumes
+    assert not stage.node.hands.is_frozen
+
+
 def check_restored(stage: Stage) -> None:
     (volume,) = stage.world.cloud.volumes.values()
     (snapshot,) = stage.world.cloud.ec2.snapshots
@@ -267,6 +284,7 @@ STORIES = (
         check_change,
     ),
     Story("restored", (take_a_snapshot,), check_restored),
+    Story("copied", (take_a_volume,), check_copied),
     Story(
         "snapshots",
         (lambda stage: stage.write(SCHEDULED), pass_an_hour, pass_an_hour, pass_an_hour),

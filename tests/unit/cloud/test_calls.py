@@ -7,7 +7,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud import asking, calls
+from agent.cloud import asking, calls, copying
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call, Change
 from agent.cloud.recording import EVENTS, SILENT
@@ -24,6 +24,8 @@ TAGS = (("a", "b"),)
 EXAMPLES: tuple[Call[Any], ...] = (
     calls.AttachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.AttachVolume(INSTANCE, VOLUME, "/dev/sdf"),
+    copying.CopyVolumes(VOLUME, "token", 5, "gp3", TAGS, 3000, 125, True, "alias/k", True),
+    copying.CopyVolumes(VOLUME, "token", None, "gp3", (), is_dry_run=True),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS, is_dry_run=True),
     calls.CreateTags(VOLUME, TAGS),

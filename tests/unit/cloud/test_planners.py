@@ -548,3 +548,26 @@ def test_deletions_are_bound_to_the_agents_mark() -> None:
     for operation in ("DeleteVolume", "DeleteSnapshot"):
         for statement in STATEMENTS[operation]:
             assert ("StringEquals", "aws:ResourceTag/ebs-agent:made-by", "ebs-agent") in statement.condition
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        (("",), {"ec2:CreateVolume"}),
+        (("from: vol-0123456789abcdef0",), {"ec2:CopyVolumes"}),
+        (("", "from: vol-0123456789abcdef0"), {"ec2:CreateVolume", "ec2:CopyVolumes"}),
+    ],
+    ids=["made", "copied", "both"],
+)
+def test_copies_need_their_own_permission(tmp_path: Path, sources: tuple[str, ...], wanted: set[str]) -> None:
+    """Claims that are all copies need no permission to make empty volumes, and the other way round."""
+    entries = [
+        f"  - {{name: v{number}, claim: {{class: a, size: 5GiB, {source}}}, block: {{}}}}\n"
+        for number, source in enumerate(sources)
+    ]
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nclasses: {a: {type: gp3}}\nvolumes:\n" + "".join(entries), "utf-8")
+    document = make_iam_policy(load_policy(path, trust_owner=True), IDENTITY, AttachApi.HYPERPOD)
+    actions = {action for statement in document["Statement"] for action in statement["Action"]}
+    assert actions & {"ec2:CreateVolume", "ec2:CopyVolumes"} == wanted
+    assert "ec2:CreateTags" in actions

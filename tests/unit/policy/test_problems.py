@@ -233,13 +233,16 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         (_claim("type: gp3", "per: node"), "volumes[0].claim: The claim has no size."),
         (_claim("type: gp3", "size: 5GiB, per: rack"), "volumes[0].claim.per: 'rack' is not one of"),
         (_claim("type: gp3", "size: 5GiB, on_delete: x"), "volumes[0].claim.on_delete: 'x' is not one of"),
-        (_claim("type: gp3", "from: snap-1"), "volumes[0].claim.from: 'snap-1' is not an EBS snapshot ID."),
+        (
+            _claim("type: gp3", "from: snap-1"),
+            "volumes[0].claim.from: 'snap-1' is not an EBS snapshot or volume ID.",
+        ),
         (_claim("type: gp3", "size: 5GiB, form: x"), "volumes[0].claim.form: The key 'form' is not known."),
         (
             _claim(
                 "type: gp3", "from: snap-01234567", f"filesystem: {{type: xfs, format: if-blank}}, {MOUNT}"
             ),
-            "volumes[0].filesystem.format: A volume made from a snapshot is never formatted.",
+            "filesystem.format: A volume made from a snapshot or another volume is never formatted.",
         ),
         (
             _claim("initialization_rate: 100", "size: 5GiB"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import ClassVar, TypeAlias
 
-from agent.model import Condition, DeviceNumber, FsType, Mount, Reason
+from agent.model import Condition, DeviceNumber, FsType, Mount, Reason, RootInode
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,16 @@ class Unlink:
 
 
 @dataclass(frozen=True)
+class NoteRaw:
+    """Write down that the volume is handed out raw, before anybody can have it open as that."""
+
+    kind: ClassVar[str] = "note-raw"
+
+    def describe(self) -> str:
+        return "note that it is handed out raw"
+
+
+@dataclass(frozen=True)
 class SetNodeOwnership:
     """Give the device node of a raw volume its owner, group and mode."""
 
@@ -192,6 +202,28 @@ class SetNodeOwnership:
     def describe(self) -> str:
         mode = "as is" if self.mode is None else f"{self.mode:04o}"
         return f"set owner {self.uid}:{self.gid}, mode {mode} on the device node"
+
+
+@dataclass(frozen=True)
+class RestoreNodeOwnership:
+    """Give the device node back the owner, group and mode it had before the volume was handed out raw."""
+
+    kind: ClassVar[str] = "restore-node-ownership"
+    owner: RootInode
+
+    def describe(self) -> str:
+        owner = self.owner
+        return f"put owner {owner.uid}:{owner.gid}, mode {owner.mode:04o} back on the device node"
+
+
+@dataclass(frozen=True)
+class EndRaw:
+    """See that nobody has the volume open any more that was handed out raw, and forget that it was."""
+
+    kind: ClassVar[str] = "end-raw"
+
+    def describe(self) -> str:
+        return "see that nobody has it open raw"
 
 
 @dataclass(frozen=True)
@@ -272,7 +304,8 @@ class Degrade:
 
 Action: TypeAlias = (
     "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
-    " | Unmount | SetRootOwnership | Link | Unlink | SetNodeOwnership | Tune | Relinquish"
+    " | Unmount | SetRootOwnership | Link | Unlink | NoteRaw | SetNodeOwnership | RestoreNodeOwnership"
+    " | EndRaw | Tune | Relinquish"
 )
 Verdict: TypeAlias = "Refuse | Wait | Degrade"
 Step: TypeAlias = "Action | Verdict"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from agent.model.checks import AwsChecks, Initialization
 from agent.model.cluster import NodeFacts, Origin, OriginAnswer
 from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
-from agent.model.device import Device, DeviceNumber, Identity, Partition, Seen
+from agent.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
 from agent.model.drift import Difference, Provisioned, Remedy
-from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, RootInode, Tuning
-from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord
+from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Tuning
+from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
 from agent.model.snapshots import SnapshotFacts
 from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
 from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
@@ -45,6 +45,7 @@ __all__ = [
     "Partition",
     "Process",
     "Provisioned",
+    "RawRecord",
     "Reason",
     "Remedy",
     "RootInode",

@@ -76,3 +76,12 @@ class Seen:
     """The kernel's number of this appearance of the disk; None from kernels that count none."""
     is_silent: bool = False
     """It did not say which volume it is; the one it was known to be may be there, stalled or cut off."""
+
+
+@dataclass(frozen=True)
+class RootInode:
+    """Owner, group and permission bits of the directory a filesystem is seen at, or of a device node."""
+
+    uid: int
+    gid: int
+    mode: int

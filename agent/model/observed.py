@@ -7,8 +7,8 @@ from datetime import datetime
 
 from agent.model.cluster import Origin
 from agent.model.content import Content
-from agent.model.device import Device, DeviceNumber
-from agent.model.records import FormatRecord
+from agent.model.device import Device, DeviceNumber, RootInode
+from agent.model.records import FormatRecord, RawRecord
 from agent.model.volume import Reason, VolumeId
 
 
@@ -46,15 +46,6 @@ class Checked:
 
     is_clean: bool
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class RootInode:
-    """Owner, group and permission bits of the directory a filesystem is seen at."""
-
-    uid: int
-    gid: int
-    mode: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,8 @@ class Observed:
     """Those that lead to this device, or bear this volume's name, and must not."""
     node_owner: RootInode | None = None
     """Owner, group and mode of the device node, for raw volumes."""
+    raw: RawRecord | None = None
+    """It was handed out raw since it appeared, and a process may have it open as that still."""
     tuning: Tuning = field(default_factory=Tuning)
     is_uuid_mounted_elsewhere: bool = False
     """Another mounted filesystem, or one that died mounted, has this UUID: xfs then needs ``nouuid``."""

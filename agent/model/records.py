@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.model.content import FsType
-from agent.model.device import DeviceNumber
+from agent.model.device import DeviceNumber, RootInode
 from agent.model.volume import VolumeId
 
 
@@ -53,3 +53,17 @@ class OriginRecord:
     volume_id: VolumeId
     snapshot_id: str | None = None
     source_volume_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """The durable note that a volume was handed out raw: written before, and kept until nobody has it open.
+
+    It holds for one appearance of the device: none outlasts a boot, and no descriptor of one is of another.
+    """
+
+    volume_id: VolumeId
+    boot_id: str
+    diskseq: int | None
+    node_owner: RootInode | None
+    """Of the device node before it was given the policy's; None once it has that again."""

@@ -30,18 +30,22 @@ from agent.node.freezes import find_touched_mount
 from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
+from agent.node.raw import need_raw_note, note_raw, note_restored, refuse_raw
 from agent.shortage import explain_shortage, is_shortage
 from agent.steps import (
     Action,
     Check,
+    EndRaw,
     Format,
     GrowFilesystem,
     GrowPartition,
     Link,
     MountFilesystem,
     MoveMount,
+    NoteRaw,
     Relinquish,
     Remount,
+    RestoreNodeOwnership,
     SetNodeOwnership,
     SetRootOwnership,
     SettleFormat,
@@ -84,7 +88,10 @@ class VolumeActions:
             SetRootOwnership: self._set_root_ownership,
             Link: self._link,
             Unlink: self._unlink,
+            NoteRaw: self._note_raw,
             SetNodeOwnership: self._set_node_ownership,
+            RestoreNodeOwnership: self._restore_node_ownership,
+            EndRaw: self._end_raw,
             Tune: self._tune,
             Relinquish: self._relinquish,
         }
@@ -95,8 +102,8 @@ class VolumeActions:
         ``confirm`` raises where it is not wanted any more; what takes its time asks again before the deed.
         """
         try:
-            if isinstance(action, (Format, Check, MountFilesystem)):
-                await self._refuse_raw_users(observed)
+            if isinstance(action, (Format, Check, MountFilesystem)) and observed.raw is not None:
+                raise refuse_raw(observed)
             touched = find_touched_mount(action, observed)
             if touched is not None:
                 await self._node.freezes.refuse_frozen(self._pin.volume, touched)
@@ -114,16 +121,6 @@ class VolumeActions:
                 hint="See the kernel log for the device.",
                 reason=Reason.STEP_FAILED,
             ) from error
-
-    async def _refuse_raw_users(self, observed: Observed) -> None:
-        """Raise AgentError with reason DeviceBusy where one that was raw before is still used as that.
-
-        A filesystem below which a process writes to the device is lost, and no kernel minds.
-        """
-        if self._pin.volume in self._node.raw:
-            device = _need_device(observed)
-            await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
-            self._node.raw.discard(self._pin.volume)
 
     async def _format(self, action: Format, observed: Observed, confirm: Callable[[], None]) -> None:
         if observed.device is None or not self._pin.is_locked:
@@ -301,6 +298,8 @@ class VolumeActions:
         )
 
     async def _link(self, action: Link, observed: Observed) -> None:
+        if not action.path.startswith(f"{block.BY_ID}/"):
+            need_raw_note(observed)
         block.set_link(self._node.paths.dev_ebs, action.path, _need_device(observed).path)
 
     async def _unlink(self, action: Unlink, _: Observed) -> None:
@@ -309,17 +308,26 @@ class VolumeActions:
             self._node.paths.dev_ebs, {name: target for name, target in links.items() if name != action.path}
         )
 
+    async def _note_raw(self, _: NoteRaw, observed: Observed) -> None:
+        await note_raw(self._node, _need_device(observed), observed.node_owner)
+
     async def _set_node_ownership(self, action: SetNodeOwnership, observed: Observed) -> None:
-        device = _need_device(observed)
+        need_raw_note(observed)
+        await self._own_node(_need_device(observed), action.uid, action.gid, action.mode)
+
+    async def _restore_node_ownership(self, action: RestoreNodeOwnership, observed: Observed) -> None:
+        owner = action.owner
+        await self._own_node(_need_device(observed), owner.uid, owner.gid, owner.mode)
+        await note_restored(self._node, need_raw_note(observed))
+
+    async def _own_node(self, device: Device, uid: int | None, gid: int | None, mode: int | None) -> None:
         await self._pin.call(
-            block.set_node_owner,
-            device.path,
-            device.device_number,
-            action.uid,
-            action.gid,
-            action.mode,
-            timeout_s=OWN_TIMEOUT_S,
+            block.set_node_owner, device.path, device.device_number, uid, gid, mode, timeout_s=OWN_TIMEOUT_S
         )
+
+    async def _end_raw(self, _: EndRaw, observed: Observed) -> None:
+        await self._pin.call(relinquish.check_unused, _need_device(observed), timeout_s=FIND_TIMEOUT_S)
+        await self._node.save(self._node.records.remove_raw, self._pin.volume)
 
     async def _tune(self, action: Tune, observed: Observed) -> None:
         # A new scheduler waits for the requests under way, and a stalled device never ends them.

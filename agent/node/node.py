@@ -100,8 +100,6 @@ class Node:
         """The notes about what volumes were made from, as far as they were read; they only ever come."""
         self.lost: set[VolumeId] = set()
         """Vanished while mounted, since this agent started."""
-        self.raw: set[VolumeId] = set()
-        """Handed out raw, and not seen to be unused since: a process may still have them open."""
         self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
         """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
         self.duplicate_uuids: set[str] = set()
@@ -199,9 +197,13 @@ class Node:
         """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""
         if wanted is None or (wanted.owner is None and wanted.group is None):
             return Ids()
+        return await self.find_ids(wanted.owner, wanted.group)
+
+    async def find_ids(self, owner: str | None, group: str | None) -> Ids:
+        """Return the IDs of a user and a group; ``missing`` names one that is not known."""
         try:
             return await self.workers.call(
-                resolve_ids, wanted.owner, wanted.group, timeout_s=NAMES_TIMEOUT_S, subject="name service"
+                resolve_ids, owner, group, timeout_s=NAMES_TIMEOUT_S, subject="name service"
             )
         except NotAnsweringError:
             return Ids(missing="The owner (the name service does not answer)")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import AgentError, InconclusiveError, RefusedError
-from agent.model import FormatRecord, MountRecord, OriginRecord, Reason, VolumeId, parse_volume_id
+from agent.model import FormatRecord, MountRecord, OriginRecord, RawRecord, Reason, VolumeId, parse_volume_id
 from agent.node.note_fields import Fields
 from agent.quoting import fit
 from agent.shortage import explain_shortage, is_shortage
@@ -30,7 +30,7 @@ _LIMIT_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _TEMPORARY_PREFIX = ".new-"
 
-Record = TypeVar("Record", FormatRecord, MountRecord, OriginRecord)
+Record = TypeVar("Record", FormatRecord, MountRecord, OriginRecord, RawRecord)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -108,7 +108,7 @@ class Shelf:
             raise _unsound(path, ValueError(f"it is about {record.volume_id}"))
         return record
 
-    def write(self, record: FormatRecord | MountRecord | OriginRecord) -> None:
+    def write(self, record: FormatRecord | MountRecord | OriginRecord | RawRecord) -> None:
         """Put a note on disk and sync it and its directory; AgentError where that failed."""
         path = self.path_of(record.volume_id)
         fields = dataclasses.asdict(record)
@@ -137,6 +137,8 @@ class Shelf:
             return
         except OSError as error:
             raise _cannot_write(path, error) from error
+        except ValueError as error:
+            raise _unsound(path, error) from error
 
     def _read_bytes(self, path: Path) -> bytes | None:
         """Return the file's content; None without one; ValueError where it could be another's work."""

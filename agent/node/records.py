@@ -15,6 +15,8 @@ from agent.model import (
     FsType,
     MountRecord,
     OriginRecord,
+    RawRecord,
+    RootInode,
     VolumeId,
     parse_volume_id,
 )
@@ -23,6 +25,7 @@ from agent.node.notes import Shelf
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")
+_LARGEST_ID, _ALL_BITS = 0xFFFF_FFFE, 0o7777
 
 
 def read_boot_id(path: Path = BOOT_ID) -> str:
@@ -49,6 +52,7 @@ class Records:
         self._formats = Shelf(directory / "formats", "format", _field_names(FormatRecord), machine)
         self._mounts = Shelf(directory / "mounts", "mount", _field_names(MountRecord), machine)
         self._origins = Shelf(directory / "origins", "origin", _field_names(OriginRecord), machine)
+        self._raws = Shelf(directory / "raw", "raw", _field_names(RawRecord), machine)
 
     def read_format(self, volume_id: VolumeId) -> FormatRecord | None:
         """Return the note about formatting a volume, or None; RefusedError where its file is not sound."""
@@ -86,8 +90,18 @@ class Records:
     def write_origin(self, record: OriginRecord) -> None:
         self._origins.write(record)
 
+    def read_raw(self, volume_id: VolumeId) -> RawRecord | None:
+        """Return the note that a volume was handed out raw, or None; RefusedError where it is not sound."""
+        return self._raws.read(volume_id, _parse_raw)
 
-def _field_names(record: type[FormatRecord | MountRecord | OriginRecord]) -> frozenset[str]:
+    def write_raw(self, record: RawRecord) -> None:
+        self._raws.write(record)
+
+    def remove_raw(self, volume_id: VolumeId) -> None:
+        self._raws.remove(volume_id)
+
+
+def _field_names(record: type[FormatRecord | MountRecord | OriginRecord | RawRecord]) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(record))
 
 
@@ -120,3 +134,20 @@ def _parse_origin(fields: Fields) -> OriginRecord:
         snapshot_id=None if fields.is_none("snapshot_id") else fields.take_text("snapshot_id"),
         source_volume_id=None if fields.is_none("source_volume_id") else fields.take_text("source_volume_id"),
     )
+
+
+def _parse_raw(fields: Fields) -> RawRecord:
+    return RawRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        boot_id=fields.take_text("boot_id"),
+        diskseq=None if fields.is_none("diskseq") else fields.take_number("diskseq"),
+        node_owner=None if fields.is_none("node_owner") else _parse_owner(fields.take_object("node_owner")),
+    )
+
+
+def _parse_owner(value: object) -> RootInode:
+    fields = Fields(value, frozenset(field.name for field in dataclasses.fields(RootInode)))
+    owner = RootInode(fields.take_number("uid"), fields.take_number("gid"), fields.take_number("mode"))
+    if owner.uid > _LARGEST_ID or owner.gid > _LARGEST_ID or owner.mode > _ALL_BITS:
+        raise ValueError("no device node has such an owner or mode")
+    return owner

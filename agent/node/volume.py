@@ -33,6 +33,7 @@ from agent.node.look import Look, LookRequest
 from agent.node.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.processes import find_processes
+from agent.node.raw import find_raw_note
 from agent.options import needs_check_first
 from agent.shortage import explain_shortage, is_shortage
 from agent.steps import Action
@@ -160,8 +161,8 @@ class VolumeSession:
         if look.mounted_at is not None:
             # Whoever used it by that name would write below a mounted filesystem.
             rightful = frozenset({f"{block.BY_ID}/{self._volume}"})
-        if not for_show and (_is_raw(wanted) or look.links - {f"{block.BY_ID}/{self._volume}"}):
-            self._node.raw.add(self._volume)
+        # Before any link that tells it is taken away.
+        raw = await find_raw_note(self._node, look, wanted, for_show=for_show)
         answer = await self._find_origin(wanted, for_show=for_show)
         observed = Observed(
             volume_id=self._volume,
@@ -186,6 +187,7 @@ class VolumeSession:
             links=look.links & rightful,
             wrong_links=look.links - rightful,
             node_owner=look.node_owner,
+            raw=raw,
             tuning=look.tuning,
             is_uuid_mounted_elsewhere=self._is_duplicate(look.content),
             origin=answer.origin,

@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING
 from agent.frozen import hint_at_thaw, tell_frozen
 from agent.model import Blank, Condition, Reason
 from agent.plan.content import plan_content
-from agent.plan.ownership import (
-    find_exclusion,
-    find_raw_exclusion,
-    find_wait_for_owner,
-    refuse_excluded,
-)
-from agent.plan.upkeep import (
-    has_ownership,
-    name_processes,
-    note_owner,
-    plan_move,
-    plan_tuning,
-    plan_upkeep,
-)
-from agent.steps import Format, Link, Plan, Refuse, SetNodeOwnership, Unlink, Unmount, Wait
+from agent.plan.ownership import find_exclusion, find_wait_for_owner, refuse_excluded
+from agent.plan.raw import plan_end, plan_raw, plan_taking_back
+from agent.plan.upkeep import plan_move, plan_upkeep
+from agent.steps import Format, Link, Plan, Refuse, Unlink, Unmount, Wait
 
 if TYPE_CHECKING:
     from agent.model import Device, Mount, Observed, Wanted, WantedMount
@@ -41,11 +30,11 @@ def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
     )
     if observed.device is None:
         return _plan_absent(observed, wanted, stale)
-    steps = (*stale, *_plan_links(observed, wanted))
+    steps = (*stale, *_plan_link_by_id(observed), *plan_taking_back(observed, wanted))
     if wanted is None:
         return Plan(steps, settled=Condition.UNMANAGED)
     if wanted.block is not None:
-        return Plan((*steps, *_plan_raw(observed, wanted)))
+        return Plan((*steps, *plan_raw(observed, wanted)))
     return Plan((*steps, *_plan_mounted(observed, observed.device, wanted)))
 
 
@@ -83,61 +72,10 @@ def _plan_absent(observed: Observed, wanted: Wanted | None, stale: tuple[Step, .
     )
 
 
-def _plan_links(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
-    """Stable links: by volume ID for every volume, by policy name for raw ones."""
-    paths = [f"by-id/{observed.volume_id}"]
-    if wanted is not None and wanted.block is not None and _find_raw_obstruction(observed, wanted) is None:
-        paths.append(wanted.name)
-    return tuple(Link(path) for path in paths if path not in observed.links)
-
-
-# -- Raw volumes ---------------------------------------------------------------------------------------------
-
-
-def _plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
-    obstruction = _find_raw_obstruction(observed, wanted)
-    if obstruction is not None and _is_own_unused_mount(observed):
-        return (Unmount(observed.mounts[0]), obstruction)
-    if obstruction is not None:
-        return (obstruction,)
-    return (*_plan_node_ownership(observed, wanted), *plan_tuning(observed, wanted), *note_owner(observed))
-
-
-def _find_raw_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | None:
-    exclusion = find_raw_exclusion(observed)
-    if exclusion is not None:
-        return refuse_excluded(exclusion)
-    if observed.mounted_at is not None:
-        return _refuse_mounted(observed)
-    is_exposed = wanted.name in observed.links
-    return None if is_exposed else find_wait_for_owner(observed, wanted)
-
-
-def _is_own_unused_mount(observed: Observed) -> bool:
-    """Tell whether the volume is mounted by the agent itself, where nobody uses it: of no use any more."""
-    if observed.mounted_at is None or find_exclusion(observed) is not None:
-        return False
-    # Nobody else's, then the first of its mounts is the noted one.
-    is_own = bool(observed.mounts)
-    return is_own and not observed.is_hidden and not observed.is_frozen and not observed.processes
-
-
-def _refuse_mounted(observed: Observed) -> Refuse:
-    users = f", and {name_processes(observed.processes)} use it" if observed.processes else ""
-    return Refuse(
-        Reason.DEVICE_BUSY,
-        f"{observed.volume_id} is to be raw and is mounted {observed.mounted_at}{users}: whoever wrote to"
-        " the device would destroy the filesystem.",
-        hint="Unmount it there, or give it a filesystem entry in the policy.",
-    )
-
-
-def _plan_node_ownership(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
-    ids = observed.ids
-    mode = None if wanted.block is None else wanted.block.mode
-    if has_ownership(observed.node_owner, ids.uid, ids.gid, mode):
-        return ()
-    return (SetNodeOwnership(ids.uid, ids.gid, mode),)
+def _plan_link_by_id(observed: Observed) -> tuple[Step, ...]:
+    """Every volume is linked by its ID; a raw one by its policy name as well, once it is handed out."""
+    path = f"by-id/{observed.volume_id}"
+    return () if path in observed.links else (Link(path),)
 
 
 # -- Filesystems ---------------------------------------------------------------------------------------------
@@ -166,7 +104,7 @@ def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[S
     waiting = find_wait_for_owner(observed, wanted)
     if waiting is not None:
         return (waiting,)
-    return plan_content(observed, device, wanted)
+    return plan_end(observed, wanted) or plan_content(observed, device, wanted)
 
 
 def _wait_for_thaw(observed: Observed, mount: Mount) -> Wait:

@@ -26,6 +26,7 @@ from agent.model import (
     Identity,
     Mount,
     Observed,
+    RawRecord,
     Reason,
     RootInode,
     Tuning,
@@ -35,12 +36,15 @@ from agent.model import (
 from agent.steps import (
     Action,
     Check,
+    EndRaw,
     Format,
     GrowFilesystem,
     Link,
     MountFilesystem,
     MoveMount,
+    NoteRaw,
     Remount,
+    RestoreNodeOwnership,
     SetNodeOwnership,
     SetRootOwnership,
     SettleFormat,
@@ -80,6 +84,9 @@ class FakeVolume:
     root_inode: RootInode = field(default_factory=lambda: RootInode(0, 0, 0o755))
     node_owner: RootInode = field(default_factory=lambda: RootInode(0, 6, 0o660))
     tuning: Tuning = field(default_factory=lambda: Tuning(128 * 1024, "mq-deadline"))
+    raw: RawRecord | None = None
+    raw_users: int = 0
+    """Processes that have the device open, since it was handed out raw."""
     applied_options: tuple[str, ...] | None = None
     formats: int = 0
     user_data: str | None = None
@@ -142,6 +149,9 @@ class FakeSession:
             serial = volume.volume_id.replace("-", "")
             identity = Identity(volume.volume_id, "Amazon Elastic Block Store", serial)
             device = Device("/dev/nvme1n1", DeviceNumber(259, 1), identity, volume.size_bytes, diskseq=1)
+        names = {f"by-id/{volume.volume_id}"}
+        if wanted is not None and wanted.block is not None:
+            names.add(wanted.name)
         needs_content = device is not None and wanted is not None and wanted.block is None
         return Observed(
             volume.volume_id,
@@ -154,8 +164,10 @@ class FakeSession:
             checked=self._checked,
             format_record=volume.record,
             root_inode=volume.root_inode if volume.mount else None,
-            links=volume.links,
+            links=volume.links & names,
+            wrong_links=volume.links - names,
             node_owner=volume.node_owner,
+            raw=volume.raw,
             tuning=volume.tuning,
             applied_options=volume.applied_options,
         )
@@ -171,6 +183,8 @@ class FakeSession:
         await self._node.reach(f"before {action.kind}")
         if isinstance(action, Format):
             confirm()
+        if isinstance(action, (Format, Check, MountFilesystem)) and self._volume.raw_users:
+            raise RuleBrokenError(f"{action.describe()} below a process that has it open raw")
         self._volume.executed.append(action)
         try:
             assert observed.volume_id == self._volume.volume_id
@@ -195,6 +209,7 @@ class FakeSession:
             assert isinstance(volume.content, Filesystem)
             volume.content = replace(volume.content, size_bytes=volume.size_bytes)
         elif isinstance(action, Link):
+            assert volume.raw is not None or action.path.startswith("by-id/"), "handed out without a note"
             volume.links |= {action.path}
         elif isinstance(action, Unlink):
             volume.links -= {action.path}
@@ -210,8 +225,20 @@ class FakeSession:
             volume.mount = replace(volume.mount, path=action.to_path)
         elif isinstance(action, SetRootOwnership):
             volume.root_inode = _own(volume.root_inode, action)
+        elif isinstance(action, NoteRaw):
+            volume.raw = RawRecord(volume.volume_id, "boot", 1, volume.node_owner)
         elif isinstance(action, SetNodeOwnership):
+            assert volume.raw is not None, "handed out without a note"
             volume.node_owner = _own(volume.node_owner, action)
+        elif isinstance(action, RestoreNodeOwnership):
+            assert volume.raw is not None
+            volume.node_owner = action.owner
+            self._node.interrupt("node restored")
+            volume.raw = replace(volume.raw, node_owner=None)
+        elif isinstance(action, EndRaw):
+            if volume.raw_users:
+                raise failing(Reason.DEVICE_BUSY)
+            volume.raw = None
         elif isinstance(action, Tune):
             volume.tuning = Tuning(
                 action.read_ahead_bytes or volume.tuning.read_ahead_bytes,

@@ -87,6 +87,12 @@ MOUNT_NOTE = {
     "diskseq": 7,
     "options": ["rw", "noatime"],
 }
+RAW_NOTE = {
+    "volume_id": VOLUME,
+    "boot_id": "5f0f6f0e-1c1f-4f5b-9d9a-0a1b2c3d4e5f",
+    "diskseq": 7,
+    "node_owner": {"uid": 0, "gid": 6, "mode": 0o660},
+}
 
 EVENTS: tuple[dict[str, Any], ...] = (
     {

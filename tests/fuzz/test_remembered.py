@@ -11,14 +11,14 @@ import anyio
 from hypothesis import strategies as st
 
 from agent.errors import AgentError
-from agent.model import FormatRecord, MountRecord, VolumeId
+from agent.model import FormatRecord, MountRecord, RawRecord, VolumeId
 from agent.node.notes import _checksum
 from agent.node.records import Records
 from agent.report.api import show_event
 from agent.report.history import load_history
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutation import mutate_bytes, mutate_json
-from tests.fuzz.samples import EVENTS, FORMAT_NOTE, MOUNT_NOTE, VOLUME
+from tests.fuzz.samples import EVENTS, FORMAT_NOTE, MOUNT_NOTE, RAW_NOTE, VOLUME
 
 MACHINE = "0123456789abcdef0123456789abcdef"
 
@@ -43,7 +43,7 @@ def _make_notes(kind: str, fields: dict[str, Any]) -> st.SearchStrategy[bytes]:
 
 
 def _make_check(
-    tmp_path: Path, folder: str, read: Callable[[Records], FormatRecord | MountRecord | None]
+    tmp_path: Path, folder: str, read: Callable[[Records], FormatRecord | MountRecord | RawRecord | None]
 ) -> Callable[[bytes], None]:
     records = Records(tmp_path, MACHINE)
     note = tmp_path / folder / f"{VOLUME}.json"
@@ -71,9 +71,16 @@ def test_mount_notes(fuzz: Fuzz, tmp_path: Path) -> None:
     fuzz(check, _make_notes("mount", MOUNT_NOTE))
 
 
+def test_raw_notes(fuzz: Fuzz, tmp_path: Path) -> None:
+    """A note that a volume was handed out raw is the record it was, or refused by name."""
+    check = _make_check(tmp_path, "raw", lambda records: records.read_raw(VolumeId(VOLUME)))
+    fuzz(check, _make_notes("raw", RAW_NOTE))
+
+
 def test_notes_of_samples_are_sound(tmp_path: Path) -> None:
     """The notes that inputs are made from are right ones: what is refused is refused for its change."""
-    for folder, kind, fields in (("formats", "format", FORMAT_NOTE), ("mounts", "mount", MOUNT_NOTE)):
+    kinds = (("formats", "format", FORMAT_NOTE), ("mounts", "mount", MOUNT_NOTE), ("raw", "raw", RAW_NOTE))
+    for folder, kind, fields in kinds:
         place = tmp_path / folder
         place.mkdir(mode=0o700)
         (place / f"{VOLUME}.json").write_bytes(_encode(_wrap(kind, fields)))
@@ -82,6 +89,7 @@ def test_notes_of_samples_are_sound(tmp_path: Path) -> None:
     try:
         assert records.read_format(VolumeId(VOLUME)) is not None
         assert records.read_mount(VolumeId(VOLUME)) is not None
+        assert records.read_raw(VolumeId(VOLUME)) is not None
     except AgentError as error:
         raise AssertionError(error.message) from error
 

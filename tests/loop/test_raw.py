@@ -45,8 +45,34 @@ def namespace_of_its_own() -> Iterator[int]:
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield process.pid
-        process.kill()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def open_raw(device: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a process keep a device open for writing, unclaimed; it ends with the block."""
+    with open(device, "r+b", buffering=0) as opened:  # noqa: PTH123 -- a device
+        user = subprocess.Popen(["sleep", "600"], stdin=opened)
+    with user:
+        try:
+            yield user
+        finally:
+            user.kill()
+
+
+def wait_named(agent: AgentProcess, user: subprocess.Popen[bytes]) -> None:
+    """Wait until a process that has the volume open is told to be in the way; then nothing was done to it."""
+
+    def is_named() -> bool:
+        status = agent.status(VOLUME)
+        return status.get("reason") == "DeviceBusy" and f"sleep (pid {user.pid}" in status["message"]
+
+    wait_until(is_named, "its user is in the way")
+    assert agent.status(VOLUME)["condition"] not in {"Ready", "Degraded"}
+    assert agent.read_events("volume.formatted") == []
 
 
 def test_mounted_volume_that_becomes_raw(scratch: Scratch, agent: AgentProcess) -> None:
@@ -61,7 +87,7 @@ def test_mounted_volume_that_becomes_raw(scratch: Scratch, agent: AgentProcess) 
     with namespace_of_its_own() as keeper:
         switch(scratch, agent, RAW)
         status = agent.wait_condition(VOLUME, "Refused", "DeviceBusy")
-        assert f"sleep ({keeper})" in status["message"]
+        assert f"({keeper})" in status["message"]
         assert not link.is_symlink()
         assert Path(device).stat().st_mode == before.st_mode
         run("umount", path)
@@ -100,16 +126,77 @@ def test_raw_volume_that_becomes_a_filesystem_is_let_go_first(scratch: Scratch, 
     scratch.add_volume(VOLUME)
     agent.start()
     device = agent.wait_condition(VOLUME, "Ready")["device"]
-    with open(device, "r+b", buffering=0) as opened:  # noqa: PTH123 -- a device
-        user = subprocess.Popen(["sleep", "600"], stdin=opened)
-    with user:
+    with open_raw(device) as user:
         switch(scratch, agent, make_entry(scratch))
-        wait_until(lambda: agent.status(VOLUME)["reason"] == "DeviceBusy", "its user is in the way")
-        status = agent.status(VOLUME)
-        assert f"sleep (pid {user.pid}" in status["message"]
-        assert status["condition"] not in {"Ready", "Degraded"}
+        wait_named(agent, user)
         assert not is_mounted(scratch.data / "ckpt")
-        assert agent.read_events("volume.formatted") == []
-        user.kill()
     agent.wait_condition(VOLUME, "Ready")
     assert is_mounted(scratch.data / "ckpt")
+
+
+def test_raw_user_survives_restart(scratch: Scratch, agent: AgentProcess) -> None:
+    """That a volume was handed out raw outlasts the agent: nothing is made below who has it open since."""
+    scratch.write_policy(RAW, resync="1s")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    with open_raw(device) as user:
+        switch(scratch, agent, make_entry(scratch))
+        for end in (agent.stop, agent.kill):
+            wait_named(agent, user)
+            end()
+            agent.start()
+        wait_named(agent, user)
+        assert not is_mounted(scratch.data / "ckpt")
+    agent.wait_condition(VOLUME, "Ready")
+    assert is_mounted(scratch.data / "ckpt")
+
+
+def test_raw_user_is_found_without_a_note(scratch: Scratch, agent: AgentProcess) -> None:
+    """Handed out by an agent that kept no notes, or with a note that is spoilt: it counts all the same."""
+    scratch.write_policy(RAW, resync="1s")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    (note,) = scratch.root.rglob(f"raw/{VOLUME}.json")
+    with open_raw(device) as user:
+        agent.kill()
+        note.unlink()
+        scratch.write_policy(make_entry(scratch), resync="1s")
+        agent.start()
+        wait_named(agent, user)
+        agent.kill()
+        note.write_text(note.read_text()[:100])
+        agent.start()
+        wait_named(agent, user)
+        assert not is_mounted(scratch.data / "ckpt")
+    agent.wait_condition(VOLUME, "Ready")
+    assert not note.exists()
+
+
+def test_node_of_a_raw_volume_goes_back_to_what_it_was(scratch: Scratch, agent: AgentProcess) -> None:
+    """Owner and mode are the policy's as long as the entry says so; who has it open has it on."""
+
+    def read_owner(device: str) -> tuple[int, int, int]:
+        status = Path(device).stat()
+        return status.st_uid, status.st_gid, status.st_mode & 0o7777
+
+    scratch.write_policy(resync="1s")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    device = agent.wait_device(VOLUME)
+    before = read_owner(device)
+    given = {**RAW, "block": {"owner": "4711", "group": "4712", "mode": "0666"}}
+    for entry in (None, make_entry(scratch)):
+        switch(scratch, agent, given)
+        agent.wait_condition(VOLUME, "Ready")
+        assert read_owner(device) == (4711, 4712, 0o666)
+        switch(scratch, agent, {**RAW, "block": {"mode": "0666"}})
+        wait_until(lambda: read_owner(device) == (*before[:2], 0o666), "what is not named goes back")
+        agent.kill()
+        scratch.write_policy(*(() if entry is None else (entry,)), resync="1s")
+        with open_raw(device):
+            agent.start()
+            wait_until(lambda: read_owner(device) == before, "the node is as it was")
+    agent.wait_condition(VOLUME, "Ready")
+    assert read_owner(device) == before

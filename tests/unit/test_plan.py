@@ -28,6 +28,7 @@ from agent.model import (
     Origin,
     Partition,
     Process,
+    RawRecord,
     Reason,
     RootInode,
     Tuning,
@@ -50,6 +51,7 @@ from agent.steps import (
     Link,
     MountFilesystem,
     MoveMount,
+    NoteRaw,
     Refuse,
     Remount,
     SetNodeOwnership,
@@ -86,6 +88,7 @@ WANTED = Wanted(
 BROAD = replace(WANTED, is_broad=True)
 NEVER = replace(WANTED, filesystem=WantedFilesystem(FsType.EXT4))
 RAW = Wanted(VOLUME, "rawdb", block=WantedBlock(mode=0o660))
+HANDED_OUT = RawRecord(VOLUME, "boot", 7, RootInode(0, 0, 0o600))
 RECORD = FormatRecord(VOLUME, UUID, FsType.EXT4, 10 * GIB, FormatStage.INTENDED, "2026-01-01T00:00:00Z")
 
 
@@ -300,8 +303,14 @@ def test_raw_volume_gets_links_and_node_ownership() -> None:
     """A raw volume is linked by ID and name, and its node gets the policy's mode, whatever it holds."""
     observed = look(None, links=frozenset(), node_owner=RootInode(0, 0, 0o600))
     plan = make_plan(observed, RAW)
-    assert plan.steps == (Link(f"by-id/{VOLUME}"), Link("rawdb"), SetNodeOwnership(None, None, 0o660))
-    settled = replace(observed, links=LINKS | {"rawdb"}, node_owner=RootInode(0, 0, 0o660))
+    assert plan.steps == (
+        Link(f"by-id/{VOLUME}"),
+        NoteRaw(),
+        Link("rawdb"),
+        SetNodeOwnership(None, None, 0o660),
+    )
+    assert plan.next_actions == plan.steps[:2]
+    settled = replace(observed, links=LINKS | {"rawdb"}, node_owner=RootInode(0, 0, 0o660), raw=HANDED_OUT)
     assert make_plan(settled, RAW).steps == ()
     busy = replace(settled, exclusion=Exclusion(Reason.DEVICE_BUSY, "LVM is built on it."))
     assert make_plan(busy, RAW).condition is Condition.READY
@@ -587,8 +596,8 @@ def test_raw_volume_that_is_not_named_is_exposed_once_its_tags_are_known() -> No
     plan = make_plan(observed, broad)
     assert (plan.actions, plan.verdict and plan.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
     assert Link("rawdb") in make_plan(observed, RAW).steps
-    exposed = replace(observed, links=LINKS | {"rawdb"})
-    assert make_plan(exposed, broad).steps == (SetNodeOwnership(None, None, 0o660),)
+    exposed = replace(observed, links=LINKS | {"rawdb"}, raw=HANDED_OUT)
+    assert make_plan(exposed, broad).steps == (SetNodeOwnership(0, 0, 0o660),)
 
 
 def test_volume_in_use_waits_for_no_tags() -> None:

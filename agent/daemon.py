@@ -30,7 +30,6 @@ from agent.node.node import Node, open_node
 from agent.node.sources import Hint
 from agent.node.zygote import Forked
 from agent.origins import Origins
-from agent.passes import Want
 from agent.paths import Paths
 from agent.plan import needs_proof
 from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_leaving
@@ -48,6 +47,7 @@ from agent.report.sockets import Listen
 from agent.report.volume_status import Expected, VolumeStatus
 from agent.service import ServiceNotifier
 from agent.survey import Surveyor, look_periodically
+from agent.wants import Want
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -272,8 +272,8 @@ class Daemon:
         from agent.report.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self._board, self)
-        orders = self._cloud.prepare_orders
-        add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, self._policy_file)
+        orders, file = self._cloud.prepare_orders, self._policy_file
+        add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, file, self._hands)
         add_examination(app, lambda: self._policy)
         return app
 
@@ -331,6 +331,8 @@ class Daemon:
     ) -> Mapping[VolumeId, Want]:
         """Return what the policy wants of each volume that is here, or that it or a record names."""
         if present.keys() != self._present.keys():
+            if self._is_started.is_set():
+                self._hands.note_arrived(present.keys() - self._present.keys())
             self._cloud.wake()
         self._present = present
         self._origins.see(present.keys())
@@ -342,7 +344,7 @@ class Daemon:
             origins=self._origins.known,
             also=tuple(recorded),
         )
-        return {volume: None if volume in self._hands.released else want for volume, want in wants.items()}
+        return {volume: self._hands.withhold(volume, want) for volume, want in wants.items()}
 
     def _put_findings(self, findings: Findings) -> None:
         """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from agent.errors import (
     AgentError,
@@ -25,7 +25,6 @@ from agent.errors import (
 )
 from agent.faults import Barrier, find_cause
 from agent.model import Condition, Observed, Reason, VolumeId, Wanted
-from agent.plan import make_plan
 from agent.report.board import Board, utc_now
 from agent.report.counters import Counters
 from agent.report.status import describe_failure, describe_status, show_progress
@@ -33,12 +32,10 @@ from agent.report.transitions import record_step, record_transition
 from agent.report.volume_status import StepOutcome, VolumeStatus
 from agent.shortage import is_shortage
 from agent.steps import Action
+from agent.wants import Want, choose_goal, find_meant, plan_for
 
 MAX_STEPS = 24
 """In one pass. A plan has at most about ten steps; more means that steps do not bring what they promise."""
-
-Want: TypeAlias = "Wanted | AgentError | None"
-"""What is wanted of a volume; an error where the policy cannot say; None where it does not name it."""
 
 
 class Session(Protocol):
@@ -108,20 +105,19 @@ class PassOutcome:
 async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
     """Look at a volume and return how it is and what would be done, doing none of it."""
     try:
-        wanted = _get_wanted(want)
+        goal = choose_goal(want)
         async with context.node.open(volume) as session:
-            observed = await session.observe(wanted, for_show=True)
-        status = describe_status(observed, wanted, make_plan(observed, wanted), context.dev_ebs)
+            observed = await session.observe(goal, for_show=True)
+        status = describe_status(observed, find_meant(want), plan_for(observed, want), context.dev_ebs)
     except Exception as raised:  # noqa: BLE001 -- as of a pass: it is this volume's alone
         error = _explain(context.barrier, volume, raised)
-        wanted = want if isinstance(want, Wanted) else None
-        status = describe_failure(volume, memory.observed, wanted, error, context.dev_ebs)
+        status = describe_failure(volume, memory.observed, find_meant(want), error, context.dev_ebs)
     return replace(status, last_step=memory.last_step)
 
 
 def describe_busy(board: Board, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
     """Return how a volume was last, and what a pass over it, which takes its time, does now."""
-    wanted = want if isinstance(want, Wanted) else None
+    wanted = find_meant(want)
     known = board.get(volume) or VolumeStatus(
         volume, None if wanted is None else wanted.name, Condition.PENDING, Reason.TOO_SLOW
     )
@@ -156,9 +152,9 @@ class Pass:
         began = self._clock()
         failure: AgentError | None = None
         try:
-            wanted = _get_wanted(self._want)
+            goal = choose_goal(self._want)
             async with self._node.open(self._volume) as session:
-                await self._advance(session, wanted)
+                await self._advance(session, goal)
         except Exception as error:  # noqa: BLE001 -- the barrier: whatever it is, it is this volume's alone
             failure = _explain(self._barrier, self._volume, error)
         finally:
@@ -175,19 +171,19 @@ class Pass:
         return PassOutcome(needs_retry, is_here, isinstance(failure, OvertakenError))
 
     def _publish_failure(self, error: AgentError) -> None:
-        wanted = self._want if isinstance(self._want, Wanted) else None
         known = self._observed or self._memory.observed
-        self._publish(describe_failure(self._volume, known, wanted, error, self._dev_ebs))
+        meant = find_meant(self._want)
+        self._publish(describe_failure(self._volume, known, meant, error, self._dev_ebs))
 
-    async def _advance(self, session: Session, wanted: Wanted | None) -> None:
+    async def _advance(self, session: Session, goal: Wanted | None) -> None:
         """Do what comes first, look again, and so on, until no action is left."""
         previous: tuple[Observed, tuple[Action, ...]] | None = None
         for _ in range(MAX_STEPS):
             self._memory.under_way = "look at it"
-            observed = self._observed = self._memory.observed = await session.observe(wanted)
+            observed = self._observed = self._memory.observed = await session.observe(goal)
             self._confirm()
-            plan = make_plan(observed, wanted)
-            status = describe_status(observed, wanted, plan, self._dev_ebs)
+            plan = plan_for(observed, self._want)
+            status = describe_status(observed, find_meant(self._want), plan, self._dev_ebs)
             self._publish(status)
             if not plan.actions:
                 return
@@ -263,12 +259,6 @@ class Pass:
         elif status.condition.is_usable and memory.attached_at is not None:
             self._counters.count_attach(self._clock() - memory.attached_at)
             memory.attached_at = None
-
-
-def _get_wanted(want: Want) -> Wanted | None:
-    if isinstance(want, AgentError):
-        raise want
-    return want
 
 
 def _explain(barrier: Barrier, volume: VolumeId, error: Exception) -> AgentError:

@@ -17,10 +17,11 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agent.faults import RETRY_S, supervise
 from agent.model import VolumeId
-from agent.passes import Context, Memory, Node, Pass, Session, Want, describe_busy, look
+from agent.passes import Context, Memory, Node, Pass, Session, describe_busy, look
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.volume_status import VolumeStatus
+from agent.wants import Want
 
 LOCK_PATIENCE_S = 2.0
 """How long whoever asks for a plan waits for the pass under way; most take milliseconds."""
@@ -107,6 +108,10 @@ class Reconciler:
         """Return the volumes followed now, and those to be."""
         followed = (volume for volume, track in self._tracks.items() if track.is_followed)
         return tuple(sorted({*self._wants, *followed}))
+
+    def list_wanted(self) -> tuple[VolumeId, ...]:
+        """Return the volumes that something is wanted of, released or not."""
+        return tuple(sorted(volume for volume, want in self._wants.items() if want is not None))
 
     async def wait_settled(self, volumes: Iterable[VolumeId], timeout_s: float) -> None:
         """Return when all ``volumes`` were looked at since they were woken last, or after ``timeout_s``.

@@ -21,9 +21,9 @@ from agent.faults import supervise
 from agent.log import get_logger
 from agent.model import Seen, VolumeId
 from agent.node.sources import Hint
-from agent.passes import Want
 from agent.reconcile import Reconciler
 from agent.report.counters import Counters
+from agent.wants import Want
 
 GATHER_S = 0.02
 """How long answers are gathered while other devices are still being asked: to work out what is wanted of

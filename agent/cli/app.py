@@ -19,6 +19,7 @@ from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
 from agent.cli.orphans import orphans
 from agent.cli.output import JsonOption, print_answer, print_json, print_line
+from agent.cli.release import release
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 from agent.paths import Paths
 
@@ -243,6 +244,7 @@ def demo(
 
 
 register_cloud(app)
+app.command(epilog="Example: ebs-agent release --all && ebs-agent status")(release)
 app.command(epilog="Example: ebs-agent orphans --delete vol-0123456789abcdef0")(orphans)
 
 

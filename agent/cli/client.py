@@ -25,7 +25,7 @@ STREAM_TIMEOUT_S = 60.0
 """Between two lines of ``wait``; the agent sends one at least every ten seconds."""
 
 ORDER_TIMEOUT_S = 300.0
-"""Between two lines of an order's progress; AWS, asked through the worker, may be slow."""
+"""Between two lines of an order's progress: one at least every ten seconds, but of an agent that is older."""
 
 
 class NoAnswerError(AgentError):
@@ -87,6 +87,10 @@ class Client:
     def order(self, order: str, words: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the progress of something asked of the cloud, until it is done or has failed."""
         return self._stream("POST", f"/v1/cloud/{order}", ORDER_TIMEOUT_S, json.dumps(words).encode())
+
+    def release_all(self) -> Iterator[dict[str, Any]]:
+        """Yield the progress of releasing every volume, and then what became of each."""
+        return self._stream("POST", "/v1/release", ORDER_TIMEOUT_S, json.dumps({"all": True}).encode())
 
     def _ask(self, method: str, target: str, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         connection = _UnixConnection(self._path, timeout_s)

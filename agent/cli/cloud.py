@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typing_extensions import override
 
-from agent.cli.client import Client
+from agent.cli.client import Client, NoAnswerError
 from agent.cli.output import JsonOption, print_answer, print_json
 from agent.cli.volumes import VolumeArgument, complete_volume
 from agent.errors import AgentError, ExitCode, RefusedError
@@ -205,18 +206,35 @@ def carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -
     Raises the error the order ends with. With JSON progress goes to standard error.
     """
     client: Client = context.obj.client
-    answer: dict[str, Any] = {}
-    for line in client.order(order, {name: value for name, value in words.items() if value is not None}):
-        if "text" in line:
-            typer.echo(line["text"], err=as_json)
-        elif "error" in line:
-            raise _read_error(line)
-        else:
-            answer = line
+    lines = client.order(order, {name: value for name, value in words.items() if value is not None})
+    answer = follow_lines(lines, as_json=as_json)
+    if "error" in answer:
+        raise read_error(answer)
     return answer
 
 
-def _read_error(line: dict[str, Any]) -> AgentError:
+def follow_lines(lines: Iterable[dict[str, Any]], *, as_json: bool) -> dict[str, Any]:
+    """Tell an order's progress, and return its last line: what came of it, or the error it ends with.
+
+    Raises NoAnswerError where there is none: what was ordered is then not known to be done.
+    """
+    answer: dict[str, Any] = {}
+    for line in lines:
+        if "text" in line:
+            typer.echo(line["text"], err=as_json)
+        elif "alive" not in line:
+            answer = line
+    if not answer:
+        raise NoAnswerError(
+            "The agent broke off before it said what came of the order.",
+            hint="See how volumes are with: ebs-agent status. Asking again takes up what was interrupted.",
+            exit_code=ExitCode.NO_ANSWER,
+        )
+    return answer
+
+
+def read_error(line: dict[str, Any]) -> AgentError:
+    """Return the error that an order's last line tells."""
     exit_code = ExitCode(line["exit_code"])
     from agent.model import Reason
 

@@ -29,7 +29,7 @@ class Means:
     memory: Memory
     snapshots: SnapshotKeeper
     released: set[VolumeId]
-    """Detached by hand, and to be left so."""
+    """Taken away, most of them by hand, and to be left so; ``EVERYTHING`` may be among them."""
     clock: Callable[[], float]
     now: Callable[[], datetime]
 

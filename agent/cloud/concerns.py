@@ -15,6 +15,7 @@ from agent.cloud.concern import Concern, Means
 from agent.cloud.decisions import Decision, Do
 from agent.cloud.describe import describe_modifications, is_searchable
 from agent.cloud.drift import ask, find_shape_differences, find_tag_differences, tell_drift
+from agent.cloud.findings import EVERYTHING
 from agent.cloud.leaving import list_leaving
 from agent.cloud.look import Look
 from agent.cloud.makings import Making, note_described
@@ -106,14 +107,20 @@ class Presence(Concern):
         return plan_attach(volume, look.node)
 
     def _hold_back(self, decision: Decision | None) -> Decision | None:
-        """Leave a volume that was detached by hand where it is."""
+        """Leave a volume that was taken away by hand where it is, and bring and make none where all were."""
         call = decision.call if isinstance(decision, Do) else None
+        if call is not None and EVERYTHING in self._means.released:
+            return Wait(
+                Reason.RELEASED,
+                f"Everything was taken away from this node by hand; not done: {call.describe()}.",
+                hint="Reloading the policy (ebs-agent reload) has all its volumes brought here again.",
+            )
         if not isinstance(call, (AttachVolume, AttachClusterNodeVolume)):
             return decision
         if call.volume_id not in self._means.released:
             return decision
         return Wait(
-            Reason.NOT_ATTACHED,
+            Reason.RELEASED,
             f"{call.volume_id} was detached by hand.",
             hint=f"ebs-agent attach {call.volume_id} brings it back, as does reloading the policy.",
         )

@@ -16,8 +16,10 @@ from aiohttp import web
 from agent.cloud.against_policy import PolicyGuard
 from agent.cloud.decisions import NodeView
 from agent.cloud.following import Follower, Tell
+from agent.cloud.letting_go import NODE_ORDERS, NodeDesk, NodeSide
 from agent.cloud.orders import VolumeOrders
 from agent.cloud.orphan_orders import OrphanOrders, show_orphan
+from agent.cloud.release_all import release_all
 from agent.cloud.snapshot_orders import SnapshotOrders, show_snapshot
 from agent.cloud.words import (
     check_words,
@@ -33,6 +35,7 @@ from agent.policy import Policy, PolicyFile
 from agent.quoting import quote
 from agent.report import api
 from agent.report.board import Board
+from agent.report.lines import open_lines
 from agent.units import parse_size
 
 Words = Mapping[str, Any]
@@ -81,29 +84,76 @@ def add_cloud_routes(
     keep: Callable[[VolumeId], None],
     policy: Callable[[], Policy],
     policy_file: PolicyFile | None = None,
+    node: NodeSide | None = None,
 ) -> None:
-    """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object."""
+    """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object.
 
-    async def take(request: web.Request) -> web.StreamResponse:
+    ``node``: does by itself what of an order needs no AWS, and takes ``POST /v1/release``.
+    """
+    clerk = _Clerk(board, prepare, keep, policy, policy_file, node)
+    app.router.add_post("/v1/cloud/{order}", clerk.take_order)
+    app.router.add_post("/v1/release", clerk.take_release)
+
+
+@dataclass(frozen=True)
+class _Clerk:
+    """Takes orders, and answers each with its progress and with what came of it."""
+
+    board: Board
+    prepare: PrepareOrders
+    keep: Callable[[VolumeId], None]
+    policy: Callable[[], Policy]
+    policy_file: PolicyFile | None
+    node: NodeSide | None
+
+    async def take_order(self, request: web.Request) -> web.StreamResponse:
+        name, words = request.match_info["order"], await _read_words(request)
+
+        async def carry_out(tell: Tell) -> Answer:
+            order = _find_order(name)
+            check_words(name, words)
+            desk = self._open_node_desk(tell)
+            if desk is not None and name in NODE_ORDERS:
+                return await NODE_ORDERS[name](desk, words, order)
+            return await order(await self._open_desk(tell), words)
+
+        return await _answer(request, carry_out)
+
+    async def take_release(self, request: web.Request) -> web.StreamResponse:
         words = await _read_words(request)
-        stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await stream.prepare(request)
+
+        async def carry_out(tell: Tell) -> Answer:
+            desk = self._open_node_desk(tell)
+            if desk is None or words.keys() != {"all"} or words["all"] is not True:
+                raise refuse_words("What is to be released is not said.", 'The words are {"all": true}.')
+            return await release_all(desk)
+
+        return await _answer(request, carry_out)
+
+    async def _open_desk(self, tell: Tell) -> Desk:
+        follower, view = await self.prepare(tell)
+        return Desk(follower, view, self.board, self.keep, self.policy, self.policy_file)
+
+    def _open_node_desk(self, tell: Tell) -> NodeDesk | None:
+        if self.node is None:
+            return None
+        return NodeDesk(self.board, self.node, self.keep, tell, lambda: self._open_desk(tell))
+
+
+async def _answer(request: web.Request, carry_out: Callable[[Tell], Awaitable[Answer]]) -> web.StreamResponse:
+    """Answer with lines: what is told meanwhile, and last what came of it, which may hold an error."""
+    async with open_lines(request) as lines:
 
         async def tell(text: str) -> None:
-            await _write(stream, {"text": text})
+            await lines.write({"text": text})
 
         try:
-            order = _find_order(request.match_info["order"])
-            check_words(request.match_info["order"], words)
-            follower, view = await prepare(tell)
-            answer = await order(Desk(follower, view, board, keep, policy, policy_file), words)
+            answer = await carry_out(tell)
         except AgentError as error:
-            await _write(stream, api.show_error(error))
+            await lines.write(api.show_error(error))
         else:
-            await _write(stream, {"done": True, **answer})
-        return stream
-
-    app.router.add_post("/v1/cloud/{order}", take)
+            await lines.write(answer if "error" in answer else {"done": True, **answer})
+    return lines.stream
 
 
 async def _read_words(request: web.Request) -> dict[str, Any]:
@@ -114,10 +164,6 @@ async def _read_words(request: web.Request) -> dict[str, Any]:
     if not isinstance(words, dict):
         raise AgentError("An order is a JSON object.", retryable=False, exit_code=ExitCode.USAGE)
     return words
-
-
-async def _write(stream: web.StreamResponse, line: Mapping[str, Any]) -> None:
-    await stream.write(json.dumps(line, default=str).encode() + b"\n")
 
 
 # -- Orders --------------------------------------------------------------------------------------------------
@@ -145,6 +191,7 @@ async def _create(desk: Desk, words: Words) -> Answer:
 async def _restore(desk: Desk, words: Words) -> Answer:
     snapshot_id = parse_snapshot_id(words.get("snapshot"))
     volume_id = await desk.volumes.restore(read_new_volume({**words, "from": snapshot_id}))
+    desk.keep(volume_id)  # also where everything else was taken away from this node
     return {"volume_id": volume_id, "snapshot_id": snapshot_id}
 
 

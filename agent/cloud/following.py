@@ -121,19 +121,24 @@ class Follower:
         await self.say(f"Unmounting and flushing {volume_id}.")
         if self.note_by_hand is not None:
             await self.note_by_hand(volume_id)
-        try:
-            await self.hands.release(volume_id, is_forced=is_forced)
-        except AgentError as error:
-            # Force is the way out where somebody uses it. Of a flush that failed nobody is in the way.
-            if isinstance(error, RefusedError) or error.reason is not Reason.DEVICE_BUSY:
-                raise
-            raise RefusedError(
-                error.message,
-                hint="End them and try again. --force detaches it under them: what they have not written "
-                "is lost.",
-                reason=error.reason,
-                exit_code=ExitCode.REFUSED,
-            ) from error
+        await release(self.hands, volume_id, is_forced=is_forced)
+
+
+async def release(hands: Hands, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+    """Unmount and flush a volume for a person; RefusedError where somebody uses it, with the way out."""
+    try:
+        await hands.release(volume_id, is_forced=is_forced)
+    except AgentError as error:
+        # Force is the way out where somebody uses it. Of a flush that failed nobody is in the way.
+        if isinstance(error, RefusedError) or error.reason is not Reason.DEVICE_BUSY:
+            raise
+        raise RefusedError(
+            error.message,
+            hint="End them and try again. --force detaches it under them: what they have not written "
+            "is lost.",
+            reason=error.reason,
+            exit_code=ExitCode.REFUSED,
+        ) from error
 
 
 def _wait(decision: Wait | Refuse) -> Sighting:

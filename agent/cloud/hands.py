@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from agent.cloud.findings import FREEZE_LIMIT_S
+from agent.cloud.findings import EVERYTHING, FREEZE_LIMIT_S
 from agent.cloud.keeping import FileStore
 from agent.cloud.released import ReleasedNote
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.log import get_logger
-from agent.model import DeviceNumber, Mount, Observed, Reason, Seen, VolumeId
+from agent.model import DeviceNumber, Mount, Observed, Reason, Released, Seen, VolumeId, Wanted
 from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
 from agent.node.processes import find_processes
 from agent.passes import Session
 from agent.steps import Relinquish, Unmount
+from agent.wants import Want
 
 RELEASED = "released.json"
 """Below the state directory: the volumes a person took away."""
@@ -42,6 +43,9 @@ class Passes(Protocol):
 
     def wake(self, volume: VolumeId) -> None:
         """Have the volume looked at soon."""
+
+    def list_wanted(self) -> Iterable[VolumeId]:
+        """Return the volumes that something is wanted of, released or not."""
 
 
 class NodeHands:
@@ -105,6 +109,14 @@ class NodeHands:
         except AgentError as error:
             log.warning("volume.unflushed", volume_id=volume_id, error=error.message)
 
+    def withhold(self, volume_id: VolumeId, want: Want) -> Want:
+        """Return what is wanted of a volume: of one that is released nothing, and by whose hand is told."""
+        if volume_id not in self.released:
+            return want
+        if volume_id in self._by_hand:
+            return Released(want) if isinstance(want, Wanted) else want
+        return None
+
     def keep(self, volume_id: VolumeId) -> None:
         """Have the volume mounted again as the policy says."""
         self.released.discard(volume_id)
@@ -123,6 +135,31 @@ class NodeHands:
         """Have it on disk that a person takes the volume away, before anything is let go."""
         self._by_hand.add(volume_id)
         await self._note.write(self._by_hand)
+
+    async def note_all_by_hand(self) -> tuple[VolumeId, ...]:
+        """Have it on disk that a person takes everything away; return what is here and to be let go.
+
+        That is what the policy wants, what was released before and what the agent has mounted. Volumes that
+        come later, unless by an order, are left alone as well, until the policy is read again.
+        """
+        recorded = set(self._node.list_recorded())
+        meant = {*self._reconciler.list_wanted(), *self.released, *recorded} - {EVERYTHING}
+        self.released |= {*meant, EVERYTHING}
+        self._by_hand |= self.released
+        self._refresh()
+        await self._note.write(self._by_hand)
+        return tuple(sorted(meant & {*self._present(), *recorded}))
+
+    async def write_released(self) -> bool:
+        """Have on disk what is released by now; False where a restart would not know of it."""
+        return await self._note.write(self._by_hand)
+
+    def note_arrived(self, volumes: Iterable[VolumeId]) -> None:
+        """Leave volumes alone that have just come to a node of which everything was taken away."""
+        if EVERYTHING in self.released:
+            self.released.update(volumes)
+            self._by_hand.update(volumes)
+            self._note.note_change()
 
     async def note_given_back(self) -> None:
         """Write down what is given back, until cancelled."""

@@ -52,7 +52,13 @@ LONGEST_PAUSE_S = 60.0
 LOOK = "(look)"
 """What looking at all rests under, where nothing could be described; no entry can be named so."""
 _LASTING = frozenset(
-    {Reason.ATTACHED_ELSEWHERE, Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACH_UNSUPPORTED}
+    {
+        Reason.ATTACHED_ELSEWHERE,
+        Reason.WRONG_ZONE,
+        Reason.MANAGED_BY_CSI,
+        Reason.ATTACH_UNSUPPORTED,
+        Reason.RELEASED,
+    }
 )
 """Reasons that last until somebody else does something: looking often would not make it sooner."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from agent.cloud.against_policy import PolicyGuard
 from agent.cloud.attach import plan_attach, plan_detach
 from agent.cloud.calls import ModifyVolume
-from agent.cloud.decisions import AttachApi, Decision, NodeView
+from agent.cloud.decisions import AttachApi, Decision, NodeView, Release
 from agent.cloud.describe import describe_known, describe_modifications
 from agent.cloud.following import Follower, Sighting
 from agent.cloud.modify import find_change, plan_expand, wait_for
@@ -56,16 +56,18 @@ class VolumeOrders:
 
     async def detach(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         """Unmount, flush and detach the volume; ends when it is gone from API and node."""
-        released = self._follower.hands.released
-        released.discard(volume_id)  # whoever has begun to use it since an earlier attempt is to be named
+        has_let_go = False  # by this order: whoever has begun to use it since an earlier one is to be named
 
         async def look() -> Sighting:
+            nonlocal has_let_go
             volume = await describe_one(self._follower, volume_id)
             node = self._view()
-            decision = plan_detach(volume, node, is_released=volume_id in released)
+            decision = plan_detach(volume, node, is_released=has_let_go)
             _require_api(decision, node)
             done = f"{volume_id} is detached."
-            return await self._follower.carry_out(volume_id, decision, done, is_forced=is_forced)
+            sighting = await self._follower.carry_out(volume_id, decision, done, is_forced=is_forced)
+            has_let_go = has_let_go or isinstance(decision, Release)
+            return sighting
 
         await self._follower.follow(volume_id, look)
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 import anyio
 
+from agent.cloud.findings import EVERYTHING
 from agent.cloud.keeping import FileStore
 from agent.errors import AgentError
 from agent.log import get_logger
@@ -35,24 +36,30 @@ class ReleasedNote:
         try:
             content = self._store.read()
             found = json.loads(content) if content is not None else []
-            self._noted = frozenset(parse_volume_id(volume) for volume in found)
+            self._noted = frozenset(
+                EVERYTHING if volume == EVERYTHING else parse_volume_id(volume) for volume in found
+            )
         except (AgentError, OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("released.unreadable", error=str(error))
         return set(self._noted)
 
-    async def write(self, released: Collection[VolumeId]) -> None:
-        """Have the list on disk, synced. Failing is logged: a full disk keeps nobody from detaching."""
+    async def write(self, released: Collection[VolumeId]) -> bool:
+        """Have the list on disk, synced; False, and logged, where it is not.
+
+        A full disk keeps nobody from detaching.
+        """
         async with self._lock:
             wanted = frozenset(released)
             if wanted == self._noted:
-                return
+                return True
             try:
                 with anyio.fail_after(WRITE_LIMIT_S):
                     await self._store.write(json.dumps(sorted(wanted)).encode())
             except (AgentError, OSError, ValueError) as error:
                 log.warning("released.unwritable", error=str(error))
-            else:
-                self._noted = wanted
+                return False
+            self._noted = wanted
+            return True
 
     def note_change(self) -> None:
         """Have ``run`` write the list soon."""

@@ -14,7 +14,15 @@ from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Proce
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
 from agent.model.snapshots import SnapshotFacts
 from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
-from agent.model.wanted import FormatRule, Wanted, WantedBlock, WantedFilesystem, WantedMount, WantedTuning
+from agent.model.wanted import (
+    FormatRule,
+    Released,
+    Wanted,
+    WantedBlock,
+    WantedFilesystem,
+    WantedMount,
+    WantedTuning,
+)
 
 __all__ = [
     "AwsChecks",
@@ -47,6 +55,7 @@ __all__ = [
     "Provisioned",
     "RawRecord",
     "Reason",
+    "Released",
     "Remedy",
     "RootInode",
     "Seen",

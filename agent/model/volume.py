@@ -95,6 +95,7 @@ class Reason(str, Enum):
     UNREACHABLE = "Unreachable"
     TOO_SLOW = "TooSlow"
     # Waiting.
+    RELEASED = "Released"
     NOT_ATTACHED = "NotAttached"
     WAITING_FOR_CLOUD = "WaitingForCloud"
     PERMISSION_DENIED = "PermissionDenied"

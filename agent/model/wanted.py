@@ -75,3 +75,10 @@ class Wanted:
     tune: WantedTuning = field(default_factory=WantedTuning)
     is_broad: bool = False
     """The volume is meant by what it is like (its size, its device name), and not named."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A volume that a person took away from what wants it: nothing is done with it until it is given back."""
+
+    wanted: Wanted

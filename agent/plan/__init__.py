@@ -9,11 +9,13 @@ safety argument: what is not ours is refused before anything on it is even consi
 ``ownership``    whose the volume is, and so whether it may be touched at all
 ``content``      attached and mounted nowhere: refuse, format, or check and mount
 ``upkeep``       mounted: options, growth, ownership, tuning, or on its way to another path
+``released``     taken away by a person: left alone until it is given back
 ===============  ===========================================================================================
 """
 
 from __future__ import annotations
 
+from agent.plan.released import plan_released
 from agent.plan.volume import make_plan, needs_proof
 
-__all__ = ["make_plan", "needs_proof"]
+__all__ = ["make_plan", "needs_proof", "plan_released"]

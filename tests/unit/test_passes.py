@@ -13,12 +13,13 @@ from structlog.testing import capture_logs
 
 from agent.errors import AgentError
 from agent.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
-from agent.passes import Context, Memory, Pass, Want
+from agent.passes import Context, Memory, Pass
 from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.steps import Format, Link, MountFilesystem
+from agent.wants import Want
 from tests.fakes.world import EXT4, FakeNode, FakeVolume
 from tests.unit.test_reconcile import VOLUME, WANTED, reconciling, wait_condition, wait_for
 

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 from agent.errors import InconclusiveError
 from agent.model import Identity, Seen, VolumeId
 from agent.node.sources import Hint
-from agent.passes import Want
 from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.survey import Surveyor, look_periodically
+from agent.wants import Want
 from tests.fakes.world import FakeNode
 
 pytestmark = pytest.mark.anyio

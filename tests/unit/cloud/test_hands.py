@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,9 +13,23 @@ import anyio
 import pytest
 
 from agent.aside import do_here
+from agent.cloud.findings import EVERYTHING
 from agent.cloud.hands import RELEASED, NodeHands
 from agent.errors import AgentError, ExitCode, RefusedError
-from agent.model import Device, DeviceNumber, Exclusion, Identity, Mount, Observed, Reason, VolumeId
+from agent.model import (
+    Device,
+    DeviceNumber,
+    Exclusion,
+    Identity,
+    Mount,
+    Observed,
+    Reason,
+    Released,
+    Seen,
+    VolumeId,
+    Wanted,
+    WantedMount,
+)
 from agent.node.loopback import LoopbackSource
 from agent.node.node import Node
 from agent.node.workers import Workers
@@ -41,6 +55,10 @@ class OneVolume:
         self.failing = failing
         self.done: list[Action] = []
         self.woken = 0
+        self.wanted: tuple[VolumeId, ...] = ()
+
+    def list_wanted(self) -> tuple[VolumeId, ...]:
+        return self.wanted
 
     @asynccontextmanager
     async def hold(self, volume: VolumeId) -> AsyncIterator[OneVolume]:
@@ -68,11 +86,17 @@ class OneVolume:
             self.observed = replace(self.observed, mounts=left)
 
 
-def hands_on(volume: OneVolume, directory: Path) -> NodeHands:
+def hands_on(
+    volume: OneVolume,
+    directory: Path,
+    present: Mapping[VolumeId, Seen] | None = None,
+    wanted: tuple[VolumeId, ...] = (),
+) -> NodeHands:
     workers = Workers()
     node = Node(Paths(directory), LoopbackSource(directory, workers), workers)
     node.aside = do_here
-    return NodeHands(node, volume, dict, lambda: None)
+    volume.wanted = wanted
+    return NodeHands(node, volume, lambda: present or {}, lambda: None)
 
 
 async def test_release_unmounts_and_flushes(tmp_path: Path) -> None:
@@ -155,3 +179,60 @@ async def test_volume_that_left_by_itself_is_released(tmp_path: Path) -> None:
     hands = hands_on(volume, tmp_path)
     await hands.release(VOLUME)
     assert volume.done == []
+
+
+OTHER = VolumeId("vol-0123456789abcdef1")
+WANT = Wanted(VOLUME, "data", mount=WantedMount("/data"))
+
+
+async def test_everything_taken_away_is_noted_before_anything_is_let_go(tmp_path: Path) -> None:
+    """One note holds all that the policy wants, here or not, before the first is let go."""
+    volume = OneVolume(USED)
+    hands = hands_on(volume, tmp_path, present={VOLUME: Seen("/dev/nvme1n1")}, wanted=(VOLUME, OTHER))
+    assert await hands.note_all_by_hand() == (VOLUME,)
+    assert volume.done == []
+    again = hands_on(OneVolume(USED), tmp_path)
+    assert again.released == {VOLUME, OTHER, EVERYTHING}
+    assert again.withhold(OTHER, replace(WANT, volume_id=OTHER)) == Released(replace(WANT, volume_id=OTHER))
+
+
+async def test_volume_in_use_is_the_policys_again_and_the_others_stay_released(tmp_path: Path) -> None:
+    """What could not be let go is not released after a restart either; that nothing is to come here stays."""
+    hands = hands_on(OneVolume(USED, Unmount), tmp_path, {VOLUME: Seen("/dev/nvme1n1")}, (VOLUME, OTHER))
+    await hands.note_all_by_hand()
+    with pytest.raises(AgentError):
+        await hands.release(VOLUME)
+    assert await hands.write_released()
+    again = hands_on(OneVolume(USED), tmp_path)
+    assert again.released == {OTHER, EVERYTHING}
+    assert again.withhold(VOLUME, WANT) is WANT
+
+
+async def test_volume_that_comes_later_is_left_alone(tmp_path: Path) -> None:
+    """An attachment that was under way brings no volume into use again; what is given back is used."""
+    hands = hands_on(OneVolume(USED), tmp_path)
+    hands.note_arrived([OTHER])
+    assert hands.released == set()
+    await hands.note_all_by_hand()
+    hands.note_arrived([VOLUME])
+    assert hands.withhold(VOLUME, WANT) == Released(WANT)
+    hands.keep(VOLUME)
+    assert hands.withhold(VOLUME, WANT) is WANT
+    assert await hands.write_released()
+    assert hands_on(OneVolume(USED), tmp_path).released == {EVERYTHING}
+
+
+async def test_reload_gives_everything_back(tmp_path: Path) -> None:
+    """After a reload nothing is released any more, and the next start knows."""
+    hands = hands_on(OneVolume(USED), tmp_path)
+    await hands.note_all_by_hand()
+    hands.keep_all()
+    assert await hands.write_released()
+    assert hands_on(OneVolume(USED), tmp_path).released == set()
+
+
+async def test_what_the_policy_let_go_is_not_told_as_a_persons_doing(tmp_path: Path) -> None:
+    """Of a volume let go for the policy's sake nothing is wanted, and no person is said to have done it."""
+    hands = hands_on(OneVolume(USED), tmp_path)
+    await hands.release(VOLUME)
+    assert hands.withhold(VOLUME, WANT) is None

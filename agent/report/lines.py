@@ -1,0 +1,52 @@
+"""An answer of JSON lines to one client of the control socket, which is never silent for long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+from aiohttp import web
+
+KEEPALIVE_S = 10.0
+"""After so long without a line of its own the answer has one that says only that it goes on."""
+GOES_ON: Mapping[str, Any] = {"alive": True}
+
+
+class Lines:
+    """The answer under way. A line goes out whole, whoever writes at the same time."""
+
+    def __init__(self, stream: web.StreamResponse) -> None:
+        self.stream = stream
+        self._turn = anyio.Lock()
+        self._written = anyio.Event()
+
+    async def write(self, line: Mapping[str, Any]) -> None:
+        """Send one line; a client that has gone away ends the request by that, and is not told."""
+        async with self._turn:
+            with suppress(ConnectionError):
+                await self.stream.write(json.dumps(line, default=str).encode() + b"\n")
+        self._written.set()
+
+    async def keep_alive(self, after_s: float) -> None:
+        """Send a line whenever nothing was sent for ``after_s``, until cancelled."""
+        while True:
+            self._written = anyio.Event()
+            with anyio.move_on_after(after_s):
+                await self._written.wait()
+                continue
+            await self.write(GOES_ON)
+
+
+@asynccontextmanager
+async def open_lines(request: web.Request) -> AsyncIterator[Lines]:
+    """Begin an answer of lines; within, the client hears at least every ``KEEPALIVE_S`` that it goes on."""
+    stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await stream.prepare(request)
+    lines = Lines(stream)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lines.keep_alive, KEEPALIVE_S)
+        yield lines
+        tasks.cancel_scope.cancel()

@@ -5,9 +5,8 @@ EC2 has hundreds of codes; these are those that volumes meet. Data and no more.
 
 from __future__ import annotations
 
-from agent.cloud import hyperpod_rules
+from agent.cloud import credential_rules, hyperpod_rules, kms_rules
 from agent.cloud.rule import Rule
-from agent.cloud.statements import WHERE_KMS_GOES
 from agent.model import Reason
 
 THROTTLED = Rule(
@@ -18,44 +17,10 @@ THROTTLED = Rule(
 )
 DENIED = Rule(
     Reason.PERMISSION_DENIED,
-    "AWS denies {operation}{user}: {action} is missing.",
-    "Add {action} to {where}; `ebs-agent reload` then has it tried at once. "
+    "AWS denies {operation}{user}: {action} is missing{because}.",
+    "{mend}; `ebs-agent reload` then has it tried at once. "
     "`ebs-agent iam-policy` prints all that this policy file needs.",
     retry_after_s=300.0,
-)
-NO_CREDENTIALS = Rule(
-    Reason.PERMISSION_DENIED,
-    "There are no AWS credentials on this node for {operation}.",
-    "Give the instance group an execution role, or set cloud.enabled: false to work without AWS.",
-    retry_after_s=300.0,
-)
-NOT_ACCEPTED = Rule(
-    Reason.PERMISSION_DENIED,
-    "AWS does not accept this node's credentials for {operation} ({code}): {message}",
-    "Is the node's clock right (timedatectl)? Are the credentials of this partition, their role or key not "
-    "deleted, and the region enabled for the account? The unit's environment may set others than the role's.",
-    retry_after_s=300.0,
-)
-EXPIRED = Rule(
-    Reason.PERMISSION_DENIED,
-    "This node's AWS credentials have expired for {operation} ({code}): {message}",
-    "Those of a role are renewed by themselves: is the node's clock right (timedatectl)? Those that the "
-    "unit's environment or a file gives have to be given anew.",
-    retry_after_s=60.0,
-)
-CLOCK = Rule(
-    Reason.PERMISSION_DENIED,
-    "AWS takes {operation} for sent at another time ({code}): {message}",
-    "Is the node's clock right? timedatectl tells; chronyd or systemd-timesyncd has to run and reach its "
-    "server (169.254.169.123 on EC2).",
-    retry_after_s=60.0,
-)
-NO_REGION = Rule(
-    Reason.WAITING_FOR_CLOUD,
-    "It is not known in which region {operation} is to be asked.",
-    "It passes once resource_config.json or the instance metadata tells; `ebs-agent doctor` shows what they "
-    "say. AWS_REGION in the unit's environment tells it as well.",
-    retry_after_s=15.0,
 )
 UNREACHABLE = Rule(
     Reason.CLOUD_ERROR,
@@ -65,7 +30,7 @@ UNREACHABLE = Rule(
 )
 SERVER = Rule(
     Reason.CLOUD_ERROR,
-    "AWS failed to serve {operation} ({code}).",
+    "AWS failed to serve {operation} ({code}): {message}",
     "This is on AWS's side; the agent asks again. https://health.aws.amazon.com shows known trouble.",
     retry_after_s=15.0,
 )
@@ -79,6 +44,20 @@ QUOTA = Rule(
     Reason.CLOUD_ERROR,
     "A quota of this AWS account is used up: {message}",
     "Ask for more under Service Quotas → Amazon EBS, or delete volumes and snapshots nobody needs.",
+    retry_after_s=900.0,
+)
+MODIFICATION_QUOTA = Rule(
+    Reason.WAITING_FOR_CLOUD,
+    "This AWS account modifies as much storage in this region as its quota lets it at once: {message}",
+    "It passes when modifications under way are completed. Ask for more under Service Quotas → Amazon EBS if "
+    "it does not.",
+    retry_after_s=900.0,
+)
+TAGS = Rule(
+    Reason.CLOUD_ERROR,
+    "AWS takes no more tags for it: {message}",
+    "A volume or snapshot has 50 tags at most; give it fewer in its class or under snapshots.",
+    is_retryable=False,
     retry_after_s=900.0,
 )
 CAPACITY = Rule(
@@ -135,13 +114,6 @@ STATE = Rule(
     "The agent looks again. If it stays so, the EC2 console shows the volume's state.",
     retry_after_s=10.0,
 )
-KMS = Rule(
-    Reason.PERMISSION_DENIED,
-    "The KMS key of the volume cannot be used: {message}",
-    f"kms:CreateGrant and kms:DescribeKey have to be allowed in {WHERE_KMS_GOES}, and the key enabled. "
-    "`ebs-agent iam-policy --kms` prints the statement.",
-    retry_after_s=300.0,
-)
 INVALID = Rule(
     Reason.CLOUD_ERROR,
     "AWS refuses the parameters of {operation}: {message}",
@@ -186,29 +158,6 @@ BY_CODE: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         (
-            "NoCredentialsError",
-            "PartialCredentialsError",
-            "CredentialRetrievalError",
-        ),
-        NO_CREDENTIALS,
-    ),
-    **dict.fromkeys(
-        (
-            "AuthFailure",
-            "InvalidClientTokenId",
-            "UnrecognizedClientException",
-            "OptInRequired",
-            "SignatureDoesNotMatch",
-            "IncompleteSignature",
-            "InvalidSignatureException",
-        ),
-        NOT_ACCEPTED,
-    ),
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), EXPIRED),
-    **dict.fromkeys(("RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"), CLOCK),
-    "NoRegionError": NO_REGION,
-    **dict.fromkeys(
-        (
             "EndpointConnectionError",
             "ConnectTimeoutError",
             "ReadTimeoutError",
@@ -231,10 +180,13 @@ BY_CODE: dict[str, Rule] = {
             "VolumeIOPSLimit",
             "ResourceLimitExceeded",
             "FastSnapshotRestoreLimitExceeded",
+            "ServiceQuotaExceededException",
         ),
         QUOTA,
     ),
-    "InsufficientVolumeCapacity": CAPACITY,
+    "VolumeModificationSizeLimitExceeded": MODIFICATION_QUOTA,
+    "TagLimitExceeded": TAGS,
+    **dict.fromkeys(("InsufficientVolumeCapacity", "InsufficientCapacity"), CAPACITY),
     "SnapshotCreationPerVolumeRateExceeded": SNAPSHOT_SO_SOON,
     **dict.fromkeys(("ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"), SNAPSHOTS_PENDING),
     "VolumeModificationRateExceeded": COOL_DOWN,
@@ -243,22 +195,13 @@ BY_CODE: dict[str, Rule] = {
     "InvalidAttachment.NotFound": STATE,
     "IncorrectState": STATE,
     "IncorrectInstanceState": STATE,
-    "InvalidVolume.ZoneMismatch": WRONG_ZONE,
+    "ConcurrentTagAccess": STATE,
+    **dict.fromkeys(("InvalidVolume.ZoneMismatch", "InvalidVolumeID.ZoneMismatch"), WRONG_ZONE),
     "VolumeInUse": ELSEWHERE,
     NAME_TAKEN_CODE: NAME_TAKEN,
     "InvalidSnapshot.NotFound": SNAPSHOT,
     "InvalidSnapshot.InUse": SNAPSHOT,
     "SnapshotLocked": SNAPSHOT,
-    **dict.fromkeys(
-        (
-            "KMSKeyNotAccessibleFault",
-            "InvalidKmsKey.InvalidState",
-            "KmsKeyNotFound",
-            "Client.InvalidKMSKey.InvalidState",
-            "InvalidKmsKeyId.Malformed",
-        ),
-        KMS,
-    ),
     **dict.fromkeys(
         (
             "InvalidParameterValue",
@@ -273,12 +216,17 @@ BY_CODE: dict[str, Rule] = {
             "InvalidSnapshotID.Malformed",
             "InvalidZone.NotFound",
             "VolumeTypeNotAvailableInZone",
+            "UnknownVolumeType",
+            "EncryptedVolumesNotSupported",
+            "Unsupported",
             "UnsupportedOperation",
             "OperationNotPermitted",
         ),
         INVALID,
     ),
+    **credential_rules.BY_CODE,
     **hyperpod_rules.BY_CODE,
+    **kms_rules.BY_CODE,
 }
 
 

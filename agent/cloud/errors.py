@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from agent.cloud.credential_rules import find_clock_code
+from agent.cloud.denials import find_encoded, find_why, name_remedy
 from agent.cloud.error_rules import (
     BY_CODE,
     COOL_DOWN,
@@ -19,9 +21,10 @@ from agent.cloud.error_rules import (
     THROTTLED,
 )
 from agent.cloud.hyperpod_rules import find_hyperpod_code
+from agent.cloud.kms_rules import find_kms_code
 from agent.cloud.rest import find_told_wait_s
 from agent.cloud.rule import Rule
-from agent.cloud.statements import STATEMENTS, WHERE_IT_GOES, WHERE_KMS_GOES
+from agent.cloud.statements import STATEMENTS
 from agent.errors import AgentError
 
 _EC2_CODE = re.compile(r"Ec2ErrCode:?\s*([A-Za-z][A-Za-z0-9.]*[A-Za-z0-9])")
@@ -57,6 +60,8 @@ class CloudError(AgentError):
     retry_after_s: float = 0.0
     denied_action: str | None = None
     """The IAM action that is missing, where AWS knows who asks, and says that it will not tell or do it."""
+    encoded: str | None = None
+    """What AWS says of a denial to whoever may decode it: ``aws sts decode-authorization-message``."""
 
     __str__ = AgentError.__str__
 
@@ -69,10 +74,9 @@ def is_throttled(code: str) -> bool:
 def find_code(failure: Failure) -> str:
     """Return the code that says most: EC2's from inside a ValidationException, what its words mean, AWS's."""
     inside = _EC2_CODE.search(failure.message)
-    if inside is None:
-        code = find_hyperpod_code(failure.operation, failure.code, failure.message)
-    else:
-        code = inside[1]
+    code = find_kms_code(failure.code if inside is None else inside[1], failure.message)
+    if code == failure.code:
+        code = find_clock_code(find_hyperpod_code(failure.operation, code, failure.message), failure.message)
     return NAME_TAKEN_CODE if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
 
 
@@ -81,7 +85,7 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
     code = find_code(failure)
     rule = _choose_rule(failure, code)
     action = _find_action(failure)
-    is_kms = action.startswith("kms:")
+    why = find_why(failure.message)
     user = _USER.search(failure.message)
     words = {
         "service": failure.service,
@@ -90,11 +94,10 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
         "message": _shorten(failure.message),
         "action": action,
         "user": f" to {user[1]}" if user else "",
-        "where": WHERE_KMS_GOES if is_kms else WHERE_IT_GOES,
+        "mend": name_remedy(action, failure.message),
+        "because": "" if why is None else f" ({why} it)" if why.endswith("allows") else f" ({why})",
     }
     sentence = rule.sentence.format(**words)
-    if "explicit deny" in failure.message:
-        words["where"] += "; an explicit deny stands in the way, look at permission boundaries and SCPs too"
     request = f" (request {failure.request_id})" if rule is OTHER and failure.request_id else ""
     return CloudError(
         message=f"{subject}: {sentence}{request}" if subject else f"{sentence}{request}",
@@ -105,6 +108,7 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
         operation=failure.operation,
         retry_after_s=_find_wait(rule, failure.message),
         denied_action=action if rule is DENIED else None,
+        encoded=find_encoded(failure.message),
     )
 
 

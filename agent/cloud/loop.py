@@ -295,4 +295,6 @@ class CloudLoop:
 
 def _log_failure(error: AgentError, **about: str) -> None:
     event = "cloud.denied" if error.reason is Reason.PERMISSION_DENIED else "cloud.failed"
-    log.warning(event, error=error.message, hint=error.hint, **about)
+    encoded = getattr(error, "encoded", None)
+    more = {} if encoded is None else {"encoded": encoded}
+    log.warning(event, error=error.message, hint=error.hint, **more, **about)

@@ -103,6 +103,124 @@ def test_denial_names_statement_and_place(message: str, action: str, where: str)
     assert "Zm9v" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        ("because no identity-based policy allows the ec2:AttachVolume action", "to the IAM policy"),
+        (
+            "because no VPC endpoint policy allows the ec2:AttachVolume action",
+            "to the policy of the VPC endpoint",
+        ),
+        ("because no permissions boundary allows the ec2:AttachVolume action", "the permissions boundary"),
+        ("because no service control policy allows the ec2:AttachVolume action", "(SCPs)"),
+        ("because no session policy allows the ec2:AttachVolume action", "the session policy"),
+        (
+            "with an explicit deny in a resource control policy",
+            "explicit deny of ec2:AttachVolume out of the resource",
+        ),
+        ("with an explicit deny in an identity-based policy", "out of the IAM policy"),
+        ("with an explicit deny in a VPC endpoint policy", "out of the policy of the VPC endpoint"),
+        ("with an explicit deny", "an explicit deny stands in the way"),
+    ],
+)
+def test_denial_names_the_policy_that_stands_in_the_way(why: str, remedy: str) -> None:
+    """AWS's words for why are kept, and the remedy is for that policy: an IAM policy mends no endpoint's."""
+    said = f"User: {ROLE} is not authorized to perform: ec2:AttachVolume on resource: x {why}."
+    error = explain("UnauthorizedOperation", said, status=403)
+    assert remedy in str(error.hint)
+    assert why.partition(" the ec2:")[0] in error.message or why == "with an explicit deny"
+
+
+def test_what_aws_encoded_is_kept_for_whoever_may_decode_it() -> None:
+    """It is in the log, for `aws sts decode-authorization-message`; people are spared it."""
+    assert explain("UnauthorizedOperation", ENCODED_DENIAL, status=403).encoded == "Zm9v"
+    assert explain("UnauthorizedOperation", "No.", status=403).encoded is None
+
+
+KEY = "arn:aws:kms:us-west-2:111122223333:key/1234abcd"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("KMSKeyNotAccessibleFault", "It is not."),
+        ("InvalidKmsKey.InvalidState", "It is not."),
+        ("Client.InvalidKMSKey.InvalidState", "The KMS key provided is in an incorrect state"),
+        ("InvalidKmsKeyId.Malformed", "It is not."),
+        ("KMSInvalidStateException", f"{KEY} is pending deletion."),
+        ("KMSAccessDeniedException", "It is not."),
+        ("DisabledException", f"{KEY} is disabled."),
+        ("InvalidParameterValue", f"The KMS key {KEY} does not exist"),
+        ("ValidationException", f"The volume's state: {KEY} is disabled"),
+        ("AccessDeniedException", "The ciphertext refers to a customer master key that does not exist"),
+        ("IncorrectState", "Volume is encrypted with an inaccessible AWS KMS key."),
+        ("ValidationException", "HyperPod - Ec2ErrCode: Client.InvalidKMSKey.InvalidState - words"),
+    ],
+)
+def test_key_that_cannot_be_used_is_told_as_that(code: str, message: str) -> None:
+    """Under whatever code AWS says it: its words are kept, and enabling and saving the key are named."""
+    error = explain_failure(Failure("sagemaker", "AttachClusterNodeVolume", code, message, 400), "vol-1")
+    assert "The KMS key of the volume cannot be used" in error.message
+    assert message in error.message
+    assert (error.reason, error.retryable) == (Reason.PERMISSION_DENIED, True)
+    assert "cancel-key-deletion" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    "action", ["CreateGrant", "Decrypt", "GenerateDataKeyWithoutPlaintext", "DescribeKey"]
+)
+def test_denied_use_of_a_key_names_the_action_and_the_key_policy(action: str) -> None:
+    """A denial of the key service's is one: its action belongs into the key policy."""
+    said = (
+        f"User: {ROLE} is not authorized to perform: kms:{action} on resource: {KEY} because it is disabled"
+    )
+    error = explain("AccessDenied", said, status=403)
+    assert f"kms:{action} is missing" in error.message
+    assert f"Add kms:{action} to the key policy" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("VolumeLimitExceeded", "Service Quotas"),
+        ("MaxIOPSLimitExceeded", "Service Quotas"),
+        ("SnapshotLimitExceeded", "Service Quotas"),
+        ("ServiceQuotaExceededException", "Service Quotas"),
+        ("VolumeModificationSizeLimitExceeded", "modifications under way"),
+        ("PendingSnapshotLimitExceeded", "some may be completed"),
+        ("ConcurrentSnapshotLimitExceeded", "some may be completed"),
+        ("AttachmentLimitExceeded", "Detach a volume"),
+        ("VolumeModificationRateExceeded", "when AWS allows it again"),
+        ("TagLimitExceeded", "50 tags"),
+        ("InsufficientCapacity", "another type"),
+        ("ProfileNotFound", "AWS_PROFILE"),
+        ("PartialCredentialsError", "doctor"),
+        ("CredentialRetrievalError", "doctor"),
+        ("Blocked", "AWS Support"),
+        ("PendingVerification", "AWS Support"),
+        ("MissingAuthenticationToken", "credentials"),
+        ("InternalError", "AWS's side"),
+    ],
+)
+def test_words_of_aws_are_kept_beside_a_remedy(code: str, remedy: str) -> None:
+    """Whatever is used up or not to be had: AWS says of what, and the hint says what to do."""
+    error = explain(code, "Maximum of 20 whatnots reached.")
+    assert "Maximum of 20 whatnots reached." in error.message
+    assert remedy in str(error.hint)
+
+
+@pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"])
+@pytest.mark.parametrize(
+    "message", ["Signature expired: 20261128T000000Z is now earlier than …", "Signature not yet current: x"]
+)
+def test_signature_of_another_time_is_the_clock(code: str, message: str) -> None:
+    """That a signature is too old or too new is the clock's fault, not the key's."""
+    error = explain(code, message)
+    assert "sent at another time" in error.message
+    assert "timedatectl" in str(error.hint)
+    assert "sent at another time" not in explain(code, "The signature does not match.").message
+
+
 def test_denied_attach_on_hyperpod_names_all_it_needs() -> None:
     """Where AWS does not say which action is missing, all that the call needs are named."""
     failure = Failure("sagemaker", "AttachClusterNodeVolume", "AccessDeniedException", "denied")

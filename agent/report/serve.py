@@ -30,6 +30,7 @@ from agent.report.peers import Connection
 from agent.report.sockets import (
     Listen,
     bind_control_socket,
+    name_taker,
     open_listener,
     remove_control_socket,
 )
@@ -224,9 +225,13 @@ class HttpFace:
         try:
             await self._change_door(tasks, self._wanted)
         except AgentError as error:
-            log.error("http.unavailable", error=error.message, hint=error.hint)  # noqa: TRY400 -- no bug
+            await self._tell_unavailable(error)
             return False
         return True
+
+    async def _tell_unavailable(self, error: AgentError) -> None:
+        told = await name_taker(error, self._wanted, self._aside)
+        log.error("http.unavailable", error=told.message, hint=told.hint)
 
     async def _change_door(self, tasks: TaskGroup, wanted: Listen) -> None:
         old = self._door

@@ -5,6 +5,7 @@ Nothing that serves is imported here.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import socket
@@ -12,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.aside import Aside
 from agent.errors import AgentError, ExitCode
+from agent.node.listeners import find_listener
 from agent.report.certificates import Tls
 
 DEFAULT_PORT = 9842
@@ -22,6 +25,10 @@ BACKLOG = 1024
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107
 """sockaddr_un(7) has room for no more."""
+
+
+class AddressTakenError(AgentError):
+    """Somebody else listens there."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,31 @@ def open_listener(listen: Listen) -> socket.socket:
     try:
         return socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise AgentError(
+        kind = AddressTakenError if error.errno == errno.EADDRINUSE else AgentError
+        raise kind(
             f"The address {listen.host}:{listen.port} cannot be listened on: {error.strerror or error}.",
             hint="Set agent.http.listen in the policy to a free address of this node.",
             retryable=False,
         ) from error
+
+
+async def name_taker(error: AgentError, listen: Listen, aside: Aside) -> AgentError:
+    """Return the error, and where the address is another's, whose it is."""
+    if not isinstance(error, AddressTakenError):
+        return error
+    try:
+        taker = await aside(find_listener, listen.host, listen.port, subject="listening sockets")
+    except (AgentError, OSError):
+        return error
+    if taker is None:
+        return error
+    return AddressTakenError(
+        f"The address {listen.host}:{listen.port} is taken by {taker.describe()}, who answers there in the "
+        "agent's place.",
+        hint="End that, and the agent has its address within half a minute; or set agent.http.listen in the "
+        "policy to a free one. ebs-agent status tells the truth meanwhile.",
+        retryable=False,
+    )
 
 
 # -- The control socket --------------------------------------------------------------------------------------

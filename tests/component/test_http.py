@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
@@ -102,6 +104,18 @@ async def test_port_in_use_is_said() -> None:
         with pytest.raises(AgentError, match=f"127.0.0.1:{port}") as caught:
             open_listener(Listen(port=port))
     assert "agent.http.listen" in str(caught.value.hint)
+
+
+async def test_who_has_the_port_is_said() -> None:
+    """The log names the process and the user that listen in the agent's place, who may be anybody."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as squatter:
+        listen = Listen(port=squatter.getsockname()[1])
+        with capture_logs() as logs:
+            async with running(listen) as face:
+                assert face.port == 0
+    (line,) = [line for line in logs if line["event"] == "http.unavailable"]
+    assert f"(process {os.getpid()}) of user {pwd.getpwuid(os.geteuid()).pw_name}" in line["error"]
+    assert "ebs-agent status" in line["hint"]
 
 
 @pytest.fixture(scope="session")

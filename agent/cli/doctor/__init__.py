@@ -11,6 +11,7 @@ from agent.cli.doctor.installation import (
     list_drift,
     list_types,
 )
+from agent.cli.doctor.listening import examine_listener
 from agent.cli.doctor.machine import (
     Host,
     examine_blkid,
@@ -47,5 +48,6 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         *examine_cloud_half(policy, paths.socket),
         examine_state(paths.state),
         examine_agent(paths.socket),
+        examine_listener(policy, paths.socket),
         *list_drift(paths.socket),
     ]

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.cli.doctor import Finding, Host, Verdict, installation, machine, show_findings
+from agent.cli.doctor.listening import examine_listener
 from agent.errors import AgentError, ExitCode
 from agent.model import FsType
+from agent.node.listeners import Listener
 from agent.paths import Paths
 
 XFS_POLICY = """
@@ -196,3 +201,29 @@ def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> N
     assert lines[0].startswith("! udev")
     assert lines[1].endswith("Start it.")
     assert lines[-1] == "This node is ready."
+
+
+@pytest.mark.parametrize(
+    ("listener", "is_running", "verdict", "named"),
+    [
+        (None, False, Verdict.OK, "is free"),
+        (None, True, Verdict.WARNING, "though an agent runs"),
+        (Listener(0, os.getpid(), "agent"), True, Verdict.OK, "the agent listens"),
+        (Listener(1001, 7, "nc"), True, Verdict.FAILURE, "nc (process 7) of user 1001"),
+        (Listener(1001, 7, "nc"), False, Verdict.FAILURE, "nc (process 7) of user 1001"),
+        (Listener(1001), True, Verdict.FAILURE, "a process of user 1001"),
+        (Listener(0), True, Verdict.WARNING, "a process of user root"),
+    ],
+)
+def test_who_answers_in_the_agent_s_place_is_named(
+    tmp_path: Path, listener: Listener | None, verdict: Verdict, named: str, *, is_running: bool
+) -> None:
+    """Whoever listens at the agent's address is the agent, or somebody whom monitoring believes."""
+    with closing(socket.socket(socket.AF_UNIX)) as control:
+        path = Path(os.path.relpath(tmp_path / "s"))
+        if is_running:
+            control.bind(str(path))
+            control.listen()
+        found = examine_listener(None, path, lambda _host, _port: listener)
+    assert (found.verdict, named in found.found) == (verdict, True), found
+    assert "127.0.0.1:9842" in found.found

@@ -28,6 +28,10 @@ CLUSTER_WIDE = "*"
 """The node tag of a volume that belongs to the whole cluster."""
 
 
+LEAST_IOPS = {"gp3": 3000, "io1": 100, "io2": 100}
+"""What EC2 gives a volume at least, by type; it refuses less. Source: EBS user guide, volume types."""
+
+
 @dataclass(frozen=True)
 class WantedVolume:
     """What a claim and its class ask for, with everything about this node filled in."""
@@ -103,7 +107,7 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
     size_gib = None if claim.size_bytes is None else claim.size_bytes // GIB
     iops = volume_class.iops
     if volume_class.iops_per_gib is not None and size_gib is not None:
-        iops = volume_class.iops_per_gib * size_gib
+        iops = max(volume_class.iops_per_gib * size_gib, LEAST_IOPS.get(volume_class.type, 0))
     return WantedVolume(
         name=name,
         cluster=cluster,

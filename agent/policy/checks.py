@@ -216,11 +216,13 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
         yield Finding(("claim", "class"), f"There is no class {quote(claim.class_name)}.", hint)
         return
     yield from _check_size(claim, volume_class)
+    if volume_class.iops_per_gib is not None and claim.size_bytes is None and claim.source is not None:
+        message = f"Class {claim.class_name!r} counts IOPS by the GiB, and the claim has no size."
+        hint = "Add size: that of what it is made from, or a bigger one. Or give the class iops."
+        yield Finding(("claim",), message, hint, (("claim", "class"), ("claim", "size")), at_key=True)
     if volume_class.multi_attach and entry.block is None:
         message = f"Volumes of class {claim.class_name!r} can be attached to several instances: raw use only."
-        hint = (
-            "A filesystem mounted on two instances is destroyed. Use block, or a class without multi_attach."
-        )
+        hint = "A filesystem on two instances is destroyed. Use block, or a class without multi_attach."
         yield Finding(("claim", "class"), message, hint, (("block",),))
     if volume_class.initialization_rate is not None and claim.snapshot_id is None:
         what = "an empty volume" if claim.source is None else "a copy of a volume"

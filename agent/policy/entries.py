@@ -109,7 +109,7 @@ class Claim(Section):
     source: SourceId | None = Field(default=None, alias="from")
     """Snapshot to make it from, or volume of this zone to make it as a copy of; never formatted."""
     on_delete: Literal["retain", "snapshot", "delete"] = "retain"
-    """What becomes of the volume when its entry or its node goes for good."""
+    """What becomes of the volume when its entry is taken out of the policy; whose node is gone, it stays."""
 
     @property
     def snapshot_id(self) -> str | None:

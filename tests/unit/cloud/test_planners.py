@@ -37,6 +37,7 @@ from agent.cloud.whoami import CloudIdentity, Orchestrator
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from agent.policy import load_policy
+from agent.policy.entries import Claim, VolumeClass, VolumeType
 from agent.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -341,6 +342,19 @@ def test_class_is_filled_in(tmp_path: Path) -> None:
     wanted = want_volume(entry.name, entry.claim, policy.classes["fast"], NODE)
     assert (wanted.iops, wanted.is_encrypted, wanted.zone) == (5000, True, "us-west-2a")
     assert dict(wanted.tags) == {"owner": "compute/ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "iops_per_gib", "size_gib", "iops"),
+    [("gp3", 10, 8, 3000), ("gp3", 10, 500, 5000), ("io2", 10, 8, 100), ("io1", 50, 8, 400)],
+)
+def test_iops_by_size_are_no_fewer_than_ec2_gives(
+    kind: VolumeType, iops_per_gib: int, size_gib: int, iops: int
+) -> None:
+    """A small volume gets EC2's least, which it would refuse to undercut."""
+    volume_class = VolumeClass(type=kind, iops_per_gib=iops_per_gib)
+    claim = Claim.model_validate({"class": "c", "size": f"{size_gib}GiB"})
+    assert want_volume("ckpt", claim, volume_class, NODE).iops == iops
 
 
 # -- Modifications -------------------------------------------------------------------------------------------

@@ -245,6 +245,10 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
             "filesystem.format: A volume made from a snapshot or another volume is never formatted.",
         ),
         (
+            _claim("type: io2, iops_per_gib: 5", "from: snap-01234567"),
+            "volumes[0].claim: Class 'c' counts IOPS by the GiB, and the claim has no size.",
+        ),
+        (
             _claim("initialization_rate: 100", "size: 5GiB"),
             "volumes[0].claim.class: Class 'c' has initialization_rate",
         ),

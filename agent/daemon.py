@@ -355,6 +355,7 @@ class Daemon:
             findings.verdicts, findings.notices, findings.departures, findings.drift, findings.provisioned
         )
         self._board.put_snapshots(findings.snapshots)
+        self._board.next_calls = findings.calls
         self._board.put_checks(findings.checks)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agent.cli.render_steps import draw_calls, draw_steps, is_named
 from agent.report.sizes import show_duration, show_size
 
 STYLES = {
@@ -105,9 +106,16 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
 def show_plan(answer: dict[str, Any]) -> RenderableType:
     """Return what would be done, volume by volume."""
     parts: list[RenderableType] = []
+    calls = clean(answer.get("cloud", []))
     for volume in clean(answer["volumes"]):
         parts.append(Text.assemble((_label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
-        parts.extend(_show_steps(volume))
+        own = [call for call in calls if call["volume_id"] == volume["volume_id"] or is_named(call, volume)]
+        calls = [call for call in calls if call not in own]
+        parts.extend(draw_steps(volume, has_more=bool(own)))
+        parts.extend(draw_calls(own))
+    for name in dict.fromkeys(call["name"] for call in calls):
+        parts.append(Text(name, style="bold"))
+        parts.extend(draw_calls(call for call in calls if call["name"] == name))
     parts.extend(Text(one["text"], style="yellow") for one in clean(answer.get("departures", [])))
     return Group(*parts) if parts else Text("There is no volume to do anything for.")
 
@@ -119,7 +127,7 @@ def show_explanation(volume: dict[str, Any]) -> RenderableType:
     return Group(
         show_volume(volume),
         Text("\nPlan", style="bold"),
-        *_show_steps(volume),
+        *draw_steps(volume),
         Text("\nObserved", style="bold"),
         _grid(facts),
     )
@@ -184,15 +192,6 @@ def _name_maker(snapshot: dict[str, Any]) -> str:
         return "someone else"
     schedule = snapshot["schedule"]
     return f"the agent, on the schedule of {schedule}" if schedule else "the agent"
-
-
-def _show_steps(volume: dict[str, Any]) -> Iterable[RenderableType]:
-    if not volume["plan"]:
-        yield Text("  nothing to do", style="dim")
-    for number, step in enumerate(volume["plan"], start=1):
-        yield Text(f"  {number}. {step['text']}")
-        if step["hint"]:
-            yield Text(f"     {step['hint']}", style="dim")
 
 
 def _show_remarks(volumes: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:

@@ -53,6 +53,10 @@ class Concern(ABC):
         del volume
         return iter(())
 
+    def foresee(self, look: Look) -> None:
+        """Note what is decided on for a later time."""
+        del look
+
     def tell(self, verdict: Wait | Refuse, look: Look) -> None:
         """Say why this is not as wanted: here, why the volume cannot be used."""
         look.verdicts[self.name] = verdict

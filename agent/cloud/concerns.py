@@ -215,7 +215,9 @@ class Shape(Likeness):
             volume_id = self._volume.volume_id
             modifications = await describe_modifications(self._means.make, [volume_id])
             self._last = modifications.get(volume_id)
-            planned = plan_modify(self._volume, wanted, self._last, self._means.now())
+            change, planned = planned, plan_modify(self._volume, wanted, self._last, self._means.now())
+            if isinstance(planned, Wait):
+                look.foresee(self.name, change, why=planned.message)
         if planned is None:
             self._note(look, self._find(wanted))
         return planned
@@ -249,6 +251,11 @@ class Snapshots(Upkeep):
         if self._volume.is_multi_attach and look.node.identity.instance_id != min(holders, default=None):
             return None  # one of the instances that share it does it for all
         return await self._means.snapshots.tend(self.name, self._entry, self._volume)
+
+    @override
+    def foresee(self, look: Look) -> None:
+        for call, at in self._means.snapshots.find_next(self._volume.volume_id):
+            look.foresee(self.name, Do(call), at=at)
 
 
 def _miss(volume_id: VolumeId) -> Wait:

@@ -9,7 +9,17 @@ from typing import Protocol
 
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
-from agent.model import AwsChecks, Difference, NodeFacts, Origin, Provisioned, Reason, SnapshotFacts, VolumeId
+from agent.model import (
+    AwsChecks,
+    Difference,
+    NextCall,
+    NodeFacts,
+    Origin,
+    Provisioned,
+    Reason,
+    SnapshotFacts,
+    VolumeId,
+)
 from agent.policy import Policy
 from agent.policy.entries import VolumeEntry
 from agent.steps import Refuse, Wait
@@ -57,6 +67,8 @@ class Findings:
     """Volumes of which AWS said that it will not tell: asking is denied, or it knows none of this ID."""
     snapshots: Mapping[VolumeId, SnapshotFacts] = field(default_factory=dict)
     """Of the volumes here that have a schedule, and whose snapshots were described."""
+    calls: tuple[NextCall, ...] = ()
+    """What is decided on and not seen to have happened."""
     drift: Mapping[str, tuple[Difference, ...]] = field(default_factory=dict)
     """By entry name, in what its claim's volume is not as the claim and its class say."""
     provisioned: Mapping[VolumeId, Provisioned] = field(default_factory=dict)

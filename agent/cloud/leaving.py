@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing_extensions import override
 
 from agent.cloud.attach import plan_detach
+from agent.cloud.calls import DeleteVolume
 from agent.cloud.claims import find_claimed
 from agent.cloud.concern import Concern, Means
-from agent.cloud.decisions import Decision
+from agent.cloud.decisions import Decision, Do
 from agent.cloud.departures import find_departure, find_orphans, find_pardoned, plan_orphan, plan_pardon
 from agent.cloud.look import Look
 from agent.cloud.memory import Memory
@@ -49,6 +50,8 @@ class Leaving(Concern):
         grace = timedelta(seconds=look.policy.agent.cloud.grace_s)
         deadline = memory.departing.setdefault(volume_id, now + grace)
         is_due = departure.after is not None and now >= departure.after
+        if not is_due:
+            look.foresee(self.name, Do(DeleteVolume(volume_id)), at=departure.after or deadline)
         return plan_orphan(
             self._volume,
             await self._means.snapshots.find_final(self._volume) if is_due else (),

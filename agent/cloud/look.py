@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from agent.cloud.call import Change, Make
 from agent.cloud.claims import find_claimed
-from agent.cloud.decisions import NodeView
+from agent.cloud.decisions import Do, NodeView, Release
 from agent.cloud.departures import Departure
 from agent.cloud.describe import (
     describe_known,
@@ -25,7 +26,7 @@ from agent.cloud.pools import find_candidates, find_last_holder, find_pool, find
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
-from agent.model import Difference, Origin, Provisioned, VolumeId
+from agent.model import Difference, NextCall, Origin, Provisioned, VolumeId
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
 from agent.steps import Refuse, Wait
@@ -46,6 +47,8 @@ class Look:
     drift: dict[str, tuple[Difference, ...]] = field(default_factory=dict)
     """By entry name, in what its claim's volume is not as the claim and its class say."""
     departures: dict[VolumeId, Departure] = field(default_factory=dict)
+    calls: list[NextCall] = field(default_factory=list)
+    """What is decided on and not seen to have happened."""
     asked: frozenset[VolumeId] = frozenset()
     """Volumes that AWS was asked about by ID: one that is not among ``volumes`` it does not know."""
     untold: frozenset[VolumeId] = frozenset()
@@ -105,6 +108,17 @@ class Look:
             for volume in self.find_matching(entry.match)
         )
 
+    def foresee(
+        self, name: str, decision: Do | Release | None, *, at: datetime | None = None, why: str | None = None
+    ) -> None:
+        """Note what is decided on for ``name``, if anything, with since when and why not yet."""
+        if isinstance(decision, Release):
+            self.calls.append(NextCall(name, decision.volume_id, "Unmount", decision.describe(), at, why))
+        elif decision is not None:
+            call = decision.call
+            volume_id = getattr(call, "volume_id", None)
+            self.calls.append(NextCall(name, volume_id, call.operation, call.describe(), at, why))
+
     def reserve_name(self, call: Change[Any]) -> None:
         """Keep the device name a call gives from being given to another volume in this look."""
         names = list_given_names([call])
@@ -154,6 +168,7 @@ class Look:
             departures,
             self.untold,
             drift=self.drift,
+            calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
             provisioned={
                 one.volume_id: Provisioned(one.iops, one.throughput)
                 for one in self.list_volumes()

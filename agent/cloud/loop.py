@@ -29,18 +29,15 @@ from agent.cloud.look import Look, describe_all
 from agent.cloud.makings import Makings
 from agent.cloud.memory import Memory
 from agent.cloud.recent import RecentCalls
-from agent.cloud.recording import Record, log_event
+from agent.cloud.recording import Record, log_event, log_failure
 from agent.cloud.shoot import SnapshotKeeper
 from agent.cloud.suspicion import Suspicion
 from agent.cloud.untold import ASK_AGAIN_S, UntoldVolumes
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
-from agent.log import get_logger
 from agent.model import Origin, Reason, VolumeId
 from agent.policy import Policy
 from agent.steps import Refuse, Wait
-
-log = get_logger(__name__)
 
 SETTLED_PAUSE_S = 300.0
 """Between looks while nothing is under way; enough to notice tags and volumes changed by others."""
@@ -97,6 +94,8 @@ class CloudLoop:
         self._doer = Doer(make, hands, self._memory, self._recent, clock, record)
         self._checkups = Checkups(make, self._rests, clock, self._rng)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
+        self._decided: dict[str, Do | Release] = {}
+        """By a concern's key, what it was about to do."""
         self._identity: CloudIdentity | None = None
         self._searched: Policy | None = None
         """The policy for which all marked volumes were described, and none of them is on its way."""
@@ -231,16 +230,18 @@ class CloudLoop:
         if resting is not None:
             self._let_be(concern, resting, look)
             return
+        self._decided.pop(concern.key, None)
         try:
             decision = await concern.decide(look)
             if decision is not None:
                 await self._carry_out(concern, decision, look)
         except AgentError as error:
             if self._rests.note_failure(concern.key, error):
-                _log_failure(error, entry=concern.name)
+                log_failure(error, entry=concern.name)
             self._let_be(concern, make_verdict(error), look)
             return
         self._rests.forget(concern.key)
+        concern.foresee(look)
         if isinstance(decision, Settled):
             for following in concern.list_following(decision.volume):
                 await self._see_to(following, look)
@@ -250,21 +251,26 @@ class CloudLoop:
         claimed = self.findings.claimed.get(concern.name)
         if claimed is not None:
             look.claimed.setdefault(concern.name, claimed)
+        look.foresee(concern.name, self._decided.get(concern.key), why=verdict.message)
+        concern.foresee(look)
         concern.tell(verdict, look)
 
     async def _carry_out(self, concern: Concern, decision: Decision, look: Look) -> None:
         if isinstance(decision, (Wait, Refuse)):
             concern.tell(decision, look)
         elif isinstance(decision, Release):
+            self._decided[concern.key] = decision
             await self._hands.release(decision.volume_id)
             self._memory.dropped.add(decision.volume_id)
             look.has_acted = True
         elif isinstance(decision, Do):
+            self._decided[concern.key] = decision
             waiting = self._recent.find_wait(concern.key, decision.call)
             if waiting is None:
                 waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
                 look.has_acted = True
                 await self._doer.do(concern.name, concern.key, decision)
+            look.foresee(concern.name, decision, why=waiting.message)
             concern.tell_asked(waiting, look)
 
     # -- Telling ---------------------------------------------------------------------------------------------
@@ -276,7 +282,7 @@ class CloudLoop:
         verdict = make_verdict(error)
         old = self.findings
         if self._failure != error.message:
-            _log_failure(error)
+            log_failure(error)
         self._failure = error.message
         facts = make_facts(self._identity) if self._identity else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
@@ -291,10 +297,3 @@ class CloudLoop:
         self._has_published = True
         if is_news:
             self._publish(findings)
-
-
-def _log_failure(error: AgentError, **about: str) -> None:
-    event = "cloud.denied" if error.reason is Reason.PERMISSION_DENIED else "cloud.failed"
-    encoded = getattr(error, "encoded", None)
-    more = {} if encoded is None else {"encoded": encoded}
-    log.warning(event, error=error.message, hint=error.hint, **more, **about)

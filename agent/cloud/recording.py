@@ -26,8 +26,9 @@ from agent.cloud.calls import (
     LockSnapshot,
     ModifyVolume,
 )
+from agent.errors import AgentError
 from agent.log import get_logger
-from agent.model import VolumeId
+from agent.model import Reason, VolumeId
 
 T = TypeVar("T")
 Fields = dict[str, Any]
@@ -45,6 +46,14 @@ class Record(Protocol):
 def log_event(name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
     """Keep an event nowhere but in the log."""
     log.info(name, volume_id=volume_id, **fields)
+
+
+def log_failure(error: AgentError, **about: str) -> None:
+    """Log that AWS refused something, or could not be asked."""
+    event = "cloud.denied" if error.reason is Reason.PERMISSION_DENIED else "cloud.failed"
+    encoded = getattr(error, "encoded", None)
+    more = {} if encoded is None else {"encoded": encoded}
+    log.warning(event, error=error.message, hint=error.hint, **more, **about)
 
 
 def record_changes(make: Make, record: Record, *, volume_id: VolumeId | None = None, **about: Any) -> Make:

@@ -6,7 +6,7 @@ came too late is not, and another is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -29,6 +29,7 @@ from agent.cloud.snapshots import (
     is_fast,
     plan_fast_restores,
     plan_locks,
+    plan_next_snapshot,
     plan_retention,
     plan_snapshot,
 )
@@ -79,6 +80,8 @@ class SnapshotKeeper:
         self._rests: dict[VolumeId, _Rest] = {}
         self._upkeeps: dict[VolumeId, tuple[str, SnapshotUpkeep]] = {}
         """What tends each volume's snapshots, and for which entry."""
+        self._next: dict[VolumeId, tuple[CreateSnapshot, datetime] | None] = {}
+        """The snapshot to be taken next of each volume, and when it is due."""
         self._failed: set[str] = set()
         """Snapshots that are known to have come to nothing."""
         self._facts: dict[VolumeId, SnapshotFacts] = {}
@@ -90,6 +93,12 @@ class SnapshotKeeper:
         left = [(rest.until - now).total_seconds() for rest in self._rests.values() if rest.until > now]
         return min(left, default=None)
 
+    def find_next(self, volume_id: VolumeId) -> Iterator[tuple[CreateSnapshot, datetime]]:
+        """Return the snapshot to be taken next of a volume, if any, and when it is due."""
+        found = self._next.get(volume_id)
+        if found is not None:
+            yield found
+
     def list_facts(
         self, here: Collection[VolumeId], scheduled: Collection[str]
     ) -> Mapping[VolumeId, SnapshotFacts]:
@@ -98,6 +107,7 @@ class SnapshotKeeper:
         ``here``: those attached here. ``scheduled``: the entries that have a schedule.
         """
         self._rests = {volume_id: rest for volume_id, rest in self._rests.items() if volume_id in here}
+        self._next = {volume_id: one for volume_id, one in self._next.items() if volume_id in here}
         self._upkeeps = {volume_id: one for volume_id, one in self._upkeeps.items() if volume_id in here}
         self._facts = {
             volume_id: facts
@@ -122,9 +132,13 @@ class SnapshotKeeper:
         upkeep = self._find_upkeep(name, volume.volume_id, make)
         due = plan_snapshot(name, entry, volume, proven, now)
         given_up = None if due is None else _find_given_up(due, snapshots)
+        self._next[volume.volume_id] = plan_next_snapshot(
+            name, entry, volume, proven, now, is_due_given_up=given_up is not None
+        )
         if due is not None and given_up is None:
             taken = await take_snapshot(make, self._freeze if entry.freeze else None, due)
             self._taken[volume.volume_id] = (taken.snapshot_id, now)
+            self._next[volume.volume_id] = plan_next_snapshot(name, entry, volume, [*proven, taken], now)
             return None
         unproven = [one for one in snapshots if one not in proven]
         going = plan_retention(entry.keep, proven, unproven)

@@ -8,6 +8,7 @@ told by AWS's clock, which all snapshots share; a tick is of the clock of the no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TypeAlias
@@ -111,6 +112,29 @@ def plan_snapshot(
     }
     tags = {"Name": f"{name} {own[TAG_TICK]}", **dict(entry.tags), **own}
     return CreateSnapshot(volume.volume_id, f"{name}, due {own[TAG_TICK]}", tuple(sorted(tags.items())))
+
+
+def plan_next_snapshot(
+    name: str,
+    entry: SnapshotsEntry,
+    volume: CloudVolume,
+    snapshots: Sequence[CloudSnapshot],
+    now: datetime,
+    *,
+    is_due_given_up: bool = False,
+) -> tuple[CreateSnapshot, datetime] | None:
+    """Return what ``plan_snapshot`` is going to decide, and from when on, if all that is pending completes.
+
+    ``is_due_given_up``: what is due now is not taken any more.
+    """
+    following = entry.schedule.find_next(now)
+    for at in filter(None, (None if is_due_given_up else now, following)):
+        done = [replace(one, state="completed") if one.state == "pending" else one for one in snapshots]
+        call = plan_snapshot(name, entry, volume, done, at)
+        if call is not None:
+            tick = _parse_tick(dict(call.tags)[TAG_TICK])
+            return call, tick or at
+    return None
 
 
 def parse_time(text: str) -> datetime | None:

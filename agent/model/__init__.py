@@ -10,6 +10,7 @@ from agent.model.cluster import NodeFacts, Origin, OriginAnswer
 from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
 from agent.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
 from agent.model.drift import Difference, Provisioned, Remedy
+from agent.model.next_call import NextCall
 from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Tuning
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
 from agent.model.snapshots import SnapshotFacts
@@ -45,6 +46,7 @@ __all__ = [
     "Initialization",
     "Mount",
     "MountRecord",
+    "NextCall",
     "NodeFacts",
     "Observed",
     "Origin",

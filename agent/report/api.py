@@ -11,7 +11,7 @@ from typing import Any
 
 import agent
 from agent.errors import AgentError
-from agent.model import AwsChecks, Difference, SnapshotFacts
+from agent.model import AwsChecks, Difference, NextCall, SnapshotFacts
 from agent.report.board import Board
 from agent.report.events import Event
 from agent.report.health import Health
@@ -106,6 +106,18 @@ def show_checks(checks: AwsChecks) -> dict[str, Any]:
         "initialization": coming
         and {"percent": coming.percent, "left_s": coming.left_s, "kind": coming.kind},
         "events": list(checks.events),
+    }
+
+
+def show_next_call(call: NextCall) -> dict[str, Any]:
+    """Return what is going to be asked of AWS, as JSON values."""
+    return {
+        "name": call.entry,
+        "volume_id": call.volume_id,
+        "operation": call.operation,
+        "text": call.text,
+        "at": call.at and to_iso(call.at),
+        "why": call.why,
     }
 
 

@@ -13,7 +13,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.log import get_logger
-from agent.model import AwsChecks, Condition, Difference, Provisioned, Reason, SnapshotFacts, VolumeId
+from agent.model import (
+    AwsChecks,
+    Condition,
+    Difference,
+    NextCall,
+    Provisioned,
+    Reason,
+    SnapshotFacts,
+    VolumeId,
+)
 from agent.report.changes import Change, Subscription
 from agent.report.events import Event, EventHistory, EventName
 from agent.report.health import Health
@@ -51,6 +60,8 @@ class Board:
         self.departures: Mapping[VolumeId, str] = {}
         """Of volumes that the cloud half is going to delete, when and why."""
         self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
+        self.next_calls: tuple[NextCall, ...] = ()
+        """What the cloud half has decided on and not seen to have happened."""
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:

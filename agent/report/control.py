@@ -105,7 +105,10 @@ class _Control:
         statuses = sorted(await self._engine.plan(), key=lambda status: (status.name is None, status.label))
         leaving = self._board.departures.items()
         departures = [{"volume_id": volume_id, "text": text} for volume_id, text in leaving]
-        return web.json_response({"volumes": api.show_statuses(statuses), "departures": departures})
+        calls = [api.show_next_call(call) for call in self._board.next_calls]
+        return web.json_response(
+            {"volumes": api.show_statuses(statuses), "cloud": calls, "departures": departures}
+        )
 
     async def explain(self, request: web.Request) -> web.Response:
         status = self._find(request.match_info["volume"])

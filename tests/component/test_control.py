@@ -19,13 +19,13 @@ from agent.cli.doctor import Verdict
 from agent.cli.doctor.installation import list_drift
 from agent.cli.wait import wait_for
 from agent.errors import AgentError, ExitCode
-from agent.model import Condition, Difference, Reason, Remedy, VolumeId
+from agent.model import Condition, Difference, NextCall, Reason, Remedy, VolumeId
 from agent.report.board import Board
 from agent.report.control import make_control_app
 from agent.report.events import EventName
 from agent.report.serve import serve_control
 from agent.report.volume_status import VolumeStatus
-from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
+from tests.unit.report.samples import CHECKPOINTS, DATASETS, NOON, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -157,7 +157,17 @@ async def test_what_will_be_deleted_is_told(tmp_path: Path) -> None:
     async with serving(board, path) as engine:
         engine.leaving = ("Claim 'x' is no longer in the policy.",)
         assert (await ask(Client(path).reload))["departures"] == [{"text": engine.leaving[0]}]
-        (departure,) = (await ask(Client(path).plan))["departures"]
+        board.next_calls = (NextCall("ckpt", None, "CreateVolume", "make a volume", NOON, "it waits"),)
+        plan = await ask(Client(path).plan)
+        (call,), (departure,) = plan["cloud"], plan["departures"]
+        assert call == {
+            "name": "ckpt",
+            "volume_id": None,
+            "operation": "CreateVolume",
+            "text": "make a volume",
+            "at": "2026-01-02T12:00:00.000Z",
+            "why": "it waits",
+        }
         assert departure == {"volume_id": "vol-0123456789abcdef0", "text": "it is deleted after noon"}
 
 

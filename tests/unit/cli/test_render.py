@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from agent.cli import render
 from agent.cloud.snapshot_orders import show_snapshot
 from agent.cloud.values import CloudSnapshot
+from agent.model import NextCall
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
@@ -39,6 +40,19 @@ def test_plan_shows_the_steps_in_order() -> None:
     text = draw(render.show_plan(answer))
     assert "nothing to do" in text
     assert "1. refuse: Volume datasets holds data." in text
+
+
+def test_plan_shows_the_calls_to_come() -> None:
+    """What is to be asked of AWS stands below its volume's steps, or under its name where none is here."""
+    later = NextCall("checkpoints", READY.volume_id, "CreateSnapshot", "snapshot it", at=NOON)
+    denied = NextCall("scratch", None, "CreateVolume", "make a gp3 volume", why="ec2:CreateVolume is missing")
+    answer = {
+        "volumes": [api.show_status(READY), api.show_status(REFUSED)],
+        "cloud": [api.show_next_call(later), api.show_next_call(denied)],
+    }
+    lines = [line.strip() for line in draw(render.show_plan(answer)).splitlines()]
+    assert lines[1] == "at AWS: snapshot it, not before 2026-01-02 12:00 UTC"
+    assert lines[-3:] == ["scratch", "at AWS: make a gp3 volume", "ec2:CreateVolume is missing"]
 
 
 def test_explanation_has_every_fact() -> None:

@@ -1,0 +1,33 @@
+"""How what is going to be done looks on a terminal: the node's steps, and what is asked of AWS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+
+def is_named(call: dict[str, Any], volume: dict[str, Any]) -> bool:
+    """Tell whether a call that makes a volume is for this entry."""
+    return call["volume_id"] is None and call["name"] == volume["name"]
+
+
+def draw_calls(calls: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:
+    """Show what is going to be asked of AWS, with since when and why not yet."""
+    for call in calls:
+        when = f", not before {call['at'][:16].replace('T', ' ')} UTC" if call["at"] else ""
+        yield Text(f"  at AWS: {call['text']}{when}")
+        if call["why"]:
+            yield Text(f"     {call['why']}", style="dim")
+
+
+def draw_steps(volume: dict[str, Any], *, has_more: bool = False) -> Iterable[RenderableType]:
+    """Show the steps of one volume; ``has_more``: something else follows."""
+    if not volume["plan"] and not has_more:
+        yield Text("  nothing to do", style="dim")
+    for number, step in enumerate(volume["plan"], start=1):
+        yield Text(f"  {number}. {step['text']}")
+        if step["hint"]:
+            yield Text(f"     {step['hint']}", style="dim")

@@ -14,6 +14,7 @@ from agent.cloud.call import Call, Change, Make, Within
 from agent.cloud.calls import (
     AttachClusterNodeVolume,
     AttachVolume,
+    CopyVolumes,
     CreateSnapshot,
     CreateTags,
     CreateVolume,
@@ -92,13 +93,14 @@ def _tell_instance(call: Any, _answer: Any) -> Fields:
     return {"instance_id": call.instance_id}
 
 
-def _tell_made(_call: CreateVolume, answer: Any) -> Fields:
+def _tell_made(_call: CreateVolume | CopyVolumes, answer: Any) -> Fields:
     return {
         "volume_id": answer.volume_id,
         "size_gib": answer.size_gib,
         "type": answer.type,
         "zone": answer.zone,
         "snapshot_id": answer.snapshot_id,
+        "source_volume_id": answer.source_volume_id,
     }
 
 
@@ -140,6 +142,7 @@ EVENTS: Mapping[type[Change[Any]], tuple[str, Callable[[Any, Any], Fields | None
     DetachClusterNodeVolume: ("volume.detached_by", _tell_instance),
     DetachVolume: ("volume.detached_by", _tell_instance),
     CreateVolume: ("volume.created", _tell_made),
+    CopyVolumes: ("volume.created", _tell_made),
     ModifyVolume: ("volume.modified", _tell_modified),
     DeleteVolume: ("volume.deleted", _tell_nothing_more),
     CreateSnapshot: ("snapshot.taken", _tell_taken),

@@ -14,7 +14,6 @@ from agent.cloud.call import Call, Change, Make, Within
 from agent.cloud.calls import (
     AttachClusterNodeVolume,
     AttachVolume,
-    CopyVolumes,
     CreateSnapshot,
     CreateTags,
     CreateVolume,
@@ -27,6 +26,7 @@ from agent.cloud.calls import (
     LockSnapshot,
     ModifyVolume,
 )
+from agent.cloud.copying import CopyVolumes
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import Reason, VolumeId

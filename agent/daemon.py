@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 import agent
+from agent.causes import Cause
 from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.keeping import FileStore
@@ -186,7 +187,7 @@ class Daemon:
         self._put_facts(make_facts(identity))
         with self._barrier.containing("look at every device"):
             await self._surveyor.look_everywhere()
-        let_go = partial(self._origins.run, self._reconciler.wake)
+        let_go = partial(self._origins.run, partial(self._reconciler.wake, cause=Cause.ANSWER))
         tasks.start_soon(supervise, "let volumes go that waited long enough", let_go, name="origins")
         note = self._hands.note_given_back
         tasks.start_soon(supervise, "note what is given back to the policy", note, name="released")
@@ -230,7 +231,7 @@ class Daemon:
             EventName.POLICY_RELOADED, path=str(self._policy_file.path), changes=changes.describe()
         )
         self._surveyor.refresh()
-        self._reconciler.wake_all()
+        self._reconciler.wake_all(Cause.ORDER)
         self._cloud.wake()
         return leaving
 
@@ -241,10 +242,8 @@ class Daemon:
 
     def wake(self, volume_id: VolumeId | None) -> None:
         """Have a volume, or all of them (None), looked at soon."""
-        if volume_id is None:
-            self._reconciler.wake_all()
-        else:
-            self._reconciler.wake(volume_id)
+        for volume in self._reconciler.list_volumes() if volume_id is None else (volume_id,):
+            self._reconciler.wake(volume, Cause.ORDER)
 
     # -- Tasks -----------------------------------------------------------------------------------------------
 
@@ -359,7 +358,7 @@ class Daemon:
         self._board.put_checks(findings.checks)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():
-            self._reconciler.wake(volume)
+            self._reconciler.wake(volume, Cause.ANSWER)
 
     def _record(self, name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
         """Keep an event of the cloud half, unless it is of the kind that happens once and is kept already."""
@@ -385,7 +384,7 @@ class Daemon:
         limit_s = self._policy.agent.cloud.format_without_origin_after_s
         if self._origins.expect(is_asked=is_asked, limit_s=limit_s):
             for volume in self._present:
-                self._reconciler.wake(volume)
+                self._reconciler.wake(volume, Cause.ANSWER)
 
     def _list_held(self) -> dict[str, VolumeId]:
         return {

@@ -147,6 +147,7 @@ class Pass:
         self._get_want = get_want
         self._want = get_want()
         self._observed: Observed | None = None
+        self._is_in_vain = False  # did what there was to do, and the volume is Failed all the same
 
     async def run(self) -> PassOutcome:
         began = self._clock()
@@ -164,10 +165,9 @@ class Pass:
         elif not isinstance(failure, OvertakenError) and not self._is_excused(failure):
             self._publish_failure(failure)
         self._counters.count_reconcile(_name_outcome(failure), self._clock() - began)
-        is_here = self._observed is not None and (
-            self._observed.device is not None or bool(self._observed.stale_mounts)
-        )
-        needs_retry = failure is not None and failure.retryable
+        seen = self._observed
+        is_here = seen is not None and (seen.device is not None or bool(seen.stale_mounts))
+        needs_retry = self._is_in_vain if failure is None else failure.retryable
         return PassOutcome(needs_retry, is_here, isinstance(failure, OvertakenError))
 
     def _publish_failure(self, error: AgentError) -> None:
@@ -186,6 +186,7 @@ class Pass:
             status = describe_status(observed, find_meant(self._want), plan, self._dev_ebs)
             self._publish(status)
             if not plan.actions:
+                self._is_in_vain = previous is not None and status.condition is Condition.FAILED
                 return
             actions = plan.next_actions
             if previous == (observed, actions):

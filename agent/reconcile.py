@@ -1,7 +1,8 @@
 """The loop: which volumes are followed, and when a pass is made over each.
 
-One pass at a time for a volume, all volumes at once. Whoever wakes a volume only says "look at it". What a
-pass does is told in ``agent.passes``.
+One pass at a time for a volume, all volumes at once. Whoever wakes a volume only says "look at it", and why:
+after a pass that failed that decides whether it is done at once (``agent.causes``). What a pass does is told
+in ``agent.passes``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from time import monotonic
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from agent.causes import BEGINS_ANEW, ENDS_PAUSE, Cause
+from agent.errors import AgentError
 from agent.faults import RETRY_S, supervise
 from agent.model import VolumeId
 from agent.passes import Context, Memory, Node, Pass, Session, describe_busy, look
@@ -35,9 +38,14 @@ class _Track:
     """One volume being followed."""
 
     wake: anyio.Event = field(default_factory=anyio.Event)
+    news: anyio.Event = field(default_factory=anyio.Event)
+    """Set beside ``wake`` by what ends a pause."""
+    causes: set[Cause] = field(default_factory=set)
+    """Why it was woken since its last pass began."""
+    is_pausing: bool = False
     pass_lock: anyio.Lock = field(default_factory=anyio.Lock)
     settled: anyio.Event = field(default_factory=anyio.Event)
-    """Set when a pass has ended, however it did, and no other was asked for meanwhile."""
+    """Set when a pass has ended, however it did, and none is to follow at once."""
     memory: Memory = field(default_factory=Memory)
     is_followed: bool = False
     users: int = 0
@@ -77,10 +85,13 @@ class Reconciler:
         changed = {volume for volume in {*wants, *old} if _differs(volume, old, wants)}
         self._wants = dict(wants)
         for volume in changed:
-            self.wake(volume)
+            self.wake(volume, Cause.WANT)
 
-    def wake(self, volume: VolumeId) -> None:
-        """Have ``volume`` looked at soon; asking twice before it happens is asking once."""
+    def wake(self, volume: VolumeId, cause: Cause = Cause.HINT) -> None:
+        """Have ``volume`` looked at soon; asking twice before it happens is asking once.
+
+        After a pass that failed, soon is when the pause is over, unless ``cause`` ends that.
+        """
         track = self._tracks.get(volume)
         if track is None or not track.is_followed:
             if self._tasks is None:
@@ -90,19 +101,22 @@ class Reconciler:
             track.settled = anyio.Event()
             follow = partial(self._follow, volume, track)
             self._tasks.start_soon(supervise, f"follow {volume}", follow, name=f"volume {volume}")
-        elif track.settled.is_set():
+        elif track.settled.is_set() and (cause in ENDS_PAUSE or not track.is_pausing):
             track.settled = anyio.Event()
+        track.causes.add(cause)
         track.wake.set()
+        if cause in ENDS_PAUSE:
+            track.news.set()
 
     def announce(self, volume: VolumeId) -> None:
         """Have ``volume`` looked at, and time how long it takes to be ready: its device has just appeared."""
-        self.wake(volume)
+        self.wake(volume, Cause.DEVICE)
         self._tracks[volume].memory.attached_at = self._clock()
 
-    def wake_all(self) -> None:
-        """Have every volume looked at soon."""
+    def wake_all(self, cause: Cause = Cause.HINT) -> None:
+        """Have every volume looked at soon, as ``wake`` does."""
         for volume in self.list_volumes():
-            self.wake(volume)
+            self.wake(volume, cause)
 
     def list_volumes(self) -> tuple[VolumeId, ...]:
         """Return the volumes followed now, and those to be."""
@@ -176,18 +190,18 @@ class Reconciler:
         track.wake.set()
         while True:
             await track.wake.wait()
-            track.wake = anyio.Event()
+            track.wake, track.news = anyio.Event(), anyio.Event()
+            causes, track.causes = track.causes, set()
+            if causes & BEGINS_ANEW:
+                track.memory.failures = 0
             async with track.pass_lock:
                 a_pass = Pass(self._context, track.memory, volume, lambda: self._wants.get(volume))
                 pass_outcome = await a_pass.run()
-            if not track.wake.is_set():
+            if not (track.news if pass_outcome.needs_retry else track.wake).is_set():
                 track.settled.set()
             if pass_outcome.needs_retry:
                 track.memory.failures += not pass_outcome.is_overtaken
-                # After one failed pass, two, and so on; being woken ends a pause early.
-                with anyio.move_on_after(RETRY_S[max(0, min(track.memory.failures, len(RETRY_S)) - 1)]):
-                    await track.wake.wait()
-                track.wake.set()
+                await _pause(track)
             else:
                 track.memory.failures = 0
                 if volume not in self._wants and not pass_outcome.is_here and not track.wake.is_set():
@@ -196,6 +210,15 @@ class Reconciler:
         track.settled.set()
         self._drop_unused(volume, track)
         self._board.remove(volume)
+
+
+async def _pause(track: _Track) -> None:
+    """Let time pass after one failed pass, two, and so on, until there is news; then it is its turn."""
+    track.is_pausing = True
+    with anyio.move_on_after(RETRY_S[max(0, min(track.memory.failures, len(RETRY_S)) - 1)]):
+        await track.news.wait()
+    track.is_pausing = False
+    track.wake.set()
 
 
 async def _acquire(lock: anyio.Lock, patience_s: float) -> bool:
@@ -207,4 +230,9 @@ async def _acquire(lock: anyio.Lock, patience_s: float) -> bool:
 
 
 def _differs(volume: VolumeId, old: Mapping[VolumeId, Want], new: Mapping[VolumeId, Want]) -> bool:
-    return (volume in old) != (volume in new) or old.get(volume) != new.get(volume)
+    return (volume in old) != (volume in new) or _key(old.get(volume)) != _key(new.get(volume))
+
+
+def _key(want: Want) -> object:
+    """Return what two wants have in common that are the same: errors are raised anew each time."""
+    return (want.message, want.hint, want.reason) if isinstance(want, AgentError) else want

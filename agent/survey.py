@@ -15,7 +15,8 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from agent.census import Census
+from agent.causes import Cause
+from agent.census import Census, Heard
 from agent.errors import InconclusiveError
 from agent.faults import supervise
 from agent.log import get_logger
@@ -93,9 +94,10 @@ class Surveyor:
         self._counters = counters
         self._census = Census()
         self._asking: dict[str, _Asking] = {}
-        self._new: set[VolumeId] = set()
-        self._heard_of: set[VolumeId] = set()
-        """Volumes whose devices answered since what is wanted was worked out last."""
+        self._heard = Heard()
+        """What answered since what is wanted was worked out last."""
+        self._moved: set[str] = set()
+        """Paths whose disk was said to come or go since it was asked last."""
         self._tasks: TaskGroup | None = None
         self._is_everything_stale = anyio.Event()
         self._has_answers = anyio.Event()
@@ -121,12 +123,15 @@ class Surveyor:
             self._is_everything_stale.set()
             return
         self._counters.count_uevent()
-        # One that says "remove" may speak of a partition, or be late: the device is asked all the same.
+        if hint.action in {"add", "remove"}:
+            self._moved.add(hint.path)
+        # One that says "remove" may be late: the device is asked all the same.
         self._ask_soon(hint.path)
 
     async def look_everywhere(self) -> None:
         """Ask every device there is, all at once, and have every volume looked at."""
-        await self._ask_together(self._list_paths())
+        heard = await self._ask_together(self._list_paths())
+        self._wake(heard)
         self._reconciler.wake_all()
 
     async def find_unannounced(self) -> None:
@@ -134,8 +139,8 @@ class Surveyor:
 
         What is as it was when it answered is not asked again: whoever looks at its volume asks it anyway.
         """
-        for volume in await self._ask_together([path for path in self._list_paths() if self._is_due(path)]):
-            self._reconciler.wake(volume)
+        heard = await self._ask_together([path for path in self._list_paths() if self._is_due(path)])
+        self._wake(heard)
 
     def doubt(self, path: str) -> None:
         """Have a device asked again that turned out not to be the volume it was taken for."""
@@ -173,14 +178,11 @@ class Surveyor:
         self._pressed.discard(path)
 
     async def _ask_until_fresh(self, path: str) -> None:
-        volume = None
         self._asking[path].is_stale = True
         while self._asking[path].is_stale:
             self._asking[path].is_stale = False
-            volume = await self._ask(path, self._new)
+            await self._ask(path, self._heard)
         del self._asking[path]
-        if volume is not None:
-            self._heard_of.add(volume)
         self._has_answers.set()
         if not self._asking:
             self._nobody_is_asked.set()
@@ -206,27 +208,18 @@ class Surveyor:
         seen = self._census.seen.get(path)
         return seen is None or seen.identity is None or self._devices.has_changed(seen)
 
-    async def _ask_together(self, paths: Iterable[str]) -> set[VolumeId]:
+    async def _ask_together(self, paths: Iterable[str]) -> Heard:
         """Ask devices all at once, and return the volumes to look at.
 
         What is wanted is worked out once all have answered: an entry that several volumes match must not go
         to whichever answered first.
         """
-        new: set[VolumeId] = set()
-        heard_of: set[VolumeId] = set()
-
-        async def ask(path: str) -> None:
-            volume = await self._ask(path, new)
-            if volume is not None:
-                heard_of.add(volume)
-
+        heard = Heard()
         async with anyio.create_task_group() as tasks:
             for path in paths:
-                tasks.start_soon(ask, path)
+                tasks.start_soon(self._ask, path, heard)
         self._publish()
-        for volume in new:
-            self._reconciler.announce(volume)
-        return heard_of
+        return heard
 
     async def _publish_answers(self) -> None:
         """Work out what is wanted once for all devices that answer together, as if attached together."""
@@ -236,35 +229,46 @@ class Surveyor:
                 await self._nobody_is_asked.wait()
             self._has_answers = anyio.Event()
             self._publish()
-            heard_of, self._heard_of = self._heard_of, set()
-            new, self._new = self._new, set()
-            for volume in new:
-                self._reconciler.announce(volume)
-            for volume in heard_of:
-                self._reconciler.wake(volume)
+            heard, self._heard = self._heard, Heard()
+            self._wake(heard)
 
-    async def _ask(self, path: str, new: set[VolumeId]) -> VolumeId | None:
-        """Ask one device; return the volume to look at, and add it to ``new`` if it was not there before."""
+    async def _ask(self, path: str, heard: Heard) -> None:
+        """Ask one device, and note whom its answer concerns in ``heard``."""
         old = self._census.seen.get(path)
+        has_moved = path in self._moved
+        self._moved.discard(path)
         seen = await self._devices.ask(path)
         is_told_of = old is not None and (old.refusal == seen.refusal or (seen.is_silent and old.identity))
         if seen.refusal is not None and not is_told_of:
             log.info("device.ignored", device=path, why=seen.refusal)
+        was_silent = path in self._silent
         if not seen.is_silent:
             self._silent.discard(path)
         else:
             self._silent.add(path)
             self._press(path)
-        volume = self._census.put(seen)
-        if volume is not None and (old is None or old.identity is None or old.identity.volume_id != volume):
-            new.add(volume)
-        return volume
+        finding = self._census.put(seen)
+        if finding is None:
+            return
+        if finding.is_new:
+            heard.new.add(finding.volume_id)
+        # Where appearances are not numbered, only what the kernel said tells one from the next.
+        has_returned = has_moved and seen.diskseq is None
+        has_answered = was_silent and not seen.is_silent
+        is_news = finding.is_news or has_returned or has_answered
+        heard.put(finding.volume_id, Cause.DEVICE if is_news else Cause.HINT)
+
+    def _wake(self, heard: Heard) -> None:
+        for volume in heard.new:
+            self._reconciler.announce(volume)
+        for volume, cause in heard.causes.items():
+            self._reconciler.wake(volume, cause)
 
     def _note_gone(self, path: str) -> None:
         volume = self._census.drop(path)
         if volume is not None:
             self._devices.place(self._list_paths_by_volume())
-            self._reconciler.wake(volume)
+            self._reconciler.wake(volume, Cause.DEVICE)
 
     def _publish(self) -> None:
         self._devices.place(self._list_paths_by_volume())

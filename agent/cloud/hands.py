@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from agent.causes import Cause
 from agent.cloud.findings import EVERYTHING, FREEZE_LIMIT_S
 from agent.cloud.keeping import FileStore
 from agent.cloud.released import ReleasedNote
@@ -41,7 +42,7 @@ class Passes(Protocol):
     def hold(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
         """Give a session over one volume; no pass over it begins meanwhile."""
 
-    def wake(self, volume: VolumeId) -> None:
+    def wake(self, volume: VolumeId, cause: Cause) -> None:
         """Have the volume looked at soon."""
 
     def list_wanted(self) -> Iterable[VolumeId]:
@@ -123,7 +124,7 @@ class NodeHands:
         self._by_hand.discard(volume_id)
         self._note.note_change()
         self._refresh()
-        self._reconciler.wake(volume_id)
+        self._reconciler.wake(volume_id, Cause.ORDER)
 
     def keep_all(self) -> None:
         """Give everything that was released back to the policy, as reloading it does."""

@@ -100,11 +100,15 @@ def _take_burst(monitor: pyudev.Monitor, seen: Callable[[Hint], None]) -> None:
 
 
 def make_hint(action: str | None, name: str, resize: str | None) -> Hint | None:
-    """Return the hint an announcement about the block device ``name`` gives; None otherwise than of NVMe."""
-    match = re.fullmatch(rf"({_DISK.pattern})(?:p\d+)?", name, re.ASCII)
+    """Return the hint an announcement about the block device ``name`` gives; None otherwise than of NVMe.
+
+    A partition that comes or goes is a change of its disk, which stays.
+    """
+    match = re.fullmatch(rf"({_DISK.pattern})(p\d+)?", name, re.ASCII)
     if match is None:
         return None
-    return Hint(path=f"/dev/{match[1]}", action=action or "change", is_resize=resize == "1")
+    told = "change" if match[2] or action is None else action
+    return Hint(path=f"/dev/{match[1]}", action=told, is_resize=resize == "1")
 
 
 def _is_disk(node: Path) -> bool:

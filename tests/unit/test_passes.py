@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from agent.causes import Cause
 from agent.errors import AgentError
 from agent.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
 from agent.passes import Context, Memory, Pass
@@ -158,10 +159,10 @@ async def test_any_error_fails_its_volume_alone(
     with capture_logs() as logs:
         async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
             status = await wait_condition(board, Condition.FAILED)
-            reconciler.wake(VOLUME)
+            reconciler.wake(VOLUME, Cause.ORDER)
             await anyio.wait_all_tasks_blocked()
             put(node, None)
-            reconciler.wake(VOLUME)
+            reconciler.wake(VOLUME, Cause.ORDER)
             await wait_condition(board, Condition.READY)
     assert status.reason is Reason.INTERNAL_ERROR
     assert type(error).__name__ in status.message
@@ -176,7 +177,7 @@ async def test_volume_in_use_that_meets_a_fault_of_ours_is_failed() -> None:
     async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
         await wait_condition(board, Condition.READY)
         node.blind = RuntimeError("bad")
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         status = await wait_condition(board, Condition.FAILED)
     assert (status.reason, status.path) == (Reason.INTERNAL_ERROR, "/data/ckpt")
 
@@ -219,10 +220,10 @@ async def test_node_that_ran_out_of_something_says_nothing_of_the_volume(
     async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
         for _ in range(2):
             await anyio.wait_all_tasks_blocked()
-            reconciler.wake(VOLUME)
+            reconciler.wake(VOLUME, Cause.ORDER)
         status = await wait_for(board, lambda status: status.reason is Reason.NODE_EXHAUSTED)
         put(node, None)
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await wait_condition(board, Condition.READY)
     assert status.condition is Condition.PENDING
 
@@ -234,7 +235,7 @@ async def test_memory_that_is_used_up_is_no_fault_of_the_volume() -> None:
         await wait_condition(board, Condition.READY)
         node.blind = MemoryError()
         for _ in range(2):
-            reconciler.wake(VOLUME)
+            reconciler.wake(VOLUME, Cause.ORDER)
             await anyio.wait_all_tasks_blocked()
         status = board.get(VOLUME)
     assert status is not None

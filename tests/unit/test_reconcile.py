@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from agent.causes import Cause
 from agent.errors import AgentError, InconclusiveError
 from agent.model import (
     Condition,
@@ -187,7 +188,7 @@ async def test_failed_step_is_reported_and_tried_again() -> None:
     async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
         status = await wait_condition(board, Condition.FAILED)
         assert status.message == "mkfs.ext4 ended with 1."
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await wait_condition(board, Condition.READY)
     assert EventName.STEP_FAILED in [event.name for event in board.history.latest()]
 
@@ -210,7 +211,7 @@ async def test_same_failure_is_recorded_once() -> None:
             await wait_for(board, lambda status: status.condition is Condition.FAILED)
             await anyio.wait_all_tasks_blocked()
             assert len(attempts) == tried
-            reconciler.wake(VOLUME)
+            reconciler.wake(VOLUME, Cause.ORDER)
             await anyio.wait_all_tasks_blocked()
         await wait_condition(board, Condition.READY)
     names = [event.name for event in board.history.latest()]
@@ -253,7 +254,7 @@ async def look_in_vain(node: FakeNode, reconciler: Reconciler, times: int) -> No
     """Have the volume looked at so many times while its device cannot be reached."""
     node.blind = unreachable()
     for _ in range(times):
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await anyio.wait_all_tasks_blocked()
 
 
@@ -268,7 +269,7 @@ async def test_one_look_in_vain_changes_nothing() -> None:
         await look_in_vain(node, reconciler, times=1)
         assert board.get(VOLUME) == ready
         node.blind = None
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await anyio.wait_all_tasks_blocked()
         assert board.get(VOLUME) == ready
     assert board.history.latest()[-1].name is EventName.VOLUME_READY
@@ -291,7 +292,7 @@ async def test_volume_out_of_reach_stays_in_use(wanted: Wanted) -> None:
         assert (status.path, status.device) == (ready.path, ready.device)
         assert volume.executed == done
         node.blind = None
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await wait_condition(board, Condition.READY)
     names = [event.name for event in board.history.latest()]
     assert names[-2:] == [EventName.VOLUME_DEGRADED, EventName.VOLUME_READY]
@@ -305,7 +306,7 @@ async def test_volume_that_was_never_reached_is_waited_for() -> None:
         status = await wait_condition(board, Condition.PENDING)
         assert status.reason is Reason.UNREACHABLE
         node.blind = None
-        reconciler.wake(VOLUME)
+        reconciler.wake(VOLUME, Cause.ORDER)
         await wait_condition(board, Condition.READY)
 
 

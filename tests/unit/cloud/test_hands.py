@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from agent.aside import do_here
+from agent.causes import Cause
 from agent.cloud.findings import EVERYTHING
 from agent.cloud.hands import RELEASED, NodeHands
 from agent.errors import AgentError, ExitCode, RefusedError
@@ -65,8 +66,8 @@ class OneVolume:
         assert volume == VOLUME
         yield self
 
-    def wake(self, volume: VolumeId) -> None:
-        assert volume == VOLUME
+    def wake(self, volume: VolumeId, cause: Cause) -> None:
+        assert (volume, cause) == (VOLUME, Cause.ORDER)
         self.woken += 1
 
     async def observe(self, wanted: object, *, for_show: bool = False) -> Observed:

@@ -174,6 +174,15 @@ def test_e2fsck_status(returncode: int, stdout: str, stderr: str, *, is_clean: b
             Reason.UNSUPPORTED,
         ),
         (8, "", "e2fsck: Memory allocation failed while opening\n", Reason.NODE_EXHAUSTED),
+        (
+            12,
+            (
+                "data: Error reading block 9 (Input/output error) while reading inode and block bitmaps.\n"
+                "data: UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.\n"
+            ),
+            "",
+            Reason.IO_ERRORS,
+        ),
         (2, "reboot\n", "", Reason.STEP_FAILED),
         (16, "", "Usage: e2fsck\n", Reason.STEP_FAILED),
         (32, "", "cancelled\n", Reason.STEP_FAILED),

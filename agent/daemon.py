@@ -241,8 +241,9 @@ class Daemon:
         self._cloud.wake()
 
     def wake(self, volume_id: VolumeId | None) -> None:
-        """Have a volume, or all of them (None), looked at soon."""
+        """Have a volume, or all of them (None), looked at soon, and what is damaged checked again."""
         for volume in self._reconciler.list_volumes() if volume_id is None else (volume_id,):
+            self._node.verdicts.forget(volume)
             self._reconciler.wake(volume, Cause.ORDER)
 
     # -- Tasks -----------------------------------------------------------------------------------------------

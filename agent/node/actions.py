@@ -17,6 +17,7 @@ from agent.model import (
     Checked,
     Device,
     DeviceNumber,
+    Filesystem,
     FormatRecord,
     FormatStage,
     Mount,
@@ -31,6 +32,7 @@ from agent.node.leftovers import detach_and_note
 from agent.node.mounts import MountRequest, mount_filesystem, move_mount
 from agent.node.pin import Pin, find_partition
 from agent.node.raw import need_raw_note, note_raw, note_restored, refuse_raw
+from agent.node.unchanged import Unchanged, read_state, verify_unchanged
 from agent.shortage import explain_shortage, is_shortage
 from agent.steps import (
     Action,
@@ -107,6 +109,8 @@ class VolumeActions:
             touched = find_touched_mount(action, observed)
             if touched is not None:
                 await self._node.freezes.refuse_frozen(self._pin.volume, touched)
+            if isinstance(action, (Check, MountFilesystem)):
+                await self._verify_unchanged(observed)
             if isinstance(action, Format):
                 await self._format(action, observed, confirm)
             elif isinstance(action, GrowPartition):
@@ -121,6 +125,15 @@ class VolumeActions:
                 hint="See the kernel log for the device.",
                 reason=Reason.STEP_FAILED,
             ) from error
+
+    async def _verify_unchanged(self, observed: Observed) -> None:
+        """Raise unless what was looked at is still there: what checks or mounts it writes to it."""
+        if not isinstance(observed.content, Filesystem):
+            raise RefusedError(f"{self._pin.volume} was not found to hold a filesystem.")
+        request = Unchanged(
+            _need_device(observed), self._node.source.identify, observed.content, self._pin.checked_state
+        )
+        await self._pin.call(verify_unchanged, self._pin.fd, request, timeout_s=VERIFY_TIMEOUT_S)
 
     async def _format(self, action: Format, observed: Observed, confirm: Callable[[], None]) -> None:
         if observed.device is None or not self._pin.is_locked:
@@ -161,6 +174,7 @@ class VolumeActions:
         )
         # Not before: announced, a failure would wake its own next attempt, and no pause be kept.
         self._pin.is_changed = True
+        self._pin.checked_state = None
         await self._node.save(self._node.records.write_format, formatting.complete(record))
         self._pin.checked = Checked(is_clean=True, detail="made just now")
 
@@ -180,13 +194,18 @@ class VolumeActions:
         device = _need_device(observed)
         fd = await self._pin.open_part(device, action.partition)
         try:
-            self._pin.checked = await filesystem.check_filesystem(fd, action.type)
+            checked = self._pin.checked = await filesystem.check_filesystem(fd, action.type)
         except AgentError as error:
             if error.reason is Reason.DEVICE_BUSY:  # which the tool says without saying by whom
                 await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
             raise
         finally:
             await self._pin.close_part(fd)
+        # It may have taken hours: whatever else is on the device by now is looked for anew.
+        self._pin.recognized = None
+        state = await self._pin.call(read_state, self._pin.fd, device, timeout_s=FLUSH_TIMEOUT_S)
+        self._pin.checked_state = state
+        self._node.verdicts.keep(self._pin.volume, state, checked)
 
     async def _grow_partition(
         self, action: GrowPartition, observed: Observed, confirm: Callable[[], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.model import (
+    Checked,
     Content,
     Device,
     Filesystem,
@@ -23,6 +24,7 @@ from agent.node.filesystem import make_reference
 from agent.node.look import Look
 from agent.node.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.remains import REFERENCE_LIMIT_BYTES, explain_remains
+from agent.node.unchanged import Verdicts, read_state
 from agent.node.wire import Fd
 
 
@@ -30,6 +32,17 @@ def is_decided(look: Look, record: FormatRecord | None) -> bool:
     """Tell whether the signatures that a look found say all there is to know of what is on the device."""
     is_interrupted = record is not None and record.stage is FormatStage.INTENDED
     return look.content is not None and not is_interrupted
+
+
+async def recall_check(pin: Pin, verdicts: Verdicts, look: Look, *, for_show: bool) -> Checked | None:
+    """Return what a check in an earlier pass found wrong with what is there, if nobody has written since.
+
+    ``for_show``: nothing is flushed for it.
+    """
+    if pin.volume not in verdicts or look.mounts or not isinstance(look.content, Filesystem):
+        return None
+    state = await pin.call(read_state, pin.fd, look.device, not for_show, timeout_s=LOOK_TIMEOUT_S)
+    return verdicts.find(pin.volume, state)
 
 
 async def prove_content(

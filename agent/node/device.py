@@ -219,13 +219,14 @@ def read_diskseq(fd: int) -> int | None:
         raise
 
 
-def count_writes(fd: int, sysfs: Path = SYSFS) -> tuple[int, ...]:
+def count_writes(fd: int, sysfs: Path = SYSFS, *, is_flushing: bool = True) -> tuple[int, ...]:
     """Return how much was written to the disk, and how much discarded, since it appeared.
 
     What programs wrote and the kernel still holds back goes to the disk first, so that it is counted. Equal
     counts before and after mean that nobody wrote in between, unless accounting is off (``queue/iostats``).
     """
-    os.fsync(fd)
+    if is_flushing:
+        os.fsync(fd)
     rdev = os.fstat(fd).st_rdev
     number = DeviceNumber(os.major(rdev), os.minor(rdev))
     # Nothing is not a count: it would be equal to nothing.

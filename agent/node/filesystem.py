@@ -190,7 +190,8 @@ def parse_e2fsck(completed: Completed) -> Checked:
     if completed.returncode in {0, 1}:
         return Checked(is_clean=True, detail=summary)
     is_done = completed.returncode > 0
-    is_known = "unsupported feature" not in completed.stdout + completed.stderr
+    words = completed.stdout + completed.stderr
+    is_known = "unsupported feature" not in words and not _is_unread(words)
     if is_done and is_known and (completed.returncode & _E2FSCK_UNCORRECTED or _is_bad_superblock(summary)):
         return Checked(is_clean=False, detail=summary)
     # 2 asks for a reboot, which is for root filesystems; 8 and more mean that nothing was checked.
@@ -208,6 +209,8 @@ def _cannot_check(completed: Completed, summary: str) -> AgentError:
             Reason.DEVICE_BUSY,
             "The device is mounted or held (lsblk; lsns -t mnt, findmnt -N PID).",
         )
+    elif _is_unread(words):
+        reason, hint = Reason.IO_ERRORS, "The device answers with errors; see the kernel log for them."
     elif "unsupported feature" in words or "newer version of e2fsck" in words:
         reason = Reason.UNSUPPORTED
         hint = "Install a newer e2fsprogs, as new as the one that made the filesystem; nothing was changed."
@@ -217,6 +220,11 @@ def _cannot_check(completed: Completed, summary: str) -> AgentError:
     return AgentError(
         f"e2fsck could not check the filesystem ({completed.returncode}): {said}", hint=hint, reason=reason
     )
+
+
+def _is_unread(words: str) -> bool:
+    # It goes on after what it could not read, and then tells of what it could not find as of damage.
+    return "Input/output error" in words or "Remote I/O error" in words
 
 
 def _is_bad_superblock(summary: str) -> bool:

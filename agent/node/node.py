@@ -49,6 +49,7 @@ from agent.node.records import Records, read_boot_id
 from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
+from agent.node.unchanged import Verdicts
 from agent.node.users import resolve_ids
 from agent.node.volume import VolumeSession
 from agent.node.workers import Workers, make_aside
@@ -94,6 +95,8 @@ class Node:
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
         self.unsigned_data: dict[VolumeId, tuple[tuple[int, int], Foreign]] = {}
         """By volume: its appearance, as disk sequence number and size, and the data a proof found on it."""
+        self.verdicts = Verdicts()
+        """What checks found wrong with volumes that nobody has written to since."""
         self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
         """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
         self._noted_origins: dict[VolumeId, OriginRecord | None] = {}

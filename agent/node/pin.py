@@ -19,6 +19,7 @@ from agent.node.device import LOCK_PATIENCE_S, announce_change, lock_device, unl
 from agent.node.formatting import lock_and_probe
 from agent.node.look import Look, LookRequest, look_at, open_and_look, open_partition
 from agent.node.signature import probe
+from agent.node.unchanged import State
 from agent.node.wire import Fd
 from agent.node.workers import Workers
 
@@ -46,7 +47,9 @@ class Pin:
         self.path = path
         self.is_locked = False
         self.checked: Checked | None = None
-        """What a filesystem check found in this pass; it says nothing about the device in another one."""
+        """What a filesystem check found in this pass, or in an earlier one on the same state."""
+        self.checked_state: State | None = None
+        """On which state of the device it found that in this pass; None also where that cannot be told."""
         self.recognized: Filesystem | None = None
         """What the last look found on the device."""
         self.writes: tuple[int, ...] | None = None

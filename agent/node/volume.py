@@ -26,7 +26,7 @@ from agent.model import (
 )
 from agent.node import block
 from agent.node.actions import VolumeActions
-from agent.node.content import is_decided, prove_content
+from agent.node.content import is_decided, prove_content, recall_check
 from agent.node.freezes import explain_frozen
 from agent.node.leftovers import list_left
 from agent.node.look import Look, LookRequest
@@ -164,6 +164,9 @@ class VolumeSession:
         # Before any link that tells it is taken away.
         raw = await find_raw_note(self._node, look, wanted, for_show=for_show)
         answer = await self._find_origin(wanted, for_show=for_show)
+        checked = self._pin.checked = self._pin.checked or await recall_check(
+            self._pin, self._node.verdicts, look, for_show=for_show
+        )
         observed = Observed(
             volume_id=self._volume,
             device=look.device,
@@ -178,7 +181,7 @@ class VolumeSession:
             mounted_at=look.mounted_at,
             is_hidden=look.is_hidden,
             cut_off=look.cut_off,
-            checked=self._pin.checked,
+            checked=checked,
             format_record=format_record,
             root_inode=look.root_inode,
             ids=Ids() if wanted is None else await self._node.resolve_ids(wanted.mount or wanted.block),

@@ -16,12 +16,12 @@ from agent.errors import AgentError
 from agent.faults import RETRY_S
 from agent.model import Filesystem, Identity, Reason, Seen, VolumeId
 from agent.node.sources import Hint
-from agent.passes import Want
 from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.steps import Action, Check, Format
 from agent.survey import Surveyor
+from agent.wants import Want
 from bench.fleet import JumpingLoop
 from tests.fakes.world import EXT4, FakeNode, FakeVolume, failing
 from tests.unit.test_reconcile import VOLUME, WANTED, reconciling

@@ -182,7 +182,7 @@ class NodeHands:
         ]
         if not users:
             return error
-        names = ", ".join(f"{user.name} (pid {user.pid}, {user.user})" for user in users[:10])
+        names = ", ".join(user.describe() for user in users[:10])
         return replace(
             error,
             message=f"{volume_id} is in use by {names}.",

@@ -56,6 +56,11 @@ class Process:
     name: str
     user: str = "?"
 
+    def describe(self) -> str:
+        """Return it as one word and what is in brackets: whoever runs a process chose its name."""
+        name = "".join(c if c.isalnum() or c in "._+:@/-" else "_" for c in self.name) or "_"
+        return f"{name} (pid {self.pid}, {self.user})"
+
 
 @dataclass(frozen=True)
 class Tuning:

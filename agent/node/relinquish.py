@@ -189,7 +189,7 @@ def _describe(process: Path) -> Process:
 
 
 def _name(processes: tuple[Process, ...]) -> list[str]:
-    return [f"{one.name} (pid {one.pid}, {one.user})" for one in processes[:10]]
+    return [one.describe() for one in processes[:10]]
 
 
 def _list_own_processes() -> frozenset[int]:

@@ -20,6 +20,7 @@ from agent.report.health import Reading
 from agent.report.metrics import Exposition
 from agent.report.page import content_security_policy, render_page, show_content
 from agent.report.readiness import assess_node
+from agent.report.redaction import redact
 from agent.report.requests import Turns
 from agent.report.trends import list_points
 
@@ -35,21 +36,22 @@ def make_app(
         body, content_type = exposition.render(request.headers.get(hdrs.ACCEPT, ""))
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
-    async def show_health(_: web.Request) -> web.Response:
+    async def show_health(request: web.Request) -> web.Response:
         readiness = assess_node(board)
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return web.json_response(api.show_readiness(readiness), status=status)
+        return web.json_response(_show_to(request, api.show_readiness(readiness)), status=status)
 
-    def gather() -> dict[str, Any]:
+    def gather(request: web.Request) -> dict[str, Any]:
         volumes = [status.volume_id for status in board.statuses() if status.volume_id]
-        return show_content(board, {volume: list_points(get_readings(volume)) for volume in volumes})
+        trends: dict[str, Any] = {volume: list_points(get_readings(volume)) for volume in volumes}
+        return _show_to(request, show_content(board, trends))
 
-    async def show_json(_: web.Request) -> web.Response:
-        return web.json_response(gather())
+    async def show_json(request: web.Request) -> web.Response:
+        return web.json_response(gather(request))
 
-    async def show_page(_: web.Request) -> web.Response:
+    async def show_page(request: web.Request) -> web.Response:
         # What others named may hold what no text can: half of a surrogate pair.
-        body = render_page(board, gather()).encode(errors="backslashreplace")
+        body = render_page(gather(request)).encode(errors="backslashreplace")
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     app.router.add_get("/metrics", show_metrics)
@@ -57,6 +59,12 @@ def make_app(
     app.router.add_get("/", show_page)
     app.router.add_get("/status.json", show_json)
     return app
+
+
+def _show_to(request: web.Request, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown of ``content`` to whoever asks: all to those whom the policy's authority knows."""
+    is_known = request.transport is not None and bool(request.transport.get_extra_info("peercert"))
+    return content if is_known else redact(content)
 
 
 def _answer_in_turn(turns: Turns) -> Middleware:

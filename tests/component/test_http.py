@@ -19,10 +19,11 @@ from structlog.testing import capture_logs
 
 from agent.aside import do_here
 from agent.errors import AgentError
-from agent.model import Condition
+from agent.model import Condition, Process
 from agent.report.board import Board
 from agent.report.certificates import Tls, make_server_context
 from agent.report.counters import Counters
+from agent.report.events import EventName
 from agent.report.http import make_app
 from agent.report.metrics import Exposition
 from agent.report.serve import HttpFace
@@ -166,6 +167,59 @@ async def test_only_vouched_clients_are_answered(certificates: Path) -> None:
             answers[name] = await anyio.to_thread.run_sync(ask_by_tls, url, context)
     assert (answers["nobody"], answers["stranger"]) == (b"", b"")
     assert b"200 OK" in answers["client"]
+
+
+PRIVATE = ("sagemaker-node", "123456789012", "python3 (pid 77", "bob", "token=abc")
+"""Of the node's role, of processes in the way, and of a hook."""
+
+
+def make_telling_board() -> Board:
+    """Return a board on which a volume's status and an event hold what is not for everybody."""
+    role = "arn:aws:sts::123456789012:assumed-role/sagemaker-node/i-0"
+    refused = make_status(
+        condition=Condition.REFUSED,
+        message=f"vol-0 is in use by {Process(77, 'python3', 'bob').describe()}.",
+        hint=f"Give {role} the permission.",
+    )
+    board = make_board(refused)
+    board.record(EventName.HOOK_FAILED, CHECKPOINTS, hook="10-tell", error="ended with 3: token=abc")
+    return board
+
+
+def ask_whole(url: str, path: str, context: ssl.SSLContext) -> str:
+    """Return a whole answer over TLS. Blocks."""
+    with (
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        secure.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return b"".join(iter(lambda: secure.recv(1 << 16), b"")).decode()
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/healthz", "/metrics"])
+async def test_what_is_not_for_everybody_is_withheld(path: str) -> None:
+    """Where anybody may ask, no role, account, process, user or word of a hook is in any answer."""
+    async with (
+        serving(make_telling_board()) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}{path}") as answer,
+    ):
+        text = await answer.text()
+    assert [word for word in PRIVATE if word in text] == []
+    assert ("is in use by" in text) == (path != "/metrics")
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("has_authority", [True, False])
+async def test_vouched_clients_are_shown_all(certificates: Path, *, has_authority: bool) -> None:
+    """With a client CA all is shown, since all who get in are known; TLS alone makes nobody known."""
+    ca = certificates / "ca.pem"
+    tls = Tls(certificates / "server.pem", certificates / "server.key", ca if has_authority else None)
+    context = ssl.create_default_context(cafile=str(ca))
+    context.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+    async with serving(make_telling_board(), tls) as url:
+        text = await anyio.to_thread.run_sync(ask_whole, url, "/status.json", context)
+    assert [word in text for word in PRIVATE] == [has_authority] * len(PRIVATE)
 
 
 @pytest.mark.needs("openssl")

@@ -17,7 +17,6 @@ from typing import Any
 
 from agent.report import api
 from agent.report.board import Board
-from agent.report.volume_status import VolumeStatus
 
 EVENTS_SHOWN = 30
 
@@ -34,9 +33,9 @@ def content_security_policy() -> str:
     )
 
 
-def render_page(board: Board, content: dict[str, Any]) -> str:
+def render_page(content: dict[str, Any]) -> str:
     """Return the page; ``content`` is what ``status.json`` answers now, so that it is whole at once."""
-    rows = "\n".join(_render_row(status) for status in board.statuses())
+    rows = "\n".join(_render_row(volume) for volume in content["volumes"])
     # No character in it can end the element it stands in.
     first = json.dumps(content, default=str).replace("<", "\\u003c")
     parts = {"style": _read("page.css"), "script": _read("page.js"), "rows": rows, "content": first}
@@ -44,11 +43,11 @@ def render_page(board: Board, content: dict[str, Any]) -> str:
     return _PLACE.sub(lambda match: parts[match[1]], _read("page.html"))
 
 
-def _render_row(status: VolumeStatus) -> str:
+def _render_row(volume: dict[str, Any]) -> str:
     """Return one line of the table for browsers without scripts."""
-    cells = (status.condition.value, status.reason and status.reason.value, status.path, status.message)
-    texts = "".join(f"<td>{escape(text or '')}</td>" for text in (*cells, status.hint))
-    return f'<tr><th scope="row">{escape(status.label)}</th>{texts}</tr>'
+    cells = (volume[key] for key in ("condition", "reason", "path", "message", "hint"))
+    texts = "".join(f"<td>{escape(text or '')}</td>" for text in cells)
+    return f'<tr><th scope="row">{escape(volume["name"] or volume["volume_id"] or "?")}</th>{texts}</tr>'
 
 
 def show_content(board: Board, trends: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
 from agent.cloud.keeping import FileStore
 from agent.cloud.service import CloudService, may_be_wanted
-from agent.cloud.sources import identify_locally, look_around
+from agent.cloud.sources import Surroundings, identify_locally, look_around
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
 from agent.faults import Barrier, supervise, supervise_service
@@ -122,10 +122,9 @@ class Daemon:
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}
         # Where files stand in for volumes there is no instance whose metadata could be asked.
-        look_around_aside = partial(look_around, node.aside)
-        surroundings = look_around_aside()
+        self._look_around = partial(look_around, node.aside)
         self._has_standins = has_standins
-        self._surroundings = replace(surroundings, metadata_endpoint=None) if has_standins else surroundings
+        self._surroundings = self._find_surroundings()
         self._hands = NodeHands(node, self._reconciler, lambda: self._present, self._surveyor.refresh)
         self._cloud = CloudService(
             lambda: self._policy,
@@ -133,7 +132,7 @@ class Daemon:
             self._put_findings,
             counters.count_cloud_request,
             has_standins=has_standins,
-            surroundings=look_around_aside,
+            surroundings=self._look_around,
             claims=FileStore(paths.state / "claims.json", node.aside),
             note_by_hand=self._hands.note_by_hand,
             record=self._record,
@@ -225,6 +224,10 @@ class Daemon:
         finally:
             self._service.tell_ready(self._summarize())
         changes, leaving = diff_policies(self._policy, policy), tell_leaving(self._policy, policy)
+        # MoveClusterNodes takes a running node to another cluster; templates and topics go by what it is now.
+        self._surroundings = self._find_surroundings()
+        with self._barrier.containing("find out which instance this is"):
+            self._put_facts(make_facts(await identify_locally(self._surroundings)))
         self._hands.keep_all()
         self._put_policy(policy)
         self._board.record(
@@ -234,6 +237,11 @@ class Daemon:
         self._reconciler.wake_all(Cause.ORDER)
         self._cloud.wake()
         return leaving
+
+    def _find_surroundings(self) -> Surroundings:
+        """Return where to ask who this node is."""
+        surroundings = self._look_around()
+        return replace(surroundings, metadata_endpoint=None) if self._has_standins else surroundings
 
     def keep(self, volume_id: VolumeId) -> None:
         """Have a volume that was released used again as the policy says."""

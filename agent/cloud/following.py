@@ -27,7 +27,7 @@ PATIENCE_S = 600.0
 SNAPSHOT_PATIENCE_S = 24 * 3600.0
 PAUSE_S = 2.0
 
-_FINAL = frozenset(
+FINAL = frozenset(
     {Reason.WRONG_ZONE, Reason.MANAGED_BY_CSI, Reason.ATTACHED_ELSEWHERE, Reason.ATTACH_UNSUPPORTED}
 )
 """Reasons to wait that no patience outlasts."""
@@ -143,7 +143,7 @@ async def release(hands: Hands, volume_id: VolumeId, *, is_forced: bool = False)
 
 def _wait(decision: Wait | Refuse) -> Sighting:
     """Return what is waited for, or raise where waiting would not help."""
-    if isinstance(decision, Refuse) or decision.reason in _FINAL:
+    if isinstance(decision, Refuse) or decision.reason in FINAL:
         raise RefusedError(
             decision.message, decision.hint, decision.reason, retryable=False, exit_code=ExitCode.REFUSED
         )

@@ -25,6 +25,8 @@ from agent.cloud.describe import describe_pools
 from agent.cloud.device_names import list_attached_names, list_given_names
 from agent.cloud.doing import Doer
 from agent.cloud.findings import Findings, Hands, make_facts, make_verdict, needs_cloud
+from agent.cloud.following import FINAL
+from agent.cloud.known_identity import KnownIdentity
 from agent.cloud.look import Look, describe_all
 from agent.cloud.makings import Makings
 from agent.cloud.memory import Memory
@@ -48,15 +50,7 @@ LONGEST_PAUSE_S = 60.0
 
 LOOK = "(look)"
 """What looking at all rests under, where nothing could be described; no entry can be named so."""
-_LASTING = frozenset(
-    {
-        Reason.ATTACHED_ELSEWHERE,
-        Reason.WRONG_ZONE,
-        Reason.MANAGED_BY_CSI,
-        Reason.ATTACH_UNSUPPORTED,
-        Reason.RELEASED,
-    }
-)
+_LASTING = FINAL | {Reason.RELEASED}
 """Reasons that last until somebody else does something: looking often would not make it sooner."""
 
 
@@ -79,7 +73,6 @@ class CloudLoop:
     ) -> None:
         self._make = make
         record = record or log_event
-        self._identify = identify
         self._policy = policy
         self._hands = hands
         self._publish = publish
@@ -96,7 +89,7 @@ class CloudLoop:
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._decided: dict[str, Do | Release] = {}
         """By a concern's key, what it was about to do."""
-        self._identity: CloudIdentity | None = None
+        self._identity = KnownIdentity(identify)
         self._searched: Policy | None = None
         """The policy for which all marked volumes were described, and none of them is on its way."""
         self._rested_under: Policy | None = None
@@ -165,6 +158,7 @@ class CloudLoop:
             look = await self._begin(policy)
             await self._describe(look)
         except AgentError as error:
+            self._identity.doubt(error)
             self._rests.note_failure(LOOK, error, is_look=True)
             self._untold.note_failure(error)
             self._publish_failure(policy, error, {} if look is None else look.find_origins())
@@ -192,13 +186,14 @@ class CloudLoop:
 
     async def _begin(self, policy: Policy) -> Look:
         """Begin a look at what this node has to do with."""
-        if self._identity is None or self._identity.problems:
-            self._identity = await self._identify()
+        before, identity = self._identity.last, await self._identity.find(policy)
+        if identity != before:
+            self._searched = None
         devices = self._hands.list_devices()
         self._untold.begin_look(devices.keys())
         node = NodeView(
-            identity=self._identity,
-            api=choose_attach_api(policy.agent.cloud.attach_api, self._identity),
+            identity,
+            choose_attach_api(policy.agent.cloud.attach_api, identity),
             devices=frozenset(devices),
             used_names=frozenset(filter(None, devices.values())),
             cluster_name=policy.agent.cloud.cluster,
@@ -236,6 +231,7 @@ class CloudLoop:
             if decision is not None:
                 await self._carry_out(concern, decision, look)
         except AgentError as error:
+            self._identity.doubt(error)
             if self._rests.note_failure(concern.key, error):
                 log_failure(error, entry=concern.name)
             self._let_be(concern, make_verdict(error), look)
@@ -284,7 +280,7 @@ class CloudLoop:
         if self._failure != error.message:
             log_failure(error)
         self._failure = error.message
-        facts = make_facts(self._identity) if self._identity else old.facts
+        facts = make_facts(self._identity.last) if self._identity.last else old.facts
         verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
         origins = {**old.origins, **described}
         told = replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={})

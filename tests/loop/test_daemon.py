@@ -507,3 +507,31 @@ def test_options_are_told_as_they_are_in_force(  # noqa: PLR0917 - a table's col
     agent.stop()
     agent.start()
     agent.wait_condition(VOLUME, condition, reason)
+
+
+def test_reload_asks_again_which_node_this_is(
+    scratch: Scratch, agent: AgentProcess, short_path: Path
+) -> None:
+    """A node that was moved to another cluster is called by its new name once the policy is read again."""
+    config = short_path / "resource_config.json"
+
+    def name_node(name: str) -> None:
+        instance = {
+            "InstanceName": name,
+            "CustomerIpAddress": "127.0.0.1",
+            "InstanceId": "i-0123456789abcdef0",
+        }
+        arn = "arn:aws:sagemaker:us-west-2:111122223333:cluster/abcde01234yz"
+        groups = [{"Name": "compute", "Instances": [instance]}]
+        config.write_text(json.dumps({"ClusterConfig": {"ClusterArn": arn}, "InstanceGroups": groups}))
+
+    name_node("old-1")
+    agent.environment["SAGEMAKER_RESOURCE_CONFIG_PATH"] = str(config)
+    scratch.write_policy(entry(scratch, name="{instance_name}"), cloud={"enabled": False})
+    scratch.add_volume(VOLUME)
+    agent.start()
+    assert agent.wait_condition(VOLUME, "Ready")["path"] == str(scratch.data / "old-1")
+    name_node("new-1")
+    agent.reload()
+    wait_until(lambda: find_mount(scratch.data / "new-1") or None, "the mount was moved")
+    assert agent.wait_condition(VOLUME, "Ready")["path"] == str(scratch.data / "new-1")

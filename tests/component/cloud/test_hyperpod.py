@@ -111,3 +111,37 @@ async def test_large_cluster_is_listed_whole(world: World) -> None:
     listed = await nodes[0].make(ListClusterNodes(CLUSTER_ARN))
     assert [one.instance_id for one in listed] == [node.identity.instance_id for node in nodes]
     assert world.aws.calls["ListClusterNodes"] == 3
+
+
+OLD_CLUSTER_ARN = CLUSTER_ARN.replace("cluster/", "cluster/z")[: len(CLUSTER_ARN)]
+
+
+async def test_node_that_was_moved_to_another_cluster_finds_out_by_the_answer(
+    world: World, tmp_path: Path
+) -> None:
+    """That AWS knows no such node, or cluster, has it asked anew who the node is, without a restart."""
+    world.use_policy(tmp_path, by_id(world.cloud.make_volume()))
+    node = world.add_node(1)
+    moved = node.identity
+    node.identity = replace(moved, cluster_arn=OLD_CLUSTER_ARN)
+    verdict = (await node.look(2)).verdicts["db"]
+    assert "does not know this cluster, or this node in it" in verdict.message
+    node.identity = moved
+    await node.settle(step_s=30)
+    assert node.hands.list_devices()
+    assert node.loop.findings.facts.cluster_id == moved.cluster_id
+
+
+async def test_reload_asks_again_which_node_this_is(world: World, tmp_path: Path) -> None:
+    """After a reload claims and marks are those of the cluster that the node is in by now."""
+    world.use_policy(tmp_path, CLAIM)
+    node = world.add_node(1)
+    moved = node.identity
+    node.identity = replace(moved, cluster_arn=OLD_CLUSTER_ARN)
+    await node.look()
+    node.identity = moved
+    await node.look()
+    assert node.loop.findings.facts.cluster_id != moved.cluster_id
+    node.policy = world.policy.model_copy()
+    await node.look()
+    assert node.loop.findings.facts.cluster_id == moved.cluster_id

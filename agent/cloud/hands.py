@@ -13,7 +13,7 @@ from agent.causes import Cause
 from agent.cloud.findings import EVERYTHING, FREEZE_LIMIT_S
 from agent.cloud.keeping import FileStore
 from agent.cloud.released import ReleasedNote
-from agent.errors import AgentError, ExitCode, RefusedError
+from agent.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.log import get_logger
 from agent.model import DeviceNumber, Mount, Observed, Reason, Released, Seen, VolumeId, Wanted
 from agent.node import mounted
@@ -92,7 +92,8 @@ class NodeHands:
                 mounts = observed.mounts
                 await _let_go(session, observed)
         except AgentError as error:
-            if is_forced and not isinstance(error, RefusedError):
+            # What hides a mount need not be in the way of taking the volume from under it.
+            if is_forced and (isinstance(error, CoveredError) or not isinstance(error, RefusedError)):
                 await self._flush_anyhow(volume_id)
                 return
             self.keep(volume_id)
@@ -101,12 +102,18 @@ class NodeHands:
             raise
 
     async def _flush_anyhow(self, volume_id: VolumeId) -> None:
-        """Flush what can be flushed of a volume that is about to be detached under its users."""
+        """Flush what can be flushed of a volume that is about to be detached under its users.
+
+        Raises CoveredError, with the volume kept, where nothing reaches what is mounted of it.
+        """
         try:
             async with self._reconciler.hold(volume_id) as session:
                 observed = await session.observe(None)
                 if observed.device is not None:
                     await session.execute(Relinquish(is_forced=True), observed)
+        except CoveredError:
+            self.keep(volume_id)
+            raise
         except AgentError as error:
             log.warning("volume.unflushed", volume_id=volume_id, error=error.message)
 

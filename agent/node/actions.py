@@ -362,11 +362,22 @@ class VolumeActions:
         device = _need_device(observed)
         if not action.is_forced:
             await self._pin.call(relinquish.check_unused, device, timeout_s=FIND_TIMEOUT_S)
+        # What can be flushed is, whatever cannot; a filesystem that is mounted twice is the same one.
+        failures: dict[DeviceNumber, AgentError | OSError | None] = {}
         for mount in observed.mounts:
-            await self._pin.call(
-                relinquish.flush_mount, mount.path, mount.device_number, timeout_s=FLUSH_TIMEOUT_S
-            )
+            if failures.get(mount.device_number, True):
+                failures[mount.device_number] = await self._flush_mount(mount, device)
         await self._pin.call(relinquish.flush_device, self._pin.fd, timeout_s=FLUSH_TIMEOUT_S)
+        for failure in filter(None, failures.values()):
+            raise failure
+
+    async def _flush_mount(self, mount: Mount, device: Device) -> AgentError | OSError | None:
+        """Flush what is mounted, and return the error that this met."""
+        try:
+            await self._pin.call(relinquish.flush_any_mount, mount, device, timeout_s=FLUSH_TIMEOUT_S)
+        except (AgentError, OSError) as error:
+            return error
+        return None
 
     async def _note_mount(
         self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import psutil
 
-from agent.errors import AgentError
-from agent.model import Device, DeviceNumber, Process, Reason
+from agent.errors import AgentError, CoveredError
+from agent.model import Device, DeviceNumber, FsType, Mount, Partition, Process, Reason
 from agent.node import mounted
 from agent.node.descriptors import GONE, PROC, list_descriptors, list_processes
+from agent.node.look import open_partition
 from agent.node.processes import describe_process
 from agent.node.sysfs import list_names, locate
 
@@ -33,6 +34,9 @@ BLKFLSBUF = 0x1261
 _NODE_TYPES = frozenset({"devtmpfs", "tmpfs", "overlay", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs"})
 """Filesystems device nodes live on, of the host and of containers. Asking about a file on any other may have
 to wait for its server; on a mount with ``nodev``, as the volumes' own are, no device node can be opened."""
+_FLUSHED_BY_DEVICE = frozenset({FsType.EXT4.value, FsType.XFS.value})
+"""Filesystems that a flush of their device writes back whole (block/ioctl.c). Of a btrfs, which may have
+several, only newer kernels' devices know."""
 _LOOKS, _PAUSE_S = 4, 0.25
 """udev and blkid open a device for a moment whenever something changes about it."""
 _CLEAN_LOOKS = 2
@@ -222,3 +226,20 @@ def flush_mount(path: str, device_number: DeviceNumber) -> None:
         if libc.syncfs(root_fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), path)
+
+
+def flush_any_mount(mount: Mount, device: Device) -> None:
+    """Do what ``flush_mount`` does, also where something hides the mount: then by way of its device.
+
+    CoveredError where the filesystem is not reached that way.
+    """
+    try:
+        flush_mount(mount.path, mount.device_number)
+    except CoveredError:
+        parts: tuple[Device | Partition, ...] = (device, *device.partitions)
+        path = next((part.path for part in parts if part.device_number == mount.device_number), None)
+        if path is None or mount.fs_type not in _FLUSHED_BY_DEVICE:
+            raise
+        with contextlib.closing(open_partition(path, mount.device_number)) as fd:
+            fcntl.ioctl(fd, BLKFLSBUF, 0)
+            os.fsync(fd)

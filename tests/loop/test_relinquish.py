@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError
-from agent.model import Reason
+from agent.errors import AgentError, CoveredError
+from agent.model import FsType, Reason
 from agent.node.relinquish import check_unused, find_users, flush_device, flush_mount
+from agent.steps import Relinquish
 from tests.corpus.tools import run
 from tests.loop.devices import VOLUME, attached, opened
+from tests.loop.moments import WatchedWorkers, staged
 
 MIB = 1 << 20
 
@@ -145,3 +147,21 @@ def test_flush_brings_file_writes_to_the_device(tmp_path: Path) -> None:
             assert b"of a file" * 100 in image.read_bytes()
         finally:
             run("umount", mountpoint)
+
+
+@pytest.mark.parametrize("fs_type", FsType)
+async def test_covered_volume_is_flushed_before_it_is_taken_by_force(tmp_path: Path, fs_type: FsType) -> None:
+    """What was written is on the device though no path leads to the mount; what is not reached is refused."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers, fs_type) as stage:
+        assert (await stage.run_pass()).is_done
+        path = stage.data / "ckpt"
+        (path / "file").write_bytes(b"of a file" * 1000)
+        run("mount", "-t", "tmpfs", "none", path)
+        async with stage.node.open(stage.wanted.volume_id) as session:
+            observed = await session.observe(None)
+            if fs_type is FsType.BTRFS:
+                with pytest.raises(CoveredError, match="hidden beneath a tmpfs filesystem"):
+                    await session.execute(Relinquish(is_forced=True), observed)
+            else:
+                await session.execute(Relinquish(is_forced=True), observed)
+                assert b"of a file" * 100 in stage.image.read_bytes()

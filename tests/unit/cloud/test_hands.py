@@ -16,7 +16,7 @@ from agent.aside import do_here
 from agent.causes import Cause
 from agent.cloud.findings import EVERYTHING
 from agent.cloud.hands import RELEASED, NodeHands
-from agent.errors import AgentError, ExitCode, RefusedError
+from agent.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.model import (
     Device,
     DeviceNumber,
@@ -55,6 +55,8 @@ class OneVolume:
         self.observed = observed
         self.failing = failing
         self.done: list[Action] = []
+        self.raised: dict[type[Any], AgentError] = {}
+        """What a step of this type raises."""
         self.woken = 0
         self.wanted: tuple[VolumeId, ...] = ()
 
@@ -81,6 +83,8 @@ class OneVolume:
         is_forced = isinstance(action, Relinquish) and action.is_forced
         if self.failing is type(action) and not is_forced:
             raise AgentError("somebody has it", reason=Reason.STEP_FAILED)
+        if type(action) in self.raised:
+            raise self.raised[type(action)]
         self.done.append(action)
         if isinstance(action, Unmount):
             left = tuple(mount for mount in self.observed.mounts if mount != action.mount)
@@ -237,3 +241,28 @@ async def test_what_the_policy_let_go_is_not_told_as_a_persons_doing(tmp_path: P
     hands = hands_on(OneVolume(USED), tmp_path)
     await hands.release(VOLUME)
     assert hands.withhold(VOLUME, WANT) is None
+
+
+HIDDEN = CoveredError(
+    "What is mounted at /data is hidden beneath a tmpfs filesystem.", reason=Reason.PATH_IN_USE
+)
+
+
+@pytest.mark.parametrize("is_reached", [True, False], ids=["flushed by its device", "not reached"])
+async def test_covered_volume_is_taken_by_force_only_once_it_is_flushed(
+    tmp_path: Path, *, is_reached: bool
+) -> None:
+    """Without force it stays, and with it where a flush reaches nothing of it: the way out is said."""
+    volume = OneVolume(USED)
+    volume.raised = {Unmount: HIDDEN} if is_reached else {Unmount: HIDDEN, Relinquish: HIDDEN}
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(CoveredError, match="hidden beneath a tmpfs"):
+        await hands.release(VOLUME)
+    if is_reached:
+        await hands.release(VOLUME, is_forced=True)
+        assert (volume.done, hands.released) == ([Relinquish(is_forced=True)], {VOLUME})
+        return
+    with pytest.raises(CoveredError, match="hidden beneath a tmpfs"):
+        await hands.release(VOLUME, is_forced=True)
+    assert (volume.done, hands.released) == ([], set())
+    assert volume.woken

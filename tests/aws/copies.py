@@ -16,16 +16,14 @@ MOST_AT_ONCE = 5
 def copy_volume(cloud: Cloud, parameters: dict[str, Any]) -> str:
     """Return what the answer to CopyVolumes holds, as XML; CallError where EC2 refuses."""
     asked = {name: value for name, value in parameters.items() if name not in {"ClientToken", "DryRun"}}
+    token = parameters.get("ClientToken")
     with cloud.lock:
-        token = parameters.get("ClientToken")
+        if parameters.get("DryRun") == "true":
+            check_copy(cloud, asked)
+            raise CallError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
         known = None if token is None else cloud.find_by_token(token, asked)
         if known is None:
-            source = check_copy(cloud, asked)
-            if parameters.get("DryRun") == "true":
-                raise CallError(
-                    "DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412
-                )
-            known = _make(cloud, source, asked)
+            known = _make(cloud, check_copy(cloud, asked), asked)
             if token is not None:
                 cloud.tokens[token] = (asked, known)
     return f"<volumeSet><item>{_show(cloud.volumes[known])}</item></volumeSet>"

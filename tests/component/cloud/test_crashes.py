@@ -19,6 +19,7 @@ import pytest
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Change
 from agent.cloud.calls import CreateVolume
+from agent.cloud.copying import CopyVolumes
 from agent.cloud.recording import EVENTS
 from agent.cloud.worker import Caller
 from agent.report.events import HAPPENS_ONCE, EventName
@@ -142,7 +143,9 @@ def check_events(stage: Stage) -> None:
     """
     answered = [call for node in stage.nodes for call in node.answered]
     again = [
-        call for n, call in enumerate(answered) if isinstance(call, CreateVolume) and call in answered[:n]
+        call
+        for n, call in enumerate(answered)
+        if isinstance(call, (CreateVolume, CopyVolumes)) and call in answered[:n]
     ]
     calls = Counter(
         EVENTS[type(call)][0] for call in answered if isinstance(call, Change) and type(call) in EVENTS

@@ -21,6 +21,11 @@ readonly command_link=$dest/usr/local/bin/ebs-agent
 readonly stamp=.complete
 # The release that was in force before one that is not known to work yet; gone when that is known.
 readonly unproven=$home/.unproven
+readonly policy_in_force=$etc/policy.yaml
+# The policy that was in force before one that is not known to work yet; gone when that is known.
+readonly policy_before=$home/.policy-before
+# In a release's directory: the policy that was in force with it last, for going back to it by hand.
+readonly last_policy=share/ebs-agent/policy.yaml
 
 readonly boot_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
 readonly all_units=("${boot_units[@]}" ebs-volumes-late.service)
@@ -129,7 +134,24 @@ is_healthy() {
     }
 }
 
-# start_release RELEASE: puts it in force and has it run; fails when it does not say that it is ready.
+# replace_policy FILE: the one before is kept until the new one is known to work.
+replace_policy() {
+    [[ -n $1 ]] || return 0
+    ! cmp --silent "$1" "$policy_in_force" || return 0
+    if [[ -e $policy_in_force && ! -e $policy_before ]]; then
+        put_file "$policy_in_force" "$policy_before" 0644
+    fi
+    put_file "$1" "$policy_in_force" 0644
+}
+
+restore_policy() { # fails where no other was in force
+    [[ -e $policy_before ]] && ! cmp --silent "$policy_before" "$policy_in_force" || return 1
+    put_file "$policy_before" "$policy_in_force" 0644
+    say "the policy before is in force again"
+}
+
+# start_release RELEASE [POLICY]: puts both in force and has it run; fails when it does not say that it is ready.
+# First the release: it reads the policy before as well, while the release before may not read the new one.
 start_release() {
     local unit enabled=()
     install_units "$1"
@@ -137,32 +159,48 @@ start_release() {
         [[ ! -e $units/$unit ]] || enabled+=("$unit")
     done
     systemctl reset-failed ebs-agent.service 2>/dev/null || true
-    put_in_force "$1" && systemctl daemon-reload && systemctl --quiet enable "${enabled[@]}" &&
+    put_in_force "$1" && replace_policy "${2:-}" && systemctl daemon-reload && systemctl --quiet enable "${enabled[@]}" &&
         systemctl restart ebs-agent.service
 }
 
-# take_over RELEASE: with what was usable before still usable, or back to the release before, with exit status 3.
+# keep_policy RELEASE: beside the release, the policy that it has worked with up to now.
+keep_policy() {
+    local worked_with=$policy_before
+    [[ -e $worked_with ]] || worked_with=$policy_in_force
+    [[ -n $1 && -e $home/$1/$stamp && -e $worked_with ]] || return 0
+    put_file "$worked_with" "$home/$1/$last_policy" 0644
+}
+
+# take_over RELEASE [POLICY]: with what was usable before still usable, or back to release and policy before, with
+# exit status 3.
 take_over() {
     local previous volumes
     previous=$(cat "$unproven" 2>/dev/null || release_in_force || true)
     [[ $previous != "$1" ]] || previous=
+    keep_policy "$previous"
     volumes=$(usable_volumes || true)
     printf '%s\n' "$previous" >"$unproven.new"
     sync "$unproven.new"
     mv "$unproven.new" "$unproven"
-    if start_release "$1" && is_healthy "$1" "$volumes"; then
-        rm -f "$unproven"
+    if start_release "$1" "${2:-}" && is_healthy "$1" "$volumes"; then
+        rm -f "$unproven" "$policy_before"
         say "release $1 is in force"
         return
     fi
     journalctl --no-pager --lines=30 --unit=ebs-agent.service 2>/dev/null || true
     if [[ -z $previous || ! -e $home/$previous/$stamp ]]; then
-        rm -f "$unproven"
+        # The release may be the one from before, and the policy alone the new one.
+        if restore_policy; then previous=$1; fi
+    else
+        restore_policy || true
+    fi
+    if [[ -z $previous || ! -e $home/$previous/$stamp ]]; then
+        rm -f "$unproven" "$policy_before"
         fail "release $1 does not become ready, and there is none to go back to"
     fi
     warn "release $1 does not become ready: going back to $previous"
     start_release "$previous" || fail "release $previous does not become ready either"
-    rm -f "$unproven"
+    rm -f "$unproven" "$policy_before"
     is_healthy "$previous" "$volumes" || fail "release $previous is not what it was"
     say "release $previous is in force again"
     exit 3

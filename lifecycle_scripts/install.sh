@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs this bundle, or makes sure that it is installed: install.sh [--policy FILE] [--hooks DIR]
 #
-# A new version goes beside the one in force, takes over, and is replaced by the old one again if it does not
-# become ready. Mounts stay mounted throughout: the agent unmounts nothing when it ends.
+# A new version goes beside the one in force, takes over with the new policy, and is replaced by the old one and the
+# old policy again if it does not become ready. Mounts stay mounted throughout: the agent unmounts nothing when it ends.
 # Settings by environment, see ebs-agent.conf. Exit status: 0 installed, 1 not, 3 rolled back to what was before.
 set -euo pipefail
 
@@ -141,23 +141,34 @@ make_release() {
 
 # -- What belongs to the operator ----------------------------------------------------------------------------
 
-# install_policy RELEASE: one with problems never replaces one that works.
-install_policy() {
+# check_policy RELEASE: one with problems never replaces one that works.
+check_policy() {
     local minimal
     if [[ -n $policy ]]; then
         if ! "$home/$1/bin/ebs-agent" check "$policy"; then
-            [[ ! -e $etc/policy.yaml ]] || fail "the policy has problems; the one in force stays"
+            [[ ! -e $policy_in_force ]] || fail "the policy has problems; the one in force stays"
             fail "the policy has problems"
         fi
-        put_file "$policy" "$etc/policy.yaml" 0644
         return
     fi
-    [[ ! -e $etc/policy.yaml ]] || return 0
+    [[ ! -e $policy_in_force ]] || return 0
     say "there is no policy: writing one that touches no volume"
     minimal=$(mktemp)
     printf '# No volume is touched until this file names it: docs/policy.md\nversion: 1\n' >"$minimal"
-    put_file "$minimal" "$etc/policy.yaml" 0644
+    put_file "$minimal" "$policy_in_force" 0644
     rm -f "$minimal"
+}
+
+# load_policy: the release in force goes on, with the new policy or, if it refuses that, with the one before.
+load_policy() {
+    is_changed=
+    replace_policy "$policy"
+    if [[ -n $is_changed ]] && ! systemctl reload ebs-agent.service; then
+        restore_policy || true
+        rm -f "$policy_before"
+        fail "the agent does not take the new policy; it goes on with the one before"
+    fi
+    rm -f "$policy_before"
 }
 
 install_hooks() { # the agent runs these as root, so they become root's
@@ -199,7 +210,7 @@ remove_old_releases() { # but for the one in force and the one to go back to
 }
 
 main() {
-    local id release python previous is_new_policy
+    local id release python previous
     need_root
     read_arguments "$@"
     take_lock
@@ -212,21 +223,19 @@ main() {
         make_release "$release" "$id" "$python"
     fi
     make_user
-    is_changed=
-    install_policy "$release"
-    is_new_policy=$is_changed
+    check_policy "$release"
     install_hooks
     install_drop_ins
-    install_tools "$etc/policy.yaml"
+    install_tools "${policy:-$policy_in_force}"
     mkdir -p "${command_link%/*}"
     ln --symbolic --force --no-dereference "$home/current/bin/ebs-agent" "$command_link"
     previous=$(release_in_force || true)
     if is_settled "$release"; then
         say "release $release is in force already"
-        [[ -z $is_new_policy ]] || systemctl reload ebs-agent.service
+        load_policy
         systemctl daemon-reload
     else
-        take_over "$release"
+        take_over "$release" "$policy"
         [[ $previous == "$release" ]] || remove_old_releases "$release" "$previous"
     fi
     systemctl --no-block start ebs-volumes.target

@@ -104,6 +104,65 @@ def test_an_upgrade_that_does_not_start_is_rolled_back(node: Node, tmp_path: Pat
     check_installed(node, "1.0")
 
 
+NEW_KEY = POLICY + "# for the fake: needs 1.1\n"
+
+
+def test_an_upgrade_that_fails_goes_back_to_the_policy_too(node: Node, tmp_path: Path) -> None:
+    """The release before may not read the new policy: both go back, and the node has an agent that runs."""
+    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
+    output = install(node, make_folder(tmp_path / "new", "1.1", policy=NEW_KEY, is_broken=True))
+    assert "going back to 1.0" in output
+    assert node.policy.read_text() == POLICY
+    check_installed(node, "1.0")
+    assert not list(node.home.glob(".policy-before*"))
+
+
+def test_an_upgrade_with_a_new_key_in_the_policy_succeeds(node: Node, tmp_path: Path) -> None:
+    """Nothing goes back where the new release takes the new policy; going back by hand gets the old one."""
+    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
+    install(node, make_folder(tmp_path / "new", "1.1", policy=NEW_KEY))
+    assert node.policy.read_text() == NEW_KEY
+    check_installed(node, "1.1")
+    script = node.home / "current/share/ebs-agent/rollback.sh"
+    for version, policy in (("1.0", POLICY), ("1.1", POLICY)):
+        done = node.run(script)
+        assert done.returncode == 0, done.stdout
+        assert node.policy.read_text() == policy
+        check_installed(node, version)
+
+
+@pytest.mark.parametrize("kill_at", [30, 34, 38])
+def test_an_upgrade_cut_off_and_failing_then_goes_back_to_the_policy(
+    node: Node, tmp_path: Path, kill_at: int
+) -> None:
+    """What was before the run that was killed counts, and not what that one left."""
+    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
+    new = make_folder(tmp_path / "new", "1.1", policy=NEW_KEY, is_broken=True)
+    assert node.run(new, kill_at=kill_at).returncode != 0
+    assert node.release == "1.1" or node.policy.read_text() == POLICY, (
+        "a boot here has an agent that reads it"
+    )
+    for leftover in node.root.glob("ebs-agent.*"):
+        shutil.rmtree(leftover)
+    install(node, new)
+    assert node.policy.read_text() == POLICY
+    check_installed(node, "1.0")
+
+
+def test_policy_that_alone_is_new_and_fails_goes_back(node: Node, tmp_path: Path) -> None:
+    """A reload that the agent refuses, and a start with a policy it cannot use, leave the policy before in force."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    install(node, on_create)
+    (on_create.parent / "policy.yaml").write_text(POLICY + "# changed\n")
+    (node.root / "refuses").touch()
+    assert "goes on with the one before" in install(node, on_create)
+    assert node.policy.read_text() == POLICY
+    (node.root / "refuses").unlink()
+    install(node, on_create)
+    assert node.policy.read_text() == POLICY + "# changed\n"
+    assert not list(node.home.glob(".policy-before*"))
+
+
 def test_an_upgrade_that_loses_a_volume_is_rolled_back(node: Node, tmp_path: Path) -> None:
     """A new version has to have ready what was ready before it."""
     install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))

@@ -26,15 +26,22 @@ from pathlib import Path
 VERSION, IS_BROKEN = {version!r}, {is_broken!r}
 dest = Path(os.environ["EBS_AGENT_DESTDIR"])
 running, volumes = dest / "running", dest / "volumes.json"
+
+def reads(path):
+    # A policy may say which version it needs at least: an older one does not know a key in it.
+    text = Path(path).read_text()
+    needed = text.partition("# for the fake: needs ")[2][:3]
+    return "nonsense" not in text and needed <= VERSION
+
 match sys.argv[1:]:
     case ["--version"]:
         print(VERSION)
     case ["run"]:
-        if IS_BROKEN:
+        if IS_BROKEN or not reads(dest / "etc/ebs-agent/policy.yaml"):
             sys.exit(1)
         running.write_text(VERSION)
     case ["check", path]:
-        sys.exit(2 if "nonsense" in Path(path).read_text() else 0)
+        sys.exit(0 if reads(path) else 2)
     case ["check", "--json", path]:
         text = Path(path).read_text()
         if IS_BROKEN or "nonsense" in text or not text:
@@ -77,7 +84,7 @@ program.chmod(0o755)
 SYSTEMCTL = """
 case "$*" in
     *"restart ebs-agent.service") rm -f "$dest/running"; "$dest/opt/ebs-agent/current/bin/ebs-agent" run ;;
-    *"reload ebs-agent.service") [[ -e $dest/running ]] ;;
+    *"reload ebs-agent.service") [[ -e $dest/running && ! -e $dest/refuses ]] ;;
     *"is-active ebs-agent.service") [[ -e $dest/running ]] ;;
     *is-enabled*) [[ -e $dest/enabled ]] ;;
     *disable*) rm -f "$dest/running" "$dest/enabled" ;;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from agent.cloud.keeping import FileStore
 from agent.cloud.released import ReleasedNote
 from agent.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.log import get_logger
-from agent.model import DeviceNumber, Mount, Observed, Reason, Released, Seen, VolumeId, Wanted
+from agent.model import DeviceNumber, Mount, Observed, Process, Reason, Released, Seen, VolumeId, Wanted
 from agent.node import mounted
 from agent.node.freezer import THAW_TIMEOUT_S, hold_frozen
 from agent.node.node import Node
@@ -176,17 +176,16 @@ class NodeHands:
     async def _name_users(
         self, volume_id: VolumeId, error: AgentError, mounts: tuple[Mount, ...]
     ) -> AgentError:
-        users = [
-            user
-            for mount in mounts
-            for user in await self._node.workers.call(
-                find_processes,
-                mount.path,
-                mount.device_number,
-                timeout_s=_SEARCH_TIMEOUT_S,
-                subject=mount.path,
-            )
-        ]
+        users: list[Process] = []
+        for mount in mounts:
+            with suppress(AgentError):  # who is in the way need not be found for it to be so
+                users += await self._node.workers.call(
+                    find_processes,
+                    mount.path,
+                    mount.device_number,
+                    timeout_s=_SEARCH_TIMEOUT_S,
+                    subject=mount.path,
+                )
         if not users:
             return error
         names = ", ".join(user.describe() for user in users[:10])

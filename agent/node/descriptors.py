@@ -13,10 +13,39 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.errors import InconclusiveError
+from agent.model import Reason
+from agent.shortage import explain_shortage, is_shortage
+
 PROC = Path("/proc")
 
 GONE = (FileNotFoundError, ProcessLookupError)
 """Its process has ended, or the descriptor has closed; any other error says that it cannot be read."""
+
+
+def has_ended(error: OSError) -> bool:
+    """Tell whether an error says that a process has ended, or is about to and has left its namespaces."""
+    return isinstance(error, GONE) or error.errno == errno.EINVAL
+
+
+def is_shielded_init(process: Path, error: OSError) -> bool:
+    """Tell whether a system shields its first process, even from root.
+
+    That one starts what uses volumes, and uses none itself.
+    """
+    return process.name == "1" and isinstance(error, PermissionError)
+
+
+def cannot_look(what: str, error: OSError) -> InconclusiveError:
+    """Return what to say where a process that may matter could not be read; ``what`` is a clause."""
+    if is_shortage(error):
+        return explain_shortage(f"{what[:1].upper()}{what[1:]} could not be found out", error)
+    return InconclusiveError(
+        f"{what[:1].upper()}{what[1:]} cannot be told: {error.strerror}: {error.filename}.",
+        hint="To see what other processes have the agent needs CAP_SYS_PTRACE, which its unit gives it, and"
+        " a /proc without hidepid.",
+        reason=Reason.PROBE_FAILED,
+    )
 
 
 def list_processes(proc: Path = PROC) -> tuple[Path, ...]:

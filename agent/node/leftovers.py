@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from agent.errors import InconclusiveError, ShortageError
 from agent.model import DeviceNumber, Mount, Process
 from agent.node import mounted
 from agent.node.descriptors import GONE, PROC, list_descriptors
@@ -50,12 +51,22 @@ def detach_and_note(mount: Mount) -> Leftover:
     """
     mounted.refuse_hidden(mount)
     users = []
-    for process in find_processes(mount.path, mount.device_number):
+    for process in _find_users(mount):
         # A process may end at any moment.
-        with contextlib.suppress(*GONE, psutil.NoSuchProcess):
+        with contextlib.suppress(OSError, psutil.Error):
             users.append(_note_user(process, mount.path))
     mounted.detach_stale(mount)
     return Leftover(mount.mount_id, mount.device_number, tuple(users))
+
+
+def _find_users(mount: Mount) -> tuple[Process, ...]:
+    """Return who uses the mount; whoever may not be looked at keeps nothing in sight whose device is gone."""
+    try:
+        return find_processes(mount.path, mount.device_number)
+    except ShortageError:
+        raise
+    except InconclusiveError:
+        return ()
 
 
 def list_left(leftovers: tuple[Leftover, ...]) -> tuple[Process, ...]:
@@ -105,7 +116,7 @@ def _has_own_mount(directory: Path, number: DeviceNumber) -> bool:
 
 
 def _read_link(path: Path) -> str:
-    try:
+    """Return what a link in /proc says; nothing where there is none any more, OSError where it is hidden."""
+    with contextlib.suppress(*GONE):
         return os.readlink(path)  # noqa: PTH115 (Path would normalise what the kernel wrote)
-    except OSError:
-        return ""
+    return ""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
+from agent.shortage import is_shortage
 from agent.text import make_printable
 
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -165,7 +166,9 @@ def find_node_number(path: str) -> DeviceNumber | None:
         return None
     try:
         status = os.stat(path)  # noqa: PTH116 (surrogate escapes, and no Path needed)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_shortage(error):
+            raise  # nothing was looked at
         return None
     if not stat.S_ISBLK(status.st_mode):
         return None

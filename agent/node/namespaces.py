@@ -6,11 +6,12 @@ the kernel's refusal of an exclusive open is the last word for those.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from agent.model import DeviceNumber, Mount
-from agent.node.descriptors import PROC, list_processes
+from agent.node.descriptors import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
 from agent.node.mountinfo import find_node_number, parse_mountinfo
 from agent.text import make_printable
 
@@ -50,46 +51,70 @@ def _read_root_group(process: Path) -> bytes | None:
 
 
 def find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path = PROC) -> str | None:
-    """Return, as a clause, where one of these devices is mounted in another mount namespace."""
-    own = _read_namespace(proc / "self")
-    seen: set[tuple[str | None, str | None]] = set()
+    """Return, as a clause, where one of these devices is mounted in another mount namespace.
+
+    Raises InconclusiveError where a process that has not ended cannot be asked: in its namespace one may be.
+    """
+    try:
+        return _find_mount_elsewhere(numbers, proc)
+    except OSError as error:
+        raise cannot_look("whether it is mounted in another mount namespace", error) from error
+
+
+def _find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path) -> str | None:
+    own = os.readlink(proc / "self/ns/mnt")  # noqa: PTH115 (as it is)
+    seen: set[tuple[str, str | None]] = set()
     for process in list_processes(proc):
-        namespace = _read_namespace(process)
-        if namespace in {own, None}:
-            continue
+        found = _ask_process(process, own, seen, numbers)
+        if found is not None:
+            return f"at {make_printable(found.path)} in the mount namespace of process {process.name}"
+    return None
+
+
+def _ask_process(
+    process: Path, own: str, seen: set[tuple[str, str | None]], numbers: frozenset[DeviceNumber]
+) -> Mount | None:
+    """Return the mount of a device that a process outside of our namespace sees; None without, or any more.
+
+    ``seen`` are the places that were looked from, by namespace and root directory: others there see the same.
+    """
+    try:
+        namespace = os.readlink(process / "ns/mnt")  # noqa: PTH115
+        if namespace == own:
+            return None
         # One with a root directory of its own sees a part of its namespace.
-        place = (namespace, _read_link(process / "root"))
+        place = (namespace, _read_root(process))
         if place in seen:
-            continue
+            return None
         mounts = _list_mounts(process, numbers)
-        if mounts is None:
-            continue  # it has ended, and others in its place are to be asked
-        seen.add(place)
-        for mount in mounts:
-            if mount.device_number in numbers or find_node_number(mount.source) in numbers:
-                path = make_printable(mount.path)
-                return f"at {path} in the mount namespace of process {process.name}"
+    except OSError as error:
+        if has_ended(error) or is_shielded_init(process, error):
+            return None  # others in its place are to be asked
+        raise
+    seen.add(place)
+    return next(
+        (one for one in mounts if one.device_number in numbers or find_node_number(one.source) in numbers),
+        None,
+    )
+
+
+def _read_root(process: Path) -> str | None:
+    with contextlib.suppress(*GONE):
+        return os.readlink(process / "root")  # noqa: PTH115
     return None
 
 
 def _read_namespace(process: Path) -> str | None:
     """Return which mount namespace a process is in; None where it has ended or cannot be asked."""
-    return _read_link(process / "ns/mnt")
-
-
-def _read_link(link: Path) -> str | None:
     try:
-        return os.readlink(link)  # noqa: PTH115 (as it is)
+        return os.readlink(process / "ns/mnt")  # noqa: PTH115 (as it is)
     except OSError:
         return None
 
 
-def _list_mounts(process: Path, numbers: frozenset[DeviceNumber]) -> tuple[Mount, ...] | None:
-    """Return those mounts a process sees that may be of one of the devices; None where it cannot be asked."""
+def _list_mounts(process: Path, numbers: frozenset[DeviceNumber]) -> tuple[Mount, ...]:
+    """Return those mounts a process sees that may be of one of the devices."""
     words = {f" {number} ".encode() for number in numbers} | {b" - btrfs "}
-    try:
-        content = (process / "mountinfo").read_bytes()
-    except OSError:
-        return None
+    content = (process / "mountinfo").read_bytes()
     lines = (line for line in content.split(b"\n") if any(word in line for word in words))
     return parse_mountinfo(b"\n".join(lines))

@@ -24,7 +24,7 @@ import psutil
 from agent.errors import AgentError, CoveredError
 from agent.model import Device, DeviceNumber, FsType, Mount, Partition, Process, Reason
 from agent.node import mounted
-from agent.node.descriptors import GONE, PROC, list_descriptors, list_processes
+from agent.node.descriptors import PROC, has_ended, is_shielded_init, list_descriptors, list_processes
 from agent.node.look import open_partition
 from agent.node.processes import describe_process
 from agent.node.sysfs import list_names, locate
@@ -136,9 +136,7 @@ def _try(ask: Callable[[Path], bool], process: Path) -> bool | None:
     try:
         return ask(process)
     except OSError as error:
-        # Some systems shield init even from root. It starts what uses volumes, and opens none itself.
-        is_shielded_init = process.name == "1" and isinstance(error, PermissionError)
-        return False if is_shielded_init else None
+        return False if is_shielded_init(process, error) else None
 
 
 def _has_open(process: Path, numbers: frozenset[DeviceNumber], safe_mounts: AbstractSet[int]) -> bool:
@@ -171,8 +169,7 @@ class _SafeMounts:
                 self.ids.update(_list_safe_mounts(process))
                 self._seen.add(place)
         except OSError as error:
-            # EINVAL: it is about to end, and has left its namespace.
-            if error.errno != errno.EINVAL and not isinstance(error, GONE):
+            if not has_ended(error):
                 raise
         return False
 

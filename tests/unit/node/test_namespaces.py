@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from agent.errors import InconclusiveError, ShortageError
 from agent.model import DeviceNumber
 from agent.node import namespaces
 from agent.node.namespaces import find_mount_elsewhere, is_private
@@ -77,3 +81,70 @@ def test_mount_is_found_whatever_another_process_in_its_namespace_sees(
         (tmp_path / "41/mountinfo").write_text(shown)
     monkeypatch.setattr(namespaces, "list_processes", lambda proc: (proc / "41", proc / "42"))
     assert find_mount_elsewhere(frozenset({DeviceNumber(259, 4)}), tmp_path) is not None
+
+
+NUMBERS = frozenset({DeviceNumber(259, 4)})
+
+
+def fail_link(monkeypatch: pytest.MonkeyPatch, link: Path, error: int) -> None:
+    readlink = os.readlink
+
+    def fail(path: Path) -> str:
+        if Path(path) == link:
+            raise OSError(error, os.strerror(error), str(path))
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", fail)
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Path:
+    """A process of another namespace, in which nothing is mounted, beside those of the node."""
+    for name, namespace in (("self", "1"), ("1", "1"), ("41", "2")):
+        add_process(tmp_path, name, namespace, SHARED)
+        (tmp_path / name / "root").symlink_to("/")
+    return tmp_path / "41"
+
+
+@pytest.mark.parametrize("link", ["ns/mnt", "root"])
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_process_that_cannot_be_asked_is_not_without_a_mount(
+    container: Path, monkeypatch: pytest.MonkeyPatch, link: str, error: int
+) -> None:
+    """What could not be looked at is told as that, and what the node ran out of as such."""
+    fail_link(monkeypatch, container / link, error)
+    with pytest.raises(InconclusiveError) as raised:
+        find_mount_elsewhere(NUMBERS, container.parent)
+    assert isinstance(raised.value, ShortageError) is (error in {errno.EMFILE, errno.ENOMEM})
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESRCH, errno.EINVAL])
+def test_process_that_ended_is_without_a_mount(
+    container: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """It may end between any two questions, and then has nothing mounted."""
+    fail_link(monkeypatch, container / "ns/mnt", error)
+    assert find_mount_elsewhere(NUMBERS, container.parent) is None
+
+
+def test_mounts_that_cannot_be_read_are_not_none(container: Path) -> None:
+    """Whatever the kernel answers that is not the end of the process."""
+    (container / "mountinfo").unlink()
+    (container / "mountinfo").mkdir()
+    with pytest.raises(InconclusiveError, match=f"cannot be told: Is a directory: {container}/mountinfo"):
+        find_mount_elsewhere(NUMBERS, container.parent)
+
+
+def test_hidden_processes_may_have_a_mount(container: Path) -> None:
+    """Where not even the first process is shown, others may be hidden."""
+    shutil.rmtree(container.parent / "1")
+    with pytest.raises(InconclusiveError, match="not all processes are shown"):
+        find_mount_elsewhere(NUMBERS, container.parent)
+
+
+def test_first_process_that_is_shielded_has_no_mount_of_its_own(
+    container: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems shield it even from root: no volume is out of use for that."""
+    fail_link(monkeypatch, container.parent / "1/ns/mnt", errno.EACCES)
+    assert find_mount_elsewhere(NUMBERS, container.parent) is None

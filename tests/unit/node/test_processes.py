@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.errors import InconclusiveError, ShortageError
 from agent.model import DeviceNumber
 from agent.node.processes import find_processes
 
@@ -83,3 +85,70 @@ def test_paths_are_read_and_not_visited(tmp_path: Path) -> None:
         assert not inside.exists()
         assert [process.pid for process in find_processes(str(inside), NOWHERE)] == [pid]
     assert os.getpid() != pid
+
+
+# -- Processes that cannot be asked --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc of two processes in our namespace, of which the second stands in /data, and one outside."""
+    root = tmp_path / "proc"
+    for name, namespace, cwd in (
+        ("self", "1", "/"),
+        ("1", "1", "/"),
+        ("5000001", "1", "/data"),
+        ("5000002", "2", "/"),
+    ):
+        (root / name / "ns").mkdir(parents=True)
+        (root / name / "fd").mkdir()
+        (root / name / "ns/mnt").symlink_to(f"mnt:[{namespace}]")
+        (root / name / "cwd").symlink_to(cwd)
+        (root / name / "comm").write_text("db\n")
+        (root / name / "status").write_text("Name:\tdb\nUid:\t0\t0\t0\t0\n")
+        (root / name / "mountinfo").write_text("")
+    return root
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, place: Path, error: int) -> None:
+    """Have one call of ``os`` fail at one place."""
+    call = getattr(os, name)
+
+    def do(path: object) -> object:
+        if str(path) == str(place):
+            raise OSError(error, os.strerror(error), str(path))
+        return call(path)
+
+    monkeypatch.setattr(os, name, do)
+
+
+UNREADABLE = {
+    "namespace": ("readlink", "5000002/ns/mnt"),
+    "working directory": ("readlink", "5000001/cwd"),
+    "descriptors": ("scandir", "5000001/fd"),
+    "root of one outside": ("readlink", "5000002/root"),
+}
+
+
+@pytest.mark.parametrize(("call", "place"), UNREADABLE.values(), ids=UNREADABLE.keys())
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_process_that_cannot_be_asked_is_not_without_a_use(
+    proc: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: str, error: int
+) -> None:
+    """Where nobody is found and somebody could not be asked, nobody knows whether the mount is used."""
+    fail(monkeypatch, call, proc / place, error)
+    with pytest.raises(InconclusiveError) as raised:
+        find_processes("/other", NOWHERE, proc=proc)
+    assert isinstance(raised.value, ShortageError) is (error == errno.EMFILE)
+    if "5000001" not in place:
+        assert [found.pid for found in find_processes("/data", NOWHERE, proc=proc)] == [5000001]
+
+
+@pytest.mark.parametrize(("call", "place"), UNREADABLE.values(), ids=UNREADABLE.keys())
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESRCH])
+def test_process_that_ended_uses_nothing(
+    proc: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: str, error: int
+) -> None:
+    """It may end between any two questions."""
+    fail(monkeypatch, call, proc / place, error)
+    assert find_processes("/other", NOWHERE, proc=proc) == ()

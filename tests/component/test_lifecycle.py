@@ -150,7 +150,7 @@ def test_an_upgrade_cut_off_and_failing_then_goes_back_to_the_policy(
 
 
 def test_policy_that_alone_is_new_and_fails_goes_back(node: Node, tmp_path: Path) -> None:
-    """A reload that the agent refuses, and a start with a policy it cannot use, leave the policy before in force."""
+    """A reload that the agent refuses leaves the policy before in force, and a later one may succeed."""
     on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
     install(node, on_create)
     (on_create.parent / "policy.yaml").write_text(POLICY + "# changed\n")

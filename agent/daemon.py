@@ -33,7 +33,7 @@ from agent.node.zygote import Forked
 from agent.origins import Origins
 from agent.paths import Paths
 from agent.plan import needs_proof
-from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_leaving
+from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_expiring, tell_leaving
 from agent.reconcile import Reconciler
 from agent.report.board import Board
 from agent.report.certificates import Tls
@@ -223,7 +223,8 @@ class Daemon:
             raise
         finally:
             self._service.tell_ready(self._summarize())
-        changes, leaving = diff_policies(self._policy, policy), tell_leaving(self._policy, policy)
+        changes = diff_policies(self._policy, policy)
+        leaving = (*tell_leaving(self._policy, policy), *tell_expiring(self._policy, policy))
         # MoveClusterNodes takes a running node to another cluster; templates and topics go by what it is now.
         self._surroundings = self._find_surroundings()
         with self._barrier.containing("find out which instance this is"):

@@ -15,6 +15,7 @@ from agent.cloud.concern import Concern, Means
 from agent.cloud.decisions import Decision, Do
 from agent.cloud.describe import describe_modifications, is_searchable
 from agent.cloud.drift import ask, find_shape_differences, find_tag_differences, tell_drift
+from agent.cloud.expiry import Expiry
 from agent.cloud.findings import EVERYTHING
 from agent.cloud.leaving import list_leaving
 from agent.cloud.look import Look
@@ -34,6 +35,7 @@ def list_concerns(look: Look, means: Means) -> Iterator[Concern]:
     for entry in look.entries:
         yield Presence(entry, means)
     yield from list_leaving(look, means)
+    yield Expiry(means)
 
 
 class Presence(Concern):

@@ -158,14 +158,14 @@ def plan_orphan(
         return Wait(
             Reason.WAITING_FOR_CLOUD, f"{volume.volume_id} is {volume.state}; it is deleted after that."
         )
-    if departure.rule == "snapshot":
-        final = [one for one in snapshots if one.tag(TAG_FINAL) == volume.volume_id]
-        if not any(one.state == "completed" for one in final):
-            return _plan_final_snapshot(volume, final)
-    return Do(DeleteVolume(volume.volume_id))
+    return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
 
 
-def _plan_final_snapshot(volume: CloudVolume, final: Sequence[CloudSnapshot]) -> Decision:
+def plan_final_snapshot(volume: CloudVolume, snapshots: Sequence[CloudSnapshot]) -> Decision | None:
+    """Decide what is to be done about the snapshot before a deletion; None: it is there, or not wanted."""
+    final = [one for one in snapshots if one.tag(TAG_FINAL) == volume.volume_id]
+    if volume.tag(TAG_ON_DELETE) != "snapshot" or any(one.state == "completed" for one in final):
+        return None
     pending = [one for one in final if one.state == "pending"]
     if pending:
         percent = max(one.progress_percent for one in pending)

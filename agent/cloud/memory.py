@@ -23,6 +23,12 @@ class Memory:
     """Unmounted because their claim is gone."""
     lost: dict[VolumeId, float] = field(default_factory=dict)
     """Volumes of pools that another node was quicker to attach, and when that was, monotonic."""
+    unheld: dict[VolumeId, tuple[str, datetime]] = field(default_factory=dict)
+    """Volumes nobody holds that are to be deleted: of which claim, and when."""
+    unheld_look_s: float | None = None
+    """When such volumes are looked for again, monotonic."""
+    unheld_marked_s: dict[VolumeId, float] = field(default_factory=dict)
+    """Those on which it was written lately that they were seen, and when that was."""
     taken_names: set[str] = field(default_factory=set)
     """Block device names that EC2 said are in use, by what nothing else tells of."""
 

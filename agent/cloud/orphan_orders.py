@@ -12,11 +12,11 @@ from typing import Any
 
 from agent.cloud.calls import DeleteVolume, DescribeVolumes
 from agent.cloud.decisions import NodeView
-from agent.cloud.departures import is_meant
 from agent.cloud.describe import describe_known
 from agent.cloud.following import Follower
 from agent.cloud.holders import find_gone
 from agent.cloud.pools import find_last_holder
+from agent.cloud.unheld import find_obstacle
 from agent.cloud.values import (
     MADE_BY,
     TAG_CLAIM,
@@ -26,7 +26,6 @@ from agent.cloud.values import (
     TAG_NODE,
     CloudVolume,
 )
-from agent.cloud.wanted import CLUSTER_WIDE
 from agent.errors import AgentError, ExitCode, RefusedError
 from agent.model import VolumeId
 from agent.policy import Policy
@@ -66,18 +65,7 @@ class OrphanOrders:
     async def _judge(self, volumes: Sequence[CloudVolume]) -> list[Orphan]:
         holders = sorted({holder for holder in map(find_last_holder, volumes) if holder is not None})
         gone = await find_gone(self._make, self._node, holders)
-        return [Orphan(volume, self._find_obstacle(volume, gone)) for volume in volumes]
-
-    def _find_obstacle(self, volume: CloudVolume, gone: frozenset[str]) -> str | None:
-        name = volume.tag(TAG_NODE)
-        if any(entry.claim is None and is_meant(entry, volume) for entry in self._policy.volumes):
-            return "an entry of the policy is for it"
-        if name == CLUSTER_WIDE:
-            return "it is its cluster's, and no single node's"
-        holder = find_last_holder(volume)
-        if holder is None:
-            return f"{name} may come back: the name tells no instance that could be proven gone"
-        return None if holder in gone else f"{holder} is not proven gone"
+        return [Orphan(volume, find_obstacle(volume, self._policy, gone)) for volume in volumes]
 
     async def delete(self, volume_id: VolumeId) -> None:
         """Delete one volume that was named; RefusedError says why not."""

@@ -28,6 +28,7 @@ from agent.cloud.values import (
     TAG_HELD_SINCE,
     TAG_MADE_BY,
     TAG_NODE,
+    TAG_UNHELD,
     CloudVolume,
 )
 from agent.cloud.wanted import WantedVolume
@@ -158,8 +159,7 @@ def _plan_naming(wanted: WantedVolume, volume: CloudVolume, node: NodeView) -> D
         )
     since = (here.attached_at or "")[:19]
     tags = dict(wanted.all_tags) | ({TAG_HELD_SINCE: f"{since}Z"} if since else {})
-    if volume.tag(TAG_DELETE_AFTER):
-        tags[TAG_DELETE_AFTER] = ""
+    tags |= {tag: "" for tag in (TAG_DELETE_AFTER, TAG_UNHELD) if volume.tag(tag)}
     return Do(CreateTags(volume.volume_id, tuple(sorted(tags.items()))))
 
 

@@ -16,6 +16,7 @@ from agent.policy.policy import (
     describe_seen,
     diff_policies,
     policy_schema,
+    tell_expiring,
     tell_leaving,
 )
 from agent.policy.problems import PolicyError, Problem
@@ -37,5 +38,6 @@ __all__ = [
     "load_policy",
     "policy_schema",
     "read_policy",
+    "tell_expiring",
     "tell_leaving",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from agent.model import FormatRule, FsType
 from agent.policy.entries import Claim, VolumeClass, VolumeEntry
 from agent.policy.mkfs_options import find_refused_options
 from agent.policy.mount_options import find_contradictions
-from agent.policy.mount_path import find_obstacle, split_template
+from agent.policy.mount_path import find_obstacle
 from agent.policy.problems import Loc
 from agent.policy.settings import AgentSettings, MqttSettings
 from agent.quoting import quote
@@ -209,6 +209,11 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
         return
     if claim.size_bytes is None and claim.source is None:
         yield Finding(("claim",), "The claim has no size.", "Add size, as in 500GiB.", at_key=True)
+    if claim.unheld_limit_s is not None and (claim.on_delete == "retain" or claim.per == "cluster"):
+        where = ("claim", "per") if claim.per == "cluster" else ("claim", "on_delete")
+        message = "Volumes of this claim are never deleted, so delete_unheld_after says nothing."
+        hint = "Leave it out, or say on_delete: snapshot or delete, of a claim per node."
+        yield Finding(("claim", "delete_unheld_after"), message, hint, (where,))
     volume_class = classes.get(claim.class_name)
     if volume_class is None:
         known = ", ".join(sorted(classes)[:10])
@@ -242,59 +247,3 @@ def find_size_fault(size_bytes: int, volume_type: str) -> str | None:
     if low <= size_bytes <= high:
         return None
     return f"A {volume_type} volume has {format_size(low)} to {format_size(high)}."
-
-
-@dataclass
-class Claims:
-    """What the entries seen so far claim for themselves, so that the next one's conflicts are found.
-
-    Entries of different instance groups never meet on one node, and may claim the same.
-    """
-
-    _names: dict[str, int] = field(default_factory=dict)
-    _volume_ids: dict[str, dict[str | None, str]] = field(default_factory=dict)
-    _paths: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
-    _parents: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
-
-    def add(self, index: int, entry: VolumeEntry) -> Iterator[Finding]:
-        """Find what ``entry`` claims that an earlier one does."""
-        first = self._names.setdefault(entry.name, index)
-        if first != index:
-            message = f"The name {entry.name!r} is taken by volumes[{first}]."
-            yield Finding(("name",), message, "Give each entry its own name.")
-        if entry.volume_id is not None:
-            other = _find_meeting(self._volume_ids.get(entry.volume_id), entry)
-            if other is not None:
-                yield Finding(("match", "volume_id"), f"{entry.volume_id} is claimed by {other!r} too.")
-            self._volume_ids.setdefault(entry.volume_id, {}).setdefault(entry.instance_group, entry.name)
-        if entry.mount is not None:
-            yield from self._add_path(entry, entry.mount.path)
-
-    def _add_path(self, entry: VolumeEntry, path: str) -> Iterator[Finding]:
-        # {name} and {volume_id} differ from entry to entry, whatever else is in the path.
-        parts = tuple(
-            part.replace("{name}", entry.name).replace("{volume_id}", f"{{volume_id of {entry.name}}}")
-            for part in split_template(path)
-        )
-        above = [parts[:length] for length in range(1, len(parts))]
-        meeting = _find_meeting(self._paths.get(parts), entry)
-        if meeting is not None:
-            yield Finding(("mount", "path"), f"{quote(path, 80)} is claimed by {meeting!r} too.")
-        around = next((found for up in above if (found := _find_meeting(self._paths.get(up), entry))), None)
-        inside = _find_meeting(self._parents.get(parts), entry)
-        if around is not None or inside is not None:
-            where = f"lies inside the path of {around!r}" if around else f"holds the path of {inside!r}"
-            hint = "A mount hides what is mounted beneath it before. Put them side by side."
-            yield Finding(("mount", "path"), f"{quote(path, 80)} {where}.", hint)
-        self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
-        for up in above:
-            self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)
-
-
-def _find_meeting(claimed: dict[str | None, str] | None, entry: VolumeEntry) -> str | None:
-    """Return the earlier claimant whose nodes may be those of ``entry``."""
-    if not claimed:
-        return None
-    if entry.instance_group is None:
-        return next(iter(claimed.values()))
-    return claimed.get(entry.instance_group) or claimed.get(None)

@@ -55,6 +55,12 @@ def _check_lock_duration(seconds: float) -> float:
     return seconds
 
 
+def _check_unheld_limit(seconds: float) -> float:
+    if not _DAY_S <= seconds <= 3650 * _DAY_S:
+        raise refuse("That is no time to keep a volume that nobody holds.", "Choose from 1d to 3650d.")
+    return seconds
+
+
 class VolumeClass(Section):
     """Parameters of volumes the agent makes."""
 
@@ -110,6 +116,10 @@ class Claim(Section):
     """Snapshot to make it from, or volume of this zone to make it as a copy of; never formatted."""
     on_delete: Literal["retain", "snapshot", "delete"] = "retain"
     """What becomes of the volume when its entry is taken out of the policy; whose node is gone, it stays."""
+    unheld_limit_s: Annotated[DurationSeconds, AfterValidator(_check_unheld_limit)] | None = Field(
+        default=None, alias="delete_unheld_after"
+    )
+    """How long a volume whose node is gone is kept before it is deleted, in the way ``on_delete`` says."""
 
     @property
     def snapshot_id(self) -> str | None:

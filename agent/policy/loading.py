@@ -15,7 +15,6 @@ from agent.aside import Aside, do_here
 from agent.errors import AgentError
 from agent.files import FileRead, read_file
 from agent.policy.checks import (
-    Claims,
     Finding,
     check_claim,
     check_class,
@@ -23,6 +22,7 @@ from agent.policy.checks import (
     check_settings,
     check_volume,
 )
+from agent.policy.conflicts import Claims
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.fields import NAME_PATTERN
 from agent.policy.policy import Head, Policy

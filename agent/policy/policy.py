@@ -183,6 +183,20 @@ def tell_leaving(old: Policy, new: Policy) -> tuple[str, ...]:
     )
 
 
+def tell_expiring(old: Policy, new: Policy) -> tuple[str, ...]:
+    """Say of each claim which of its volumes are deleted by themselves from now on, where that is new."""
+    before = {entry.name: entry.claim.unheld_limit_s for entry in old.volumes if entry.claim is not None}
+    return tuple(
+        f"Claim {entry.name!r}: volumes of nodes that are gone are deleted"
+        f"{' after a last snapshot' if entry.claim.on_delete == 'snapshot' else ''}, once nobody has held "
+        f"them for {entry.claim.unheld_limit_s / 86400:g} days."
+        for entry in new.volumes
+        if entry.claim is not None
+        and entry.claim.unheld_limit_s is not None
+        and before.get(entry.name) != entry.claim.unheld_limit_s
+    )
+
+
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema of the policy file, for editors; ``check_policy`` knows more than it can say."""
     schema = Policy.model_json_schema(by_alias=True, mode="validation")

@@ -234,6 +234,18 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         (_claim("type: gp3", "size: 5GiB, per: rack"), "volumes[0].claim.per: 'rack' is not one of"),
         (_claim("type: gp3", "size: 5GiB, on_delete: x"), "volumes[0].claim.on_delete: 'x' is not one of"),
         (
+            _claim("type: gp3", "size: 5GiB, delete_unheld_after: 30d"),
+            "volumes[0].claim.delete_unheld_after: Volumes of this claim are never deleted",
+        ),
+        (
+            _claim("type: gp3", "size: 5GiB, per: cluster, on_delete: delete, delete_unheld_after: 30d"),
+            "volumes[0].claim.delete_unheld_after: Volumes of this claim are never deleted",
+        ),
+        (
+            _claim("type: gp3", "size: 5GiB, on_delete: delete, delete_unheld_after: 1h"),
+            "volumes[0].claim.delete_unheld_after: That is no time to keep a volume",
+        ),
+        (
             _claim("type: gp3", "from: snap-1"),
             "volumes[0].claim.from: 'snap-1' is not an EBS snapshot or volume ID.",
         ),

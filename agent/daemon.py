@@ -107,9 +107,12 @@ class Daemon:
         self._barrier = Barrier()
         self._has_listened = False
         self._facts = NodeFacts()
+        self._is_identified = False
+        """It was asked which node this is, whether or not anything told."""
         self._reconciler = Reconciler(node, self._board, counters, dev_ebs=str(paths.dev_ebs))
         self._sampler = Sampler(node, self._board, self._reconciler.wake)
-        self._mqtt = MqttPublisher(self._board, counters, node.aside)
+        retained = FileStore(paths.state / "mqtt.json", node.aside)
+        self._mqtt = MqttPublisher(self._board, counters, node.aside, retained)
         self._http = HttpFace(
             self._make_http_app, _choose_listen(policy), counters.count_connection, aside=node.aside
         )
@@ -283,7 +286,7 @@ class Daemon:
         app = make_control_app(self._board, self)
         orders, file = self._cloud.prepare_orders, self._policy_file
         add_cloud_routes(app, self._board, orders, self.keep, lambda: self._policy, file, self._hands)
-        add_examination(app, lambda: self._policy)
+        add_examination(app, lambda: self._policy, partial(look_around, self._node.aside))
         return app
 
     def _make_http_app(self) -> web.Application:
@@ -329,7 +332,8 @@ class Daemon:
         self._node.allow_roots(policy.agent.allowed_roots)
         self._sampler.interval_s = policy.agent.health.interval_s
         self._sampler.may_write = policy.agent.health.write_probe
-        self._mqtt.apply(policy.agent.mqtt, self._facts)
+        if self._is_identified:  # before, it would be published under another name
+            self._mqtt.apply(policy.agent.mqtt, self._facts)
         self._http.apply(_choose_listen(policy))
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
@@ -379,6 +383,7 @@ class Daemon:
     def _put_facts(self, facts: NodeFacts) -> None:
         """Take over what is known of this node now; nothing that was known is forgotten."""
         self._facts = facts.or_else(self._facts)
+        self._is_identified = True
         self._mqtt.apply(self._policy.agent.mqtt, self._facts)
         self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
         self._expect_origins()

@@ -1,4 +1,7 @@
-"""Publishes state and events to an MQTT broker, where the policy names one. It never listens to anybody.
+"""Publishes state and events to an MQTT broker, where the policy names one.
+
+It takes no orders: all it ever asks a broker is which states of this node's volumes it retains, over a
+connection of its own, to have those taken away that are of no volume any more.
 
 A broker that is away costs one attempt a minute and a bounded queue; nothing else of the agent notices.
 Topics, payloads and the set-up for AWS IoT Core are in ``docs/mqtt.md``.
@@ -7,9 +10,9 @@ Topics, payloads and the set-up for AWS IoT Core are in ``docs/mqtt.md``.
 from __future__ import annotations
 
 import random
-import re
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,49 +27,38 @@ from agent.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
 from agent.report.board import Board
 from agent.report.counters import Counters
-from agent.report.mqtt_login import NO_LOGIN, Login, read_login
+from agent.report.mqtt_connection import CONNECT_TIMEOUT_S, OFFLINE, choose_topics, make_client
+from agent.report.mqtt_ghosts import Place, RetainedNote, Store, ask_retained, list_topics
+from agent.report.mqtt_login import Login, read_login
 from agent.report.outbox import QUIET_S, Message, Outbox, Topics, show_state_message
 
 if TYPE_CHECKING:
     import aiomqtt
 
-ONLINE, OFFLINE = b"online", b"offline"
+ONLINE = b"online"
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
-CONNECT_TIMEOUT_S = 20.0
 SEND_TIMEOUT_S = 20.0
 GOODBYE_S = 1.0
-KEEPALIVE_S = 60
-"""AWS IoT Core takes 30 s to 20 minutes. A node that vanished is offline after one and a half of it."""
 PACE_S = 0.02
 """AWS IoT Core takes 100 messages a second from one connection; half of that empties any queue of ours."""
-MAX_TOPIC_BYTES = 256
-"""Of AWS IoT Core; the longest of ours ends with a volume ID."""
-MAX_CLIENT_ID_BYTES = 128
-
 _CLIENT = "agent.report.mqtt_client"
 
-_NOT_IN_A_LEVEL = re.compile(r"[^A-Za-z0-9_.:@=,-]")
-
 log = get_logger(__name__)
-
-
-def choose_topics(topic: str, facts: NodeFacts, host_name: str) -> Topics:
-    """Return this node's topics. Where it does not know its name in a cluster its host name stands for it."""
-    cluster = _make_level(facts.cluster_id or "no-cluster")
-    instance = _make_level(facts.instance_name or facts.instance_id or host_name)
-    return Topics(f"{topic}/{cluster}/{instance}")
-
-
-def _make_level(text: str) -> str:
-    """Return ``text`` as one level of a topic: no slash, no wildcard, nothing a broker would object to."""
-    return _NOT_IN_A_LEVEL.sub("_", text)[:64] or "_"
 
 
 class MqttPublisher:
     """Follows the board and keeps a broker told; ``apply`` changes or ends to whom."""
 
-    def __init__(self, board: Board, counters: Counters, aside: Aside = do_here) -> None:
+    def __init__(
+        self, board: Board, counters: Counters, aside: Aside = do_here, store: Store | None = None
+    ) -> None:
         self._aside = aside
+        self._note = RetainedNote(store)
+        self._place = Place("", "")
+        """Where it publishes, or published last."""
+        self._is_swept = False
+        """Whether what that place retained from an earlier life was asked for."""
+        self._is_sweeping = False
         self._board = board
         self._counters = counters
         self._settings: MqttSettings | None = None
@@ -75,7 +67,7 @@ class MqttPublisher:
         self._outbox = Outbox()
         self._barrier = Barrier()
         self._published: set[VolumeId] = set()
-        """Volumes the broker retains a state of, as far as this agent knows."""
+        """Volumes the broker retains a state of there, as far as this agent knows."""
 
     def apply(self, settings: MqttSettings | None, facts: NodeFacts) -> None:
         """Publish to this broker, to none if None, as the node that ``facts`` tell of, from now on."""
@@ -147,12 +139,15 @@ class MqttPublisher:
         try:
             topics = choose_topics(settings.topic, self._facts, socket.gethostname())
             login = await read_login(settings, self._aside)
-            async with make_client(settings, topics, login) as client:
+            async with make_client(settings, topics, login, timeout_s=CONNECT_TIMEOUT_S) as client:
                 problem.was_connected = True
                 self._counters.note_mqtt_connection(is_connected=True)
                 log.info("mqtt.connected", host=settings.host, port=settings.port, topic=topics.base)
                 with anyio.CancelScope() as conversation:
                     tasks.start_soon(_end_with, client, conversation, name="mqtt connection")
+                    await self._move_to(settings, topics)
+                    if not (self._is_swept or self._is_sweeping):
+                        tasks.start_soon(self._sweep, settings, topics, login, name="mqtt ghosts")
                     await self._converse(client, topics)
         except aiomqtt.MqttError as error:
             problem.why = str(error)
@@ -169,11 +164,15 @@ class MqttPublisher:
         try:
             await self._send(client, Message(topics.status, ONLINE, is_retained=True))
             known = {status.volume_id: status for status in self._board.statuses() if status.volume_id}
-            for volume_id in self._published - known.keys():
-                await self._send(client, show_state_message(topics, volume_id, None))
+            if self._board.is_first_look_done:  # before, a volume may be here all the same
+                for volume_id in self._published - known.keys():
+                    await self._send(client, show_state_message(topics, volume_id, None))
+                self._published &= known.keys()
             for volume_id, status in known.items():
                 await self._send(client, show_state_message(topics, volume_id, status))
-            self._published = set(known)
+            self._published |= known.keys()
+            await self._note_published()
+            await self._clear_old(client)
             while True:
                 await self._send_next(client, topics)
         except anyio.get_cancelled_exc_class():
@@ -193,7 +192,72 @@ class MqttPublisher:
                 self._outbox.put_back(item)
         if isinstance(item, str):
             (self._published.add if message.payload else self._published.discard)(item)
+            await self._note_published()
         await anyio.sleep(PACE_S)
+
+    # -- What is retained of volumes and names that are gone -------------------------------------------------
+
+    async def _move_to(self, settings: MqttSettings, topics: Topics) -> None:
+        """Take note of where is published from now on, before anything is."""
+        broker = f"{settings.host}:{settings.port}"
+        if (broker, topics.base) != (self._place.broker, self._place.base):
+            self._published = set(self._note.find(broker, topics.base))
+            self._is_swept = False
+        self._place = Place(broker, topics.base, self._facts.instance_id)
+        await self._note_published()
+
+    async def _note_published(self) -> None:
+        await self._note.put(replace(self._place, volumes=frozenset(self._published)))
+
+    async def _clear_old(self, client: aiomqtt.Client) -> None:
+        """Take away what this node has left at the broker under other names."""
+        place, topic = self._place, "" if self._settings is None else self._settings.topic
+        nameless = choose_topics(topic, NodeFacts(), socket.gethostname()).base
+        for old in self._note.list_old(place.broker, place.base, self._facts, nameless):
+            for one in list_topics(old):
+                await self._send(client, Message(one, b"", is_retained=True))
+                await anyio.sleep(PACE_S)
+            await self._note.drop(old)
+
+    async def _sweep(self, settings: MqttSettings, topics: Topics, login: Login) -> None:
+        """Have those states taken away that the broker retains of volumes which are not known here.
+
+        Once for each place, and not before all volumes were looked at. A broker that does not let itself be
+        asked keeps them.
+        """
+        self._is_sweeping = True
+        try:
+            with self._board.subscribe() as changes:
+                while not self._board.is_first_look_done:
+                    await anext(changes)
+            retained = await self._ask_retained(settings, topics, login)
+        finally:
+            self._is_sweeping = False
+        known = {status.volume_id for status in self._board.statuses()}
+        for volume_id in sorted((retained | self._published) - known):
+            self._outbox.put_state(volume_id, None, anyio.current_time())
+
+    async def _ask_retained(
+        self, settings: MqttSettings, topics: Topics, login: Login
+    ) -> frozenset[VolumeId]:
+        """Return the volumes of which the broker retains a state; none where it cannot be asked.
+
+        A broker may end the connection of who may not subscribe, as AWS IoT Core does.
+        """
+        import aiomqtt  # noqa: PLC0415 -- as where it is published
+
+        try:
+            async with make_client(settings, topics, login, is_listener=True) as client:
+                retained = await ask_retained(client, topics)
+            self._is_swept = True
+        except (aiomqtt.MqttError, OSError, UnicodeError) as error:
+            log.info("mqtt.unswept", host=settings.host, error=str(error))
+        except Exception as error:  # noqa: BLE001 -- the barrier of one connection: publishing goes on
+            why = self._barrier.explain(error, f"ask {settings.host} what it retains")
+            log.info("mqtt.unswept", host=settings.host, error=str(why))
+        else:
+            return retained
+        return frozenset()
 
     async def _send(self, client: aiomqtt.Client, message: Message) -> None:
         """Publish one message and wait until the broker has it."""
@@ -221,25 +285,3 @@ class _Problem:
     def __init__(self) -> None:
         self.was_connected = False
         self.why = "the connection was closed"
-
-
-def make_client(settings: MqttSettings, topics: Topics, login: Login = NO_LOGIN) -> aiomqtt.Client:
-    """Return a client that is not connected yet."""
-    import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
-
-    from agent.report.mqtt_client import Client  # noqa: PLC0415 -- likewise
-
-    if len(topics.volume(VolumeId("vol-0123456789abcdef0")).encode()) > MAX_TOPIC_BYTES:
-        log.warning("mqtt.topic_long", topic=topics.base, limit_bytes=MAX_TOPIC_BYTES)
-    return Client(
-        settings.host,
-        settings.port,
-        username=settings.username,
-        password=login.password,
-        identifier=topics.base[-MAX_CLIENT_ID_BYTES:],
-        will=aiomqtt.Will(topics.status, OFFLINE, qos=1, retain=True),
-        tls_context=login.tls,
-        keepalive=KEEPALIVE_S,
-        timeout=CONNECT_TIMEOUT_S,
-        max_queued_incoming_messages=1,
-    )

@@ -30,9 +30,9 @@ it announce 256 MiB, which would be kept until they are complete."""
 class Client(aiomqtt.Client):
     """A connection to a broker."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, *args: Any, max_packet_bytes: int = MAX_PACKET_BYTES, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        bound_packets(self._client)
+        bound_packets(self._client, max_packet_bytes)
 
     @override
     async def __aenter__(self) -> Self:
@@ -71,13 +71,13 @@ class Client(aiomqtt.Client):
         self._loop.call_soon_threadsafe(watch)
 
 
-def bound_packets(client: paho.Client) -> None:
+def bound_packets(client: paho.Client, most_bytes: int = MAX_PACKET_BYTES) -> None:
     """Have a connection end with the first packet that is longer than any that is asked for."""
     read = client._packet_read  # noqa: SLF001 -- paho 2.1 has no limit of its own for MQTT 3.1.1
 
     def read_bounded() -> MQTTErrorCode:
         result = read()
-        is_long = client._in_packet["remaining_length"] > MAX_PACKET_BYTES  # noqa: SLF001 -- likewise
+        is_long = client._in_packet["remaining_length"] > most_bytes  # noqa: SLF001 -- likewise
         return MQTTErrorCode.MQTT_ERR_PROTOCOL if is_long else result
 
     client._packet_read = read_bounded  # type: ignore[method-assign]  # noqa: SLF001 -- likewise

@@ -18,6 +18,7 @@ import aiomqtt
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agent.model import Condition, NodeFacts, Reason, VolumeId
 from agent.policy.settings import MqttSettings, MqttTls
@@ -26,6 +27,8 @@ from agent.report.board import Board
 from agent.report.counters import Counters
 from agent.report.events import EventName
 from agent.report.mqtt import MqttPublisher
+from agent.report.mqtt_connection import choose_topics, make_client
+from agent.report.mqtt_ghosts import RetainedNote, Store
 from agent.report.outbox import MAX_EVENTS, Outbox, Topics
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
@@ -122,10 +125,16 @@ async def listening(broker: Mosquitto, **options: Any) -> AsyncIterator[Heard]:
 
 @asynccontextmanager
 async def publishing(
-    board: Board, broker: Mosquitto, counters: Counters | None = None, **settings: Any
+    board: Board,
+    broker: Mosquitto,
+    counters: Counters | None = None,
+    *,
+    facts: NodeFacts = FACTS,
+    store: Store | None = None,
+    **settings: Any,
 ) -> AsyncIterator[MqttPublisher]:
-    publisher = MqttPublisher(board, counters or Counters())
-    publisher.apply(MqttSettings(host="127.0.0.1", **{"port": broker.port, **settings}), FACTS)
+    publisher = MqttPublisher(board, counters or Counters(), store=store)
+    publisher.apply(MqttSettings(host="127.0.0.1", **{"port": broker.port, **settings}), facts)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publisher.run)
         yield publisher
@@ -157,7 +166,7 @@ async def test_goodbye_and_last_will(broker: Mosquitto) -> None:
             await until(lambda: heard.newest(f"{BASE}/status") == b"online")
         await until(lambda: heard.newest(f"{BASE}/status") == b"offline")
         settings = MqttSettings(host="127.0.0.1", port=broker.port)
-        client = mqtt.make_client(settings, Topics(BASE))
+        client = make_client(settings, Topics(BASE))
         async with client:
             await client.publish(f"{BASE}/status", mqtt.ONLINE, qos=1, retain=True)
             await until(lambda: heard.newest(f"{BASE}/status") == b"online")
@@ -182,6 +191,180 @@ async def test_volume_that_goes_takes_its_state_along(broker: Mosquitto) -> None
         async with listening(broker) as late:
             await until(lambda: late.retained.get(f"{BASE}/status"))
             assert f"{BASE}/volumes/{DATASETS}" not in late.retained
+
+
+OTHER = VolumeId("vol-0aaaaaaaaaaaaaaaa")
+
+
+async def retain(broker: Mosquitto, *topics: str) -> None:
+    """Have the broker keep a state of some size under each topic."""
+    settings = MqttSettings(host="127.0.0.1", port=broker.port)
+    async with make_client(settings, Topics("test")) as client:
+        for topic in topics:
+            await client.publish(topic, b"{}" + b" " * 8000, qos=1, retain=True)
+
+
+async def test_states_of_an_earlier_life_are_taken_away(broker: Mosquitto) -> None:
+    """A node that was replaced under its name remembers nothing: the broker is asked. Others' are left."""
+    broker.start()
+    ghosts = [f"{BASE}/volumes/{volume}" for volume in (DATASETS, OTHER)]
+    strange = [f"{BASE}/volumes/x", f"{BASE}/volumes/{OTHER}/x", f"{BASE}2/volumes/{OTHER}"]
+    await retain(broker, *ghosts, *strange)
+    async with listening(broker) as heard, publishing(make_board(READY), broker):
+        await until(lambda: all(heard.newest(ghost) == b"" for ghost in ghosts))
+        await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
+        async with listening(broker) as late:
+            await until(lambda: len(late.retained) == 2 + len(strange))
+        assert {*strange, f"{BASE}/status", f"{BASE}/volumes/{CHECKPOINTS}"} == late.retained.keys()
+        assert heard.newest(f"{BASE}/status") == b"online", "asking has no last will"
+
+
+async def test_nothing_is_taken_away_before_all_volumes_were_looked_at(broker: Mosquitto) -> None:
+    """At the start a volume may be here that the board does not have yet."""
+    broker.start()
+    state = f"{BASE}/volumes/{CHECKPOINTS}"
+    await retain(broker, state, f"{BASE}/volumes/{OTHER}")
+    board = make_board(is_looked_at=False)
+    async with listening(broker) as heard, publishing(board, broker):
+        await until(lambda: heard.newest(f"{BASE}/status") == b"online")
+        board.publish(READY)
+        await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
+        board.finish_first_look()
+        await until(lambda: heard.newest(f"{BASE}/volumes/{OTHER}") == b"")
+        assert b"" not in [payload for topic, payload in heard.messages if topic == state]
+
+
+class Disk:
+    """A node's disk, for one file."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+
+    def read(self) -> bytes | None:
+        return self.content
+
+    async def write(self, content: bytes) -> None:
+        self.content = content
+
+
+HERE = NodeFacts(instance_name="compute-1", cluster_id="abcde01234yz", instance_id="i-0123456789abcdef0")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_cleared"),
+    [
+        (NodeFacts(), HERE, True),
+        (NodeFacts(instance_id=HERE.instance_id), HERE, True),
+        (NodeFacts(instance_name="compute-2", cluster_id="abcde01234yz", instance_id="i-other"), HERE, False),
+        (NodeFacts(instance_name="compute-2", cluster_id="abcde01234yz"), HERE, False),
+    ],
+)
+async def test_topics_of_another_name_are_taken_away(
+    broker: Mosquitto, before: NodeFacts, now: NodeFacts, *, is_cleared: bool
+) -> None:
+    """What this node published under another name goes; what its disk's first owner did is that one's."""
+    broker.start()
+    disk = Disk()
+    old = choose_topics("ebs-agent", before, socket.gethostname())
+    async with listening(broker) as heard:
+        async with publishing(make_board(READY, REFUSED), broker, facts=before, store=disk):
+            await until(lambda: heard.newest(old.volume(DATASETS)))
+            await until(lambda: len(RetainedNote(disk).find(f"127.0.0.1:{broker.port}", old.base)) == 2)
+        async with publishing(make_board(READY), broker, facts=now, store=disk):
+            await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
+            if is_cleared:
+                gone = (old.status, old.volume(CHECKPOINTS), old.volume(DATASETS))
+                await until(lambda: all(heard.newest(topic) == b"" for topic in gone))
+                await until(lambda: not RetainedNote(disk).find(f"127.0.0.1:{broker.port}", old.base))
+            await until(lambda: RetainedNote(disk).find(f"127.0.0.1:{broker.port}", BASE))
+    if not is_cleared:
+        assert heard.newest(old.volume(DATASETS)), "another instance's are left"
+
+
+async def test_name_that_is_learnt_takes_the_old_topics_along(broker: Mosquitto) -> None:
+    """Within one life too, and the states of the new name are whole."""
+    broker.start()
+    old = choose_topics("ebs-agent", NodeFacts(), socket.gethostname())
+    async with (
+        listening(broker) as heard,
+        publishing(make_board(READY), broker, facts=NodeFacts()) as publisher,
+    ):
+        await until(lambda: heard.newest(old.volume(CHECKPOINTS)))
+        publisher.apply(MqttSettings(host="127.0.0.1", port=broker.port), HERE)
+        await until(lambda: heard.newest(old.volume(CHECKPOINTS)) == b"")
+        await until(lambda: heard.newest(old.status) == b"")
+        await until(lambda: heard.state(CHECKPOINTS).get("condition") == "Ready")
+
+
+async def test_broker_that_lets_nobody_ask_is_published_to(broker: Mosquitto, tmp_path: Path) -> None:
+    """Where subscribing is not allowed the states of an earlier life stay, and everything else goes on."""
+    (tmp_path / "acl").write_text("topic write #\n")
+    broker.settings = ["user root", "allow_anonymous true", f"acl_file {tmp_path / 'acl'}"]
+    broker.start()
+    counters = Counters()
+    async with publishing(make_board(READY), broker, counters) as publisher:
+        await until(lambda: publisher._is_swept)
+        await until(lambda: publisher._published == {CHECKPOINTS})
+
+
+class StrictBroker:
+    """A broker that takes what is published, and ends the connection of whoever subscribes."""
+
+    def __init__(self) -> None:
+        self.published = self.ended = 0
+
+    async def serve(self, stream: SocketStream) -> None:
+        kinds = {0x10: b"\x20\x02\x00\x00"}
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead):
+                source = BufferedByteReceiveStream(stream)
+                while True:
+                    kind = (await source.receive_exactly(1))[0] & 0xF0
+                    body = await source.receive_exactly(await self._receive_length(source))
+                    if kind == 0x80:  # SUBSCRIBE
+                        self.ended += 1
+                        return
+                    if kind == 0x30:  # PUBLISH, of quality 1: its number follows the topic
+                        self.published += 1
+                        start = 2 + int.from_bytes(body[:2], "big")
+                        await stream.send(b"\x40\x02" + body[start : start + 2])
+                    elif kind in kinds:
+                        await stream.send(kinds[kind])
+
+    async def _receive_length(self, source: BufferedByteReceiveStream) -> int:
+        length = shift = 0
+        while True:
+            digit = (await source.receive_exactly(1))[0]
+            length |= (digit & 0x7F) << shift
+            if digit < 0x80:
+                return length
+            shift += 7
+
+
+async def test_broker_that_ends_who_asks_is_published_to() -> None:
+    """As AWS IoT Core does without iot:Subscribe: the connection that publishes is another, and goes on."""
+    strict = StrictBroker()
+    board = make_board(READY)
+    async with serving(strict) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(board, Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: strict.ended == 1 and not publisher._is_sweeping)
+        before = strict.published
+        board.record(EventName.VOLUME_FAILED, CHECKPOINTS, reason="Stalled")
+        await until(lambda: strict.published > before)
+        tasks.cancel_scope.cancel()
+    assert strict.ended == 1, "it is not asked again while the connection lasts"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"places": 7}', b'{"places": [{}]}', b'{"places": [7]}', b"[" * 100000]
+)
+def test_note_that_cannot_be_read_is_none(content: bytes) -> None:
+    """A damaged note costs ghosts, and nothing else."""
+    disk = Disk()
+    disk.content = content
+    assert RetainedNote(disk).find("x:1", "y") == frozenset()
 
 
 async def test_broker_that_goes_away_under_load(broker: Mosquitto, tmp_path: Path) -> None:
@@ -222,7 +405,7 @@ async def test_broker_that_dies_while_it_is_sent_to_leaves_nothing_watched(broke
     others: list[socket.socket] = []
     for _ in range(5):
         broker.start()
-        client = mqtt.make_client(MqttSettings(host="127.0.0.1", port=broker.port), Topics(BASE))
+        client = make_client(MqttSettings(host="127.0.0.1", port=broker.port), Topics(BASE))
         with suppress(aiomqtt.MqttError):  # nobody confirms what is sent
             async with client:
                 connection = client._client.socket()
@@ -265,7 +448,7 @@ class SlowBroker:
 
 
 @asynccontextmanager
-async def serving(broker: SlowBroker | FloodingBroker) -> AsyncIterator[int]:
+async def serving(broker: SlowBroker | FloodingBroker | StrictBroker) -> AsyncIterator[int]:
     """Give the broker's port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
@@ -460,4 +643,4 @@ def make_certificates(directory: Path) -> None:
 )
 def test_topics(facts: NodeFacts, base: str) -> None:
     """A node's topics have its cluster and its name, and no character that means something to a broker."""
-    assert mqtt.choose_topics("ebs-agent", facts, "host").base == base
+    assert choose_topics("ebs-agent", facts, "host").base == base

@@ -361,7 +361,7 @@ class Daemon:
 
     def _put_findings(self, findings: Findings) -> None:
         """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
-        changed = self._origins.put(findings.origins, findings.untold)
+        changed = self._origins.put(findings.origins, findings.untold, findings.unread)
         self._claimed = findings.claimed
         self._put_facts(findings.facts)
         self._board.explain_by_cloud(

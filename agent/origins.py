@@ -40,6 +40,8 @@ class Origins:
         """What the cloud says now, where it is asked and says something."""
         self._untold: frozenset[VolumeId] = frozenset()
         """Volumes of which it has said that it will not tell."""
+        self._unread: frozenset[VolumeId] = frozenset()
+        """Volumes about which its answer cannot be read."""
         self._forbidding: dict[VolumeId, Origin] = {}
         """What it ever said that forbids something."""
         self._seen: dict[VolumeId, _Moment] = {}
@@ -69,9 +71,18 @@ class Origins:
         self._seen = {volume: self._seen.get(volume, now) for volume in present}
         self._news.set()
 
-    def put(self, origins: Mapping[VolumeId, Origin], untold: Iterable[VolumeId]) -> frozenset[VolumeId]:
-        """Take over what the cloud says; returns the volumes of which it says something else than before."""
-        old, old_untold = self.known, self._untold
+    def put(
+        self,
+        origins: Mapping[VolumeId, Origin],
+        untold: Iterable[VolumeId],
+        unread: Iterable[VolumeId] = (),
+    ) -> frozenset[VolumeId]:
+        """Take over what the cloud says; returns the volumes of which it says something else than before.
+
+        ``unread``: volumes about which its answer cannot be read, which is waited for however long it takes.
+        """
+        old, old_untold, old_unread = self.known, self._untold, self._unread
+        self._unread = frozenset(unread)
         self.known = {volume: self._keep_made_from(volume, origin) for volume, origin in origins.items()}
         self._untold = frozenset(untold) - self.known.keys()
         for volume, origin in self.known.items():
@@ -81,7 +92,7 @@ class Origins:
                 self._forbidding.pop(volume, None)
         self._news.set()
         changed = {volume for volume in {*old, *self.known} if old.get(volume) != self.known.get(volume)}
-        return frozenset(changed | (old_untold ^ self._untold))
+        return frozenset(changed | (old_untold ^ self._untold) | (old_unread ^ self._unread))
 
     def find(self, volume: VolumeId) -> OriginAnswer:
         """Return how far the question is where ``volume`` comes from."""
@@ -91,7 +102,7 @@ class Origins:
         begun = self._find_begin(volume)
         if begun is None:
             return OriginAnswer(remembered)
-        if self._limit_s is None:
+        if self._limit_s is None or volume in self._unread:
             return OriginAnswer(remembered, is_awaited=True, since=begun.time)
         if self._clock() >= begun.at_s + self._limit_s:
             return OriginAnswer(remembered)
@@ -117,7 +128,8 @@ class Origins:
     def _find_end_s(self, volume: VolumeId) -> float | None:
         """Return when the waiting for a volume's answer ends; None where nothing ends, or all is known."""
         begun = None if volume in self.known else self._find_begin(volume)
-        return None if begun is None or self._limit_s is None else begun.at_s + self._limit_s
+        is_endless = self._limit_s is None or volume in self._unread
+        return None if begun is None or is_endless else begun.at_s + (self._limit_s or 0.0)
 
     def _find_begin(self, volume: VolumeId) -> _Moment | None:
         """Return since when an answer about a volume is missing; None where none is to come."""

@@ -1,4 +1,4 @@
-"""The calls that ask what AWS measures and limits: how volumes are, and what an instance type can do.
+"""The calls that ask what AWS measures and who it takes this node for.
 
 ``calls`` has those that make and change.
 """
@@ -8,15 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from agent.cloud import values
 from agent.cloud.call import Call, SentAs
 from agent.cloud.status_answers import CheckedVolume, parse_volume_status
+from agent.cloud.unread import Unread
 from agent.model import VolumeId
 
 
 @dataclass(frozen=True)
 class DescribeVolumeStatus(
-    Call[tuple[CheckedVolume, ...]], pages="VolumeStatuses", reads=parse_volume_status
+    Call[tuple[CheckedVolume | Unread, ...]],
+    pages="VolumeStatuses",
+    named_by="VolumeId",
+    reads=parse_volume_status,
 ):
     """The checks EBS makes of volumes. No filter takes IDs, and one that is gone fails the call for all."""
 
     volume_ids: Annotated[tuple[VolumeId, ...], SentAs("VolumeIds")]
+
+
+@dataclass(frozen=True)
+class GetCallerIdentity(Call[tuple[str, str]], service="sts", reads=values.parse_caller):
+    """(account, ARN of the role) the node's credentials belong to. Needs no permission."""

@@ -23,6 +23,7 @@ from typing import (
 )
 
 from agent.cloud.members import Members
+from agent.cloud.unread import read_entry
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -47,6 +48,8 @@ class Call(Generic[T_co]):
 
     ``service`` is botocore's name of the service. ``reads`` takes the answer's members and returns what they
     say; where the answer is a list that spans pages, ``pages`` names it and ``reads`` takes one of its items.
+    ``named_by`` is the member that tells what an item is about: where it is given, an item that cannot be
+    read is an ``Unread``, and the others are what they are; elsewhere it fails the call.
     """
 
     service: ClassVar[str]
@@ -54,14 +57,21 @@ class Call(Generic[T_co]):
     pages: ClassVar[str | None]
     is_repeatable: ClassVar[bool] = True
     """Making it twice is as good as once, so a lost answer may be asked for again."""
+    named_by: ClassVar[str | None]
     _reads: ClassVar[tuple[Read]]
     _sent: ClassVar[tuple[tuple[str, SentAs], ...] | None]
     """(field, parameter); worked out when it is first sent, since most processes send few kinds of calls."""
 
     def __init_subclass__(
-        cls, *, reads: Read = lambda _: None, service: str = "ec2", pages: str | None = None
+        cls,
+        *,
+        reads: Read = lambda _: None,
+        service: str = "ec2",
+        pages: str | None = None,
+        named_by: str | None = None,
     ) -> None:
         super().__init_subclass__()
+        cls.named_by = named_by
         cls.operation, cls.service, cls.pages = cls.__name__, service, pages
         cls._reads, cls._sent = (reads,), None
 
@@ -86,7 +96,9 @@ class Call(Generic[T_co]):
         if self.pages is None:
             said: Any = read(answer)
         else:
-            said = tuple(map(read, Members(answer, "the answer").list(self.pages)))
+            items = Members(answer, "the answer").list(self.pages)
+            named_by = self.named_by
+            said = tuple(read(one) if named_by is None else read_entry(read, named_by, one) for one in items)
         return cast("T_co", said)
 
 

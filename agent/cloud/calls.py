@@ -14,6 +14,7 @@ from typing_extensions import override
 from agent.cloud import snapshot_answers, values
 from agent.cloud.call import Call, Change, SentAs
 from agent.cloud.snapshot_answers import ZoneRefusal
+from agent.cloud.unread import Unread
 from agent.cloud.values import CloudSnapshot, CloudVolume, ClusterNode, Modification, Tags
 from agent.cloud.writing import Filters, filtered_by, write_filters, write_tags, write_tags_of
 from agent.model import VolumeId
@@ -35,7 +36,9 @@ _Count: TypeAlias = "int | None"
 
 
 @dataclass(frozen=True)
-class DescribeVolumes(Call[tuple[CloudVolume, ...]], pages="Volumes", reads=values.parse_volume):
+class DescribeVolumes(
+    Call[tuple[CloudVolume | Unread, ...]], pages="Volumes", named_by="VolumeId", reads=values.parse_volume
+):
     """Volumes by ``volume-id``, ``tag:…`` and other filters; filters never fail on an ID that is gone."""
 
     filters: _Filtered = ()
@@ -51,7 +54,12 @@ class DescribeVolumesModifications(
 
 
 @dataclass(frozen=True)
-class DescribeSnapshots(Call[tuple[CloudSnapshot, ...]], pages="Snapshots", reads=values.parse_snapshot):
+class DescribeSnapshots(
+    Call[tuple[CloudSnapshot | Unread, ...]],
+    pages="Snapshots",
+    named_by="SnapshotId",
+    reads=values.parse_snapshot,
+):
     """Snapshots of this account only: everyone's public ones would be tens of thousands."""
 
     filters: _Filtered = ()
@@ -87,11 +95,6 @@ class ListClusterNodes(
     """All nodes, every page: the absence of one is only told by the whole list."""
 
     cluster: _Cluster
-
-
-@dataclass(frozen=True)
-class GetCallerIdentity(Call[tuple[str, str]], service="sts", reads=values.parse_caller):
-    """(account, ARN of the role) the node's credentials belong to. Needs no permission."""
 
 
 # -- Attaching -----------------------------------------------------------------------------------------------

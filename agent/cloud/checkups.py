@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agent.cloud.asking import DescribeVolumeStatus
 from agent.cloud.backoff import BackOffs
 from agent.cloud.call import Make
+from agent.cloud.unread import split
 from agent.errors import AgentError
 from agent.log import get_logger
 from agent.model import AwsChecks, Reason, VolumeId
@@ -82,8 +83,8 @@ class Checkups:
         found: dict[VolumeId, AwsChecks] = {}
         for start in range(0, len(here), _IDS_OF_A_CALL):
             chunk = tuple(here[start : start + _IDS_OF_A_CALL])
-            answer = await self._make(DescribeVolumeStatus(chunk))
-            found |= {one.volume_id: one.checks for one in answer if one.volume_id in chunk}
+            read, _ = split(await self._make(DescribeVolumeStatus(chunk)))
+            found |= {one.volume_id: one.checks for one in read if one.volume_id in chunk}
         return found
 
     def list_recent(self) -> Mapping[VolumeId, AwsChecks]:

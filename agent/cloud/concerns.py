@@ -60,7 +60,10 @@ class Presence(Concern):
             return await self._plan_claim(entry.claim, look)
         if entry.volume_id is not None:
             volume = look.volumes.get(entry.volume_id)
-            return _miss(entry.volume_id) if volume is None else plan_attach(volume, look.node)
+            if volume is None:
+                _require_read(look, entry.volume_id)
+                return _miss(entry.volume_id)
+            return plan_attach(volume, look.node)
         if entry.match is not None and is_searchable(entry):
             return self._plan_matching(entry.match, look)
         return None
@@ -69,6 +72,10 @@ class Presence(Concern):
         wanted, makings = look.want(self.name, claim), self._means.memory.makings
         making = makings.get(wanted.key)
         claimed = find_claimed(wanted, look.list_volumes())
+        if making.volume_id is not None:
+            _require_read(look, making.volume_id)
+        if not claimed:
+            _require_read(look, None)
         self._means.memory.chosen.update(volume.volume_id for volume in claimed)
         chosen = choose_claimed(claimed, look.node)
         if chosen is not None:
@@ -100,6 +107,7 @@ class Presence(Concern):
     def _plan_matching(self, match: Match, look: Look) -> Decision:
         volume = choose_volume(look.find_matching(match), look.node)
         if volume is None:
+            _require_read(look, None)
             return Wait(
                 Reason.NOT_ATTACHED,
                 f"No volume in this account and region matches {self.name!r}.",
@@ -258,6 +266,13 @@ class Snapshots(Upkeep):
     def foresee(self, look: Look) -> None:
         for call, at in self._means.snapshots.find_next(self._volume.volume_id):
             look.foresee(self.name, Do(call), at=at)
+
+
+def _require_read(look: Look, volume_id: VolumeId | None) -> None:
+    """Raise where what cannot be read may be this volume; None: any that no entry names."""
+    doubt = look.find_doubt(volume_id)
+    if doubt is not None:
+        raise doubt.explain()
 
 
 def _miss(volume_id: VolumeId) -> Wait:

@@ -7,11 +7,12 @@ cluster's marks, and one for all entries that are still looking for a volume by 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias
 
 from agent.cloud.call import Make
 from agent.cloud.calls import DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.decisions import NodeView
+from agent.cloud.unread import Unread, split
 from agent.cloud.values import (
     MADE_BY,
     TAG_CLAIM,
@@ -26,23 +27,24 @@ from agent.cloud.wanted import CLUSTER_WIDE, WantedVolume
 from agent.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 
-T = TypeVar("T")
+Described: TypeAlias = "tuple[CloudVolume | Unread, ...]"
+"""Volumes, and what could not be read of them: each function says what it asked for."""
 
 _FILTER_VALUES = 200
 """Values all filters of one call take. Source: EC2's error code FilterLimitExceeded."""
 
 
-async def describe_known(make: Make, volume_ids: Iterable[VolumeId]) -> tuple[CloudVolume, ...]:
+async def describe_known(make: Make, volume_ids: Iterable[VolumeId]) -> Described:
     """Describe volumes by ID; one that is gone is simply not among them."""
     wanted = sorted(volume_ids)
-    found: list[CloudVolume] = []
+    found: list[CloudVolume | Unread] = []
     for start in range(0, len(wanted), _FILTER_VALUES):
         chunk = tuple(wanted[start : start + _FILTER_VALUES])
         found += await make(DescribeVolumes((("volume-id", chunk),)))
     return tuple(found)
 
 
-async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]:
+async def describe_marked(make: Make, node: NodeView) -> Described:
     """Describe all volumes the agent made for this node, or for the whole cluster."""
     own = None if node.node_key is None else (node.cluster_key, node.node_key)
     shared = None if node.shared_key is None else (node.shared_key, CLUSTER_WIDE)
@@ -57,7 +59,7 @@ async def describe_marked(make: Make, node: NodeView) -> tuple[CloudVolume, ...]
     return tuple(await make(DescribeVolumes(filters)))
 
 
-async def describe_pools(make: Make, wanted: Sequence[WantedVolume], state: str) -> tuple[CloudVolume, ...]:
+async def describe_pools(make: Make, wanted: Sequence[WantedVolume], state: str) -> Described:
     """Describe the volumes in ``state`` of the pools that these claims of one node are served from."""
     filters = (
         (f"tag:{TAG_MADE_BY}", (MADE_BY,)),
@@ -70,9 +72,7 @@ async def describe_pools(make: Make, wanted: Sequence[WantedVolume], state: str)
     return tuple(await make(DescribeVolumes(filters)))
 
 
-async def describe_matching(
-    make: Make, matches: Iterable[Match], zone: str | None
-) -> tuple[CloudVolume, ...]:
+async def describe_matching(make: Make, matches: Iterable[Match], zone: str | None) -> Described:
     """Describe the volumes that entries mean by their tags; one call for all that ask by the same keys.
 
     Only this zone's can come here. Those of others are described for the entries that find none, to say so.
@@ -80,17 +80,18 @@ async def describe_matching(
     wanted = tuple(matches)
     found = await _describe_tagged(make, wanted, zone)
     if zone is not None:
-        missed = [match for match in wanted if not any(is_matching(match, volume) for volume in found)]
+        read, _ = split(found)
+        missed = [match for match in wanted if not any(is_matching(match, volume) for volume in read)]
         found = (*found, *await _describe_tagged(make, missed, None))
     return found
 
 
-async def _describe_tagged(make: Make, matches: Iterable[Match], zone: str | None) -> tuple[CloudVolume, ...]:
+async def _describe_tagged(make: Make, matches: Iterable[Match], zone: str | None) -> Described:
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for match in matches:
         tags = match.tags or {}
         groups.setdefault(tuple(sorted(tags)), []).append(tags)
-    found: list[CloudVolume] = []
+    found: list[CloudVolume | Unread] = []
     for keys, alike in groups.items():
         most = max((_FILTER_VALUES - 1) // len(keys), 1)
         for start in range(0, len(alike), most):

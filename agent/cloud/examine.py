@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from agent.cloud.asking import DescribeVolumeStatus
+from agent.cloud.asking import DescribeVolumeStatus, GetCallerIdentity
 from agent.cloud.call import Call, Change
 from agent.cloud.calls import (
     AttachVolume,
@@ -32,6 +32,7 @@ from agent.cloud.iam import list_operations
 from agent.cloud.service import WORKER_USER, choose_worker_settings
 from agent.cloud.sources import Surroundings, identify_node
 from agent.cloud.statements import STATEMENTS
+from agent.cloud.unread import split
 from agent.cloud.values import MADE_BY, TAG_MADE_BY, CloudVolume
 from agent.cloud.whoami import CloudIdentity
 from agent.errors import AgentError
@@ -69,6 +70,7 @@ async def examine_cloud(policy: Policy, surroundings: Surroundings) -> list[Exam
         return [
             *describe_identity(identity),
             *describe_user(settings.user),
+            await _find_caller(client, identity),
             *[one async for one in _try_permissions(client, node, operations)],
         ]
 
@@ -96,6 +98,19 @@ def describe_user(user: str | int | None) -> list[Examined]:
     return [Examined("AWS worker", is_ok=None, found=found, mend=mend)]
 
 
+async def _find_caller(client: CloudClient, identity: CloudIdentity) -> Examined:
+    """Return whose credentials AWS takes this node's for: that is the role whose permissions count."""
+    try:
+        account, role = await client.make(GetCallerIdentity())
+    except AgentError as error:
+        return Examined("AWS role", None, error.message, error.hint)
+    if identity.account not in {None, account}:
+        found = f"{role}, of account {account}; this node belongs to account {identity.account}"
+        mend = "With these credentials no volume can be attached here: use a role of this account."
+        return Examined("AWS role", is_ok=False, found=found, mend=mend)
+    return Examined("AWS role", is_ok=True, found=role)
+
+
 async def _try_permissions(
     client: CloudClient, node: NodeView, operations: tuple[str, ...]
 ) -> AsyncIterator[Examined]:
@@ -120,7 +135,8 @@ async def _find_own_volume(client: CloudClient, node: NodeView) -> CloudVolume |
         found = await describe_marked(client.make, node)
     except AgentError:
         return None  # what is missing for it is tried, and told, with the others
-    return found[0] if found else None
+    read, _ = split(found)
+    return read[0] if read else None
 
 
 def _make_trial(operation: str, node: NodeView, volume: CloudVolume | None) -> Call[Any] | None:

@@ -21,6 +21,7 @@ from agent.cloud.holders import find_gone
 from agent.cloud.look import Look
 from agent.cloud.pools import find_last_holder, find_pool, rank_holder
 from agent.cloud.unheld import find_deadline, find_obstacle, plan_unheld
+from agent.cloud.unread import split
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume
 from agent.steps import Refuse, Wait
@@ -65,7 +66,10 @@ class Expiry(Concern):
     ) -> Decision | None:
         """Return the next thing to do about any of them, where its last holder is proven gone now."""
         memory, waiting = self._means.memory, None
-        described = await describe_pools(self._means.make, [wanted for wanted, _ in limits], "available")
+        # What cannot be read is nobody's to delete.
+        described, _ = split(
+            await describe_pools(self._means.make, [wanted for wanted, _ in limits], "available")
+        )
         memory.unheld.clear()
         for wanted, limit in limits:
             for volume in self._list_unheld(wanted, described, look):

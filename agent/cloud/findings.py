@@ -65,6 +65,8 @@ class Findings:
     """Of volumes that are going to be deleted, when and why."""
     untold: frozenset[VolumeId] = frozenset()
     """Volumes of which AWS said that it will not tell: asking is denied, or it knows none of this ID."""
+    unread: frozenset[VolumeId] = frozenset()
+    """Volumes about which AWS's answer cannot be read: what they are is not known, and not unknown to AWS."""
     snapshots: Mapping[VolumeId, SnapshotFacts] = field(default_factory=dict)
     """Of the volumes here that have a schedule, and whose snapshots were described."""
     calls: tuple[NextCall, ...] = ()

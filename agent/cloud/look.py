@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from agent.cloud.describe import (
 from agent.cloud.device_names import list_given_names
 from agent.cloud.findings import Findings, choose_entries, make_facts
 from agent.cloud.pools import find_candidates, find_last_holder, find_pool, find_taken, rank_holder
+from agent.cloud.unread import Unread, split
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import WantedVolume, want_volume
 from agent.errors import AgentError
@@ -50,7 +51,13 @@ class Look:
     calls: list[NextCall] = field(default_factory=list)
     """What is decided on and not seen to have happened."""
     asked: frozenset[VolumeId] = frozenset()
-    """Volumes that AWS was asked about by ID: one that is not among ``volumes`` it does not know."""
+    """Volumes that AWS was asked about by ID: one that is not described, nor unread, it does not know."""
+    unread: dict[VolumeId, Unread] = field(default_factory=dict)
+    """Volumes about which AWS's answer cannot be read."""
+    nameless: Unread | None = None
+    """What cannot be read and does not say which volume it is about either."""
+    earlier: Mapping[VolumeId, Origin] = field(default_factory=dict)
+    """What earlier looks found of where volumes come from, which no answer that cannot be read takes back."""
     untold: frozenset[VolumeId] = frozenset()
     """Volumes that it will not tell about."""
     has_acted: bool = False
@@ -65,8 +72,35 @@ class Look:
     def list_volumes(self) -> tuple[CloudVolume, ...]:
         return tuple(self.volumes.values())
 
-    def add_volumes(self, volumes: Iterable[CloudVolume]) -> None:
-        self.volumes |= {volume.volume_id: volume for volume in volumes}
+    def add_volumes(self, found: Iterable[CloudVolume | Unread]) -> None:
+        """Take over what was described; of a volume that was told of twice, what cannot be read counts."""
+        read, unread = split(found)
+        self.volumes |= {volume.volume_id: volume for volume in read}
+        for one in unread:
+            if one.name is None:
+                self.nameless = one
+            else:
+                self.unread[VolumeId(one.name)] = one
+        self.volumes = {one: volume for one, volume in self.volumes.items() if one not in self.unread}
+
+    def list_unread(self) -> frozenset[VolumeId]:
+        """Return the volumes about which AWS's answer cannot be read, or may be what cannot be read."""
+        doubted = frozenset() if self.nameless is None else self.asked - self.volumes.keys()
+        return doubted | self.unread.keys()
+
+    def find_doubt(self, volume_id: VolumeId | None) -> Unread | None:
+        """Return what cannot be read and may be about this volume; None: about one that no entry names."""
+        if volume_id is not None:
+            doubted = None if volume_id in self.volumes else self.nameless
+            return self.unread.get(volume_id, doubted)
+        named = {entry.volume_id for entry in self.policy.volumes}
+        return next((one for name, one in self.unread.items() if name not in named), self.nameless)
+
+    def add_pool(self, found: Iterable[CloudVolume | Unread]) -> None:
+        """Take over what was described of pools; what cannot be read may be anything."""
+        read, unread = split(found)
+        self.add_volumes(unread)
+        self.pool |= {volume.volume_id: volume for volume in read if volume.volume_id not in self.unread}
 
     def want(self, name: str, claim: Claim) -> WantedVolume:
         """Return what a claim wants here, or raise AgentError where that cannot be said."""
@@ -153,7 +187,9 @@ class Look:
 
     def find_origins(self) -> dict[VolumeId, Origin]:
         """Return where the volumes described so far come from."""
-        return {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
+        unread = self.list_unread()
+        kept = {volume_id: origin for volume_id, origin in self.earlier.items() if volume_id in unread}
+        return kept | {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
 
     def find(self) -> Findings:
         """Return what the node half is to know."""
@@ -167,6 +203,7 @@ class Look:
             self.notices,
             departures,
             self.untold,
+            unread=self.list_unread(),
             drift=self.drift,
             calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
             provisioned={

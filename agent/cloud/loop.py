@@ -198,7 +198,7 @@ class CloudLoop:
             used_names=frozenset(filter(None, devices.values())),
             cluster_name=policy.agent.cloud.cluster,
         )
-        return Look(node, policy)
+        return Look(node, policy, earlier=self.findings.origins)
 
     async def _describe(self, look: Look) -> None:
         """Describe everything this node has to do with; where that fails, what was described stays in it."""
@@ -213,8 +213,7 @@ class CloudLoop:
         for state in ("available", "in-use"):
             unserved = look.list_unserved()
             if unserved:
-                found = await describe_pools(self._make, unserved, state)
-                look.pool |= {volume.volume_id: volume for volume in found}
+                look.add_pool(await describe_pools(self._make, unserved, state))
                 await self._suspicion.find_leaver(look)
 
     # -- One concern -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from agent.cloud.error_rules import is_token_burnt
 from agent.cloud.errors import CloudError
 from agent.cloud.following import Follower
 from agent.cloud.makings import MOST_GENERATIONS
+from agent.cloud.unread import require_read
 from agent.cloud.values import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_ORDER, CloudVolume
 from agent.errors import AgentError, ExitCode, RefusedError
 
@@ -49,7 +50,8 @@ async def _find(follower: Follower, wanted: NewVolume, place: Place) -> CloudVol
     if wanted.name is None:
         return None
     marks = ((f"tag:{TAG_MADE_BY}", (MADE_BY,)), (f"tag:{TAG_ORDER}", (wanted.name,)))
-    described = [volume for volume in await follower.make(DescribeVolumes(marks)) if not volume.is_gone]
+    answer = require_read(await follower.make(DescribeVolumes(marks)))
+    described = [volume for volume in answer if not volume.is_gone]
     found = [volume for volume in described if volume.tag(TAG_CLUSTER) in {place.cluster, None}]
     if not found:
         return None

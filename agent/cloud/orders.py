@@ -17,6 +17,7 @@ from agent.cloud.describe import describe_known, describe_modifications
 from agent.cloud.following import Follower, Sighting
 from agent.cloud.modify import find_change, plan_expand, wait_for
 from agent.cloud.named import NewVolume, Place, find_or_make
+from agent.cloud.unread import require_read
 from agent.cloud.values import CloudVolume
 from agent.cloud.wanted import check_kms_key
 from agent.cloud.whoami import require_identity
@@ -81,7 +82,7 @@ class VolumeOrders:
         volume = await find_or_make(self._follower, wanted, place)
 
         async def look() -> Sighting:
-            found = next(iter(await describe_known(self._make, [volume.volume_id])), volume)
+            found = next(iter(require_read(await describe_known(self._make, [volume.volume_id]))), volume)
             if found.state in {"error", "deleting", "deleted"}:
                 raise AgentError(f"{found.volume_id} could not be made: it is in state {found.state}.")
             is_done = found.state in {"available", "in-use"}
@@ -158,7 +159,7 @@ class VolumeOrders:
 
 async def describe_one(follower: Follower, volume_id: VolumeId) -> CloudVolume:
     """Describe a volume a person named, or raise where AWS knows none."""
-    for volume in await describe_known(follower.make, [volume_id]):
+    for volume in require_read(await describe_known(follower.make, [volume_id])):
         return volume
     raise AgentError(
         f"AWS knows no {volume_id} in this account and region.",

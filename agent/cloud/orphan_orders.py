@@ -17,6 +17,7 @@ from agent.cloud.following import Follower
 from agent.cloud.holders import find_gone
 from agent.cloud.pools import find_last_holder
 from agent.cloud.unheld import find_obstacle
+from agent.cloud.unread import require_read, split
 from agent.cloud.values import (
     MADE_BY,
     TAG_CLAIM,
@@ -58,7 +59,9 @@ class OrphanOrders:
             (f"tag:{TAG_CLUSTER}", tuple(sorted(clusters))),
             ("status", ("available",)),
         )
-        found: Sequence[CloudVolume] = await self._make(DescribeVolumes(filters))
+        found, unread = split(await self._make(DescribeVolumes(filters)))
+        for one in unread:
+            await self._follower.say(one.explain().message)
         left = [volume for volume in found if volume.tag(TAG_CLAIM) is not None and not volume.attachments]
         return await self._judge(sorted(left, key=lambda one: (one.created_at, one.volume_id)))
 
@@ -69,7 +72,7 @@ class OrphanOrders:
 
     async def delete(self, volume_id: VolumeId) -> None:
         """Delete one volume that was named; RefusedError says why not."""
-        for volume in await describe_known(self._make, [volume_id]):
+        for volume in require_read(await describe_known(self._make, [volume_id])):
             self._check_kind(volume)
             (orphan,) = await self._judge([volume])
             if orphan.obstacle is not None:

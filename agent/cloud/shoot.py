@@ -33,6 +33,7 @@ from agent.cloud.snapshots import (
     plan_retention,
     plan_snapshot,
 )
+from agent.cloud.unread import Unread, require_read, split
 from agent.cloud.values import (
     MADE_BY,
     TAG_FROZEN,
@@ -77,6 +78,8 @@ class SnapshotKeeper:
         self._record = record
         self._taken: dict[VolumeId, tuple[str, datetime]] = {}
         """The snapshot taken last of each volume, and when, until it is described."""
+        self._tried: dict[VolumeId, str] = {}
+        """The last time for which one was taken, or meant to be."""
         self._rests: dict[VolumeId, _Rest] = {}
         self._upkeeps: dict[VolumeId, tuple[str, SnapshotUpkeep]] = {}
         """What tends each volume's snapshots, and for which entry."""
@@ -122,7 +125,8 @@ class SnapshotKeeper:
         rest = self._rests.get(volume.volume_id)
         if rest is not None and rest.entry is entry and now < rest.until:
             return rest.notice
-        snapshots = find_scheduled(name, volume, await self._describe(volume.volume_id))
+        described, unread = split(await self._describe(volume.volume_id))
+        snapshots = find_scheduled(name, volume, described)
         proven = [one for one in snapshots if is_proven(entry, one)]
         self._facts[volume.volume_id] = find_facts(name, entry, volume, snapshots)
         if self._is_unseen(volume.volume_id, proven, now):
@@ -132,10 +136,14 @@ class SnapshotKeeper:
         upkeep = self._find_upkeep(name, volume.volume_id, make)
         due = plan_snapshot(name, entry, volume, proven, now)
         given_up = None if due is None else _find_given_up(due, snapshots)
+        doubt = next((Wait(Reason.CLOUD_ERROR, *one.describe()) for one in unread), None)
+        if due is not None and given_up is None and self._is_tried(due):
+            given_up = doubt
         self._next[volume.volume_id] = plan_next_snapshot(
             name, entry, volume, proven, now, is_due_given_up=given_up is not None
         )
         if due is not None and given_up is None:
+            self._tried[volume.volume_id] = dict(due.tags)[TAG_TICK]
             taken = await take_snapshot(make, self._freeze if entry.freeze else None, due)
             self._taken[volume.volume_id] = (taken.snapshot_id, now)
             self._next[volume.volume_id] = plan_next_snapshot(name, entry, volume, [*proven, taken], now)
@@ -151,7 +159,7 @@ class SnapshotKeeper:
         )
         left = [one for one in snapshots if one.snapshot_id not in gone]
         self._facts[volume.volume_id] = find_facts(name, entry, volume, left)
-        notice = refused or kept or given_up
+        notice = refused or kept or given_up or doubt
         is_pending = any(one.state == "pending" for one in proven)
         is_switching = any(isinstance(call, DisableFastSnapshotRestores) for call, _ in switches)
         following = entry.schedule.find_next(now)
@@ -191,9 +199,13 @@ class SnapshotKeeper:
             self._taken.pop(volume_id, None)
         return volume_id in self._taken
 
-    async def _describe(self, volume_id: VolumeId) -> Sequence[CloudSnapshot]:
+    def _is_tried(self, due: CreateSnapshot) -> bool:
+        """Return whether one was taken for this time already: it may be the one that cannot be read."""
+        return self._tried.get(due.volume_id) == dict(due.tags)[TAG_TICK]
+
+    async def _describe(self, volume_id: VolumeId) -> Sequence[CloudSnapshot | Unread]:
         filters = (("volume-id", (volume_id,)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))
-        found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
+        found: Sequence[CloudSnapshot | Unread] = await self._make(DescribeSnapshots(filters))
         return found
 
     async def find_final(self, volume: CloudVolume) -> Sequence[CloudSnapshot]:
@@ -201,8 +213,7 @@ class SnapshotKeeper:
         filters = ((f"tag:{TAG_FINAL}", (str(volume.volume_id),)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))
         if volume.tag(TAG_ON_DELETE) != "snapshot":
             return ()
-        found: Sequence[CloudSnapshot] = await self._make(DescribeSnapshots(filters))
-        return found
+        return require_read(await self._make(DescribeSnapshots(filters)))
 
 
 def _find_given_up(due: CreateSnapshot, snapshots: Sequence[CloudSnapshot]) -> Wait | None:

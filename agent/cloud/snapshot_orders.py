@@ -8,6 +8,7 @@ from agent.cloud.calls import CreateSnapshot, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.following import SNAPSHOT_PATIENCE_S, Follower, Sighting
 from agent.cloud.frozen_snapshot import take_snapshot
 from agent.cloud.orders import describe_one
+from agent.cloud.unread import Unread, require_read, split
 from agent.cloud.values import (
     MADE_BY,
     TAG_FROZEN,
@@ -42,7 +43,8 @@ class SnapshotOrders:
 
         async def look() -> Sighting:
             nonlocal found
-            found = next(iter(await self._describe("snapshot-id", begun.snapshot_id)), begun)
+            answer = require_read(await self._describe("snapshot-id", begun.snapshot_id))
+            found = next(iter(answer), begun)
             if found.state == "error":
                 raise AgentError(f"{found.snapshot_id} failed.", hint="Take another one.")
             progress = f"{found.snapshot_id} is {found.state}, {found.progress_percent} %."
@@ -54,14 +56,17 @@ class SnapshotOrders:
     async def list(self, volume_id: VolumeId | None) -> list[CloudSnapshot]:
         """Return every snapshot of a volume, or every one the agent made, oldest first."""
         if volume_id is None:
-            found = await self._describe(f"tag:{TAG_MADE_BY}", MADE_BY)
+            answer = await self._describe(f"tag:{TAG_MADE_BY}", MADE_BY)
         else:
-            found = await self._describe("volume-id", volume_id)
+            answer = await self._describe("volume-id", volume_id)
+        found, unread = split(answer)
+        for one in unread:
+            await self._follower.say(one.explain().message)
         return sorted(found, key=lambda one: (one.started_at, one.snapshot_id))
 
     async def delete(self, snapshot_id: str) -> None:
         """Delete one snapshot the agent made; others are for whoever made them to delete."""
-        found = await self._describe("snapshot-id", snapshot_id)
+        found = require_read(await self._describe("snapshot-id", snapshot_id))
         if not found:
             raise AgentError(f"AWS knows no {snapshot_id} in this account and region.", retryable=False)
         if not found[0].is_made_by_agent:
@@ -74,7 +79,7 @@ class SnapshotOrders:
         await make(DeleteSnapshot(snapshot_id))
         await self._follower.say(f"{snapshot_id} is deleted.")
 
-    async def _describe(self, name: str, value: str) -> tuple[CloudSnapshot, ...]:
+    async def _describe(self, name: str, value: str) -> tuple[CloudSnapshot | Unread, ...]:
         return await self._make(DescribeSnapshots(((name, (value,)),)))
 
 

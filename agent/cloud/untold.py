@@ -52,11 +52,12 @@ class UntoldVolumes:
     def note_look(self, look: Look) -> None:
         """Take note of what a look described, and tell it which volumes AWS will not tell about."""
         now_s = self._clock()
-        missing = look.asked - look.volumes.keys()
+        unread = look.list_unread()
+        missing = look.asked - look.volumes.keys() - unread
         self._missing_since_s = {volume: self._missing_since_s.get(volume, now_s) for volume in missing}
         unknown = {
             volume for volume, since_s in self._missing_since_s.items() if now_s - since_s >= UNKNOWN_FOR_S
         }
-        self.volumes = (self.volumes | unknown) - look.volumes.keys()
+        self.volumes = (self.volumes | unknown) - look.volumes.keys() - unread
         self.is_unsure = bool((missing & self._here) - self.volumes)
         look.untold = self.volumes

@@ -100,7 +100,7 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     },
     calls.DescribeClusterNode: {"NodeDetails": NODE},
     calls.ListClusterNodes: {"ClusterNodeSummaries": [NODE]},
-    calls.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
+    asking.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
     calls.AttachVolume: {"State": "attaching"},
     calls.DetachVolume: {"State": "detaching"},
     calls.AttachClusterNodeVolume: {"Status": "attaching"},

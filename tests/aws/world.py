@@ -154,6 +154,8 @@ class NodeUnderTest:
         self.events: list[tuple[str, str]] = []
         self.told: list[dict[str, Any]] = []
         """The fields of each event, in the same order."""
+        self.spoil: Callable[[Call[Any], dict[str, Any]], None] = lambda _call, _answer: None
+        """What somebody between the node and AWS does to answers."""
         self.clock_error = timedelta()
         """How far the node's own clock is ahead."""
         self.restart()
@@ -218,7 +220,9 @@ class NodeUnderTest:
             answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
             raise explain_failure(describe_failure(type(call), error)) from error
-        return call.parse(json.loads(encode_reply(answer)))
+        told = json.loads(encode_reply(answer))
+        self.spoil(call, told)
+        return call.parse(told)
 
     async def settle(self, looks: int = 12, *, step_s: float = 60) -> Findings:
         """Look until nothing is done any more and nothing waits; fail when that does not come."""

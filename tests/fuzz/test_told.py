@@ -24,6 +24,7 @@ from agent.cloud.client import _explain_misread
 from agent.cloud.control import _find_order, add_cloud_routes
 from agent.cloud.errors import explain_failure
 from agent.cloud.replies import GarbledError, Reply, decode_reply, read_failure
+from agent.cloud.unread import Unread
 from agent.cloud.words import find_volume, parse_snapshot_id, read_modification, read_new_volume
 from agent.errors import AgentError, ExitCode
 from agent.model import VolumeId
@@ -65,7 +66,11 @@ def _check_call(call: Call[Any], reply: Reply) -> None:
         if reply.answer is None:
             check_error(explain_failure(read_failure(call.service, call.operation, reply.failure), VOLUME))
         else:
-            json.dumps(call.parse(reply.answer), default=str).encode("utf-8")
+            said = call.parse(reply.answer)
+            json.dumps(said, default=str).encode("utf-8")
+            for one in said if isinstance(said, tuple) else ():
+                if isinstance(one, Unread):
+                    check_error(one.explain())
     except AgentError as error:
         check_error(_explain_misread(call, error.message))
 

@@ -203,3 +203,12 @@ def test_volume_that_was_answered_for_is_not_woken() -> None:
         assert woken == []
 
     play(tell)
+
+
+def test_answer_that_cannot_be_read_is_waited_for_without_end(origins: Origins, time: Time) -> None:
+    """The limit of the waiting is for what AWS does not say, not for what it says and nobody can read."""
+    origins.put({}, (), {FIRST})
+    time.s += 1000 * LIMIT_S
+    assert origins.find(FIRST).is_awaited
+    assert origins.put({}, ()) == {FIRST}
+    assert not origins.find(FIRST).is_awaited

@@ -46,6 +46,8 @@ async def test_doctor_tells_sources_and_permissions(
     assert examined["zone"].found == "us-west-2a (API)"
     assert examined["ec2:DescribeVolumes"].is_ok
     assert examined["ec2:DescribeVolumeStatus"].is_ok
+    assert examined["AWS role"].is_ok
+    assert examined["AWS role"].found.startswith("arn:aws:")
     assert world.aws.calls["DescribeVolumeStatus"] == 0, "its dry run only"
     denied = examined["ec2:CreateVolume ec2:CreateTags"]
     assert denied.is_ok is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,11 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.cloud import worker_words
-from agent.cloud.calls import CreateSnapshot, DescribeVolumes, GetCallerIdentity
+from agent.cloud.asking import GetCallerIdentity
+from agent.cloud.calls import CreateSnapshot, DescribeVolumes
 from agent.cloud.client import CloudClient
 from agent.cloud.errors import CloudError
 from agent.cloud.examine import describe_user
 from agent.cloud.service import choose_worker_settings
+from agent.cloud.unread import Unread, require_read
 from agent.cloud.whoami import CloudIdentity
 from agent.cloud.worker_process import NOBODY_UID, WorkerSettings
 from agent.model import Reason, VolumeId
@@ -76,10 +79,6 @@ def describe(**members: str) -> str:
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        (describe(Tags='[{"Key": "role", "Value": {"a": 1}}]'), "the Value of a tag of vol-"),
-        (describe(Size='float("inf")'), "the Size of vol-.* is inf"),
-        (describe(Iops='float("nan")'), "the Iops of vol-.* is nan"),
-        (describe(Zone="1", State='"x" * 1_000_000'), "the State of vol-.* is 'xxx.*…, and has to be text"),
         (
             REPLY.format('say(id=asked["id"], answer={"Volumes": {}})'),
             "the Volumes of the answer is an object",
@@ -99,13 +98,35 @@ async def test_an_answer_that_is_none_fails_its_call(make_client: MakeClient, pr
         assert client.started == 1
 
 
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (describe(Tags='[{"Key": "role", "Value": {"a": 1}}]'), "the Value of a tag of vol-"),
+        (describe(Size='float("inf")'), "the Size of vol-.* is inf"),
+        (describe(Iops='float("nan")'), "the Iops of vol-.* is nan"),
+        (describe(Zone="1", State='"x" * 1_000_000'), "the State of vol-.* is 'xxx.*…, and has to be text"),
+        (describe(Attachments='[{"State": 7}]'), "the State of an attachment of vol-.* is 7"),
+    ],
+)
+async def test_an_entry_that_is_none_stands_for_itself(
+    make_client: MakeClient, program: str, why: str
+) -> None:
+    """One entry of many that cannot be read is told of by its ID, and fails no call."""
+    async with make_client(program) as client:
+        (entry,) = await client.make(DescribeVolumes())
+    assert isinstance(entry, Unread)
+    assert entry.name == VOLUME
+    assert re.search(why, entry.problem)
+    assert VOLUME in entry.explain().message
+
+
 async def test_a_large_answer_is_read_whole(make_client: MakeClient) -> None:
     """As many volumes as an account has are one answer, read beside the event loop."""
     program = describe().replace("[volume]", "[dict(volume, VolumeId=f'vol-{n:017x}') for n in range(5000)]")
     async with make_client(program) as client:
         volumes = await client.make(DescribeVolumes())
     assert len(volumes) == 5000
-    assert volumes[-1].volume_id == f"vol-{4999:017x}"
+    assert require_read(volumes)[-1].volume_id == f"vol-{4999:017x}"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cloud.calls import CreateVolume, DescribeVolumes, GetCallerIdentity, ModifyVolume
+from agent.cloud.asking import GetCallerIdentity
+from agent.cloud.calls import CreateVolume, DescribeVolumes, ModifyVolume
 from agent.cloud.client import CloudClient
 from agent.cloud.errors import CloudError
 from agent.cloud.loop import CloudLoop
+from agent.cloud.unread import require_read
 from agent.errors import AgentError
 from agent.model import Reason, VolumeId
 from tests.aws.cloud import ZONE
@@ -90,7 +92,7 @@ async def test_worker_lives_while_there_is_something_to_do(world: World) -> None
 
     async with CloudClient(world.settings(idle_s=0.3), count) as client:
         assert client.started == 0
-        (volume,) = await client.make(DescribeVolumes())
+        (volume,) = require_read(await client.make(DescribeVolumes()))
         assert (volume.volume_id, volume.tag("role")) == (volume_id, "db")
         pid = client.worker_pid
         assert pid is not None

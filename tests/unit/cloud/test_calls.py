@@ -45,7 +45,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DetachVolume(INSTANCE, VOLUME),
     calls.DisableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
     calls.EnableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
-    calls.GetCallerIdentity(),
+    asking.GetCallerIdentity(),
     calls.ListClusterNodes(ARN),
     calls.LockSnapshot(SNAPSHOT, "governance", 7),
     calls.ModifyVolume(VOLUME, 6, "io2", 5000, None),

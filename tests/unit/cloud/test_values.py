@@ -13,6 +13,7 @@ from agent.cloud import calls
 from agent.cloud.call import Call
 from agent.cloud.errors import explain_failure
 from agent.cloud.replies import LINE_LIMIT_BYTES, GarbledError, decode_reply, encode_failure, read_failure
+from agent.cloud.unread import Unread, require_read
 from agent.cloud.worker import describe_failure, encode_reply, make_reply
 from agent.errors import AgentError
 from tests.aws.answers import ANSWERS, DESCRIBED
@@ -57,7 +58,9 @@ def put(answer: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[str,
 
 
 def parse(call: type[Call[Any]], answer: dict[str, Any]) -> Any:
-    return call.parse(call.__new__(call), answer)
+    """Return what the answer says; what cannot be read of an entry is an error of that entry."""
+    said = call.parse(call.__new__(call), answer)
+    return said if call.named_by is None else require_read(said)
 
 
 PLACES = [
@@ -78,6 +81,17 @@ def test_a_member_of_another_type_is_an_error(call: type[Call[Any]], place: tupl
     for wrong in WRONG_FOR[type(right)]:
         with pytest.raises(AgentError):
             parse(call, put(answer, place, wrong))
+
+
+@pytest.mark.parametrize("entry", [None, 7, "x", [], {}, {"VolumeId": 7}, {"VolumeId": "vol-x"}, {"Size": 8}])
+def test_an_entry_that_names_nothing_is_one_all_the_same(entry: Any) -> None:
+    """It is in its place among the others, which are what they are, and bears no name."""
+    call = calls.DescribeVolumes()
+    before, found, after = call.parse({"Volumes": [DESCRIBED, entry, DESCRIBED]})
+    assert before == after == require_read(call.parse({"Volumes": [DESCRIBED]}))[0]
+    assert isinstance(found, Unread)
+    assert found.name is None
+    assert "does not name" in found.explain().message
 
 
 @pytest.mark.parametrize("member", ["Tags", "Attachments"])

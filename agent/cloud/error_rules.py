@@ -117,7 +117,7 @@ STATE = Rule(
 INVALID = Rule(
     Reason.CLOUD_ERROR,
     "AWS refuses the parameters of {operation}: {message}",
-    "Mend the volume's class, size or ID in the policy file; asking again would not help.",
+    "Mend the volume's class, size or ID, in the policy or in the order; asking again would not help.",
     is_retryable=False,
     retry_after_s=900.0,
 )

@@ -139,5 +139,5 @@ def _summarize(status: VolumeStatus) -> tuple[Any, ...]:
     verdicts = () if status.health is None else tuple(v.reason for v in status.health.verdicts)
     return (
         *(status.name, status.condition, status.reason, status.device, status.path, status.size_bytes),
-        *(status.last_step, status.plan, status.is_required, verdicts),
+        *(status.last_step, status.plan, status.is_required, verdicts, status.drift),
     )

@@ -20,7 +20,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from agent.model import Condition, NodeFacts, Reason, VolumeId
+from agent.model import Condition, Difference, NodeFacts, Reason, Remedy, VolumeId
 from agent.policy.settings import MqttSettings, MqttTls
 from agent.report import mqtt, mqtt_client
 from agent.report.board import Board
@@ -563,6 +563,18 @@ async def test_absent_broker_costs_nothing(broker: Mosquitto) -> None:
             )
         )
         assert counters.registry.get_sample_value("ebs_agent_mqtt_connected") == 0
+
+
+async def test_drift_is_published_at_once() -> None:
+    """What a volume is not as its claim says is news, though its condition is as before."""
+    outbox, topics = Outbox(), Topics(BASE)
+    outbox.put_state(CHECKPOINTS, READY, now_s=0)
+    await outbox.take(topics)
+    drift = Difference("iops", "6000", "3000", Remedy.LATER)
+    outbox.put_state(CHECKPOINTS, make_status(drift=(drift,)), now_s=1)
+    with anyio.fail_after(5):
+        message, _ = await outbox.take(topics)
+    assert json.loads(message.payload)["drift"][0]["what"] == "iops"
 
 
 async def test_numbers_alone_are_published_now_and_then() -> None:

@@ -22,11 +22,13 @@ class Cause(Enum):
     """Its device came, went, answers again, or is another one or of another size than it was."""
     ANSWER = "answer"
     """What the cloud says of it has changed, or is waited for no longer."""
+    WAY = "way"
+    """What was in its way has gone, as a mount at its path; or what changes places with it is there to go."""
     ORDER = "order"
     """A person said so: to look at it, or to read the policy again."""
 
 
-ENDS_PAUSE = frozenset({Cause.WANT, Cause.DEVICE, Cause.ANSWER, Cause.ORDER})
+ENDS_PAUSE = frozenset({Cause.WANT, Cause.DEVICE, Cause.ANSWER, Cause.WAY, Cause.ORDER})
 """What ends the pause after a failure; nothing else does, however often it is heard."""
 
 BEGINS_ANEW = frozenset({Cause.WANT, Cause.DEVICE, Cause.ANSWER})

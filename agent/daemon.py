@@ -120,7 +120,8 @@ class Daemon:
         node.doubt = self._surveyor.doubt
         self._origins = Origins()
         node.find_answer = self._origins.find
-        node.freezes.hear_thaw = self._reconciler.wake
+        node.freezes.hear_thaw = node.rings.call = partial(self._reconciler.wake, cause=Cause.WAY)
+        node.rings.find_path, node.rings.hear_free = self._reconciler.find_path, self._reconciler.hear_free
         node.needs_proof = needs_proof
         self._present: Mapping[VolumeId, Seen] = {}
         self._claimed: Mapping[str, VolumeId] = {}

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.causes import BEGINS_ANEW, ENDS_PAUSE, Cause
 from agent.errors import AgentError
 from agent.faults import RETRY_S, supervise
-from agent.model import VolumeId
+from agent.model import VolumeId, Wanted
 from agent.passes import Context, Memory, Node, Pass, Session, describe_busy, look
 from agent.report.board import Board
 from agent.report.counters import Counters
@@ -117,6 +117,17 @@ class Reconciler:
         """Have every volume looked at soon, as ``wake`` does."""
         for volume in self.list_volumes():
             self.wake(volume, cause)
+
+    def find_path(self, volume: VolumeId) -> str | None:
+        """Return where a volume is to be mounted; None where it is not, or nothing is wanted of it."""
+        want = self._wants.get(volume)
+        return want.mount.path if isinstance(want, Wanted) and want.mount is not None else None
+
+    def hear_free(self, path: str) -> None:
+        """Have those looked at that are to be mounted where a mount has just gone."""
+        for volume in self._wants:
+            if self.find_path(volume) == path:
+                self.wake(volume, Cause.WAY)
 
     def list_volumes(self) -> tuple[VolumeId, ...]:
         """Return the volumes followed now, and those to be."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import ClassVar, TypeAlias
 
-from agent.model import Condition, DeviceNumber, FsType, Mount, Reason, RootInode
+from agent.model import Condition, DeviceNumber, FsType, Mount, Reason, Relocation, RootInode
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,12 @@ class MoveMount:
     kind: ClassVar[str] = "move"
     from_path: str
     to_path: str
+    ring: tuple[Relocation, ...] = ()
+    """This move and those of other volumes that are made at once, since each is in the way of another."""
 
     def describe(self) -> str:
-        return f"move the mount from {self.from_path} to {self.to_path}"
+        others = (f"{one.volume_id} from {one.path} to {one.to_path}" for one in self.ring[1:])
+        return ", and at once ".join((f"move the mount from {self.from_path} to {self.to_path}", *others))
 
 
 @dataclass(frozen=True)

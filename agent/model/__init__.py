@@ -11,7 +11,7 @@ from agent.model.content import Blank, Content, Filesystem, Foreign, FsType, Unk
 from agent.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
 from agent.model.drift import Difference, Provisioned, Remedy
 from agent.model.next_call import NextCall
-from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Tuning
+from agent.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Relocation, Tuning
 from agent.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
 from agent.model.snapshots import SnapshotFacts
 from agent.model.volume import Condition, Reason, VolumeId, parse_volume_id
@@ -58,6 +58,7 @@ __all__ = [
     "RawRecord",
     "Reason",
     "Released",
+    "Relocation",
     "Remedy",
     "RootInode",
     "Seen",

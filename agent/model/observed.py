@@ -32,6 +32,16 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Relocation:
+    """A mount that the agent made and that is to be at another path."""
+
+    volume_id: VolumeId
+    path: str
+    device_number: DeviceNumber
+    to_path: str
+
+
+@dataclass(frozen=True)
 class Exclusion:
     """Why a device is not the agent's to touch."""
 
@@ -105,6 +115,9 @@ class Observed:
     """The first of its mounts is there and its path leads elsewhere: nobody can use it there."""
     is_frozen: bool = False
     """Somebody else froze the mounted filesystem, as far as that was found: who writes to it waits."""
+    ring: tuple[Relocation, ...] = ()
+    """Mounts, this volume's first, of which each is to be where the next one is, and the last where the first
+    is: none of them can move before the others."""
     cut_off: Mount | None = None
     """An earlier mount of the agent, left by a move that was cut off when the volume was at its path."""
     checked: Checked | None = None

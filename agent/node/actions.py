@@ -108,7 +108,7 @@ class VolumeActions:
                 raise refuse_raw(observed)
             touched = find_touched_mount(action, observed)
             if touched is not None:
-                await self._node.freezes.refuse_frozen(self._pin.volume, touched)
+                await self._node.freezes.refuse_frozen(self._pin.volume, touched.path, touched.device_number)
             if isinstance(action, (Check, MountFilesystem)):
                 await self._verify_unchanged(observed)
             if isinstance(action, Format):
@@ -281,6 +281,9 @@ class VolumeActions:
         await self._note_mount(action.path, action.device_number, _need_device(observed), in_force)
 
     async def _move(self, action: MoveMount, observed: Observed) -> None:
+        if action.ring:
+            await self._node.rings.move(action.ring)
+            return
         mount = _need_mount(observed, action.from_path)
         await self._pin.call(
             move_mount,
@@ -294,6 +297,7 @@ class VolumeActions:
         note = await self._node.read(self._node.records.read_mount, self._pin.volume)
         if note is not None and note.path == action.from_path:
             await self._node.note_mount(replace(note, path=action.to_path))
+        self._node.rings.hear_free(action.from_path)
 
     async def _unmount(self, action: Unmount, _: Observed) -> None:
         if action.is_stale:
@@ -304,6 +308,7 @@ class VolumeActions:
         else:
             await self._pin.call(mounted.unmount, action.mount, timeout_s=MOUNT_TIMEOUT_S)
         await self._node.forget_mount(self._pin.volume)
+        self._node.rings.hear_free(action.mount.path)
 
     async def _set_root_ownership(self, action: SetRootOwnership, _: Observed) -> None:
         await self._pin.call(

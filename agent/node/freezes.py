@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from agent.errors import FrozenError, NotAnsweringError, NotMountedError
 from agent.frozen import hint_at_thaw, tell_frozen
-from agent.model import Mount, Observed, Reason, VolumeId
+from agent.model import DeviceNumber, Mount, Observed, Reason, VolumeId
 from agent.node import mounted
 from agent.node.mount_sample import MountSample, probe_write
 from agent.node.workers import Workers
@@ -30,6 +30,8 @@ class Freezes:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._held: set[VolumeId] = set()
+        self._found: set[VolumeId] = set()
+        """Found frozen by somebody else, and not thawed since."""
         self.hear_thaw: Callable[[VolumeId], None] = lambda _: None
         workers.hear_release(self._hear_release)
 
@@ -44,7 +46,10 @@ class Freezes:
 
     def is_frozen(self, volume: VolumeId) -> bool:
         """Tell whether somebody else froze the volume's filesystem, as far as that was found."""
-        return volume not in self._held and self._workers.is_held_by_freeze(_name_subject(volume))
+        if volume in self._held or not self._workers.is_held_by_freeze(_name_subject(volume)):
+            return False
+        self._found.add(volume)
+        return True
 
     async def is_stuck(self, volume: VolumeId, patience_s: float) -> bool:
         """Tell whether a worker that was to write to the volume hangs in the kernel, and for no freeze."""
@@ -52,7 +57,7 @@ class Freezes:
         is_stuck = await self._workers.is_stuck(subject, patience_s)
         return is_stuck and not self._workers.is_held_by_freeze(subject)
 
-    async def refuse_frozen(self, volume: VolumeId, mount: Mount) -> None:
+    async def refuse_frozen(self, volume: VolumeId, path: str, device_number: DeviceNumber) -> None:
         """Raise FrozenError where somebody froze what is mounted there, before a step that it would stop.
 
         NotAnsweringError where that may be so. What is slow, or takes no writes at all, the step finds out.
@@ -61,13 +66,14 @@ class Freezes:
             with suppress(OSError, NotMountedError):
                 await self._workers.call(
                     mounted.begin_write,
-                    mount.path,
-                    mount.device_number,
+                    path,
+                    device_number,
                     timeout_s=BEGIN_TIMEOUT_S,
                     subject=_name_subject(volume),
                 )
         except FrozenError as error:
-            raise explain_frozen(volume, mount.path) from error
+            self._found.add(volume)
+            raise explain_frozen(volume, path) from error
         except NotAnsweringError as error:
             if error.may_be_frozen:
                 raise
@@ -94,8 +100,10 @@ class Freezes:
         return replace(mount, write_errno=failure)
 
     def _hear_release(self, subject: str) -> None:
-        if subject.startswith(_PREFIX):
-            self.hear_thaw(VolumeId(subject.removeprefix(_PREFIX)))
+        volume = VolumeId(subject.removeprefix(_PREFIX))
+        if volume in self._found and subject == _name_subject(volume):
+            self._found.discard(volume)
+            self.hear_thaw(volume)
 
 
 def find_touched_mount(action: Action, observed: Observed) -> Mount | None:

@@ -60,7 +60,7 @@ def mount_filesystem(request: MountRequest) -> Mounted:
     another one by now, AgentError with the kernel's words where it will not mount.
     """
     with open_mount_point(request.path, request.allowed_roots) as directory_fd:
-        _check_free(directory_fd, request.path)
+        check_free(directory_fd, request.path)
         is_hiding_files = not is_empty(directory_fd)
         with _make_mount(request, directory_fd) as mount_fd:
             return Mounted(read_mount_id(mount_fd), is_hiding_files)
@@ -74,11 +74,11 @@ def move_mount(path: str, device_number: DeviceNumber, to_path: str, allowed_roo
     someone uses it, raises AgentError with reason DeviceBusy and leaves it where it was alone.
     """
     with open_mount_point(to_path, allowed_roots) as directory_fd:
-        _check_free(directory_fd, to_path)
+        check_free(directory_fd, to_path)
         with open_mount(path, device_number) as (mount_fd, mount):
             copy_fd = mountapi.clone_mount(mount_fd)
         try:
-            _attach(copy_fd, directory_fd, to_path)
+            attach(copy_fd, directory_fd, to_path)
             try:
                 unmount_unused(mount)
             except BaseException:
@@ -102,7 +102,7 @@ def _make_mount(request: MountRequest, directory_fd: int) -> Iterator[int]:
     try:
         _check_device(mount_fd, request)
         _give_ownership(mount_fd, request)
-        _attach(mount_fd, directory_fd, request.path)
+        attach(mount_fd, directory_fd, request.path)
         yield mount_fd
     finally:
         os.close(mount_fd)
@@ -173,7 +173,7 @@ def _quote(parameter: str) -> str:
     return f'{key}="{value}"' if "," in value else parameter
 
 
-def _check_free(directory_fd: int, path: str) -> None:
+def check_free(directory_fd: int, path: str) -> None:
     """Refuse a directory that something is mounted on."""
     mount_id = read_mount_id(directory_fd)
     top = find_top_mount(read_mounts_towards(path), path)
@@ -217,7 +217,7 @@ def _give_ownership(mount_fd: int, request: MountRequest) -> None:
                 ) from error
 
 
-def _attach(mount_fd: int, directory_fd: int, path: str) -> None:
+def attach(mount_fd: int, directory_fd: int, path: str) -> None:
     """Attach a detached mount and make sure that it is what its path leads to."""
     try:
         mountapi.attach_mount(mount_fd, directory_fd)

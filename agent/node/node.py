@@ -46,6 +46,7 @@ from agent.node.mountinfo import find_node_number
 from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 from agent.node.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.records import Records, read_boot_id
+from agent.node.rings import Rings
 from agent.node.sample import Sample, SampleRequest, take_sample
 from agent.node.sources import DeviceSource, Hint
 from agent.node.udev import UdevSource
@@ -110,7 +111,7 @@ class Node:
         self.doubt: Callable[[str], None] = lambda _: None
         """Told of a device that is not the volume it was taken for; put here by whoever keeps the list."""
         self._places: Mapping[VolumeId, tuple[str, ...]] = {}
-        self.freezes = Freezes(workers)
+        self.freezes, self.rings = Freezes(workers), Rings(self)
 
     def allow_roots(self, roots: Sequence[str]) -> None:
         """Say beneath which directories volumes may be mounted."""

@@ -20,6 +20,7 @@ from agent.model import (
     OriginAnswer,
     Process,
     Reason,
+    Relocation,
     Unproven,
     VolumeId,
     Wanted,
@@ -180,6 +181,7 @@ class VolumeSession:
             obstacle=look.obstacle,
             mounted_at=look.mounted_at,
             is_hidden=look.is_hidden,
+            ring=await self._find_ring(look, wanted),
             cut_off=look.cut_off,
             checked=checked,
             format_record=format_record,
@@ -278,6 +280,12 @@ class VolumeSession:
         return await self._pin.call(
             find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
         )
+
+    async def _find_ring(self, look: Look, wanted: Wanted | None) -> tuple[Relocation, ...]:
+        is_to_move = wanted is not None and wanted.mount is not None and bool(look.mounts)
+        if not is_to_move or look.obstacle is None or look.is_hidden or _find_here(look, wanted) is not None:
+            return ()
+        return await self._node.rings.find(self._volume)
 
     async def _list_left_behind(self) -> tuple[Process, ...]:
         leftovers = self._node.leftovers.get(self._volume)

@@ -267,14 +267,14 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
         return ()
     if observed.is_hidden:
         return (_refuse_hidden(observed, mount),)
-    if observed.obstacle is not None:
+    if observed.obstacle is not None and not observed.ring:
         return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
     if observed.processes:
         return (_degrade_move(mount, wanted.mount, f"{name_processes(observed.processes)} use it"),)
     if _is_within(mount.path, wanted.mount.path) or _is_within(wanted.mount.path, mount.path):
         # At both places at once, as a move has it for a moment, one would hide the other, or lie on it.
         return (Unmount(mount),)
-    return (MoveMount(mount.path, wanted.mount.path),)
+    return (MoveMount(mount.path, wanted.mount.path, observed.ring),)
 
 
 def _is_within(path: str, directory: str) -> bool:

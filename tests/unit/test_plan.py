@@ -30,6 +30,7 @@ from agent.model import (
     Process,
     RawRecord,
     Reason,
+    Relocation,
     RootInode,
     Tuning,
     Unknown,
@@ -489,6 +490,22 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     assert busy.condition is Condition.DEGRADED
     assert busy.verdict is not None
     assert "python (42)" in busy.verdict.message
+
+
+def test_mounts_in_each_others_way_move_at_once() -> None:
+    """None of them could go first. As long as somebody uses this one it stays, and with it all others."""
+    ring = (
+        Relocation(VOLUME, "/data/old", NUMBER, PATH),
+        Relocation(VolumeId("vol-0123456789abcdef9"), PATH, DeviceNumber(259, 9), "/data/old"),
+    )
+    here = look(EXT4, mounts=(mount_of("/data/old"),), obstacle="an ext4 filesystem (/dev/nvme9n1)")
+    assert isinstance(make_plan(here, WANTED).steps[0], Degrade)
+    (step,) = make_plan(replace(here, ring=ring), WANTED).steps
+    assert step == MoveMount("/data/old", PATH, ring)
+    assert "at once vol-0123456789abcdef9 from /data/ckpt to /data/old" in step.describe()
+    (verdict,) = make_plan(replace(here, ring=ring, processes=(Process(7, "python3"),)), WANTED).steps
+    assert isinstance(verdict, Degrade)
+    assert "python3 (7)" in verdict.message
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import agent
 from agent.causes import Cause
 from agent.cloud.findings import Findings, explain_fault, make_facts
 from agent.cloud.hands import NodeHands
+from agent.cloud.interruption import InterruptionWatch
 from agent.cloud.keeping import FileStore
 from agent.cloud.service import CloudService, may_be_wanted
 from agent.cloud.sources import Surroundings, identify_locally, look_around
@@ -141,6 +142,7 @@ class Daemon:
             note_by_hand=self._hands.note_by_hand,
             record=self._record,
         )
+        self._interruptions = InterruptionWatch(lambda: self._surroundings, self._leave_node)
         self._policy: Policy
         self._put_policy(policy)
 
@@ -195,6 +197,8 @@ class Daemon:
         note = self._hands.note_given_back
         tasks.start_soon(supervise, "note what is given back to the policy", note, name="released")
         tasks.start_soon(self._keep_cloud, identity, name="cloud")
+        heed = self._interruptions.run
+        tasks.start_soon(supervise, "heed what AWS does with this instance", heed, name="interruptions")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")
 
@@ -290,6 +294,20 @@ class Daemon:
         add_examination(app, lambda: self._policy, partial(look_around, self._node.aside))
         return app
 
+    async def _leave_node(self, why: str, left_s: float) -> None:
+        """Have every volume leave this node, whose end is near."""
+        from agent.cloud.control import Clerk  # noqa: PLC0415
+        from agent.cloud.leaving_node import leave_node  # noqa: PLC0415
+
+        async def tell(text: str) -> None:
+            log.info("instance.leaving", text=text)
+
+        orders, file = self._cloud.prepare_orders, self._policy_file
+        clerk = Clerk(self._board, orders, self.keep, lambda: self._policy, file, self._hands)
+        desk = clerk.open_node_desk(tell)
+        if desk is not None:
+            await leave_node(desk, why, left_s)
+
     def _make_http_app(self) -> web.Application:
         from agent.report.http import make_app  # noqa: PLC0415
         from agent.report.metrics import Exposition  # noqa: PLC0415
@@ -336,6 +354,7 @@ class Daemon:
         if self._is_identified:  # before, it would be published under another name
             self._mqtt.apply(policy.agent.mqtt, self._facts)
         self._http.apply(_choose_listen(policy))
+        self._interruptions.apply(is_wanted="spot-interruption" in policy.agent.cloud.release_on)
         self._counters.note_policy_reload(is_in_force=True)
         self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
         self._expect_origins()

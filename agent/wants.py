@@ -23,7 +23,7 @@ def choose_goal(want: Want) -> Wanted | None:
 def plan_for(observed: Observed, want: Want) -> Plan:
     """Return what to do about the volume now."""
     if isinstance(want, Released):
-        return plan_released(observed)
+        return plan_released(observed, want.why)
     return make_plan(observed, choose_goal(want))
 
 

@@ -90,13 +90,13 @@ def add_cloud_routes(
 
     ``node``: does by itself what of an order needs no AWS, and takes ``POST /v1/release``.
     """
-    clerk = _Clerk(board, prepare, keep, policy, policy_file, node)
+    clerk = Clerk(board, prepare, keep, policy, policy_file, node)
     app.router.add_post("/v1/cloud/{order}", clerk.take_order)
     app.router.add_post("/v1/release", clerk.take_release)
 
 
 @dataclass(frozen=True)
-class _Clerk:
+class Clerk:
     """Takes orders, and answers each with its progress and with what came of it."""
 
     board: Board
@@ -112,7 +112,7 @@ class _Clerk:
         async def carry_out(tell: Tell) -> Answer:
             order = _find_order(name)
             check_words(name, words)
-            desk = self._open_node_desk(tell)
+            desk = self.open_node_desk(tell)
             if desk is not None and name in NODE_ORDERS:
                 return await NODE_ORDERS[name](desk, words, order)
             return await order(await self._open_desk(tell), words)
@@ -123,7 +123,7 @@ class _Clerk:
         words = await _read_words(request)
 
         async def carry_out(tell: Tell) -> Answer:
-            desk = self._open_node_desk(tell)
+            desk = self.open_node_desk(tell)
             if desk is None or words.keys() != {"all"} or words["all"] is not True:
                 raise refuse_words("What is to be released is not said.", 'The words are {"all": true}.')
             return await release_all(desk)
@@ -134,7 +134,8 @@ class _Clerk:
         follower, view = await self.prepare(tell)
         return Desk(follower, view, self.board, self.keep, self.policy, self.policy_file)
 
-    def _open_node_desk(self, tell: Tell) -> NodeDesk | None:
+    def open_node_desk(self, tell: Tell) -> NodeDesk | None:
+        """Return what carries orders out on the node first; None where there is no node to do that."""
         if self.node is None:
             return None
         return NodeDesk(self.board, self.node, self.keep, tell, lambda: self._open_desk(tell))

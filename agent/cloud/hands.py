@@ -67,6 +67,8 @@ class NodeHands:
         self._by_hand = self._note.read()
         """Those of the released that a person took away: the policy's own are let go anew after a restart."""
         self.released: set[VolumeId] = set(self._by_hand)
+        self._withdrawn: str | None = None
+        """Why everything was let go, as a clause, where no person ordered it."""
 
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         """Return the volumes whose devices are here, with the block device name chosen at attach."""
@@ -94,14 +96,14 @@ class NodeHands:
         except AgentError as error:
             # What hides a mount need not be in the way of taking the volume from under it.
             if is_forced and (isinstance(error, CoveredError) or not isinstance(error, RefusedError)):
-                await self._flush_anyhow(volume_id)
+                await self.flush(volume_id)
                 return
             self.keep(volume_id)
             if error.reason is Reason.DEVICE_BUSY:
                 raise await self._name_users(volume_id, error, mounts) from error
             raise
 
-    async def _flush_anyhow(self, volume_id: VolumeId) -> None:
+    async def flush(self, volume_id: VolumeId) -> None:
         """Flush what can be flushed of a volume that is about to be detached under its users.
 
         Raises CoveredError, with the volume kept, where nothing reaches what is mounted of it.
@@ -123,7 +125,7 @@ class NodeHands:
             return want
         if volume_id in self._by_hand:
             return Released(want) if isinstance(want, Wanted) else want
-        return None
+        return Released(want, self._withdrawn) if self._withdrawn and isinstance(want, Wanted) else None
 
     def keep(self, volume_id: VolumeId) -> None:
         """Have the volume mounted again as the policy says."""
@@ -137,6 +139,7 @@ class NodeHands:
         """Give everything that was released back to the policy, as reloading it does."""
         self.released.clear()
         self._by_hand.clear()
+        self._withdrawn = None
         self._note.note_change()
 
     async def note_by_hand(self, volume_id: VolumeId) -> None:
@@ -150,12 +153,26 @@ class NodeHands:
         That is what the policy wants, what was released before and what the agent has mounted. Volumes that
         come later, unless by an order, are left alone as well, until the policy is read again.
         """
-        recorded = set(self._node.list_recorded())
-        meant = {*self._reconciler.list_wanted(), *self.released, *recorded} - {EVERYTHING}
-        self.released |= {*meant, EVERYTHING}
+        here = self._let_everything_go()
         self._by_hand |= self.released
         self._refresh()
         await self._note.write(self._by_hand)
+        return here
+
+    async def withdraw_all(self, why: str) -> tuple[VolumeId, ...]:
+        """Leave everything alone, and return what is here; a reload, or a start of the agent, ends it.
+
+        ``why``: a clause that is told of each volume.
+        """
+        self._withdrawn = why
+        here = self._let_everything_go()
+        self._refresh()
+        return here
+
+    def _let_everything_go(self) -> tuple[VolumeId, ...]:
+        recorded = set(self._node.list_recorded())
+        meant = {*self._reconciler.list_wanted(), *self.released, *recorded} - {EVERYTHING}
+        self.released |= {*meant, EVERYTHING}
         return tuple(sorted(meant & {*self._present(), *recorded}))
 
     async def write_released(self) -> bool:
@@ -166,6 +183,7 @@ class NodeHands:
         """Leave volumes alone that have just come to a node of which everything was taken away."""
         if EVERYTHING in self.released:
             self.released.update(volumes)
+        if EVERYTHING in self._by_hand:
             self._by_hand.update(volumes)
             self._note.note_change()
 

@@ -33,6 +33,8 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
         yield "AttachClusterNodeVolume" if api is AttachApi.HYPERPOD else "AttachVolume"
     if api is AttachApi.HYPERPOD and can_attach:
         yield "DescribeClusterNode"
+    if can_attach and policy.agent.cloud.release_on:
+        yield "DetachClusterNodeVolume" if api is AttachApi.HYPERPOD else "DetachVolume"
     if claims:
         is_copy = [claim.source_volume_id is not None for claim in claims]
         yield from ("CreateVolume",) * (not all(is_copy)) + ("CopyVolumes",) * any(is_copy)

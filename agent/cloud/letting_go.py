@@ -40,6 +40,12 @@ class NodeSide(Hands, Protocol):
     async def note_all_by_hand(self) -> tuple[VolumeId, ...]:
         """Have it on disk that a person takes everything away; return what is here and to be let go."""
 
+    async def withdraw_all(self, why: str) -> tuple[VolumeId, ...]:
+        """Leave everything alone, without a note of it; return what is here and to be let go."""
+
+    async def flush(self, volume_id: VolumeId) -> None:
+        """Flush what can be flushed of a volume that others use."""
+
     async def write_released(self) -> bool:
         """Have on disk what is released by now; False where a restart would not know of it."""
 

@@ -212,6 +212,24 @@ def _fetch_metadata(endpoint: str, timeout_s: float) -> tuple[bytes, bytes]:
     return document, partition
 
 
+def fetch_metadata(endpoint: str, path: str, timeout_s: float) -> bytes | None:
+    """Return what the service has at a path, None where it has nothing. Blocks; OSError or HTTPException."""
+    where = urlsplit(endpoint)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
+    try:
+        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
+        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
+        connection.request("GET", f"{where.path}{path}", headers=headers)
+        with connection.getresponse() as response:
+            if response.status == HTTPStatus.NOT_FOUND:
+                return None
+            if response.status != HTTPStatus.OK:
+                raise HTTPException(f"{response.status} {response.reason}")
+            return response.read(_MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
+
+
 def _request_partition(connection: HTTPConnection, root: str, headers: dict[str, str]) -> bytes:
     """Return the partition's name; nothing where it is not told, for the region tells it as well."""
     try:

@@ -79,6 +79,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Released:
-    """A volume that a person took away from what wants it: nothing is done with it until it is given back."""
+    """A volume that was taken away from what wants it: nothing is done with it until it is given back."""
 
     wanted: Wanted
+    why: str = "was taken away by hand"
+    """A clause about the volume."""

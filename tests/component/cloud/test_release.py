@@ -34,6 +34,8 @@ class NodeByItself(EmulatedHands):
 
     noted: frozenset[VolumeId] = frozenset()
     is_disk_full = False
+    is_note_needed = True
+    flushed: tuple[VolumeId, ...] = ()
 
     async def note_by_hand(self, volume_id: VolumeId) -> None:
         self.noted |= {volume_id}
@@ -50,7 +52,8 @@ class NodeByItself(EmulatedHands):
         return not self.is_disk_full
 
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
-        assert self.is_disk_full or volume_id in self.noted, "let go before it was noted"
+        is_noted = self.is_disk_full or volume_id in self.noted
+        assert is_noted or not self.is_note_needed, "let go before it was noted"
         try:
             await super().release(volume_id, is_forced=is_forced)
         except AgentError:
@@ -59,6 +62,15 @@ class NodeByItself(EmulatedHands):
 
     def keep(self, volume_id: VolumeId) -> None:
         self.released.discard(volume_id)
+
+    async def withdraw_all(self, why: str) -> tuple[VolumeId, ...]:
+        del why
+        here = tuple(sorted(self.list_devices()))
+        self.released |= {*here, EVERYTHING}
+        return here
+
+    async def flush(self, volume_id: VolumeId) -> None:
+        self.flushed += (volume_id,)
 
 
 class Node:
@@ -76,7 +88,7 @@ class Node:
         self.node = node
         self.path = path
 
-    async def _prepare(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
+    async def prepare(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
         await self.begins.wait()
         if self.unreachable is not None:
             raise self.unreachable
@@ -91,7 +103,7 @@ class Node:
         def make_app() -> web.Application:
             app = web.Application()
             policy = lambda: self.node.policy  # noqa: E731
-            add_cloud_routes(app, Board(), self._prepare, self.hands.keep, policy, node=self.hands)
+            add_cloud_routes(app, Board(), self.prepare, self.hands.keep, policy, node=self.hands)
             return app
 
         async with anyio.create_task_group() as tasks:

@@ -266,3 +266,16 @@ async def test_covered_volume_is_taken_by_force_only_once_it_is_flushed(
         await hands.release(VOLUME, is_forced=True)
     assert (volume.done, hands.released) == ([], set())
     assert volume.woken
+
+
+async def test_what_is_let_go_before_the_instance_ends_is_not_noted(tmp_path: Path) -> None:
+    """A start on the same instance uses its volumes again; until then each is told why it is left alone."""
+    hands = hands_on(OneVolume(USED), tmp_path, {VOLUME: Seen("/dev/nvme1n1")}, (VOLUME,))
+    assert await hands.withdraw_all("was let go") == (VOLUME,)
+    await hands.release(VOLUME)
+    hands.note_arrived([OTHER])
+    assert hands.withhold(VOLUME, WANT) == Released(WANT, "was let go")
+    assert hands.withhold(OTHER, replace(WANT, volume_id=OTHER)) is not None
+    assert hands_on(OneVolume(USED), tmp_path).released == set()
+    hands.keep_all()
+    assert hands.withhold(VOLUME, WANT) is WANT

@@ -585,3 +585,17 @@ def test_copies_need_their_own_permission(tmp_path: Path, sources: tuple[str, ..
     actions = {action for statement in document["Statement"] for action in statement["Action"]}
     assert actions & {"ec2:CreateVolume", "ec2:CopyVolumes"} == wanted
     assert "ec2:CreateTags" in actions
+
+
+@pytest.mark.parametrize(
+    ("api", "action"),
+    [(AttachApi.HYPERPOD, "sagemaker:DetachClusterNodeVolume"), (AttachApi.EC2, "ec2:DetachVolume")],
+)
+def test_leaving_the_node_by_itself_needs_to_detach(tmp_path: Path, api: AttachApi, action: str) -> None:
+    """What the policy has the agent do at an interruption is among its permissions, and only then."""
+    path = tmp_path / "policy.yaml"
+    entry = "volumes: [{name: db, match: {volume_id: vol-0123456789abcdef0}, block: {}}]\n"
+    for setting, is_needed in (("[spot-interruption]", True), ("[]", False)):
+        path.write_text(f"version: 1\nagent: {{cloud: {{release_on: {setting}}}}}\n{entry}", "utf-8")
+        document = make_iam_policy(load_policy(path, trust_owner=True), IDENTITY, api)
+        assert (action in str(document)) is is_needed

@@ -1,0 +1,208 @@
+"""What AWS says before it takes a Spot instance back is heard, and everything leaves the node in time."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+
+from agent.cloud import leaving_node
+from agent.cloud.control import Clerk
+from agent.cloud.interruption import PATH, InterruptionWatch, parse_interruption
+from agent.cloud.leaving_node import leave_node
+from agent.cloud.sources import Surroundings
+from agent.errors import AgentError
+from agent.model import VolumeId
+from agent.policy.settings import CloudSettings
+from agent.report.board import Board
+from tests.aws.world import World
+from tests.component.cloud.test_release import Node, add_volumes
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+NOW = datetime(2026, 11, 28, 9, 20, tzinfo=timezone.utc)
+NOTICE = {"action": "terminate", "time": "2026-11-28T09:22:00Z"}
+
+
+class Metadata:
+    """A metadata service of version 2 that has a notice, or none."""
+
+    def __init__(self) -> None:
+        self.notice: bytes | None = None
+        self.port = 0
+
+    @property
+    def surroundings(self) -> Surroundings:
+        return Surroundings(Path("/none"), f"http://127.0.0.1:{self.port}", metadata_timeout_s=10.0)
+
+    async def tell(self, request: web.Request) -> web.Response:
+        assert request.headers["X-aws-ec2-metadata-token"] == "a-token"
+        if self.notice is None:
+            raise web.HTTPNotFound
+        return web.Response(body=self.notice)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Metadata]:
+    async def give_token(_request: web.Request) -> web.Response:
+        return web.Response(text="a-token")
+
+    metadata = Metadata()
+    app = web.Application()
+    app.router.add_put("/latest/api/token", give_token)
+    app.router.add_get(PATH, metadata.tell)
+    listener = socket.create_server(("127.0.0.1", 0))
+    metadata.port = listener.getsockname()[1]
+    runner = web.AppRunner(app, handle_signals=False)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    yield metadata
+    await runner.cleanup()
+
+
+class Leaver:
+    """Notes why and when everything is to be let go."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.left: list[tuple[str, float]] = []
+        self.watch = InterruptionWatch(lambda: metadata.surroundings, self.leave, lambda: NOW)
+
+    async def leave(self, why: str, left_s: float) -> None:
+        self.left.append((why, left_s))
+
+
+async def test_notice_is_heard_once() -> None:
+    """Without a notice nothing is let go; with one everything is, once, with the time that is left."""
+    async with serving() as metadata:
+        leaver = Leaver(metadata)
+        await leaver.watch.look()
+        assert leaver.left == []
+        metadata.notice = json.dumps(NOTICE).encode()
+        await leaver.watch.look()
+        await leaver.watch.look()
+    ((why, left_s),) = leaver.left
+    assert "AWS is about to terminate this instance" in why
+    assert left_s == pytest.approx(115)
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"action": "terminate"}',
+        b'{"action": 1, "time": "x"}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+async def test_what_is_no_notice_lets_nothing_go(notice: bytes) -> None:
+    """Words that are not understood are told in the log; on their strength nothing is taken away."""
+    async with serving() as metadata:
+        metadata.notice = notice
+        leaver = Leaver(metadata)
+        await leaver.watch.look()
+    assert leaver.left == []
+    with pytest.raises(ValueError, match=r"."):
+        parse_interruption(notice)
+
+
+async def test_hibernation_and_rebalance_let_nothing_go() -> None:
+    """A hibernated instance comes back with its mounts; a rebalance recommendation is not asked about."""
+    assert "rebalance" not in PATH
+    async with serving() as metadata:
+        metadata.notice = json.dumps({**NOTICE, "action": "hibernate"}).encode()
+        leaver = Leaver(metadata)
+        await leaver.watch.look()
+    assert leaver.left == []
+    assert parse_interruption(json.dumps({**NOTICE, "action": "stop"}).encode()).is_end
+
+
+async def test_nobody_is_asked_unless_the_policy_says_so() -> None:
+    """The setting is off by default, and takes effect with a reload."""
+    assert CloudSettings().release_on == ()
+    async with serving() as metadata:
+        metadata.notice = json.dumps(NOTICE).encode()
+        leaver = Leaver(metadata)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leaver.watch.run)
+            await anyio.wait_all_tasks_blocked()
+            assert leaver.left == []
+            leaver.watch.apply(is_wanted=True)
+            await until(lambda: leaver.left or None)
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(leaving_node, "AGAIN_S", 0.01)
+    node = Node(world.add_node(1), tmp_path / "agent.sock")
+    node.hands.is_note_needed = False
+    return node
+
+
+async def leave(node: Node, left_s: float) -> None:
+    async def tell(_text: str) -> None: ...
+
+    clerk = Clerk(Board(), node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)
+    desk = clerk.open_node_desk(tell)
+    assert desk is not None
+    with anyio.fail_after(60):
+        await leave_node(desk, "was let go", left_s)
+
+
+async def test_everything_leaves_and_is_not_noted(world: World, node: Node) -> None:
+    """All volumes are detached for others, and a start on the same instance uses them again."""
+    async with node.serving():
+        await add_volumes(world, node, 2)
+    await leave(node, 100)
+    assert not node.hands.list_devices()
+    assert not node.hands.noted
+
+
+async def test_volume_in_use_is_flushed_and_leaves_once_it_is_free(world: World, node: Node) -> None:
+    """Those that are ended meanwhile let go of it; the others do not wait for it, and its data is flushed."""
+    async with node.serving():
+        used, other = await add_volumes(world, node, 2)
+    node.hands.busy.add(used)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave, node, 100)
+        await until(lambda: node.hands.list_devices().keys() == {used} or None)
+        await until(lambda: used in node.hands.flushed or None)
+        node.hands.busy.clear()
+    assert not node.hands.list_devices()
+    assert other not in node.hands.flushed
+
+
+async def test_volume_in_use_to_the_end_stays_with_who_writes(
+    world: World, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When time is up it is mounted still, flushed as far as that goes, and not pulled from its users."""
+    monkeypatch.setattr(leaving_node, "LEAST_S", 0.2)
+    async with node.serving():
+        (used,) = await add_volumes(world, node, 1)
+    node.hands.busy.add(used)
+    await leave(node, -5)
+    assert node.hands.list_devices().keys() == {used}
+    assert used in node.hands.flushed
+    assert used not in node.hands.released
+    assert world.aws.calls["DetachClusterNodeVolume"] == 0
+
+
+async def test_without_aws_everything_is_flushed(world: World, node: Node) -> None:
+    """A node that cannot ask AWS any more unmounts and flushes all the same."""
+    async with node.serving():
+        (volume,) = await add_volumes(world, node, 1)
+    node.unreachable = AgentError("AWS does not answer.")
+    await leave(node, 100)
+    assert VolumeId(volume) in node.hands.released

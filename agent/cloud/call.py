@@ -6,7 +6,7 @@ read, and the sentence that says what it does. ``calls`` holds the list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import (
@@ -24,6 +24,7 @@ from typing import (
 
 from agent.cloud.members import Members
 from agent.cloud.unread import read_entry
+from agent.errors import AgentError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -89,6 +90,15 @@ class Call(Generic[T_co]):
                 (field, mark) for field, marks in marked for mark in marks if isinstance(mark, SentAs)
             )
         return cls._sent
+
+    def parse_parts(self, parts: Sequence[Mapping[str, Any]]) -> T_co:
+        """Return what an answer says that came in parts, one after the other, each with some of its items."""
+        if len(parts) == 1:
+            return self.parse(parts[0])
+        if self.pages is None:
+            raise AgentError(f"the answer came in {len(parts)} parts, and it is no list")
+        said: Any = tuple(item for part in parts for item in cast("tuple[Any, ...]", self.parse(part)))
+        return cast("T_co", said)
 
     def parse(self, answer: Mapping[str, Any]) -> T_co:
         """Return what the answer says; AgentError where a member is not what it has to be."""

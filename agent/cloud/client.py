@@ -170,10 +170,10 @@ class CloudClient:
 
 async def _read_answer(call: Call[T], reply: Reply, subject: str) -> T:
     """Return what the answer says, or raise ``CloudError``: nothing that was not read whole is kept."""
-    answer = reply.answer or {}
+    parts = (*reply.earlier, reply.answer or {})
     try:
         # What is large is read beside the event loop, which has others to serve.
-        return await asyncio.to_thread(call.parse, answer) if reply.is_large else call.parse(answer)
+        return await asyncio.to_thread(call.parse_parts, parts) if reply.is_large else call.parse_parts(parts)
     except AgentError as error:
         raise _explain_misread(call, error.message, subject) from error
     except Exception as error:  # the barrier round one answer, whose words somebody else may have chosen

@@ -1,4 +1,6 @@
-"""What the worker answers, as it goes over the wire: a line of JSON for each call, bounded and checked.
+"""What the worker answers, as it goes over the wire: lines of JSON for each call, bounded and checked.
+
+A list that is longer than a line may be comes in parts, each a line, of which all but the last say ``more``.
 
 Both sides import this: the worker so that it never sends what would be refused, the daemon because the worker
 talks to the internet and may be somebody else's by now. Whatever comes, decoding yields a ``Reply`` or
@@ -18,7 +20,9 @@ from agent.errors import AgentError
 from agent.model import Reason
 
 LINE_LIMIT_BYTES = 8 << 20
-"""Longest answer. A thousand volumes with ten tags each are about 1 MB of JSON."""
+"""Longest line. A thousand volumes with ten tags each are about 1 MB of JSON."""
+PARTS_LIMIT = 12
+"""Most lines of one answer: 10 kB for each of ten thousand volumes; fifty tags of a hundred letters are 7."""
 MARKS_LIMIT = 1 << 20
 """Most commas and opening brackets in a line. Each may cost a hundred bytes once it is parsed."""
 SMALL_BYTES = 32 << 10
@@ -41,22 +45,32 @@ class Reply:
     answer: Mapping[str, Any] | None
     failure: Any
     is_large: bool = False
+    has_more: bool = False
+    """It is a part of an answer whose next part is the next line of this number."""
+    earlier: tuple[Mapping[str, Any], ...] = ()
+    """The parts before it, once it is whole."""
 
 
 def decode_reply(line: bytes) -> Reply:
     """Return the reply that a line is; GarbledError where it is none."""
-    if sum(line.count(mark) for mark in (b",", b"[", b"{")) > MARKS_LIMIT:
+    if count_marks(line) > MARKS_LIMIT:
         raise GarbledError("it has too many members")
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise GarbledError("it is not JSON") from error
-    if not isinstance(reply, dict) or reply.keys() not in ({"id", "answer"}, {"id", "failure"}):
+    shapes = ({"id", "answer"}, {"id", "failure"}, {"id", "answer", "more"})
+    if not isinstance(reply, dict) or reply.keys() not in shapes or reply.get("more", True) is not True:
         raise GarbledError("it is no reply")
     number, answer = reply["id"], reply.get("answer")
     if type(number) is not int or ("answer" in reply and not isinstance(answer, dict)):
         raise GarbledError("it is no reply")
-    return Reply(number, answer, reply.get("failure"), len(line) > SMALL_BYTES)
+    return Reply(number, answer, reply.get("failure"), len(line) > SMALL_BYTES, has_more="more" in reply)
+
+
+def count_marks(line: bytes) -> int:
+    """Return how many members a line of JSON may have, at most."""
+    return sum(line.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def read_failure(service: str, operation: str, value: Any) -> Failure:

@@ -5,7 +5,8 @@ decides nothing, makes only calls it knows, touches neither devices nor files of
 at any time. It ends when the socket does. Nothing else in the agent imports boto3.
 
 One JSON object a line. In: ``{"id": 1, "operation": "DescribeVolumes", "parameters": {…}, "timeout_s": 30}``.
-Out: ``{"id": 1, "answer": {…}}`` or ``{"id": 1, "failure": {…}}`` with the fields of ``errors.Failure``.
+Out: ``{"id": 1, "answer": {…}}`` or ``{"id": 1, "failure": {…}}`` with the fields of ``errors.Failure``. A
+list that is too long for a line comes in several, of which all but the last have ``"more": true``.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from botocore.config import Config
 from agent.cloud.all_calls import ALL_CALLS
 from agent.cloud.call import Call
 from agent.cloud.errors import Failure
-from agent.cloud.replies import LINE_LIMIT_BYTES, encode_failure
+from agent.cloud.replies import LINE_LIMIT_BYTES, MARKS_LIMIT, PARTS_LIMIT, count_marks, encode_failure
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CONCURRENT_CALLS = 4
 _MAX_PAGES = 1000
+_SLACK = 0.95
+"""Of a line, how full it is meant to be where items are about alike."""
 _ADDRESS_SPACE_BYTES = 1 << 30
 """Some 400 MB are in use once clients for all services are made, four fifths of it only reserved."""
 _DESCRIPTORS = 256
@@ -147,10 +150,41 @@ def describe_failure(call: type[Call[Any]], error: Exception) -> Failure:
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
     """Return one line of JSON, times as ISO 8601; ValueError or TypeError where it cannot be one."""
-    line = json.dumps(reply, default=_encode, separators=(",", ":")).encode() + b"\n"
+    line = _write_line(reply)
     if len(line) > LINE_LIMIT_BYTES:
         raise ValueError(f"the answer has {len(line)} bytes of JSON, and {LINE_LIMIT_BYTES} are the most")
     return line
+
+
+def encode_answer(number: Any, answer: Mapping[str, Any], pages: str | None) -> list[bytes]:
+    """Return the lines of an answer: one, or several of a list that would be too long in one.
+
+    ``pages`` names the list. ValueError where it would take too many, or one item is too long for a line.
+    """
+    if pages is None:
+        return [encode_reply({"id": number, "answer": answer})]
+    parts = list(_split(number, pages, answer[pages]))
+    if len(parts) > PARTS_LIMIT:
+        raise ValueError(f"the answer has {len(parts)} lines of JSON, and {PARTS_LIMIT} are the most")
+    *firsts, last = parts
+    more = [encode_reply({"id": number, "answer": {pages: part}, "more": True}) for part in firsts]
+    return [*more, encode_reply({"id": number, "answer": {pages: last}})]
+
+
+def _split(number: Any, pages: str, items: list[Any]) -> Iterator[list[Any]]:
+    """Yield the items in parts that each fit into a line."""
+    line = _write_line({"id": number, "answer": {pages: items}, "more": True})
+    if (len(line) <= LINE_LIMIT_BYTES and count_marks(line) <= MARKS_LIMIT) or len(items) <= 1:
+        yield items
+    else:
+        most = max(len(line) / LINE_LIMIT_BYTES, count_marks(line) / MARKS_LIMIT)
+        size = max(int(len(items) / most * _SLACK), 1)
+        for start in range(0, len(items), size):
+            yield from _split(number, pages, items[start : start + size])
+
+
+def _write_line(reply: Mapping[str, Any]) -> bytes:
+    return json.dumps(reply, default=_encode, separators=(",", ":")).encode() + b"\n"
 
 
 def _encode(value: object) -> str:
@@ -167,7 +201,8 @@ def make_reply(line: bytes, caller: Caller) -> bytes:
     if call is None:
         return encode_failure(number, Failure("", operation, "UnknownOperation", "the worker knows no such"))
     try:
-        return encode_reply({"id": number, "answer": caller.call(call, asked.get("parameters") or {})})
+        answer = caller.call(call, asked.get("parameters") or {})
+        return b"".join(encode_answer(number, answer, call.pages))
     except Exception as error:  # noqa: BLE001 - this is where one call ends; its error is its answer
         return encode_failure(number, describe_failure(call, error))
 

@@ -16,11 +16,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.cloud.replies import LINE_LIMIT_BYTES, SMALL_BYTES, GarbledError, Reply, decode_reply
+from agent.cloud.replies import LINE_LIMIT_BYTES, PARTS_LIMIT, SMALL_BYTES, GarbledError, Reply, decode_reply
 from agent.cloud.worker_words import tell_words
 from agent.errors import AgentError
 from agent.log import get_logger
@@ -126,6 +126,9 @@ class WorkerProcess:
         self.is_dead = False
         self._unanswered: set[int] = set()
         """Asked and not answered, those included that nobody waits for any more."""
+        self._begun: int | None = None
+        """The number of an answer of which not all parts have come; they come one right after the other."""
+        self._parts: list[Mapping[str, Any]] = []
         self._reading = asyncio.create_task(self._read(reader), name="cloud-worker-reader")
         self._telling = asyncio.create_task(tell_words(words, process.pid), name="cloud-worker-words")
 
@@ -147,10 +150,19 @@ class WorkerProcess:
         """Hand a reply to who asked. There is one for each call: more than was asked for ends the worker."""
         if reply.number not in self._unanswered:
             raise GarbledError("nothing was asked under its number")
+        if self._begun not in {None, reply.number}:
+            raise GarbledError("an answer ends before all its parts have come")
+        if reply.has_more:
+            if len(self._parts) >= PARTS_LIMIT - 1:
+                raise GarbledError("its answer has too many parts")
+            self._begun = reply.number
+            self._parts.append(reply.answer or {})
+            return
+        earlier, self._parts, self._begun = tuple(self._parts), [], None
         self._unanswered.discard(reply.number)
         waiting = self.pending.pop(reply.number, None)
         if waiting is not None and not waiting.done():
-            waiting.set_result(reply)
+            waiting.set_result(replace(reply, earlier=earlier, is_large=reply.is_large or bool(earlier)))
 
     async def ask(self, number: int, asked: Mapping[str, Any], timeout_s: float) -> Reply:
         """Send one call and return its reply.

@@ -120,6 +120,20 @@ async def test_an_entry_that_is_none_stands_for_itself(
     assert VOLUME in entry.explain().message
 
 
+async def test_an_answer_in_parts_is_one(make_client: MakeClient) -> None:
+    """Its items are one list; of an answer that is no list there are no parts."""
+    program = describe().replace(
+        'answer={"Volumes": [volume]})',
+        'answer={"Volumes": [volume]}, more=True); say(id=asked["id"], answer={"Volumes": [volume] * 2})',
+    )
+    async with make_client(program) as client:
+        assert len(await client.make(DescribeVolumes())) == 3
+        assert len(await client.make(DescribeVolumes())) == 3
+        with pytest.raises(CloudError, match="it is no list"):
+            await client.make(GetCallerIdentity())
+        assert client.started == 1
+
+
 async def test_a_large_answer_is_read_whole(make_client: MakeClient) -> None:
     """As many volumes as an account has are one answer, read beside the event loop."""
     program = describe().replace("[volume]", "[dict(volume, VolumeId=f'vol-{n:017x}') for n in range(5000)]")
@@ -136,6 +150,11 @@ async def test_a_large_answer_is_read_whole(make_client: MakeClient) -> None:
         ('stream.sendall(b"9" * (9 << 20) + b"\\n")', "its line is longer than 8388608 bytes"),
         ('say(id=asked["id"] + 1, answer={})', "nothing was asked under its number"),
         ('say(id=asked["id"], answer={}, failure={})', "it is no reply"),
+        ('while True: say(id=asked["id"], answer={"Volumes": []}, more=True)', "has too many parts"),
+        (
+            'say(id=asked["id"], answer={"Volumes": []}, more=True); say(id=0, answer={})',
+            "nothing was asked under its number",
+        ),
         ('say(id=asked["id"], answer={"Volumes": [[]] * 2_000_000})', "it has too many members"),
     ],
 )

@@ -12,7 +12,16 @@ import pytest
 from agent.cloud import calls
 from agent.cloud.call import Call
 from agent.cloud.errors import explain_failure
-from agent.cloud.replies import LINE_LIMIT_BYTES, GarbledError, decode_reply, encode_failure, read_failure
+from agent.cloud.replies import (
+    LINE_LIMIT_BYTES,
+    MARKS_LIMIT,
+    PARTS_LIMIT,
+    GarbledError,
+    count_marks,
+    decode_reply,
+    encode_failure,
+    read_failure,
+)
 from agent.cloud.unread import Unread, require_read
 from agent.cloud.worker import describe_failure, encode_reply, make_reply
 from agent.errors import AgentError
@@ -158,6 +167,8 @@ def test_a_failure_is_of_the_call_that_was_made() -> None:
         b'{"id": true, "answer": {}}\n',
         b'{"id": Infinity, "answer": {}}\n',
         b'{"id": [1], "answer": {}}\n',
+        b'{"id": 1, "answer": {}, "more": false}\n',
+        b'{"id": 1, "failure": {}, "more": true}\n',
         b'{"id": 1, "answer": ' + b'{"a":' * 100_000 + b"\n",
         b'{"id": 1, "answer": {"a": [' + b"[]," * 2_000_000 + b"[]]}}\n",
         b'{"id": 1, "answer": {"a": ' + b"9" * 100_000 + b"x}}\n",
@@ -193,6 +204,44 @@ def test_the_worker_always_replies(operation: str, answer: Any, code: str) -> No
     reply = decode_reply(make_reply(asked, Answering(lambda: answer)))  # type: ignore[arg-type]
     assert reply.number == 7
     assert read_failure("ec2", operation, reply.failure).code == code
+
+
+def describe_many(number: int, tags: int, length: int) -> dict[str, Any]:
+    marks = [{"Key": f"key-{n:03}", "Value": "v" * length} for n in range(tags)]
+    return {"Volumes": [{**DESCRIBED, "VolumeId": f"vol-{n:017x}", "Tags": marks} for n in range(number)]}
+
+
+def test_ten_thousand_volumes_are_one_answer() -> None:
+    """What is longer than a line comes in several, each within its bounds, and is whole again."""
+    answer = describe_many(10_000, 5, 60)
+    asked = encode_reply({"id": 7, "operation": "DescribeVolumes", "parameters": {}})
+    lines = make_reply(asked, Answering(lambda: answer)).splitlines(keepends=True)  # type: ignore[arg-type]
+    replies = [decode_reply(line) for line in lines]
+    assert 1 < len(lines) <= PARTS_LIMIT
+    assert max(map(len, lines)) <= LINE_LIMIT_BYTES
+    assert [reply.has_more for reply in replies] == [True] * (len(lines) - 1) + [False]
+    parts = [reply.answer or {} for reply in replies]
+    found = require_read(calls.DescribeVolumes().parse_parts(parts))
+    assert [one.volume_id for one in found] == [one["VolumeId"] for one in answer["Volumes"]]
+
+
+def test_ten_thousand_volumes_have_room_for_all_their_tags() -> None:
+    """Fifty tags of a hundred letters each, on every one of them, are less than an answer may have."""
+    answer = describe_many(100, 50, 100)
+    (line,) = make_reply(
+        encode_reply({"id": 7, "operation": "DescribeVolumes", "parameters": {}}),
+        Answering(lambda: answer),  # type: ignore[arg-type]
+    ).splitlines(keepends=True)
+    assert 100 * len(line) <= 0.9 * PARTS_LIMIT * LINE_LIMIT_BYTES
+    assert 100 * count_marks(line) <= 0.9 * PARTS_LIMIT * MARKS_LIMIT
+
+
+@pytest.mark.parametrize("items", [["x"] * 3 + ["y" * LINE_LIMIT_BYTES], ["z" * (5 << 20)] * 13])
+def test_answer_that_has_no_bounds_is_a_failure(items: list[Any]) -> None:
+    """One item that is too long for a line, and more lines than there may be, are no answer."""
+    asked = encode_reply({"id": 7, "operation": "DescribeVolumes", "parameters": {}})
+    reply = decode_reply(make_reply(asked, Answering(lambda: {"Volumes": items})))  # type: ignore[arg-type]
+    assert read_failure("ec2", "DescribeVolumes", reply.failure).code == "ValueError"
 
 
 def test_the_worker_s_own_failures_are_read() -> None:

@@ -41,7 +41,7 @@ async def find_raw_note(node: Node, look: Look, wanted: Wanted | None, *, for_sh
             log.warning("raw.untrusted", volume_id=volume, why=error.message)
     if note is not None and _is_current(note, node.boot_id, look.device):
         return note
-    if is_trusted and not look.links - {f"{BY_ID}/{volume}"}:
+    if is_trusted and all(link.startswith(f"{BY_ID}/") for link in look.links):
         return None
     owner = look.node_owner
     if owner is not None and note is None:  # else its node is a new one, which has what udev gave it

@@ -19,6 +19,7 @@ from agent.cloud.error_rules import (
     OTHER,
     SERVER,
     THROTTLED,
+    UNREACHABLE,
 )
 from agent.cloud.hyperpod_rules import find_hyperpod_code
 from agent.cloud.kms_rules import find_kms_code
@@ -69,6 +70,12 @@ class CloudError(AgentError):
 def is_throttled(code: str) -> bool:
     """Return whether AWS did nothing because it is asked too often."""
     return BY_CODE.get(code) is THROTTLED
+
+
+def is_let_through(code: str) -> bool:
+    """Return whether AWS had time for the call, and refused it for what it says."""
+    rule = BY_CODE.get(code)
+    return rule is not None and rule not in {THROTTLED, UNREACHABLE, SERVER}
 
 
 def find_code(failure: Failure) -> str:

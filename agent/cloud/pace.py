@@ -2,7 +2,8 @@
 
 Limits are an account's, shared by every node. While nothing is throttled, calls go out several at a time and
 at once. After a throttled one they go out singly, with a pause that doubles, and halves again with each that
-succeeds. Pauses are drawn at random, so that nodes that booted together do not ask together.
+is let through, be it to be refused. Pauses are drawn at random, so that nodes that booted together do not ask
+together.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import anyio
 
 from agent.cloud.call import Call, Change
-from agent.cloud.errors import CloudError, is_throttled
+from agent.cloud.errors import CloudError, is_let_through, is_throttled
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class Pacer:
                 answer = await ask()
             except CloudError as error:
                 if not is_throttled(error.code):
+                    if is_let_through(error.code):
+                        lane.speed_up()
                     raise
                 lane.slow_down(asked_at_s, anyio.current_time())
                 return error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -66,6 +67,28 @@ def test_other_errors_are_not_asked_again() -> None:
 
     play(story)
     assert len(service.times_s) == 1
+
+
+def test_what_is_refused_for_another_reason_was_let_through() -> None:
+    """A refusal of a call that AWS had time for shortens the pause as an answer does; silence does not."""
+
+    async def count_pause_s(code: str) -> float:
+        pacer, throttling, refusing = Pacer(RNG, attempts=2), Service(8), Service(8, code)
+        for _ in range(4):
+            with suppress(CloudError):
+                await pacer.make(CHANGE, throttling.ask)
+        for _ in range(8):
+            with suppress(CloudError):
+                await pacer.make(CHANGE, refusing.ask)
+        began = anyio.current_time()
+        await pacer.make(CHANGE, Service(0).ask)
+        return anyio.current_time() - began
+
+    async def story() -> None:
+        assert await count_pause_s("IncorrectState") < 1
+        assert await count_pause_s("EndpointConnectionError") > 1
+
+    play(story)
 
 
 def test_throttling_ends_as_an_error() -> None:

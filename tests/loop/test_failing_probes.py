@@ -10,6 +10,7 @@ import pytest
 
 from agent.errors import AgentError, NotAnsweringError
 from agent.model import FsType, Reason
+from agent.node import node
 from agent.node.blankness import GIB
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest
@@ -28,8 +29,12 @@ ERRORS: dict[str, Exception] = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ERRORS)
-async def test_failure_of_any_call_before_mkfs_prevents_it(tmp_path: Path, name: str) -> None:
+async def test_failure_of_any_call_before_mkfs_prevents_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whichever question or note fails, in whatever way, nothing is formatted and the reason is told."""
+    # For as long it is watched whether the device completes anything: that is not what is tested.
+    monkeypatch.setattr(node, "STANDSTILL_S", 0.05)
 
     def fail() -> None:
         raise ERRORS[name]

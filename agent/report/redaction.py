@@ -23,8 +23,9 @@ _NAMED_BY_AWS = re.compile(r"\barn:aws[^\s,;'\"()<>]*[^\s,;'\"()<>.:]")
 """Amazon Resource Names: of the role that asks, and of keys; an account's number is in each."""
 _ACCOUNT = re.compile(r"(?<![\w.-])[0-9]{12}(?![\w.-]*\w)(?! bytes)")
 """An account's number by itself. Sizes have as many digits, and say bytes."""
-_PROCESS = re.compile(r"[^\s()]+ \(pid [0-9]+(?:, [^\s()]+)?\)")
-"""As ``Process.describe`` has it, whose names have no blanks."""
+_PROCESS = re.compile(r" \(pid [0-9]+(?:, [^\s()]+)?\)")
+"""As ``Process.describe`` has it: what comes after the name, which has no blanks. A pattern that began with
+the name would be tried at each character, and a long word would take the square of its length."""
 
 T = TypeVar("T")
 
@@ -49,6 +50,17 @@ def _redact(content: Any) -> Any:
 
 
 def _redact_text(text: str) -> str:
-    for private in (_NAMED_BY_AWS, _ACCOUNT, _PROCESS):
+    for private in (_NAMED_BY_AWS, _ACCOUNT):
         text = private.sub(WITHHELD, text)
-    return text
+    return _redact_processes(text)
+
+
+def _redact_processes(text: str) -> str:
+    parts, kept_to = [], 0
+    for found in _PROCESS.finditer(text):
+        start = found.start()
+        while start > kept_to and not (text[start - 1].isspace() or text[start - 1] in "()"):
+            start -= 1
+        parts += [text[kept_to:start], WITHHELD]
+        kept_to = found.end()
+    return "".join([*parts, text[kept_to:]])

@@ -40,7 +40,7 @@ from agent.node.own_mounts import (
     list_own_mounts,
 )
 from agent.node.signature import recognize
-from agent.node.superblocks import LAYOUTS, SpreadError
+from agent.node.superblocks import LAYOUTS, SpreadError, parse_settled
 from agent.node.surroundings import gather_surroundings
 from agent.node.wire import Fd
 
@@ -189,11 +189,11 @@ def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> File
     layout = LAYOUTS[kind]
     size_bytes = mounted.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
     try:
-        superblock = layout.parse(os.pread(fd, layout.length_bytes, layout.offset_bytes))
+        superblock = parse_settled(layout, lambda: os.pread(fd, layout.length_bytes, layout.offset_bytes))
     except SpreadError as error:
         return Foreign(str(error), offset_bytes=layout.offset_bytes)
     except ValueError:
-        # It is mounted and changing while it is read; what it says of itself comes by the next look.
+        # What it says of itself comes by a later look.
         return Filesystem(kind, "", size_bytes=size_bytes, partition=partition)
     return Filesystem(
         kind,

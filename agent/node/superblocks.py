@@ -7,6 +7,7 @@ the agent can use: ValueError says why, the latter as SpreadError.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import uuid
@@ -20,6 +21,10 @@ _EXT_MAX_LOG_BLOCK_SIZE = 6
 _EXT_ERRORS_PANIC = 3
 _XFS_VERSION_WITH_CRC = 5
 _XFS_SECTOR_SIZES = frozenset({512, 1024, 2048, 4096, 8192, 16384, 32768})
+
+
+class TornError(ValueError):
+    """It contradicts its own checksum: it is damaged, or was read while it was written."""
 
 
 class SpreadError(ValueError):
@@ -60,7 +65,7 @@ def parse_ext4(raw: bytes) -> Superblock:
     if incompat & 0x8:
         raise SpreadError("the journal of another ext4 filesystem")
     if ro_compat & 0x400 and crc32c(raw[:0x3FC], finish=False) != _u32(raw, 0x3FC):
-        raise ValueError("an ext4 filesystem whose superblock is damaged (checksum)")
+        raise TornError("an ext4 filesystem whose superblock is damaged (checksum)")
     if _has_external_journal(raw):
         raise SpreadError("an ext4 filesystem whose journal is on another device")
     blocks = _u32(raw, 0x4) | (_u32(raw, 0x150) << 32 if incompat & 0x80 else 0)
@@ -99,7 +104,7 @@ def parse_xfs(raw: bytes) -> Superblock:
     if has_crc:
         content = raw[:224] + bytes(4) + raw[228:sector_size]
         if crc32c(content) != struct.unpack_from("<I", raw, 224)[0]:
-            raise ValueError("an XFS filesystem whose superblock is damaged (checksum)")
+            raise TornError("an XFS filesystem whose superblock is damaged (checksum)")
     if log_start == 0:
         raise SpreadError("an XFS filesystem whose log is on another device")
     if realtime_blocks:
@@ -127,7 +132,7 @@ def parse_btrfs(raw: bytes) -> Superblock:
     if checksum is not None:
         expected = checksum(raw[32:4096])
         if raw[: len(expected)] != expected:
-            raise ValueError("a btrfs filesystem whose superblock is damaged (checksum)")
+            raise TornError("a btrfs filesystem whose superblock is damaged (checksum)")
     if devices != 1:
         raise SpreadError(f"one of the {devices} devices of a btrfs filesystem")
     if flags & (1 << 32 | 1 << 33 | 1 << 34):
@@ -138,6 +143,21 @@ def parse_btrfs(raw: bytes) -> Superblock:
         size_bytes=size_bytes,
         has_errors=bool(flags & (1 << 2)),
     )
+
+
+_SETTLING_READS = 16
+
+
+def parse_settled(layout: Layout, read: Callable[[], bytes]) -> Superblock:
+    """Return what the superblock of a mounted filesystem says, which changes while it is read.
+
+    On a busy ext4 one read in some hundred does not match its own checksum. Such a one says nothing, so what
+    ``read`` returns is taken once it is whole. Raises ValueError where it stays as it is.
+    """
+    for _ in range(_SETTLING_READS - 1):
+        with contextlib.suppress(TornError):
+            return layout.parse(read())
+    return layout.parse(read())
 
 
 LAYOUTS: dict[FsType, Layout] = {

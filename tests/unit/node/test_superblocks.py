@@ -16,6 +16,7 @@ from agent.node.superblocks import (
     crc32c,
     parse_btrfs,
     parse_ext4,
+    parse_settled,
     parse_xfs,
 )
 
@@ -127,6 +128,19 @@ def test_ext4_that_panics(behaviour: int, *, is_panicking: bool) -> None:
     struct.pack_into("<H", raw, 0x3C, behaviour)
     seal_ext4(raw)
     assert parse_ext4(bytes(raw)).is_panicking is is_panicking
+
+
+def test_superblock_that_changes_while_it_is_read_is_read_again() -> None:
+    """What does not match its own checksum says nothing; what was said before it holds after it as well."""
+    raw = make_ext4()
+    struct.pack_into("<H", raw, 0x3C, 3)
+    seal_ext4(raw)
+    torn = bytearray(raw)
+    torn[0x100] ^= 1
+    reads = iter([bytes(torn), bytes(torn), bytes(raw)])
+    assert parse_settled(LAYOUTS[FsType.EXT4], lambda: next(reads)).is_panicking
+    with pytest.raises(ValueError, match="damaged"):
+        parse_settled(LAYOUTS[FsType.EXT4], lambda: bytes(torn))
 
 
 def test_xfs() -> None:

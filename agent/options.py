@@ -154,7 +154,9 @@ _SHOWN_AS = {
         "bsdgroups": "grpid",
         "dioread_lock": "nodioread_nolock",
         "no_mbcache": "nombcache",
-    }
+        "noload": "norecovery",
+    },
+    "btrfs": {"norecovery": "rescue=nologreplay", "nologreplay": "rescue=nologreplay"},
 }
 """Words that the kernel shows as another (``ext4_show_options``)."""
 _VALUE_ADDED = frozenset({"compress", "compress-force"})
@@ -205,8 +207,20 @@ def _find_undoing(parameter: str, fs_type: str) -> str | None:
 
 
 def needs_check_first(mount: Mount, wanted: Iterable[str]) -> bool:
-    """Tell whether a filesystem that is only read so far is to be written to.
+    """Tell whether a filesystem is to be written to that is only read so far, or mounted without its journal.
 
     What is only read is mounted unchecked, and a kernel that writes by damaged structures spreads the damage.
+    ext4 makes writable in place even what was mounted with ``noload``: what its journal holds stays there, to
+    be replayed one day over what was written since.
     """
-    return "ro" in mount.super_options and "ro" not in split_options(wanted)[0]
+    is_unchecked = "ro" in mount.super_options or ignores_journal(mount)
+    return is_unchecked and "ro" not in split_options(wanted)[0]
+
+
+def ignores_journal(mount: Mount) -> bool:
+    """Tell whether a filesystem was mounted without replaying its journal, by the words the kernel shows."""
+    return not mount.super_options.isdisjoint(_WITHOUT_JOURNAL)
+
+
+_WITHOUT_JOURNAL = frozenset({"norecovery", "noload", "nologreplay", "rescue=nologreplay", "rescue=all"})
+"""ext4 shows noload as norecovery, xfs norecovery as itself, and btrfs each part of ``rescue``."""

@@ -26,7 +26,7 @@ from agent.node.mountinfo import (
     read_mounts_towards,
 )
 from agent.node.swaps import list_swap_files
-from agent.options import NEVER_REMOUNTED, split_options
+from agent.options import NEVER_REMOUNTED, needs_check_first, split_options
 from agent.text import make_printable
 
 NAME_MAX = 255
@@ -37,6 +37,13 @@ def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) ->
     """Give a mount its options in place; parameters not named are left as they are."""
     attributes, parameters = split_options(options)
     with open_mount(path, device_number) as (mount_fd, mount):
+        if needs_check_first(mount, options):
+            # The kernel has made it read-only since it was looked at, or a person has.
+            raise RefusedError(
+                f"{path} is read-only by now, or without its journal, and is not made writable in place.",
+                hint="It is looked at again by itself; a check comes first, for which it is unmounted.",
+                reason=Reason.READ_ONLY,
+            )
         if "ro" in attributes:
             # First, so that this mount is read-only even where others keep the filesystem writable.
             mountapi.set_mount_attributes(mount_fd, attributes)

@@ -6,12 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from agent.model import Filesystem, Foreign, FormatStage, Reason
-from agent.options import (
-    ParameterChange,
-    compare_parameters,
-    differs_by_attributes,
-    needs_check_first,
-)
+from agent.options import ParameterChange, compare_parameters, differs_by_attributes, needs_check_first
 from agent.steps import (
     Check,
     Degrade,
@@ -96,6 +91,9 @@ def plan_upkeep(
 
 def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple[Step, ...]:
     """Plan for a filesystem that is to be written to from now on: only what is unmounted can be checked."""
+    reason, state = Reason.READ_ONLY, "read-only and is to be writable"
+    if not mount.is_read_only:
+        reason, state = Reason.OPTIONS_NOT_IN_FORCE, "without its journal, and a crash loses data"
     why = ""
     if device.is_read_only:
         why = f"{device.path} itself is read-only"
@@ -105,9 +103,9 @@ def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple
     if why:
         return (
             Degrade(
-                Reason.READ_ONLY,
-                f"{mount.path} is mounted read-only and is to be writable: {why}.",
-                hint="End what is in the way, or put ro back in the policy.",
+                reason,
+                f"{mount.path} is mounted {state}: {why}.",
+                hint="End what is in the way, or put ro in the policy.",
             ),
         )
     content = observed.content

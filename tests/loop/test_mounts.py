@@ -274,22 +274,24 @@ def test_strict_umask_shuts_nobody_out(bench: Bench) -> None:
 
 @every_type
 def test_remount_changes_options_in_place(bench: Bench, fs_type: FsType) -> None:
-    """Attributes and read-only change both ways under the same mount, with files open."""
+    """Attributes change both ways under the same mount, with files open, and to read-only and no way back."""
     request = prepare(bench, fs_type)
     made = mount_filesystem(request)
     number = see(request.path).device_number
-    mounted.remount(request.path, number, ("ro", "noexec"))
+    with (Path(request.path) / "file").open("w"):
+        mounted.remount(request.path, number, ("noexec",))
+    mount = see(request.path)
+    assert {"rw", "noexec", "relatime"} <= mount.options
+    assert not {"nosuid", "nodev"} & mount.options
+    mounted.remount(request.path, number, ("ro", "strictatime", "nosuid"))
     mount = see(request.path)
     assert mount.mount_id == made.mount_id
-    assert {"ro", "noexec", "relatime"} <= mount.options
-    assert not {"nosuid", "nodev"} & mount.options
-    assert mount.is_read_only
-    mounted.remount(request.path, number, ("strictatime", "nosuid"))
-    mount = see(request.path)
-    assert not mount.is_read_only
+    assert "ro" in mount.options & mount.super_options
     assert not {"relatime", "noatime", "noexec"} & mount.options
-    with (Path(request.path) / "file").open("w"):
+    with pytest.raises(RefusedError, match="a check comes first") as refused:
         mounted.remount(request.path, number, ("noatime",))
+    assert refused.value.reason is Reason.READ_ONLY
+    assert see(request.path) == mount
 
 
 def test_remount_sets_parameters(bench: Bench) -> None:

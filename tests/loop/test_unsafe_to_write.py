@@ -6,10 +6,12 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agent.node.mountinfo import read_mounts
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.corpus.tools import run
 from tests.loop.devices import attached
@@ -68,10 +70,14 @@ def test_journal_on_another_volume_is_not_replayed(
     assert [digest(scratch.image(volume)) for volume in (VOLUME, OTHER)] == before
 
 
-def make_damaged(image: Path) -> None:
-    """Make an ext4 whose directory's inode is free by the bitmap, so that the next file would get it."""
+def make_clean(image: Path) -> None:
     os.truncate(image, 64 * MIB)
     run("mkfs.ext4", "-q", "-F", image)
+
+
+def make_damaged(image: Path) -> None:
+    """Make an ext4 whose directory's inode is free by the bitmap, so that the next file would get it."""
+    make_clean(image)
     for request in ("mkdir dir", "freei <12>", "ssv state 2"):
         run("debugfs", "-w", "-R", request, image)
 
@@ -95,6 +101,87 @@ def test_read_only_filesystem_is_checked_before_it_is_writable(scratch: Scratch,
     agent.wait_condition(VOLUME, "Ready")
     (path / "new").write_text("new")
     assert (path / "dir").is_dir()
+
+
+def make_dirty(image: Path, fs_type: str) -> None:
+    """Make a filesystem as it is after a power loss, with a file of which only its journal tells."""
+    origin, place = image.with_suffix(".origin"), image.with_suffix(".mnt")
+    place.mkdir()
+    with attached(origin, 64 * MIB if fs_type == "ext4" else 320 * MIB) as device:
+        run(f"mkfs.{fs_type}", "-q", device)
+        run("mount", device, place)
+        try:
+            run("sync", "--file-system", place)
+            (place / "file").write_text("journalled")
+            run("sync", "--file-system", place)
+            run("sync", place / "file")
+            shutil.copyfile(origin, image)
+        finally:
+            run("umount", place)
+
+
+def mount_by_hand(
+    scratch: Scratch, agent: AgentProcess, make: Callable[[Path], None], fs_type: str, *options: str
+) -> Path:
+    """Have a volume that somebody has mounted where the policy, which is not in force yet, wants it."""
+    scratch.put_volume(VOLUME, make)
+    scratch.write_policy()
+    agent.start()
+    device = agent.wait_condition(VOLUME, "Unmanaged")["device"]
+    path = scratch.data / "ckpt"
+    path.mkdir()
+    run("mount", "-t", fs_type, "-o", ",".join(options), device, path)
+    return path
+
+
+def find_options(path: Path) -> frozenset[str]:
+    (mount,) = (mount for mount in read_mounts() if mount.path == str(path))
+    return mount.super_options
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "option"), [("ext4", "noload"), ("xfs", "norecovery")], ids=["ext4", "xfs"]
+)
+def test_mount_that_ignores_its_journal_is_not_made_writable(
+    scratch: Scratch, agent: AgentProcess, fs_type: str, option: str
+) -> None:
+    """Its journal would be replayed one day over what is written: it is checked, and mounted anew."""
+    path = mount_by_hand(scratch, agent, lambda image: make_dirty(image, fs_type), fs_type, "ro", option)
+    before = digest(scratch.image(VOLUME))
+    wanted = entry(scratch)
+    wanted["filesystem"] = {"type": fs_type}
+    with subprocess.Popen(["sleep", "600"], cwd=path) as reader:
+        scratch.write_policy(wanted)
+        agent.reload()
+        # Not by its condition: that it takes no writes is soon found out as well, and is worse.
+        wait_until(lambda: agent.read_events("volume.degraded"), "it is told that somebody uses it")
+        assert agent.read_events("volume.degraded")[0]["reason"] == "ReadOnly"
+        assert "norecovery" in find_options(path)
+        assert digest(scratch.image(VOLUME)) == before
+        reader.kill()
+    wait_until(lambda: agent.read_events("volume.checked"), "it is checked once nobody uses it")
+    agent.wait_condition(VOLUME, "Ready")
+    assert not {"ro", "norecovery"} & find_options(path)
+    assert (path / "file").read_text() == "journalled"
+
+
+def test_mount_that_was_made_writable_without_its_journal_is_mounted_anew(
+    scratch: Scratch, agent: AgentProcess
+) -> None:
+    """ext4 lets a person do that. It is told while somebody uses it, and mended then."""
+    path = mount_by_hand(scratch, agent, make_clean, "ext4", "ro", "noload")
+    run("mount", "-o", "remount,rw", path)
+    assert {"rw", "norecovery"} <= find_options(path)
+    with (path / "theirs").open("w") as file:
+        scratch.write_policy(entry(scratch))
+        agent.reload()
+        message = agent.wait_condition(VOLUME, "Degraded", "OptionsNotInForce")["message"]
+        assert "without its journal" in message
+        file.write("theirs")
+    wait_until(lambda: agent.read_events("volume.checked"), "it is checked once nobody uses it")
+    agent.wait_condition(VOLUME, "Ready")
+    assert "norecovery" not in find_options(path)
+    assert (path / "theirs").read_text() == "theirs"
 
 
 @pytest.mark.parametrize("options", [[], ["errors=continue"]])

@@ -442,6 +442,22 @@ def test_read_only_is_checked_before_it_is_written_to() -> None:
     assert make_plan(replace(read_only, device=device), WANTED).actions == ()
 
 
+@pytest.mark.parametrize("shown", ["ro,norecovery", "rw,norecovery", "ro,rescue=nologreplay"])
+def test_filesystem_without_its_journal_is_checked_before_it_is_written_to(shown: str) -> None:
+    """ext4 makes it writable in place, and somebody may have: it is mounted anew, with its journal."""
+    options = f"{shown[:2]},nosuid,nodev,relatime"
+    ignoring = replace(MOUNTED, mounts=(mount_of(options=options, super_options=shown),))
+    assert make_plan(ignoring, WANTED).steps == (Unmount(ignoring.mounts[0]), Check(FsType.EXT4))
+    busy = make_plan(replace(ignoring, processes=(Process(42, "python"),)), WANTED)
+    assert isinstance(busy.verdict, Degrade)
+    reason = Reason.OPTIONS_NOT_IN_FORCE if shown.startswith("rw") else Reason.READ_ONLY
+    assert (busy.actions, busy.verdict.reason) == ((), reason)
+    assert "python (42)" in busy.verdict.message
+    # Read only it may stay so: nothing is written.
+    reading = replace(WANTED, mount=WantedMount(PATH, (*OPTIONS, "ro")))
+    assert Check(FsType.EXT4) not in make_plan(ignoring, reading).steps
+
+
 def test_one_mount_of_a_writable_filesystem_is_made_writable_in_place() -> None:
     """Read-only is that mount alone, and the filesystem was checked before it was mounted writable."""
     observed = replace(MOUNTED, mounts=(mount_of(options="ro,nosuid,nodev,relatime", super_options="rw"),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from typing_extensions import override
@@ -86,12 +87,19 @@ def aws(target: EbsTarget) -> Iterator[AwsServer]:
         yield server
 
 
+def name_instance(instance_id: str) -> str:
+    """Return an instance's name in the cluster, which no other instance ever has."""
+    return f"hyperpod-{instance_id}"
+
+
 def become(guest: Guest, aws: AwsServer, instance_id: str) -> None:
-    """Let the guest be the instance of this ID, named compute-1 in the cluster's file."""
+    """Let the guest be the instance of this ID, with a name that holds it, as on HyperPod with EKS."""
     aws.cloud.add_node(instance_id)
-    instance = {"InstanceName": "compute-1", "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
+    name = name_instance(instance_id)
+    instance = {"InstanceName": name, "CustomerIpAddress": "127.0.0.1", "InstanceId": instance_id}
     groups = [{"Name": "compute", "Instances": [instance]}]
-    config = {"ClusterConfig": {"ClusterArn": CLUSTER_ARN}, "InstanceGroups": groups}
+    cluster = {"ClusterArn": CLUSTER_ARN, "ClusterType": "eks"}
+    config = {"ClusterConfig": cluster, "InstanceGroups": groups}
     guest.shell("mkdir -p /opt/ml/config /etc/systemd/system/ebs-agent.service.d; useradd -r ebs-agent || :")
     guest.put("/opt/ml/config/resource_config.json", json.dumps(config).encode(), mode=0o600)
     port = aws.endpoint.rpartition(":")[2]
@@ -104,6 +112,10 @@ def become(guest: Guest, aws: AwsServer, instance_id: str) -> None:
         f"[Service]\nEnvironment={environment}\n".encode(),
     )
     guest.run(["systemctl", "daemon-reload"])
+
+
+def read_tag(volume: Any, key: str) -> str | None:
+    return next((str(tag["value"]) for tag in volume.get_tags() if tag["key"] == key), None)
 
 
 def write_policy(agent: GuestAgent, size: str, snapshot: str | None = None) -> None:
@@ -170,7 +182,10 @@ def check_worker(guest: Guest) -> None:
 
 @pytest.mark.timeout(1200)
 def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
-    """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over."""
+    """Made, attached, formatted, written, expanded under load, snapshot frozen, restored, taken over.
+
+    The instance that takes over has another name, so what it takes are volumes of pools, with their data.
+    """
     become(guest, aws, FIRST)
     agent = GuestAgent(guest).install()
     write_policy(agent, "1GiB")
@@ -218,6 +233,10 @@ def test_life_of_a_claim(guest: Guest, aws: AwsServer) -> None:
     assert agent.read_events("volume.formatted") == []
     assert volume in aws.cloud.volumes
     assert len(aws.cloud.volumes) == 2
+    assert {read_tag(one, "ebs-agent:node") for one in aws.cloud.volumes.values()} == {
+        name_instance(REPLACEMENT)
+    }
+    guest.shell("cmp /data/ckpt/weights /data/copy/weights; test -s /data/copy/journal")
     assert aws.calls["DetachClusterNodeVolume"] == 2
 
 

@@ -26,6 +26,7 @@ from agent.cloud.calls import (
 from agent.cloud.errors import Failure, explain_failure
 from agent.cloud.status_answers import CheckedVolume
 from agent.cloud.values import CloudAttachment, CloudVolume, ClusterNode
+from agent.cloud.writing import Pattern
 from agent.model import AwsChecks, VolumeId
 
 NODES_PER_PAGE = 100
@@ -102,7 +103,7 @@ class SimulatedAws:
         if "volume-id" in wanted:
             return [VolumeId(one) for one in wanted["volume-id"]]
         for key in INDEXED:
-            if f"tag:{key}" in wanted:
+            if f"tag:{key}" in wanted and not any(isinstance(one, Pattern) for one in wanted[f"tag:{key}"]):
                 pairs = [(key, value) for value in wanted[f"tag:{key}"]]
                 return [one for pair in pairs for one in self._by_tag.get(pair, ())]
         return list(self.volumes)
@@ -171,7 +172,15 @@ class SimulatedAws:
 
 def _is_meant(volume: CloudVolume, wanted: dict[str, set[str]]) -> bool:
     told = {"volume-id": volume.volume_id, "availability-zone": volume.zone, "status": volume.state}
-    return all((told.get(name) or volume.tag(name.removeprefix("tag:"))) in wanted[name] for name in wanted)
+    return all(
+        _is_one_of(told.get(name) or volume.tag(name.removeprefix("tag:")), wanted[name]) for name in wanted
+    )
+
+
+def _is_one_of(text: str | None, values: set[str]) -> bool:
+    """Tell whether a filter's values mean a text; of patterns only those are known that say how it ends."""
+    ends = tuple(value[1:] for value in values if isinstance(value, Pattern))
+    return text in values or (text is not None and bool(ends) and text.endswith(ends))
 
 
 def _fail(call: Call[Any], code: str, message: str) -> Exception:

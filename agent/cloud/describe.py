@@ -24,6 +24,7 @@ from agent.cloud.values import (
     Modification,
 )
 from agent.cloud.wanted import CLUSTER_WIDE, WantedVolume
+from agent.cloud.writing import Pattern
 from agent.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 
@@ -59,9 +60,16 @@ async def describe_marked(make: Make, node: NodeView) -> Described:
     return tuple(await make(DescribeVolumes(filters)))
 
 
-async def describe_pools(make: Make, wanted: Sequence[WantedVolume], state: str) -> Described:
-    """Describe the volumes in ``state`` of the pools that these claims of one node are served from."""
+async def describe_pools(
+    make: Make, wanted: Sequence[WantedVolume], state: str, last_digit: str | None = None
+) -> Described:
+    """Describe the volumes in ``state`` of the pools that these claims of one node are served from.
+
+    ``last_digit``: only a sixteenth of them, those whose last holder's ID ends so.
+    """
+    holder = () if last_digit is None else ((f"tag:{TAG_NODE}", (Pattern(f"*{last_digit}"),)),)
     filters = (
+        *holder,
         (f"tag:{TAG_MADE_BY}", (MADE_BY,)),
         (f"tag:{TAG_CLUSTER}", tuple(sorted({one.cluster for one in wanted}))),
         (f"tag:{TAG_GROUP}", tuple(sorted({str(one.group) for one in wanted}))),

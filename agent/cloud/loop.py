@@ -30,6 +30,7 @@ from agent.cloud.known_identity import KnownIdentity
 from agent.cloud.look import Look, describe_all
 from agent.cloud.makings import Makings
 from agent.cloud.memory import Memory
+from agent.cloud.pools import choose_share
 from agent.cloud.recent import RecentCalls
 from agent.cloud.recording import Record, log_event, log_failure
 from agent.cloud.shoot import SnapshotKeeper
@@ -209,11 +210,13 @@ class CloudLoop:
         look.node = replace(look.node, used_names=look.node.used_names | names)
         await self._suspicion.find_gone(look)
         # What nodes that are gone have left is worth a call before anything is made; what AWS still shows
-        # attached to them is asked about only where nothing is free.
-        for state in ("available", "in-use"):
+        # attached to them is asked about only where nothing is free. Of what is free each node looks at its
+        # own share first: all of it would be much, and everybody's.
+        share = choose_share(look.node.identity.instance_id or "")
+        for state, last_digit in (("available", share), ("available", None), ("in-use", None)):
             unserved = look.list_unserved()
             if unserved:
-                look.add_pool(await describe_pools(self._make, unserved, state))
+                look.add_pool(await describe_pools(self._make, unserved, state, last_digit))
                 await self._suspicion.find_leaver(look)
 
     # -- One concern -----------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ def find_candidates(
     return tuple(sorted(left, key=rank))
 
 
+def choose_share(instance_id: str) -> str:
+    """Return the hexadecimal digit with which the IDs end of those whom a node takes over from first."""
+    return hashlib.sha256(instance_id.encode()).hexdigest()[0]
+
+
 def rank_holder(instance_id: str, holder: str) -> str:
     """Return what a node sorts by whom it takes over from: each in an order of its own, all claims alike.
 

@@ -10,8 +10,14 @@ from agent.cloud.values import Tags
 Filters = tuple[tuple[str, tuple[str, ...]], ...]
 
 
+class Pattern(str):
+    """A filter's value in which ``*`` and ``?`` are EC2's wildcards; all others are meant literally."""
+
+    __slots__ = ()
+
+
 def write_filters(filters: Filters) -> list[dict[str, Any]]:
-    """Return filters as a request has them, each value meant literally."""
+    """Return filters as a request has them, each value meant literally unless it is a pattern."""
     return [{"Name": name, "Values": [_quote(value) for value in wanted]} for name, wanted in filters]
 
 
@@ -20,6 +26,8 @@ def _quote(value: str) -> str:
 
     Source: the EC2 API reference, ``Filter``: a backslash before a special character escapes it.
     """
+    if isinstance(value, Pattern):
+        return str(value)
     return "".join(f"\\{character}" if character in "\\*?" else character for character in value)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
+from agent.cloud.calls import DescribeVolumes
 from agent.cloud.loop import CloudLoop
+from agent.cloud.pools import choose_share
 from agent.model import Reason
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE
 from tests.aws.faults import deny
@@ -162,3 +164,28 @@ async def test_nodes_that_boot_at_once_share_a_pool(world: World, tmp_path: Path
     for node, volume_id in zip(nodes, used, strict=True):
         assert list(node.hands.list_devices()) == [volume_id]
         assert read_tags(world, volume_id)["ebs-agent:node"] == node.identity.instance_name
+
+
+async def test_node_looks_at_its_share_of_a_pool_first(world: World, tmp_path: Path) -> None:
+    """Of what nodes that are gone have left a node describes those of one digit, and all only without one."""
+    world.use_policy(tmp_path, CLAIM)
+    gone = [add_node(world) for _ in range(16)]
+    left = {str(node.identity.instance_id)[-1]: (await node.settle()).claimed["ckpt"] for node in gone}
+    assert len(left) == 16
+    for node in gone:
+        remove_node(world, node)
+    first, second = add_node(world), add_node(world)
+    share = choose_share(str(first.identity.instance_id))
+    assert (await first.settle()).claimed["ckpt"] == left[share]
+    assert list_pool_filters(first) == [(f"*{share}",)]
+    share = choose_share(str(second.identity.instance_id))
+    world.cloud.volumes.pop(left[share], None)
+    assert (await second.settle()).claimed["ckpt"] in left.values()
+    assert list_pool_filters(second)[:2] == [(f"*{share}",), None]
+    assert len(world.cloud.made) == 16
+
+
+def list_pool_filters(node: NodeUnderTest) -> list[tuple[str, ...] | None]:
+    """Return which holders a node has asked about, each time it looked for what is free."""
+    asked = [dict(call.filters) for call in node.made if isinstance(call, DescribeVolumes)]
+    return [one.get("tag:ebs-agent:node") for one in asked if "status" in one]

@@ -29,7 +29,7 @@ RELEASED = "released.json"
 FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
 _SEARCH_TIMEOUT_S = 10.0
-_NEVER_RELEASED = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
+_HANDS_OFF = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
 """What the device is used for tells it where no tag does: a volume somebody made for the CSI driver carries
 none, and nor does what HyperPod itself attaches to its nodes and mounts at /opt/sagemaker."""
 
@@ -215,13 +215,17 @@ class NodeHands:
 
     @asynccontextmanager
     async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
-        """Keep the volume's filesystem frozen within; False where none is mounted."""
+        """Keep the volume's filesystem frozen within; False where none is mounted.
+
+        RefusedError where that is the running system's, which would stand still itself, or Kubernetes'.
+        """
         # To the end, so that no step meets the freeze.
         async with self._reconciler.hold(volume_id) as session:
             observed = await session.observe(None)
             if not observed.mounts:
                 yield False
                 return
+            _check_freezable(observed)
             # One filesystem, however often it is mounted: freezing it at one place freezes it.
             mount = observed.mounts[0]
             limit_s = FREEZE_LIMIT_S + 2
@@ -262,7 +266,7 @@ class NodeHands:
 def _check_ours(observed: Observed) -> None:
     """Raise RefusedError for what is not anybody's to detach through the agent, forced or not."""
     exclusion = observed.exclusion
-    if exclusion is not None and exclusion.reason in _NEVER_RELEASED:
+    if exclusion is not None and exclusion.reason in _HANDS_OFF:
         raise RefusedError(
             exclusion.message, exclusion.hint, exclusion.reason, retryable=False, exit_code=ExitCode.REFUSED
         )
@@ -275,3 +279,16 @@ async def _let_go(session: Session, observed: Observed) -> None:
     observed = await session.observe(None)
     if observed.device is not None:
         await session.execute(Relinquish(), observed)
+
+
+def _check_freezable(observed: Observed) -> None:
+    exclusion = observed.exclusion
+    if exclusion is not None and exclusion.reason in _HANDS_OFF:
+        raise RefusedError(
+            f"The filesystem of {observed.volume_id} is not frozen: {exclusion.message}",
+            hint=f"ebs-agent snapshot {observed.volume_id} --no-freeze takes one as after a power cut; "
+            "from: SNAPSHOT makes volumes of it.",
+            reason=exclusion.reason,
+            retryable=False,
+            exit_code=ExitCode.REFUSED,
+        )

@@ -279,3 +279,13 @@ async def test_what_is_let_go_before_the_instance_ends_is_not_noted(tmp_path: Pa
     assert hands_on(OneVolume(USED), tmp_path).released == set()
     hands.keep_all()
     assert hands.withhold(VOLUME, WANT) is WANT
+
+
+@pytest.mark.parametrize("reason", [Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI])
+async def test_running_system_is_not_frozen(tmp_path: Path, reason: Reason) -> None:
+    """A copy or a snapshot of what the system stands on freezes nothing: the agent would stand still too."""
+    hands = hands_on(OneVolume(replace(USED, exclusion=Exclusion(reason, "it carries /."))), tmp_path)
+    with pytest.raises(RefusedError, match="is not frozen: it carries") as raised:
+        async with hands.freeze(VOLUME):
+            pytest.fail("within a freeze")
+    assert "--no-freeze" in str(raised.value.hint)

@@ -22,9 +22,9 @@ from agent.report.peers import Asked, Connection, read_peer_uid
 from agent.report.tally import Outcome, Tally
 
 ACCEPTS_AT_ONCE = 64
-ACCEPT_PAUSE_S = 0.00025
-"""After each one accepted: 4000 a second take an eighth of the loop's time. It keeps the kernel's queue
-short, in which nobody can be told from anybody."""
+ACCEPT_PAUSE_S = 0.0005
+"""After each one accepted: 2000 a second take a tenth of a processor. It keeps the kernel's queue short, in
+which nobody can be told from anybody."""
 PAUSE_S = 0.002
 """After each connection let in, which costs far more."""
 TLS_PAUSE_S = 0.01
@@ -41,8 +41,9 @@ class Limits:
     """How many connections one face has, and how long each may take."""
 
     at_once: int = 64
-    lobby: int = 256
-    """Connections beside them on which nothing was asked yet: no more than a descriptor each."""
+    lobby: int = 2048
+    """Connections beside them on which nothing was asked yet: no more than a descriptor each. A flood
+    of no more than that waits there: to be closed, and to come again, is what would cost time."""
     each_user: int | None = None
     """Of one user other than root, where the kernel says who they are."""
     others: int | None = None
@@ -56,12 +57,12 @@ class Limits:
 
 
 def share_descriptors(limits: Limits) -> Limits:
-    """Return the limits within what this process may open: a face gets an eighth, and volumes the rest."""
+    """Return the limits within what may be opened: a sixteenth, and an eighth for a lobby."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return limits
     share = max(2, allowed // 16)
-    limits = replace(limits, at_once=min(limits.at_once, share), lobby=min(limits.lobby, share))
+    limits = replace(limits, at_once=min(limits.at_once, share), lobby=min(limits.lobby, 2 * share))
     if limits.each_user is None or limits.others is None:
         return limits
     each_user, others = min(limits.each_user, max(1, share // 4)), min(limits.others, max(1, share // 2))

@@ -1,7 +1,8 @@
 """Where whoever connected waits until something was asked: for a descriptor, and nothing else of the agent's.
 
 Those who send nothing, or a part of a request and no more, are kept from where requests are answered; under a
-flood only whole requests get there.
+flood only whole requests get there. Nobody is shown out while there are places: a flood that is turned away
+comes again, and each time costs more than a descriptor that waits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from agent.report.tally import Outcome, Tally
 
 FULL_PAUSE_S = 0.05
 """Before it is looked again whether there is room for whoever has asked."""
+PART_PAUSE_S = 1.0
+"""Before it is looked again whether the rest of a request has come, while only whole ones are let in."""
 
 LetIn = Callable[[Connection], None]
 
@@ -49,7 +52,7 @@ class Lobby:
             self._show_out(one, None)
 
     def _hear(self, connection: Connection) -> None:
-        """Let in whoever has asked; wait for what has not begun to; turn away what keeps others out."""
+        """Let in whoever has asked; wait for what has not begun to, and for the rest of what has."""
         let_in = self._waiting.get(connection)
         if let_in is None:
             return
@@ -65,8 +68,10 @@ class Lobby:
         elif asked is Asked.WHOLE:
             # All are being answered; so it will be.
             loop.call_later(FULL_PAUSE_S, self._hear, connection)
+        elif asked is Asked.PART:
+            loop.call_later(PART_PAUSE_S, self._hear, connection)
         else:
-            self._show_out(connection, None if asked is Asked.END else Outcome.EVICTED)
+            self._show_out(connection, None)
 
     def _leave(self, connection: Connection) -> None:
         del self._waiting[connection]

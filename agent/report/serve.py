@@ -46,7 +46,7 @@ LINGER_S = 1.0
 """For the rest of a request that was answered before it had come to its end."""
 
 HTTP_LIMITS = Limits()
-CONTROL_LIMITS = Limits(each_user=16, others=32, answer_s=None)
+CONTROL_LIMITS = Limits(lobby=0, each_user=16, others=32, answer_s=None)
 """Whoever waits, or follows events, may do so for a day; root is let in however many of them there are."""
 
 RETRY_S = 30.0

@@ -101,15 +101,28 @@ async def is_closed(sock: socket.socket) -> bool:
 
 async def test_flood_leaves_room_for_whoever_asks() -> None:
     """Hundreds who send a byte and wait have so many connections at most, and a scrape is answered."""
-    async with serving() as face:
+    async with serving(replace(PATIENT, lobby=100)) as face:
         with ExitStack() as stack:
             for _ in range(300):
                 stack.enter_context(closing(face.connect(b"G")))
             status, text = await face.scrape()
             await face.wait_counted("accepted", 301)
             assert (status, "ebs_agent_ready" in text) == (200, True)
-            assert face.counted["evicted"] >= 300 - PATIENT.at_once
+            assert face.counted["evicted"] >= 300 - 100 - PATIENT.at_once
             assert face.counted["late"] == 0
+
+
+async def test_flood_that_fits_is_not_turned_away() -> None:
+    """Who is turned away comes again, which costs more than a descriptor: there are places, so nobody is."""
+    async with serving() as face:
+        with ExitStack() as stack:
+            slow = [stack.enter_context(closing(face.connect(b"G"))) for _ in range(100)]
+            await face.wait_counted("accepted", 100)
+            assert (await face.scrape())[0] == 200
+            # One of those that had been let in, for whoever asked.
+            assert face.counted == {"accepted": 101, "evicted": 1}
+            slow[-1].sendall(b"ET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b"200 OK" in await anyio.to_thread.run_sync(slow[-1].recv, 1 << 16)
 
 
 async def test_who_was_silent_longest_makes_room() -> None:
@@ -293,7 +306,7 @@ async def test_half_a_character_breaks_no_answer(path: str) -> None:
 async def test_hands_that_are_never_shaken_make_room(certificates: Path) -> None:  # noqa: F811
     """Who connects and does not begin TLS is one of those that make room."""
     tls = Tls(certificates / "server.pem", certificates / "server.key")
-    async with serving(tls=tls) as face:
+    async with serving(replace(PATIENT, lobby=10), tls) as face:
         with ExitStack() as stack:
             for _ in range(50):
                 stack.enter_context(closing(face.connect(b"\x16")))
@@ -302,7 +315,7 @@ async def test_hands_that_are_never_shaken_make_room(certificates: Path) -> None
                 http.get(f"https://127.0.0.1:{face.port}/healthz", ssl=False) as answer,
             ):
                 assert answer.status == 200
-            assert face.counted["evicted"] >= 50 - PATIENT.at_once
+            assert face.counted["evicted"] >= 50 - 10 - PATIENT.at_once
 
 
 # -- The control socket --------------------------------------------------------------------------------------

@@ -79,10 +79,10 @@ def plan_unheld(
     deadline = find_deadline(volume, limit, now)
     if deadline is None or volume.attachments or volume.state != "available":
         return None
-    unheld = read_unheld(volume, now) or Unheld(now, now)
-    if unheld.seen == now or now - unheld.seen >= SEEN_EVERY:
-        written = Unheld(unheld.since, now).write()
-        return Do(CreateTags(volume.volume_id, ((TAG_UNHELD, written),)))
-    if now < deadline:
+    unheld = read_unheld(volume, now)
+    if unheld is not None and now >= deadline:
+        return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
+    if unheld is not None and now - unheld.seen < SEEN_EVERY:
         return None
-    return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
+    written = Unheld(now if unheld is None else unheld.since, now).write()
+    return Do(CreateTags(volume.volume_id, ((TAG_UNHELD, written),)))

@@ -109,7 +109,8 @@ async def test_what_an_entry_names_stays(world: World, tmp_path: Path) -> None:
     named = f"  - {{name: kept, match: {{volume_id: {volume}, instance_group: login}}, block: {{}}}}\n"
     world.use_policy(tmp_path, write() + named)
     node.policy = world.policy
-    await pass_days(node, 20, 1)
+    await pass_days(node, 9)
+    assert "ebs-agent:unheld" not in read_tags(world, volume)
     assert volume in world.cloud.volumes
 
 

@@ -15,7 +15,7 @@ from agent.report.tally import Outcome, Tally
 
 FULL_PAUSE_S = 0.05
 """Before it is looked again whether there is room for whoever has asked."""
-PART_PAUSE_S = 1.0
+PART_PAUSE_S = 2.0
 """Before it is looked again whether the rest of a request has come, while only whole ones are let in."""
 
 LetIn = Callable[[Connection], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from agent.base.paths import Paths
 from agent.cli.run import read_plain_run, run_daemon
-from agent.errors import AgentError, ExitCode
-from agent.paths import Paths
+from agent.core.errors import AgentError, ExitCode
 
 PROGRAM = "ebs-agent"
 INTERRUPTED = 130

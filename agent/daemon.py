@@ -16,40 +16,40 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 import agent
-from agent.causes import Cause
-from agent.cloud.findings import Findings, explain_fault, make_facts
-from agent.cloud.hands import NodeHands
-from agent.cloud.interruption import InterruptionWatch
-from agent.cloud.keeping import FileStore
+from agent.base.error_barrier import Barrier, supervise, supervise_service
+from agent.base.log import get_logger
+from agent.base.paths import Paths
+from agent.cloud.identity.identity_sources import Surroundings, identify_locally, look_around
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.node_actions import NodeHands
 from agent.cloud.service import CloudService, may_be_wanted
-from agent.cloud.sources import Surroundings, identify_locally, look_around
-from agent.cloud.whoami import CloudIdentity
-from agent.errors import AgentError
-from agent.faults import Barrier, supervise, supervise_service
-from agent.log import get_logger
-from agent.model import NodeFacts, Seen, VolumeId
-from agent.node.node import Node, open_node
-from agent.node.sources import Hint
-from agent.node.zygote import Forked
-from agent.origins import Origins
-from agent.paths import Paths
-from agent.plan import needs_proof
+from agent.cloud.spot_interruption import InterruptionWatch
+from agent.cloud.state.state_file import FileStore
+from agent.cloud.view.cloud_report import Findings, explain_fault, make_facts
+from agent.core.errors import AgentError
+from agent.core.model import NodeFacts, Seen, VolumeId
+from agent.core.plan import needs_proof
+from agent.loop.device_survey import Surveyor, look_periodically
+from agent.loop.goals import Want
+from agent.loop.reconcile import Reconciler
+from agent.loop.volume_origins import Origins
+from agent.loop.wake_causes import Cause
+from agent.node.device.source import Hint
+from agent.node.isolate.zygote import Forked
+from agent.node.machine import Node, open_node
 from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_expiring, tell_leaving
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.certificates import Tls
-from agent.report.counters import Counters
-from agent.report.events import EventHistory, EventName
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventHistory, EventName
+from agent.report.board.volume_status import Expected, VolumeStatus
+from agent.report.health.sampler import Sampler
 from agent.report.history import FILE_NAME, HistoryKeeper, load_history
 from agent.report.hooks import HookRunner
-from agent.report.mqtt import MqttPublisher
-from agent.report.sampler import Sampler
-from agent.report.serve import HttpFace, serve_control
-from agent.report.sockets import Listen
-from agent.report.volume_status import Expected, VolumeStatus
-from agent.service import ServiceNotifier
-from agent.survey import Surveyor, look_periodically
-from agent.wants import Want
+from agent.report.mqtt.publisher import MqttPublisher
+from agent.report.serving.certificates import Tls
+from agent.report.serving.serve import HttpFace, serve_control
+from agent.report.serving.sockets import Listen
+from agent.systemd_notify import ServiceNotifier
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -281,12 +281,12 @@ class Daemon:
     async def _look_periodically(self) -> None:
         await look_periodically(self._surveyor, self._reconciler, lambda: self._policy.agent.resync_s)
 
-    # Imported when somebody asks, as agent.report.serve says.
+    # Imported when somebody asks, as agent.report.serving.serve says.
 
     def _make_control_app(self) -> web.Application:
-        from agent.cloud.control import add_cloud_routes  # noqa: PLC0415
-        from agent.cloud.examination import add_examination  # noqa: PLC0415
-        from agent.report.control import make_control_app  # noqa: PLC0415
+        from agent.cloud.orders.routes import add_cloud_routes  # noqa: PLC0415
+        from agent.cloud.permissions.doctor_in_agent import add_examination  # noqa: PLC0415
+        from agent.report.endpoints.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self._board, self)
         orders, file = self._cloud.prepare_orders, self._policy_file
@@ -296,8 +296,8 @@ class Daemon:
 
     async def _leave_node(self, why: str, left_s: float) -> None:
         """Have every volume leave this node, whose end is near."""
-        from agent.cloud.control import Clerk  # noqa: PLC0415
-        from agent.cloud.leaving_node import leave_node  # noqa: PLC0415
+        from agent.cloud.orders.leave_node import leave_node  # noqa: PLC0415
+        from agent.cloud.orders.routes import Clerk  # noqa: PLC0415
 
         async def tell(text: str) -> None:
             log.info("instance.leaving", text=text)
@@ -309,8 +309,8 @@ class Daemon:
             await leave_node(desk, why, left_s)
 
     def _make_http_app(self) -> web.Application:
-        from agent.report.http import make_app  # noqa: PLC0415
-        from agent.report.metrics import Exposition  # noqa: PLC0415
+        from agent.report.endpoints.http import make_app  # noqa: PLC0415
+        from agent.report.metrics.exposition import Exposition  # noqa: PLC0415
 
         exposition = Exposition(self._board, self._counters, self._node.count_abandoned)
         return make_app(self._board, exposition, self._sampler.readings)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from agent.model import parse_volume_id
-from agent.node import loop, standin
+from agent.core.model import parse_volume_id
+from agent.node.standins import files, loop_device
 
 TIMEOUT_S = 300
 
@@ -65,12 +65,12 @@ class LoopBed:
             image = self._hidden / f"{volume}.img"
             image.touch()
             os.truncate(image, size_bytes)
-            self._shown[volume] = loop.attach_file(image)
+            self._shown[volume] = loop_device.attach_file(image)
         return [self._shown[volume] for volume in volumes]
 
     def hide(self, volumes: Sequence[str], *, is_wiped: bool) -> None:
         for volume in volumes:
-            loop.detach(self._shown.pop(volume))
+            loop_device.detach(self._shown.pop(volume))
             if is_wiped:
                 image = self._hidden / f"{volume}.img"
                 size_bytes = image.stat().st_size
@@ -89,8 +89,8 @@ class LoopBed:
         for volume in volumes:
             (self.devices / f"{volume}.img").unlink(missing_ok=True)
             if volume in self._shown:
-                loop.detach(self._shown.pop(volume))
-        standin.release_directory(str(self.devices))
+                loop_device.detach(self._shown.pop(volume))
+        files.release_directory(str(self.devices))
 
 
 class NvmetBed:

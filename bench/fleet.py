@@ -21,16 +21,16 @@ import anyio
 import structlog
 from typing_extensions import override
 
-from agent.cloud.call import Call, Change, Within
-from agent.cloud.calls import DescribeVolumes
-from agent.cloud.errors import Failure, explain_failure
-from agent.cloud.findings import Findings
-from agent.cloud.loop import CloudLoop
-from agent.cloud.makings import Makings, MemoryStore
-from agent.cloud.pace import Pacer
-from agent.cloud.values import CloudVolume
-from agent.cloud.whoami import CloudIdentity
-from agent.model import VolumeId
+from agent.cloud.aws.call import Call, Change, Within
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.aws.models import CloudVolume
+from agent.cloud.aws_worker.throttle import Pacer
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.errors.explain import Failure, explain_failure
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.state.made_volumes import Makings, MemoryStore
+from agent.cloud.view.cloud_report import Findings
+from agent.core.model import VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeClass, VolumeEntry
 from bench.simulated import SimulatedAws

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 from bench.processes import read_cpu_s
 from tests.agent_process import MIB, AgentProcess, Scratch, reserve_port
 from tests.strangers import MANY, flooding

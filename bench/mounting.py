@@ -26,13 +26,13 @@ from typing import Any
 import pyudev
 import yaml
 
-from agent.model import FsType
-from agent.node.blankness import prove_blank
-from agent.node.filesystem import build_mkfs_argv
-from agent.node.formatting import choose_uuid
-from agent.node.mountinfo import read_mounts
-from agent.node.workers import Workers
-from agent.paths import Paths
+from agent.base.paths import Paths
+from agent.core.model import FsType
+from agent.node.content.blankness import prove_blank
+from agent.node.filesystem.format_guard import choose_uuid
+from agent.node.filesystem.mkfs_and_fsck import build_mkfs_argv
+from agent.node.isolate.workers import Workers
+from agent.node.kernel.mountinfo import read_mounts
 from bench.beds import Bed, LoopBed, NvmetBed
 from bench.processes import read_cpu_s, read_pss_bytes
 from tests.agent_process import reserve_port
@@ -99,7 +99,7 @@ class Round:
         self._case = case
         self._paths = Paths(base / "root")
         self._data = base / "data"
-        self._log = base / "agent.log"
+        self._log = base / "agent.base.log"
         self._volumes = [f"vol-0{first_number + number:016x}" for number in range(case.volumes)]
         self._mounts = [str(self._data / volume) for volume in self._volumes]
 

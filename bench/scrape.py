@@ -25,19 +25,19 @@ from pathlib import Path
 
 import anyio
 
-from agent.model import Condition, DeviceNumber, VolumeId
-from agent.node.counters import BlockCounters
-from agent.node.mount_sample import MountSample
-from agent.node.sample import Sample
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.health import Health
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import HttpFace
-from agent.report.sockets import Listen
-from agent.report.statistics import Direction, EbsStatistics, Histogram
-from agent.report.volume_status import VolumeStatus
+from agent.core.model import Condition, DeviceNumber, VolumeId
+from agent.node.kernel.disk_counters import BlockCounters
+from agent.node.sampling.ebs_statistics import Direction, EbsStatistics, Histogram
+from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.sample import Sample
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.readings import Health
+from agent.report.board.volume_status import VolumeStatus
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen
 from bench.processes import read_cpu_s, read_pss_bytes
 
 VOLUMES = (1, 28, 128)

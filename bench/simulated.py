@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.cloud.asking import DescribeVolumeStatus
-from agent.cloud.call import Call
-from agent.cloud.calls import (
+from agent.cloud.aws.call import Call
+from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
     CreateTags,
     CreateVolume,
@@ -23,11 +22,12 @@ from agent.cloud.calls import (
     DetachClusterNodeVolume,
     ListClusterNodes,
 )
-from agent.cloud.errors import Failure, explain_failure
-from agent.cloud.status_answers import CheckedVolume
-from agent.cloud.values import CloudAttachment, CloudVolume, ClusterNode
-from agent.cloud.writing import Pattern
-from agent.model import AwsChecks, VolumeId
+from agent.cloud.aws.models import CloudAttachment, CloudVolume, ClusterNode
+from agent.cloud.aws.request_syntax import Pattern
+from agent.cloud.aws.status_calls import DescribeVolumeStatus
+from agent.cloud.aws.status_models import CheckedVolume
+from agent.cloud.errors.explain import Failure, explain_failure
+from agent.core.model import AwsChecks, VolumeId
 
 NODES_PER_PAGE = 100
 VOLUME_BYTES = 990

@@ -129,7 +129,7 @@ make_release() {
     cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
     cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"
     # Shows that it is whole, and compiles what is used, which the unprivileged worker could not do later.
-    "$place/bin/python" -I -c 'import agent.cloud.worker' &
+    "$place/bin/python" -I -c 'import agent.cloud.aws_worker.main' &
     worker=$!
     "$place/bin/python" -I -c 'import agent.cli.app, agent.daemon'
     wait "$worker"

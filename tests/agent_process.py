@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
+from agent.base.paths import Paths
 from agent.cli.client import Client
-from agent.errors import AgentError
-from agent.node import loop
-from agent.node.mountinfo import read_mounts
-from agent.paths import Paths
+from agent.core.errors import AgentError
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.standins import loop_device
 from tests.waiting import WAIT_S, wait_until
 
 MIB = 1024**2
@@ -103,9 +103,9 @@ class Scratch:
         for mount in reversed(read_mounts()):
             if mount.path.startswith(f"{self.base}/"):
                 subprocess.run(["umount", "--lazy", mount.path], check=False)
-        for item in loop.list_loops():
+        for item in loop_device.list_loops():
             if item.backing_file.startswith(f"{self.base}/"):
-                loop.detach(item.path, item.backing_file)
+                loop_device.detach(item.path, item.backing_file)
 
 
 class AgentProcess:
@@ -115,7 +115,7 @@ class AgentProcess:
         self.environment: dict[str, str] = {}
         """Variables to start it with, beside the test's own."""
         self._scratch = scratch
-        self._log = scratch.base / "agent.log"
+        self._log = scratch.base / "agent.base.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.client = Client(scratch.paths.socket)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from agent.errors import NotAnsweringError
+from agent.core.errors import NotAnsweringError
 from tests.waiting import WAIT_S
 
 _IN_HEADER = struct.Struct("=IIQQIIII")

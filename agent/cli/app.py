@@ -15,13 +15,13 @@ from typing import Annotated
 import typer
 
 import agent
+from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
 from agent.cli.orphans import orphans
-from agent.cli.output import JsonOption, print_answer, print_json, print_line
 from agent.cli.release import release
+from agent.cli.show.output import JsonOption, print_answer, print_json, print_line
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
-from agent.paths import Paths
 
 app = typer.Typer(
     name="ebs-agent",
@@ -177,7 +177,7 @@ def events(
     as_json: JsonOption = False,
 ) -> None:
     """Show what happened, oldest first."""
-    from agent.cli.render import show_event
+    from agent.cli.show.render import show_event
 
     try:
         for event in _session(context).client.events(follow=follow):

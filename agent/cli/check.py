@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from agent.cli.output import print_json
-from agent.errors import AgentError, ExitCode
+from agent.cli.show.output import print_json
+from agent.core.errors import AgentError, ExitCode
 from agent.policy import read_policy
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
-from agent.errors import AgentError, ExitCode, RefusedError
+from agent.core.errors import AgentError, ExitCode, RefusedError
 
 ANSWER_TIMEOUT_S = 30.0
 """For answers at once. A plan looks at every device, each look being bounded by the agent itself."""
@@ -147,7 +147,7 @@ class Client:
 
 def _read_error(response: HTTPResponse) -> AgentError:
     """Make the agent's own error again from its answer."""
-    from agent.model import Reason  # noqa: PLC0415 -- with the model of all else, for answers that are errors
+    from agent.core.model import Reason  # noqa: PLC0415 -- with the model of all else, for answers that are errors
 
     body = response.read()
     try:

@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from agent.cli.client import Client, NoAnswerError
-from agent.cli.output import JsonOption, print_answer, print_json
+from agent.cli.show.output import JsonOption, print_answer, print_json
 from agent.cli.volumes import VolumeArgument, complete_volume
-from agent.errors import AgentError, ExitCode, RefusedError
+from agent.core.errors import AgentError, ExitCode, RefusedError
 
 SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
 SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
@@ -176,9 +176,9 @@ def iam_policy(
     """Print the least IAM policy this policy file needs. Needs no running agent."""
     import anyio
 
-    from agent.cloud.decisions import AttachApi, choose_attach_api
-    from agent.cloud.iam import make_iam_policy, make_kms_policy, makes_encrypted
-    from agent.cloud.sources import identify_node, look_around
+    from agent.cloud.identity.identity_sources import identify_node, look_around
+    from agent.cloud.permissions.iam_policy import make_iam_policy, make_kms_policy, makes_encrypted
+    from agent.cloud.plan.decisions import AttachApi, choose_attach_api
     from agent.policy import load_policy
 
     path = policy or context.obj.paths.policy
@@ -236,7 +236,7 @@ def follow_lines(lines: Iterable[dict[str, Any]], *, as_json: bool) -> dict[str,
 def read_error(line: dict[str, Any]) -> AgentError:
     """Return the error that an order's last line tells."""
     exit_code = ExitCode(line["exit_code"])
-    from agent.model import Reason
+    from agent.core.model import Reason
 
     reason = Reason(line["reason"]) if line.get("reason") else None
     kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError

@@ -6,15 +6,15 @@ without it a name is looked up in the policy and in the notes.
 
 from __future__ import annotations
 
+from agent.base.paths import Paths
 from agent.cli.client import Client
-from agent.errors import AgentError, ExitCode, InvalidValueError, RefusedError
-from agent.model import FormatRecord, VolumeId, parse_volume_id
-from agent.node.mountinfo import read_mounts
-from agent.node.records import Records
-from agent.paths import Paths
+from agent.core.errors import AgentError, ExitCode, InvalidValueError, RefusedError
+from agent.core.model import FormatRecord, VolumeId, parse_volume_id
+from agent.core.quoting import quote
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.state.volume_records import Records
 from agent.policy import PolicyError, load_policy
 from agent.policy.entries import VolumeEntry
-from agent.quoting import quote
 
 
 def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, str]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.cloud import carry_out
-from agent.cli.output import JsonOption, print_answer, print_json
-from agent.errors import AgentError, ExitCode
+from agent.cli.show.output import JsonOption, print_answer, print_json
+from agent.core.errors import AgentError, ExitCode
 
 
 def orphans(

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from agent.cli.cloud import follow_lines, read_error
-from agent.cli.output import JsonOption, print_json
-from agent.errors import AgentError, ExitCode
+from agent.cli.show.output import JsonOption, print_json
+from agent.core.errors import AgentError, ExitCode
 
 
 def release(

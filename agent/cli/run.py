@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.paths import Paths
+from agent.base.paths import Paths
 
 
 def read_plain_run(words: Sequence[str]) -> dict[str, Path] | None:
@@ -32,17 +32,17 @@ def read_plain_run(words: Sequence[str]) -> dict[str, Path] | None:
 
 def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = None) -> None:
     """Be the daemon until told to end."""
-    from agent.node.zygote import fork_zygote
+    from agent.node.isolate.zygote import fork_zygote
 
     zygote = fork_zygote()
 
     import anyio
 
     from agent import daemon
-    from agent.errors import AgentError
-    from agent.faults import find_cause
-    from agent.log import get_logger
-    from agent.node.limits import raise_descriptor_limit
+    from agent.base.error_barrier import find_cause
+    from agent.base.log import get_logger
+    from agent.core.errors import AgentError
+    from agent.node.isolate.resource_limits import raise_descriptor_limit
     from agent.report.logs import configure_logs
 
     raise_descriptor_limit()

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from agent.base.paths import Paths
 from agent.cli.client import Client
-from agent.errors import AgentError
-from agent.paths import Paths
+from agent.core.errors import AgentError
 
 
 def complete_volume(incomplete: str) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.cli.client import Client, NoAnswerError
-from agent.cli.output import print_json
-from agent.errors import AgentError, ExitCode
+from agent.cli.show.output import print_json
+from agent.core.errors import AgentError, ExitCode
 
 RETRY_S = 0.5
 """Between attempts to reach an agent that does not answer: at boot it may start after its users."""
@@ -63,7 +63,7 @@ def wait_for(
 
 def _leaves(line: Mapping[str, Any]) -> bool:
     """Return whether all that is missing waits for the cluster to be InService; say so if it does."""
-    from agent.cloud.hyperpod_rules import WHILE_IN_SERVICE  # noqa: PLC0415 - for lifecycle scripts only
+    from agent.cloud.errors.hyperpod_rules import WHILE_IN_SERVICE  # noqa: PLC0415 - for lifecycle scripts only
 
     waiting = line.get("waiting", [])
     if not waiting or not all(WHILE_IN_SERVICE in (volume["message"] or "") for volume in waiting):

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from agent.cli.client import Client, NoAnswerError
-from agent.cli.output import print_line
-from agent.cli.render import show_volume, show_volumes
+from agent.cli.show.output import print_line
+from agent.cli.show.render import show_volume, show_volumes
 
 REFRESH_S = 1.0
 

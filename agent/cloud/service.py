@@ -15,25 +15,32 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from agent.cloud.findings import Findings, Hands, choose_entries, make_facts, make_verdict, needs_cloud
-from agent.cloud.identity import CloudIdentity, require_identity
-from agent.cloud.sources import Surroundings, identify_node, look_around
-from agent.errors import AgentError
-from agent.log import get_logger
-from agent.model import NodeFacts, VolumeId
+from agent.base.log import get_logger
+from agent.cloud.identity.cloud_identity import CloudIdentity, require_identity
+from agent.cloud.identity.identity_sources import Surroundings, identify_node, look_around
+from agent.cloud.view.cloud_report import (
+    Findings,
+    Hands,
+    choose_entries,
+    make_facts,
+    make_verdict,
+    needs_cloud,
+)
+from agent.core.errors import AgentError
+from agent.core.model import NodeFacts, VolumeId
+from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
-from agent.steps import Refuse, Wait
 
 if TYPE_CHECKING:
-    from agent.cloud.call import Call, Within
-    from agent.cloud.client import CloudClient
-    from agent.cloud.decisions import NodeView
-    from agent.cloud.following import Follower, Tell
-    from agent.cloud.keeping import FileStore
-    from agent.cloud.loop import CloudLoop
-    from agent.cloud.makings import Makings
-    from agent.cloud.recording import Record
-    from agent.cloud.worker_process import WorkerSettings
+    from agent.cloud.aws.call import Call, Within
+    from agent.cloud.aws_worker.client import CloudClient
+    from agent.cloud.aws_worker.process import WorkerSettings
+    from agent.cloud.cloud_loop import CloudLoop
+    from agent.cloud.orders.runner import Follower, Tell
+    from agent.cloud.plan.decisions import NodeView
+    from agent.cloud.state.made_volumes import Makings
+    from agent.cloud.state.state_file import FileStore
+    from agent.cloud.view.change_events import Record
 
 WORKER_USER = "ebs-agent"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
@@ -49,7 +56,7 @@ T = TypeVar("T")
 
 def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> WorkerSettings:
     """Return how to run the worker here: unprivileged wherever the daemon is root."""
-    from agent.cloud.worker_process import WorkerSettings, choose_user
+    from agent.cloud.aws_worker.process import WorkerSettings, choose_user
 
     endpoint = os.environ.get(ENDPOINT_VARIABLE)
     return WorkerSettings(
@@ -151,7 +158,7 @@ class CloudService:
                 hint="Set it to auto or true and reload the policy.",
                 retryable=False,
             )
-        from agent.cloud.following import Follower
+        from agent.cloud.orders.runner import Follower
 
         self._identity = await identify_node(self._surroundings())
         self._identity = await identify_node(self._surroundings(), self.make)
@@ -163,7 +170,7 @@ class CloudService:
 
     def _find_client(self) -> CloudClient:
         """Return a client of this node's region; one of another region ends its worker once that is idle."""
-        from agent.cloud.client import CloudClient
+        from agent.cloud.aws_worker.client import CloudClient
 
         settings = choose_worker_settings(self._identity)
         if settings.region not in self._clients:
@@ -171,7 +178,7 @@ class CloudService:
         return self._clients[settings.region]
 
     def _view(self) -> NodeView:
-        from agent.cloud.decisions import NodeView, choose_attach_api
+        from agent.cloud.plan.decisions import NodeView, choose_attach_api
 
         devices = self._hands.list_devices()
         api = choose_attach_api(self._policy().agent.cloud.attach_api, self._identity)
@@ -263,14 +270,14 @@ class CloudService:
         return self._load_makings().is_any_to_go
 
     def _load_makings(self) -> Makings:
-        from agent.cloud.makings import Makings
+        from agent.cloud.state.made_volumes import Makings
 
         if self._makings is None:
             self._makings = Makings(self._claims)
         return self._makings
 
     async def _run_loop(self, identity: CloudIdentity) -> None:
-        from agent.cloud.loop import CloudLoop
+        from agent.cloud.cloud_loop import CloudLoop
 
         async def identify() -> CloudIdentity:
             self._identity = await identify_node(self._surroundings())

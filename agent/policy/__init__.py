@@ -19,7 +19,7 @@ from agent.policy.policy import (
     tell_expiring,
     tell_leaving,
 )
-from agent.policy.problems import PolicyError, Problem
+from agent.policy.yaml.problems import PolicyError, Problem
 
 __all__ = [
     "Assignment",

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
-from agent.errors import AgentError
-from agent.model import Reason, VolumeId, Wanted, WantedBlock, WantedFilesystem, WantedMount
+from agent.core.errors import AgentError
+from agent.core.model import Reason, VolumeId, Wanted, WantedBlock, WantedFilesystem, WantedMount
 from agent.policy.entries import VolumeEntry
 from agent.policy.matching import Candidate, Surroundings, explain_match
-from agent.policy.mount_options import normalise_options
-from agent.policy.mount_path import PathFacts, expand_path
+from agent.policy.values.mount_options import normalise_options
+from agent.policy.values.mount_path import PathFacts, expand_path
 
 Assignment: TypeAlias = "Wanted | AgentError | None"
 """What is wanted of a volume; why nothing can be; or None: the policy does not name it."""

@@ -1,6 +1,6 @@
 """The policy's ``classes`` and ``volumes``: what is wanted of volumes, as the file says it.
 
-Each field is checked by itself here; what contradicts what is found in ``agent.policy.checks``.
+Each field is checked by itself here; what contradicts what is found in ``agent.policy.entry_checks``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from agent.model import FormatRule, FsType, VolumeId, WantedTuning
-from agent.policy.fields import (
+from agent.core.model import FormatRule, FsType, VolumeId, WantedTuning
+from agent.core.units import GIB
+from agent.policy.values.fields import (
     Count,
     Cron,
     DeviceName,
@@ -35,7 +36,6 @@ from agent.policy.fields import (
     Zone,
     refuse,
 )
-from agent.units import GIB
 
 VolumeType = Literal["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"]
 Scheduler = Literal["none", "mq-deadline", "kyber", "bfq"]

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.aside import Aside, do_here
-from agent.errors import AgentError
-from agent.files import FileRead, read_file
-from agent.policy.checks import (
+from agent.base.file_reading import FileRead, read_file
+from agent.base.off_loop import Aside, do_here
+from agent.core.errors import AgentError
+from agent.core.quoting import quote
+from agent.policy.entries import VolumeClass, VolumeEntry
+from agent.policy.entry_checks import (
     Finding,
     check_claim,
     check_class,
@@ -22,15 +24,13 @@ from agent.policy.checks import (
     check_settings,
     check_volume,
 )
-from agent.policy.conflicts import Claims
-from agent.policy.entries import VolumeClass, VolumeEntry
-from agent.policy.fields import NAME_PATTERN
+from agent.policy.entry_conflicts import Claims
+from agent.policy.model_validation import Checked, check_list, check_mapping, check_piece
 from agent.policy.policy import Head, Policy
-from agent.policy.problems import Loc, PolicyError, Problem, limit_problems, name_place
 from agent.policy.settings import AgentSettings
-from agent.policy.source import MAX_BYTES, Source, read_source
-from agent.policy.validation import Checked, check_list, check_mapping, check_piece
-from agent.quoting import quote
+from agent.policy.values.fields import NAME_PATTERN
+from agent.policy.yaml.problems import Loc, PolicyError, Problem, limit_problems, name_place
+from agent.policy.yaml.source import MAX_BYTES, Source, read_source
 
 _SMALLEST = "The smallest policy is: version: 1"
 

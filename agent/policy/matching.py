@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.model import (
+from agent.core.model import (
     NodeFacts,
     Origin,
     VolumeId,
 )
+from agent.core.quoting import quote
+from agent.core.units import SizeRange, format_size
 from agent.policy.entries import Match, VolumeEntry
-from agent.quoting import quote
-from agent.units import SizeRange, format_size
 
 
 @dataclass(frozen=True)

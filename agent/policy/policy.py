@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from agent.errors import AgentError
-from agent.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
+from agent.core.errors import AgentError
+from agent.core.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
-from agent.policy.fields import Name, Section
 from agent.policy.matching import Candidate, MatchExplanation, Surroundings, explain_match
 from agent.policy.settings import AgentSettings
+from agent.policy.values.fields import Name, Section
 
 
 class Expected(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from agent.policy.fields import (
+from agent.policy.values.fields import (
     AutoFlag,
     DurationSeconds,
     FilePath,

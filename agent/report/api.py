@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any
 
 import agent
-from agent.errors import AgentError
-from agent.model import AwsChecks, Difference, NextCall, SnapshotFacts
-from agent.report.board import Board
-from agent.report.events import Event
-from agent.report.health import Health
-from agent.report.readiness import Readiness, assess_node
-from agent.report.volume_status import VolumeStatus
+from agent.core.errors import AgentError
+from agent.core.model import AwsChecks, Difference, NextCall, SnapshotFacts
+from agent.report.board.board import Board
+from agent.report.board.events import Event
+from agent.report.board.readiness import Readiness, assess_node
+from agent.report.board.readings import Health
+from agent.report.board.volume_status import VolumeStatus
 
 
 def to_iso(at: datetime) -> str:

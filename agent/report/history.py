@@ -12,14 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.aside import Aside, do_here
-from agent.errors import AgentError
-from agent.files import read_end
-from agent.log import get_logger
-from agent.model import parse_volume_id
-from agent.node.lines import append_lines, replace_lines
+from agent.base.file_reading import read_end
+from agent.base.log import get_logger
+from agent.base.off_loop import Aside, do_here
+from agent.core.errors import AgentError
+from agent.core.model import parse_volume_id
+from agent.node.state.append_log import append_lines, replace_lines
 from agent.report.api import show_event
-from agent.report.events import MAX_EVENTS, Event, EventHistory, EventName
+from agent.report.board.events import MAX_EVENTS, Event, EventHistory, EventName
 
 FILE_NAME = "events.jsonl"
 MAX_FILE_BYTES = 4 << 20

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.errors import RefusedError
-from agent.node.wire import Fd
+from agent.core.errors import RefusedError
+from agent.node.isolate.messages import Fd
 
 _HOOK_NAME = re.compile(r"[A-Za-z0-9_-]+(\.(sh|py))?", re.ASCII)
 """As run-parts(8) has it, so that an editor's and a package manager's leftovers are not run."""

@@ -18,16 +18,16 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.aside import Aside, do_here
-from agent.errors import AgentError, NotAnsweringError
-from agent.faults import Barrier
-from agent.log import get_logger
-from agent.model import NodeFacts, VolumeId
-from agent.node import command
-from agent.report.board import Board
-from agent.report.events import Event, EventName
+from agent.base.error_barrier import Barrier
+from agent.base.log import get_logger
+from agent.base.off_loop import Aside, do_here
+from agent.core.errors import AgentError, NotAnsweringError
+from agent.core.model import NodeFacts, VolumeId
+from agent.node.isolate import programs
+from agent.report.board.board import Board
+from agent.report.board.events import Event, EventName
+from agent.report.board.volume_status import VolumeStatus
 from agent.report.hook_files import list_hooks, open_hook
-from agent.report.volume_status import VolumeStatus
 
 HOOK_TIMEOUT_S = 30.0
 MAX_AT_ONCE = 4
@@ -57,7 +57,7 @@ async def run_hook(program: Path, word: str, environment: Mapping[str, str], asi
     """
     fd = await aside(open_hook, program, subject=str(program))
     try:
-        await command.run(
+        await programs.run(
             [f"/proc/self/fd/{fd}", word],
             timeout_s=HOOK_TIMEOUT_S,
             pass_fds=(fd,),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud import asking, calls, copying
-from agent.cloud.call import Call
-from agent.model import VolumeId
+from agent.cloud.aws import calls, status_calls
+from agent.cloud.aws.call import Call
+from agent.cloud.tasks import copy_volume
+from agent.core.model import VolumeId
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 NODE = {
@@ -92,7 +93,7 @@ FAST_RESTORES = {
 }
 ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
-    asking.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
+    status_calls.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
     calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
     calls.DescribeInstances: {
@@ -100,13 +101,13 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     },
     calls.DescribeClusterNode: {"NodeDetails": NODE},
     calls.ListClusterNodes: {"ClusterNodeSummaries": [NODE]},
-    asking.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
+    status_calls.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
     calls.AttachVolume: {"State": "attaching"},
     calls.DetachVolume: {"State": "detaching"},
     calls.AttachClusterNodeVolume: {"Status": "attaching"},
     calls.DetachClusterNodeVolume: {"Status": "detaching"},
     calls.CreateVolume: DESCRIBED,
-    copying.CopyVolumes: {"Volumes": [DESCRIBED]},
+    copy_volume.CopyVolumes: {"Volumes": [DESCRIBED]},
     calls.CreateSnapshot: SNAPSHOT,
     calls.LockSnapshot: {"LockExpiresOn": "2026-01-08T00:00:00+00:00"},
     calls.EnableFastSnapshotRestores: FAST_RESTORES,

@@ -14,16 +14,16 @@ from typing import Any
 import anyio.to_thread
 import botocore.exceptions
 
-from agent.cloud.call import Call, Within
-from agent.cloud.errors import explain_failure
-from agent.cloud.findings import Findings
-from agent.cloud.loop import CloudLoop
-from agent.cloud.makings import Makings, MemoryStore
-from agent.cloud.whoami import CloudIdentity
-from agent.cloud.worker import Caller, describe_failure, encode_reply
-from agent.cloud.worker_process import WorkerSettings
-from agent.errors import AgentError
-from agent.model import Reason, VolumeId
+from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws_worker.main import Caller, describe_failure, encode_reply
+from agent.cloud.aws_worker.process import WorkerSettings
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.errors.explain import explain_failure
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.state.made_volumes import Makings, MemoryStore
+from agent.cloud.view.cloud_report import Findings
+from agent.core.errors import AgentError
+from agent.core.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
 from tests.aws.cloud import ACCOUNT, CLUSTER_ARN, REGION, ZONE, Cloud
 from tests.aws.server import AwsServer

@@ -18,13 +18,13 @@ from agent.cli.client import Client
 from agent.cli.doctor import Verdict
 from agent.cli.doctor.installation import list_drift
 from agent.cli.wait import wait_for
-from agent.errors import AgentError, ExitCode
-from agent.model import Condition, Difference, NextCall, Reason, Remedy, VolumeId
-from agent.report.board import Board
-from agent.report.control import make_control_app
-from agent.report.events import EventName
-from agent.report.serve import serve_control
-from agent.report.volume_status import VolumeStatus
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import Condition, Difference, NextCall, Reason, Remedy, VolumeId
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.board.volume_status import VolumeStatus
+from agent.report.endpoints.control import make_control_app
+from agent.report.serving.serve import serve_control
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, NOON, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio

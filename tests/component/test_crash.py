@@ -11,7 +11,7 @@ import pytest
 RUN = """
 import sys
 from agent import daemon
-from agent.errors import AgentError
+from agent.core.errors import AgentError
 
 async def run(*_):
     raise {error}

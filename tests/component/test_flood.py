@@ -19,14 +19,14 @@ import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
 
-from agent.report.certificates import Tls
-from agent.report.connections import Limits, share_descriptors
-from agent.report.control import make_control_app
-from agent.report.counters import Counters
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import CONTROL_LIMITS, HttpFace, serve_control
-from agent.report.sockets import Listen
+from agent.report.agent_counters import Counters
+from agent.report.endpoints.control import make_control_app
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.certificates import Tls
+from agent.report.serving.connections import Limits, share_descriptors
+from agent.report.serving.serve import CONTROL_LIMITS, HttpFace, serve_control
+from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.component.test_http import certificates  # noqa: F401 -- a fixture
 from tests.unit.report.samples import READY, make_board

@@ -17,17 +17,17 @@ import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
 
-from agent.aside import do_here
-from agent.errors import AgentError
-from agent.model import Condition, Process
-from agent.report.board import Board
-from agent.report.certificates import Tls, make_server_context
-from agent.report.counters import Counters
-from agent.report.events import EventName
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import HttpFace
-from agent.report.sockets import Listen, open_listener
+from agent.base.off_loop import do_here
+from agent.core.errors import AgentError
+from agent.core.model import Condition, Process
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.certificates import Tls, make_server_context
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen, open_listener
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 

@@ -20,16 +20,17 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from agent.model import Condition, Difference, NodeFacts, Reason, Remedy, VolumeId
+from agent.core.model import Condition, Difference, NodeFacts, Reason, Remedy, VolumeId
 from agent.policy.settings import MqttSettings, MqttTls
-from agent.report import mqtt, mqtt_client
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.events import EventName
-from agent.report.mqtt import MqttPublisher
-from agent.report.mqtt_connection import choose_topics, make_client
-from agent.report.mqtt_ghosts import RetainedNote, Store
-from agent.report.outbox import MAX_EVENTS, Outbox, Topics
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.mqtt import client as mqtt_client
+from agent.report.mqtt import publisher as mqtt
+from agent.report.mqtt.connection import choose_topics, make_client
+from agent.report.mqtt.outbox import MAX_EVENTS, Outbox, Topics
+from agent.report.mqtt.publisher import MqttPublisher
+from agent.report.mqtt.retained import RetainedNote, Store
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
 from tests.waiting import until, wait_until

@@ -11,16 +11,16 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.model import Condition, Reason, VolumeId
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.events import EventName
-from agent.report.health import Health, Reading, Verdict
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import HttpFace
-from agent.report.sockets import Listen
-from agent.report.statistics import Direction, EbsStatistics
+from agent.core.model import Condition, Reason, VolumeId
+from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.board.readings import Health, Reading, Verdict
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen
 from tests.chromium import Page, open_page
 from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, make_board, make_status
 from tests.unit.report.test_sampler import SAMPLE

@@ -15,14 +15,14 @@ import anyio
 import pytest
 import yaml
 
-from agent.model import AwsChecks, Condition, Reason
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.health import Verdict
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import HttpFace
-from agent.report.sockets import Listen
+from agent.core.model import AwsChecks, Condition, Reason
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.readings import Verdict
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen
 from tests.prometheus import MONITORING, RULES, Prometheus, run_prometheus
 from tests.unit.report.samples import CHECKPOINTS, READY
 from tests.unit.report.test_metrics import HEALTH, make_sampled_board

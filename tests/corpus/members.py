@@ -11,7 +11,7 @@ import struct
 import uuid
 from pathlib import Path
 
-from agent.node import loop
+from agent.node.standins import loop_device
 from tests.corpus.case import MIB, Make, add, case
 from tests.corpus.tools import each, noise, put, run, tool, wipe, write
 
@@ -46,12 +46,12 @@ add("luks2, first header gone", each(make_luks("luks2"), wipe(0, 16384)), needs=
 
 def make_pv(*options: str) -> None:
     def make(image: Path) -> None:
-        path = loop.attach_file(image)
+        path = loop_device.attach_file(image)
         config = "devices { use_devicesfile=0 } activation { udev_sync=0 udev_rules=0 }"
         try:
             run("pvcreate", "-q", "--yes", "--config", config, *options, path)
         finally:
-            loop.detach(path)
+            loop_device.detach(path)
 
     add(" ".join(["LVM physical volume", *options]), make, needs=["pvcreate"])
 

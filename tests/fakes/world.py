@@ -1,8 +1,8 @@
 """A node in memory: volumes with contents, mounts and records that steps really change.
 
 It holds the rules the real node must keep and fails a test that breaks one: it formats nothing that is not
-blank or its own half-made work, and knows no step but those of ``agent.steps``. It can die at every point
-where the real agent could, leaving what would be left.
+blank or its own half-made work, and knows no step but those of ``agent.core.steps``. It can die at every
+point where the real agent could, leaving what would be left.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from agent.errors import AgentError
-from agent.model import (
+from agent.core.errors import AgentError
+from agent.core.model import (
     Blank,
     Checked,
     Content,
@@ -33,7 +33,7 @@ from agent.model import (
     VolumeId,
     Wanted,
 )
-from agent.steps import (
+from agent.core.steps import (
     Action,
     Check,
     EndRaw,

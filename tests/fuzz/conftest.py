@@ -21,7 +21,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
+from agent.core.errors import AgentError
 from tests.summary import SUMMARY
 
 T = TypeVar("T")

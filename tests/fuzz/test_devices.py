@@ -11,13 +11,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
-from agent.model import FsType
-from agent.node import nvme
-from agent.node.mountinfo import parse_mountinfo
-from agent.node.partition import parse_table
-from agent.node.superblocks import LAYOUTS, crc32c
-from agent.report.statistics import PAGE_BYTES, ForeignPageError, parse_statistics
+from agent.core.errors import AgentError
+from agent.core.model import FsType
+from agent.node.content.superblocks import LAYOUTS, crc32c
+from agent.node.device.partition_table import parse_table
+from agent.node.kernel import nvme
+from agent.node.kernel.mountinfo import parse_mountinfo
+from agent.node.sampling.ebs_statistics import PAGE_BYTES, ForeignPageError, parse_statistics
 from tests.fuzz.conftest import Fuzz, check_error
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.samples import MOUNTINFO, SFDISK

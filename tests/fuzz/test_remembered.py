@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
-from agent.model import FormatRecord, MountRecord, RawRecord, VolumeId
-from agent.node.notes import _checksum
-from agent.node.records import Records
+from agent.core.errors import AgentError
+from agent.core.model import FormatRecord, MountRecord, RawRecord, VolumeId
+from agent.node.state.record_files import _checksum
+from agent.node.state.volume_records import Records
 from agent.report.api import show_event
 from agent.report.history import load_history
 from tests.fuzz.conftest import Fuzz

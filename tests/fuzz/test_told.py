@@ -17,25 +17,30 @@ import pytest
 from aiohttp import web
 from hypothesis import strategies as st
 
-from agent.cloud import whoami
-from agent.cloud.all_calls import ALL_CALLS
-from agent.cloud.call import Call
-from agent.cloud.client import _explain_misread
-from agent.cloud.control import _find_order, add_cloud_routes
-from agent.cloud.errors import explain_failure
-from agent.cloud.replies import GarbledError, Reply, decode_reply, read_failure
-from agent.cloud.unread import Unread
-from agent.cloud.words import find_volume, parse_snapshot_id, read_modification, read_new_volume
-from agent.errors import AgentError, ExitCode
-from agent.model import VolumeId
+from agent.cloud.aws.all_calls import ALL_CALLS
+from agent.cloud.aws.call import Call
+from agent.cloud.aws_worker.answer_lines import GarbledError, Reply, decode_reply, read_failure
+from agent.cloud.aws_worker.client import _explain_misread
+from agent.cloud.errors.explain import explain_failure
+from agent.cloud.errors.unreadable_entries import Unread
+from agent.cloud.identity import whoami
+from agent.cloud.orders.request_fields import (
+    find_volume,
+    parse_snapshot_id,
+    read_modification,
+    read_new_volume,
+)
+from agent.cloud.orders.routes import _find_order, add_cloud_routes
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import VolumeId
+from agent.core.units import parse_size
 from agent.policy import Policy
-from agent.report.board import Board
-from agent.report.control import make_control_app
-from agent.report.counters import Counters
-from agent.report.http import make_app
-from agent.report.metrics import Exposition
-from agent.report.serve import serve_control
-from agent.units import parse_size
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.endpoints.control import make_control_app
+from agent.report.endpoints.http import make_app
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.serve import serve_control
 from tests.component.test_control import ScriptedEngine
 from tests.fuzz.conftest import Fuzz, check_answer, check_error
 from tests.fuzz.mutation import mutate_bytes, mutate_json

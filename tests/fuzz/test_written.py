@@ -8,15 +8,15 @@ from functools import partial
 import yaml
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
-from agent.model import FsType, NodeFacts, Origin, VolumeId
+from agent.core.errors import AgentError
+from agent.core.model import FsType, NodeFacts, Origin, VolumeId
+from agent.core.units import SizeRange, parse_duration, parse_size
 from agent.policy import read_policy
-from agent.policy.cron import Schedule
-from agent.policy.mkfs_options import find_refused_options
-from agent.policy.mount_options import find_contradictions, normalise_options, parse_option
-from agent.policy.mount_path import PathFacts, expand_path, find_obstacle, parse_root, parse_template
-from agent.policy.problems import MAX_PROBLEMS
-from agent.units import SizeRange, parse_duration, parse_size
+from agent.policy.values.cron import Schedule
+from agent.policy.values.mkfs_options import find_refused_options
+from agent.policy.values.mount_options import find_contradictions, normalise_options, parse_option
+from agent.policy.values.mount_path import PathFacts, expand_path, find_obstacle, parse_root, parse_template
+from agent.policy.yaml.problems import MAX_PROBLEMS
 from tests.fuzz.conftest import Fuzz, check_answer, check_error
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.samples import POLICIES, VOLUME

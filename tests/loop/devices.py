@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.model import Device, Identity, VolumeId
-from agent.node import device, loop
-from agent.node.wire import Fd
+from agent.core.model import Device, Identity, VolumeId
+from agent.node.device import open_device as device
+from agent.node.isolate.messages import Fd
+from agent.node.standins import loop_device
 from tests.corpus.tools import write
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -55,11 +56,11 @@ def attached(image: Path, size_bytes: int | None = None) -> Iterator[str]:
     if size_bytes is not None:
         with image.open("ab") as file:
             file.truncate(size_bytes)
-    path = loop.attach_file(image)
+    path = loop_device.attach_file(image)
     try:
         yield path
     finally:
-        loop.detach(path)
+        loop_device.detach(path)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.model import DeviceNumber, FsType
-from agent.node.mountinfo import read_mounts
-from agent.node.mounts import MountRequest
+from agent.core.model import DeviceNumber, FsType
+from agent.node.filesystem.mount import MountRequest
+from agent.node.kernel.mountinfo import read_mounts
 from tests.corpus.tools import run
 
 MIB = 1 << 20

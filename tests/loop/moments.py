@@ -16,17 +16,18 @@ from typing import TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
 
-from agent.errors import AgentError
-from agent.model import FormatRule, FsType, VolumeId, Wanted, WantedFilesystem, WantedMount
-from agent.node import block, loop
-from agent.node.formatting import lock_and_probe
-from agent.node.loopback import LoopbackSource
-from agent.node.mountinfo import read_mounts
-from agent.node.node import Node
-from agent.node.workers import Workers
-from agent.paths import Paths
-from agent.plan import make_plan
-from agent.steps import Format, Plan, Refuse, Wait
+from agent.base.paths import Paths
+from agent.core.errors import AgentError
+from agent.core.model import FormatRule, FsType, VolumeId, Wanted, WantedFilesystem, WantedMount
+from agent.core.plan import make_plan
+from agent.core.steps import Format, Plan, Refuse, Wait
+from agent.node.device import links
+from agent.node.filesystem.format_guard import lock_and_probe
+from agent.node.isolate.workers import Workers
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.machine import Node
+from agent.node.standins import loop_device
+from agent.node.standins.source import LoopbackSource
 from tests.corpus.case import MIB
 from tests.corpus.tools import run
 
@@ -106,7 +107,7 @@ class Stage:
         self.node = Node(Paths(base / "root"), LoopbackSource(self.directory, workers), workers)
         self.node.allow_roots([str(self.data)])
         self.node.place({VOLUME: (self.device,)})
-        block.set_link(self.node.paths.dev_ebs, f"{block.BY_ID}/{VOLUME}", self.device)
+        links.set_link(self.node.paths.dev_ebs, f"{links.BY_ID}/{VOLUME}", self.device)
         self.wanted = Wanted(
             VOLUME,
             "ckpt",
@@ -124,13 +125,13 @@ class Stage:
         os.truncate(image, SIZE_BYTES if fs_type is FsType.EXT4 else 8 * SIZE_BYTES)
         if fill is not None:
             fill(image)
-        return loop.attach_file(image)
+        return loop_device.attach_file(image)
 
     @classmethod
     def find(cls, base: Path, workers: WatchedWorkers, fs_type: FsType) -> Stage:
         """Return the stage that was prepared at ``base``."""
         image = str(base / "devices" / f"{VOLUME}.img")
-        device = next(item.path for item in loop.list_loops() if item.backing_file == image)
+        device = next(item.path for item in loop_device.list_loops() if item.backing_file == image)
         return cls(base, workers, fs_type, device)
 
     async def run_pass(self) -> Outcome:
@@ -158,7 +159,7 @@ class Stage:
         for mount in reversed(read_mounts()):
             if mount.path.startswith(f"{self.data}/"):
                 run("umount", mount.path)
-        loop.detach(self.device, str(self.image))
+        loop_device.detach(self.device, str(self.image))
 
 
 @asynccontextmanager

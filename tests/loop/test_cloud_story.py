@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 from tests.agent_process import AgentProcess, Scratch
 from tests.aws.cloud import CLUSTER_ARN, REGION, Cloud
 from tests.aws.faults import deny

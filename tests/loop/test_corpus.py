@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from agent.model import Blank
-from agent.node.signature import probe
+from agent.core.model import Blank
+from agent.node.content.recognize import probe
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus import CASES, Case, find_missing
 from tests.corpus.case import GIB

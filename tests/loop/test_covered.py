@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, CoveredError, RefusedError
-from agent.model import FsType, Mount, Reason
-from agent.node import mounted
-from agent.node.directories import open_mount_point
-from agent.node.look import LookRequest, look_at
-from agent.node.mount_sample import probe_write, sample_mount
-from agent.node.mountinfo import find_top_mount, read_mounts
-from agent.node.mounts import mount_filesystem
+from agent.core.errors import AgentError, CoveredError, RefusedError
+from agent.core.model import FsType, Mount, Reason
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.directories import open_mount_point
+from agent.node.filesystem.mount import mount_filesystem
+from agent.node.kernel.mountinfo import find_top_mount, read_mounts
+from agent.node.sampling.mount_sample import probe_write, sample_mount
+from agent.node.volume_session.inspect import LookRequest, look_at
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus.tools import run
 from tests.loop.devices import identify, opened
@@ -90,20 +90,20 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
     with cover_up(path, cover) as where, opened(disk.path) as (fd, _):
         before = Path(path).parent.stat(), read_mounts()
         for touch in (
-            lambda: mounted.remount(path, mine.device_number, ("ro",)),
-            lambda: mounted.set_root_ownership(path, mine.device_number, 1, 1, 0o700),
-            lambda: mounted.grow_mounted(path, mine.device_number, fd, FsType.EXT4),
-            lambda: mounted.read_root_inode(path, mine.device_number),
-            lambda: mounted.unmount(mine),
-            lambda: mounted.freeze(path, mine.device_number),
-            lambda: mounted.begin_write(path, mine.device_number),
+            lambda: change_mount.remount(path, mine.device_number, ("ro",)),
+            lambda: change_mount.set_root_ownership(path, mine.device_number, 1, 1, 0o700),
+            lambda: change_mount.grow_mounted(path, mine.device_number, fd, FsType.EXT4),
+            lambda: change_mount.read_root_inode(path, mine.device_number),
+            lambda: change_mount.unmount(mine),
+            lambda: change_mount.freeze(path, mine.device_number),
+            lambda: change_mount.begin_write(path, mine.device_number),
         ):
             with pytest.raises(CoveredError, match="hidden beneath") as caught:
                 touch()
             assert caught.value.reason is Reason.PATH_IN_USE
         assert (Path(path).parent.stat(), read_mounts()) == before
         assert see(where).mount_id != mine.mount_id
-    mounted.unmount(mine)
+    change_mount.unmount(mine)
     assert mine not in read_mounts()
 
 
@@ -128,7 +128,7 @@ def test_path_that_was_swapped_is_not_unmounted(bench: Bench, monkeypatch: pytes
     _, path = prepare(bench)
     mine = see(path)
     parent, aside = Path(path).parent, Path(f"{bench.root}/aside")
-    check = mounted._check_place
+    check = change_mount._check_place
 
     def swap(parent_fd: int, name: str, mount: Mount) -> None:
         check(parent_fd, name, mount)
@@ -136,8 +136,8 @@ def test_path_that_was_swapped_is_not_unmounted(bench: Bench, monkeypatch: pytes
         Path(path).mkdir(parents=True)
         run("mount", "-t", "tmpfs", "other", path)
 
-    monkeypatch.setattr(mounted, "_check_place", swap)
-    mounted.unmount(mine)
+    monkeypatch.setattr(change_mount, "_check_place", swap)
+    change_mount.unmount(mine)
     assert see(path).source == "other"
     assert mine.mount_id not in {mount.mount_id for mount in read_mounts()}
 
@@ -147,7 +147,7 @@ def test_busy_mount_names_what_no_process_has_open(bench: Bench) -> None:
     _, path = prepare(bench)
     run("mount", "-t", "tmpfs", "none", f"{path}/sub")
     with pytest.raises(AgentError, match="could not be unmounted") as caught:
-        mounted.unmount(see(path))
+        change_mount.unmount(see(path))
     assert caught.value.hint is not None
     assert f"{path}/sub" in caught.value.hint
 

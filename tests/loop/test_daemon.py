@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.corpus.tools import digest
 from tests.waiting import wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 
 pytestmark = pytest.mark.timeout(180)
 

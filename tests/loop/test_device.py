@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, RefusedError, VanishedError
-from agent.model import Device, Identity, Reason
-from agent.node import device, loop, nvme
-from agent.node.exclusion import find_exclusion
-from agent.node.mountinfo import read_mounts
-from agent.node.surroundings import gather_surroundings
-from agent.node.workers import Workers
+from agent.core.errors import AgentError, RefusedError, VanishedError
+from agent.core.model import Device, Identity, Reason
+from agent.node.device import open_device
+from agent.node.device.foreign_use import find_exclusion
+from agent.node.device.usage_facts import gather_surroundings
+from agent.node.isolate.workers import Workers
+from agent.node.kernel import nvme
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.standins import loop_device
 from tests.corpus.tools import run
 from tests.loop.devices import IDENTITY, attached, identify, opened
 
@@ -42,7 +44,7 @@ def test_device_is_what_the_kernel_says(disk: str) -> None:
         assert (found.partitions, found.holders, found.is_read_only) == ((), (), False)
         sequence = Path(f"/sys/dev/block/{found.device_number}/diskseq")
         assert found.diskseq == (int(sequence.read_text("ascii")) if sequence.exists() else None)
-        device.verify_pin(fd, found, identify)
+        open_device.verify_pin(fd, found, identify)
 
 
 @pytest.mark.parametrize(
@@ -66,35 +68,35 @@ def test_what_sysfs_says_must_make_sense(
         if found.diskseq is None:
             pytest.skip("this kernel numbers no disks")
         (tmp_path / "dev/block" / str(found.device_number)).symlink_to(node)
-        assert device.observe_device(fd, disk, identify, tmp_path) == found
+        assert open_device.observe_device(fd, disk, identify, tmp_path) == found
         (node / attribute.format(name=name)).write_text(text)
         with pytest.raises(VanishedError, match=why):
-            device.observe_device(fd, disk, identify, tmp_path)
+            open_device.observe_device(fd, disk, identify, tmp_path)
 
 
 def test_appearance_is_that_of_the_open_device_until_it_changes(tmp_path: Path, disk: str) -> None:
     """By what the kernel says of a path, a disk is the one that was asked, has grown, or is none."""
     with opened(disk) as (_, found):
-        assert device.read_appearance(disk) == (found.diskseq, SIZE)
-        assert device.read_noted_diskseq(found.device_number) == found.diskseq
+        assert open_device.read_appearance(disk) == (found.diskseq, SIZE)
+        assert open_device.read_noted_diskseq(found.device_number) == found.diskseq
     os.truncate(tmp_path / "image", 2 * SIZE)
-    loop.update_size(disk)
-    assert device.read_appearance(disk) == (found.diskseq, 2 * SIZE)
+    loop_device.update_size(disk)
+    assert open_device.read_appearance(disk) == (found.diskseq, 2 * SIZE)
     with attached(tmp_path / "other", SIZE) as other, opened(other) as (_, another):
-        assert device.read_appearance(other) == (another.diskseq, SIZE)
-    assert device.read_appearance("/dev/nothing") == (None, None)
+        assert open_device.read_appearance(other) == (another.diskseq, SIZE)
+    assert open_device.read_appearance("/dev/nothing") == (None, None)
 
 
 def test_path_without_a_device(tmp_path: Path) -> None:
     """A path that is gone has vanished; a file, a FIFO, a link or a character device is refused unopened."""
     with pytest.raises(VanishedError):
-        device.open_device(str(tmp_path / "gone"), identify)
+        open_device.open_device(str(tmp_path / "gone"), identify)
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/dev/loop0")
     for path in (tmp_path / "file", tmp_path / "fifo", tmp_path / "link", Path("/dev/null")):
         with pytest.raises(RefusedError, match="no block device"):
-            device.open_device(str(path), identify)
+            open_device.open_device(str(path), identify)
 
 
 def test_node_without_a_device(tmp_path: Path) -> None:
@@ -102,14 +104,14 @@ def test_node_without_a_device(tmp_path: Path) -> None:
     os.mknod(tmp_path / "node", stat.S_IFBLK | 0o600, os.makedev(259, 1 << 19))
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(VanishedError):
-        device.open_device(str(tmp_path / "node"), identify)
+        open_device.open_device(str(tmp_path / "node"), identify)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_block_device_that_is_no_nvme_is_not_identified(disk: str) -> None:
     """A disk that does not answer Identify has no identity, and is an error rather than a guess."""
     with pytest.raises(AgentError, match="does not take NVMe admin command") as caught:
-        device.open_device(disk, nvme.identify)
+        open_device.open_device(disk, nvme.identify)
     assert caught.value.reason is Reason.PROBE_FAILED
 
 
@@ -117,9 +119,9 @@ def test_changed_size_breaks_the_pin(disk: str, tmp_path: Path) -> None:
     """A device that grew is no longer the one that was proven."""
     with opened(disk) as (fd, found):
         os.truncate(tmp_path / "image", 2 * SIZE)
-        loop.update_size(disk)
+        loop_device.update_size(disk)
         with pytest.raises(VanishedError, match="size"):
-            device.verify_pin(fd, found, identify)
+            open_device.verify_pin(fd, found, identify)
 
 
 def test_other_identity_breaks_the_pin(disk: str) -> None:
@@ -127,7 +129,7 @@ def test_other_identity_breaks_the_pin(disk: str) -> None:
     with opened(disk) as (fd, found):
         other = replace(IDENTITY, serial="vol0123456789abcdef1")
         with pytest.raises(VanishedError, match="volume"):
-            device.verify_pin(fd, found, lambda _: other)
+            open_device.verify_pin(fd, found, lambda _: other)
 
 
 def test_other_file_behind_the_node_breaks_the_pin(disk: str) -> None:
@@ -137,7 +139,7 @@ def test_other_file_behind_the_node_breaks_the_pin(disk: str) -> None:
             pytest.skip("this kernel has no disk sequence numbers")
         later = replace(found, diskseq=found.diskseq + 1)
         with pytest.raises(VanishedError, match="disk sequence number"):
-            device.verify_pin(fd, later, identify)
+            open_device.verify_pin(fd, later, identify)
 
 
 @pytest.mark.needs("addpart", "delpart")
@@ -147,13 +149,13 @@ def test_partition_breaks_the_pin_and_is_no_volume(disk: str) -> None:
         run("addpart", disk, "1", "2048", "4096")
         try:
             with pytest.raises(VanishedError, match="partitions"):
-                device.verify_pin(fd, found, identify)
-            (part,) = device.observe_device(fd, disk, identify).partitions
+                open_device.verify_pin(fd, found, identify)
+            (part,) = open_device.observe_device(fd, disk, identify).partitions
             assert (part.number, part.start_bytes, part.size_bytes) == (1, MIB, 2 * MIB)
             assert part.path == f"{disk}p1"
-            loop.make_partition_nodes(disk)
+            loop_device.make_partition_nodes(disk)
             with pytest.raises(RefusedError, match="is a partition"):
-                device.open_device(part.path, identify)
+                open_device.open_device(part.path, identify)
         finally:
             run("delpart", disk, "1")
 
@@ -161,8 +163,8 @@ def test_partition_breaks_the_pin_and_is_no_volume(disk: str) -> None:
 async def test_lock_taken_in_a_worker_is_held_by_the_daemon(disk: str) -> None:
     """The lock outlives the worker that took it, and ends when the daemon closes the descriptor."""
     async with Workers() as workers:
-        fd, _ = await workers.call(device.open_device, disk, identify, timeout_s=60, subject="a")
-        await workers.call(device.lock_device, fd, timeout_s=60, subject="a")
+        fd, _ = await workers.call(open_device.open_device, disk, identify, timeout_s=60, subject="a")
+        await workers.call(open_device.lock_device, fd, timeout_s=60, subject="a")
         other = os.open(disk, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -177,20 +179,20 @@ def test_lock_of_another_program_is_waited_for_and_then_refused(disk: str) -> No
         fcntl.flock(other, fcntl.LOCK_SH)
         start = time.monotonic()
         with pytest.raises(RefusedError) as caught:
-            device.lock_device(fd, 0.3)
+            open_device.lock_device(fd, 0.3)
         assert time.monotonic() - start >= 0.3
         assert caught.value.reason is Reason.DEVICE_BUSY
         fcntl.flock(other, fcntl.LOCK_UN)
-        device.lock_device(fd)
+        open_device.lock_device(fd)
 
 
 def test_claim_of_anyone_is_noticed(disk: str, tmp_path: Path) -> None:
     """A mount in another namespace and a program's exclusive descriptor are claims; asking is none."""
     with opened(disk) as (fd, _):
-        device.refuse_claimed(fd)
+        open_device.refuse_claimed(fd)
         exclusive = os.open(disk, os.O_RDONLY | os.O_EXCL)
         with pytest.raises(RefusedError, match="claimed"):
-            device.refuse_claimed(fd)
+            open_device.refuse_claimed(fd)
         os.close(exclusive)
         run("mkfs.ext4", "-q", disk)
         script = f"mount {disk} {tmp_path} && echo ready && read -r line"
@@ -203,9 +205,9 @@ def test_claim_of_anyone_is_noticed(disk: str, tmp_path: Path) -> None:
             assert stranger.stdout is not None
             assert stranger.stdout.readline() == "ready\n"
             with pytest.raises(RefusedError, match="claimed"):
-                device.refuse_claimed(fd)
+                open_device.refuse_claimed(fd)
             stranger.communicate("\n")
-        device.refuse_claimed(fd)
+        open_device.refuse_claimed(fd)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])

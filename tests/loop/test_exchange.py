@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from agent.errors import AgentError
-from agent.model import FsType, Relocation, VolumeId
-from agent.node.exchange import exchange_mounts
-from agent.node.mountinfo import read_mounts
-from agent.node.mounts import mount_filesystem
+from agent.core.errors import AgentError
+from agent.core.model import FsType, Relocation, VolumeId
+from agent.node.filesystem.mount import mount_filesystem
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.mounts.exchange_mounts import exchange_mounts
 from tests.agent_process import AgentProcess, Scratch
 from tests.loop.disks import Bench
 from tests.loop.test_daemon import entry, find_mount

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, NotAnsweringError
-from agent.model import FsType, Reason
-from agent.node import node
-from agent.node.blankness import GIB
+from agent.core.errors import AgentError, NotAnsweringError
+from agent.core.model import FsType, Reason
+from agent.node import machine
+from agent.node.content.blankness import GIB
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest
 from tests.loop.moments import FORMAT, SIZE_BYTES, VOLUME, WatchedWorkers, staged
@@ -34,7 +34,7 @@ async def test_failure_of_any_call_before_mkfs_prevents_it(
 ) -> None:
     """Whichever question or note fails, in whatever way, nothing is formatted and the reason is told."""
     # For as long it is watched whether the device completes anything: that is not what is tested.
-    monkeypatch.setattr(node, "STANDSTILL_S", 0.05)
+    monkeypatch.setattr(machine, "STANDSTILL_S", 0.05)
 
     def fail() -> None:
         raise ERRORS[name]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError
-from agent.model import FsType, Reason
-from agent.node import command
-from agent.node.filesystem import check_filesystem, make_filesystem
+from agent.core.errors import AgentError
+from agent.core.model import FsType, Reason
+from agent.node.filesystem.mkfs_and_fsck import check_filesystem, make_filesystem
+from agent.node.isolate import programs
 from tests.corpus.tools import digest, run
 from tests.loop.disks import MIB, Bench, Disk
 
@@ -201,4 +201,4 @@ async def test_check_of_a_mounted_filesystem_is_no_verdict(bench: Bench) -> None
 
 async def test_nothing_was_abandoned() -> None:
     """All the programs these tests ran were reaped."""
-    assert not command.abandoned.waiting
+    assert not programs.abandoned.waiting

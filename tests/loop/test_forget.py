@@ -8,8 +8,8 @@ import pytest
 
 from agent.cli.client import Client
 from agent.cli.forget import forget_format
-from agent.errors import RefusedError
-from agent.model import FormatRecord, FormatStage, FsType
+from agent.core.errors import RefusedError
+from agent.core.model import FormatRecord, FormatStage, FsType
 from tests.loop.moments import FORMAT, VOLUME, Stage, WatchedWorkers, staged
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import AgentError, FrozenError
-from agent.model import FsType, VolumeId
-from agent.node import mounted
-from agent.node.freezer import hold_frozen
-from agent.node.freezes import Freezes
-from agent.node.mount_sample import MountSample
-from agent.node.workers import Workers
+from agent.core.errors import AgentError, FrozenError
+from agent.core.model import FsType, VolumeId
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.frozen_filesystems import Freezes
+from agent.node.filesystem.hold_frozen import hold_frozen
+from agent.node.isolate.workers import Workers
+from agent.node.sampling.mount_sample import MountSample
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.loop.disks import Bench
 from tests.loop.test_daemon import VOLUME, entry, find_mount
@@ -107,7 +107,7 @@ async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
                 # One that had begun when the freeze came is held up by it.
                 with pytest.raises(FrozenError):
                     await workers.call(
-                        mounted.begin_write, path, number, timeout_s=1, subject=f"writes to {volume}"
+                        change_mount.begin_write, path, number, timeout_s=1, subject=f"writes to {volume}"
                     )
                 assert not freezes.is_frozen(volume)
                 assert not await freezes.is_stuck(volume, 0.1)

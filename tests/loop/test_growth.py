@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError
-from agent.model import DeviceNumber, FsType, Reason
-from agent.node import mounted
-from agent.node.mountinfo import find_top_mount, read_mounts
-from agent.node.mounts import MountRequest, mount_filesystem
-from agent.node.partition import grow_partition, read_table, resize_kernel_partition
+from agent.core.errors import AgentError
+from agent.core.model import DeviceNumber, FsType, Reason
+from agent.node.device.partition_table import grow_partition, read_table, resize_kernel_partition
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.mount import MountRequest, mount_filesystem
+from agent.node.kernel.mountinfo import find_top_mount, read_mounts
 from tests.corpus.tools import run
 from tests.loop.disks import MIB, Bench, Disk
 
@@ -55,12 +55,12 @@ def test_grows_under_its_files(bench: Bench, fs_type: FsType) -> None:
     disk, request, number = mount_new(bench, fs_type)
     content = os.urandom(8 * MIB)
     (Path(request.path) / "file").write_bytes(content)
-    before = mounted.read_mounted_size_bytes(request.path, number, disk.fd, fs_type)
+    before = change_mount.read_mounted_size_bytes(request.path, number, disk.fd, fs_type)
     disk.resize(777 * MIB)
-    assert mounted.read_mounted_size_bytes(request.path, number, disk.fd, fs_type) == before
-    grown = mounted.grow_mounted(request.path, number, disk.fd, fs_type)
+    assert change_mount.read_mounted_size_bytes(request.path, number, disk.fd, fs_type) == before
+    grown = change_mount.grow_mounted(request.path, number, disk.fd, fs_type)
     assert 0 <= disk.size_bytes - grown < _SLACK_BYTES
-    assert mounted.read_mounted_size_bytes(request.path, number, disk.fd, fs_type) == grown
+    assert change_mount.read_mounted_size_bytes(request.path, number, disk.fd, fs_type) == grown
     run("umount", request.path)
     run("mount", disk.path, request.path)
     assert (Path(request.path) / "file").read_bytes() == content
@@ -70,9 +70,9 @@ def test_grows_under_its_files(bench: Bench, fs_type: FsType) -> None:
 def test_full_size_is_told_and_growing_it_changes_nothing(bench: Bench, fs_type: FsType) -> None:
     """A filesystem that fills its device says so, and growing it again is no error."""
     disk, request, number = mount_new(bench, fs_type)
-    size_bytes = mounted.read_mounted_size_bytes(request.path, number, disk.fd, fs_type)
+    size_bytes = change_mount.read_mounted_size_bytes(request.path, number, disk.fd, fs_type)
     assert 0 <= disk.size_bytes - size_bytes < _SLACK_BYTES
-    assert mounted.grow_mounted(request.path, number, disk.fd, fs_type) == size_bytes
+    assert change_mount.grow_mounted(request.path, number, disk.fd, fs_type) == size_bytes
 
 
 @pytest.mark.parametrize("fs_type", [FsType.XFS, FsType.BTRFS])
@@ -81,18 +81,18 @@ def test_odd_sizes_settle(bench: Bench, fs_type: FsType, extra_bytes: int) -> No
     """Whatever the size, after growing once nothing is left that the planner would grow again."""
     disk, request, number = mount_new(bench, fs_type)
     disk.resize(disk.size_bytes + 128 * MIB + extra_bytes)
-    grown = mounted.grow_mounted(request.path, number, disk.fd, fs_type)
+    grown = change_mount.grow_mounted(request.path, number, disk.fd, fs_type)
     assert disk.size_bytes - grown < _SLACK_BYTES
-    assert mounted.grow_mounted(request.path, number, disk.fd, fs_type) == grown
+    assert change_mount.grow_mounted(request.path, number, disk.fd, fs_type) == grown
 
 
 def test_refused_growth_says_why(bench: Bench) -> None:
     """A read-only filesystem does not grow, and the error says what to look at."""
     disk, request, number = mount_new(bench, FsType.XFS)
-    mounted.remount(request.path, number, ("ro",))
+    change_mount.remount(request.path, number, ("ro",))
     disk.resize(512 * MIB)
     with pytest.raises(AgentError) as caught:
-        mounted.grow_mounted(request.path, number, disk.fd, FsType.XFS)
+        change_mount.grow_mounted(request.path, number, disk.fd, FsType.XFS)
     assert caught.value.reason is Reason.NOT_GROWN
     assert caught.value.hint
 
@@ -116,7 +116,7 @@ async def test_mounted_partition_grows_with_its_filesystem(bench: Bench, label: 
     with (Path(request.path) / "open").open("w"):
         entry = await grow_partition(disk.fd, 1, 798 * MIB, saved)
         resize_kernel_partition(disk.fd, 1, entry.start_bytes, entry.size_bytes)
-        grown = mounted.grow_mounted(request.path, number, part.fd, FsType.XFS)
+        grown = change_mount.grow_mounted(request.path, number, part.fd, FsType.XFS)
     assert await read_table(disk.fd) == before.with_size(1, 798 * MIB)
     assert part.size_bytes == 798 * MIB
     assert 0 <= 798 * MIB - grown < _SLACK_BYTES

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import FsType
-from agent.node import loop
+from agent.core.model import FsType
+from agent.node.standins import loop_device
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest, noise, run
 from tests.loop.devices import flush
@@ -211,14 +211,14 @@ async def run_renumbered(base: Path, workers: WatchedWorkers, number: int) -> tu
         other.write_bytes(noise("other", MIB))
 
         def give_away() -> None:
-            loop.detach(stage.device, str(stage.image))
+            loop_device.detach(stage.device, str(stage.image))
             done = subprocess.run(["losetup", stage.device, str(other)], check=False, capture_output=True)
             given.append(done.returncode == 0)
 
         workers.before[number] = give_away
         outcome = await stage.run_pass()
         assert other.read_bytes() == noise("other", MIB)
-        loop.detach(stage.device, str(other))
+        loop_device.detach(stage.device, str(other))
     return outcome, given[0]
 
 

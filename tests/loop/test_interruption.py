@@ -21,9 +21,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.model import FormatRecord, FormatStage, FsType
-from agent.node import loop
-from agent.node.mountinfo import read_mounts
+from agent.core.model import FormatRecord, FormatStage, FsType
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.standins import loop_device
 from tests.corpus.case import MIB
 from tests.corpus.filesystems import WEIGHTS, make_ext4_with_file
 from tests.corpus.tools import digest, noise, run
@@ -254,8 +254,8 @@ def drop_pages(image: Path, dice: random.Random) -> None:
 
 async def remake_device(stage: Stage) -> None:
     """Attach the file anew, so that the kernel remembers nothing of what the device held."""
-    loop.detach(stage.device, str(stage.image))
-    stage.device = loop.attach_file(stage.image)
+    loop_device.detach(stage.device, str(stage.image))
+    stage.device = loop_device.attach_file(stage.image)
     stage.node.place({VOLUME: (stage.device,)})
 
 

@@ -12,11 +12,12 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 
-from agent.errors import AgentError, RefusedError, VanishedError
-from agent.node import device, loop, standin
-from agent.node.loopback import LoopbackSource
-from agent.node.sources import Hint
-from agent.node.workers import Workers
+from agent.core.errors import AgentError, RefusedError, VanishedError
+from agent.node.device import open_device
+from agent.node.device.source import Hint
+from agent.node.isolate.workers import Workers
+from agent.node.standins import files, loop_device
+from agent.node.standins.source import LoopbackSource
 from tests.corpus.tools import run
 from tests.loop.devices import attached
 from tests.waiting import until
@@ -71,13 +72,13 @@ async def watching(directory: Path) -> AsyncIterator[tuple[LoopbackSource, Heard
                 await source.release_all()
 
 
-def list_below(directory: Path) -> set[loop.Loop]:
+def list_below(directory: Path) -> set[loop_device.Loop]:
     """Return the loop devices on files below ``directory``: others come and go as they like."""
-    return {item for item in loop.list_loops() if item.backing_file.startswith(f"{directory}/")}
+    return {item for item in loop_device.list_loops() if item.backing_file.startswith(f"{directory}/")}
 
 
 def identify(source: LoopbackSource, path: str) -> str:
-    fd, found = device.open_device(path, source.identify)
+    fd, found = open_device.open_device(path, source.identify)
     fd.close()
     return found.identity.volume_id
 
@@ -104,7 +105,7 @@ async def test_file_is_attached_expanded_and_detached(directory: Path) -> None:
         assert identify(source, path) == FIRST
         os.truncate(file, 128 * MIB)
         assert await heard.wait_for("change") == Hint(path, "change", is_resize=True)
-        fd, found = device.open_device(path, source.identify)
+        fd, found = open_device.open_device(path, source.identify)
         fd.close()
         assert found.size_bytes == 128 * MIB
         file.unlink()
@@ -194,9 +195,9 @@ def test_part_of_a_file_is_refused(directory: Path) -> None:
     path = run("losetup", "--find", "--show", "--offset", "4096", file).strip()
     try:
         with pytest.raises(RefusedError, match="part of"):
-            device.open_device(path, LoopbackSource(directory, Workers()).identify)
+            open_device.open_device(path, LoopbackSource(directory, Workers()).identify)
     finally:
-        loop.detach(path)
+        loop_device.detach(path)
 
 
 def test_missing_device_nodes_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,13 +205,13 @@ def test_missing_device_nodes_are_made(tmp_path: Path, monkeypatch: pytest.Monke
     fake = tmp_path / "dev"
     fake.mkdir()
     os.mknod(fake / "loop-control", stat.S_IFCHR | 0o600, os.makedev(10, 237))
-    monkeypatch.setattr(loop, "DEV", fake)
+    monkeypatch.setattr(loop_device, "DEV", fake)
     with attached(tmp_path / "image", 64 * MIB) as path:
         assert Path(path).parent == fake
         run("addpart", path, "1", "2048", "4096")
         part = fake / f"{Path(path).name}p1"
         part.touch()
-        loop.make_partition_nodes(path)
+        loop_device.make_partition_nodes(path)
         number = part.stat().st_rdev
         listed = Path(f"/sys/block/{Path(path).name}/{part.name}/dev").read_text("ascii").strip()
         assert f"{os.major(number)}:{os.minor(number)}" == listed
@@ -220,6 +221,6 @@ def test_missing_device_nodes_are_made(tmp_path: Path, monkeypatch: pytest.Monke
 def test_identity_of_a_stand_in(directory: Path) -> None:
     """A stand-in says in its model what it is, and its serial has the form of a volume's."""
     with attached(add(directory, FIRST)) as path:
-        fd, found = device.open_device(path, LoopbackSource(directory, Workers()).identify)
+        fd, found = open_device.open_device(path, LoopbackSource(directory, Workers()).identify)
         fd.close()
-    assert (found.identity.model, found.identity.serial) == (standin.MODEL, "vol0123456789abcdef0")
+    assert (found.identity.model, found.identity.serial) == (files.MODEL, "vol0123456789abcdef0")

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, NotMountedError, RefusedError, VanishedError
-from agent.model import DeviceNumber, FsType, Mount, Reason, RootInode
-from agent.node import mountapi, mounted, mounts
-from agent.node.directories import open_directory, open_mount_point
-from agent.node.mountinfo import find_top_mount, read_mounts
-from agent.node.mounts import MountRequest, mount_filesystem, move_mount
-from agent.node.processes import find_processes
+from agent.core.errors import AgentError, NotMountedError, RefusedError, VanishedError
+from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode
+from agent.node.filesystem import change_mount
+from agent.node.filesystem import mount as mounts
+from agent.node.filesystem.directories import open_directory, open_mount_point
+from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
+from agent.node.kernel import mount_api
+from agent.node.kernel.mountinfo import find_top_mount, read_mounts
+from agent.node.mounts.mount_users import find_processes
 from tests.corpus.tools import run
 from tests.loop.disks import Bench
 
@@ -59,7 +61,7 @@ def test_mounts_as_asked(bench: Bench, fs_type: FsType) -> None:
     assert mount.source == request.source
     assert {"nosuid", "noatime", "rw"} <= mount.options
     assert not {"nodev", "relatime"} & mount.options
-    assert mounted.read_root_inode(request.path, mount.device_number) == RootInode(1000, 1001, 0o2770)
+    assert change_mount.read_root_inode(request.path, mount.device_number) == RootInode(1000, 1001, 0o2770)
     assert list_mounts_of(request.source) == (mount,)
     (Path(request.path) / "file").write_text("x")
     assert Path(bench.root).stat().st_mode & 0o777 == 0o755
@@ -73,7 +75,7 @@ def test_read_only_mount_writes_nothing_to_the_root(bench: Bench, fs_type: FsTyp
     mount = see(request.path)
     assert "ro" in mount.options
     assert "ro" in mount.super_options
-    assert mounted.read_root_inode(request.path, mount.device_number).uid == 0
+    assert change_mount.read_root_inode(request.path, mount.device_number).uid == 0
 
 
 @every_type
@@ -116,7 +118,7 @@ def test_hidden_files_are_told_of(bench: Bench) -> None:
     (place / "written-before").write_text("kept")
     assert mount_filesystem(request).is_hiding_files
     assert not (place / "written-before").exists()
-    mounted.unmount(see(request.path))
+    change_mount.unmount(see(request.path))
     assert (place / "written-before").read_text() == "kept"
 
 
@@ -161,7 +163,7 @@ def test_old_call_mounts_the_same(bench: Bench, fs_type: FsType) -> None:
     ):
         mount = see(request.path)
     assert {"nosuid", "nodev", "noexec"} <= mount.options
-    assert mounted.read_root_inode(request.path, mount.device_number) == RootInode(1000, 0, 0o750)
+    assert change_mount.read_root_inode(request.path, mount.device_number) == RootInode(1000, 0, 0o750)
 
 
 @every_type
@@ -279,17 +281,17 @@ def test_remount_changes_options_in_place(bench: Bench, fs_type: FsType) -> None
     made = mount_filesystem(request)
     number = see(request.path).device_number
     with (Path(request.path) / "file").open("w"):
-        mounted.remount(request.path, number, ("noexec",))
+        change_mount.remount(request.path, number, ("noexec",))
     mount = see(request.path)
     assert {"rw", "noexec", "relatime"} <= mount.options
     assert not {"nosuid", "nodev"} & mount.options
-    mounted.remount(request.path, number, ("ro", "strictatime", "nosuid"))
+    change_mount.remount(request.path, number, ("ro", "strictatime", "nosuid"))
     mount = see(request.path)
     assert mount.mount_id == made.mount_id
     assert "ro" in mount.options & mount.super_options
     assert not {"relatime", "noatime", "noexec"} & mount.options
     with pytest.raises(RefusedError, match="a check comes first") as refused:
-        mounted.remount(request.path, number, ("noatime",))
+        change_mount.remount(request.path, number, ("noatime",))
     assert refused.value.reason is Reason.READ_ONLY
     assert see(request.path) == mount
 
@@ -299,10 +301,10 @@ def test_remount_sets_parameters(bench: Bench) -> None:
     request = prepare(bench, FsType.EXT4)
     mount_filesystem(request)
     number = see(request.path).device_number
-    mounted.remount(request.path, number, ("commit=17",))
+    change_mount.remount(request.path, number, ("commit=17",))
     assert "commit=17" in see(request.path).super_options
     with pytest.raises(AgentError, match="bogus") as raised:
-        mounted.remount(request.path, number, ("bogus",))
+        change_mount.remount(request.path, number, ("bogus",))
     # A typo is nobody's reason to unmount: with it the volume could not be mounted again.
     assert "Correct it first" in str(raised.value.hint)
 
@@ -314,11 +316,11 @@ def test_other_mount_is_not_remounted(bench: Bench) -> None:
     before = see(request.path)
     wrong = DeviceNumber(7, 4095)
     with pytest.raises(NotMountedError):
-        mounted.remount(request.path, wrong, ("ro",))
+        change_mount.remount(request.path, wrong, ("ro",))
     with pytest.raises(NotMountedError):
-        mounted.set_root_ownership(request.path, wrong, 1, 1, 0o700)
+        change_mount.set_root_ownership(request.path, wrong, 1, 1, 0o700)
     with pytest.raises(NotMountedError):
-        mounted.read_root_inode(f"{bench.root}/none", before.device_number)
+        change_mount.read_root_inode(f"{bench.root}/none", before.device_number)
     assert see(request.path) == before
 
 
@@ -378,8 +380,8 @@ def test_unmount_flushes_and_lets_go(bench: Bench, fs_type: FsType) -> None:
     mount_filesystem(request)
     mount = see(request.path)
     (Path(request.path) / "file").write_text("x")
-    mounted.unmount(mount)
-    mounted.unmount(mount)
+    change_mount.unmount(mount)
+    change_mount.unmount(mount)
     assert not is_mounted(request.path)
     os.close(os.open(request.source, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
 
@@ -389,7 +391,7 @@ def test_unmount_in_use_says_busy(bench: Bench) -> None:
     request = prepare(bench)
     mount_filesystem(request)
     with (Path(request.path) / "file").open("w"), pytest.raises(AgentError) as caught:
-        mounted.unmount(see(request.path))
+        change_mount.unmount(see(request.path))
     assert caught.value.reason is Reason.DEVICE_BUSY
     assert is_mounted(request.path)
 
@@ -401,8 +403,8 @@ def test_another_mount_at_the_path_is_not_unmounted(bench: Bench) -> None:
     mine = see(request.path)
     run("umount", request.path)
     run("mount", "-t", "tmpfs", "none", request.path)
-    mounted.unmount(mine)
-    mounted.detach_stale(mine)
+    change_mount.unmount(mine)
+    change_mount.detach_stale(mine)
     assert see(request.path).fs_type == "tmpfs"
 
 
@@ -412,10 +414,10 @@ def test_covered_mount_is_not_detached_with_its_cover(bench: Bench) -> None:
     mount_filesystem(request)
     mine = see(request.path)
     run("mount", "-t", "tmpfs", "none", request.path)
-    mounted.detach_stale(mine)
+    change_mount.detach_stale(mine)
     assert see(request.path).fs_type == "tmpfs"
     run("umount", request.path)
-    mounted.detach_stale(mine)
+    change_mount.detach_stale(mine)
     assert not is_mounted(request.path)
 
 
@@ -424,7 +426,7 @@ def test_stale_mount_is_detached_in_use(bench: Bench) -> None:
     request = prepare(bench)
     mount_filesystem(request)
     with (Path(request.path) / "file").open("w"):
-        mounted.detach_stale(see(request.path))
+        change_mount.detach_stale(see(request.path))
         assert not is_mounted(request.path)
 
 
@@ -434,15 +436,15 @@ def test_freeze_holds_writes_and_thaw_lets_go(bench: Bench, fs_type: FsType) -> 
     request = prepare(bench, fs_type)
     mount_filesystem(request)
     number = see(request.path).device_number
-    mounted.freeze(request.path, number)
-    mounted.freeze(request.path, number)
+    change_mount.freeze(request.path, number)
+    change_mount.freeze(request.path, number)
     with subprocess.Popen(["touch", f"{request.path}/file"]) as writer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             writer.wait(0.3)
         was_held = writer.poll() is None
-        mounted.thaw(request.path, number)
+        change_mount.thaw(request.path, number)
         assert writer.wait(60) == 0
-    mounted.thaw(request.path, number)
+    change_mount.thaw(request.path, number)
     assert was_held
 
 
@@ -451,14 +453,14 @@ def test_root_ownership_is_set(bench: Bench) -> None:
     request = prepare(bench)
     mount_filesystem(request)
     number = see(request.path).device_number
-    mounted.set_root_ownership(request.path, number, 1000, None, 0o2775)
-    mounted.set_root_ownership(request.path, number, None, 1001, None)
-    assert mounted.read_root_inode(request.path, number) == RootInode(1000, 1001, 0o2775)
+    change_mount.set_root_ownership(request.path, number, 1000, None, 0o2775)
+    change_mount.set_root_ownership(request.path, number, None, 1001, None)
+    assert change_mount.read_root_inode(request.path, number) == RootInode(1000, 1001, 0o2775)
 
 
 def test_attributes_have_bits_in_both_interfaces() -> None:
     """Each per-mount option is known to the newer and the older call."""
-    assert mountapi._ATTRIBUTES.keys() == mountapi._OLD_FLAGS.keys()
+    assert mount_api._ATTRIBUTES.keys() == mount_api._OLD_FLAGS.keys()
 
 
 def test_directory_is_opened_without_following(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.model import FsType, Wanted, WantedBlock
+from agent.core.model import FsType, Wanted, WantedBlock
 from tests.corpus.tools import digest
 from tests.loop.moments import VOLUME, Outcome, Stage, WatchedWorkers
 from tests.summary import SUMMARY

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 from tests.agent_process import AgentProcess, Scratch
 from tests.waiting import wait_until
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, CoveredError
-from agent.model import FsType, Reason
-from agent.node.relinquish import check_unused, find_users, flush_device, flush_mount
-from agent.steps import Relinquish
+from agent.core.errors import AgentError, CoveredError
+from agent.core.model import FsType, Reason
+from agent.core.steps import Relinquish
+from agent.node.volume_session.release_device import check_unused, find_users, flush_device, flush_mount
 from tests.corpus.tools import run
 from tests.loop.devices import VOLUME, attached, opened
 from tests.loop.moments import WatchedWorkers, staged

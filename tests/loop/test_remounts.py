@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import FsType, Mount
-from agent.node import mounted
-from agent.node.mountinfo import find_top_mount, read_mounts
-from agent.node.mounts import MountRequest, mount_filesystem
-from agent.options import compare_parameters
+from agent.core.model import FsType, Mount
+from agent.core.mount_options import compare_parameters
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.mount import MountRequest, mount_filesystem
+from agent.node.kernel.mountinfo import find_top_mount, read_mounts
 from tests.loop.disks import Bench
 
 BASE = ("nodev", "nosuid")
@@ -36,7 +36,7 @@ def mount_with(request: MountRequest, *options: str) -> Mount:
 
 
 def remount(mount: Mount, *options: str) -> frozenset[str]:
-    mounted.remount(mount.path, mount.device_number, (*BASE, *options))
+    change_mount.remount(mount.path, mount.device_number, (*BASE, *options))
     return see(mount.path).super_options
 
 
@@ -47,7 +47,7 @@ def test_remounts_bring_and_take_back_what_is_said(bench: Bench, fs_type: FsType
     request = bench.request(disk, fs_type, disk.make(fs_type))
     plain = mount_with(request)
     bare = plain.super_options
-    mounted.unmount(plain)
+    change_mount.unmount(plain)
     wrong = []
     for option in OPTIONS[fs_type]:
         before = mount_with(request, option)
@@ -55,7 +55,7 @@ def test_remounts_bring_and_take_back_what_is_said(bench: Bench, fs_type: FsType
         is_gone = remount(before, *removal.undone) == bare
         if is_gone == bool(removal.left):
             wrong.append(f"{option} taken out: {removal}")
-        mounted.unmount(see(request.path))
+        change_mount.unmount(see(request.path))
 
         without = mount_with(request)
         addition = compare_parameters(without, (*BASE, option), BASE)
@@ -64,7 +64,7 @@ def test_remounts_bring_and_take_back_what_is_said(bench: Bench, fs_type: FsType
         is_there = shown == before.super_options or option in shown - bare
         if is_there == bool(addition.missing):
             wrong.append(f"{option} added: {addition}")
-        mounted.unmount(see(request.path))
+        change_mount.unmount(see(request.path))
     assert wrong == []
 
 
@@ -74,4 +74,4 @@ def test_what_no_remount_may_name_hinders_none(bench: Bench, fs_type: FsType) ->
     disk = bench.add_disk()
     mount = mount_with(bench.request(disk, fs_type, disk.make(fs_type)), "dirsync")
     assert {"dirsync", "lazytime"} <= remount(mount, "dirsync", "lazytime")
-    mounted.unmount(see(mount.path))
+    change_mount.unmount(see(mount.path))

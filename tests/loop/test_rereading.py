@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.model import FormatRecord, FormatStage, FsType, OriginRecord, VolumeId
-from agent.node.counters import read_block_counters
-from agent.node.mountinfo import find_node_number
-from agent.node.records import Records
+from agent.core.model import FormatRecord, FormatStage, FsType, OriginRecord, VolumeId
+from agent.node.kernel.disk_counters import read_block_counters
+from agent.node.kernel.mountinfo import find_node_number
+from agent.node.state.volume_records import Records
 from tests.agent_process import AgentProcess, Scratch
 from tests.loop.devices import locked
 from tests.waiting import wait_until

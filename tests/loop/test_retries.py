@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.causes import Cause
-from agent.model import Condition, Reason, Wanted
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.survey import Surveyor
+from agent.core.model import Condition, Reason, Wanted
+from agent.loop.device_survey import Surveyor
+from agent.loop.reconcile import Reconciler
+from agent.loop.wake_causes import Cause
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
 from tests.corpus.tools import run
 from tests.loop.devices import write_device
 from tests.loop.moments import VOLUME, Stage, WatchedWorkers, staged
@@ -95,13 +95,13 @@ def set_iostats(device: str, word: str) -> None:
 
 @pytest.fixture
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.reconcile.RETRY_S", (0.0,))
+    monkeypatch.setattr("agent.loop.reconcile.RETRY_S", (0.0,))
 
 
 @pytest.fixture
 def _within_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pause after the first failure outlast the test."""
-    monkeypatch.setattr("agent.reconcile.RETRY_S", (3600.0,))
+    monkeypatch.setattr("agent.loop.reconcile.RETRY_S", (3600.0,))
 
 
 @pytest.mark.usefixtures("_without_pauses")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import DeviceNumber
-from agent.node.mount_sample import has_refused_writes, read_error_count
+from agent.core.model import DeviceNumber
+from agent.node.sampling.mount_sample import has_refused_writes, read_error_count
 from tests.agent_process import MIB
 from tests.corpus.tools import run
 from tests.loop.devices import attached

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Blank, Content, Filesystem, Foreign, FsType, Unknown
-from agent.node import libblkid, signature
-from agent.node.blankness import Trust, prove_blank
+from agent.core.model import Blank, Content, Filesystem, Foreign, FsType, Unknown
+from agent.node.content import recognize
+from agent.node.content.blankness import Trust, prove_blank
+from agent.node.kernel import libblkid
 from tests.corpus.tools import copy_into, digest, run
 from tests.loop.devices import attached, opened, write_device
 
@@ -32,7 +33,7 @@ def look(image: Path, make: Make, size_bytes: int = SIZE) -> Content:
         make(path)
         before = digest(image)
         with opened(path) as (fd, device):
-            content = signature.probe(fd, device)
+            content = recognize.probe(fd, device)
         assert digest(image) == before
     return content
 
@@ -132,17 +133,17 @@ def test_what_was_recognized_is_confirmed_or_looked_for_anew(tmp_path: Path) -> 
     with attached(tmp_path / "image", SIZE) as path:
         run(*FILESYSTEMS[FsType.EXT4], path)
         with opened(path) as (fd, device):
-            known = signature.recognize(fd, device)
+            known = recognize.recognize(fd, device)
             assert isinstance(known, Filesystem)
-            assert signature.recognize(fd, device, known) == known
+            assert recognize.recognize(fd, device, known) == known
             run("tune2fs", "-L", "other", path)
-            relabelled = signature.recognize(fd, device, known)
+            relabelled = recognize.recognize(fd, device, known)
             assert isinstance(relabelled, Filesystem)
             assert relabelled.label == "other"
             write_device(path, 1024, bytes(1024))
-            assert signature.recognize(fd, device, relabelled) is None
+            assert recognize.recognize(fd, device, relabelled) is None
             run(*FILESYSTEMS[FsType.XFS], "-f", path)
-            found = signature.recognize(fd, device, relabelled)
+            found = recognize.recognize(fd, device, relabelled)
             assert isinstance(found, Filesystem)
             assert found.type is FsType.XFS
 
@@ -151,7 +152,7 @@ def test_what_was_recognized_in_a_partition_that_is_gone_is_not_confirmed(tmp_pa
     """Where the partition is not any more, its filesystem is none."""
     with attached(tmp_path / "image", SIZE) as path, opened(path) as (fd, device):
         known = Filesystem(FsType.EXT4, UUID, partition=1)
-        assert signature.recognize(fd, device, known) is None
+        assert recognize.recognize(fd, device, known) is None
 
 
 def test_read_errors_are_unknown(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_read_errors_are_unknown(tmp_path: Path) -> None:
     with attached(image, SIZE) as path, opened(path) as (fd, device):
         # The loop device keeps its size, and reads beyond the file's end fail with EIO.
         os.truncate(image, SIZE - 4 * MIB)
-        content = signature.probe(fd, device)
+        content = recognize.probe(fd, device)
     assert isinstance(content, Unknown)
 
 
@@ -200,13 +201,13 @@ def test_huge_blank_volume_is_proven_quickly(tmp_path: Path, size_tib: int) -> N
         run("mount", disk, mountpoint)
         try:
             with attached(mountpoint / "image", size_tib << 40) as path, opened(path) as (fd, device):
-                content = signature.probe(fd, device)
-                fresh = signature.probe(fd, device, Trust.FRESH)
+                content = recognize.probe(fd, device)
+                fresh = recognize.probe(fd, device, Trust.FRESH)
                 dice = random.Random(1)  # noqa: S311 -- any place will do
                 write_device(path, dice.randrange(16) * GIB, b"\1")
                 # A power of two of GiB is read, other places only by chance.
                 write_device(path, 512 * GIB, b"\1")
-                assert isinstance(signature.probe(fd, device), Foreign)
+                assert isinstance(recognize.probe(fd, device), Foreign)
         finally:
             run("umount", mountpoint)
     assert isinstance(content, Blank)

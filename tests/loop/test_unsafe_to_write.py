@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.node.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import read_mounts
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.corpus.tools import run
 from tests.loop.devices import attached

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Reason
+from agent.core.model import Reason
 from tests.corpus.tools import run
 from tests.loop.devices import write_device
 from tests.loop.moments import Outcome, Stage, WatchedWorkers, staged

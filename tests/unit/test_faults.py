@@ -11,15 +11,15 @@ import pytest
 from anyio.abc import TaskStatus
 from structlog.testing import capture_logs
 
-from agent.errors import AgentError, BugError, ShortageError
-from agent.faults import Barrier, supervise, supervise_service
-from agent.model import NodeFacts, Reason
+from agent.base.error_barrier import Barrier, supervise, supervise_service
+from agent.core.errors import AgentError, BugError, ShortageError
+from agent.core.exhaustion import is_shortage
+from agent.core.model import NodeFacts, Reason
 from agent.policy.settings import MqttSettings
-from agent.report.counters import Counters
-from agent.report.events import EventName
+from agent.report.agent_counters import Counters
+from agent.report.board.events import EventName
 from agent.report.hooks import HookRunner
-from agent.report.mqtt import MqttPublisher
-from agent.shortage import is_shortage
+from agent.report.mqtt.publisher import MqttPublisher
 from tests.unit.report.samples import CHECKPOINTS, READY, make_board
 from tests.waiting import until
 

@@ -8,18 +8,18 @@ import sys
 import pytest
 
 LATER = {
-    "rich": "agent.log keeps structlog from it; only agent.cli.render and the demo draw with it",
+    "rich": "agent.base.log keeps structlog from it; only agent.cli.show.render and the demo draw with it",
     "pygments": "it comes with rich",
     "typer": "the command line is not the daemon's",
-    "aiohttp": "agent.report.serve takes it when somebody first asks",
+    "aiohttp": "agent.report.serving.serve takes it when somebody first asks",
     "boto3": "it lives in the cloud worker",
     "botocore": "it lives in the cloud worker",
-    "aiomqtt": "agent.report.mqtt takes it when the policy names a broker",
+    "aiomqtt": "agent.report.mqtt.publisher takes it when the policy names a broker",
     "paho": "it comes with aiomqtt",
 }
 
 
-@pytest.mark.parametrize("module", ["agent.daemon", "agent.report.logs", "agent.node.zygote"])
+@pytest.mark.parametrize("module", ["agent.daemon", "agent.report.logs", "agent.node.isolate.zygote"])
 def test_the_start_takes_nothing_for_later(module: str) -> None:
     """None of the libraries that are for some nodes, or for some moments, is imported with the daemon."""
     code = f"import sys, {module}; print(*(name for name in {list(LATER)!r} if name in sys.modules))"
@@ -27,7 +27,7 @@ def test_the_start_takes_nothing_for_later(module: str) -> None:
     assert {name: LATER[name] for name in done.stdout.split()} == {}
 
 
-@pytest.mark.parametrize("module", ["agent.node.zygote", "agent.node.guardian"])
+@pytest.mark.parametrize("module", ["agent.node.isolate.zygote", "agent.node.filesystem.thaw_guardian"])
 def test_small_processes_stay_small(module: str) -> None:
     """What workers are forked from, and what holds a filesystem frozen, has no event loop with it."""
     code = f"import sys, {module}; print(*({{'asyncio', 'anyio', 'structlog'}} & sys.modules.keys()))"

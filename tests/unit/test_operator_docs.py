@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Reason
-from agent.report.events import EventName
+from agent.core.model import Reason
+from agent.report.board.events import EventName
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

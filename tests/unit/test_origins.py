@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 import anyio
 import pytest
 
-from agent.model import Origin, VolumeId
-from agent.origins import Origins
+from agent.core.model import Origin, VolumeId
+from agent.loop.volume_origins import Origins
 from bench.fleet import JumpingLoop
 
 FIRST, LATER = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")

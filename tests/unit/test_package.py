@@ -11,10 +11,10 @@ import agent
 ROOT = Path(agent.__file__).parent
 
 # Who must not know whom, directly or through another module of the agent.
-CORE = ("agent.errors", "agent.model", "agent.plan", "agent.policy", "agent.steps")
+CORE = ("agent.core.errors", "agent.core.model", "agent.core.plan", "agent.policy", "agent.core.steps")
 FORBIDDEN = {
     **dict.fromkeys(CORE, ("agent.node", "agent.cloud", "agent.report", "agent.cli")),
-    "agent.node": ("agent.policy", "agent.plan", "agent.cloud", "agent.report", "agent.cli"),
+    "agent.node": ("agent.policy", "agent.core.plan", "agent.cloud", "agent.report", "agent.cli"),
     "agent.report": ("agent.cli",),
 }
 
@@ -82,13 +82,16 @@ def test_layers_are_kept() -> None:
 @pytest.mark.parametrize(
     "sources",
     [
-        {"agent.plan": "import agent.node"},
-        {"agent.plan": "from agent import node"},
-        {"agent.plan": "from agent.node.mounts import mount"},
-        {"agent.plan": "def look():\n    from agent.node import mounts"},
-        {"agent.plan": "from agent.steps import Format", "agent.steps": "import agent.cloud.worker"},
-        {"agent.model": "from agent.words import x", "agent.words": "import agent.report.logs"},
-        {"agent.node.mounts": "from agent.policy import Policy"},
+        {"agent.core.plan": "import agent.node"},
+        {"agent.core.plan": "from agent import node"},
+        {"agent.core.plan": "from agent.node.filesystem.mount import mount"},
+        {"agent.core.plan": "def look():\n    from agent.node import mounts"},
+        {
+            "agent.core.plan": "from agent.core.steps import Format",
+            "agent.core.steps": "import agent.cloud.aws_worker.main",
+        },
+        {"agent.core.model": "from agent.words import x", "agent.words": "import agent.report.logs"},
+        {"agent.node.filesystem.mount": "from agent.policy import Policy"},
     ],
 )
 def test_breach_is_found(sources: dict[str, str]) -> None:
@@ -99,9 +102,9 @@ def test_breach_is_found(sources: dict[str, str]) -> None:
 def test_allowed_imports_pass() -> None:
     """Layers above may import the core and the node, and like-named modules are not confused."""
     sources = {
-        "agent.reconcile": "from agent.node import mounts\nfrom agent.plan import make_plan",
-        "agent.plan": "import agent.nodes\nfrom agent.model import node",
-        "agent.node.mounts": "from agent.model import Mount",
+        "agent.loop.reconcile": "from agent.node import mounts\nfrom agent.core.plan import make_plan",
+        "agent.core.plan": "import agent.nodes\nfrom agent.core.model import node",
+        "agent.node.filesystem.mount": "from agent.core.model import Mount",
     }
     assert find_breaches(sources) == []
 

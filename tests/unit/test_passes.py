@@ -11,16 +11,16 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
-from agent.causes import Cause
-from agent.errors import AgentError
-from agent.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
-from agent.passes import Context, Memory, Pass
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.events import EventName
-from agent.steps import Format, Link, MountFilesystem
-from agent.wants import Want
+from agent.core.errors import AgentError
+from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
+from agent.core.steps import Format, Link, MountFilesystem
+from agent.loop.goals import Want
+from agent.loop.passes import Context, Memory, Pass
+from agent.loop.reconcile import Reconciler
+from agent.loop.wake_causes import Cause
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
 from tests.fakes.world import EXT4, FakeNode, FakeVolume
 from tests.unit.test_reconcile import VOLUME, WANTED, reconciling, wait_condition, wait_for
 
@@ -309,8 +309,8 @@ async def test_plan_for_showing_fails_for_one_volume_alone() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for long for a pass under way."""
-    monkeypatch.setattr("agent.reconcile.LOCK_PATIENCE_S", 0.01)
-    monkeypatch.setattr("agent.reconcile.LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("agent.loop.reconcile.LOCK_PATIENCE_S", 0.01)
+    monkeypatch.setattr("agent.loop.reconcile.LOOK_TIMEOUT_S", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.paths import Paths
+from agent.base.paths import Paths
 
 
 def test_a_nodes_paths_are_those_of_the_interface() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from agent.model import (
+from agent.core.model import (
     Blank,
     Checked,
     Condition,
@@ -42,8 +42,8 @@ from agent.model import (
     WantedMount,
     WantedTuning,
 )
-from agent.plan import make_plan, needs_proof
-from agent.steps import (
+from agent.core.plan import make_plan, needs_proof
+from agent.core.steps import (
     Check,
     Degrade,
     Format,

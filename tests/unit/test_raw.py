@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import RefusedError
-from agent.model import (
+from agent.base.paths import Paths
+from agent.core.errors import RefusedError
+from agent.core.model import (
     Blank,
     Condition,
     Device,
@@ -30,14 +31,13 @@ from agent.model import (
     WantedFilesystem,
     WantedMount,
 )
-from agent.node.look import Look
-from agent.node.loopback import LoopbackSource
-from agent.node.node import Node
-from agent.node.raw import find_raw_note
-from agent.node.workers import Workers
-from agent.paths import Paths
-from agent.plan import make_plan, needs_proof
-from agent.steps import EndRaw, Link, NoteRaw, RestoreNodeOwnership, SetNodeOwnership, Step, Unlink
+from agent.core.plan import make_plan, needs_proof
+from agent.core.steps import EndRaw, Link, NoteRaw, RestoreNodeOwnership, SetNodeOwnership, Step, Unlink
+from agent.node.isolate.workers import Workers
+from agent.node.machine import Node
+from agent.node.standins.source import LoopbackSource
+from agent.node.volume_session.inspect import Look
+from agent.node.volume_session.raw_handover import find_raw_note
 from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume
 from tests.unit.test_reconcile import _is_death, reconciling, wait_condition, wait_for
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from agent.causes import Cause
-from agent.errors import AgentError, InconclusiveError
-from agent.model import (
+from agent.core.errors import AgentError, InconclusiveError
+from agent.core.model import (
     Condition,
     Foreign,
     FormatRule,
@@ -24,12 +23,13 @@ from agent.model import (
     WantedMount,
     WantedTuning,
 )
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.events import EventName
-from agent.report.volume_status import VolumeStatus
-from agent.steps import Action, Check, Format
+from agent.core.steps import Action, Check, Format
+from agent.loop.reconcile import Reconciler
+from agent.loop.wake_causes import Cause
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.board.volume_status import VolumeStatus
 from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failing
 
 pytestmark = pytest.mark.anyio

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.causes import BEGINS_ANEW, ENDS_PAUSE, Cause
-from agent.errors import AgentError
-from agent.faults import RETRY_S
-from agent.model import Filesystem, Identity, Reason, Seen, VolumeId
-from agent.node.sources import Hint
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.steps import Action, Check, Format
-from agent.survey import Surveyor
-from agent.wants import Want
+from agent.base.error_barrier import RETRY_S
+from agent.core.errors import AgentError
+from agent.core.model import Filesystem, Identity, Reason, Seen, VolumeId
+from agent.core.steps import Action, Check, Format
+from agent.loop.device_survey import Surveyor
+from agent.loop.goals import Want
+from agent.loop.reconcile import Reconciler
+from agent.loop.wake_causes import BEGINS_ANEW, ENDS_PAUSE, Cause
+from agent.node.device.source import Hint
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
 from bench.fleet import JumpingLoop
 from tests.fakes.world import EXT4, FakeNode, FakeVolume, failing
 from tests.unit.test_reconcile import VOLUME, WANTED, reconciling

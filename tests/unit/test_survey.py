@@ -11,14 +11,14 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from agent.errors import InconclusiveError
-from agent.model import Identity, Seen, VolumeId
-from agent.node.sources import Hint
-from agent.reconcile import Reconciler
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.survey import Surveyor, look_periodically
-from agent.wants import Want
+from agent.core.errors import InconclusiveError
+from agent.core.model import Identity, Seen, VolumeId
+from agent.loop.device_survey import Surveyor, look_periodically
+from agent.loop.goals import Want
+from agent.loop.reconcile import Reconciler
+from agent.node.device.source import Hint
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
 from tests.fakes.world import FakeNode
 
 pytestmark = pytest.mark.anyio

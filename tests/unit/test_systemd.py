@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.node.limits import CHILD_DESCRIPTORS, DESCRIPTORS
-from agent.report.serve import CONTROL_LIMITS, HTTP_LIMITS
+from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, DESCRIPTORS
+from agent.report.serving.serve import CONTROL_LIMITS, HTTP_LIMITS
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "ebs-agent.service").read_text()

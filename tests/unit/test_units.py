@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import InvalidValueError
-from agent.units import (
+from agent.core.errors import InvalidValueError
+from agent.core.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
     SIZE_RANGE_PATTERN,

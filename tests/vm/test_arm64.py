@@ -74,7 +74,7 @@ def test_the_bundle_is_installed_and_works(tree: Path) -> None:
     run_emulated(tree, python, "-I", "/bundle/install_wheels.py", *list_wheels(tree))
     machine = run_emulated(tree, python, "-I", "-c", "import platform; print(platform.machine())")
     assert machine == "aarch64\n"
-    run_emulated(tree, python, "-I", "-c", "import agent.cli.app, agent.cloud.worker, agent.daemon")
+    run_emulated(tree, python, "-I", "-c", "import agent.cli.app, agent.cloud.aws_worker.main, agent.daemon")
     assert run_emulated(tree, python, f"{VENV}/bin/ebs-agent", "--version") == f"{VERSION}\n"
     checked = run_emulated(tree, python, f"{VENV}/bin/ebs-agent", "check", "/policy.example.yaml")
     assert "no problems" in checked

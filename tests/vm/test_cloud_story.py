@@ -167,7 +167,7 @@ for name, attempt in attempts.items():
 
 def check_worker(guest: Guest) -> None:
     """The process that speaks to AWS is nobody: it can do none of what the daemon may."""
-    pid = guest.shell("pgrep -f agent.cloud.worker | head -n 1").strip()
+    pid = guest.shell("pgrep -f agent.cloud.aws_worker.main | head -n 1").strip()
     lines = guest.shell("cat /proc/$1/status", pid).splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     uid, gid = status["Uid"].split()[0], status["Gid"].split()[0]

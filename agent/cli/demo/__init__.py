@@ -6,6 +6,6 @@ claims; and takes everything away again, whatever happens.
 
 from __future__ import annotations
 
-from agent.cli.demo.play import run_demo
+from agent.cli.demo.run_demo import run_demo
 
 __all__ = ["run_demo"]

@@ -16,9 +16,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.demo.scenes import Scene
-from agent.cli.render import clean, show_condition
-from agent.report.sizes import show_size
+from agent.cli.demo.scenarios import Scene
+from agent.cli.show.render import clean, show_condition
+from agent.core.sizes import show_size
 
 EVENTS_ROOMY = 8
 EVENTS_TIGHT = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.base.paths import Paths
 from agent.cli.doctor.findings import Finding, Verdict, show_findings
 from agent.cli.doctor.installation import (
     examine_agent,
@@ -24,7 +25,6 @@ from agent.cli.doctor.machine import (
     examine_udev,
     examine_user,
 )
-from agent.paths import Paths
 
 __all__ = ["Finding", "Host", "Verdict", "examine_node", "show_findings"]
 

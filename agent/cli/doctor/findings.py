@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from agent.cli.output import print_json
-from agent.errors import ExitCode
+from agent.cli.show.output import print_json
+from agent.core.errors import ExitCode
 
 
 class Verdict(str, Enum):
@@ -41,7 +41,7 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
 def _print_findings(findings: Sequence[Finding], *, is_ready: bool) -> None:
     from rich.text import Text  # noqa: PLC0415  # not for --json
 
-    from agent.cli.render import print_view  # noqa: PLC0415
+    from agent.cli.show.render import print_view  # noqa: PLC0415
 
     signs = {
         Verdict.OK: ("✓", "green"),

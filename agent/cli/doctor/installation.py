@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.doctor.findings import Finding, Verdict
-from agent.errors import AgentError
-from agent.model import FsType
-from agent.paths import Paths
+from agent.core.errors import AgentError
+from agent.core.model import FsType
 
 if TYPE_CHECKING:
     from agent.policy import Policy
@@ -76,8 +76,8 @@ def _explain_shell(error: AgentError) -> Finding:
 
 
 def _examine_from_here(policy: Policy) -> list[Finding]:
-    from agent.cloud.examine import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
-    from agent.cloud.sources import look_around  # noqa: PLC0415
+    from agent.cloud.identity.identity_sources import look_around  # noqa: PLC0415
+    from agent.cloud.permissions.doctor_checks import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
 
     examined = anyio.run(examine_cloud, policy, look_around())
     return [Finding(one.subject, _VERDICTS[one.is_ok], one.found, one.mend) for one in examined]

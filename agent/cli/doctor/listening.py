@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.doctor.findings import Finding, Verdict
-from agent.node.listeners import Listener, find_listener
+from agent.node.kernel.tcp_listeners import Listener, find_listener
 
 if TYPE_CHECKING:
     from agent.policy import Policy

@@ -11,11 +11,11 @@ from pathlib import Path
 import anyio
 
 from agent.cli.doctor.findings import Finding, Verdict
-from agent.errors import AgentError
-from agent.model import FsType
-from agent.node import command
-from agent.node.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
-from agent.node.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
+from agent.core.errors import AgentError
+from agent.core.model import FsType
+from agent.node.isolate import programs as command
+from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
+from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 
 KERNEL_NEEDED = (5, 12)
 """mount_setattr(2); the new mount API itself is of 5.2."""

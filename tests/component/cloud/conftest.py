@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.cloud.worker import Caller
+from agent.cloud.aws_worker.main import Caller
 from tests.aws.cloud import REGION, Cloud
 from tests.aws.server import AwsServer
 from tests.aws.world import CREDENTIALS, World

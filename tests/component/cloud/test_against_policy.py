@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ExitCode, RefusedError
-from agent.model import Reason, VolumeId
+from agent.core.errors import ExitCode, RefusedError
+from agent.core.model import Reason, VolumeId
 from tests.aws.world import World
 from tests.component.cloud.test_orders import Clerk
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.calls import DescribeVolumes, ListClusterNodes
-from agent.model import Reason
+from agent.cloud.aws.calls import DescribeVolumes, ListClusterNodes
+from agent.core.model import Reason
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE
 from tests.aws.world import NodeUnderTest, World
 

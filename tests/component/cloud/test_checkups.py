@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.cloud.checkups import EVERY_S, FORGET_S, OFTEN_S
-from agent.model import Initialization, VolumeId
+from agent.cloud.tasks.status_checks import EVERY_S, FORGET_S, OFTEN_S
+from agent.core.model import Initialization, VolumeId
 from tests.aws.checks import StatusOfVolume
 from tests.aws.faults import Fault, deny, throttle
 from tests.aws.world import NodeUnderTest, World

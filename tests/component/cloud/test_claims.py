@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Reason
-from agent.steps import Refuse, Wait
+from agent.core.model import Reason
+from agent.core.steps import Refuse, Wait
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny, throttle
 from tests.aws.world import World

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.copying import CopyVolumes
-from agent.cloud.errors import CloudError
-from agent.model import Reason, VolumeId
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.tasks.copy_volume import CopyVolumes
+from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import NodeUnderTest, World

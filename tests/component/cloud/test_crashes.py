@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.all_calls import ALL_CALLS
-from agent.cloud.call import Change
-from agent.cloud.calls import CreateVolume
-from agent.cloud.copying import CopyVolumes
-from agent.cloud.recording import EVENTS
-from agent.cloud.worker import Caller
-from agent.report.events import HAPPENS_ONCE, EventName
+from agent.cloud.aws.all_calls import ALL_CALLS
+from agent.cloud.aws.call import Change
+from agent.cloud.aws.calls import CreateVolume
+from agent.cloud.aws_worker.main import Caller
+from agent.cloud.tasks.copy_volume import CopyVolumes
+from agent.cloud.view.change_events import EVENTS
+from agent.report.board.events import HAPPENS_ONCE, EventName
 from tests.aws.cloud import Cloud
 from tests.aws.server import AwsServer
 from tests.aws.world import Crash, NodeUnderTest, World, is_crash

@@ -5,12 +5,12 @@ from pathlib import Path
 import boto3
 import pytest
 
-from agent.cloud.decisions import AttachApi, NodeView
-from agent.cloud.following import Follower
-from agent.cloud.holders import find_gone
-from agent.cloud.orders import VolumeOrders
-from agent.cloud.whoami import CloudIdentity
-from agent.model import Reason, VolumeId
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.orders.runner import Follower
+from agent.cloud.orders.volumes import VolumeOrders
+from agent.cloud.plan.decisions import AttachApi, NodeView
+from agent.cloud.plan.instance_gone import find_gone
+from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import ACCOUNT, REGION, ZONE
 from tests.aws.faults import deny
 from tests.aws.world import NodeUnderTest, World

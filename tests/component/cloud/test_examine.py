@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.examine import examine_cloud
-from agent.cloud.sources import Surroundings
+from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.permissions.doctor_checks import examine_cloud
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.faults import deny
 from tests.aws.world import CREDENTIALS, World

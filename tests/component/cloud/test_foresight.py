@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from agent.cloud.call import Change
-from agent.model import NextCall
+from agent.cloud.aws.call import Change
+from agent.core.model import NextCall
 from tests.aws.faults import deny
 from tests.aws.world import NodeUnderTest, World
 from tests.component.cloud.test_upkeep import write

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.cloud import worker_words
-from agent.cloud.asking import GetCallerIdentity
-from agent.cloud.calls import CreateSnapshot, DescribeVolumes
-from agent.cloud.client import CloudClient
-from agent.cloud.errors import CloudError
-from agent.cloud.examine import describe_user
+from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes
+from agent.cloud.aws.status_calls import GetCallerIdentity
+from agent.cloud.aws_worker import stderr_log
+from agent.cloud.aws_worker.client import CloudClient
+from agent.cloud.aws_worker.process import NOBODY_UID, WorkerSettings
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.errors.unreadable_entries import Unread, require_read
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.permissions.doctor_checks import describe_user
 from agent.cloud.service import choose_worker_settings
-from agent.cloud.unread import Unread, require_read
-from agent.cloud.whoami import CloudIdentity
-from agent.cloud.worker_process import NOBODY_UID, WorkerSettings
-from agent.model import Reason, VolumeId
+from agent.core.model import Reason, VolumeId
 from tests.aws.answers import ANSWERS, VOLUME
 from tests.aws.world import World
 from tests.waiting import until
@@ -215,8 +215,8 @@ except BrokenPipeError:
     told = [line for line in logs if line["event"] == "cloud.worker_said"]
     assert told[0]["text"] == forged
     assert "\x1b" not in told[1]["text"]
-    assert len(told[1]["text"]) == worker_words.LINE_LIMIT
-    assert len(told) <= worker_words.LINES_LIMIT
+    assert len(told[1]["text"]) == stderr_log.LINE_LIMIT
+    assert len(told) <= stderr_log.LINES_LIMIT
     assert [line["event"] for line in logs if line not in told] == ["cloud.worker_silenced"]
 
 

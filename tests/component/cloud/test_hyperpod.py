@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.calls import ListClusterNodes
-from agent.cloud.errors import CloudError
+from agent.cloud.aws.calls import ListClusterNodes
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.whoami import Orchestrator
 from agent.cloud.service import ENDPOINT_VARIABLE, CloudService
-from agent.cloud.sources import Surroundings
-from agent.cloud.whoami import Orchestrator
-from agent.model import Reason
+from agent.core.model import Reason
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.world import CREDENTIALS, EmulatedHands, World
 

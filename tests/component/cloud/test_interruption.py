@@ -13,15 +13,15 @@ import anyio
 import pytest
 from aiohttp import web
 
-from agent.cloud import leaving_node
-from agent.cloud.control import Clerk
-from agent.cloud.interruption import PATH, InterruptionWatch, parse_interruption
-from agent.cloud.leaving_node import leave_node
-from agent.cloud.sources import Surroundings
-from agent.errors import AgentError
-from agent.model import VolumeId
+from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.orders import leave_node as leaving_node
+from agent.cloud.orders.leave_node import leave_node
+from agent.cloud.orders.routes import Clerk
+from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
+from agent.core.errors import AgentError
+from agent.core.model import VolumeId
 from agent.policy.settings import CloudSettings
-from agent.report.board import Board
+from agent.report.board.board import Board
 from tests.aws.world import World
 from tests.component.cloud.test_release import Node, add_volumes
 from tests.waiting import until

@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.findings import Findings
-from agent.cloud.keeping import FileStore
-from agent.cloud.makings import Making, Makings
+from agent.cloud.identity.identity_sources import Surroundings
 from agent.cloud.service import CloudService
-from agent.cloud.sources import Surroundings
-from agent.model import VolumeId
+from agent.cloud.state.made_volumes import Making, Makings
+from agent.cloud.state.state_file import FileStore
+from agent.cloud.view.cloud_report import Findings
+from agent.core.model import VolumeId
 from agent.policy import Policy
 from tests.aws.cloud import CLUSTER_ARN, CLUSTER_ID
 from tests.aws.world import CREDENTIALS, World

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Reason
-from agent.steps import Refuse
+from agent.core.model import Reason
+from agent.core.steps import Refuse
 from tests.aws.world import NodeUnderTest, World
 
 CLAIM = """

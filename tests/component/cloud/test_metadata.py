@@ -12,7 +12,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from agent.cloud.sources import Surroundings, ask_metadata
+from agent.cloud.identity.identity_sources import Surroundings, ask_metadata
 
 pytestmark = pytest.mark.anyio
 

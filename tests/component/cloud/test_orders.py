@@ -7,14 +7,14 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.control import ORDERS, Desk
-from agent.cloud.decisions import AttachApi, NodeView
-from agent.cloud.describe import describe_known
-from agent.cloud.following import Follower
-from agent.errors import AgentError, ExitCode, RefusedError
-from agent.model import VolumeId
+from agent.cloud.orders.routes import ORDERS, Desk
+from agent.cloud.orders.runner import Follower
+from agent.cloud.plan.decisions import AttachApi, NodeView
+from agent.cloud.view.describe_all import describe_known
+from agent.core.errors import AgentError, ExitCode, RefusedError
+from agent.core.model import VolumeId
 from agent.policy import PolicyFile
-from agent.report.board import Board
+from agent.report.board.board import Board
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import NodeUnderTest, World

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import RefusedError
+from agent.core.errors import RefusedError
 from tests.aws.faults import deny
 from tests.aws.world import NodeUnderTest, World
 from tests.component.cloud.test_orders import Clerk

@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.calls import DescribeVolumes
-from agent.cloud.loop import CloudLoop
-from agent.cloud.pools import choose_share
-from agent.model import Reason
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.plan.pools import choose_share
+from agent.core.model import Reason
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE
 from tests.aws.faults import deny
 from tests.aws.world import NodeUnderTest, World

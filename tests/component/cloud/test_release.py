@@ -14,15 +14,15 @@ import pytest
 from aiohttp import web
 
 from agent.cli.client import Client
-from agent.cloud.control import add_cloud_routes
-from agent.cloud.decisions import AttachApi, NodeView
-from agent.cloud.findings import EVERYTHING
-from agent.cloud.following import Follower, Tell
-from agent.errors import AgentError, ExitCode
-from agent.model import VolumeId
-from agent.report import lines
-from agent.report.board import Board
-from agent.report.serve import serve_control
+from agent.cloud.orders.routes import add_cloud_routes
+from agent.cloud.orders.runner import Follower, Tell
+from agent.cloud.plan.decisions import AttachApi, NodeView
+from agent.cloud.view.cloud_report import EVERYTHING
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import VolumeId
+from agent.report.board.board import Board
+from agent.report.serving import json_lines
+from agent.report.serving.serve import serve_control
 from tests.aws.faults import deny
 from tests.aws.world import EmulatedHands, NodeUnderTest, World
 
@@ -304,7 +304,7 @@ volumes:
 
 async def test_long_order_is_not_silent(world: World, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order that has nothing to tell for long has lines that say only that it goes on."""
-    monkeypatch.setattr(lines, "KEEPALIVE_S", 0.01)
+    monkeypatch.setattr(json_lines, "KEEPALIVE_S", 0.01)
     client = Client(node.path)
     volume = world.cloud.make_volume()
     async with node.serving():

@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.calls import CreateSnapshot
-from agent.cloud.client import CloudClient
-from agent.cloud.frozen_snapshot import take_snapshot
-from agent.model import Reason, VolumeId
+from agent.cloud.aws.calls import CreateSnapshot
+from agent.cloud.aws_worker.client import CloudClient
+from agent.cloud.snapshots.take_frozen import take_snapshot
+from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.faults import Fault, Kind, deny, throttle
 from tests.aws.world import NodeUnderTest, World

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from agent.cloud.whoami import CloudIdentity
-from agent.model import Reason
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.core.model import Reason
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import deny
 from tests.aws.world import World

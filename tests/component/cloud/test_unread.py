@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.call import Call
-from agent.model import VolumeId
+from agent.cloud.aws.call import Call
+from agent.core.model import VolumeId
 from tests.aws.world import NodeUnderTest, World
 
 Spoil = Callable[[dict[str, Any]], None]

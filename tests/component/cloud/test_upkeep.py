@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.model import Reason
-from agent.steps import Refuse
+from agent.core.model import Reason
+from agent.core.steps import Refuse
 from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import World
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cloud.asking import GetCallerIdentity
-from agent.cloud.calls import CreateVolume, DescribeVolumes, ModifyVolume
-from agent.cloud.client import CloudClient
-from agent.cloud.errors import CloudError
-from agent.cloud.loop import CloudLoop
-from agent.cloud.unread import require_read
-from agent.errors import AgentError
-from agent.model import Reason, VolumeId
+from agent.cloud.aws.calls import CreateVolume, DescribeVolumes, ModifyVolume
+from agent.cloud.aws.status_calls import GetCallerIdentity
+from agent.cloud.aws_worker.client import CloudClient
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.errors.unreadable_entries import require_read
+from agent.core.errors import AgentError
+from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import ZONE
 from tests.aws.faults import Fault, Kind, deny
 from tests.aws.world import CREDENTIALS, World
@@ -54,7 +54,12 @@ def python_for_all() -> Iterator[str]:
             site = Path(directory, "lib", version, "site-packages")
             if made.returncode == 0 and site.exists():
                 site.joinpath("agent.pth").write_text("\n".join(path for path in sys.path if path), "utf-8")
-                if run_as(NOBODY, [f"{directory}/bin/python", "-I", "-c", "import agent.cloud.worker"]) == "":
+                if (
+                    run_as(
+                        NOBODY, [f"{directory}/bin/python", "-I", "-c", "import agent.cloud.aws_worker.main"]
+                    )
+                    == ""
+                ):
                     yield f"{directory}/bin/python"
                     return
     pytest.skip("no Python of this version, or not this directory, is readable to everybody")
@@ -73,7 +78,13 @@ def run_as(user: tuple[int, int], argv: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["agent.daemon", "agent.cloud.loop", "agent.cloud.client", "agent.cloud.sources"]
+    "module",
+    [
+        "agent.daemon",
+        "agent.cloud.cloud_loop",
+        "agent.cloud.aws_worker.client",
+        "agent.cloud.identity.identity_sources",
+    ],
 )
 def test_daemon_never_imports_boto3(module: str) -> None:
     """What the daemon imports brings neither boto3 nor botocore into its process."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.demo.play import write_policy
-from agent.cli.demo.scenes import SCENES, BlankVolume, Scene
-from agent.cli.demo.stage import Stage
+from agent.cli.demo.busy_writer import BLOCK_BYTES, Writer, make_block
+from agent.cli.demo.run_demo import write_policy
+from agent.cli.demo.sandbox import Stage
+from agent.cli.demo.scenarios import SCENES, BlankVolume, Scene
 from agent.cli.demo.view import View
-from agent.cli.demo.writer import BLOCK_BYTES, Writer, make_block
-from agent.model import parse_volume_id
+from agent.core.model import parse_volume_id
 from agent.policy import check_policy
 from agent.report import api
 from tests.unit.report.samples import READY, make_board, make_status

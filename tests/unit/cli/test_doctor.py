@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.base.paths import Paths
 from agent.cli.doctor import Finding, Host, Verdict, installation, machine, show_findings
 from agent.cli.doctor.listening import examine_listener
-from agent.errors import AgentError, ExitCode
-from agent.model import FsType
-from agent.node.listeners import Listener
-from agent.paths import Paths
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import FsType
+from agent.node.kernel.tcp_listeners import Listener
 
 XFS_POLICY = """
 version: 1

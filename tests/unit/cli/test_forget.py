@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.forget import forget_format
-from agent.errors import AgentError, ExitCode
-from agent.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, VolumeId
-from agent.node.records import Records
-from agent.paths import Paths
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, VolumeId
+from agent.node.state.volume_records import Records
 
 BY_ID = VolumeId("vol-0123456789abcdef0")
 BY_PATH = VolumeId("vol-0123456789abcdef1")

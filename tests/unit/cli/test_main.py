@@ -126,7 +126,7 @@ def test_commands_start_without_what_they_do_not_need() -> None:
         "structlog",
         "anyio",
         "pyudev",
-        "agent.model",
+        "agent.core.model",
     )
     code = f"import sys, agent.cli.app; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from agent.cli import render
-from agent.cloud.snapshot_orders import show_snapshot
-from agent.cloud.values import CloudSnapshot
-from agent.model import NextCall
+from agent.cli.show import render
+from agent.cloud.aws.models import CloudSnapshot
+from agent.cloud.orders.snapshots import show_snapshot
+from agent.core.model import NextCall
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status

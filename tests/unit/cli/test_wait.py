@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from agent.cli.client import Client
 from agent.cli.wait import wait_for
-from agent.cloud.errors import Failure, explain_failure
-from agent.errors import AgentError, ExitCode
+from agent.cloud.errors.explain import Failure, explain_failure
+from agent.core.errors import AgentError, ExitCode
 
 IN_SERVICE = explain_failure(
     Failure("sagemaker", "AttachClusterNodeVolume", "ValidationException", "Cluster is not InService.", 400)

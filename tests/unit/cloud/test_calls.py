@@ -7,13 +7,14 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud import asking, calls, copying
-from agent.cloud.all_calls import ALL_CALLS
-from agent.cloud.call import Call, Change
-from agent.cloud.recording import EVENTS, SILENT
-from agent.cloud.statements import STATEMENTS
-from agent.model import VolumeId
-from agent.report.events import EventName
+from agent.cloud.aws import calls, status_calls
+from agent.cloud.aws.all_calls import ALL_CALLS
+from agent.cloud.aws.call import Call, Change
+from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.tasks import copy_volume
+from agent.cloud.view.change_events import EVENTS, SILENT
+from agent.core.model import VolumeId
+from agent.report.board.events import EventName
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 INSTANCE = "i-0123456789abcdef0"
@@ -24,8 +25,8 @@ TAGS = (("a", "b"),)
 EXAMPLES: tuple[Call[Any], ...] = (
     calls.AttachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.AttachVolume(INSTANCE, VOLUME, "/dev/sdf"),
-    copying.CopyVolumes(VOLUME, "token", 5, "gp3", TAGS, 3000, 125, True, "alias/k", True),
-    copying.CopyVolumes(VOLUME, "token", None, "gp3", (), is_dry_run=True),
+    copy_volume.CopyVolumes(VOLUME, "token", 5, "gp3", TAGS, 3000, 125, True, "alias/k", True),
+    copy_volume.CopyVolumes(VOLUME, "token", None, "gp3", (), is_dry_run=True),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS, is_dry_run=True),
     calls.CreateTags(VOLUME, TAGS),
@@ -38,14 +39,14 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),
     calls.DescribeSnapshots((("tag:a", ("b",)),)),
-    asking.DescribeVolumeStatus((VOLUME,)),
+    status_calls.DescribeVolumeStatus((VOLUME,)),
     calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
     calls.DescribeVolumesModifications((VOLUME,)),
     calls.DetachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.DetachVolume(INSTANCE, VOLUME),
     calls.DisableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
     calls.EnableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
-    asking.GetCallerIdentity(),
+    status_calls.GetCallerIdentity(),
     calls.ListClusterNodes(ARN),
     calls.LockSnapshot(SNAPSHOT, "governance", 7),
     calls.ModifyVolume(VOLUME, 6, "io2", 5000, None),

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.control import ORDERS
-from agent.cloud.named import NewVolume
-from agent.cloud.words import (
+from agent.cloud.orders.named_volumes import NewVolume
+from agent.cloud.orders.request_fields import (
     WORDS,
     check_words,
     find_volume,
@@ -14,9 +13,10 @@ from agent.cloud.words import (
     read_modification,
     read_new_volume,
 )
-from agent.errors import AgentError, ExitCode
-from agent.model import VolumeId
-from agent.report.board import Board
+from agent.cloud.orders.routes import ORDERS
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import VolumeId
+from agent.report.board.board import Board
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.calls import ModifyVolume
-from agent.cloud.decisions import Do
-from agent.cloud.drift import find_differences, tell_drift
-from agent.cloud.modify import plan_modify, plan_tags
-from agent.cloud.values import CloudVolume, Modification
-from agent.cloud.wanted import WantedVolume
-from agent.model import Reason, Remedy, VolumeId
-from agent.steps import Refuse, Wait
+from agent.cloud.aws.calls import ModifyVolume
+from agent.cloud.aws.models import CloudVolume, Modification
+from agent.cloud.plan.class_drift import find_differences, tell_drift
+from agent.cloud.plan.decisions import Do
+from agent.cloud.plan.modify_volume import plan_modify, plan_tags
+from agent.cloud.plan.wanted_volume import WantedVolume
+from agent.core.model import Reason, Remedy, VolumeId
+from agent.core.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 KEY = "arn:aws:kms:us-west-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

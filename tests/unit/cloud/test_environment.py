@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cloud.environment import NOT_SHOWN, describe_environment
+from agent.cloud.permissions.aws_environment import NOT_SHOWN, describe_environment
 
 
 @pytest.mark.parametrize(

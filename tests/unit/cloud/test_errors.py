@@ -4,9 +4,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from agent.cloud.errors import CloudError, Failure, explain_failure, find_code, is_throttled
-from agent.cloud.rest import find_told_wait_s
-from agent.model import Reason
+from agent.cloud.errors.explain import CloudError, Failure, explain_failure, find_code, is_throttled
+from agent.cloud.errors.retry_after import find_told_wait_s
+from agent.core.model import Reason
 
 ROLE = "arn:aws:sts::111122223333:assumed-role/exec/i-0123456789abcdef0"
 

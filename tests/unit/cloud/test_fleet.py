@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.call import Call, Within
-from agent.cloud.calls import AttachClusterNodeVolume
-from agent.cloud.values import CloudVolume
-from agent.model import VolumeId
+from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.calls import AttachClusterNodeVolume
+from agent.cloud.aws.models import CloudVolume
+from agent.core.model import VolumeId
 from bench.fleet import VOLUMES_PER_NODE, Bucket, Fleet, JumpingLoop, SimulatedNode, Way
 from tests.aws.world import CrashError, is_crash
 

@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.aside import do_here
-from agent.causes import Cause
-from agent.cloud.findings import EVERYTHING
-from agent.cloud.hands import RELEASED, NodeHands
-from agent.errors import AgentError, CoveredError, ExitCode, RefusedError
-from agent.model import (
+from agent.base.off_loop import do_here
+from agent.base.paths import Paths
+from agent.cloud.node_actions import RELEASED, NodeHands
+from agent.cloud.view.cloud_report import EVERYTHING
+from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
+from agent.core.model import (
     Device,
     DeviceNumber,
     Exclusion,
@@ -31,11 +31,11 @@ from agent.model import (
     Wanted,
     WantedMount,
 )
-from agent.node.loopback import LoopbackSource
-from agent.node.node import Node
-from agent.node.workers import Workers
-from agent.paths import Paths
-from agent.steps import Action, Relinquish, Unmount
+from agent.core.steps import Action, Relinquish, Unmount
+from agent.loop.wake_causes import Cause
+from agent.node.isolate.workers import Workers
+from agent.node.machine import Node
+from agent.node.standins.source import LoopbackSource
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio

@@ -13,12 +13,12 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.call import Call, Within
-from agent.cloud.errors import Failure, explain_failure
-from agent.cloud.findings import Findings
-from agent.cloud.loop import CloudLoop
-from agent.cloud.whoami import CloudIdentity
-from agent.model import Reason, VolumeId
+from agent.cloud.aws.call import Call, Within
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.errors.explain import Failure, explain_failure
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.view.cloud_report import Findings
+from agent.core.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
 from bench.fleet import JumpingLoop
 from tests.waiting import until

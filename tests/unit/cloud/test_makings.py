@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.cloud.keeping import FileStore
-from agent.cloud.makings import Making, Makings
+from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.service import is_wanted
-from agent.cloud.whoami import CloudIdentity
-from agent.model import VolumeId
+from agent.cloud.state.made_volumes import Making, Makings
+from agent.cloud.state.state_file import FileStore
+from agent.core.model import VolumeId
 from agent.policy import Policy
 
 VOLUME = VolumeId("vol-0123456789abcdef0")

@@ -6,11 +6,11 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from agent.cloud.call import Call
-from agent.cloud.calls import DescribeVolumes, ModifyVolume
-from agent.cloud.errors import CloudError, Failure, explain_failure
-from agent.cloud.pace import AT_ONCE, Pacer
-from agent.model import VolumeId
+from agent.cloud.aws.call import Call
+from agent.cloud.aws.calls import DescribeVolumes, ModifyVolume
+from agent.cloud.aws_worker.throttle import AT_ONCE, Pacer
+from agent.cloud.errors.explain import CloudError, Failure, explain_failure
+from agent.core.model import VolumeId
 from bench.fleet import JumpingLoop, Way, run_way
 
 RNG = random.Random(1)  # noqa: S311 - jitter

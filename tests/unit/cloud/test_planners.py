@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.attach import choose_volume, plan_attach, plan_detach
-from agent.cloud.calls import (
+from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
     AttachVolume,
     CreateTags,
@@ -16,15 +15,8 @@ from agent.cloud.calls import (
     DetachClusterNodeVolume,
     ModifyVolume,
 )
-from agent.cloud.claims import plan_claim
-from agent.cloud.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
-from agent.cloud.departures import plan_orphan
-from agent.cloud.holders import is_absent
-from agent.cloud.iam import list_operations, make_iam_policy, make_kms_policy, makes_encrypted
-from agent.cloud.makings import Making, note_burnt, note_described, note_made, note_mismatch
-from agent.cloud.modify import plan_expand, plan_modify, plan_tags
-from agent.cloud.statements import STATEMENTS
-from agent.cloud.values import (
+from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.aws.models import (
     CloudAttachment,
     CloudVolume,
     ClusterNode,
@@ -32,13 +24,26 @@ from agent.cloud.values import (
     find_instance_in_resource,
     parse_volume,
 )
-from agent.cloud.wanted import WantedVolume, check_kms_key, want_volume
-from agent.cloud.whoami import CloudIdentity, Orchestrator
-from agent.errors import AgentError
-from agent.model import Reason, VolumeId
+from agent.cloud.identity.whoami import CloudIdentity, Orchestrator
+from agent.cloud.permissions.iam_policy import (
+    list_operations,
+    make_iam_policy,
+    make_kms_policy,
+    makes_encrypted,
+)
+from agent.cloud.plan.attach_volume import choose_volume, plan_attach, plan_detach
+from agent.cloud.plan.claim_removed import plan_orphan
+from agent.cloud.plan.claims import plan_claim
+from agent.cloud.plan.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.plan.instance_gone import is_absent
+from agent.cloud.plan.modify_volume import plan_expand, plan_modify, plan_tags
+from agent.cloud.plan.wanted_volume import WantedVolume, check_kms_key, want_volume
+from agent.cloud.state.made_volumes import Making, note_burnt, note_described, note_made, note_mismatch
+from agent.core.errors import AgentError
+from agent.core.model import Reason, VolumeId
+from agent.core.steps import Refuse, Wait
 from agent.policy import load_policy
 from agent.policy.entries import Claim, VolumeClass, VolumeType
-from agent.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 ME = "i-0123456789abcdef0"

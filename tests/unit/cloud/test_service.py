@@ -13,14 +13,14 @@ import anyio
 import pytest
 from typing_extensions import override
 
-from agent.cloud.call import Call, Within
-from agent.cloud.errors import CloudError
-from agent.cloud.findings import Findings
-from agent.cloud.identity import CloudIdentity
+from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.models import ClusterNode
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.identity.cloud_identity import CloudIdentity
+from agent.cloud.identity.identity_sources import Surroundings
 from agent.cloud.service import CloudService, explain_open, is_open, may_be_wanted
-from agent.cloud.sources import Surroundings
-from agent.cloud.values import ClusterNode
-from agent.model import NodeFacts, Reason, VolumeId
+from agent.cloud.view.cloud_report import Findings
+from agent.core.model import NodeFacts, Reason, VolumeId
 from agent.policy import Policy
 from tests.unit.policy.samples import VOL_A, make_policy
 from tests.waiting import until

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from agent.cloud.snapshot_facts import find_facts
-from agent.cloud.values import CloudSnapshot, CloudVolume
-from agent.model import VolumeId
+from agent.cloud.aws.models import CloudSnapshot, CloudVolume
+from agent.cloud.view.snapshot_facts import find_facts
+from agent.core.model import VolumeId
 from agent.policy.entries import SnapshotsEntry
 
 VOLUME = VolumeId("vol-0123456789abcdef0")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cloud.calls import EnableFastSnapshotRestores, LockSnapshot
-from agent.cloud.snapshots import (
+from agent.cloud.aws.calls import EnableFastSnapshotRestores, LockSnapshot
+from agent.cloud.aws.models import CloudSnapshot, CloudVolume
+from agent.cloud.plan.snapshot_schedule import (
     find_tick,
     is_locked,
     mark_locked,
@@ -21,10 +22,9 @@ from agent.cloud.snapshots import (
     plan_retention,
     plan_snapshot,
 )
-from agent.cloud.values import CloudSnapshot, CloudVolume
-from agent.model import VolumeId
-from agent.policy.cron import Schedule
+from agent.core.model import VolumeId
 from agent.policy.entries import SnapshotsEntry
+from agent.policy.values.cron import Schedule
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 FREE = CloudVolume(VOLUME, "available", 5, "gp3", "us-west-2a", iops=3000, throughput=125)

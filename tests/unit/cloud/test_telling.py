@@ -7,12 +7,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cloud.findings import explain_fault
-from agent.model import Condition, Reason
+from agent.cloud.view.cloud_report import explain_fault
+from agent.core.model import Condition, Reason
+from agent.core.steps import Refuse, Wait
 from agent.policy import load_policy
-from agent.report.board import Board
-from agent.report.volume_status import Expected, VolumeStatus
-from agent.steps import Refuse, Wait
+from agent.report.board.board import Board
+from agent.report.board.volume_status import Expected, VolumeStatus
 from tests.unit.report.samples import CHECKPOINTS, make_status
 
 WAITING = make_status(

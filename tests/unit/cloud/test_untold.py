@@ -12,15 +12,15 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.call import Call, Within
-from agent.cloud.calls import DescribeVolumes
-from agent.cloud.errors import Failure, explain_failure
-from agent.cloud.findings import Findings
-from agent.cloud.loop import CloudLoop
-from agent.cloud.untold import UNKNOWN_FOR_S
-from agent.cloud.values import parse_volume
-from agent.cloud.whoami import CloudIdentity
-from agent.model import VolumeId
+from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.aws.models import parse_volume
+from agent.cloud.cloud_loop import CloudLoop
+from agent.cloud.errors.explain import Failure, explain_failure
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.tasks.undescribed_volumes import UNKNOWN_FOR_S
+from agent.cloud.view.cloud_report import Findings
+from agent.core.model import VolumeId
 from agent.policy import Policy, load_policy
 from bench.fleet import JumpingLoop
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.cloud import calls
-from agent.cloud.call import Call
-from agent.cloud.errors import explain_failure
-from agent.cloud.replies import (
+from agent.cloud.aws import calls
+from agent.cloud.aws.call import Call
+from agent.cloud.aws_worker.answer_lines import (
     LINE_LIMIT_BYTES,
     MARKS_LIMIT,
     PARTS_LIMIT,
@@ -22,9 +21,10 @@ from agent.cloud.replies import (
     encode_failure,
     read_failure,
 )
-from agent.cloud.unread import Unread, require_read
-from agent.cloud.worker import describe_failure, encode_reply, make_reply
-from agent.errors import AgentError
+from agent.cloud.aws_worker.main import describe_failure, encode_reply, make_reply
+from agent.cloud.errors.explain import explain_failure
+from agent.cloud.errors.unreadable_entries import Unread, require_read
+from agent.core.errors import AgentError
 from tests.aws.answers import ANSWERS, DESCRIBED
 
 WRONG: tuple[Any, ...] = (

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cloud.calls import DescribeClusterNode
-from agent.cloud.decisions import AttachApi, NodeView, choose_attach_api
-from agent.cloud.sources import Surroundings, identify_node, read_resource_config
-from agent.cloud.values import ClusterNode
-from agent.cloud.whoami import (
+from agent.cloud.aws.calls import DescribeClusterNode
+from agent.cloud.aws.models import ClusterNode
+from agent.cloud.identity.identity_sources import Surroundings, identify_node, read_resource_config
+from agent.cloud.identity.whoami import (
     CloudIdentity,
     Finding,
     Orchestrator,
@@ -26,7 +25,8 @@ from agent.cloud.whoami import (
     partition_of_region,
     require_identity,
 )
-from agent.errors import AgentError
+from agent.cloud.plan.decisions import AttachApi, NodeView, choose_attach_api
+from agent.core.errors import AgentError
 from tests.hung import never_answer
 
 ID = "i-0123456789abcdef0"

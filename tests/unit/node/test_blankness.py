@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.model import Foreign, Unknown
-from agent.node.blankness import (
+from agent.core.model import Foreign, Unknown
+from agent.node.content.blankness import (
     GIB,
     KIB,
     MIB,

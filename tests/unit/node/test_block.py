@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, RefusedError, VanishedError
-from agent.model import DeviceNumber, Tuning
-from agent.node.block import (
+from agent.core.errors import AgentError, RefusedError, VanishedError
+from agent.core.model import DeviceNumber, Tuning
+from agent.node.device.links import (
     find_links_to,
     list_links,
     parse_scheduler,

@@ -11,9 +11,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from agent.errors import AgentError, NotAnsweringError, ShortageError
-from agent.model import Reason
-from agent.node import command
+from agent.core.errors import AgentError, NotAnsweringError, ShortageError
+from agent.core.model import Reason
+from agent.node.isolate import programs
 from tests.descriptors import used_up_descriptors
 from tests.waiting import until
 
@@ -22,47 +22,47 @@ pytestmark = pytest.mark.anyio
 
 async def test_returns_output_and_status() -> None:
     """Both streams and the exit status come back, whatever the program wrote first."""
-    completed = await command.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=60, check=(0, 3))
+    completed = await programs.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=60, check=(0, 3))
     assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
 
 
 async def test_feeds_input_larger_than_a_pipe() -> None:
     """Input and output flow at once, so neither waits for the other for ever."""
     text = "x" * 300_000
-    completed = await command.run(["cat"], timeout_s=60, input=text)
+    completed = await programs.run(["cat"], timeout_s=60, input=text)
     assert completed.stdout == text
 
 
 async def test_program_that_ignores_its_input_is_no_error() -> None:
     """A program may end without reading what it was given."""
-    completed = await command.run(["true"], timeout_s=60, input="x" * 1_000_000)
+    completed = await programs.run(["true"], timeout_s=60, input="x" * 1_000_000)
     assert completed.returncode == 0
 
 
 async def test_unexpected_status_carries_the_programs_last_words() -> None:
     """A failure names the program, its status and what it said."""
     with pytest.raises(AgentError, match=r"sh ended with 4: first; no space left") as caught:
-        await command.run(["sh", "-c", "echo first >&2; echo 'no  space left' >&2; exit 4"], timeout_s=60)
+        await programs.run(["sh", "-c", "echo first >&2; echo 'no  space left' >&2; exit 4"], timeout_s=60)
     assert caught.value.reason is Reason.STEP_FAILED
 
 
 async def test_death_by_signal_is_named() -> None:
     """A program that was killed by someone else failed, and by which signal."""
     with pytest.raises(AgentError, match="ended by signal 11"):
-        await command.run(["sh", "-c", "kill -SEGV $$"], timeout_s=60)
+        await programs.run(["sh", "-c", "kill -SEGV $$"], timeout_s=60)
 
 
 async def test_missing_program_names_its_package() -> None:
     """The hint is the package to install."""
     with pytest.raises(AgentError, match=r"xfsprogs"):
-        command.find_program("mkfs.xfs", search_path="/nonexistent")
+        programs.find_program("mkfs.xfs", search_path="/nonexistent")
 
 
 async def test_environment_holds_nothing_of_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child sees no secret, a fixed path and untranslated messages."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    completed = await command.run(["env"], timeout_s=60)
-    assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={command.SEARCH_PATH}"}
+    completed = await programs.run(["env"], timeout_s=60)
+    assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={programs.SEARCH_PATH}"}
     assert "hush" not in completed.stdout
 
 
@@ -74,8 +74,8 @@ async def test_passed_descriptor_keeps_its_number(tmp_path: Path) -> None:
     other = os.open(path, os.O_RDONLY)
     os.set_inheritable(other, True)
     try:
-        completed = await command.run(
-            ["sh", "-c", f"cat {command.descriptor_path(fd)}; test -e /proc/self/fd/{other} || echo none"],
+        completed = await programs.run(
+            ["sh", "-c", f"cat {programs.descriptor_path(fd)}; test -e /proc/self/fd/{other} || echo none"],
             timeout_s=60,
             pass_fds=[fd],
         )
@@ -91,7 +91,7 @@ async def test_late_program_is_killed_with_all_it_started(tmp_path: Path) -> Non
     script = f"echo $$ >{pids}; sleep 999 & echo $! >>{pids}; wait"
     for timeout_s in (0.3, 3, 30):  # a busy machine may need longer to get so far
         with pytest.raises(NotAnsweringError, match=f"did not end within {timeout_s:g} s"):
-            await command.run(["sh", "-c", script], timeout_s=timeout_s)
+            await programs.run(["sh", "-c", script], timeout_s=timeout_s)
         if len(pids.read_text().split() if pids.exists() else ()) == 2:
             break
     await until(lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
@@ -104,7 +104,7 @@ async def test_program_that_is_cancelled_may_end_in_good_order(tmp_path: Path) -
     """e2fsck and sfdisk leave things whole when they are told to end, and not when they are killed."""
     path = tmp_path / "how"
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: command.run(["sh", "-c", TRAP.format(path=path)], timeout_s=60))
+        tasks.start_soon(lambda: programs.run(["sh", "-c", TRAP.format(path=path)], timeout_s=60))
         await until(lambda: path.exists() and path.read_text() == "ready\n")
         tasks.cancel_scope.cancel()
     assert path.read_text() == "well\n"
@@ -115,7 +115,7 @@ async def test_late_program_may_end_in_good_order(tmp_path: Path) -> None:
     path = tmp_path / "how"
     for timeout_s in (0.3, 3, 30):  # a busy machine may need longer to get so far
         with pytest.raises(NotAnsweringError):
-            await command.run(["sh", "-c", TRAP.format(path=path)], timeout_s=timeout_s)
+            await programs.run(["sh", "-c", TRAP.format(path=path)], timeout_s=timeout_s)
         if path.exists():
             break
     assert path.read_text() == "well\n"
@@ -129,8 +129,8 @@ async def test_program_that_does_not_end_is_killed_with_all_it_started(tmp_path:
         f"sh -c '{deaf.format(pids=pids).replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}' & wait"
     )
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: command.run(["sh", "-c", script], timeout_s=60))
-        tasks.start_soon(lambda: command.run(["sh", "-c", deaf.format(pids=pids)], timeout_s=60))
+        tasks.start_soon(lambda: programs.run(["sh", "-c", script], timeout_s=60))
+        tasks.start_soon(lambda: programs.run(["sh", "-c", deaf.format(pids=pids)], timeout_s=60))
         await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
         tasks.cancel_scope.cancel()
     await until(lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
@@ -141,7 +141,7 @@ async def test_program_is_ended_also_without_a_descriptor_left(tmp_path: Path) -
     pid_path = tmp_path / "pid"
     async with anyio.create_task_group() as tasks:
         script = f"echo $$ >{pid_path}; exec sleep 99"
-        tasks.start_soon(lambda: command.run(["sh", "-c", script], timeout_s=60))
+        tasks.start_soon(lambda: programs.run(["sh", "-c", script], timeout_s=60))
         await until(lambda: pid_path.exists() and pid_path.read_text())
         pid = int(pid_path.read_text())
         with used_up_descriptors():
@@ -155,7 +155,7 @@ async def test_program_is_ended_also_without_a_descriptor_left(tmp_path: Path) -
 async def test_program_that_cannot_be_started_for_want_of_descriptors_is_a_shortage() -> None:
     """It says nothing about what the program was to be asked."""
     with used_up_descriptors(), pytest.raises(ShortageError, match="cat could not be started"):
-        await command.run(["cat"], timeout_s=60)
+        await programs.run(["cat"], timeout_s=60)
 
 
 async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
     pid_path = tmp_path / "pid"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(
-            lambda: command.run(["sh", "-c", f"echo $$ >{pid_path}; exec sleep 99"], timeout_s=60)
+            lambda: programs.run(["sh", "-c", f"echo $$ >{pid_path}; exec sleep 99"], timeout_s=60)
         )
         await until(lambda: pid_path.exists() and pid_path.read_text())
         tasks.cancel_scope.cancel()
@@ -174,7 +174,7 @@ async def test_cancelled_run_leaves_no_child(tmp_path: Path) -> None:
 async def test_grandchild_holding_the_pipes_does_not_hold_the_run(tmp_path: Path) -> None:
     """A run ends with its program, though something the program left behind keeps its output open."""
     pid_path = tmp_path / "pid"
-    completed = await command.run(["sh", "-c", f"sleep 50 & echo $! >{pid_path}; echo done"], timeout_s=100)
+    completed = await programs.run(["sh", "-c", f"sleep 50 & echo $! >{pid_path}; echo done"], timeout_s=100)
     assert completed.stdout == "done\n"
     left = int(pid_path.read_text())
     assert _is_running(left), "the run waited for what the program left behind"
@@ -199,13 +199,13 @@ async def test_nothing_is_lost_where_the_time_to_read_on_is_too_short() -> None:
     loop = asyncio.get_running_loop()
     loop.call_soon(hold_up)
     argv = [sys.executable, "-I", "-S", "-c", TELL_ALL_AND_END]
-    completed = await command.run(argv, timeout_s=600)
+    completed = await programs.run(argv, timeout_s=600)
     assert len(completed.stdout) == 800 << 10
 
 
 async def test_output_is_bounded() -> None:
     """A program that never stops talking costs 1 MiB, and its last words are the ones kept."""
-    completed = await command.run(
+    completed = await programs.run(
         ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end"], timeout_s=60
     )
     assert len(completed.stdout) == 1 << 20
@@ -214,11 +214,11 @@ async def test_output_is_bounded() -> None:
 
 async def test_runs_concurrently_without_mixing() -> None:
     """Many programs at once each get their own output and status."""
-    results: dict[int, command.Completed] = {}
+    results: dict[int, programs.Completed] = {}
 
     async def run_one(number: int) -> None:
         argv = ["sh", "-c", f"echo {number}; exit {number}"]
-        results[number] = await command.run(argv, timeout_s=60, check=(number,))
+        results[number] = await programs.run(argv, timeout_s=60, check=(number,))
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):
@@ -230,7 +230,7 @@ async def test_runs_concurrently_without_mixing() -> None:
 
 def test_summary_is_one_short_printable_line() -> None:
     """What a program says is cleaned before it reaches a log or a terminal."""
-    noisy = command.Completed(("x",), 1, "", "a\n" * 50 + "\x1b[31mred\x1b[0m" + "y" * 1000)
+    noisy = programs.Completed(("x",), 1, "", "a\n" * 50 + "\x1b[31mred\x1b[0m" + "y" * 1000)
     summary = noisy.summarize()
     assert summary.isprintable()
     assert len(summary) <= 400

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import RefusedError
-from agent.model import Reason
-from agent.node.directories import check_beneath, split_path
+from agent.core.errors import RefusedError
+from agent.core.model import Reason
+from agent.node.filesystem.directories import check_beneath, split_path
 
 ROOTS = ("/data", "/mnt/")
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import (
+from agent.core.model import (
     Device,
     DeviceNumber,
     Identity,
@@ -14,7 +14,7 @@ from agent.model import (
     Reason,
     parse_volume_id,
 )
-from agent.node.exclusion import BlockNode, Surroundings, find_exclusion
+from agent.node.device.foreign_use import BlockNode, Surroundings, find_exclusion
 
 VOLUME = parse_volume_id("vol-0123456789abcdef0")
 DISK = DeviceNumber(259, 0)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agent.errors import AgentError, InvalidValueError
-from agent.model import Checked, FsType, Reason
-from agent.node.command import Completed
-from agent.node.filesystem import (
+from agent.core.errors import AgentError, InvalidValueError
+from agent.core.model import Checked, FsType, Reason
+from agent.node.filesystem.mkfs_and_fsck import (
     build_mkfs_argv,
     build_wipe_argv,
     check_filesystem,
@@ -18,6 +17,7 @@ from agent.node.filesystem import (
     parse_e2fsck,
     parse_xfs_log,
 )
+from agent.node.isolate.programs import Completed
 
 EXT4_FAST = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
 UUID = "6f1c1f0e-5a0b-4d0a-9c43-0d6c1d7a2b11"

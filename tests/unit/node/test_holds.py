@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.node.holds import Hold, find_hold
+from agent.node.kernel.wait_channels import Hold, find_hold
 
 PID = 4711
 FROZEN_6_18 = """\

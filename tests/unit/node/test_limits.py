@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.node import command
-from agent.node.limits import CHILD_DESCRIPTORS, make_killable, raise_descriptor_limit
+from agent.node.isolate import programs
+from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, make_killable, raise_descriptor_limit
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_programs_get_the_usual_descriptors() -> None:
     if raise_descriptor_limit() <= CHILD_DESCRIPTORS:
         pytest.skip("this process may open no more than that itself")
     script = f"until test $(ulimit -Sn) = {CHILD_DESCRIPTORS}; do :; done; echo done"
-    assert (await command.run(["sh", "-c", script], timeout_s=60)).stdout == "done\n"
+    assert (await programs.run(["sh", "-c", script], timeout_s=60)).stdout == "done\n"
 
 
 @pytest.mark.usefixtures("_own_limit")

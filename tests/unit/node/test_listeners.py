@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.node.listeners import Listener, find_listener
+from agent.node.kernel.tcp_listeners import Listener, find_listener
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 LISTENS = (

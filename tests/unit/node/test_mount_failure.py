@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from agent.model import DeviceNumber, FsType, Reason
-from agent.node.mounts import MountRequest, explain_mount_failure
+from agent.core.model import DeviceNumber, FsType, Reason
+from agent.node.filesystem.mount import MountRequest, explain_mount_failure
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import DeviceNumber, Mount
-from agent.node.mountinfo import (
+from agent.core.model import DeviceNumber, Mount
+from agent.node.kernel.mountinfo import (
     describe_mount,
     find_node_number,
     find_seen_mount,

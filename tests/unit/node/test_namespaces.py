@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import InconclusiveError, ShortageError
-from agent.model import DeviceNumber
-from agent.node import namespaces
-from agent.node.namespaces import find_mount_elsewhere, is_private
+from agent.core.errors import InconclusiveError, ShortageError
+from agent.core.model import DeviceNumber
+from agent.node.mounts import namespaces
+from agent.node.mounts.namespaces import find_mount_elsewhere, is_private
 
 ROOT = "22 1 8:1 / / rw,relatime {}- ext4 /dev/sda1 rw\n"
 DATA = "36 22 259:4 / /da\\040ta\\012 rw - xfs /dev/nvme1n1 rw\n"

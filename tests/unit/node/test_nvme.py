@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, InconclusiveError, RefusedError
-from agent.model import DeviceNumber, Identity, Reason, parse_volume_id
-from agent.node import nvme
+from agent.core.errors import AgentError, InconclusiveError, RefusedError
+from agent.core.model import DeviceNumber, Identity, Reason, parse_volume_id
+from agent.node.kernel import nvme
 
 MODEL = b"Amazon Elastic Block Store"
 SERIAL = b"vol0123456789abcdef0"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, RefusedError
-from agent.node.command import Completed
-from agent.node.partition import grow_partition, parse_table
+from agent.core.errors import AgentError, RefusedError
+from agent.node.device.partition_table import grow_partition, parse_table
+from agent.node.isolate.programs import Completed
 
 DEVICE = "/proc/self/fd/7"
 MIB = 1 << 20

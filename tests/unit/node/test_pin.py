@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError
-from agent.model import Device, DeviceNumber, Identity, Partition, VolumeId
-from agent.node.pin import Pin
-from agent.node.workers import Workers
+from agent.core.errors import AgentError
+from agent.core.model import Device, DeviceNumber, Identity, Partition, VolumeId
+from agent.node.isolate.workers import Workers
+from agent.node.volume_session.pin import Pin
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import InconclusiveError, ShortageError
-from agent.model import DeviceNumber
-from agent.node.processes import find_processes
+from agent.core.errors import InconclusiveError, ShortageError
+from agent.core.model import DeviceNumber
+from agent.node.mounts.mount_users import find_processes
 
 NOWHERE = DeviceNumber(0, 1 << 20)
 

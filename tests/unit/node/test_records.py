@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, InconclusiveError, RefusedError, ShortageError
-from agent.model import DeviceNumber, FormatRecord, FormatStage, FsType, MountRecord, OriginRecord, VolumeId
-from agent.node.notes import write_synced
-from agent.node.records import Records, read_boot_id
+from agent.core.errors import AgentError, InconclusiveError, RefusedError, ShortageError
+from agent.core.model import (
+    DeviceNumber,
+    FormatRecord,
+    FormatStage,
+    FsType,
+    MountRecord,
+    OriginRecord,
+    VolumeId,
+)
+from agent.node.state.record_files import write_synced
+from agent.node.state.volume_records import Records, read_boot_id
 from tests.descriptors import used_up_descriptors
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -353,7 +361,7 @@ def test_note_that_could_not_be_read_is_not_bad(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"agent.node.notes.os.{call}", fail)
+        patch.setattr(f"agent.node.state.record_files.os.{call}", fail)
         with pytest.raises(InconclusiveError, match="could not be read") as caught:
             records.read_format(VOLUME)
     assert "mv " not in str(caught.value)
@@ -370,6 +378,6 @@ def test_disk_without_space_for_a_note_is_told_as_that(
     def fail(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("agent.node.notes.os.fsync", fail)
+    monkeypatch.setattr("agent.node.state.record_files.os.fsync", fail)
     with pytest.raises(ShortageError, match="Free some space"):
         records.write_format(FORMAT)

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import AgentError
-from agent.model import Device, DeviceNumber, Identity, Process, Reason, VolumeId
-from agent.node import relinquish
-from agent.node.descriptors import list_descriptors, list_processes
-from agent.node.leftovers import Leftover, User, list_left
-from agent.node.relinquish import Users, check_unused, find_users
+from agent.core.errors import AgentError
+from agent.core.model import Device, DeviceNumber, Identity, Process, Reason, VolumeId
+from agent.node.kernel.open_files import list_descriptors, list_processes
+from agent.node.mounts.detached_mounts import Leftover, User, list_left
+from agent.node.volume_session import release_device
+from agent.node.volume_session.release_device import Users, check_unused, find_users
 
 PID = 5_000_001
 """More than any kernel gives out, so that no process of this machine is meant."""
@@ -75,7 +75,7 @@ def node(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel grant the device, which is none."""
-    monkeypatch.setattr(relinquish, "_is_claimed", lambda _: False)
+    monkeypatch.setattr(release_device, "_is_claimed", lambda _: False)
 
 
 def test_closed_descriptors_hide_no_other(proc: Proc, node: Path) -> None:
@@ -171,7 +171,7 @@ NOBODY, SOMEBODY, UNREAD = Users(), Users((HOLDER,)), Users(unread=(HOLDER,))
 
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relinquish, "_PAUSE_S", 0)
+    monkeypatch.setattr(release_device, "_PAUSE_S", 0)
 
 
 @pytest.mark.usefixtures("_no_pause")

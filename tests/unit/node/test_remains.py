@@ -7,8 +7,8 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.node.remains import PAGE_BYTES, is_btrfs_block, is_xfs_page, resembles
-from agent.node.superblocks import crc32c
+from agent.node.content.interrupted_format import PAGE_BYTES, is_btrfs_block, is_xfs_page, resembles
+from agent.node.content.superblocks import crc32c
 
 UUID = uuid.UUID("0a1b2c3d-0a1b-4c3d-8e5f-0a1b2c3d4e5f").bytes
 DENSE = bytes(range(1, 256)) * 17

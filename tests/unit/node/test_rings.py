@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model import DeviceNumber, MountRecord, VolumeId
-from agent.node.rings import find_ring
+from agent.core.model import DeviceNumber, MountRecord, VolumeId
+from agent.node.mounts.exchange_paths import find_ring
 
 IDS = {name: VolumeId(f"vol-{number:08x}") for number, name in enumerate("abcd")}
 

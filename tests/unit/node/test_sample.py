@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import DeviceNumber
-from agent.node.mount_sample import has_refused_writes
+from agent.core.model import DeviceNumber
+from agent.node.sampling.mount_sample import has_refused_writes
 
 MOUNTED = 1_000_000
 NUMBER = DeviceNumber(259, 1)

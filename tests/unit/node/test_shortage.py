@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ShortageError
-from agent.model import Device, DeviceNumber, Identity, VolumeId
-from agent.node import block, loop, mount_sample, sample, standin, surroundings
-from agent.node.blankness import Place, prove_blank, scan_places
-from agent.node.device import verify_pin
-from agent.node.directories import open_directory
-from agent.node.records import read_machine_id
-from agent.node.signature import recognize
-from agent.shortage import is_shortage
+from agent.core.errors import ShortageError
+from agent.core.exhaustion import is_shortage
+from agent.core.model import Device, DeviceNumber, Identity, VolumeId
+from agent.node.content.blankness import Place, prove_blank, scan_places
+from agent.node.content.recognize import recognize
+from agent.node.device import links, usage_facts
+from agent.node.device.open_device import verify_pin
+from agent.node.filesystem.directories import open_directory
+from agent.node.sampling import mount_sample, sample
+from agent.node.standins import files, loop_device
+from agent.node.state.volume_records import read_machine_id
 from tests.descriptors import used_up_descriptors
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -55,8 +57,8 @@ def test_device_is_not_judged_by_what_the_node_ran_out_of(
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("agent.node.signature.find_signatures", fail)
-    monkeypatch.setattr("agent.node.device.observe_device", fail)
+    monkeypatch.setattr("agent.node.content.recognize.find_signatures", fail)
+    monkeypatch.setattr("agent.node.device.open_device.observe_device", fail)
     with used_up_descriptors(), pytest.raises(OSError, match="Too many open files") as caught:
         QUESTIONS[question](fd)
     assert is_shortage(caught.value)
@@ -87,14 +89,14 @@ def test_layer_of_an_overlay_that_could_not_be_asked_for_is_not_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the system stands on is known whole, or not at all; a layer that is not there is none."""
-    assert surroundings._stat_number(tmp_path / "nowhere") is None
+    assert usage_facts._stat_number(tmp_path / "nowhere") is None
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(Path, "stat", fail)
     with pytest.raises(OSError, match="memory"):
-        surroundings._stat_number(tmp_path)
+        usage_facts._stat_number(tmp_path)
 
 
 def test_directory_that_could_not_be_opened_is_not_refused(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_link_for_which_there_is_no_room_is_made_later(
 
     monkeypatch.setattr(Path, "symlink_to", fail)
     with pytest.raises(ShortageError):
-        block.set_link(tmp_path, "by-id/x", "/dev/nvme1n1")
+        links.set_link(tmp_path, "by-id/x", "/dev/nvme1n1")
 
 
 def test_machine_keeps_its_name_when_it_cannot_be_read(tmp_path: Path) -> None:
@@ -138,16 +140,16 @@ def test_stand_in_that_cannot_be_looked_at_is_not_detached(
     """A loop device whose file could not be asked for is not one whose file is gone."""
     detached: list[str] = []
     (tmp_path / f"{VOLUME}.img").write_bytes(bytes(512))
-    item = loop.Loop("/dev/loop99", str(tmp_path / f"{VOLUME}.img"), 512)
+    item = loop_device.Loop("/dev/loop99", str(tmp_path / f"{VOLUME}.img"), 512)
 
     def fail(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(loop, "list_loops", lambda: [item])
-    monkeypatch.setattr(loop, "detach", lambda path, _: detached.append(path))
-    monkeypatch.setattr("agent.node.standin.os.open", fail)
+    monkeypatch.setattr(loop_device, "list_loops", lambda: [item])
+    monkeypatch.setattr(loop_device, "detach", lambda path, _: detached.append(path))
+    monkeypatch.setattr("agent.node.standins.files.os.open", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
-        standin.sync_directory(str(tmp_path))
+        files.sync_directory(str(tmp_path))
     assert detached == []
 
 
@@ -163,9 +165,9 @@ def test_stand_in_that_cannot_be_attached_keeps_no_other_from_it(
             raise OSError(errno.EBUSY, "Device or resource busy")
         return f"/dev/{path.name}"
 
-    monkeypatch.setattr(loop, "list_loops", list)
-    monkeypatch.setattr(loop, "attach_file", attach)
-    monkeypatch.setattr(loop, "make_partition_nodes", lambda _: None)
-    synced = standin.sync_directory(str(tmp_path))
+    monkeypatch.setattr(loop_device, "list_loops", list)
+    monkeypatch.setattr(loop_device, "attach_file", attach)
+    monkeypatch.setattr(loop_device, "make_partition_nodes", lambda _: None)
+    synced = files.sync_directory(str(tmp_path))
     assert len(synced.changes) == 2
     assert ["def1" in problem for problem in synced.problems] == [True]

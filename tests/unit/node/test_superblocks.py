@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import FsType
-from agent.node.superblocks import (
+from agent.core.model import FsType
+from agent.node.content.superblocks import (
     LAYOUTS,
     SpreadError,
     Superblock,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import DeviceNumber, Mount
-from agent.node.surroundings import gather_surroundings
+from agent.core.model import DeviceNumber, Mount
+from agent.node.device.usage_facts import gather_surroundings
 
 
 class Machine:

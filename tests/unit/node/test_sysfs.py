@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import DeviceNumber
-from agent.node.sysfs import (
+from agent.core.model import DeviceNumber
+from agent.node.kernel.sysfs import (
     find_name,
     list_names,
     locate,

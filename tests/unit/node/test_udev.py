@@ -13,9 +13,9 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 
-from agent.errors import InconclusiveError, ShortageError
-from agent.node.sources import Hint
-from agent.node.udev import UdevSource, make_hint
+from agent.core.errors import InconclusiveError, ShortageError
+from agent.node.device.source import Hint
+from agent.node.device.udev_source import UdevSource, make_hint
 from tests.descriptors import used_up_descriptors
 from tests.waiting import WAIT_S, until
 
@@ -85,7 +85,7 @@ def test_disk_that_cannot_be_asked_whether_it_is_hidden_is_not_left_out(
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("agent.node.sysfs.os.open", fail)
+    monkeypatch.setattr("agent.node.kernel.sysfs.os.open", fail)
     with pytest.raises(ShortageError):
         UdevSource(tmp_path).list_paths()
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.errors import AgentError, ExitCode, InvalidValueError, NotAnsweringError, RefusedError
-from agent.model import Reason
-from agent.node import wire
-from agent.node.wire import Fd, WireError
+from agent.core.errors import AgentError, ExitCode, InvalidValueError, NotAnsweringError, RefusedError
+from agent.core.model import Reason
+from agent.node.isolate import messages
+from agent.node.isolate.messages import Fd, WireError
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def receive(sock: socket.socket) -> wire.Inbox:
-    inbox = wire.receive(sock)
+def receive(sock: socket.socket) -> messages.Inbox:
+    inbox = messages.receive(sock)
     assert inbox is not None
     return inbox
 
@@ -29,7 +29,7 @@ def receive(sock: socket.socket) -> wire.Inbox:
 def test_descriptor_arrives_as_another_for_the_same_file(pair: tuple[socket.socket, socket.socket]) -> None:
     """However deep a descriptor stands in a value, the other side gets its own for the same file."""
     read_end, write_end = os.pipe()
-    wire.send(pair[0], {"deep": [(Fd(write_end), 7)]})
+    messages.send(pair[0], {"deep": [(Fd(write_end), 7)]})
     inbox = receive(pair[1])
     arrived = inbox.decode()["deep"][0][0]
     os.close(write_end)
@@ -43,12 +43,12 @@ def test_descriptor_arrives_as_another_for_the_same_file(pair: tuple[socket.sock
 def test_message_keeps_what_has_come_of_the_next(pair: tuple[socket.socket, socket.socket]) -> None:
     """A first word and an answer may arrive together; each is read, the second with its descriptor."""
     read_end, write_end = os.pipe()
-    wire.send(pair[0], wire.Started(7))
-    wire.send(pair[0], [Fd(write_end)])
-    inbox = wire.Inbox()
+    messages.send(pair[0], messages.Started(7))
+    messages.send(pair[0], [Fd(write_end)])
+    inbox = messages.Inbox()
     while not inbox.fds:
         inbox.receive(pair[1])
-    assert inbox.decode() == wire.Started(7)
+    assert inbox.decode() == messages.Started(7)
     assert inbox.is_complete
     (arrived,) = inbox.decode()
     assert not inbox.received
@@ -60,7 +60,7 @@ def test_message_keeps_what_has_come_of_the_next(pair: tuple[socket.socket, sock
 
 def test_plain_number_is_no_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
     """Only what is marked as a descriptor is one: a number stays a number."""
-    assert wire.send(pair[0], [3, 4]) == []
+    assert messages.send(pair[0], [3, 4]) == []
     inbox = receive(pair[1])
     assert inbox.decode() == [3, 4]
     assert inbox.fds == []
@@ -69,7 +69,7 @@ def test_plain_number_is_no_descriptor(pair: tuple[socket.socket, socket.socket]
 def test_message_larger_than_the_socket(pair: tuple[socket.socket, socket.socket]) -> None:
     """A value of megabytes, as mountinfo can be, arrives whole."""
     value = os.urandom(3 << 20)
-    sender = threading.Thread(target=wire.send, args=(pair[0], value))
+    sender = threading.Thread(target=messages.send, args=(pair[0], value))
     sender.start()
     assert receive(pair[1]).decode() == value
     sender.join()
@@ -86,8 +86,8 @@ def test_message_larger_than_the_socket(pair: tuple[socket.socket, socket.socket
 )
 def test_error_keeps_its_fields(error: AgentError) -> None:
     """An error raised in a worker reaches the daemon with class and fields, keywords or not."""
-    message, fds = wire.encode(error)
-    inbox = wire.Inbox(bytearray(message))
+    message, fds = messages.encode(error)
+    inbox = messages.Inbox(bytearray(message))
     again = inbox.decode()
     assert fds == []
     assert type(again) is type(error)
@@ -97,23 +97,23 @@ def test_error_keeps_its_fields(error: AgentError) -> None:
 
 def test_end_in_the_middle_of_a_message(pair: tuple[socket.socket, socket.socket]) -> None:
     """A worker that dies while it answers is an error, and no short answer."""
-    message, _ = wire.encode("answer")
+    message, _ = messages.encode("answer")
     pair[0].sendall(message[:-1])
     pair[0].close()
     with pytest.raises(WireError, match="middle"):
-        wire.receive(pair[1])
+        messages.receive(pair[1])
 
 
 def test_end_between_messages(pair: tuple[socket.socket, socket.socket]) -> None:
     """A socket closed between messages is the end and no error."""
     pair[0].close()
-    assert wire.receive(pair[1]) is None
+    assert messages.receive(pair[1]) is None
 
 
 def test_length_beyond_reason_is_refused() -> None:
     """A crashed worker's garbage cannot make the daemon wait for gigabytes."""
     with pytest.raises(WireError, match="announced"):
-        _ = wire.Inbox(bytearray(b"\xff" * 8)).is_complete
+        _ = messages.Inbox(bytearray(b"\xff" * 8)).is_complete
 
 
 def test_descriptor_already_closed_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -122,4 +122,4 @@ def test_descriptor_already_closed_is_an_error(pair: tuple[socket.socket, socket
     os.close(read_end)
     os.close(write_end)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        wire.send(pair[0], Fd(write_end))
+        messages.send(pair[0], Fd(write_end))

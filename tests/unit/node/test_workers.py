@@ -18,13 +18,13 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from agent.errors import AgentError, BugError, NotAnsweringError, RefusedError, ShortageError
-from agent.model import Reason
-from agent.node import wire, zygote
-from agent.node.crew import Errand
-from agent.node.wire import Fd
-from agent.node.workers import RemoteTraceback, Workers
-from agent.shortage import is_shortage
+from agent.core.errors import AgentError, BugError, NotAnsweringError, RefusedError, ShortageError
+from agent.core.exhaustion import is_shortage
+from agent.core.model import Reason
+from agent.node.isolate import messages, zygote
+from agent.node.isolate.messages import Fd
+from agent.node.isolate.worker_lifecycle import Errand
+from agent.node.isolate.workers import RemoteTraceback, Workers
 from tests.descriptors import used_up_descriptors
 from tests.waiting import WAIT_S, until, wait_until
 
@@ -175,7 +175,7 @@ async def test_descriptor_that_no_worker_can_be_given_is_closed_later(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no room for a worker a device stays open until there is: the daemon closes none itself."""
-    monkeypatch.setattr("agent.node.crew._RETRY_S", 0.01)
+    monkeypatch.setattr("agent.node.isolate.worker_lifecycle._RETRY_S", 0.01)
     file = tmp_path / "file"
     file.touch()
     fd = Fd(os.open(file, os.O_RDONLY))
@@ -207,7 +207,7 @@ async def test_last_close_of_a_device_is_never_the_daemons(
         worker.hand(Fd(os.open(file, os.O_RDONLY)))
         monkeypatch.undo()
         assert len(at_close[0]) == 1
-        inbox = wire.receive(peer)
+        inbox = messages.receive(peer)
         assert inbox is not None
         assert len(list_open(file)) == len(inbox.fds) == 1
         inbox.close_fds()
@@ -230,9 +230,9 @@ async def test_worker_that_could_not_be_forked_is_a_shortage(workers: Workers) -
     with ours, theirs:
         full = zygote.Zygote(ours)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.node.zygote.os.fork", partial(fail_with, errno.EAGAIN))
+            patch.setattr("agent.node.isolate.zygote.os.fork", partial(fail_with, errno.EAGAIN))
             full._fork(zygote.Fork(1, Fd(os.dup(ours.fileno()))))
-        inbox = wire.receive(theirs)
+        inbox = messages.receive(theirs)
     assert inbox is not None
     answer = inbox.decode()
     assert isinstance(answer, zygote.Raised)
@@ -250,7 +250,7 @@ async def test_zygote_that_takes_no_order_ends_no_other_worker(workers: Workers,
         assert control is not None
         with contextlib.suppress(BlockingIOError):
             while True:
-                control.send(wire.encode(zygote.Kill(-1))[0])
+                control.send(messages.encode(zygote.Kill(-1))[0])
         busy = workers._crew.take()
         with pytest.raises(ShortageError):
             workers._crew.take()
@@ -403,7 +403,7 @@ async def test_dead_zygote_is_replaced(workers: Workers) -> None:
 async def test_workers_import_no_third_party(workers: Workers) -> None:
     """A worker has the standard library and what it needs of this agent: small, and quick to fork."""
     # Not by functions of this module, which would bring pytest.
-    opening = "__import__('agent.node.wire').node.wire.Fd(__import__('os').open('/dev/null', 0))"
+    opening = "__import__('agent.node.isolate.messages').node.isolate.messages.Fd(__import__('os').open('/dev/null', 0))"
     fd: Fd = await workers.call(eval, opening, timeout_s=60, subject="a")
     await workers.close(fd, subject="a")
     loaded = await workers.call(
@@ -413,25 +413,25 @@ async def test_workers_import_no_third_party(workers: Workers) -> None:
         subject="a",
     )
     assert [file for file in loaded.values() if file and "site-packages" in file] == []
-    assert {"asyncio", "agent.node.workers"}.isdisjoint(loaded)
-    assert "agent.node.signature" in loaded
+    assert {"asyncio", "agent.node.isolate.workers"}.isdisjoint(loaded)
+    assert "agent.node.content.recognize" in loaded
 
 
 def test_preloaded_modules_exist() -> None:
     """The list of preloaded modules names modules of this package that hold functions for workers."""
     for name in zygote.PRELOADED:
         path = Path(*name.split(".")).with_suffix(".py")
-        source = (Path(zygote.__file__).parents[2] / path).read_text("utf-8")
+        source = (Path(zygote.__file__).parents[3] / path).read_text("utf-8")
         assert any(isinstance(node, ast.FunctionDef) for node in ast.parse(source).body)
 
 
 BEGINNING = {
     "fresh interpreter": "zygote = None",
-    "forked": "from agent.node.zygote import fork_zygote; zygote = fork_zygote()",
+    "forked": "from agent.node.isolate.zygote import fork_zygote; zygote = fork_zygote()",
 }
 DAEMON = """
 import anyio, os, sys, time
-from agent.node.workers import Workers
+from agent.node.isolate.workers import Workers
 
 async def main():
     async with Workers(zygote) as workers:
@@ -466,10 +466,10 @@ import json, os, signal, sys
 kept = open(os.devnull)
 os.set_inheritable(kept.fileno(), True)
 os.environ["NOTIFY_SOCKET"] = "/run/not-for-workers"
-from agent.node.zygote import fork_zygote
+from agent.node.isolate.zygote import fork_zygote
 zygote = fork_zygote()
 import anyio
-from agent.node.workers import Workers
+from agent.node.isolate.workers import Workers
 from tests.unit.node.test_workers import is_running
 
 async def main():
@@ -496,7 +496,7 @@ def test_a_forked_zygote_has_nothing_of_its_parent() -> None:
     """It is as a fresh interpreter, without the daemon's files and modules, and is replaced by one."""
     done = subprocess.run([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, check=True, text=True)
     modules, descriptors, count, environment, is_own_session, is_replaced = json.loads(done.stdout)
-    assert {"asyncio", "anyio", "agent.daemon", "agent.node.workers", "typer"}.isdisjoint(modules)
+    assert {"asyncio", "anyio", "agent.daemon", "agent.node.isolate.workers", "typer"}.isdisjoint(modules)
     assert descriptors == ["/dev/null", "/dev/null"]
     assert count == 6, "three standard ones, two of its own, and the directory being read"
     assert environment == zygote.ENVIRONMENT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.model import Identity, Seen, VolumeId
+from agent.core.model import Identity, Seen, VolumeId
 from agent.policy import Policy, check_policy, read_policy
 
 VOL_A = VolumeId("vol-0000000000000000a")

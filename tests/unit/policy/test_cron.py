@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import InvalidValueError
-from agent.policy.cron import Schedule
+from agent.core.errors import InvalidValueError
+from agent.policy.values.cron import Schedule
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)  # a Sunday
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ExitCode
+from agent.core.errors import ExitCode
 from agent.policy import PolicyError, diff_policies, load_policy
 from tests.unit.policy.samples import VOL_A, make_entry, make_policy, make_volumes
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
-from agent.model import (
+from agent.core.errors import AgentError
+from agent.core.model import (
     FormatRule,
     FsType,
     NodeFacts,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError, InvalidValueError
-from agent.model import NodeFacts, Origin, Reason, VolumeId
-from agent.policy.mount_path import (
+from agent.core.errors import AgentError, InvalidValueError
+from agent.core.model import NodeFacts, Origin, Reason, VolumeId
+from agent.policy.values.mount_path import (
     PROTECTED,
     PathFacts,
     expand_path,

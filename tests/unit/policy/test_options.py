@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from agent.errors import InvalidValueError
-from agent.model import FsType
-from agent.policy.mkfs_options import find_refused_options
-from agent.policy.mount_options import find_contradictions, normalise_options, parse_option
+from agent.core.errors import InvalidValueError
+from agent.core.model import FsType
+from agent.policy.values.mkfs_options import find_refused_options
+from agent.policy.values.mount_options import find_contradictions, normalise_options, parse_option
 
 EXT4, XFS, BTRFS = FsType.EXT4, FsType.XFS, FsType.BTRFS
 

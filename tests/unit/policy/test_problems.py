@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.policy import check_policy
-from agent.policy.problems import MAX_PROBLEMS
+from agent.policy.yaml.problems import MAX_PROBLEMS
 from tests.unit.policy.samples import find_messages
 
 ID = "vol-0123456789abcdef0"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.core.quoting import quote, write_yaml
 from agent.policy import read_policy
-from agent.quoting import quote, write_yaml
 from tests.fuzz.samples import POLICIES
 
 ENTRY = """version: 1

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from agent.model import Condition, Reason, VolumeId
-from agent.report.board import Board
-from agent.report.volume_status import PlannedStep, StepOutcome, Usage, VolumeStatus
+from agent.core.model import Condition, Reason, VolumeId
+from agent.report.board.board import Board
+from agent.report.board.volume_status import PlannedStep, StepOutcome, Usage, VolumeStatus
 
 CHECKPOINTS = VolumeId("vol-0123456789abcdef0")
 DATASETS = VolumeId("vol-0fedcba9876543210")

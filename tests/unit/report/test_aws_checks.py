@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from agent.cli.render import show_volume, show_volumes
-from agent.model import AwsChecks, Condition, Initialization, Reason
+from agent.cli.show.render import show_volume, show_volumes
+from agent.core.model import AwsChecks, Condition, Initialization, Reason
 from agent.report.api import show_status
-from agent.report.board import Board
-from agent.report.families import render_series
-from agent.report.health import Health, Verdict
-from agent.report.volume_status import VolumeStatus
+from agent.report.board.board import Board
+from agent.report.board.readings import Health, Verdict
+from agent.report.board.volume_status import VolumeStatus
+from agent.report.metrics.volume_metrics import render_series
 from tests.unit.report.samples import CHECKPOINTS, READY, make_status
 
 WELL = AwsChecks("ok", is_io_enabled=True, io_performance="normal")

@@ -6,11 +6,11 @@ import anyio
 import pytest
 import structlog
 
-from agent.model import Condition, Reason, VolumeId
-from agent.report.board import Board
-from agent.report.changes import MAX_PENDING_CHANGES, Change
-from agent.report.events import EventHistory, EventName
-from agent.report.volume_status import Expected
+from agent.core.model import Condition, Reason, VolumeId
+from agent.report.board.board import Board
+from agent.report.board.changes import MAX_PENDING_CHANGES, Change
+from agent.report.board.events import EventHistory, EventName
+from agent.report.board.volume_status import Expected
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,

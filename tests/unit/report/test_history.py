@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from agent.errors import AgentError
-from agent.report.board import Board
-from agent.report.events import MAX_EVENTS, EventName
+from agent.core.errors import AgentError
+from agent.report.board.board import Board
+from agent.report.board.events import MAX_EVENTS, EventName
 from agent.report.history import HistoryKeeper, load_history, parse_event
 from tests.hung import never_answer
 from tests.unit.report.samples import CHECKPOINTS, Clock

@@ -6,9 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.errors import AgentError, RefusedError
-from agent.model import NodeFacts
-from agent.report.events import EventName
+from agent.core.errors import AgentError, RefusedError
+from agent.core.model import NodeFacts
+from agent.report.board.events import EventName
 from agent.report.hook_files import list_hooks
 from agent.report.hooks import MAX_PENDING, HookRunner, run_hook
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board

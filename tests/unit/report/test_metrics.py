@@ -8,12 +8,12 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.model import Condition, Difference, Reason, Remedy, SnapshotFacts
-from agent.report.board import Board
-from agent.report.counters import Counters
-from agent.report.health import Health, Verdict
-from agent.report.metrics import Exposition
-from agent.report.statistics import parse_statistics
+from agent.core.model import Condition, Difference, Reason, Remedy, SnapshotFacts
+from agent.node.sampling.ebs_statistics import parse_statistics
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.board.readings import Health, Verdict
+from agent.report.metrics.exposition import Exposition
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import Process
-from agent.report.redaction import WITHHELD, redact
+from agent.core.model import Process
+from agent.report.endpoints.redaction import WITHHELD, redact
 
 ROLE = "arn:aws:sts::123456789012:assumed-role/sagemaker-node/i-0123456789abcdef0"
 

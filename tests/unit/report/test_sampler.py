@@ -10,14 +10,14 @@ import anyio
 import pytest
 import structlog.testing
 
-from agent.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
-from agent.model import Condition, DeviceNumber, Reason, VolumeId
-from agent.node.counters import BlockCounters
-from agent.node.mount_sample import MountSample
-from agent.node.sample import Sample, SampleRequest
-from agent.report.board import Board
-from agent.report.events import EventName
-from agent.report.sampler import Sampler
+from agent.core.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
+from agent.core.model import Condition, DeviceNumber, Reason, VolumeId
+from agent.node.kernel.disk_counters import BlockCounters
+from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.sample import Sample, SampleRequest
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
+from agent.report.health.sampler import Sampler
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, GIB, READY, make_board, make_status
 from tests.waiting import until
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.report.sizes import show_size
+from agent.core.sizes import show_size
 
 
 @pytest.mark.parametrize(

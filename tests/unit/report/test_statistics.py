@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.report.statistics import (
+from agent.node.sampling.ebs_statistics import (
     MAX_BINS,
     MAX_QUEUE_LENGTH,
     EbsStatistics,

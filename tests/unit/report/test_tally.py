@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from agent.report.tally import SAY_EVERY_S, Outcome, Tally
+from agent.report.serving.flood_log import SAY_EVERY_S, Outcome, Tally
 
 
 def test_many_of_a_kind_are_one_line_a_minute() -> None:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import Condition, DeviceNumber, Provisioned, Reason
-from agent.node.counters import BlockCounters
-from agent.node.mount_sample import MountSample
-from agent.node.sample import Sample
-from agent.report.health import Reading, Verdict
-from agent.report.statistics import Direction, EbsStatistics
-from agent.report.verdicts import RULES, Subject, judge
-from agent.report.verdicts.device import MAX_IO_TIMEOUT_S
-from agent.report.verdicts.room import forecast_full_s
+from agent.core.model import Condition, DeviceNumber, Provisioned, Reason
+from agent.node.kernel.disk_counters import BlockCounters
+from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
+from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.sample import Sample
+from agent.report.board.readings import Reading, Verdict
+from agent.report.health.verdicts import RULES, Subject, judge
+from agent.report.health.verdicts.device import MAX_IO_TIMEOUT_S
+from agent.report.health.verdicts.free_space import forecast_full_s
 
 GIB = 1 << 30
 SUBJECT = Subject("ckpt")

@@ -1,0 +1,36 @@
+"""How commands answer on standard output: in words for people, and with ``--json`` in JSON for programs.
+
+JSON has the shapes of ``agent.report.api`` and of the control socket, to which keys are only ever added.
+Progress and errors go to standard error in words, with JSON or without; what went wrong is the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_answer(answer: dict[str, Any], show: str, *, as_json: bool) -> None:
+    """Print an answer as JSON, or with the function of ``agent.cli.show.render`` that is named."""
+    if as_json:
+        print_json(answer)
+        return
+    from agent.cli.show import render  # noqa: PLC0415 -- with rich, which JSON can do without
+
+    render.print_view(getattr(render, show)(answer))
+
+
+def print_json(answer: dict[str, Any]) -> None:
+    """Print one JSON object, for programs and for people who read it all the same."""
+    typer.echo(json.dumps(answer, indent=2))
+
+
+def print_line(line: dict[str, Any]) -> None:
+    """Print one of several JSON objects that come one by one, on a line of its own and at once."""
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()

@@ -1,0 +1,49 @@
+"""What AWS answers about locks and fast restores of snapshots: parsed once, as ``values`` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.cloud.aws.answer_fields import Members, clean
+
+_ZONES_LIMIT = 64
+"""No region has as many, and a call of the agent names one snapshot."""
+_MESSAGE_LIMIT = 8192
+
+
+@dataclass(frozen=True)
+class ZoneRefusal:
+    """Why fast restores of a snapshot were not switched in one zone."""
+
+    zone: str
+    code: str
+    message: str
+
+
+def parse_zone_refusals(value: Any) -> tuple[ZoneRefusal, ...]:
+    """Return what ``Unsuccessful`` of a call about fast restores says; the call itself has succeeded."""
+    members = Members(value, "an answer about fast restores")
+    snapshots = [
+        Members(one, "a snapshot whose fast restores were refused")
+        for one in members.find_list("Unsuccessful", _ZONES_LIMIT)
+    ]
+    return tuple(
+        _parse_zone_refusal(one)
+        for snapshot in snapshots
+        for one in snapshot.find_list("FastSnapshotRestoreStateErrors", _ZONES_LIMIT)
+    )
+
+
+def _parse_zone_refusal(value: Any) -> ZoneRefusal:
+    members = Members(value, "a refusal of fast restores")
+    error = members.members("Error")
+    message = error.find_free_text("Message", _MESSAGE_LIMIT) or ""
+    return ZoneRefusal(
+        members.find_text("AvailabilityZone") or "?", error.find_text("Code") or "Unknown", clean(message)
+    )
+
+
+def parse_lock_end(value: Any) -> str | None:
+    """Return ``LockExpiresOn`` of LockSnapshot's answer, ISO 8601; None where AWS does not say."""
+    return Members(value, "the lock of a snapshot").find_text("LockExpiresOn")

@@ -1,0 +1,32 @@
+"""The calls that ask what AWS measures and who it takes this node for.
+
+``calls`` has those that make and change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from agent.cloud.aws import models
+from agent.cloud.aws.call import Call, SentAs
+from agent.cloud.aws.status_models import CheckedVolume, parse_volume_status
+from agent.cloud.errors.unreadable_entries import Unread
+from agent.core.model import VolumeId
+
+
+@dataclass(frozen=True)
+class DescribeVolumeStatus(
+    Call[tuple[CheckedVolume | Unread, ...]],
+    pages="VolumeStatuses",
+    named_by="VolumeId",
+    reads=parse_volume_status,
+):
+    """The checks EBS makes of volumes. No filter takes IDs, and one that is gone fails the call for all."""
+
+    volume_ids: Annotated[tuple[VolumeId, ...], SentAs("VolumeIds")]
+
+
+@dataclass(frozen=True)
+class GetCallerIdentity(Call[tuple[str, str]], service="sts", reads=models.parse_caller):
+    """(account, ARN of the role) the node's credentials belong to. Needs no permission."""

@@ -1,0 +1,60 @@
+"""Reads what DescribeVolumeStatus says of a volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.cloud.aws.answer_fields import Members, clean
+from agent.core.model import AwsChecks, Initialization, VolumeId, parse_volume_id
+
+_DETAILS_LIMIT = 64
+_EVENTS_SHOWN = 4
+_SENTENCE_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class CheckedVolume:
+    """One volume and the last result of its checks."""
+
+    volume_id: VolumeId
+    checks: AwsChecks
+
+
+def parse_volume_status(value: Any) -> CheckedVolume:
+    """Return one of DescribeVolumeStatus' ``VolumeStatuses``."""
+    volume_id = parse_volume_id(Members(value, "a volume's status").text("VolumeId"))
+    members = Members(value, f"the status of {volume_id}")
+    status = members.members("VolumeStatus")
+    details = [Members(one, f"a check of {volume_id}") for one in status.find_list("Details", _DETAILS_LIMIT)]
+    results = {one.text("Name"): one.find_text("Status") for one in details}
+    return CheckedVolume(
+        volume_id,
+        AwsChecks(
+            status=status.text("Status"),
+            is_io_enabled={"passed": True, "failed": False}.get(results.get("io-enabled") or ""),
+            io_performance=results.get("io-performance"),
+            initialization=_parse_initialization(members.find_members("InitializationStatusDetails")),
+            events=tuple(_parse_events(members)),
+        ),
+    )
+
+
+def _parse_initialization(members: Members | None) -> Initialization | None:
+    percent = None if members is None else members.find_number("Progress")
+    if members is None or percent is None:
+        return None
+    # AWS says 0 s both of one that is done and of one that it makes no estimate for.
+    left_s = members.find_number("EstimatedTimeToCompleteInSeconds") or None
+    return Initialization(min(percent, 100), left_s, members.find_text("InitializationType"))
+
+
+def _parse_events(members: Members) -> list[str]:
+    events = [
+        Members(one, f"an event of {members.what}") for one in members.find_list("Events", _DETAILS_LIMIT)
+    ]
+    said = [
+        (one.find_text("EventType"), clean(one.find_free_text("Description", _SENTENCE_LIMIT) or ""))
+        for one in events[:_EVENTS_SHOWN]
+    ]
+    return sorted(": ".join(filter(None, words)) for words in said if any(words))

@@ -1,0 +1,297 @@
+"""The cloud half's loop: describe, have each concern decide, make one call for it, describe again.
+
+Tells the node half what the cloud knows (origins, which volume a claim has, why one is not here) and touches
+the node only through the hands it is given. A concern that fails rests by itself; the others go on. Where
+nothing could be described the whole look rests, and what was told before stays.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from time import monotonic
+
+import anyio
+
+from agent.cloud.aws.call import Make
+from agent.cloud.identity.last_identity import KnownIdentity
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.orders.runner import FINAL
+from agent.cloud.plan.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
+from agent.cloud.plan.device_names import list_attached_names, list_given_names
+from agent.cloud.plan.pools import choose_share
+from agent.cloud.snapshots.take_due import SnapshotKeeper
+from agent.cloud.state.made_volumes import Makings
+from agent.cloud.state.process_memory import Memory
+from agent.cloud.tasks.send_call import Doer
+from agent.cloud.tasks.status_checks import Checkups
+from agent.cloud.tasks.suspected_instances import Suspicion
+from agent.cloud.tasks.task import Concern, Means
+from agent.cloud.tasks.undescribed_volumes import ASK_AGAIN_S, UntoldVolumes
+from agent.cloud.tasks.volume_tasks import list_concerns
+from agent.cloud.view.change_events import Record, log_event, log_failure
+from agent.cloud.view.cloud_report import Findings, Hands, make_facts, make_verdict, needs_cloud
+from agent.cloud.view.cloud_state import Look, describe_all
+from agent.cloud.view.describe_all import describe_pools
+from agent.cloud.view.pending_calls import RecentCalls
+from agent.cloud.view.retry_pauses import BackOffs
+from agent.core.errors import AgentError
+from agent.core.model import Origin, Reason, VolumeId
+from agent.core.steps import Refuse, Wait
+from agent.policy import Policy
+
+SETTLED_PAUSE_S = 300.0
+"""Between looks while nothing is under way; enough to notice tags and volumes changed by others."""
+SNAPSHOT_SPREAD_S = (0.5, 20.0)
+"""After the minute at which a snapshot is due: nodes of one schedule are not to ask AWS in one second."""
+SOON_S = 1.0
+LONGEST_PAUSE_S = 60.0
+
+LOOK = "(look)"
+"""What looking at all rests under, where nothing could be described; no entry can be named so."""
+_LASTING = FINAL | {Reason.RELEASED}
+"""Reasons that last until somebody else does something: looking often would not make it sooner."""
+
+
+class CloudLoop:
+    """Brings the volumes a policy names to this node, and keeps them as the policy says."""
+
+    def __init__(  # noqa: PLR0913 - its surroundings, and three that only tests choose
+        self,
+        make: Make,
+        identify: Callable[[], Awaitable[CloudIdentity]],
+        policy: Callable[[], Policy],
+        hands: Hands,
+        publish: Callable[[Findings], None],
+        *,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        rng: random.Random | None = None,
+        makings: Makings | None = None,
+        record: Record | None = None,
+    ) -> None:
+        self._make = make
+        record = record or log_event
+        self._policy = policy
+        self._hands = hands
+        self._publish = publish
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._rests = BackOffs(clock, self._rng)
+        self._recent = RecentCalls(clock)
+        self._untold = UntoldVolumes(clock)
+        self._memory = Memory(makings or Makings())
+        self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
+        self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
+        self._doer = Doer(make, hands, self._memory, self._recent, clock, record)
+        self._checkups = Checkups(make, self._rests, clock, self._rng)
+        self._suspicion = Suspicion(make, self._rests, clock, self._rng)
+        self._decided: dict[str, Do | Release] = {}
+        """By a concern's key, what it was about to do."""
+        self._identity = KnownIdentity(identify)
+        self._searched: Policy | None = None
+        """The policy for which all marked volumes were described, and none of them is on its way."""
+        self._rested_under: Policy | None = None
+        self._wake = anyio.Event()
+        self._waits_for_others = False
+        """All that is waited for is what others do, or nobody."""
+        self._failure: str | None = None
+        """Why the last look failed as a whole; logged once, and again when it changes."""
+        self._has_published = False
+        self.findings = Findings()
+        self.is_settled = False
+        """At the last look nothing was done, and nothing was left to do or to wait for."""
+
+    def wake(self) -> None:
+        """Have the cloud looked at soon: a device came or went, or the policy changed.
+
+        A permission that is missing rests on: devices may come and go all day, and bring none.
+        """
+        resting = self._rests.find(LOOK)
+        if resting is not None and resting.reason is not Reason.PERMISSION_DENIED:
+            self._rests.forget(LOOK)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look until cancelled, more often while something is under way."""
+        quiet = 0
+        while True:
+            has_acted = await self.look()
+            quiet = 0 if has_acted else quiet + 1
+            with anyio.move_on_after(self._rests.count_left_s(LOOK) or self._choose_pause_s(quiet)):
+                await self._wake.wait()
+                # Devices come in bursts; one look is enough for all of them.
+                await anyio.sleep(self._rng.uniform(0.2, 0.8))
+                quiet = 0
+            self._wake = anyio.Event()
+
+    def _choose_pause_s(self, quiet: int) -> float:
+        longest_s = SETTLED_PAUSE_S if self._waits_for_others else LONGEST_PAUSE_S
+        pause_s = SETTLED_PAUSE_S if self.is_settled else min(SOON_S * 2.0 ** min(quiet, 16), longest_s)
+        if self._untold.is_unsure:
+            pause_s = min(pause_s, ASK_AGAIN_S)
+        pause_s *= self._rng.uniform(0.5, 1.5)
+        changing_s = self._checkups.count_seconds_to_next()
+        pause_s = pause_s if changing_s is None else min(pause_s, changing_s)
+        due_s = self._snapshots.count_seconds_to_next()
+        return pause_s if due_s is None else min(pause_s, due_s + self._rng.uniform(*SNAPSHOT_SPREAD_S))
+
+    async def look(self) -> bool:
+        """Look once, make at most one call for each concern; returns whether any was made.
+
+        While looking rests nothing is asked, and nothing told: what was last told is still so. A volume that
+        was never asked about ends the rest once: it may be waiting for what the answer is.
+        """
+        policy = self._policy()
+        if self._rested_under is not policy:
+            self._rests.forget_all()
+            self._memory.taken_names.clear()
+            if self._rested_under is not None:
+                await self._memory.makings.forgive()
+            self._rested_under = policy
+        is_stranger_here = self._untold.has_stranger(self._hands.list_devices().keys())
+        if self._rests.find(LOOK) is not None and not is_stranger_here:
+            return False
+        look: Look | None = None
+        try:
+            look = await self._begin(policy)
+            await self._describe(look)
+        except AgentError as error:
+            self._identity.doubt(error)
+            self._rests.note_failure(LOOK, error, is_look=True)
+            self._untold.note_failure(error)
+            self._publish_failure(policy, error, {} if look is None else look.find_origins())
+            self.is_settled = False
+            return False
+        self._rests.forget(LOOK)
+        self._untold.note_look(look)
+        self._failure = None
+        concerns = tuple(list_concerns(look, self._means))
+        async with anyio.create_task_group() as tasks:
+            for concern in concerns:
+                tasks.start_soon(self._see_to, concern, look)
+        self._memory.dropped &= set(look.node.devices)
+        self.is_settled = not (look.has_acted or look.verdicts or self._untold.is_unsure)
+        self._waits_for_others = all(one.reason in _LASTING for one in look.verdicts.values())
+        marked = {concern.name for concern in concerns if concern.needs_marks}
+        if not look.has_acted and not marked & look.verdicts.keys():
+            self._searched = policy
+        await self._checkups.tend(look)
+        facts = self._snapshots.list_facts(look.list_here(), look.list_scheduled())
+        self._put_findings(replace(look.find(), snapshots=facts, checks=self._checkups.list_recent()))
+        return look.has_acted
+
+    # -- Describing ------------------------------------------------------------------------------------------
+
+    async def _begin(self, policy: Policy) -> Look:
+        """Begin a look at what this node has to do with."""
+        before, identity = self._identity.last, await self._identity.find(policy)
+        if identity != before:
+            self._searched = None
+        devices = self._hands.list_devices()
+        self._untold.begin_look(devices.keys())
+        node = NodeView(
+            identity,
+            choose_attach_api(policy.agent.cloud.attach_api, identity),
+            devices=frozenset(devices),
+            used_names=frozenset(filter(None, devices.values())),
+            cluster_name=policy.agent.cloud.cluster,
+        )
+        return Look(node, policy, earlier=self.findings.origins)
+
+    async def _describe(self, look: Look) -> None:
+        """Describe everything this node has to do with; where that fails, what was described stays in it."""
+        known = {*self._memory.list_known(), *self.findings.claimed.values()}
+        await describe_all(self._make, look, known, is_searching=self._searched is not look.policy)
+        attached = list_attached_names(look.list_volumes(), look.node.identity.instance_id or "")
+        names = {*attached, *list_given_names(self._recent.list_calls()), *self._memory.taken_names}
+        look.node = replace(look.node, used_names=look.node.used_names | names)
+        await self._suspicion.find_gone(look)
+        # What nodes that are gone have left is worth a call before anything is made; what AWS still shows
+        # attached to them is asked about only where nothing is free. Of what is free each node looks at its
+        # own share first: all of it would be much, and everybody's.
+        share = choose_share(look.node.identity.instance_id or "")
+        for state, last_digit in (("available", share), ("available", None), ("in-use", None)):
+            unserved = look.list_unserved()
+            if unserved:
+                look.add_pool(await describe_pools(self._make, unserved, state, last_digit))
+                await self._suspicion.find_leaver(look)
+
+    # -- One concern -----------------------------------------------------------------------------------------
+
+    async def _see_to(self, concern: Concern, look: Look) -> None:
+        """Do the next thing for one concern, and for what follows from it. Its errors end here."""
+        resting = self._rests.find(concern.key)
+        if resting is not None:
+            self._let_be(concern, resting, look)
+            return
+        self._decided.pop(concern.key, None)
+        try:
+            decision = await concern.decide(look)
+            if decision is not None:
+                await self._carry_out(concern, decision, look)
+        except AgentError as error:
+            self._identity.doubt(error)
+            if self._rests.note_failure(concern.key, error):
+                log_failure(error, entry=concern.name)
+            self._let_be(concern, make_verdict(error), look)
+            return
+        self._rests.forget(concern.key)
+        concern.foresee(look)
+        if isinstance(decision, Settled):
+            for following in concern.list_following(decision.volume):
+                await self._see_to(following, look)
+
+    def _let_be(self, concern: Concern, verdict: Wait | Refuse, look: Look) -> None:
+        """Leave a concern as it is for now; what was found out about it before still holds."""
+        claimed = self.findings.claimed.get(concern.name)
+        if claimed is not None:
+            look.claimed.setdefault(concern.name, claimed)
+        look.foresee(concern.name, self._decided.get(concern.key), why=verdict.message)
+        concern.foresee(look)
+        concern.tell(verdict, look)
+
+    async def _carry_out(self, concern: Concern, decision: Decision, look: Look) -> None:
+        if isinstance(decision, (Wait, Refuse)):
+            concern.tell(decision, look)
+        elif isinstance(decision, Release):
+            self._decided[concern.key] = decision
+            await self._hands.release(decision.volume_id)
+            self._memory.dropped.add(decision.volume_id)
+            look.has_acted = True
+        elif isinstance(decision, Do):
+            self._decided[concern.key] = decision
+            waiting = self._recent.find_wait(concern.key, decision.call)
+            if waiting is None:
+                waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
+                look.has_acted = True
+                await self._doer.do(concern.name, concern.key, decision)
+            look.foresee(concern.name, decision, why=waiting.message)
+            concern.tell_asked(waiting, look)
+
+    # -- Telling ---------------------------------------------------------------------------------------------
+
+    def _publish_failure(
+        self, policy: Policy, error: AgentError, described: Mapping[VolumeId, Origin]
+    ) -> None:
+        """Say of every entry that needs AWS why nothing is known; what was found before stays."""
+        verdict = make_verdict(error)
+        old = self.findings
+        if self._failure != error.message:
+            log_failure(error)
+        self._failure = error.message
+        facts = make_facts(self._identity.last) if self._identity.last else old.facts
+        verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
+        origins = {**old.origins, **described}
+        told = replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={})
+        untold, checks = self._untold.volumes - origins.keys(), self._checkups.list_recent()
+        self._put_findings(replace(told, untold=untold, checks=checks))
+
+    def _put_findings(self, findings: Findings) -> None:
+        is_news = findings != self.findings or not self._has_published
+        self.findings = findings
+        self._has_published = True
+        if is_news:
+            self._publish(findings)

@@ -1,0 +1,1 @@
+"""What AWS's errors mean: a reason, a sentence, a remedy, and when to ask again."""

@@ -1,0 +1,246 @@
+"""Reads what there is to read about this node: the cluster's file, IMDSv2, the host name and the API.
+
+Never raises because a source is missing: what a source did not say is a finding too. Decides nothing;
+``whoami`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import psutil
+
+from agent.base.file_reading import find_directory, read_file
+from agent.base.off_loop import Aside, do_here
+from agent.cloud.identity import whoami
+from agent.cloud.identity.whoami import CloudIdentity, Finding, Source
+from agent.core.errors import AgentError
+
+if TYPE_CHECKING:
+    from agent.cloud.aws import calls
+    from agent.cloud.aws.models import ClusterNode
+
+RESOURCE_CONFIG = Path("/opt/ml/config/resource_config.json")
+METADATA_ENDPOINT = "http://169.254.169.254"
+HYPERPOD_PLACES = (Path("/opt/ml/config"), Path("/opt/sagemaker"))
+"""Directories of HyperPod's images, which are there before the cluster's file is."""
+VENDOR = Path("/sys/class/dmi/id/sys_vendor")
+EC2_VENDOR = "Amazon EC2"
+"""What the firmware of Nitro instances says, which is asked without a network."""
+_SESSION_TTL_S = "300"
+_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
+_TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105 -- the name of a header
+_MAX_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where to look; tests and ``--root`` put other places here."""
+
+    resource_config: Path = RESOURCE_CONFIG
+    metadata_endpoint: str | None = METADATA_ENDPOINT
+    """None: there is no metadata service to ask."""
+    metadata_timeout_s: float = 2.0
+    host_name: str = ""
+    addresses: frozenset[str] = frozenset()
+    aside: Aside = do_here
+    """How files are read."""
+    is_ec2: bool = False
+    """This is an instance of EC2, whether or not its metadata service answers."""
+    hyperpod_places: tuple[Path, ...] = ()
+    """Directories that show that it is a node of HyperPod, whether or not its file is there."""
+
+
+def look_around(aside: Aside = do_here) -> Surroundings:
+    """Return the real surroundings, with the environment's say over where the file and the service are."""
+    told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    metadata = METADATA_ENDPOINT if told is None else told
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        metadata = ""
+    return Surroundings(
+        resource_config=Path(os.environ.get("SAGEMAKER_RESOURCE_CONFIG_PATH", RESOURCE_CONFIG)),
+        metadata_endpoint=metadata.rstrip("/") or None,
+        host_name=socket.gethostname(),
+        addresses=_list_addresses(),
+        is_ec2=bool(metadata) and (told is not None or _read_vendor() == EC2_VENDOR),
+        hyperpod_places=HYPERPOD_PLACES,
+        aside=aside,
+    )
+
+
+def _read_vendor() -> str:
+    """Return who made this machine, by its firmware; empty where that says nothing."""
+    try:
+        return VENDOR.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _list_addresses() -> frozenset[str]:
+    return frozenset(
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in {socket.AF_INET, socket.AF_INET6}
+    )
+
+
+async def identify_node(
+    surroundings: Surroundings,
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]] | None = None,
+) -> CloudIdentity:
+    """Ask every local source, then the API for what they left open; returns what can be believed."""
+    findings: list[Finding] = []
+
+    async def add(find: Callable[[Surroundings], Awaitable[Finding]]) -> None:
+        findings.append(await find(surroundings))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(add, read_resource_config)
+        tasks.start_soon(add, ask_metadata)
+    by_name = whoami.parse_node_name(surroundings.host_name)
+    if by_name is not None:
+        findings.append(by_name)
+    findings.sort(key=lambda finding: list(Source).index(finding.source))
+    identity = whoami.merge(findings)
+    is_enough = identity.zone is not None and identity.instance_group is not None
+    if describe_node is None or is_enough or not (identity.cluster_arn and identity.instance_id):
+        return identity
+    return whoami.merge([*findings, await _ask_api(identity, describe_node)])
+
+
+async def identify_locally(surroundings: Surroundings) -> CloudIdentity:
+    """Return what this node knows of itself: the cluster's file, and the metadata service only without it.
+
+    For the start, when mount paths wait for it and the network may be absent: takes no longer than reading a
+    file where HyperPod left one, and the metadata service's time limit otherwise.
+    """
+    finding = await read_resource_config(surroundings)
+    if finding.problem is None:
+        return whoami.merge([finding])
+    return await identify_node(surroundings)
+
+
+async def _ask_api(
+    identity: CloudIdentity,
+    describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]],
+) -> Finding:
+    from agent.cloud.aws import calls  # noqa: PLC0415 -- all of AWS's, for one that is made now and then
+
+    call = calls.DescribeClusterNode(
+        cluster=identity.cluster_arn or "", instance_id=identity.instance_id or ""
+    )
+    try:
+        node = await describe_node(call)
+    except AgentError as error:
+        return Finding(source=Source.API, problem=f"the API did not tell about this node: {error.message}")
+    return Finding(
+        source=Source.API,
+        instance_group=node.instance_group,
+        instance_id=node.instance_id,
+        zone=node.zone,
+    )
+
+
+async def read_resource_config(surroundings: Surroundings) -> Finding:
+    """Return what the cluster's file says. It is not world readable, and not there on other instances."""
+    path = surroundings.resource_config
+    try:
+        found = await surroundings.aside(read_file, str(path), whoami.MAX_FILE_BYTES + 1, subject=str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        sign, problem = await _find_sign(surroundings), error.strerror
+    except (AgentError, OSError) as error:
+        sign, problem = f"its {path}", getattr(error, "strerror", None) or str(error)
+    else:
+        return whoami.parse_resource_config(found.content, surroundings.addresses)
+    problem = f"{path} cannot be read: {problem}"
+    return Finding(source=Source.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
+
+
+async def _find_sign(surroundings: Surroundings) -> str | None:
+    places = [str(place) for place in surroundings.hyperpod_places]
+    try:
+        found = await surroundings.aside(find_directory, places, subject="the directories of HyperPod")
+    except AgentError:
+        return None
+    return found and f"its {found}"
+
+
+async def ask_metadata(surroundings: Surroundings) -> Finding:
+    """Return what the instance metadata service (version 2, with a session token) says."""
+    endpoint = surroundings.metadata_endpoint
+    if endpoint is None:
+        return Finding(source=Source.METADATA, problem="instance metadata is disabled")
+    timeout_s = surroundings.metadata_timeout_s
+    try:
+        with anyio.fail_after(timeout_s):
+            document, partition = await anyio.to_thread.run_sync(
+                _fetch_metadata, endpoint, timeout_s, abandon_on_cancel=True
+            )
+    except (HTTPException, OSError, ValueError) as error:
+        why = str(error) or type(error).__name__
+        return Finding(source=Source.METADATA, problem=f"instance metadata did not answer: {why}")
+    return whoami.parse_identity_document(document, partition.decode("ascii", "replace").strip())
+
+
+def _fetch_metadata(endpoint: str, timeout_s: float) -> tuple[bytes, bytes]:
+    """Return the identity document and the partition. Blocks; ``timeout_s`` is for each wait.
+
+    By the standard library's client: the start waits for this where no file tells who the node is.
+    """
+    where = urlsplit(endpoint)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
+    try:
+        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
+        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
+        document = _request(
+            connection, "GET", f"{where.path}/latest/dynamic/instance-identity/document", headers
+        )
+        partition = _request_partition(connection, where.path, headers)
+    finally:
+        connection.close()
+    return document, partition
+
+
+def fetch_metadata(endpoint: str, path: str, timeout_s: float) -> bytes | None:
+    """Return what the service has at a path, None where it has nothing. Blocks; OSError or HTTPException."""
+    where = urlsplit(endpoint)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
+    try:
+        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
+        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
+        connection.request("GET", f"{where.path}{path}", headers=headers)
+        with connection.getresponse() as response:
+            if response.status == HTTPStatus.NOT_FOUND:
+                return None
+            if response.status != HTTPStatus.OK:
+                raise HTTPException(f"{response.status} {response.reason}")
+            return response.read(_MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
+
+
+def _request_partition(connection: HTTPConnection, root: str, headers: dict[str, str]) -> bytes:
+    """Return the partition's name; nothing where it is not told, for the region tells it as well."""
+    try:
+        return _request(connection, "GET", f"{root}/latest/meta-data/services/partition", headers)
+    except (HTTPException, OSError):
+        return b""
+
+
+def _request(connection: HTTPConnection, method: str, path: str, headers: dict[str, str]) -> bytes:
+    connection.request(method, path, headers=headers)
+    with connection.getresponse() as response:
+        if response.status != HTTPStatus.OK:
+            raise HTTPException(f"{response.status} {response.reason}")
+        return response.read(_MAX_ANSWER_BYTES)

@@ -1,0 +1,41 @@
+"""Who this node is, as last found out: asked again where that may be another one by now.
+
+MoveClusterNodes takes a running node to another cluster under the same instance ID. What it was keeps it from
+its volumes then: AWS answers that there is no such node in the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.identity.cloud_identity import CloudIdentity
+from agent.policy import Policy
+
+_UNKNOWN_NODE_CODES = frozenset(
+    {"ResourceNotFound", "ResourceNotFoundException", "InvalidInstanceID.NotFound"}
+)
+"""HyperPod says so of a cluster and of a node in it, EC2 of an instance. Of volumes both have other codes."""
+
+
+class KnownIdentity:
+    """The identity of this node between the looks of one process."""
+
+    def __init__(self, identify: Callable[[], Awaitable[CloudIdentity]]) -> None:
+        self._identify = identify
+        self._asked_under: Policy | None = None
+        self._is_doubted = False
+        self.last: CloudIdentity | None = None
+        """As it was last found out."""
+
+    async def find(self, policy: Policy) -> CloudIdentity:
+        """Return who it is; asked anew under another policy, after a doubt, and until all sources agree."""
+        is_old = self._asked_under is not policy or self._is_doubted
+        if self.last is None or self.last.problems or is_old:
+            self.last = await self._identify()
+            self._asked_under, self._is_doubted = policy, False
+        return self.last
+
+    def doubt(self, error: BaseException) -> None:
+        """Have it asked again where AWS says that it knows no such node, cluster or instance."""
+        self._is_doubted |= isinstance(error, CloudError) and error.code in _UNKNOWN_NODE_CODES

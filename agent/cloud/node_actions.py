@@ -1,0 +1,294 @@
+"""What the cloud half has done on the node: unmount before a detach, freeze around a snapshot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from agent.base.log import get_logger
+from agent.cloud.state.released_volumes import ReleasedNote
+from agent.cloud.state.state_file import FileStore
+from agent.cloud.view.cloud_report import EVERYTHING, FREEZE_LIMIT_S
+from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
+from agent.core.model import DeviceNumber, Mount, Observed, Process, Reason, Released, Seen, VolumeId, Wanted
+from agent.core.steps import Relinquish, Unmount
+from agent.loop.goals import Want
+from agent.loop.passes import Session
+from agent.loop.wake_causes import Cause
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.hold_frozen import THAW_TIMEOUT_S, hold_frozen
+from agent.node.machine import Node
+from agent.node.mounts.mount_users import find_processes
+
+RELEASED = "released.json"
+"""Below the state directory: the volumes a person took away."""
+FROZEN = "frozen"
+"""Directory of notes below the runtime directory, one for each volume that is being frozen."""
+_SEARCH_TIMEOUT_S = 10.0
+_HANDS_OFF = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
+"""What the device is used for tells it where no tag does: a volume somebody made for the CSI driver carries
+none, and nor does what HyperPod itself attaches to its nodes and mounts at /opt/sagemaker."""
+
+log = get_logger(__name__)
+
+
+class Passes(Protocol):
+    """What is needed of the reconciler."""
+
+    def hold(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
+        """Give a session over one volume; no pass over it begins meanwhile."""
+
+    def wake(self, volume: VolumeId, cause: Cause) -> None:
+        """Have the volume looked at soon."""
+
+    def list_wanted(self) -> Iterable[VolumeId]:
+        """Return the volumes that something is wanted of, released or not."""
+
+
+class NodeHands:
+    """The node half as the cloud half may use it; ``released`` are volumes to be left unmounted."""
+
+    def __init__(
+        self,
+        node: Node,
+        reconciler: Passes,
+        present: Callable[[], Mapping[VolumeId, Seen]],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._reconciler = reconciler
+        self._present = present
+        self._refresh = refresh
+        self._note = ReleasedNote(FileStore(node.paths.state / RELEASED, node.aside))
+        self._by_hand = self._note.read()
+        """Those of the released that a person took away: the policy's own are let go anew after a restart."""
+        self.released: set[VolumeId] = set(self._by_hand)
+        self._withdrawn: str | None = None
+        """Why everything was let go, as a clause, where no person ordered it."""
+
+    def list_devices(self) -> Mapping[VolumeId, str | None]:
+        """Return the volumes whose devices are here, with the block device name chosen at attach."""
+        return {
+            volume_id: seen.identity.attach_name if seen.identity else None
+            for volume_id, seen in self._present().items()
+        }
+
+    async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        """Unmount the volume wherever anyone has it, and flush it; raise AgentError that names its users.
+
+        While it is released the policy does not have it used again. ``is_forced``: whoever uses it, flushed
+        as far as that goes.
+        """
+        # From now on nothing is wanted of it, so that no pass mounts it again behind our back.
+        self.released.add(volume_id)
+        self._refresh()
+        mounts: tuple[Mount, ...] = ()
+        try:
+            async with self._reconciler.hold(volume_id) as session:
+                observed = await session.observe(None)
+                _check_ours(observed)
+                mounts = observed.mounts
+                await _let_go(session, observed)
+        except AgentError as error:
+            # What hides a mount need not be in the way of taking the volume from under it.
+            if is_forced and (isinstance(error, CoveredError) or not isinstance(error, RefusedError)):
+                await self.flush(volume_id)
+                return
+            self.keep(volume_id)
+            if error.reason is Reason.DEVICE_BUSY:
+                raise await self._name_users(volume_id, error, mounts) from error
+            raise
+
+    async def flush(self, volume_id: VolumeId) -> None:
+        """Flush what can be flushed of a volume that is about to be detached under its users.
+
+        Raises CoveredError, with the volume kept, where nothing reaches what is mounted of it.
+        """
+        try:
+            async with self._reconciler.hold(volume_id) as session:
+                observed = await session.observe(None)
+                if observed.device is not None:
+                    await session.execute(Relinquish(is_forced=True), observed)
+        except CoveredError:
+            self.keep(volume_id)
+            raise
+        except AgentError as error:
+            log.warning("volume.unflushed", volume_id=volume_id, error=error.message)
+
+    def withhold(self, volume_id: VolumeId, want: Want) -> Want:
+        """Return what is wanted of a volume: of one that is released nothing, and by whose hand is told."""
+        if volume_id not in self.released:
+            return want
+        if volume_id in self._by_hand:
+            return Released(want) if isinstance(want, Wanted) else want
+        return Released(want, self._withdrawn) if self._withdrawn and isinstance(want, Wanted) else None
+
+    def keep(self, volume_id: VolumeId) -> None:
+        """Have the volume mounted again as the policy says."""
+        self.released.discard(volume_id)
+        self._by_hand.discard(volume_id)
+        self._note.note_change()
+        self._refresh()
+        self._reconciler.wake(volume_id, Cause.ORDER)
+
+    def keep_all(self) -> None:
+        """Give everything that was released back to the policy, as reloading it does."""
+        self.released.clear()
+        self._by_hand.clear()
+        self._withdrawn = None
+        self._note.note_change()
+
+    async def note_by_hand(self, volume_id: VolumeId) -> None:
+        """Have it on disk that a person takes the volume away, before anything is let go."""
+        self._by_hand.add(volume_id)
+        await self._note.write(self._by_hand)
+
+    async def note_all_by_hand(self) -> tuple[VolumeId, ...]:
+        """Have it on disk that a person takes everything away; return what is here and to be let go.
+
+        That is what the policy wants, what was released before and what the agent has mounted. Volumes that
+        come later, unless by an order, are left alone as well, until the policy is read again.
+        """
+        here = self._let_everything_go()
+        self._by_hand |= self.released
+        self._refresh()
+        await self._note.write(self._by_hand)
+        return here
+
+    async def withdraw_all(self, why: str) -> tuple[VolumeId, ...]:
+        """Leave everything alone, and return what is here; a reload, or a start of the agent, ends it.
+
+        ``why``: a clause that is told of each volume.
+        """
+        self._withdrawn = why
+        here = self._let_everything_go()
+        self._refresh()
+        return here
+
+    def _let_everything_go(self) -> tuple[VolumeId, ...]:
+        recorded = set(self._node.list_recorded())
+        meant = {*self._reconciler.list_wanted(), *self.released, *recorded} - {EVERYTHING}
+        self.released |= {*meant, EVERYTHING}
+        return tuple(sorted(meant & {*self._present(), *recorded}))
+
+    async def write_released(self) -> bool:
+        """Have on disk what is released by now; False where a restart would not know of it."""
+        return await self._note.write(self._by_hand)
+
+    def note_arrived(self, volumes: Iterable[VolumeId]) -> None:
+        """Leave volumes alone that have just come to a node of which everything was taken away."""
+        if EVERYTHING in self.released:
+            self.released.update(volumes)
+        if EVERYTHING in self._by_hand:
+            self._by_hand.update(volumes)
+            self._note.note_change()
+
+    async def note_given_back(self) -> None:
+        """Write down what is given back, until cancelled."""
+        await self._note.run(self._by_hand)
+
+    async def _name_users(
+        self, volume_id: VolumeId, error: AgentError, mounts: tuple[Mount, ...]
+    ) -> AgentError:
+        users: list[Process] = []
+        for mount in mounts:
+            with suppress(AgentError):  # who is in the way need not be found for it to be so
+                users += await self._node.workers.call(
+                    find_processes,
+                    mount.path,
+                    mount.device_number,
+                    timeout_s=_SEARCH_TIMEOUT_S,
+                    subject=mount.path,
+                )
+        if not users:
+            return error
+        names = ", ".join(user.describe() for user in users[:10])
+        return replace(
+            error,
+            message=f"{volume_id} is in use by {names}.",
+            hint="End them, or let them leave the mount, and try again.",
+        )
+
+    @asynccontextmanager
+    async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
+        """Keep the volume's filesystem frozen within; False where none is mounted.
+
+        RefusedError where that is the running system's, which would stand still itself, or Kubernetes'.
+        """
+        # To the end, so that no step meets the freeze.
+        async with self._reconciler.hold(volume_id) as session:
+            observed = await session.observe(None)
+            if not observed.mounts:
+                yield False
+                return
+            _check_freezable(observed)
+            # One filesystem, however often it is mounted: freezing it at one place freezes it.
+            mount = observed.mounts[0]
+            limit_s = FREEZE_LIMIT_S + 2
+            note = self._note_frozen(volume_id, mount)
+            try:
+                with self._node.freezes.holding(volume_id):
+                    async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
+                        yield True
+            finally:
+                # Left behind, it would have the next agent thaw what somebody else froze by then.
+                note.unlink(missing_ok=True)
+
+    def _note_frozen(self, volume_id: VolumeId, mount: Mount) -> Path:
+        """Write down what is about to be frozen, for a start after even the guardian was killed."""
+        directory = self._node.paths.runtime / FROZEN
+        directory.mkdir(mode=0o700, exist_ok=True)
+        note = directory / volume_id
+        note.write_text(json.dumps([mount.path, *mount.device_number]), "utf-8")
+        return note
+
+    async def thaw_leftovers(self) -> None:
+        """Thaw what an agent that was killed together with its guardian may have left frozen."""
+        for note in sorted((self._node.paths.runtime / FROZEN).glob("vol-*")):
+            try:
+                path, major, minor = json.loads(note.read_text("utf-8"))
+                await self._node.workers.call(
+                    change_mount.thaw,
+                    str(path),
+                    DeviceNumber(int(major), int(minor)),
+                    timeout_s=THAW_TIMEOUT_S,
+                    subject=note.name,
+                )
+            except (AgentError, OSError, ValueError, TypeError) as error:
+                log.warning("freeze.leftover", volume_id=note.name, error=str(error))
+            note.unlink(missing_ok=True)
+
+
+def _check_ours(observed: Observed) -> None:
+    """Raise RefusedError for what is not anybody's to detach through the agent, forced or not."""
+    exclusion = observed.exclusion
+    if exclusion is not None and exclusion.reason in _HANDS_OFF:
+        raise RefusedError(
+            exclusion.message, exclusion.hint, exclusion.reason, retryable=False, exit_code=ExitCode.REFUSED
+        )
+
+
+async def _let_go(session: Session, observed: Observed) -> None:
+    """Unmount the volume, innermost mounts first, then see that nobody has its device, and flush it."""
+    for mount in sorted(observed.mounts, key=lambda mount: mount.mount_id, reverse=True):
+        await session.execute(Unmount(mount), observed)
+    observed = await session.observe(None)
+    if observed.device is not None:
+        await session.execute(Relinquish(), observed)
+
+
+def _check_freezable(observed: Observed) -> None:
+    exclusion = observed.exclusion
+    if exclusion is not None and exclusion.reason in _HANDS_OFF:
+        raise RefusedError(
+            f"The filesystem of {observed.volume_id} is not frozen: {exclusion.message}",
+            hint=f"ebs-agent snapshot {observed.volume_id} --no-freeze takes one as after a power cut; "
+            "from: SNAPSHOT makes volumes of it.",
+            reason=exclusion.reason,
+            retryable=False,
+            exit_code=ExitCode.REFUSED,
+        )

@@ -1,0 +1,1 @@
+"""What people ask of AWS by hand, through the control socket. Nothing by itself."""

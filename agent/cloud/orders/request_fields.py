@@ -1,0 +1,155 @@
+"""What each order at the control socket may say: its words, what each of them is in JSON, and what they mean.
+
+Held to before anything else is made of them: what is nearly right is not guessed at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from agent.cloud.aws.calls import ModifyVolume
+from agent.cloud.orders.named_volumes import NewVolume
+from agent.core.errors import AgentError, ExitCode
+from agent.core.model import VolumeId, parse_volume_id
+from agent.core.quoting import quote
+from agent.core.units import GIB, parse_size
+from agent.policy.entries import VolumeClass, VolumeType
+from agent.policy.entry_checks import check_class, find_size_fault
+from agent.policy.values.fields import MAX_COUNT
+from agent.report.board.board import Board
+
+_PARAMETERS: Mapping[str, type] = {"type": str, "iops": int, "throughput": int}
+_NEW: Mapping[str, type] = {
+    **_PARAMETERS,
+    "size": str,
+    "encrypted": bool,
+    "kms_key_id": str,
+    "name": str,
+}
+WORDS: Mapping[str, Mapping[str, type]] = {
+    "attach": {"volume": str},
+    "detach": {"volume": str, "force": bool},
+    "create": {**_NEW, "from": str},
+    "restore": {**_NEW, "snapshot": str},
+    "expand": {"volume": str, "size": str},
+    "modify": {"volume": str, **_PARAMETERS},
+    "snapshot": {"volume": str, "freeze": bool, "wait": bool},
+    "snapshots": {"volume": str},
+    "delete-snapshot": {"snapshot": str},
+    "orphans": {},
+    "delete-orphan": {"volume": str},
+}
+"""The words of each order, and what each is in JSON. None is one that was not said."""
+
+_KINDS: Mapping[type, str] = {str: "a text", bool: "true or false", int: "a whole number"}
+_MAX_TEXT = 1024
+
+
+def check_words(order: str, words: Mapping[str, Any]) -> None:
+    """Raise AgentError unless each word is one of the order's and what it is to be: ``"no"`` is not false."""
+    for name, value in words.items():
+        kind = WORDS[order].get(name)
+        if kind is None:
+            raise refuse_words(
+                f"{order} takes no word {name!r:.40}.", f"Its words are {', '.join(sorted(WORDS[order]))}."
+            )
+        if value is not None and type(value) is not kind:
+            raise refuse_words(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
+        if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
+            raise refuse_words(f"{name} of {order} is no text that anything is called by: {value!a:.40}.")
+
+
+# -- What they mean ------------------------------------------------------------------------------------------
+
+
+def find_volume(board: Board, text: str) -> VolumeId:
+    """Return the volume a person means: by the policy's name, by device, or by ID, known here or not."""
+    status = board.find(text)
+    if status is not None and status.volume_id is not None:
+        return status.volume_id
+    return parse_volume_id(text)
+
+
+def parse_snapshot_id(text: object) -> str:
+    """Return ``text`` as a snapshot ID, or raise: ``snap-`` and 8 or 17 hexadecimal digits."""
+    if isinstance(text, str) and re.fullmatch(r"snap-(?:[0-9a-f]{8}|[0-9a-f]{17})", text, re.ASCII):
+        return text
+    raise AgentError(
+        f"{quote(str(text))} is not an EBS snapshot ID.",
+        hint="An ID is snap- followed by 8 or 17 hexadecimal digits, as in snap-0123456789abcdef0.",
+        retryable=False,
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
+    """Return the volume that was asked for; raises AgentError where its words contradict each other."""
+    size = words.get("size")
+    size_bytes = None if size is None else parse_size(str(size))
+    if size_bytes is None and words.get("from") is None:
+        raise refuse_words(
+            "A new volume needs a size, or a snapshot to be made from.", "Add --size 500GiB or --from snap-…."
+        )
+    if size_bytes is not None and (size_bytes <= 0 or size_bytes % GIB):
+        raise refuse_words("A volume's size is whole GiB.")
+    volume_class = _read_class(words)
+    fault = None if size_bytes is None else find_size_fault(size_bytes, volume_class.type)
+    if fault is not None:
+        raise refuse_words(fault)
+    return NewVolume(
+        size_gib=None if size_bytes is None else size_bytes // GIB,
+        type=volume_class.type,
+        iops=volume_class.iops,
+        throughput=volume_class.throughput,
+        is_encrypted=True if volume_class.kms_key_id else volume_class.encrypted,
+        kms_key_id=volume_class.kms_key_id,
+        snapshot_id=None if words.get("from") is None else parse_snapshot_id(words["from"]),
+        name=words.get("name"),
+    )
+
+
+def read_modification(volume_id: VolumeId, words: Mapping[str, Any]) -> ModifyVolume:
+    """Return the modification that was asked for; raises AgentError where its words say none."""
+    kind = words.get("type")
+    if kind is not None and kind not in get_args(VolumeType):
+        raise refuse_words(
+            f"{quote(kind, 20)} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
+        )
+    iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
+    if kind is iops is throughput is None:
+        raise refuse_words("A modification needs something to change.", "Add --type, --iops or --throughput.")
+    if kind is not None:
+        _read_class({"type": kind, "iops": iops, "throughput": throughput})
+    return ModifyVolume(volume_id, type=kind, iops=iops, throughput=throughput)
+
+
+def _read_class(words: Mapping[str, Any]) -> VolumeClass:
+    """Return the words as a class of the policy file, held to the same rules."""
+    names = ("type", "iops", "throughput", "encrypted", "kms_key_id")
+    try:
+        volume_class = VolumeClass.model_validate(
+            {name: words[name] for name in names if words.get(name) is not None}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise refuse_words(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for finding in check_class(volume_class):
+        raise refuse_words(finding.message, finding.hint)
+    return volume_class
+
+
+def refuse_words(message: str, hint: str | None = None) -> AgentError:
+    """Return the error of an order that does not say what it has to."""
+    return AgentError(message, hint, retryable=False, exit_code=ExitCode.USAGE)
+
+
+def _read_count(words: Mapping[str, Any], name: str) -> int | None:
+    value = words.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT):
+        return value
+    raise refuse_words(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")

@@ -1,0 +1,1 @@
+"""Which permissions a policy needs, as IAM writes them, and which are missing."""

@@ -1,0 +1,40 @@
+"""Lets ``doctor`` have the running agent examine itself: with its own environment, user and credentials.
+
+What a unit's drop-ins and EnvironmentFile set, a proxy or a profile, holds for the agent alone; the shell
+that ``doctor`` is run from knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+
+import anyio
+from aiohttp import web
+
+from agent.cloud.identity.identity_sources import Surroundings, look_around
+from agent.cloud.permissions.aws_environment import describe_environment
+from agent.cloud.permissions.doctor_checks import examine_cloud
+from agent.policy import Policy
+
+
+def add_examination(
+    app: web.Application,
+    policy: Callable[[], Policy],
+    surroundings: Callable[[], Surroundings] = look_around,
+) -> None:
+    """Let the control socket answer ``POST /v1/examine``: environment and findings as the agent has them.
+
+    ``{"environment": {name: value, …}, "findings": [{"subject", "is_ok", "found", "mend"}, …]}``. By POST,
+    since it asks AWS: root alone may.
+    """
+    one_at_a_time = anyio.Lock()
+
+    async def examine(_: web.Request) -> web.Response:
+        async with one_at_a_time:
+            found = await examine_cloud(policy(), surroundings())
+        environment = describe_environment(os.environ)
+        return web.json_response({"environment": environment, "findings": [asdict(one) for one in found]})
+
+    app.router.add_post("/v1/examine", examine)

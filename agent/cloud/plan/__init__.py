@@ -1,0 +1,1 @@
+"""From what AWS described to the next call for a volume. Pure."""

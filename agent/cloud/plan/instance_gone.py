@@ -1,0 +1,84 @@
+"""Proves that an instance is gone, from two answers that agree; where either is missing, it is not gone.
+
+A volume is detached from another instance only on this proof. That an instance is not described proves
+nothing by itself: HyperPod's are never described by EC2, and a list may be of the wrong cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from agent.cloud.aws.call import Make
+from agent.cloud.aws.calls import DescribeClusterNode, DescribeInstances, ListClusterNodes
+from agent.cloud.aws.models import ClusterNode
+from agent.cloud.errors.explain import CloudError
+from agent.cloud.identity.whoami import parse_instance_id, require_identity
+from agent.cloud.plan.decisions import AttachApi, NodeView
+
+T = TypeVar("T")
+
+_MOST_SUSPECTS = 199
+"""Asked about in one call, with ourselves: a call's filters take 200 values."""
+
+
+def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
+    """Return whether the cluster's whole list, in which we find ourselves, does not have the instance."""
+    listed = {node.instance_id for node in nodes if node.status != "NotFound"}
+    return own_id in listed and instance_id not in listed
+
+
+async def find_gone(
+    make: Make, node: NodeView, suspects: Iterable[str], enough: int | None = None
+) -> frozenset[str]:
+    """Return those of ``suspects`` that are proven gone; costs no call where there is no suspect.
+
+    ``enough``: proving so many of a cluster's nodes gone, those first that come first, is as good as all.
+    """
+    own_id = node.identity.instance_id
+    ordered = tuple(parse_instance_id(suspect) for suspect in suspects if suspect != own_id)
+    if not ordered or own_id is None:
+        return frozenset()
+    if node.api is AttachApi.HYPERPOD:
+        return await _find_gone_nodes(make, node, ordered, enough or len(ordered))
+    return await _find_gone_instances(make, ordered, own_id)
+
+
+async def _find_gone_nodes(
+    make: Make, node: NodeView, suspects: Sequence[str], enough: int
+) -> frozenset[str]:
+    require_identity(node.identity, "cluster_arn")
+    cluster, own_id = str(node.identity.cluster_arn), str(node.identity.instance_id)
+    nodes: tuple[ClusterNode, ...] = await make(ListClusterNodes(cluster))
+    absent = [suspect for suspect in suspects if is_absent(nodes, suspect, own_id)]
+    gone: set[str] = set()
+    for suspect in absent:
+        if len(gone) < enough and await _is_not_found(make, cluster, suspect):
+            gone.add(suspect)
+    return frozenset(gone)
+
+
+async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
+    """Return whether AWS, asked for this very node, says that there is none."""
+    try:
+        found: ClusterNode = await make(DescribeClusterNode(cluster, instance_id))
+    except CloudError as error:
+        if error.code in {"ResourceNotFound", "ResourceNotFoundException"}:
+            return True
+        raise
+    return found.status == "NotFound"
+
+
+async def _find_gone_instances(make: Make, suspects: Sequence[str], own_id: str) -> frozenset[str]:
+    """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
+    gone: set[str] = set()
+    for start in range(0, len(suspects), _MOST_SUSPECTS):
+        chunk = suspects[start : start + _MOST_SUSPECTS]
+        reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
+            DescribeInstances((own_id, *chunk))
+        )
+        known = dict(itertools.chain.from_iterable(reservations))
+        if own_id in known:
+            gone |= {suspect for suspect in chunk if known.get(suspect) == "terminated"}
+    return frozenset(gone)

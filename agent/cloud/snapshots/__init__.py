@@ -1,0 +1,1 @@
+"""Snapshots: when one is due, taking it with writes held, and what becomes of it after."""

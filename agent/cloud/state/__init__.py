@@ -1,0 +1,1 @@
+"""What the cloud half remembers. Losing it costs time and calls, never truth."""

@@ -1,0 +1,1 @@
+"""What the cloud half keeps true: volumes here, their shape, snapshots, leaving."""

@@ -1,0 +1,134 @@
+"""The concern about volumes of claims that nobody holds, and that their claim has deleted in time.
+
+Every node of the cluster looks for them, rarely; what one has written on a volume is enough for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+
+from typing_extensions import override
+
+from agent.cloud.aws.calls import CreateTags, DeleteVolume
+from agent.cloud.aws.models import CloudVolume
+from agent.cloud.errors.unreadable_entries import split
+from agent.cloud.plan.claims import find_claimed
+from agent.cloud.plan.decisions import Decision, Do
+from agent.cloud.plan.instance_gone import find_gone
+from agent.cloud.plan.orphan_expiry import find_deadline, find_obstacle, plan_unheld
+from agent.cloud.plan.pools import find_last_holder, find_pool, rank_holder
+from agent.cloud.plan.wanted_volume import WantedVolume
+from agent.cloud.tasks.task import Concern, Means
+from agent.cloud.view import pending_calls
+from agent.cloud.view.cloud_state import Look
+from agent.cloud.view.describe_all import describe_pools
+from agent.core.steps import Refuse, Wait
+
+LOOK_AGAIN_S = 6 * 3600.0
+"""Between two looks for such volumes of one node: each is a call, and days count."""
+FIRST_LOOK_S = 600.0
+"""The nodes of a cluster that start at once look for the first time within this."""
+
+
+class Expiry(Concern):
+    """What nobody holds for as long as its claim says is to go."""
+
+    key = "(unheld volumes)"
+
+    def __init__(self, means: Means) -> None:
+        self.name = self.key
+        self._means = means
+
+    @override
+    async def decide(self, look: Look) -> Decision | None:
+        limits = list_limits(look)
+        memory, now_s = self._means.memory, self._means.clock()
+        if not limits:
+            memory.unheld.clear()
+            memory.unheld_look_s = None
+            return None
+        share = _choose_share(look.node.identity.instance_id or "")
+        if memory.unheld_look_s is None:
+            memory.unheld_look_s = now_s + share * FIRST_LOOK_S
+        # A node that is still to get its own volume may be about to take one of these.
+        is_served = all(find_claimed(wanted, look.list_volumes()) for wanted, _ in limits)
+        if now_s < memory.unheld_look_s or not is_served:
+            return None
+        decision = await self._find_next(look, limits)
+        if decision is None:
+            memory.unheld_look_s = now_s + (0.5 + share) * LOOK_AGAIN_S
+        return decision
+
+    async def _find_next(
+        self, look: Look, limits: Sequence[tuple[WantedVolume, timedelta]]
+    ) -> Decision | None:
+        """Return the next thing to do about any of them, where its last holder is proven gone now."""
+        memory, waiting = self._means.memory, None
+        # What cannot be read is nobody's to delete.
+        described, _ = split(
+            await describe_pools(self._means.make, [wanted for wanted, _ in limits], "available")
+        )
+        memory.unheld.clear()
+        for wanted, limit in limits:
+            for volume in self._list_unheld(wanted, described, look):
+                decision = await self._plan(wanted, volume, limit, look)
+                if isinstance(decision, Do):
+                    self.name = f"{wanted.name} ({volume.volume_id})"
+                    return decision
+                waiting = waiting or decision
+        return waiting
+
+    def _list_unheld(
+        self, wanted: WantedVolume, described: Sequence[CloudVolume], look: Look
+    ) -> list[CloudVolume]:
+        """Return what might go, each node in an order of its own, so that they seldom do the same."""
+        own_id = look.node.identity.instance_id or ""
+        return sorted(find_pool(wanted, described), key=lambda one: rank_holder(own_id, str(one.volume_id)))
+
+    async def _plan(
+        self, wanted: WantedVolume, volume: CloudVolume, limit: timedelta, look: Look
+    ) -> Decision | None:
+        now, now_s, memory = self._means.now(), self._means.clock(), self._means.memory
+        holder, deadline = find_last_holder(volume), find_deadline(volume, limit, now)
+        if holder is None or deadline is None or find_obstacle(volume, look.policy, {holder}) is not None:
+            return None
+        final = await self._means.snapshots.find_final(volume) if now >= deadline else ()
+        decision = plan_unheld(volume, limit, final, now)
+        marked_s = memory.unheld_marked_s.get(volume.volume_id)
+        is_mark = isinstance(decision, Do) and isinstance(decision.call, CreateTags)
+        is_marked = is_mark and marked_s is not None and now_s - marked_s <= pending_calls.LIMIT_S
+        if decision is None or is_marked:
+            memory.unheld[volume.volume_id] = (wanted.name, deadline)
+            return None
+        if holder not in await find_gone(self._means.make, look.node, [holder]):
+            return None
+        memory.unheld[volume.volume_id] = (wanted.name, deadline)
+        if is_mark:
+            memory.unheld_marked_s[volume.volume_id] = now_s
+        return decision
+
+    @override
+    def foresee(self, look: Look) -> None:
+        for volume_id, (claim, deadline) in self._means.memory.unheld.items():
+            look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline)
+
+    @override
+    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+        """Say nothing of entries: theirs are other volumes."""
+
+
+def list_limits(look: Look) -> list[tuple[WantedVolume, timedelta]]:
+    """Return this node's claims that have volumes deleted which nobody holds, and after how long."""
+    limits = {
+        entry.name: timedelta(seconds=entry.claim.unheld_limit_s)
+        for entry in look.entries
+        if entry.claim is not None and entry.claim.unheld_limit_s is not None
+    }
+    return [(one, limits[one.name]) for one in look.list_wanted() if one.is_pooled and one.name in limits]
+
+
+def _choose_share(instance_id: str) -> float:
+    """Return a number from 0 to 1 that is the node's own."""
+    return int(hashlib.sha256(instance_id.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF

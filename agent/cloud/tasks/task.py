@@ -1,0 +1,66 @@
+"""What a concern of the cloud half is, and what it decides with.
+
+A concern decides the one next thing about its volume; the loop does it, in the same way for all of them, and
+lets a concern that failed rest without keeping the others from theirs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.cloud.aws.call import Make
+from agent.cloud.aws.models import CloudVolume
+from agent.cloud.plan.decisions import Decision
+from agent.cloud.snapshots.take_due import SnapshotKeeper
+from agent.cloud.state.process_memory import Memory
+from agent.cloud.view.cloud_state import Look
+from agent.core.model import VolumeId
+from agent.core.steps import Refuse, Wait
+
+
+@dataclass(frozen=True)
+class Means:
+    """What concerns decide with."""
+
+    make: Make
+    memory: Memory
+    snapshots: SnapshotKeeper
+    released: set[VolumeId]
+    """Taken away, most of them by hand, and to be left so; ``EVERYTHING`` may be among them."""
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+
+
+class Concern(ABC):
+    """One thing to bring about, call by call."""
+
+    name: str
+    """The policy entry's, under which people are told of it."""
+    key: str
+    """Its own, under which its failures and its last call are remembered."""
+    needs_marks = False
+    """It is not settled before AWS was asked for all volumes with the agent's marks."""
+
+    @abstractmethod
+    async def decide(self, look: Look) -> Decision | None:
+        """Return the next thing to do; None: nothing, now."""
+
+    def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
+        """Return what is to be seen to once ``volume`` is here."""
+        del volume
+        return iter(())
+
+    def foresee(self, look: Look) -> None:
+        """Note what is decided on for a later time."""
+        del look
+
+    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+        """Say why this is not as wanted: here, why the volume cannot be used."""
+        look.verdicts[self.name] = verdict
+
+    def tell_asked(self, waiting: Wait, look: Look) -> None:
+        """Say that AWS was asked for what is wanted."""
+        self.tell(waiting, look)

@@ -1,0 +1,76 @@
+"""The words of the agent: volumes, devices, what is on them, what is wanted of them.
+
+Values only: frozen, comparable, free of I/O. Everything else in the agent passes these around.
+"""
+
+from __future__ import annotations
+
+from agent.core.model.checks import AwsChecks, Initialization
+from agent.core.model.cluster import NodeFacts, Origin, OriginAnswer
+from agent.core.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
+from agent.core.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
+from agent.core.model.drift import Difference, Provisioned, Remedy
+from agent.core.model.next_call import NextCall
+from agent.core.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Relocation, Tuning
+from agent.core.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
+from agent.core.model.snapshots import SnapshotFacts
+from agent.core.model.volume import Condition, Reason, VolumeId, parse_volume_id
+from agent.core.model.wanted import (
+    FormatRule,
+    Released,
+    Wanted,
+    WantedBlock,
+    WantedFilesystem,
+    WantedMount,
+    WantedTuning,
+)
+
+__all__ = [
+    "AwsChecks",
+    "Blank",
+    "Checked",
+    "Condition",
+    "Content",
+    "Device",
+    "DeviceNumber",
+    "Difference",
+    "Exclusion",
+    "Filesystem",
+    "Foreign",
+    "FormatRecord",
+    "FormatRule",
+    "FormatStage",
+    "FsType",
+    "Identity",
+    "Ids",
+    "Initialization",
+    "Mount",
+    "MountRecord",
+    "NextCall",
+    "NodeFacts",
+    "Observed",
+    "Origin",
+    "OriginAnswer",
+    "OriginRecord",
+    "Partition",
+    "Process",
+    "Provisioned",
+    "RawRecord",
+    "Reason",
+    "Released",
+    "Relocation",
+    "Remedy",
+    "RootInode",
+    "Seen",
+    "SnapshotFacts",
+    "Tuning",
+    "Unknown",
+    "Unproven",
+    "VolumeId",
+    "Wanted",
+    "WantedBlock",
+    "WantedFilesystem",
+    "WantedMount",
+    "WantedTuning",
+    "parse_volume_id",
+]

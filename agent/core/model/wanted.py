@@ -1,0 +1,86 @@
+"""What is wanted of a volume, whoever wants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.core.model.content import FsType
+from agent.core.model.volume import VolumeId
+
+
+class FormatRule(str, Enum):
+    """When a volume may be formatted."""
+
+    NEVER = "never"
+    IF_BLANK = "if-blank"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class WantedFilesystem:
+    """The filesystem a volume is to hold, and whether it may be made."""
+
+    type: FsType
+    format: FormatRule = FormatRule.NEVER
+    label: str | None = None
+    mkfs_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WantedMount:
+    """Where and how a filesystem is to be seen. ``mode`` is the permission bits of its root directory."""
+
+    path: str
+    options: tuple[str, ...] = ()
+    owner: str | None = None
+    group: str | None = None
+    mode: int | None = None
+
+    @property
+    def is_read_only(self) -> bool:
+        return "ro" in self.options
+
+
+@dataclass(frozen=True)
+class WantedBlock:
+    """A raw volume: who may use its device node."""
+
+    owner: str | None = None
+    group: str | None = None
+    mode: int | None = None
+
+
+@dataclass(frozen=True)
+class WantedTuning:
+    """Block-layer settings to keep; None leaves one as it is."""
+
+    read_ahead_bytes: int | None = None
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What someone (today the policy file, later a CSI service) wants of one volume."""
+
+    volume_id: VolumeId
+    name: str
+    filesystem: WantedFilesystem | None = None
+    mount: WantedMount | None = None
+    block: WantedBlock | None = None
+    grow: bool = False
+    required: bool = False
+    tune: WantedTuning = field(default_factory=WantedTuning)
+    is_broad: bool = False
+    """The volume is meant by what it is like (its size, its device name), and not named."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A volume that was taken away from what wants it: nothing is done with it until it is given back."""
+
+    wanted: Wanted
+    why: str = "was taken away by hand"
+    """A clause about the volume."""

@@ -1,0 +1,21 @@
+"""The planner: from what was observed of one volume and what is wanted of it, to steps. Pure.
+
+No I/O, no clock, no randomness, no memory: everything that bears on a decision is an argument, so every
+decision can be shown (``ebs-agent plan``), replayed and tested in a table. The order of the rules is the
+safety argument: what is not ours is refused before anything on it is even considered.
+
+===============  ===========================================================================================
+``volume``       the order of the rules; a volume that is absent, or raw
+``ownership``    whose the volume is, and so whether it may be touched at all
+``content``      attached and mounted nowhere: refuse, format, or check and mount
+``upkeep``       mounted: options, growth, ownership, tuning, or on its way to another path
+``released``     taken away by a person: left alone until it is given back
+===============  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+from agent.core.plan.released import plan_released
+from agent.core.plan.rules import make_plan, needs_proof
+
+__all__ = ["make_plan", "needs_proof", "plan_released"]

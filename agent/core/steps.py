@@ -1,0 +1,364 @@
+"""What the agent may do to a volume, as data: shown by ``plan``, logged, and executed, one object for all.
+
+A step says what, never how. ``describe()`` is the sentence people read, in the present tense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import ClassVar, TypeAlias
+
+from agent.core.model import Condition, DeviceNumber, FsType, Mount, Reason, Relocation, RootInode
+
+
+@dataclass(frozen=True)
+class Format:
+    """Make a filesystem on a device whose blankness is proven again under the lock, just before."""
+
+    kind: ClassVar[str] = "format"
+    type: FsType
+    label: str | None = None
+    mkfs_options: tuple[str, ...] = ()
+    resume_uuid: str | None = None
+    """The UUID of an interrupted format of ours to take up again; None chooses a new one."""
+
+    def describe(self) -> str:
+        verb = "finish the interrupted format as" if self.resume_uuid else "format as"
+        label = f", label {self.label}" if self.label else ""
+        return f"{verb} {self.type}{label}"
+
+
+@dataclass(frozen=True)
+class SettleFormat:
+    """Complete the durable note of a format that was observed to have succeeded."""
+
+    kind: ClassVar[str] = "settle-format"
+    uuid: str
+
+    def describe(self) -> str:
+        return f"note that filesystem {self.uuid} is made"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check an unmounted filesystem, repairing only what is always safe to repair."""
+
+    kind: ClassVar[str] = "check"
+    type: FsType
+    partition: int | None = None
+
+    def describe(self) -> str:
+        return f"check the {self.type} filesystem"
+
+
+@dataclass(frozen=True)
+class GrowPartition:
+    """Let the only partition reach the end of the device; its start and contents stay."""
+
+    kind: ClassVar[str] = "grow-partition"
+    partition: int
+    from_bytes: int
+    to_bytes: int
+
+    def describe(self) -> str:
+        return f"grow partition {self.partition} from {self.from_bytes} to {self.to_bytes} bytes"
+
+
+@dataclass(frozen=True)
+class GrowFilesystem:
+    """Let a mounted filesystem fill its device, while it is in use."""
+
+    kind: ClassVar[str] = "grow"
+    type: FsType
+    path: str
+    from_bytes: int | None
+    to_bytes: int
+    partition: int | None = None
+
+    def describe(self) -> str:
+        return f"grow {self.type} at {self.path} to {self.to_bytes} bytes"
+
+
+@dataclass(frozen=True)
+class MountFilesystem:
+    """Mount at the policy path; owner, group and mode are set before anyone can see it."""
+
+    kind: ClassVar[str] = "mount"
+    type: FsType
+    uuid: str | None
+    """The filesystem that was looked at; None only in a plan shown before it is made."""
+    path: str
+    options: tuple[str, ...] = ()
+    partition: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        return f"mount at {self.path} ({','.join(self.options)})"
+
+
+@dataclass(frozen=True)
+class Remount:
+    """Change the options of a mount in place."""
+
+    kind: ClassVar[str] = "remount"
+    path: str
+    device_number: DeviceNumber
+    options: tuple[str, ...]
+    undoing: tuple[str, ...] = ()
+    """Words that take back options that are not wanted any more."""
+    left: tuple[str, ...] = ()
+    """Options that are not wanted any more, and that nothing but a new mount takes back."""
+
+    def describe(self) -> str:
+        return f"remount {self.path} ({','.join((*self.options, *self.undoing))})"
+
+
+@dataclass(frozen=True)
+class MoveMount:
+    """Take a mount from one path to another without unmounting it."""
+
+    kind: ClassVar[str] = "move"
+    from_path: str
+    to_path: str
+    ring: tuple[Relocation, ...] = ()
+    """This move and those of other volumes that are made at once, since each is in the way of another."""
+
+    def describe(self) -> str:
+        others = (f"{one.volume_id} from {one.path} to {one.to_path}" for one in self.ring[1:])
+        return ", and at once ".join((f"move the mount from {self.from_path} to {self.to_path}", *others))
+
+
+@dataclass(frozen=True)
+class Unmount:
+    """Take a mount away: a stale one lazily, since its device is gone; any other only when nobody uses it."""
+
+    kind: ClassVar[str] = "unmount"
+    mount: Mount
+    is_stale: bool = False
+
+    def describe(self) -> str:
+        return (
+            f"detach the stale mount at {self.mount.path}" if self.is_stale else f"unmount {self.mount.path}"
+        )
+
+
+@dataclass(frozen=True)
+class SetRootOwnership:
+    """Give the root directory of the mounted filesystem its owner, group and mode."""
+
+    kind: ClassVar[str] = "set-ownership"
+    path: str
+    device_number: DeviceNumber
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        mode = "as is" if self.mode is None else f"{self.mode:04o}"
+        return f"set owner {self.uid}:{self.gid}, mode {mode} on {self.path}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Make a stable link below ``/dev/ebs`` lead to the device."""
+
+    kind: ClassVar[str] = "link"
+    path: str
+
+    def describe(self) -> str:
+        return f"link {self.path}"
+
+
+@dataclass(frozen=True)
+class Unlink:
+    """Remove a link below ``/dev/ebs`` that leads where it must not: to another volume, or to none."""
+
+    kind: ClassVar[str] = "unlink"
+    path: str
+
+    def describe(self) -> str:
+        return f"remove the link {self.path}"
+
+
+@dataclass(frozen=True)
+class NoteRaw:
+    """Write down that the volume is handed out raw, before anybody can have it open as that."""
+
+    kind: ClassVar[str] = "note-raw"
+
+    def describe(self) -> str:
+        return "note that it is handed out raw"
+
+
+@dataclass(frozen=True)
+class SetNodeOwnership:
+    """Give the device node of a raw volume its owner, group and mode."""
+
+    kind: ClassVar[str] = "set-node-ownership"
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def describe(self) -> str:
+        mode = "as is" if self.mode is None else f"{self.mode:04o}"
+        return f"set owner {self.uid}:{self.gid}, mode {mode} on the device node"
+
+
+@dataclass(frozen=True)
+class RestoreNodeOwnership:
+    """Give the device node back the owner, group and mode it had before the volume was handed out raw."""
+
+    kind: ClassVar[str] = "restore-node-ownership"
+    owner: RootInode
+
+    def describe(self) -> str:
+        owner = self.owner
+        return f"put owner {owner.uid}:{owner.gid}, mode {owner.mode:04o} back on the device node"
+
+
+@dataclass(frozen=True)
+class EndRaw:
+    """See that nobody has the volume open any more that was handed out raw, and forget that it was."""
+
+    kind: ClassVar[str] = "end-raw"
+
+    def describe(self) -> str:
+        return "see that nobody has it open raw"
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Set read-ahead and I/O scheduler of the device."""
+
+    kind: ClassVar[str] = "tune"
+    read_ahead_bytes: int | None = None
+    scheduler: str | None = None
+
+    def describe(self) -> str:
+        parts = []
+        if self.read_ahead_bytes is not None:
+            parts.append(f"read-ahead {self.read_ahead_bytes} bytes")
+        if self.scheduler is not None:
+            parts.append(f"scheduler {self.scheduler}")
+        return f"set {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Relinquish:
+    """Write back what the kernel keeps for the device, once nobody has it any more, so that it can go.
+
+    ``is_forced``: whoever has it.
+    """
+
+    kind: ClassVar[str] = "relinquish"
+    is_forced: bool = False
+
+    def describe(self) -> str:
+        return "flush the device under its users" if self.is_forced else "flush the device, unused"
+
+
+# -- Steps that end a plan: nothing more is done in this look ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A safety rule says no. Nothing is touched."""
+
+    kind: ClassVar[str] = "refuse"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.REFUSED
+
+    def describe(self) -> str:
+        return f"refuse: {self.message}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something else has to happen first; a later look finds out whether it has."""
+
+    kind: ClassVar[str] = "wait"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.PENDING
+
+    def describe(self) -> str:
+        return f"wait: {self.message}"
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """The volume is usable, and something about it is not as wanted and cannot be mended now."""
+
+    kind: ClassVar[str] = "degrade"
+    reason: Reason
+    message: str
+    hint: str | None = None
+    condition: Condition = Condition.DEGRADED
+
+    def describe(self) -> str:
+        return self.message
+
+
+Action: TypeAlias = (
+    "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
+    " | Unmount | SetRootOwnership | Link | Unlink | NoteRaw | SetNodeOwnership | RestoreNodeOwnership"
+    " | EndRaw | Tune | Relinquish"
+)
+Verdict: TypeAlias = "Refuse | Wait | Degrade"
+Step: TypeAlias = "Action | Verdict"
+
+VERDICTS = (Refuse, Wait, Degrade)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, and the condition the volume is in once the actions among them have succeeded."""
+
+    steps: tuple[Step, ...] = ()
+    settled: Condition = Condition.READY
+    """The condition when nothing is left to do: Ready, or Unmanaged for a volume the policy does not name."""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(step for step in self.steps if not isinstance(step, VERDICTS))
+
+    @property
+    def next_actions(self) -> tuple[Action, ...]:
+        """What to do before looking again: links, which are not on the device, and the first that is."""
+        links = tuple(takewhile(lambda action: isinstance(action, (Link, Unlink)), self.actions))
+        return self.actions[: len(links) + 1]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The step that ends the plan short of its goal, if one does."""
+        return next((step for step in self.steps if isinstance(step, VERDICTS)), None)
+
+    @property
+    def standing(self) -> Verdict | None:
+        """The verdict, where it holds now; None while what the plan does before it may put an end to it.
+
+        Links decide nothing. What is said of a volume in use, or lost, holds whatever else is done to it, but
+        for a stale mount that goes: that one may be what is in its way.
+        """
+        verdict = self.verdict
+        if verdict is None or verdict.condition is Condition.LOST:
+            return verdict
+        before = takewhile(lambda step: not isinstance(step, VERDICTS), self.steps)
+        if isinstance(verdict, Degrade):
+            is_open = any(isinstance(step, Unmount) for step in before)
+        else:
+            is_open = not all(isinstance(step, (Link, Unlink)) for step in before)
+        return None if is_open else verdict
+
+    @property
+    def condition(self) -> Condition:
+        """How the volume is now: what the verdict that holds says, Preparing while actions are left."""
+        if self.standing is not None:
+            return self.standing.condition
+        return Condition.PREPARING if self.actions else self.settled

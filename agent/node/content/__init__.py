@@ -1,0 +1,1 @@
+"""What is on a device: proven blank, recognised, foreign, or a format's remains. Only reads."""

@@ -1,0 +1,210 @@
+"""Which devices are not the agent's to touch: the system's own, and whatever someone else uses.
+
+Facts are gathered first, then judged without I/O, so that every layout of a root disk can be tried on paper.
+Where a fact cannot be had the answer is no. The last word before a format belongs to the kernel all the same
+(:func:`agent.node.device.open_device.refuse_claimed`): it knows of mounts in other namespaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
+from agent.core.printable import make_printable
+from agent.node.kernel.mountinfo import is_whole
+
+SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")
+_INSTANCE_STORE_MOUNT = "/opt/dlami/nvme"
+_CSI_PLACE = re.compile(
+    r"/plugins/kubernetes\.io/(?:csi|aws-ebs)/"
+    r"|/plugins/kubernetes\.io~(?:csi|aws-ebs)/"
+    r"|/pods/[^/]+/(?:volumes|volumeDevices)/kubernetes\.io~(?:csi|aws-ebs)/"
+)
+"""Where kubelet has volumes staged and published, below its root directory (pkg/volume/csi in Kubernetes).
+That may be anywhere, and behind a link: mountinfo knows it by its real path alone."""
+
+
+@dataclass(frozen=True)
+class BlockNode:
+    """One block device as sysfs has it, and what it stands on."""
+
+    name: str
+    beneath: frozenset[DeviceNumber] = frozenset()
+    """Directly below: a partition's disk, a mapped device's or RAID's members, what backs a loop device."""
+    what: str = "a block device"
+    """What it is, for people: ``an LVM volume (vg.01-lv)``."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the node uses block devices for, at one moment."""
+
+    mounts: tuple[Mount, ...] = ()
+    blocks: Mapping[DeviceNumber, BlockNode] = field(default_factory=dict)
+    sources: Mapping[int, frozenset[DeviceNumber]] = field(default_factory=dict)
+    """By mount ID: the devices of a mount whose own number is of no block device (btrfs, overlay)."""
+    swaps: frozenset[DeviceNumber] = frozenset()
+    """Block devices that are swapped to. A swap file is its filesystem's matter."""
+    pools: tuple[frozenset[DeviceNumber], ...] = ()
+    """The member devices of each btrfs filesystem that is mounted somewhere."""
+    loops: Mapping[DeviceNumber, str] = field(default_factory=dict)
+    """Block devices that back a loop device, and its name."""
+
+    def devices_of(self, mount: Mount) -> frozenset[DeviceNumber]:
+        """Return the block devices directly below a mount."""
+        return self.sources.get(mount.mount_id, frozenset({mount.device_number}))
+
+    def closure(self, numbers: Iterable[DeviceNumber]) -> frozenset[DeviceNumber]:
+        """Return ``numbers`` and everything they stand on, down to the disks."""
+        found: set[DeviceNumber] = set()
+        queue = list(numbers)
+        while queue:
+            number = queue.pop()
+            if number not in found:
+                found.add(number)
+                if number in self.blocks:
+                    queue.extend(self.blocks[number].beneath)
+        return frozenset(found)
+
+
+# -- Judging -------------------------------------------------------------------------------------------------
+
+
+def find_exclusion(
+    device: Device,
+    surroundings: Surroundings,
+    *,
+    records: Iterable[MountRecord] = (),
+    boot_id: str = "",
+    wanted_path: str | None = None,
+) -> Exclusion | None:
+    """Return why ``device`` must not be touched, or None.
+
+    A mount counts as the agent's own where it shows a whole filesystem, at ``wanted_path`` or at the path of
+    a record made in this boot for this device; then other mounts of it are views of that one. CSI's
+    mounts are CSI's in any case, wherever kubelet keeps them: below a directory of the system's as well.
+    """
+    ours = _find_ours(device, surroundings, tuple(records), boot_id, wanted_path)
+    return (
+        _exclude_system(device, surroundings)
+        or _exclude_csi(device, surroundings)
+        or _exclude_swap(device, surroundings)
+        or _exclude_held(device, surroundings)
+        or (None if ours else _exclude_mounted(device, surroundings))
+    )
+
+
+def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | None:
+    for mount in surroundings.mounts:
+        if _is_kubelets(mount):
+            continue
+        is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
+        is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")
+        if not (is_store or is_system):
+            continue
+        if not device.numbers & surroundings.closure(surroundings.devices_of(mount)):
+            continue
+        if is_store:
+            return Exclusion(
+                Reason.INSTANCE_STORE,
+                f"{device.path} is part of the node's instance store at {make_printable(mount.path)}.",
+            )
+        path = make_printable(mount.path)
+        return Exclusion(Reason.ROOT_DEVICE, f"{device.path} carries {path} of the running system.")
+    return None
+
+
+def _exclude_swap(device: Device, surroundings: Surroundings) -> Exclusion | None:
+    if device.numbers & surroundings.closure(surroundings.swaps):
+        return Exclusion(Reason.DEVICE_BUSY, f"{device.path} is used as swap.", hint="swapoff frees it.")
+    return None
+
+
+def _exclude_csi(device: Device, surroundings: Surroundings) -> Exclusion | None:
+    names = _node_names(device)
+    for mount in surroundings.mounts:
+        if not _is_kubelets(mount):
+            continue
+        if _is_raw(mount, names) or device.numbers & surroundings.devices_of(mount):
+            return Exclusion(
+                Reason.MANAGED_BY_CSI,
+                f"{device.path} is used by the EBS CSI driver at {make_printable(mount.path)}.",
+                hint="Leave the volume to Kubernetes, or take it out of there first.",
+            )
+    return None
+
+
+def _is_kubelets(mount: Mount) -> bool:
+    return _CSI_PLACE.search(mount.path) is not None
+
+
+def _is_raw(mount: Mount, names: frozenset[str]) -> bool:
+    """Whether a mount is a device node, of one of these names, that is mounted over a file."""
+    return mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in names
+
+
+def _exclude_held(device: Device, surroundings: Surroundings) -> Exclusion | None:
+    holders = (*device.holders, *(name for partition in device.partitions for name in partition.holders))
+    by_name = {block.name: block for block in surroundings.blocks.values()}
+    if holders:
+        held_by = ", ".join(
+            f"{by_name[name].what if name in by_name else 'another device'} ({name})" for name in holders
+        )
+        return Exclusion(
+            Reason.DEVICE_BUSY,
+            f"{device.path} is part of {held_by}.",
+            hint="The agent leaves devices with something built on them alone.",
+        )
+    for number in sorted(device.numbers & surroundings.loops.keys()):
+        name = surroundings.loops[number]
+        return Exclusion(Reason.DEVICE_BUSY, f"{device.path} backs the loop device {name}.")
+    names = _node_names(device)
+    for mount in surroundings.mounts:
+        if _is_raw(mount, names):
+            return Exclusion(
+                Reason.DEVICE_BUSY,
+                f"{device.path} is handed to someone as a raw device at {make_printable(mount.path)}.",
+            )
+    return None
+
+
+def _exclude_mounted(device: Device, surroundings: Surroundings) -> Exclusion | None:
+    for mount in surroundings.mounts:
+        if device.numbers & surroundings.devices_of(mount):
+            return Exclusion(
+                Reason.DEVICE_BUSY,
+                f"{device.path} is mounted at {make_printable(mount.path)}, and not by the agent.",
+                hint="Unmount it there, or make that the policy's path.",
+            )
+    if any(device.numbers & pool for pool in surroundings.pools):
+        return Exclusion(Reason.DEVICE_BUSY, f"{device.path} belongs to a btrfs filesystem that is mounted.")
+    return None
+
+
+def _find_ours(
+    device: Device,
+    surroundings: Surroundings,
+    records: tuple[MountRecord, ...],
+    boot_id: str,
+    wanted_path: str | None,
+) -> bool:
+    paths = {
+        record.path
+        for record in records
+        if record.volume_id == device.identity.volume_id
+        and record.boot_id == boot_id
+        and record.diskseq in {device.diskseq, None}
+    }
+    if wanted_path is not None:
+        paths.add(wanted_path)
+    return any(
+        mount.path in paths and is_whole(mount) and device.numbers & surroundings.devices_of(mount)
+        for mount in surroundings.mounts
+    )
+
+
+def _node_names(device: Device) -> frozenset[str]:
+    paths = (device.path, *(partition.path for partition in device.partitions))
+    return frozenset(path.removeprefix("/dev/") for path in paths)

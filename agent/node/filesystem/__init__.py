@@ -1,0 +1,1 @@
+"""Making, checking, mounting, freezing and unmounting. Not whether that is wanted."""

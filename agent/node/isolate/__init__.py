@@ -1,0 +1,1 @@
+"""Running what may hang somewhere else: workers and programs. Knows of no volume."""

@@ -1,0 +1,302 @@
+"""The only place that starts programs: argument lists, a clean environment, every child reaped.
+
+It never uses a shell, never waits for ever, and never leaves a child behind unless the kernel itself will
+not let go of it; such a child is abandoned, counted, and reaped when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Protocol, cast
+
+import anyio
+
+from agent.core.errors import AgentError, NotAnsweringError
+from agent.core.exhaustion import explain_shortage, is_shortage
+from agent.core.model import Reason
+from agent.node.isolate.resource_limits import release_child
+
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+"""What the distribution installed comes first: /usr/local is a group's to write to on some of them."""
+
+_ENVIRONMENT = {
+    "PATH": SEARCH_PATH,
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "HOME": "/",
+    # No program is to believe, or to write, what this machine remembers of its devices.
+    "BLKID_FILE": "/nonexistent/blkid.tab",
+}
+_OUTPUT_LIMIT_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+_SUMMARY_LIMIT = 400
+_DRAIN_S = 0.5
+"""How long to read on after the program ended, for output its own children still hold the pipe of."""
+_TERM_GRACE_S = 1.5
+"""How long a program may take to end in good order: e2fsck and sfdisk then leave what they write whole."""
+_KILL_GRACE_S = 2.0
+"""How long a killed child may take to go. In D state it does not go until the device answers."""
+
+_PACKAGES = {
+    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
+    "e2fsck": ("e2fsprogs", "e2fsprogs"),
+    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
+    "xfs_logprint": ("xfsprogs", "xfsprogs"),
+    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
+    "btrfs": ("btrfs-progs", "btrfs-progs"),
+    "sfdisk": ("fdisk", "util-linux"),
+    "wipefs": ("util-linux", "util-linux"),
+    "unshare": ("util-linux", "util-linux"),
+}
+"""Where a program comes from: the package of Debian and Ubuntu, and that of Amazon Linux."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that ended. Output is decoded leniently and holds at most its last 1 MiB."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    """The exit status, or minus the number of the signal that ended it."""
+    stdout: str
+    stderr: str
+
+    def summarize(self) -> str:
+        """Return the last lines the program wrote about its trouble, in one line of bounded length."""
+        text = self.stderr if self.stderr.strip() else self.stdout
+        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        # Some print how they are used after what is wrong.
+        usage = next((n for n, line in enumerate(lines) if line.lower().startswith("usage:")), 0)
+        summary = "; ".join(lines[: usage or None][-4:])
+        printable = "".join(character if character.isprintable() else "?" for character in summary)
+        return printable[-_SUMMARY_LIMIT:]
+
+
+class Run(Protocol):
+    """How the rest of the agent runs a program: :func:`run`, or in tests a scripted stand-in."""
+
+    async def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        pass_fds: Sequence[int] = (),
+        input: str | None = None,  # noqa: A002 (subprocess's own word)
+        check: Sequence[int] = (0,),
+        name: str | None = None,
+    ) -> Completed: ...
+
+
+@dataclass
+class Abandoned:
+    """Children that did not end when killed. They cannot be waited for, so they are counted."""
+
+    total: int = 0
+    waiting: set[subprocess.Popen[bytes]] = field(default_factory=set)
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        self.total += 1
+        self.waiting.add(child)
+
+    def reap(self) -> None:
+        """Take leave of those that have ended since."""
+        self.waiting = {child for child in self.waiting if child.poll() is None}
+
+
+abandoned = Abandoned()
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    pass_fds: Sequence[int] = (),
+    input: str | None = None,  # noqa: A002 (subprocess's own word)
+    check: Sequence[int] = (0,),
+    name: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run ``argv`` to its end and return what it wrote.
+
+    ``pass_fds`` keep their numbers in the child, so ``/proc/self/fd/N`` names a descriptor in ``argv``.
+    An exit status outside ``check`` raises AgentError with the program's last lines; a program that is not
+    installed raises one naming its package; one that takes longer than ``timeout_s`` is ended with all it
+    started, first by SIGTERM, and raises NotAnsweringError. ``name`` is what errors call a program that
+    another one starts; ``environment`` is added to the clean one every program gets.
+    """
+    abandoned.reap()
+    called = name or argv[0].rsplit("/", 1)[-1]
+    outputs = _Output(), _Output()
+    async with _start(argv, pass_fds, environment or {}, has_input=input is not None) as child:
+        with anyio.move_on_after(timeout_s):
+            await _converse(child, input, outputs)
+        returncode = child.returncode
+    stdout, stderr = (output.decode() for output in outputs)
+    if returncode is None:
+        raise NotAnsweringError(
+            f"{called} did not end within {timeout_s:g} s and was ended.",
+            hint="The device may not answer, or it is slower than the agent allows for.",
+            reason=Reason.STALLED,
+        )
+    completed = Completed(tuple(argv), returncode, stdout, stderr)
+    if completed.returncode not in check:
+        raise _failed(called, completed)
+    return completed
+
+
+def descriptor_path(fd: int) -> str:
+    """Return the path by which a child that was passed ``fd`` opens what the descriptor is of."""
+    return f"/proc/self/fd/{fd}"
+
+
+def find_program(name: str, search_path: str = SEARCH_PATH) -> str:
+    """Return the program's full path, or raise AgentError naming the package it comes in."""
+    found = shutil.which(name, path=search_path)
+    if found is None:
+        raise AgentError(f"The program {name} is not installed.", hint=_package_hint(name), retryable=False)
+    return found
+
+
+def _package_hint(name: str) -> str | None:
+    if name not in _PACKAGES:
+        return None
+    debian, amazon = _PACKAGES[name]
+    return f"Install it: apt-get install {debian} (Debian, Ubuntu) or dnf install {amazon} (Amazon Linux)."
+
+
+@contextlib.asynccontextmanager
+async def _start(
+    argv: Sequence[str], pass_fds: Sequence[int], environment: Mapping[str, str], *, has_input: bool
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """Start the program in a session of its own; on the way out it is reaped, or abandoned and counted."""
+    program = find_program(argv[0])
+    try:
+        child = subprocess.Popen(  # noqa: ASYNC220 (returns at exec; anyio's own would need a thread to wait)
+            [program, *argv[1:]],
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={**environment, **_ENVIRONMENT},
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        if is_shortage(error):
+            raise explain_shortage(f"{argv[0]} could not be started", error) from error
+        raise AgentError(f"{argv[0]} could not be started: {error.strerror}.") from error
+    release_child(child.pid)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            await _end(child)
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                # There may be input left that nobody reads any more.
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+async def _converse(
+    child: subprocess.Popen[bytes], text: str | None, outputs: tuple[_Output, _Output]
+) -> None:
+    """Feed the program and read it until it has ended, and its output with it."""
+    async with anyio.create_task_group() as readers:
+        readers.start_soon(_read, _fileno(child.stdout), outputs[0])
+        readers.start_soon(_read, _fileno(child.stderr), outputs[1])
+        if text is not None:
+            readers.start_soon(_write, child, text.encode())
+        if child.poll() is None:
+            await _wait(child)
+            child.poll()
+        # Whoever inherited the pipes may hold them open for ever.
+        readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
+    for pipe, output in zip((child.stdout, child.stderr), outputs, strict=True):
+        _read_rest(_fileno(pipe), output)
+
+
+async def _read(fd: int, output: _Output) -> None:
+    while True:
+        await anyio.wait_readable(fd)
+        chunk = os.read(fd, _CHUNK_BYTES)
+        if not chunk:
+            return
+        output.add(chunk)
+
+
+def _read_rest(fd: int, output: _Output) -> None:
+    """Take what the pipe holds: where processors are scarce, the time to read on is over before it began."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        output.add(os.read(fd, _OUTPUT_LIMIT_BYTES))
+
+
+async def _write(child: subprocess.Popen[bytes], rest: bytes) -> None:
+    pipe = cast("IO[bytes]", child.stdin)
+    fd = pipe.fileno()
+    os.set_blocking(fd, False)
+    # A program that ends without reading its input says why by its exit status.
+    with contextlib.suppress(BrokenPipeError):
+        while rest:
+            await anyio.wait_writable(fd)
+            rest = rest[os.write(fd, rest) :]
+    pipe.close()
+
+
+async def _wait(child: subprocess.Popen[bytes]) -> None:
+    """Wait for the child's end without a thread and without a signal handler; it is not reaped by this."""
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        await anyio.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _end(child: subprocess.Popen[bytes]) -> None:
+    """Tell the child, with all it started, to end, and what is left of them after a grace to die."""
+    for number, grace_s in ((signal.SIGTERM, _TERM_GRACE_S), (signal.SIGKILL, _KILL_GRACE_S)):
+        # The child leads a session of its own and is not reaped yet, so the group's number is still its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        # With no descriptor left to wait on there is no grace.
+        with contextlib.suppress(OSError), anyio.move_on_after(grace_s, shield=True):
+            await _wait(child)
+    if child.poll() is None:
+        abandoned.add(child)
+
+
+def _fileno(pipe: IO[bytes] | None) -> int:
+    return cast("IO[bytes]", pipe).fileno()
+
+
+def _failed(called: str, completed: Completed) -> AgentError:
+    if completed.returncode < 0:
+        end = f"was ended by signal {-completed.returncode}"
+    else:
+        end = f"ended with {completed.returncode}"
+    # Most programs begin with their own name.
+    summary = completed.summarize().removeprefix(f"{called}: ")
+    message = f"{called} {end}: {summary}" if summary else f"{called} {end}."
+    return AgentError(message, reason=Reason.STEP_FAILED)
+
+
+@dataclass
+class _Output:
+    """The last part of what a program wrote, so that a chatty one costs no memory."""
+
+    kept: bytearray = field(default_factory=bytearray)
+
+    def add(self, chunk: bytes) -> None:
+        self.kept += chunk
+        if len(self.kept) > 2 * _OUTPUT_LIMIT_BYTES:
+            del self.kept[:-_OUTPUT_LIMIT_BYTES]
+
+    def decode(self) -> str:
+        return bytes(self.kept[-_OUTPUT_LIMIT_BYTES:]).decode(errors="replace")

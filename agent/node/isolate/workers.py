@@ -1,0 +1,265 @@
+"""The only way to run code that may block on a device or a filesystem: in a worker that can be abandoned.
+
+The daemon never waits for a process. A call that takes longer than it may is abandoned and its worker killed,
+as ``crew`` tells. Until the kernel lets go of that worker every further call about the same subject fails at
+once, so a stalled volume holds one process and not one for each look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+import anyio
+
+from agent.base.error_barrier import Barrier
+from agent.base.off_loop import Aside
+from agent.core.errors import AgentError, BugError, FrozenError, NotAnsweringError
+from agent.core.exhaustion import explain_shortage, is_shortage
+from agent.core.frozen_filesystem import MAYBE_FROZEN, hint_at_thaw, tell_frozen
+from agent.core.model import Reason
+from agent.node.isolate.messages import CutOffError, Fd, WireError
+from agent.node.isolate.worker_lifecycle import MAX_AT_ONCE, Crew, Errand, Worker
+from agent.node.isolate.zygote import Forked, Raised, Returned
+from agent.node.isolate.zygote_handle import ZygoteProcess
+from agent.node.kernel.wait_channels import Hold, find_hold
+
+if sys.version_info >= (3, 11):
+    from typing import Self, TypeVarTuple, Unpack
+else:
+    from typing_extensions import Self, TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+FILE_TIMEOUT_S = 10.0
+"""A file of a few pages takes milliseconds; on a disk that is throttled to a standstill, seconds."""
+_MOMENT_S = 0.1
+"""A call that takes longer waits for its device, and no other call waits for it."""
+_CLOSE_TIMEOUT_S = 5.0
+_DEATH_S = 0.25
+"""How long a killed worker may take to die before its subject counts as stuck."""
+
+
+class RemoteTraceback(Exception):  # noqa: N818 -- no error of its own: the cause of one, as text
+    """Where in the worker an unintended error came from; the ``__cause__`` of what the caller gets."""
+
+
+class Workers:
+    """Calls in other processes. ``async with Workers() as workers:`` in the daemon's main thread.
+
+    ``zygote``: one that was forked earlier; without it a fresh interpreter is started.
+    """
+
+    def __init__(self, zygote: tuple[Forked, socket.socket] | None = None) -> None:
+        self._zygote = ZygoteProcess(zygote)
+        self._crew = Crew(self._zygote)
+        self._turns = anyio.Semaphore(MAX_AT_ONCE)
+        self._abandoned_count = 0
+        self._barrier = Barrier()
+
+    @property
+    def abandoned(self) -> int:
+        """Calls given up so far because they did not answer in time."""
+        return self._abandoned_count
+
+    @property
+    def stuck_subjects(self) -> frozenset[str]:
+        """Subjects whose abandoned worker has not died yet: they still do not answer."""
+        return frozenset(errand.subject for errand in self._crew.undead.values())
+
+    def hear_release(self, hear: Callable[[str], None]) -> None:
+        """Have ``hear`` told the subject of each worker that was abandoned and has died."""
+        self._crew.hear_death = lambda errand: hear(errand.subject)
+
+    async def __aenter__(self) -> Self:
+        self._zygote.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._crew.disband()
+        self._zygote.stop()
+
+    # -- Calls -----------------------------------------------------------------------------------------------
+
+    async def call(
+        self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], timeout_s: float, subject: str
+    ) -> T:
+        """Run ``function(*args)`` in a worker and return its result, or raise what it raised.
+
+        ``function`` is a module-level function; arguments and result are plain values, in which every
+        :class:`Fd` stands for an open descriptor: an argument's stays the caller's and the worker gets a
+        duplicate, which it must not close; a result's is the caller's to close, by :meth:`close`.
+        ``subject`` is what the call is about, a volume ID. Raises :class:`NotAnsweringError` after
+        ``timeout_s`` seconds, or at once while an earlier call about the subject is still stuck; AgentError
+        with reason ProbeFailed where the worker died; BugError, whose traceback is logged, where the function
+        failed in a way that is nobody's intention; ShortageError where the node has run out of something.
+        """
+        errand = Errand(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
+        await self._wait_unstuck(subject)
+        async with self._take_turn():
+            return await self._run_errand(errand, function, args, timeout_s)
+
+    async def _run_errand(
+        self,
+        errand: Errand,
+        function: Callable[[Unpack[Ts]], T],
+        args: tuple[Unpack[Ts]],
+        timeout_s: float,
+    ) -> T:
+        worker = self._crew.take()
+        answer: Returned | Raised | None = None
+        try:
+            with anyio.move_on_after(timeout_s):
+                await worker.send((function, args))
+                answer = await worker.receive()
+        except CutOffError as error:
+            full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise explain_shortage(_give_up(errand), full) from error
+        except (WireError, ConnectionError) as error:
+            raise AgentError(
+                f"The worker asked to {errand.name} for {errand.subject} died or spoke nonsense ({error}).",
+                hint="The agent's log and the kernel's tell more; the next look tries again.",
+                reason=Reason.PROBE_FAILED,
+            ) from error
+        except OSError as error:
+            if is_shortage(error):
+                raise explain_shortage(_give_up(errand), error) from error
+            raise
+        finally:
+            if answer is not None:
+                self._crew.put_back(worker)
+            else:
+                self._crew.abandon(worker, errand)
+        if answer is None:
+            self._abandoned_count += 1
+            raise _explain_silence(
+                worker,
+                f"{errand.subject} did not answer within {timeout_s:g} s ({errand.name}).",
+                "The device or its filesystem is stalled; see the kernel log.",
+                errand.subject,
+            )
+        if isinstance(answer, Raised):
+            self._raise_again(answer, errand)
+        result: T = answer.value
+        return result
+
+    async def close(self, fd: Fd, *, subject: str) -> None:
+        """Close a block device's descriptor where that cannot block the daemon.
+
+        The last close of a device writes its cache back, which a stalled one never finishes. So a worker is
+        handed the descriptor, and the daemon's own is never the last.
+        """
+        # Whatever ends meanwhile, the descriptor is handed over, and turns are waited for by moments only.
+        async with self._take_turn(is_shielded=True):
+            await self._hand_over(fd, subject)
+
+    async def _hand_over(self, fd: Fd, subject: str) -> None:
+        # Nothing is awaited before a worker has the descriptor.
+        worker = self._crew.hand_over(fd)
+        if worker is None:
+            return
+        answer: Returned | Raised | None = None
+        try:
+            with anyio.move_on_after(_CLOSE_TIMEOUT_S):
+                answer = await worker.receive()
+        except (WireError, ConnectionError):
+            # The worker died, and the descriptor was closed with it.
+            pass
+        finally:
+            if answer is not None:
+                self._crew.put_back(worker)
+            else:
+                self._crew.abandon(worker, Errand("close the device", subject))
+
+    @contextlib.asynccontextmanager
+    async def _take_turn(self, *, is_shielded: bool = False) -> AsyncIterator[None]:
+        """Let a call begin when few others are computing; it counts among them for a moment at most."""
+        with anyio.CancelScope(shield=is_shielded):
+            await self._turns.acquire()
+        with contextlib.ExitStack() as turn:
+            turn.callback(self._turns.release)
+            timer = asyncio.get_running_loop().call_later(_MOMENT_S, turn.close)
+            turn.callback(timer.cancel)
+            yield
+
+    # -- What is stuck ---------------------------------------------------------------------------------------
+
+    async def is_stuck(self, subject: str, patience_s: float = _DEATH_S) -> bool:
+        """Tell whether a killed worker of the subject is still there when it has had this long to die."""
+        undead = self._crew.undead
+        stuck = [worker for worker, errand in undead.items() if errand.subject == subject]
+        with anyio.move_on_after(patience_s):
+            for worker in stuck:
+                await worker.is_dead.wait()
+        return any(worker in undead for worker in stuck)
+
+    async def _wait_unstuck(self, subject: str) -> None:
+        """Give killed workers of the subject a moment to die, or raise NotAnsweringError."""
+        if await self.is_stuck(subject):
+            worker, errand = next(one for one in self._crew.undead.items() if one[1].subject == subject)
+            raise _explain_silence(
+                worker,
+                f"{subject} still does not answer since it was asked to {errand.name}.",
+                "Nothing further is asked of it until it does; see the kernel log.",
+                subject,
+            )
+
+    def is_held_by_freeze(self, subject: str) -> bool:
+        """Tell whether an abandoned worker of the subject waits for a frozen filesystem to be thawed."""
+        return any(
+            errand.subject == subject and _find_hold(worker) is Hold.FREEZE
+            for worker, errand in self._crew.undead.items()
+        )
+
+    def _raise_again(self, raised: Raised, errand: Errand) -> NoReturn:
+        if is_shortage(raised.error):
+            raise explain_shortage(_give_up(errand), raised.error) from raised.error
+        if raised.trace is None:
+            raise raised.error
+        trace = RemoteTraceback(raised.trace)
+        self._barrier.tell(trace, doing=errand.name, subject=errand.subject)
+        raise BugError(
+            f"The attempt to {errand.name} for {errand.subject} failed: {raised.error}.",
+            hint="This is a fault of the agent's own; its traceback is in the log.",
+            reason=Reason.INTERNAL_ERROR,
+        ) from trace
+
+
+def _find_hold(worker: Worker) -> Hold:
+    # One that has not even said its number has not begun to wait.
+    return Hold.OTHER if worker.pid is None else find_hold(worker.pid)
+
+
+def _explain_silence(worker: Worker, words: str, hint: str, subject: str) -> NotAnsweringError:
+    """Return why a worker does not answer, by what it waits for; ``words`` where that is the device."""
+    hold = _find_hold(worker)
+    if hold is Hold.FREEZE:
+        return FrozenError(tell_frozen(subject), hint=hint_at_thaw(), reason=Reason.FROZEN)
+    if hold is Hold.UNKNOWN:
+        return NotAnsweringError(
+            words, hint=f"{hint} {MAYBE_FROZEN}", reason=Reason.STALLED, may_be_frozen=True
+        )
+    return NotAnsweringError(words, hint=hint, reason=Reason.STALLED)
+
+
+def _give_up(errand: Errand) -> str:
+    return f"The attempt to {errand.name} for {errand.subject} was given up"
+
+
+def make_aside(workers: Workers) -> Aside:
+    """Return what has workers do it."""
+
+    async def aside(function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T:
+        return await workers.call(function, *args, timeout_s=FILE_TIMEOUT_S, subject=subject)
+
+    return aside

@@ -1,0 +1,299 @@
+"""The process that forks workers, and what a worker does. It never touches a device itself.
+
+It is made once, imports what workers need and nothing else, and from then on forks: a worker is ready in
+about a millisecond and shares the zygote's memory. Each worker serves one call at a time from its own socket.
+The first zygote is forked off the daemon's process before anything of the daemon is in it, which saves an
+interpreter and its imports; one that has to be replaced is a fresh interpreter.
+The daemon says which worker to kill; a worker stuck in the kernel dies when the kernel lets go of it, and
+until then nobody waits for it.
+
+All of this dies with the daemon: the zygote when its control socket closes or its parent dies, the workers
+with the zygote.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes
+import errno
+import gc
+import importlib
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from agent.core.errors import AgentError
+from agent.node.isolate import messages
+from agent.node.kernel import libblkid
+
+PRELOADED = (
+    "agent.node.volume_session.inspect",
+    "agent.node.sampling.sample",
+    "agent.node.filesystem.format_guard",
+    "agent.node.filesystem.mount",
+    "agent.node.kernel.nvme",
+    "agent.node.standins.files",
+    "agent.node.state.volume_records",
+    "agent.node.state.record_files",
+)
+"""Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and
+on its way from attached to mounted. Others are imported by the first call that needs them."""
+
+ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A call's result."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A call's error; ``trace`` is its traceback where the error is nobody's intention."""
+
+    error: Exception
+    trace: str | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Order to the zygote: make worker ``number``, serving the descriptor sent along."""
+
+    number: int
+    socket: messages.Fd
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Order to the zygote: end worker ``number`` by SIGKILL, whatever it is doing."""
+
+    number: int
+
+
+# -- A worker ------------------------------------------------------------------------------------------------
+
+
+def serve(sock: socket.socket) -> None:
+    """Serve calls from ``sock`` until it closes.
+
+    When the daemon has an answer, the worker has let go of every descriptor: what was closed is closed.
+    """
+    while (inbox := messages.receive(sock)) is not None:
+        answer = _answer(inbox)
+        try:
+            message, fds = messages.encode(answer)
+        except Exception as error:  # noqa: BLE001 -- a result that cannot be sent is an answer too
+            message, fds = messages.encode(Raised(*_portable(error)))
+        inbox.close_fds(keep=fds.__contains__)
+        try:
+            # Descriptors go with the first byte, and the daemon acts on the last one.
+            sock.sendmsg([message[:1]], messages.ancillary(fds))
+            for fd in set(fds):
+                os.close(fd)
+            sock.sendall(message[1:])
+        except BrokenPipeError:
+            return
+
+
+def accept_fd(fd: messages.Fd) -> None:
+    """Take a descriptor; the worker closes every one it was given after the call."""
+
+
+def _answer(inbox: messages.Inbox) -> Returned | Raised:
+    try:
+        function, args = inbox.decode()
+        return Returned(function(*args))
+    except Exception as error:  # noqa: BLE001 -- it is raised again in the daemon
+        return Raised(*_portable(error))
+
+
+def _portable(error: Exception) -> tuple[Exception, str | None]:
+    """Return ``error`` as it can travel: AgentError and OSError as they are, all else as its words."""
+    if isinstance(error, AgentError):
+        return error, None
+    if isinstance(error, OSError) and type(error).__module__ == "builtins":
+        return OSError(error.errno, error.strerror, error.filename), None
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), None
+    words = str(error)
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return AgentError(text), traceback.format_exc()
+
+
+# -- The zygote ----------------------------------------------------------------------------------------------
+
+
+class Zygote:
+    """Forks and kills workers at the daemon's order, and reaps them."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._pids: dict[int, int] = {}
+        """Process of each worker not reaped yet, so a number can only ever mean our own child."""
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Obey until the control socket closes."""
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                if self._wake_reader in ready:
+                    os.read(self._wake_reader, 512)
+                    self._reap()
+                if self._control.fileno() in ready and not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        try:
+            inbox = messages.receive(self._control)
+        except messages.CutOffError:
+            # No room for a worker's socket. The daemon sees it close, and says so.
+            return True
+        if inbox is None:
+            return False
+        order = inbox.decode()
+        if isinstance(order, Fork):
+            self._fork(order)
+        elif order.number in self._pids:
+            os.kill(self._pids[order.number], signal.SIGKILL)
+        return True
+
+    def _fork(self, order: Fork) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # Who waits for the worker is told why there is none.
+            with socket.socket(fileno=order.socket) as sock, contextlib.suppress(OSError):
+                messages.send(sock, Raised(*_portable(error)))
+            return
+        if pid == 0:
+            self._become_worker(order.socket)
+        order.socket.close()
+        self._pids[order.number] = pid
+
+    def _become_worker(self, fd: messages.Fd) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent()
+            self._control.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+            # The daemon may have let go of it already, as when it has no room for more descriptors.
+            with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):
+                messages.send(sock, messages.Started(os.getpid()))
+                serve(sock)
+            status = 0
+        except BaseException:  # noqa: BLE001 -- nothing of the zygote's may run on in its child
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        for number, pid in list(self._pids.items()):
+            reaped, _ = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                del self._pids[number]
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends."""
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Forked:
+    """A forked zygote as its parent has it: a process to kill and wait for, like ``subprocess.Popen``."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def wait(self, timeout: float) -> int:
+        """Return its exit status, or raise ``subprocess.TimeoutExpired``."""
+        if not select.select([self._fd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("zygote", timeout)
+        os.close(self._fd)
+        return os.waitpid(self._pid, 0)[1]
+
+
+def fork_zygote() -> tuple[Forked, socket.socket]:
+    """Fork the zygote off this process, and return it with the socket that orders go to.
+
+    This process must be as it began: one thread, no event loop, nothing of the daemon imported.
+    """
+    _preload()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_zygote(theirs, parent_pid)
+    theirs.close()
+    ours.setblocking(False)  # noqa: FBT003 -- its only form
+    return Forked(pid), ours
+
+
+def _become_zygote(control: socket.socket, parent_pid: int) -> NoReturn:
+    """Take on what a fresh interpreter would be started with: see ``ZygoteProcess``."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        control_fd = os.dup2(control.detach(), 3, inheritable=False)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        os.environ.update(ENVIRONMENT)
+        main(control_fd, parent_pid)
+        status = 0
+    except BaseException:  # noqa: BLE001 -- nothing of the parent's may run on in its child
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def main(control_fd: int, parent_pid: int) -> None:
+    """Be the zygote, in a process of its own."""
+    _die_with_parent()
+    if os.getppid() != parent_pid:
+        return
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; the daemon alone answers
+    # them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    _preload()
+    with socket.socket(fileno=control_fd) as control:
+        Zygote(control).run()
+
+
+def _preload() -> None:
+    for name in PRELOADED:
+        importlib.import_module(name)
+    codecs.lookup("ascii")  # what sysfs says is read as
+    with contextlib.suppress(OSError):  # whoever needs it says so where it is missing
+        libblkid.load_library()
+    # What is here stays: no collection looks at it again, and so none copies the pages it shares.
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,219 @@
+"""The size of a mounted filesystem, and growing it while it is in use: ioctls on its open root directory.
+
+The ioctls are what resize2fs, xfs_growfs and btrfs call themselves. Called here they concern exactly the
+mount that is open, not whatever a tool finds when it searches the mount table for a path or a device; nor do
+they visit every other mount of the machine first, of which one may be stalled. They may block: for workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import AgentError
+from agent.core.model import DeviceNumber, FsType, Reason
+from agent.node.kernel.sysfs import SYSFS, list_names, read_attribute, read_device_number
+
+# include/uapi: _IOC(direction, type, number, size) of each, the same on x86-64 and arm64.
+_EXT4_IOC_RESIZE_FS = 0x40086610
+_XFS_IOC_FSGEOMETRY_V1 = 0x80705864
+_XFS_IOC_FSGROWFSDATA = 0x4010586E
+_BTRFS_IOC_RESIZE = 0x50009403
+_BTRFS_IOC_DEV_INFO = 0xD000941E
+_BTRFS_IOC_FS_INFO = 0x8400941F
+
+_XFS_GEOMETRY_BYTES = 112
+_BTRFS_INFO_BYTES = 1024
+_BTRFS_DEVICE_BYTES = 4096
+_BTRFS_RESIZE_BYTES = 4096
+
+_EXT4_SUPERBLOCK_OFFSET = 1024
+_EXT4_SUPERBLOCK_BYTES = 1024
+_EXT4_MAGIC = 0xEF53
+
+
+@dataclass(frozen=True)
+class XfsGeometry:
+    """The part of an xfs filesystem's geometry that growing needs."""
+
+    block_bytes: int
+    data_blocks: int
+    inode_percent: int
+
+
+@dataclass(frozen=True)
+class BtrfsDevice:
+    """The one device of a btrfs filesystem, as the mounted filesystem names it."""
+
+    fsid: str
+    device_id: int
+    path: str
+    size_bytes: int
+
+
+def read_size_bytes(root_fd: int, device_fd: int, fs_type: FsType) -> int:
+    """Return the bytes a mounted filesystem spans.
+
+    ``root_fd`` is its root directory; ``device_fd`` its device opened without O_DIRECT, so that ext4's
+    superblock is read from the very page cache in which the mounted filesystem keeps it.
+    """
+    if fs_type is FsType.EXT4:
+        return read_ext4_size_bytes(device_fd)
+    if fs_type is FsType.XFS:
+        geometry = read_xfs_geometry(root_fd)
+        return geometry.block_bytes * geometry.data_blocks
+    return read_btrfs_device(root_fd).size_bytes
+
+
+def grow_filesystem(root_fd: int, device_fd: int, fs_type: FsType) -> int:
+    """Let a mounted filesystem fill its device and return the bytes it spans then.
+
+    Growing one that fills its device already changes nothing.
+    """
+    size_bytes = os.lseek(device_fd, 0, os.SEEK_END)
+    try:
+        if fs_type is FsType.EXT4:
+            _grow_ext4(root_fd, device_fd, size_bytes)
+        elif fs_type is FsType.XFS:
+            _grow_xfs(root_fd, size_bytes)
+        else:
+            _grow_btrfs(root_fd)
+    except OSError as error:
+        raise _cannot_grow(fs_type, size_bytes, error) from error
+    return read_size_bytes(root_fd, device_fd, fs_type)
+
+
+# -- ext4 ----------------------------------------------------------------------------------------------------
+
+
+def read_ext4_size_bytes(device_fd: int) -> int:
+    """Return block count times block size of the primary superblock (fs/ext4/ext4.h, ext4_super_block)."""
+    superblock = os.pread(device_fd, _EXT4_SUPERBLOCK_BYTES, _EXT4_SUPERBLOCK_OFFSET)
+    if len(superblock) < _EXT4_SUPERBLOCK_BYTES or _u16(superblock, 56) != _EXT4_MAGIC:
+        raise AgentError("There is no ext4 superblock where it should be.", reason=Reason.FILESYSTEM_ERRORS)
+    return _ext4_blocks(superblock) * _ext4_block_bytes(superblock)
+
+
+def _ext4_blocks(superblock: bytes) -> int:
+    is_64bit = bool(_u32(superblock, 96) & 0x80)
+    return _u32(superblock, 4) | (_u32(superblock, 336) << 32 if is_64bit else 0)
+
+
+def _ext4_block_bytes(superblock: bytes) -> int:
+    return 1024 << min(_u32(superblock, 24), 6)
+
+
+def _grow_ext4(root_fd: int, device_fd: int, size_bytes: int) -> None:
+    superblock = os.pread(device_fd, _EXT4_SUPERBLOCK_BYTES, _EXT4_SUPERBLOCK_OFFSET)
+    blocks = size_bytes // _ext4_block_bytes(superblock)
+    if blocks > _ext4_blocks(superblock):
+        _ask(root_fd, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", blocks))
+
+
+# -- xfs -----------------------------------------------------------------------------------------------------
+
+
+def read_xfs_geometry(root_fd: int) -> XfsGeometry:
+    """Return what XFS_IOC_FSGEOMETRY_V1 tells (fs/xfs/libxfs/xfs_fs.h, struct xfs_fsop_geom_v1)."""
+    answer = _ask(root_fd, _XFS_IOC_FSGEOMETRY_V1, bytes(_XFS_GEOMETRY_BYTES))
+    (data_blocks,) = struct.unpack_from("=Q", answer, 32)
+    return XfsGeometry(_u32(answer, 0), data_blocks, _u32(answer, 28))
+
+
+def _grow_xfs(root_fd: int, size_bytes: int) -> None:
+    geometry = read_xfs_geometry(root_fd)
+    blocks = size_bytes // geometry.block_bytes
+    if blocks > geometry.data_blocks:
+        wanted = struct.pack("=QIxxxx", blocks, geometry.inode_percent)
+        _ask(root_fd, _XFS_IOC_FSGROWFSDATA, wanted)
+
+
+# -- btrfs ---------------------------------------------------------------------------------------------------
+
+
+def read_btrfs_device(root_fd: int) -> BtrfsDevice:
+    """Return the only device of a mounted btrfs (include/uapi/linux/btrfs.h, FS_INFO and DEV_INFO).
+
+    AgentError where the filesystem spans several: the agent mounts and grows none of those.
+    """
+    info = _ask(root_fd, _BTRFS_IOC_FS_INFO, bytes(_BTRFS_INFO_BYTES))
+    max_id, devices = struct.unpack_from("=QQ", info)
+    if devices != 1:
+        raise AgentError(
+            f"The btrfs filesystem spans {devices} devices.",
+            hint="Mount it yourself; the agent takes filesystems on one volume only.",
+            reason=Reason.FILESYSTEM_MISMATCH,
+            retryable=False,
+        )
+    fsid = str(uuid.UUID(bytes=info[16:32]))
+    # Device IDs are not reused: a filesystem that once had more devices may have a higher one, and only that.
+    for device_id in range(1, min(max_id, 1 << 16) + 1):
+        try:
+            asked = struct.pack("=Q", device_id).ljust(_BTRFS_DEVICE_BYTES, b"\0")
+            answer = _ask(root_fd, _BTRFS_IOC_DEV_INFO, asked)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            continue
+        (size_bytes,) = struct.unpack_from("=Q", answer, 32)
+        path = os.fsdecode(answer[3072:].partition(b"\0")[0])
+        return BtrfsDevice(fsid, device_id, path, size_bytes)
+    raise AgentError("The btrfs filesystem does not name its device.", reason=Reason.PROBE_FAILED)
+
+
+def find_btrfs_number(root_fd: int, uuid_wanted: str, sysfs: Path = SYSFS) -> DeviceNumber | None:
+    """Return the number of a mounted btrfs' only device; None where it is not of the wanted UUID.
+
+    By the kernel's own list of its members, not by a device's name. Beside a mounted copy the kernel gives
+    the filesystem another ID for as long as it is mounted (Linux 6.7, ``temp_fsid`` in fs/btrfs/sysfs.c).
+    """
+    fsid = read_btrfs_device(root_fd).fsid
+    node = f"{sysfs}/fs/btrfs/{fsid}"
+    is_temporary = read_attribute(f"{node}/temp_fsid") == "1"
+    if (read_attribute(f"{node}/metadata_uuid") if is_temporary else fsid) != uuid_wanted:
+        return None
+    names = list_names(f"{node}/devices")
+    return read_device_number(f"{node}/devices/{min(names)}/dev") if len(names) == 1 else None
+
+
+def _grow_btrfs(root_fd: int) -> None:
+    device_id = read_btrfs_device(root_fd).device_id
+    # struct btrfs_ioctl_vol_args: an unused descriptor, then the request as text.
+    wanted = bytes(8) + f"{device_id}:max".encode()
+    _ask(root_fd, _BTRFS_IOC_RESIZE, wanted.ljust(_BTRFS_RESIZE_BYTES, b"\0"))
+
+
+def _cannot_grow(fs_type: FsType, size_bytes: int, error: OSError) -> AgentError:
+    hints = {
+        # ext4 asks for this capability, and answers the same when its superblock records errors.
+        errno.EPERM: "The agent's unit needs CAP_SYS_RESOURCE; else the filesystem has errors on record:"
+        " unmount and check it.",
+        errno.EBUSY: "Another resize or balance is running.",
+        errno.ENOSPC: "The filesystem is too full to describe its new space; free some.",
+        errno.EROFS: "It is read-only.",
+    }
+    return AgentError(
+        f"The kernel did not grow the {fs_type} filesystem to {size_bytes} bytes: {error.strerror}.",
+        hint=hints.get(error.errno or 0, "See the kernel log."),
+        reason=Reason.NOT_GROWN,
+    )
+
+
+def _ask(fd: int, request: int, content: bytes) -> bytes:
+    # Only a mutable buffer may be longer than 1024 bytes.
+    buffer = bytearray(content)
+    fcntl.ioctl(fd, request, buffer, True)  # noqa: FBT003
+    return bytes(buffer)
+
+
+def _u16(content: bytes, offset: int) -> int:
+    return int.from_bytes(content[offset : offset + 2], "little")
+
+
+def _u32(content: bytes, offset: int) -> int:
+    return int.from_bytes(content[offset : offset + 4], "little")

@@ -1,0 +1,225 @@
+"""The kernel's mount interface: fsopen(2) and its family, mount_setattr(2), umount2(2), by way of ctypes.
+
+System calls only, one function each; what may be mounted where is decided in
+:mod:`agent.node.filesystem.mount`. Every call may block on a device, so they run in a worker. Needs Linux 5.12 (mount_setattr).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+# From 424 on, system calls have the same number on x86-64 and arm64 (kernel: scripts/syscall.tbl).
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
+_SYS_FSPICK = 433
+_SYS_MOUNT_SETATTR = 442
+
+# include/uapi/linux/mount.h
+_FSOPEN_CLOEXEC = 1
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
+_FSCONFIG_CMD_RECONFIGURE = 7
+_FSMOUNT_CLOEXEC = 1
+_FSPICK_CLOEXEC = 1
+_FSPICK_EMPTY_PATH = 8
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_AT_EMPTY_PATH = 0x1000
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_ATTRIBUTES = {
+    "ro": 0x1,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "relatime": 0x0,
+    "noatime": 0x10,
+    "strictatime": 0x20,
+    "nodiratime": 0x80,
+    "nosymfollow": 0x200000,
+}
+"""MOUNT_ATTR_* of each per-mount option (:data:`agent.core.mount_options.ATTRIBUTES`)."""
+_ATTRIBUTE_ATIME_MASK = 0x70
+_ATTRIBUTES_ALL = 0x1 | 0x2 | 0x4 | 0x8 | 0x80 | 0x200000 | _ATTRIBUTE_ATIME_MASK
+
+_OLD_FLAGS = {
+    "ro": 0x1,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "noatime": 0x400,
+    "nodiratime": 0x800,
+    "nosymfollow": 0x100,
+    "relatime": 0x200000,
+    "strictatime": 0x1000000,
+}
+"""MS_* of each per-mount option, for mount(2)."""
+
+FIFREEZE = 0xC0045877
+FITHAW = 0xC0045878
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+
+
+def attribute_bits(attributes: frozenset[str]) -> int:
+    """Return the MOUNT_ATTR_* bits of per-mount options; KeyError for a word that is none."""
+    bits = 0
+    for attribute in attributes:
+        bits |= _ATTRIBUTES[attribute]
+    return bits
+
+
+def old_flags(attributes: frozenset[str]) -> int:
+    """Return the MS_* bits of per-mount options, for :func:`mount_by_old_call`."""
+    bits = 0
+    for attribute in attributes:
+        bits |= _OLD_FLAGS[attribute]
+    return bits
+
+
+@contextlib.contextmanager
+def open_filesystem(fs_type: str) -> Iterator[FilesystemContext]:
+    """Begin to configure a filesystem of a type (fsopen). OSError ENODEV: the kernel has no such type."""
+    fd = _call(_SYS_FSOPEN, fs_type.encode(), _FSOPEN_CLOEXEC)
+    try:
+        yield FilesystemContext(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def pick_filesystem(mount_fd: int) -> Iterator[FilesystemContext]:
+    """Begin to reconfigure the filesystem of an open mount (fspick)."""
+    fd = _call(_SYS_FSPICK, mount_fd, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
+    try:
+        yield FilesystemContext(fd)
+    finally:
+        os.close(fd)
+
+
+class FilesystemContext:
+    """A filesystem being configured, and the kernel's own words about what is wrong with it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def set(self, option: str) -> None:
+        """Set ``key=value`` or a bare flag. OSError EINVAL for what the filesystem does not know."""
+        key, separator, value = option.partition("=")
+        if separator:
+            self._configure(_FSCONFIG_SET_STRING, key.encode(), os.fsencode(value))
+        else:
+            self._configure(_FSCONFIG_SET_FLAG, key.encode(), None)
+
+    def create(self) -> None:
+        """Read the superblock and set the filesystem up: the moment its log is replayed."""
+        self._configure(_FSCONFIG_CMD_CREATE, None, None)
+
+    def reconfigure(self) -> None:
+        self._configure(_FSCONFIG_CMD_RECONFIGURE, None, None)
+
+    def open_mount(self, attributes: frozenset[str]) -> int:
+        """Return a descriptor of a mount that is attached nowhere, so nobody can see it yet (fsmount)."""
+        return _call(_SYS_FSMOUNT, self._fd, _FSMOUNT_CLOEXEC, attribute_bits(attributes))
+
+    def read_messages(self) -> list[str]:
+        """Return what the kernel has said since the last call: errors, warnings and notes, untagged."""
+        messages: list[str] = []
+        with contextlib.suppress(OSError):  # ENODATA ends them
+            while message := os.read(self._fd, 4096):
+                tag, _, text = message.decode(errors="replace").strip().partition(" ")
+                messages.append(text if tag in {"e", "w", "i"} else f"{tag} {text}".strip())
+        return messages
+
+    def _configure(self, command: int, key: bytes | None, value: bytes | None) -> None:
+        _call(_SYS_FSCONFIG, self._fd, command, key, value, 0)
+
+
+def attach_mount(mount_fd: int, directory_fd: int) -> None:
+    """Attach a detached mount at an open directory (move_mount): no path that could be swapped is used."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _call(_SYS_MOVE_MOUNT, mount_fd, b"", directory_fd, b"", flags)
+
+
+def clone_mount(mount_fd: int) -> int:
+    """Return a descriptor of a detached copy of an open mount (open_tree), which nobody can see yet."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
+    return _call(_SYS_OPEN_TREE, mount_fd, b"", flags)
+
+
+def set_mount_attributes(mount_fd: int, attributes: frozenset[str]) -> None:
+    """Give an open mount exactly these per-mount options (mount_setattr)."""
+    wanted = attribute_bits(attributes)
+    # attr_set, attr_clr, propagation, userns_fd; the access-time bits are one field and cleared together.
+    settings = struct.pack("=QQQQ", wanted, (_ATTRIBUTES_ALL & ~wanted) | _ATTRIBUTE_ATIME_MASK, 0, 0)
+    _call(_SYS_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, settings, len(settings))
+
+
+def mount_by_old_call(source: str, target: str, fs_type: str, flags: int, parameters: str) -> None:
+    """Mount by mount(2), for kernels and sandboxes without the newer calls."""
+    result = _libc.mount(
+        os.fsencode(source), os.fsencode(target), fs_type.encode(), flags, os.fsencode(parameters)
+    )
+    if result != 0:
+        _raise_errno()
+
+
+def unmount(path: str, flags: int) -> None:
+    """Unmount what is at ``path`` (umount2). OSError EBUSY while it is used."""
+    if _libc.umount2(os.fsencode(path), flags) != 0:
+        _raise_errno()
+
+
+def freeze(mount_fd: int) -> None:
+    """Stop writes to a filesystem and flush it (FIFREEZE). OSError EBUSY where it is frozen already."""
+    fcntl.ioctl(mount_fd, FIFREEZE, 0)
+
+
+def thaw(mount_fd: int) -> None:
+    """Let writes go on (FITHAW). OSError EINVAL where it is not frozen."""
+    fcntl.ioctl(mount_fd, FITHAW, 0)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    # Variadic: every argument must fill a register, or its upper half is whatever was there before.
+    converted = [
+        ctypes.c_long(argument) if isinstance(argument, int) else ctypes.c_char_p(argument)
+        for argument in arguments
+    ]
+    result: int = _libc.syscall(ctypes.c_long(number), *converted)
+    if result < 0:
+        _raise_errno()
+    return result
+
+
+def _raise_errno() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+def is_unavailable(error: OSError) -> bool:
+    """Whether the kernel does not have the call, or a filter of system calls does not let it through."""
+    return error.errno in {errno.ENOSYS, errno.EPERM}

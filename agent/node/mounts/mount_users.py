@@ -1,0 +1,185 @@
+"""Who is in the way of an unmount: the processes that use a mount, found without touching it.
+
+Reads ``/proc`` only, and of that nothing that waits for a filesystem: links are read and never followed,
+which rules out psutil's own lists of open files, and what takes a process's memory lock (its maps) is asked
+last and not of a process that is stuck in the kernel. For a worker all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import pwd
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import psutil
+
+from agent.core.model import DeviceNumber, Process
+from agent.core.printable import make_printable
+from agent.node.kernel.open_files import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
+
+MAX_PROCESSES = 50
+_MAX_DESCRIPTORS = 65536
+_MAPS_PATH_FIELD = 5
+
+
+@dataclass
+class _Search:
+    """What is asked about, what was found, what kept from finding more, and when to stop."""
+
+    path: str
+    device_number: DeviceNumber
+    deadline: float
+    found: dict[int, Process] = field(default_factory=dict)
+    failure: OSError | None = None
+    """Why a process that had not ended could not be asked."""
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    """Places outside, by namespace and root directory: what is mounted there is known."""
+
+    @property
+    def is_over(self) -> bool:
+        return monotonic() > self.deadline or len(self.found) >= MAX_PROCESSES
+
+    def is_on_mount(self, link: str) -> bool:
+        """Whether what a link in /proc leads to lies on the mount, going by its path."""
+        target = link.removesuffix(" (deleted)")
+        return target == self.path or target.startswith(f"{self.path.rstrip('/')}/")
+
+
+def find_processes(
+    path: str, device_number: DeviceNumber, time_limit_s: float = 2.0, proc: Path = PROC
+) -> tuple[Process, ...]:
+    """Return the processes that use the mount at ``path``: at most 50 of them, found within the time.
+
+    A use is a working or root directory, a running program, an open or a mapped file on the mount. A process
+    of another mount namespace, as in a container, uses it where it has the device mounted for itself, so that
+    an unmount outside does not reach it.
+
+    Raises InconclusiveError where none is found and one that has not ended could not be asked.
+    """
+    search = _Search(path, device_number, monotonic() + time_limit_s)
+    insiders, outsiders = _sort_processes(search, proc)
+    # The cheap questions to all processes first, so that running out of time costs the rarest answers.
+    _ask(search, insiders, _has_link)
+    _ask(search, insiders, _has_descriptor)
+    _ask(search, outsiders, _has_own_mount)
+    _ask(search, insiders, _has_map)
+    if search.failure is not None and not search.found:
+        raise cannot_look(f"who uses what is mounted at {make_printable(path)}", search.failure)
+    return tuple(search.found.values())
+
+
+def _sort_processes(search: _Search, proc: Path) -> tuple[list[Path], list[Path]]:
+    """Return the processes of this mount namespace, and those of others."""
+    try:
+        own_namespace = os.readlink(proc / "self/ns/mnt")  # noqa: PTH115 (as it is)
+        processes = list_processes(proc)
+    except OSError as error:
+        raise cannot_look(f"who uses what is mounted at {make_printable(search.path)}", error) from error
+    insiders: list[Path] = []
+    outsiders: list[Path] = []
+    for process in processes:
+        with _noting_failure(search, process):
+            namespace = os.readlink(process / "ns/mnt")  # noqa: PTH115
+            (insiders if namespace == own_namespace else outsiders).append(process)
+    return insiders, outsiders
+
+
+@contextlib.contextmanager
+def _noting_failure(search: _Search, process: Path) -> Iterator[None]:
+    """Go on where a process cannot be asked; why is noted unless it has ended, as it may at any moment."""
+    try:
+        yield
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        search.failure = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(process))
+    except OSError as error:
+        if not has_ended(error) and not is_shielded_init(process, error):
+            search.failure = search.failure or error
+
+
+def _ask(search: _Search, processes: Iterable[Path], is_using: Callable[[Path, _Search], bool]) -> None:
+    for process in processes:
+        pid = int(process.name)
+        if search.is_over:
+            return
+        if pid in search.found or pid == os.getpid():
+            continue
+        with _noting_failure(search, process):
+            if is_using(process, search):
+                search.found[pid] = Process(pid, "?")  # and more, if it stays to be asked
+                search.found[pid] = describe_process(process)
+
+
+def _has_link(process: Path, search: _Search) -> bool:
+    return any(search.is_on_mount(_read_place(process / name)) for name in ("cwd", "root", "exe"))
+
+
+def _has_descriptor(process: Path, search: _Search) -> bool:
+    with os.scandir(process / "fd") as entries:
+        return any(
+            search.is_on_mount(_read_place(Path(entry.path)))
+            for entry in itertools.islice(entries, _MAX_DESCRIPTORS)
+        )
+
+
+def _has_own_mount(process: Path, search: _Search) -> bool:
+    # One with a root directory of its own sees a part of its namespace.
+    place = (_read_place(process / "ns/mnt"), _read_place(process / "root"))
+    if place in search.asked:
+        return False
+    number = str(search.device_number).encode()
+    lines = (process / "mountinfo").read_bytes().split(b"\n")
+    search.asked.add(place)
+    for line in lines:
+        words = line.split(b" ")
+        # A mount that shares, or is slave to, another's is unmounted with it.
+        is_tied = any(word.startswith((b"shared:", b"master:")) for word in words[6:])
+        if len(words) > 6 and words[2] == number and not is_tied:  # noqa: PLR2004 (optional fields begin)
+            return True
+    return False
+
+
+def _has_map(process: Path, search: _Search) -> bool:
+    if psutil.Process(int(process.name)).status() == psutil.STATUS_DISK_SLEEP:
+        return False
+    with (process / "maps").open(encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            fields = line.rstrip("\n").split(None, _MAPS_PATH_FIELD)
+            if len(fields) > _MAPS_PATH_FIELD and search.is_on_mount(fields[_MAPS_PATH_FIELD]):
+                return True
+    return False
+
+
+def describe_process(process: Path) -> Process:
+    """Return a process by its name, ID and user, asking nothing that waits."""
+    # Not psutil's name(): for a long one it reads the command line, which waits for the memory lock.
+    name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    return Process(int(process.name), printable, _read_user(process))
+
+
+def _read_user(process: Path) -> str:
+    """Return the name of the real user, or the number of one that has none."""
+    for line in (process / "status").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Uid":
+            uid = int(value.split()[0])
+            try:
+                return pwd.getpwuid(uid).pw_name
+            except KeyError:
+                return str(uid)
+    return "?"
+
+
+def _read_place(link: Path) -> str:
+    """Return what a link in /proc says, as the kernel wrote it; nothing where there is none any more."""
+    with contextlib.suppress(*GONE):
+        return os.readlink(link)  # noqa: PTH115 (Path would normalise what the kernel wrote)
+    return ""

@@ -1,0 +1,126 @@
+"""One sample of how a volume is: a single call to a worker, which may get stuck in it. Changes nothing.
+
+What each part of the machine says is gathered side by side, so that one that fails hides no other. How it is
+judged is not decided here (``agent.report.health.verdicts``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import AgentError, InconclusiveError, VanishedError
+from agent.core.exhaustion import is_shortage
+from agent.core.model import DeviceNumber, Identity, VolumeId
+from agent.node.device.open_device import open_device, reopen
+from agent.node.kernel import nvme
+from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
+from agent.node.kernel.sysfs import SYSFS, find_name, read_integer
+from agent.node.sampling.mount_sample import MountSample, sample_mount
+
+_PROBE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Which volume to sample, and what of it may be touched."""
+
+    volume: VolumeId
+    path: str
+    """Its device node."""
+    mount_path: str | None = None
+    """Where it is mounted; None: no filesystem is touched."""
+    may_read: bool = False
+    """Read one block of the device, past every cache: the only way to see an idle one stall."""
+    may_write: bool = False
+    """Make a nameless file in the filesystem's root and let it go again: by a call of its own, which a freeze
+    holds up and the rest of the sample does not wait for."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one sample found."""
+
+    device_number: DeviceNumber
+    size_bytes: int
+    """Of the device, or of the partition that holds the filesystem."""
+    counters: BlockCounters | None = None
+    log_page: bytes | None = None
+    """Log page 0xD0 as it came; None where the device has none."""
+    log_page_error: str | None = None
+    mount: MountSample | None = None
+    read_errno: int | None = None
+    probe_s: float | None = None
+    """How long the one read took; None where none was made."""
+    io_timeout_s: int | None = None
+    """After which the kernel gives a command to this device up; None for what is no NVMe device."""
+    duration_s: float = 0.0
+
+
+def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> Sample:
+    """Return how a volume is now.
+
+    Raises VanishedError where its device is gone or another volume by now, InconclusiveError where the kernel
+    cannot reach it now, AgentError where it does not say which volume it is.
+    """
+    began = time.monotonic()
+    fd, device = open_device(request.path, identify)
+    try:
+        if device.identity.volume_id != request.volume:
+            raise VanishedError(f"{request.path} is {device.identity.volume_id}, not {request.volume}.")
+        log_page, log_page_error = _read_log_page(fd)
+        mount, size_bytes = None, device.size_bytes
+        if request.mount_path is not None:
+            mount, size_bytes = sample_mount(fd, device, request.mount_path)
+        # The read last, as it may hang, and the counters after it, so that the next ones tell others' work.
+        read_errno, probe_s = _probe(fd) if request.may_read else (None, None)
+        return Sample(
+            device_number=device.device_number,
+            size_bytes=size_bytes,
+            counters=read_block_counters(device.device_number),
+            log_page=log_page,
+            log_page_error=log_page_error,
+            mount=mount,
+            read_errno=read_errno,
+            probe_s=probe_s,
+            io_timeout_s=read_io_timeout_s(device.device_number),
+            duration_s=time.monotonic() - began,
+        )
+    finally:
+        fd.close()
+
+
+def read_io_timeout_s(number: DeviceNumber, sysfs: Path = SYSFS) -> int | None:
+    """Return ``nvme_core.io_timeout``; None for a device that is no NVMe one, or where it cannot be read."""
+    if not (find_name(number, sysfs) or "").startswith("nvme"):
+        return None
+    return read_integer(f"{sysfs}/module/nvme_core/parameters/io_timeout")
+
+
+def _read_log_page(fd: int) -> tuple[bytes | None, str | None]:
+    try:
+        return nvme.read_log_page(fd), None
+    except InconclusiveError:
+        raise
+    except AgentError as error:
+        return None, error.message
+
+
+def _probe(fd: int) -> tuple[int | None, float]:
+    """Read the first block from the device itself; return the errno of a failure, and how long it took."""
+    began = time.monotonic()
+    failure = None
+    try:
+        direct = reopen(fd, os.O_RDONLY | os.O_DIRECT)
+        with contextlib.closing(direct), mmap.mmap(-1, _PROBE_BYTES) as block:
+            os.preadv(direct, [block], 0)
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        failure = error.errno
+    return failure, time.monotonic() - began

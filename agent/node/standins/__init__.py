@@ -1,0 +1,1 @@
+"""Files that stand in for volumes: for the demo and tests, never for production."""

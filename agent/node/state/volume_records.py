@@ -1,0 +1,153 @@
+"""What the agent must remember across its own death: what it set out to format, mounted, must not format.
+
+The files themselves, and what makes one trustworthy, are in :mod:`agent.node.state.record_files`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from agent.core.model import (
+    DeviceNumber,
+    FormatRecord,
+    FormatStage,
+    FsType,
+    MountRecord,
+    OriginRecord,
+    RawRecord,
+    RootInode,
+    VolumeId,
+    parse_volume_id,
+)
+from agent.node.state.record_fields import Fields, check_number, check_text
+from agent.node.state.record_files import Shelf
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MACHINE_ID = Path("/etc/machine-id")
+_LARGEST_ID, _ALL_BITS = 0xFFFF_FFFE, 0o7777
+
+
+def read_boot_id(path: Path = BOOT_ID) -> str:
+    """Return the kernel's name for this boot; notes of mounts made in another one are history."""
+    return path.read_text(encoding="ascii").strip()
+
+
+def read_machine_id(path: Path = MACHINE_ID) -> str:
+    """Return systemd's name for this machine; empty where it has none, and notes are bound to no machine.
+
+    Raises OSError where it could not be read: without it every note would look like another machine's.
+    """
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+class Records:
+    """The notes below one state directory, each in a file named after its volume."""
+
+    def __init__(self, directory: Path, machine_id: str | None = None) -> None:
+        machine = read_machine_id() if machine_id is None else machine_id
+        self._formats = Shelf(directory / "formats", "format", _field_names(FormatRecord), machine)
+        self._mounts = Shelf(directory / "mounts", "mount", _field_names(MountRecord), machine)
+        self._origins = Shelf(directory / "origins", "origin", _field_names(OriginRecord), machine)
+        self._raws = Shelf(directory / "raw", "raw", _field_names(RawRecord), machine)
+
+    def read_format(self, volume_id: VolumeId) -> FormatRecord | None:
+        """Return the note about formatting a volume, or None; RefusedError where its file is not sound."""
+        return self._formats.read(volume_id, _parse_format)
+
+    def write_format(self, record: FormatRecord) -> None:
+        self._formats.write(record)
+
+    def remove_format(self, volume_id: VolumeId) -> None:
+        """Forget that a volume was formatted; done also when there is no note, or none that can be read."""
+        self._formats.remove(volume_id)
+
+    def list_formatted(self) -> tuple[VolumeId, ...]:
+        """Return the volumes with a note about formatting, sound or not."""
+        return self._formats.list_volumes()
+
+    def read_mount(self, volume_id: VolumeId) -> MountRecord | None:
+        """Return the note about a volume's mount, or None; RefusedError where its file is not sound."""
+        return self._mounts.read(volume_id, _parse_mount)
+
+    def write_mount(self, record: MountRecord) -> None:
+        self._mounts.write(record)
+
+    def remove_mount(self, volume_id: VolumeId) -> None:
+        self._mounts.remove(volume_id)
+
+    def list_mounted(self) -> tuple[VolumeId, ...]:
+        """Return the volumes with a note about a mount, sound or not."""
+        return self._mounts.list_volumes()
+
+    def read_origin(self, volume_id: VolumeId) -> OriginRecord | None:
+        """Return the note about what a volume was made from, or None; RefusedError where it is not sound."""
+        return self._origins.read(volume_id, _parse_origin)
+
+    def write_origin(self, record: OriginRecord) -> None:
+        self._origins.write(record)
+
+    def read_raw(self, volume_id: VolumeId) -> RawRecord | None:
+        """Return the note that a volume was handed out raw, or None; RefusedError where it is not sound."""
+        return self._raws.read(volume_id, _parse_raw)
+
+    def write_raw(self, record: RawRecord) -> None:
+        self._raws.write(record)
+
+    def remove_raw(self, volume_id: VolumeId) -> None:
+        self._raws.remove(volume_id)
+
+
+def _field_names(record: type[FormatRecord | MountRecord | OriginRecord | RawRecord]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(record))
+
+
+def _parse_format(fields: Fields) -> FormatRecord:
+    return FormatRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        uuid=fields.take_text("uuid"),
+        type=FsType(fields.take_text("type")),
+        size_bytes=fields.take_number("size_bytes"),
+        stage=FormatStage(fields.take_text("stage")),
+        recorded_at=fields.take_text("recorded_at"),
+    )
+
+
+def _parse_mount(fields: Fields) -> MountRecord:
+    major, minor = (check_number(part) for part in fields.take_list("device_number"))
+    return MountRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        path=fields.take_text("path"),
+        device_number=DeviceNumber(major, minor),
+        boot_id=fields.take_text("boot_id"),
+        diskseq=None if fields.is_none("diskseq") else fields.take_number("diskseq"),
+        options=tuple(check_text(option) for option in fields.take_list("options")),
+    )
+
+
+def _parse_origin(fields: Fields) -> OriginRecord:
+    return OriginRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        snapshot_id=None if fields.is_none("snapshot_id") else fields.take_text("snapshot_id"),
+        source_volume_id=None if fields.is_none("source_volume_id") else fields.take_text("source_volume_id"),
+    )
+
+
+def _parse_raw(fields: Fields) -> RawRecord:
+    return RawRecord(
+        volume_id=parse_volume_id(fields.take_text("volume_id")),
+        boot_id=fields.take_text("boot_id"),
+        diskseq=None if fields.is_none("diskseq") else fields.take_number("diskseq"),
+        node_owner=None if fields.is_none("node_owner") else _parse_owner(fields.take_object("node_owner")),
+    )
+
+
+def _parse_owner(value: object) -> RootInode:
+    fields = Fields(value, frozenset(field.name for field in dataclasses.fields(RootInode)))
+    owner = RootInode(fields.take_number("uid"), fields.take_number("gid"), fields.take_number("mode"))
+    if owner.uid > _LARGEST_ID or owner.gid > _LARGEST_ID or owner.mode > _ALL_BITS:
+        raise ValueError("no device node has such an owner or mode")
+    return owner

@@ -1,0 +1,1 @@
+"""One pass over one volume: pinned, inspected, and the steps done on it. Decides no step."""

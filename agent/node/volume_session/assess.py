@@ -1,0 +1,107 @@
+"""What is on a volume that is mounted nowhere, as far as it bears on what may be done with it.
+
+A signature answers at once. What has none is proven blank or not where a format would follow, under the lock
+that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.model import (
+    Checked,
+    Content,
+    Device,
+    Filesystem,
+    Foreign,
+    FormatRecord,
+    FormatStage,
+    FsType,
+    WantedFilesystem,
+)
+from agent.node.content.blankness import Trust, holds_data
+from agent.node.content.interrupted_format import REFERENCE_LIMIT_BYTES, explain_remains
+from agent.node.filesystem.mkfs_and_fsck import make_reference
+from agent.node.isolate.messages import Fd
+from agent.node.volume_session.inspect import Look
+from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
+from agent.node.volume_session.recheck import Verdicts, read_state
+
+
+def is_decided(look: Look, record: FormatRecord | None) -> bool:
+    """Tell whether the signatures that a look found say all there is to know of what is on the device."""
+    is_interrupted = record is not None and record.stage is FormatStage.INTENDED
+    return look.content is not None and not is_interrupted
+
+
+async def recall_check(pin: Pin, verdicts: Verdicts, look: Look, *, for_show: bool) -> Checked | None:
+    """Return what a check in an earlier pass found wrong with what is there, if nobody has written since.
+
+    ``for_show``: nothing is flushed for it.
+    """
+    if pin.volume not in verdicts or look.mounts or not isinstance(look.content, Filesystem):
+        return None
+    state = await pin.call(read_state, pin.fd, look.device, not for_show, timeout_s=LOOK_TIMEOUT_S)
+    return verdicts.find(pin.volume, state)
+
+
+async def prove_content(
+    pin: Pin,
+    look: Look,
+    kind: WantedFilesystem,
+    record: FormatRecord | None,
+    trust: Trust,
+    *,
+    seen: Foreign | None = None,
+    for_show: bool = False,
+) -> Content:
+    """Find out what is on a device that is formatted if it is blank, locked from here to the end.
+
+    ``seen``: unsigned data that an earlier proof found; where it is there still, the device is not read anew.
+    ``for_show``: it will not be formatted on the strength of this, so it is not locked.
+    """
+    size_bytes = look.device.size_bytes
+    if (
+        seen is not None
+        and seen.offset_bytes is not None
+        and await pin.call(holds_data, pin.fd, seen.offset_bytes, size_bytes, timeout_s=LOOK_TIMEOUT_S)
+    ):
+        return seen
+    find = pin.probe if for_show else pin.lock_and_probe
+    content = await find(look.device, trust)
+    if record is None or record.stage is not FormatStage.INTENDED:
+        return content
+    if isinstance(content, Foreign) and not content.is_signed:
+        return await _explain(pin, content, look.device, kind, record)
+    if isinstance(content, Filesystem) and _would_remake(pin, content):
+        unfinished = Foreign("an unfinished filesystem")
+        remains = await _explain(pin, unfinished, look.device, kind, record)
+        return content if isinstance(remains, Foreign) and remains.is_own_remains else remains
+    return content
+
+
+def _would_remake(pin: Pin, content: Filesystem) -> bool:
+    """Whether a filesystem is one that an interrupted format left, as far as its superblock tells."""
+    is_damaged = content.has_errors or (pin.checked is not None and not pin.checked.is_clean)
+    return content.is_pristine is True and is_damaged
+
+
+async def _explain(
+    pin: Pin, content: Foreign, device: Device, kind: WantedFilesystem, record: FormatRecord
+) -> Content:
+    """Find out whether the format that was interrupted left what is there."""
+    if (kind.type, device.size_bytes) != (record.type, record.size_bytes):
+        return content
+    if record.type is not FsType.EXT4:
+        return await pin.call(explain_remains, pin.fd, device, record, None, timeout_s=PROBE_TIMEOUT_S)
+    if device.size_bytes > REFERENCE_LIMIT_BYTES:
+        return content
+    reference = await make_reference(
+        device.size_bytes, uuid=record.uuid, label=kind.label, options=kind.mkfs_options
+    )
+    try:
+        return await pin.call(
+            explain_remains, pin.fd, device, record, Fd(reference), timeout_s=PROBE_TIMEOUT_S
+        )
+    finally:
+        os.close(reference)

@@ -1,0 +1,225 @@
+"""One look at an attached volume: a single call to a worker. Changes nothing.
+
+What is gathered is what the planner needs and no more; how it is judged is not decided here. Contents are
+looked at as far as a signature tells; what has none is blank only by proof, which is dear and not made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.core.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
+from agent.core.model import (
+    Device,
+    DeviceNumber,
+    Exclusion,
+    Filesystem,
+    Foreign,
+    FsType,
+    Identity,
+    Mount,
+    MountRecord,
+    Reason,
+    RootInode,
+    Tuning,
+    Unknown,
+)
+from agent.node.content.recognize import recognize
+from agent.node.content.superblocks import LAYOUTS, SpreadError, parse_settled
+from agent.node.device import links as block
+from agent.node.device import open_device as device
+from agent.node.device.foreign_use import find_exclusion
+from agent.node.device.usage_facts import gather_surroundings
+from agent.node.filesystem import change_mount
+from agent.node.isolate.messages import Fd
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.mounts.own_mounts import (
+    find_any_mount,
+    find_cover,
+    find_cut_off,
+    find_obstacle,
+    find_stale,
+    list_own_mounts,
+)
+
+_FS_TYPES = {kind.value: kind for kind in FsType}
+_LOOKS = 3
+
+
+@dataclass(frozen=True)
+class LookRequest:
+    """What to look for: the wanted path, what was noted of the volume's mount, and where links are kept."""
+
+    path: str
+    identify: Callable[[int], Identity]
+    is_present: Callable[[DeviceNumber], bool]
+    dev_ebs: Path
+    boot_id: str
+    wanted_path: str | None = None
+    record: MountRecord | None = None
+    reads_contents: bool = False
+    """Recognise what is on a device that is not mounted and that nothing keeps the agent's hands off."""
+    is_raw: bool = False
+    """It is to be used raw: whether anybody has it mounted is asked."""
+    known: Filesystem | None = None
+    """What an earlier look through the same descriptor recognised."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found."""
+
+    device: Device
+    exclusion: Exclusion | None
+    mounts: tuple[Mount, ...] = ()
+    """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
+    stale_mounts: tuple[Mount, ...] = ()
+    cut_off: Mount | None = None
+    """Where it was mounted before, left by a move that was cut off half way."""
+    obstacle: str | None = None
+    """What the wanted path leads to in place of this volume, or what hides the first of its mounts."""
+    mounted_at: str | None = None
+    """Where a volume that is to be raw is mounted, by anyone: a clause."""
+    is_hidden: bool = False
+    """The first of its mounts is not what its path leads to."""
+    content: Filesystem | Foreign | Unknown | None = None
+    """Of a volume seen at the wanted path, by the mounted filesystem itself; of another, by signatures.
+    None where it was not looked at, or nothing was recognised, which proves nothing."""
+    root_inode: RootInode | None = None
+    node_owner: RootInode | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+    links: frozenset[str] = frozenset()
+
+
+def open_and_look(request: LookRequest) -> tuple[Fd, Look]:
+    """Open the device at the request's path and look at it; the descriptor is the caller's.
+
+    Raises as ``open_device`` and ``look_at`` do.
+    """
+    fd, found = device.open_device(request.path, request.identify)
+    try:
+        return fd, _look_at(fd, found, request)
+    except BaseException:
+        fd.close()
+        raise
+
+
+def look_at(fd: int, request: LookRequest) -> Look:
+    """Return what there is to know of the device open at ``fd``.
+
+    Raises VanishedError where it is gone, AgentError with reason ShutDown or IoErrors where its mounted
+    filesystem answers with errors, InconclusiveError where mounts come and go faster than they are looked at.
+    """
+    return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
+
+
+def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
+    for _ in range(_LOOKS):
+        # Mounted, unmounted or covered while it was looked at: then it is looked at as it is by now.
+        with contextlib.suppress(CoveredError, NotMountedError):
+            return _look_once(fd, found, request)
+    raise InconclusiveError(
+        f"What is mounted of {found.identity.volume_id} changes while it is looked at.",
+        hint="findmnt --poll shows who mounts and unmounts there; it is looked at again by itself.",
+        reason=Reason.PATH_IN_USE,
+    )
+
+
+def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
+    all_mounts = read_mounts()
+    surroundings = gather_surroundings(all_mounts)
+    exclusion = find_exclusion(
+        found,
+        surroundings,
+        records=() if request.record is None else (request.record,),
+        boot_id=request.boot_id,
+        wanted_path=request.wanted_path,
+    )
+    noted_path = None if request.record is None else request.record.path
+    mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
+    stale = find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
+    # One that is about to be taken away is in nobody's way.
+    staying = tuple(mount for mount in all_mounts if mount not in stale)
+    here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
+    cover = None if not mounts else find_cover(all_mounts, mounts[0])
+    # What is hidden is not reached by its path, and what hides it may be a server that does not answer.
+    seen = here if cover is None else None
+    others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
+    content: Filesystem | Foreign | Unknown | None = None
+    if seen is not None:
+        content = _read_mounted(fd, found, seen)
+    elif request.reads_contents and not mounts and exclusion is None:
+        content = recognize(fd, found, request.known)
+    return Look(
+        device=found,
+        exclusion=exclusion,
+        mounts=mounts,
+        stale_mounts=stale,
+        cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
+        obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),
+        mounted_at=find_any_mount(found, surroundings) if request.is_raw else None,
+        is_hidden=cover is not None,
+        content=content,
+        root_inode=None if seen is None else change_mount.read_root_inode(seen.path, seen.device_number),
+        node_owner=block.read_node_owner(request.path, found.device_number),
+        tuning=block.read_tuning(found.device_number),
+        links=block.find_links_to(request.dev_ebs, request.path),
+    )
+
+
+def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign | None:
+    kind = _FS_TYPES.get(mount.fs_type)
+    if kind is None:
+        return None
+    partition = next((p for p in found.partitions if p.device_number == mount.device_number), None)
+    if kind is FsType.BTRFS and found.partitions:
+        partition = found.partitions[0]
+    if partition is None:
+        return _measure(fd, kind, mount, None)
+    part_fd = open_partition(partition.path, partition.device_number)
+    try:
+        return _measure(part_fd, kind, mount, partition.number)
+    finally:
+        os.close(part_fd)
+
+
+def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> Filesystem | Foreign:
+    layout = LAYOUTS[kind]
+    size_bytes = change_mount.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
+    try:
+        superblock = parse_settled(layout, lambda: os.pread(fd, layout.length_bytes, layout.offset_bytes))
+    except SpreadError as error:
+        return Foreign(str(error), offset_bytes=layout.offset_bytes)
+    except ValueError:
+        # What it says of itself comes by a later look.
+        return Filesystem(kind, "", size_bytes=size_bytes, partition=partition)
+    return Filesystem(
+        kind,
+        superblock.uuid,
+        superblock.label,
+        size_bytes,
+        partition,
+        has_errors=superblock.has_errors,
+        is_panicking=superblock.is_panicking,
+    )
+
+
+def open_partition(path: str, number: DeviceNumber) -> Fd:
+    """Open a partition's node for reading and make sure that it is that partition; the caller closes it."""
+    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
+    rdev = os.fstat(fd).st_rdev
+    if DeviceNumber(os.major(rdev), os.minor(rdev)) != number:
+        fd.close()
+        raise AgentError(f"{path} is not the partition {number} any more.")
+    return fd
+
+
+def identify_device(path: str, identify: Callable[[int], Identity]) -> Device:
+    """Open the disk at ``path``, ask it what it is, and close it again."""
+    fd, found = device.open_device(path, identify)
+    fd.close()
+    return found

@@ -1,0 +1,109 @@
+"""Whether a device is still what was looked at: asked right before it is checked or mounted, and of a check.
+
+A look is as old as what was done since, and a check may take hours in which others write to the device. So
+what a look found is read again before the deed, and what a check found holds for as long as nobody has
+written to the device since, and no longer. Runs in a worker; reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.core.errors import AgentError, RefusedError
+from agent.core.model import Checked, Device, Filesystem, Foreign, Identity, Reason, VolumeId
+from agent.node.content.recognize import find_signatures
+from agent.node.device.foreign_use import find_exclusion
+from agent.node.device.open_device import count_writes, verify_pin
+from agent.node.device.usage_facts import gather_surroundings
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.kernel.sysfs import locate, read_attribute
+
+
+@dataclass(frozen=True)
+class State:
+    """One appearance of a disk, as far as it was written: equal to another where nobody wrote in between."""
+
+    diskseq: int
+    size_bytes: int
+    writes: tuple[int, ...]
+    """By ``count_writes``."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """What a device was when it was looked at, and ``checked``: in which state it was when it was checked."""
+
+    device: Device
+    identify: Callable[[int], Identity]
+    content: Filesystem
+    checked: State | None = None
+
+
+class Verdicts:
+    """What checks found wrong with volumes, and on what."""
+
+    def __init__(self) -> None:
+        self._kept: dict[VolumeId, tuple[State, Checked]] = {}
+
+    def __contains__(self, volume: VolumeId) -> bool:
+        return volume in self._kept
+
+    def keep(self, volume: VolumeId, state: State | None, checked: Checked) -> None:
+        """Keep what a check found wrong, where the state that it found it in can be told from others."""
+        self.forget(volume)
+        if state is not None and not checked.is_clean:
+            self._kept[volume] = (state, checked)
+
+    def find(self, volume: VolumeId, state: State | None) -> Checked | None:
+        """Return what was found wrong with a volume that is in the same state still."""
+        kept_state, checked = self._kept.get(volume, (None, None))
+        return checked if state is not None and state == kept_state else None
+
+    def forget(self, volume: VolumeId) -> None:
+        """Have a volume checked again, whatever was found before."""
+        self._kept.pop(volume, None)
+
+
+def read_state(fd: int, device: Device, is_flushing: bool = True) -> State | None:  # noqa: FBT001, FBT002 -- for workers
+    """Return the state of the device open at ``fd``; None where the kernel does not tell one from the next.
+
+    That is before Linux 5.15, and where it does not count (``queue/iostats``). ``is_flushing``: what the
+    kernel holds back is written first, so that it counts.
+    """
+    if device.diskseq is None or read_attribute(f"{locate(device.device_number)}/queue/iostats") == "0":
+        return None
+    return State(device.diskseq, device.size_bytes, count_writes(fd, is_flushing=is_flushing))
+
+
+def verify_unchanged(fd: int, request: Unchanged) -> None:
+    """Raise unless the device is the one that was looked at, holds the same, and is nobody else's by now."""
+    device, content = request.device, request.content
+    verify_pin(fd, device, request.identify)
+    exclusion = find_exclusion(device, gather_surroundings(read_mounts()))
+    if exclusion is not None:
+        raise RefusedError(exclusion.message, hint=exclusion.hint, reason=exclusion.reason)
+    found = find_signatures(fd, device)
+    is_same = isinstance(found, Filesystem) and _key(found) == _key(content)
+    if not is_same:
+        raise RefusedError(
+            f"{device.path} held {_name(content)} when it was looked at, and holds {_name(found)} now.",
+            hint="Someone else is writing to it; nothing was changed by the agent.",
+            reason=Reason.NOT_BLANK,
+        )
+    if request.checked is not None and read_state(fd, device) != request.checked:
+        raise AgentError(
+            f"{device.path} was written to after it was checked, so it is not mounted.",
+            hint="Someone else uses it without a claim to it (fuser -v). It is checked again by itself.",
+            reason=Reason.DEVICE_BUSY,
+        )
+
+
+def _key(content: Filesystem) -> tuple[object, ...]:
+    return content.type, content.uuid, content.partition
+
+
+def _name(content: Filesystem | Foreign | None) -> str:
+    if content is None:
+        return "nothing that is recognised"
+    return content.what if isinstance(content, Foreign) else f"{content.type} {content.uuid}"

@@ -1,0 +1,357 @@
+"""One pass over one volume, as the loop's ``Session``: looking at it. Doing is in ``actions``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
+from agent.core.exhaustion import explain_shortage, is_shortage
+from agent.core.model import (
+    Content,
+    Device,
+    Exclusion,
+    Filesystem,
+    Foreign,
+    Ids,
+    Mount,
+    MountRecord,
+    Observed,
+    OriginAnswer,
+    Process,
+    Reason,
+    Relocation,
+    Unproven,
+    VolumeId,
+    Wanted,
+)
+from agent.core.mount_options import needs_check_first
+from agent.core.steps import Action
+from agent.node.device import links
+from agent.node.filesystem.frozen_filesystems import explain_frozen
+from agent.node.mounts.detached_mounts import list_left
+from agent.node.mounts.mount_users import find_processes
+from agent.node.mounts.own_mounts import LeftMounts, find_mounts_of_absent
+from agent.node.volume_session.actions import VolumeActions
+from agent.node.volume_session.assess import is_decided, prove_content, recall_check
+from agent.node.volume_session.inspect import Look, LookRequest
+from agent.node.volume_session.pin import LOOK_TIMEOUT_S, Pin
+from agent.node.volume_session.raw_handover import find_raw_note
+
+if TYPE_CHECKING:
+    from agent.node.machine import Node
+
+PROCESSES_TIMEOUT_S = 10.0
+
+
+class VolumeSession:
+    """One pass over one volume; ``close`` lets go of its device."""
+
+    def __init__(self, node: Node, volume: VolumeId, paths: tuple[str, ...]) -> None:
+        self._node = node
+        self._volume = volume
+        self._paths = paths
+        self._pin = Pin(node.workers, volume, paths[0] if paths else None)
+        self._actions = VolumeActions(node, self._pin)
+
+    async def close(self) -> None:
+        """Let go of the device and its lock."""
+        await self._pin.close()
+
+    async def execute(
+        self, action: Action, observed: Observed, confirm: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do one step, or raise AgentError; what it brought is for the next look to find.
+
+        ``confirm`` raises where it is not wanted any more, and is asked before what cannot be changed back.
+        """
+        try:
+            await self._actions.execute(action, observed, confirm)
+        except FrozenError as error:
+            path = observed.mounts[0].path if observed.mounts else None
+            raise explain_frozen(self._volume, path) from error
+        except NotAnsweringError as error:
+            if error.may_be_frozen or await self._is_stalled():
+                raise
+            raise AgentError(
+                error.message,
+                hint="The volume itself answers: it is slow, or the machine short of processors or memory.",
+                reason=Reason.STEP_FAILED,
+            ) from error
+
+    async def observe(self, wanted: Wanted | None, *, for_show: bool = False) -> Observed:
+        """Look at the volume and return all that was found.
+
+        ``for_show``: nothing will be done on its strength, so nothing is noted, locked or flushed for it.
+
+        Raises NotAnsweringError where the volume does not answer, InconclusiveError where it is not the
+        volume that kept the look from ending, or where the kernel cannot reach its device.
+        """
+        try:
+            return await self._observe(wanted, for_show=for_show)
+        except OSError as error:
+            raise _explain_bad_answer(self._volume, error) from error
+        except FrozenError as error:
+            raise explain_frozen(self._volume, await self._find_noted_path()) from error
+        except NotAnsweringError as error:
+            if await self._is_stalled():
+                raise
+            raise InconclusiveError(
+                f"A look at {self._volume} was given up, and not for want of its answers: {error.message}",
+                hint="The machine is short of processors or memory; the volume is looked at again by itself.",
+                reason=Reason.TOO_SLOW,
+            ) from error
+
+    async def _find_noted_path(self) -> str | None:
+        record = await self._node.read(self._node.records.read_mount, self._volume)
+        return None if record is None else record.path
+
+    async def _is_stalled(self) -> bool:
+        return await self._node.is_stalled(self._volume, self._pin.path)
+
+    async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
+        record = await self._node.read(self._node.records.read_mount, self._volume)
+        if self._pin.path is not None:
+            try:
+                look = await self._look(self._pin.path, wanted, record)
+            except VanishedError:
+                await self._pin.close()
+                self._pin.path = None
+            else:
+                return await self._describe(look, wanted, record, for_show=for_show)
+        return await self._describe_absent(wanted, record)
+
+    async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> Look:
+        request = LookRequest(
+            path=path,
+            identify=self._node.source.identify,
+            is_present=self._node.source.is_present,
+            dev_ebs=self._node.paths.dev_ebs,
+            boot_id=self._node.boot_id,
+            wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
+            record=record,
+            reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
+            is_raw=_is_raw(wanted),
+            known=self._pin.recognized,
+        )
+        look = await self._pin.look(request)
+        found = look.device.identity.volume_id
+        if found != self._volume:
+            self._node.doubt(path)
+            raise VanishedError(f"{path} is {found} by now, not {self._volume}.")
+        return look
+
+    async def _describe(
+        self, look: Look, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
+    ) -> Observed:
+        exclusion = self._exclude_duplicate() or look.exclusion
+        here = _find_here(look, wanted)
+        format_record = None
+        if wanted is not None and _needs_contents(wanted) and exclusion is None:
+            format_record = await self._node.read(self._node.records.read_format, self._volume)
+        if here is not None:
+            note = self._make_note(here, look.device, record)
+            if not for_show:
+                # As long as there is a mount that a move left behind, only the note of it tells whose it is.
+                if note != record and look.cut_off is None:
+                    await self._node.note_mount(note)
+                self._node.lost.discard(self._volume)
+            record = note
+        rightful = self._list_rightful_links(wanted)
+        if look.mounted_at is not None:
+            # Whoever used it by that name would write below a mounted filesystem.
+            rightful = frozenset({f"{links.BY_ID}/{self._volume}"})
+        # Before any link that tells it is taken away.
+        raw = await find_raw_note(self._node, look, wanted, for_show=for_show)
+        answer = await self._find_origin(wanted, for_show=for_show)
+        checked = self._pin.checked = self._pin.checked or await recall_check(
+            self._pin, self._node.verdicts, look, for_show=for_show
+        )
+        observed = Observed(
+            volume_id=self._volume,
+            device=look.device,
+            exclusion=exclusion,
+            content=look.content,
+            mounts=look.mounts,
+            is_frozen=self._node.freezes.is_frozen(self._volume),
+            stale_mounts=look.stale_mounts,
+            was_lost=self._volume in self._node.lost,
+            applied_options=None if record is None or here is None else record.options or None,
+            obstacle=look.obstacle,
+            mounted_at=look.mounted_at,
+            is_hidden=look.is_hidden,
+            ring=await self._find_ring(look, wanted),
+            cut_off=look.cut_off,
+            checked=checked,
+            format_record=format_record,
+            root_inode=look.root_inode,
+            ids=Ids() if wanted is None else await self._node.resolve_ids(wanted.mount or wanted.block),
+            processes=await self._list_processes(look, wanted),
+            left_behind=() if here is None else await self._list_left_behind(),
+            links=look.links & rightful,
+            wrong_links=look.links - rightful,
+            node_owner=look.node_owner,
+            raw=raw,
+            tuning=look.tuning,
+            is_uuid_mounted_elsewhere=self._is_duplicate(look.content),
+            origin=answer.origin,
+            is_origin_awaited=answer.is_awaited,
+            awaited_since=answer.since,
+            awaited_until=answer.until,
+        )
+        if wanted is None or not _needs_contents(wanted) or exclusion is not None or look.mounts:
+            return observed
+        return await self._find_content(observed, look, wanted, for_show=for_show)
+
+    async def _find_content(
+        self, observed: Observed, look: Look, wanted: Wanted, *, for_show: bool
+    ) -> Observed:
+        """Return what was observed with what is on the device, proven where anything hangs on that."""
+        record, kind = observed.format_record, wanted.filesystem
+        if is_decided(look, record):
+            return observed
+        if kind is None or not self._node.needs_proof(observed, wanted):
+            return observed if look.content is not None else replace(observed, content=Unproven())
+        trust = self._node.choose_trust(self._volume)
+        seen = None if record is not None else self._recall_data(look.device)
+        content = await prove_content(self._pin, look, kind, record, trust, seen=seen, for_show=for_show)
+        self._keep_data(look.device, content)
+        # Asked again: a proof may take minutes, and what AWS says meanwhile counts.
+        answer = await self._find_origin(wanted, for_show=for_show)
+        return replace(
+            observed,
+            content=content,
+            is_uuid_mounted_elsewhere=self._is_duplicate(content),
+            origin=answer.origin,
+            is_origin_awaited=answer.is_awaited,
+            awaited_since=answer.since,
+            awaited_until=answer.until,
+        )
+
+    def _recall_data(self, device: Device) -> Foreign | None:
+        """Return the unsigned data that a proof found on this appearance of the device."""
+        appearance, data = self._node.unsigned_data.get(self._volume, (None, None))
+        return data if appearance == (device.diskseq, device.size_bytes) else None
+
+    def _keep_data(self, device: Device, content: Content) -> None:
+        if isinstance(content, Foreign) and not content.is_signed and device.diskseq is not None:
+            self._node.unsigned_data[self._volume] = ((device.diskseq, device.size_bytes), content)
+        else:
+            self._node.unsigned_data.pop(self._volume, None)
+
+    def _is_duplicate(self, content: Content | None) -> bool:
+        return isinstance(content, Filesystem) and content.uuid in self._node.duplicate_uuids
+
+    async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
+        left = LeftMounts()
+        if record is not None:
+            left = await self._pin.call(
+                find_mounts_of_absent,
+                record,
+                self._node.boot_id,
+                self._node.source.is_present,
+                timeout_s=LOOK_TIMEOUT_S,
+            )
+        if left.alive:
+            raise InconclusiveError(
+                f"{self._volume} is mounted at {left.alive[0].path}, and no device node leads to it now.",
+                hint=f"The kernel still has its device, {left.alive[0].device_number}. If this lasts, see the"
+                " kernel log and: udevadm trigger --subsystem-match=block",
+                reason=Reason.UNREACHABLE,
+            )
+        return Observed(
+            volume_id=self._volume,
+            stale_mounts=left.stale,
+            was_lost=self._volume in self._node.lost,
+            wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
+            origin=self._node.find_answer(self._volume).origin,
+        )
+
+    async def _find_origin(self, wanted: Wanted | None, *, for_show: bool) -> OriginAnswer:
+        if _needs_contents(wanted):
+            return await self._node.find_origin(self._volume, for_show=for_show)
+        return self._node.find_answer(self._volume)
+
+    async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
+        mount = _find_mount_to_leave(look, wanted)
+        if mount is None:
+            return ()
+        return await self._pin.call(
+            find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
+        )
+
+    async def _find_ring(self, look: Look, wanted: Wanted | None) -> tuple[Relocation, ...]:
+        is_to_move = wanted is not None and wanted.mount is not None and bool(look.mounts)
+        if not is_to_move or look.obstacle is None or look.is_hidden or _find_here(look, wanted) is not None:
+            return ()
+        return await self._node.rings.find(self._volume)
+
+    async def _list_left_behind(self) -> tuple[Process, ...]:
+        leftovers = self._node.leftovers.get(self._volume)
+        if leftovers is None:
+            return ()
+        left = await self._pin.call(list_left, leftovers, timeout_s=PROCESSES_TIMEOUT_S)
+        if not left:
+            self._node.leftovers.pop(self._volume, None)
+        return left
+
+    def _exclude_duplicate(self) -> Exclusion | None:
+        if len(self._paths) <= 1:
+            return None
+        return Exclusion(
+            Reason.DUPLICATE_DEVICE,
+            f"Several devices say they are {self._volume}: {', '.join(self._paths)}.",
+            hint="Which of them is meant cannot be known; detach the volume and attach it again.",
+        )
+
+    def _list_rightful_links(self, wanted: Wanted | None) -> frozenset[str]:
+        names = {f"{links.BY_ID}/{self._volume}"}
+        if wanted is not None and wanted.block is not None:
+            names.add(wanted.name)
+        return frozenset(names)
+
+    def _make_note(self, here: Mount, device: Device, record: MountRecord | None) -> MountRecord:
+        """Return the note that is true of the mount, whoever made it: its stale rest is known by it later."""
+        options = record.options if record is not None and record.path == here.path else ()
+        return MountRecord(
+            self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
+        )
+
+
+def _is_raw(wanted: Wanted | None) -> bool:
+    return wanted is not None and wanted.block is not None
+
+
+def _needs_contents(wanted: Wanted | None) -> bool:
+    """Whether what is on the volume bears on what is done: of a raw one it is its owner's business."""
+    return wanted is not None and wanted.block is None
+
+
+def _find_mount_to_leave(look: Look, wanted: Wanted | None) -> Mount | None:
+    """Return the agent's mount that is to be taken away, if nobody uses it."""
+    if wanted is None or not look.mounts:
+        return None
+    here = _find_here(look, wanted)
+    if here is None:
+        return look.mounts[0]
+    is_unchecked = wanted.mount is not None and needs_check_first(here, wanted.mount.options)
+    return here if is_unchecked else look.cut_off
+
+
+def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:
+    if wanted is None or wanted.mount is None:
+        return None
+    return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)
+
+
+def _explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
+    """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
+    if is_shortage(error):
+        return explain_shortage(f"{volume} could not be looked at", error)
+    return AgentError(
+        f"{volume} answers with an error: {error.strerror or error}.",
+        hint="Its filesystem may be shut down or its device failing; see the kernel log. What was written and"
+        " not flushed may be lost; unmount it, and it is checked and mounted again.",
+        reason=Reason.IO_ERRORS,
+    )

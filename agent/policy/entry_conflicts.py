@@ -1,0 +1,67 @@
+"""What contradicts what between entries: names, volumes and paths that two of them claim for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agent.core.quoting import quote
+from agent.policy.entries import VolumeEntry
+from agent.policy.entry_checks import Finding
+from agent.policy.values.mount_path import split_template
+
+
+@dataclass
+class Claims:
+    """What the entries seen so far claim for themselves, so that the next one's conflicts are found.
+
+    Entries of different instance groups never meet on one node, and may claim the same.
+    """
+
+    _names: dict[str, int] = field(default_factory=dict)
+    _volume_ids: dict[str, dict[str | None, str]] = field(default_factory=dict)
+    _paths: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
+    _parents: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
+
+    def add(self, index: int, entry: VolumeEntry) -> Iterator[Finding]:
+        """Find what ``entry`` claims that an earlier one does."""
+        first = self._names.setdefault(entry.name, index)
+        if first != index:
+            message = f"The name {entry.name!r} is taken by volumes[{first}]."
+            yield Finding(("name",), message, "Give each entry its own name.")
+        if entry.volume_id is not None:
+            other = _find_meeting(self._volume_ids.get(entry.volume_id), entry)
+            if other is not None:
+                yield Finding(("match", "volume_id"), f"{entry.volume_id} is claimed by {other!r} too.")
+            self._volume_ids.setdefault(entry.volume_id, {}).setdefault(entry.instance_group, entry.name)
+        if entry.mount is not None:
+            yield from self._add_path(entry, entry.mount.path)
+
+    def _add_path(self, entry: VolumeEntry, path: str) -> Iterator[Finding]:
+        # {name} and {volume_id} differ from entry to entry, whatever else is in the path.
+        parts = tuple(
+            part.replace("{name}", entry.name).replace("{volume_id}", f"{{volume_id of {entry.name}}}")
+            for part in split_template(path)
+        )
+        above = [parts[:length] for length in range(1, len(parts))]
+        meeting = _find_meeting(self._paths.get(parts), entry)
+        if meeting is not None:
+            yield Finding(("mount", "path"), f"{quote(path, 80)} is claimed by {meeting!r} too.")
+        around = next((found for up in above if (found := _find_meeting(self._paths.get(up), entry))), None)
+        inside = _find_meeting(self._parents.get(parts), entry)
+        if around is not None or inside is not None:
+            where = f"lies inside the path of {around!r}" if around else f"holds the path of {inside!r}"
+            hint = "A mount hides what is mounted beneath it before. Put them side by side."
+            yield Finding(("mount", "path"), f"{quote(path, 80)} {where}.", hint)
+        self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
+        for up in above:
+            self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)
+
+
+def _find_meeting(claimed: dict[str | None, str] | None, entry: VolumeEntry) -> str | None:
+    """Return the earlier claimant whose nodes may be those of ``entry``."""
+    if not claimed:
+        return None
+    if entry.instance_group is None:
+        return next(iter(claimed.values()))
+    return claimed.get(entry.instance_group) or claimed.get(None)

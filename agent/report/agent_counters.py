@@ -1,0 +1,117 @@
+"""What the agent counts while it works. No decision depends on it; ``agent.report.metrics`` exposes it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+ATTACH_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Counters:
+    """The agent's own counters, each with the verb the engine uses.
+
+    One object per daemon, in a registry of its own, so that tests and demos never share numbers.
+    """
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # published without a return type
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._reconciles = Counter(
+            "ebs_agent_reconciles",
+            "Looks at a volume, by how they ended.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._reconcile_seconds = Histogram(
+            "ebs_agent_reconcile_duration_seconds",
+            "Time from the start of a look at a volume until nothing more could be done for it.",
+            buckets=RECONCILE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._steps = Counter(
+            "ebs_agent_steps",
+            "Steps executed, by kind and by how they ended.",
+            ["step", "outcome"],
+            registry=self.registry,
+        )
+        self._attach_seconds = Histogram(
+            "ebs_agent_attach_to_ready_seconds",
+            "Time from the announcement of a device until its volume was ready for use.",
+            buckets=ATTACH_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._cloud_requests = Counter(
+            "ebs_agent_cloud_requests",
+            "Calls made to AWS, by operation and by how they ended.",
+            ["operation", "outcome"],
+            registry=self.registry,
+        )
+        self._uevents = Counter(
+            "ebs_agent_uevents", "Announcements of devices received from udev.", registry=self.registry
+        )
+        self._overflows = Counter(
+            "ebs_agent_uevent_overflows",
+            "Times announcements were lost and every device was looked at instead.",
+            registry=self.registry,
+        )
+        self._mqtt_messages = Counter(
+            "ebs_agent_mqtt_messages",
+            "Messages for the MQTT broker: taken by it, or dropped since it was away for too long.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._mqtt_connected = Gauge(
+            "ebs_agent_mqtt_connected",
+            "1 while the agent is connected to the policy's MQTT broker.",
+            registry=self.registry,
+        )
+        self._connections = Counter(
+            "ebs_agent_connections",
+            "Connections to the agent's sockets, and what was no request, by what became of them.",
+            ["face", "outcome"],
+            registry=self.registry,
+        )
+        self._reload_success = Gauge(
+            "ebs_agent_policy_reload_success",
+            "1 if the policy last read is in force, 0 if it was rejected and the one before is.",
+            registry=self.registry,
+        )
+
+    def count_reconcile(self, outcome: str, duration_s: float) -> None:
+        """Count one look. ``outcome``: ``done``, or in a word why not; ``docs/metrics.md`` lists them."""
+        self._reconciles.labels(outcome).inc()
+        self._reconcile_seconds.observe(duration_s)
+
+    def count_step(self, kind: str, outcome: str) -> None:
+        """Count one step of a ``kind``. ``outcome``: ``done``, ``failed`` or ``interrupted``."""
+        self._steps.labels(kind, outcome).inc()
+
+    def count_attach(self, duration_s: float) -> None:
+        """Count a volume that became ready ``duration_s`` after its device was announced."""
+        self._attach_seconds.observe(duration_s)
+
+    def count_cloud_request(self, operation: str, outcome: str) -> None:
+        """Count one call to AWS. ``outcome``: ``done``, ``failed`` or ``denied``."""
+        self._cloud_requests.labels(operation, outcome).inc()
+
+    def count_mqtt(self, outcome: str, count: int = 1) -> None:
+        """Count messages. ``outcome``: ``sent`` or ``dropped``."""
+        if count:
+            self._mqtt_messages.labels(outcome).inc(count)
+
+    def note_mqtt_connection(self, *, is_connected: bool) -> None:
+        self._mqtt_connected.set(int(is_connected))
+
+    def count_connection(self, face: str, outcome: str) -> None:
+        """Count one at the ``face`` ``http`` or ``control``; outcomes are ``flood_log``'s."""
+        self._connections.labels(face, outcome).inc()
+
+    def count_uevent(self) -> None:
+        self._uevents.inc()
+
+    def count_overflow(self) -> None:
+        self._overflows.inc()
+
+    def note_policy_reload(self, *, is_in_force: bool) -> None:
+        self._reload_success.set(1 if is_in_force else 0)

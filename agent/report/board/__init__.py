@@ -1,0 +1,1 @@
+"""The board: how every volume is, what changed, what happened. All faces read here alone."""

@@ -1,0 +1,245 @@
+"""The one place where the present state of every volume is kept, and read from by all faces.
+
+The engine publishes; metrics, HTTP, MQTT and the command line read. Reading does no I/O and never waits.
+Everything runs on the daemon's event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from agent.base.log import get_logger
+from agent.core.model import (
+    AwsChecks,
+    Condition,
+    Difference,
+    NextCall,
+    Provisioned,
+    Reason,
+    SnapshotFacts,
+    VolumeId,
+)
+from agent.core.steps import Refuse, Wait
+from agent.report.board.changes import Change, Subscription
+from agent.report.board.events import Event, EventHistory, EventName
+from agent.report.board.readings import Health
+from agent.report.board.volume_status import Expected, VolumeStatus, combine, describe_missing
+from agent.report.health.verdicts.aws import add_checks
+
+log = get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class Board:
+    """Present state of all volumes, recent events, and whether the node was looked at once as a whole."""
+
+    def __init__(self, history: EventHistory | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        self.history = history or EventHistory()
+        self.is_first_look_done = False
+        self._now = now
+        self._statuses: dict[VolumeId, VolumeStatus] = {}
+        self._told: dict[VolumeId, VolumeStatus] = {}
+        """What the engine said last of each."""
+        self._healths: dict[VolumeId, Health] = {}
+        self._checks: Mapping[VolumeId, AwsChecks] = {}
+        self._settled: dict[VolumeId, tuple[Condition, Reason | None]] = {}
+        """How each was when it was last not on its way to something else."""
+        self._expected: tuple[Expected, ...] = ()
+        self._absences: Mapping[str, Wait | Refuse] = {}
+        self._notices: Mapping[str, Wait | Refuse] = {}
+        self._drift: Mapping[str, tuple[Difference, ...]] = {}
+        self.provisioned: Mapping[VolumeId, Provisioned] = {}
+        self.departures: Mapping[VolumeId, str] = {}
+        """Of volumes that the cloud half is going to delete, when and why."""
+        self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
+        self.next_calls: tuple[NextCall, ...] = ()
+        """What the cloud half has decided on and not seen to have happened."""
+        self._subscriptions: set[Subscription] = set()
+
+    def publish(self, status: VolumeStatus) -> None:
+        """Show what the engine says of a volume from now on, where its health says nothing worse."""
+        if status.volume_id is None:
+            raise ValueError("a status has a place on the board under its volume's ID only")
+        self._told[status.volume_id] = status
+        self._show(status.volume_id)
+
+    def judge(self, volume_id: VolumeId, health: Health | None) -> None:
+        """Show what sampling found of a volume the engine has told of; None: nothing is known any more."""
+        if volume_id not in self._told:
+            return
+        if health is None:
+            self._healths.pop(volume_id, None)
+        else:
+            self._healths[volume_id] = health
+        self._show(volume_id)
+
+    def put_checks(self, checks: Mapping[VolumeId, AwsChecks]) -> None:
+        """Show what AWS's own status checks found of volumes; of those left out nothing is known."""
+        old, self._checks = self._checks, dict(checks)
+        for volume_id in self._told:
+            if old.get(volume_id) != checks.get(volume_id):
+                self._show(volume_id)
+
+    def _show(self, volume_id: VolumeId) -> None:
+        """Put together what is known. ``since`` is kept while condition and reason stay the same."""
+        told = replace(self._told[volume_id], checks=self._checks.get(volume_id))
+        status = combine(told, add_checks(self._healths.get(volume_id), told))
+        status = replace(status, snapshots=self._snapshots.get(volume_id))
+        old = self._statuses.get(volume_id)
+        is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
+        status = replace(status, since=old.since if old is not None and is_same else self._now())
+        if status == old:
+            return
+        self._statuses[volume_id] = status
+        self._tell(Change(volume_id, self._explain(status)))
+
+    def settle(self, status: VolumeStatus) -> bool:
+        """Note a condition that lasts; tell whether it, or its reason, is another than the last such one."""
+        if status.volume_id is None:
+            raise ValueError("only a volume settles")
+        settled = (status.condition, status.reason)
+        is_news = self._settled.get(status.volume_id) != settled
+        self._settled[status.volume_id] = settled
+        return is_news
+
+    def remove(self, volume_id: VolumeId) -> None:
+        """Forget a volume that is neither attached nor spoken of by the policy."""
+        self._told.pop(volume_id, None)
+        self._healths.pop(volume_id, None)
+        self._settled.pop(volume_id, None)
+        if self._statuses.pop(volume_id, None) is not None:
+            self._tell(Change(volume_id, None))
+
+    def expect(self, expected: Iterable[Expected]) -> None:
+        """Replace the list of volumes the policy speaks of."""
+        self._expected = tuple(expected)
+        self._tell(Change(None, None))
+
+    def explain_by_cloud(
+        self,
+        absences: Mapping[str, Wait | Refuse],
+        notices: Mapping[str, Wait | Refuse],
+        departures: Mapping[VolumeId, str] | None = None,
+        drift: Mapping[str, tuple[Difference, ...]] | None = None,
+        provisioned: Mapping[VolumeId, Provisioned] | None = None,
+    ) -> None:
+        """Say, by entry name, why volumes are not here, and what about those that are cannot be as wanted.
+
+        ``departures``: of volumes that are going to be deleted, when and why. ``drift``: by entry name, in
+        what a volume is not as its claim says. ``provisioned``: what volumes are given, where AWS told.
+        """
+        self._absences, self._notices = dict(absences), dict(notices)
+        self._drift, self.provisioned = dict(drift or {}), dict(provisioned or {})
+        self.departures = dict(departures or {})
+        self._tell(Change(None, None))
+        for status in self._statuses.values():
+            if status.name is not None or status.volume_id in self.departures:
+                self._tell(Change(status.volume_id, self._explain(status)))
+
+    def put_snapshots(self, snapshots: Mapping[VolumeId, SnapshotFacts]) -> None:
+        """Show from now on how the scheduled snapshots of volumes are; of the others nothing is known."""
+        old, self._snapshots = self._snapshots, dict(snapshots)
+        for volume_id in (old.keys() | snapshots.keys()) & self._told.keys():
+            self._show(volume_id)
+
+    def finish_first_look(self) -> None:
+        """Note that every attached volume was looked at once since the agent started."""
+        self.is_first_look_done = True
+        self._tell(Change(None, None))
+
+    @property
+    def expected(self) -> tuple[Expected, ...]:
+        return self._expected
+
+    def get(self, volume_id: VolumeId) -> VolumeStatus | None:
+        """Return what is known of a volume here; ``find`` and ``statuses`` add what the cloud says."""
+        return self._statuses.get(volume_id)
+
+    def find(self, text: str) -> VolumeStatus | None:
+        """Return the status of the volume whose ID, policy name, device or path is ``text``.
+
+        A name goes before a device and a path; where several volumes have that device or path, none is meant.
+        """
+        by_id = self._statuses.get(VolumeId(text))
+        if by_id is not None:
+            return self._explain(by_id)
+        statuses = self.statuses()
+        by_name = next((status for status in statuses if status.name == text), None)
+        if by_name is not None or not text.startswith("/"):
+            return by_name
+        place = text.rstrip("/")
+        at_place = [status for status in statuses if place in {status.device, status.path}]
+        return at_place[0] if len(at_place) == 1 else None
+
+    def statuses(self) -> tuple[VolumeStatus, ...]:
+        """Return every volume known, and every policy entry still without one; by name, unmanaged last."""
+        names = {status.name for status in self._statuses.values()}
+        missing = (
+            describe_missing(expected)
+            for expected in self._expected
+            if expected.name not in names and expected.volume_id not in self._statuses
+        )
+        return tuple(
+            sorted(
+                map(self._explain, (*self._statuses.values(), *missing)),
+                key=lambda s: (s.name is None, s.name or "", s.label),
+            )
+        )
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def record(self, name: EventName, volume_id: VolumeId | None = None, /, **fields: Any) -> Event:
+        """Keep an event, log it, and return it. ``fields`` are JSON values."""
+        event = Event(name, self._now(), volume_id, fields, self.history.next_number)
+        self.history.append(event)
+        about = {} if volume_id is None else {"volume_id": volume_id}
+        getattr(log, name.level)(name.value, **about, **fields)
+        return event
+
+    def _explain(self, status: VolumeStatus) -> VolumeStatus:
+        """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
+        drift = self._drift.get(status.name or "")
+        if drift:
+            status = replace(status, drift=drift)
+        leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
+        if leaving is not None and status.condition is Condition.UNMANAGED:
+            return replace(status, message=leaving)
+        notice = self._notices.get(status.name or "")
+        if notice is not None and status.condition is Condition.READY:
+            return replace(
+                status,
+                condition=Condition.DEGRADED,
+                reason=notice.reason,
+                message=notice.message,
+                hint=notice.hint,
+            )
+        why = self._absences.get(status.name or "")
+        is_awaited = status.device is None or status.reason is Reason.WAITING_FOR_CLOUD
+        if why is None or not is_awaited or status.condition is not Condition.PENDING:
+            return status
+        message, hint = why.message, why.hint
+        if status.device is not None:
+            # It is here and waits, and says until when.
+            message = f"{status.message} {message}".strip()
+            hint = " ".join(part for part in (hint, status.hint) if part) or None
+        return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
+
+    def _tell(self, change: Change) -> None:
+        for subscription in self._subscriptions:
+            subscription.put(change)

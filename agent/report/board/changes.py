@@ -1,0 +1,48 @@
+"""What readers of the board are told: which volume changed, the newest state of each and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+from agent.core.model import VolumeId
+from agent.report.board.volume_status import VolumeStatus
+
+MAX_PENDING_CHANGES = 1024
+"""Per subscriber: more volumes than a node can have attached at once."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A volume's newest status, or its removal from the board; no volume ID: what concerns the whole node."""
+
+    volume_id: VolumeId | None
+    status: VolumeStatus | None
+
+
+class Subscription:
+    """Changes one reader has not read yet, at most one per volume: the newest wins.
+
+    An endless async iterator. Its ``__anext__`` may be cancelled and called again; nothing is lost.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[VolumeId | None, Change] = {}
+        self._news = anyio.Event()
+
+    def put(self, change: Change) -> None:
+        self._pending.pop(change.volume_id, None)
+        if len(self._pending) >= MAX_PENDING_CHANGES:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[change.volume_id] = change
+        self._news.set()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._pending:
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self._pending.pop(next(iter(self._pending)))

@@ -1,0 +1,54 @@
+"""Whether this node has the volumes it needs: one pure answer for ``/healthz``, ``wait`` and units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.core.errors import AgentError, ExitCode
+from agent.report.board.board import Board
+from agent.report.board.volume_status import VolumeStatus
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """``waiting`` names the volumes that keep the node from being ready; empty once it is."""
+
+    is_first_look_done: bool
+    waiting: tuple[VolumeStatus, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_first_look_done and not self.waiting
+
+
+def assess_node(board: Board) -> Readiness:
+    """Tell whether every required volume can be used."""
+    needed = (status for status in board.statuses() if status.is_required)
+    return _assess(board, needed=tuple(needed))
+
+
+def assess_volumes(board: Board, names: Sequence[str]) -> Readiness:
+    """Tell whether the volumes of these names or IDs can be used.
+
+    Raises AgentError (usage) for a name that neither the policy nor any attached volume has, once the first
+    look is done and so nothing more is to be learned by waiting.
+    """
+    if not names:
+        return assess_node(board)
+    found = {name: board.find(name) for name in names}
+    unknown = sorted(name for name, status in found.items() if status is None)
+    if unknown and board.is_first_look_done:
+        known = ", ".join(status.label for status in board.statuses()) or "none"
+        raise AgentError(
+            f"No volume is called {', '.join(unknown)}.",
+            hint=f"Volumes known here: {known}.",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        )
+    return _assess(board, needed=tuple(status for status in found.values() if status is not None))
+
+
+def _assess(board: Board, needed: tuple[VolumeStatus, ...]) -> Readiness:
+    waiting = tuple(status for status in needed if not status.condition.is_usable)
+    return Readiness(board.is_first_look_done, waiting)

@@ -1,0 +1,142 @@
+"""What is known and shown of one volume: the value that the board keeps and every face reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from agent.core.model import AwsChecks, Condition, Difference, Reason, SnapshotFacts, VolumeId
+from agent.report.board.readings import Health, is_worse
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the filesystem of a mounted volume reported when last sampled."""
+
+    size_bytes: int
+    avail_bytes: int
+    """What unprivileged writers can still use, as ``df`` shows it."""
+    files: int
+    files_free: int
+    is_read_only: bool = False
+
+    @property
+    def used_bytes(self) -> int:
+        return max(0, self.size_bytes - self.avail_bytes)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The last step the agent took on a volume, and how it ended: ``done``, or the error's sentence."""
+
+    step: str
+    text: str
+    outcome: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a volume's plan, for showing: its kind and its sentence."""
+
+    step: str
+    text: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class VolumeStatus:
+    """All that is known and shown of one volume, or of a policy entry whose volume is not here yet."""
+
+    volume_id: VolumeId | None
+    """None: a policy entry that names no volume ID waits for one that matches."""
+    name: str | None
+    """The policy's name for it; None for a volume the policy does not name."""
+    condition: Condition
+    reason: Reason | None = None
+    message: str = ""
+    hint: str | None = None
+    device: str | None = None
+    path: str | None = None
+    """Where it can be used: the mount path, or the link below ``/dev/ebs`` of a raw volume."""
+    fstype: str | None = None
+    size_bytes: int | None = None
+    usage: Usage | None = None
+    is_required: bool = False
+    last_step: StepOutcome | None = None
+    plan: tuple[PlannedStep, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """What was observed, in the order it is to be read, for ``explain``."""
+    wants_read_only: bool = False
+    """The policy has it mounted read-only."""
+    wants_growth: bool = False
+    """The policy has its filesystem fill the device."""
+    health: Health | None = None
+    """What sampling it found; None before the first sample. The board fills it in."""
+    snapshots: SnapshotFacts | None = None
+    """How its scheduled snapshots are; None where it has no schedule, or AWS has not told. By the board."""
+    drift: tuple[Difference, ...] = ()
+    """In what it is not as its claim says, whatever its condition; the board fills it in."""
+    checks: AwsChecks | None = None
+    """What AWS's own status checks found; None where it was not asked. The board fills it in."""
+    since: datetime | None = None
+    """When the volume came into this condition for this reason; the board fills it in."""
+
+    @property
+    def label(self) -> str:
+        """What people call the volume."""
+        return self.name or self.volume_id or "?"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A volume the policy speaks of, whether it is attached or not."""
+
+    name: str
+    volume_id: VolumeId | None
+    is_required: bool
+
+
+def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
+    """Return the engine's status with what sampling found; the worse of the two is the condition.
+
+    A volume the engine does not have in use stays what the engine says: only of what is usable can health
+    say that it is not.
+    """
+    if health is None:
+        return status
+    mount = None if health.sample is None else health.sample.mount
+    if mount is not None and mount.path == status.path and mount.size_bytes:
+        usage = Usage(
+            mount.size_bytes,
+            mount.avail_bytes,
+            mount.files,
+            mount.files_free,
+            is_read_only=mount.is_read_only,
+        )
+        status = replace(status, usage=usage)
+    status = replace(status, health=health)
+    worst = health.verdicts[0] if health.verdicts else None
+    if worst is None or not is_worse(worst.condition, status.condition):
+        return status
+    return replace(
+        status,
+        condition=worst.condition,
+        reason=worst.reason,
+        message=worst.message,
+        hint=worst.hint,
+    )
+
+
+def describe_missing(expected: Expected) -> VolumeStatus:
+    """Return the status of a volume that the policy speaks of and that is not here."""
+    which = f"volume {expected.volume_id}" if expected.volume_id else "any volume that matches"
+    return VolumeStatus(
+        volume_id=expected.volume_id,
+        name=expected.name,
+        condition=Condition.PENDING,
+        reason=Reason.NOT_ATTACHED,
+        message=f"{expected.name} waits for {which} to be attached.",
+        hint="Attach the volume to this instance, or correct its match in the policy.",
+        is_required=expected.is_required,
+    )

@@ -1,0 +1,1 @@
+"""What is answered: to anybody over HTTP, and at the control socket, which alone takes orders."""

@@ -1,0 +1,1 @@
+"""What Prometheus reads, made from the board. Asks no device."""

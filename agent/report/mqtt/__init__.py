@@ -1,0 +1,1 @@
+"""Publishing to a broker, where the policy names one. Listens to nobody."""

@@ -1,0 +1,55 @@
+"""What an agent shows a broker, and whom it believes: read anew for each connection, as it may be renewed."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.base.file_reading import read_file
+from agent.base.off_loop import Aside
+from agent.core.errors import AgentError
+from agent.policy.settings import MqttSettings
+from agent.report.serving.certificates import make_client_context
+
+MAX_PASSWORD_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Login:
+    """What lies in files of what a connection begins with."""
+
+    password: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+NO_LOGIN = Login()
+
+
+async def read_login(settings: MqttSettings, aside: Aside) -> Login:
+    """Return what the policy's files hold. Raises AgentError for a file that cannot be used."""
+    password = None
+    if settings.password_file is not None:
+        password = await read_password(Path(settings.password_file), aside)
+    return Login(password, await _make_tls(settings, aside) if settings.uses_tls else None)
+
+
+async def read_password(path: Path, aside: Aside) -> str:
+    """Return the first line of the password file."""
+    try:
+        found = await aside(read_file, str(path), MAX_PASSWORD_BYTES, subject=str(path))
+        return found.check_regular().decode().partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError(
+            f"The password file {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            hint="Correct agent.mqtt.password_file in the policy.",
+        ) from error
+
+
+async def _make_tls(settings: MqttSettings, aside: Aside) -> ssl.SSLContext:
+    tls = settings.tls
+    ca = None if tls is None or tls.ca is None else Path(tls.ca)
+    own = None
+    if tls is not None and tls.cert is not None and tls.key is not None:
+        own = Path(tls.cert), Path(tls.key)
+    return await make_client_context(aside, ca, own)

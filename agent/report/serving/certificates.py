@@ -1,0 +1,117 @@
+"""Makes TLS of the policy's PEM files, on whose disk nobody waits: a worker reads them.
+
+OpenSSL takes certificates with their keys from files alone, so it is given files in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.base.file_reading import read_file
+from agent.base.off_loop import Aside
+from agent.core.errors import AgentError, ExitCode
+
+MAX_BYTES = 4 << 20
+"""Far more than all authorities that a distribution trusts."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificates for HTTPS. With ``client_ca``, only clients it vouches for are answered."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+async def make_server_context(tls: Tls, aside: Aside) -> ssl.SSLContext:
+    """Return a server's context, or raise AgentError naming the file that cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with _blaming(f"The certificate {tls.cert} with key {tls.key}", "agent.http.tls"):
+        load_own(context, await read_pem(aside, tls.cert), await read_pem(aside, tls.key))
+    if tls.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        with _blaming(f"The client CA {tls.client_ca}", "agent.http.tls"):
+            load_authorities(context, await read_pem(aside, tls.client_ca))
+    return context
+
+
+async def make_client_context(aside: Aside, ca: Path | None, own: tuple[Path, Path] | None) -> ssl.SSLContext:
+    """Return the context of who connects to a broker, whose certificate is always checked, name and all.
+
+    ``ca``: whom to believe, or the system's authorities. ``own``: what to show, a certificate and its key.
+    """
+    # Told of any authorities, it does not read the system's.
+    context = ssl.create_default_context(capath=os.devnull)
+    with _blaming("What agent.mqtt.tls names", "agent.mqtt.tls"):
+        if ca is None:
+            content, directory = await aside(read_system_authorities, subject="the system's authorities")
+            if directory is not None:
+                context.load_verify_locations(capath=directory)  # looked into when one is looked for
+            if content:
+                load_authorities(context, content)
+        else:
+            load_authorities(context, await read_pem(aside, ca))
+        if own is not None:
+            load_own(context, *[await read_pem(aside, path) for path in own])
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+# -- Files ---------------------------------------------------------------------------------------------------
+
+
+async def read_pem(aside: Aside, path: Path) -> bytes:
+    """Return what a PEM file holds, or raise OSError, or NotAnsweringError where its disk hangs."""
+    found = await aside(read_file, str(path), MAX_BYTES, subject=str(path))
+    return found.check_regular()
+
+
+def read_system_authorities() -> tuple[bytes | None, str | None]:
+    """Return what the file of the system's authorities holds, and the directory of them. For workers."""
+    paths = ssl.get_default_verify_paths()
+    content = read_file(paths.cafile, MAX_BYTES).content if paths.cafile else None
+    return content, paths.capath
+
+
+def load_own(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Have a context show a certificate. A key behind a password fails; nobody is asked for one."""
+    with _in_memory(cert) as cert_path, _in_memory(key) as key_path:
+        context.load_cert_chain(cert_path, key_path, password="")
+
+
+def load_authorities(context: ssl.SSLContext, content: bytes) -> None:
+    """Have a context believe these authorities."""
+    with _in_memory(content) as path:
+        context.load_verify_locations(cafile=path)
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """Give the path of a file that is on no disk."""
+    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _blaming(what: str, setting: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise AgentError(
+            f"{what} cannot be used: {error.strerror or error}.",
+            hint=f"Correct {setting} in the policy: PEM files that root can read.",
+            retryable=False,
+            exit_code=ExitCode.USAGE,
+        ) from error

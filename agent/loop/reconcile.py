@@ -1,8 +1,8 @@
 """The loop: which volumes are followed, and when a pass is made over each.
 
 One pass at a time for a volume, all volumes at once. Whoever wakes a volume only says "look at it", and why:
-after a pass that failed that decides whether it is done at once (``agent.loop.wake_causes``). What a pass does
-is told in ``agent.loop.passes``.
+after a pass that failed that decides whether it is done at once (``agent.loop.wake_causes``). What a pass
+does is told in ``agent.loop.passes``.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from agent.report.metrics.exposition import Exposition
 from agent.report.serving.serve import HttpFace
 from agent.report.serving.sockets import Listen
 from tests.chromium import Page, open_page
+from tests.unit.report.health.test_sampler import SAMPLE
 from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, make_board, make_status
-from tests.unit.report.test_sampler import SAMPLE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs("chromium"), pytest.mark.timeout(180)]
 

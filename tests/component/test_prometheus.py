@@ -24,8 +24,8 @@ from agent.report.metrics.exposition import Exposition
 from agent.report.serving.serve import HttpFace
 from agent.report.serving.sockets import Listen
 from tests.prometheus import MONITORING, RULES, Prometheus, run_prometheus
+from tests.unit.report.metrics.test_exposition import HEALTH, make_sampled_board
 from tests.unit.report.samples import CHECKPOINTS, READY
-from tests.unit.report.test_metrics import HEALTH, make_sampled_board
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

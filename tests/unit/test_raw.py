@@ -39,7 +39,7 @@ from agent.node.standins.source import LoopbackSource
 from agent.node.volume_session.inspect import Look
 from agent.node.volume_session.raw_handover import find_raw_note
 from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume
-from tests.unit.test_reconcile import _is_death, reconciling, wait_condition, wait_for
+from tests.unit.loop.test_reconcile import _is_death, reconciling, wait_condition, wait_for
 
 pytestmark = pytest.mark.anyio
 

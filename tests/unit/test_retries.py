@@ -24,7 +24,7 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from bench.fleet import JumpingLoop
 from tests.fakes.world import EXT4, FakeNode, FakeVolume, failing
-from tests.unit.test_reconcile import VOLUME, WANTED, reconciling
+from tests.unit.loop.test_reconcile import VOLUME, WANTED, reconciling
 
 PATH = "/dev/nvme1n1"
 DAMAGED = replace(EXT4, has_errors=True)

@@ -111,7 +111,7 @@ def test_needed_program_is_enforced_where_its_tier_is_required(project: pytest.P
 @pytest.mark.parametrize(
     ("nodeid", "tier"),
     [
-        ("tests/unit/test_plan.py::test_x[a/b]", "unit"),
+        ("tests/unit/core/test_plan.py::test_x[a/b]", "unit"),
         ("tests/loop/deep/test_y.py::TestZ::test_x", "loop"),
         ("tests/ebs/test_not_a_tier.py::test_x", None),
         ("tests/test_top.py::test_x", None),

@@ -1,8 +1,8 @@
 """The only process that speaks to AWS: reads calls from its standard input, makes them, writes the answers.
 
 Run as ``python -m agent.cloud.aws_worker.main`` with a socket as standard input. It holds no state worth
-keeping, decides nothing, makes only calls it knows, touches neither devices nor files of the agent, and may be
-killed at any time. It ends when the socket does. Nothing else in the agent imports boto3.
+keeping, decides nothing, makes only calls it knows, touches neither devices nor files of the agent, and may
+be killed at any time. It ends when the socket does. Nothing else in the agent imports boto3.
 
 One JSON object a line. In: ``{"id": 1, "operation": "DescribeVolumes", "parameters": {…}, "timeout_s": 30}``.
 Out: ``{"id": 1, "answer": {…}}`` or ``{"id": 1, "failure": {…}}`` with the fields of ``errors.Failure``. A

@@ -1,7 +1,7 @@
 """The control socket: JSON over HTTP on a Unix socket that only root and the group ``ebs-agent`` can open.
 
-The group may look; root alone gives orders (``agent.report.endpoints.authority``). It asks the engine and tells
-it to look again; it never acts on a volume itself.
+The group may look; root alone gives orders (``agent.report.endpoints.authority``). It asks the engine and
+tells it to look again; it never acts on a volume itself.
 """
 
 from __future__ import annotations

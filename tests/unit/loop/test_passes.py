@@ -22,7 +22,7 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from tests.fakes.world import EXT4, FakeNode, FakeVolume
-from tests.unit.test_reconcile import VOLUME, WANTED, reconciling, wait_condition, wait_for
+from tests.unit.loop.test_reconcile import VOLUME, WANTED, reconciling, wait_condition, wait_for
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from agent.report.board.board import Board
 from agent.report.board.readiness import assess_node, assess_volumes
 from agent.report.board.status import describe_status
 from agent.report.board.volume_status import Expected
-from tests.unit.test_plan import BLANK, EXT4, LINKS, RAW, VOLUME, WANTED, look, mount_of
+from tests.unit.core.test_plan import BLANK, EXT4, LINKS, RAW, VOLUME, WANTED, look, mount_of
 
 STALE = Mount(
     60, 20, DeviceNumber(259, 9), "/", "/data/ckpt", frozenset({"rw"}), "ext4", "/dev/nvme9n1", frozenset()

@@ -403,7 +403,8 @@ async def test_dead_zygote_is_replaced(workers: Workers) -> None:
 async def test_workers_import_no_third_party(workers: Workers) -> None:
     """A worker has the standard library and what it needs of this agent: small, and quick to fork."""
     # Not by functions of this module, which would bring pytest.
-    opening = "__import__('agent.node.isolate.messages').node.isolate.messages.Fd(__import__('os').open('/dev/null', 0))"
+    messages = "__import__('agent.node.isolate.messages').node.isolate.messages"
+    opening = f"{messages}.Fd(__import__('os').open('/dev/null', 0))"
     fd: Fd = await workers.call(eval, opening, timeout_s=60, subject="a")
     await workers.close(fd, subject="a")
     loaded = await workers.call(
@@ -470,7 +471,7 @@ from agent.node.isolate.zygote import fork_zygote
 zygote = fork_zygote()
 import anyio
 from agent.node.isolate.workers import Workers
-from tests.unit.node.test_workers import is_running
+from tests.unit.node.isolate.test_workers import is_running
 
 async def main():
     async with Workers(zygote) as workers:

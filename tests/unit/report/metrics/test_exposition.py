@@ -14,6 +14,8 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Health, Verdict
 from agent.report.metrics.exposition import Exposition
+from tests.unit.node.health.test_ebs_statistics import make_page
+from tests.unit.report.health.test_sampler import SAMPLE
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,
@@ -24,8 +26,6 @@ from tests.unit.report.samples import (
     make_board,
     make_status,
 )
-from tests.unit.report.test_sampler import SAMPLE
-from tests.unit.report.test_statistics import make_page
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 SNAPSHOTS = SnapshotFacts("checkpoints", NOON, NOON + timedelta(hours=6), 3, ("snap-1",))

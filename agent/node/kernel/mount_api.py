@@ -1,8 +1,8 @@
 """The kernel's mount interface: fsopen(2) and its family, mount_setattr(2), umount2(2), by way of ctypes.
 
 System calls only, one function each; what may be mounted where is decided in
-:mod:`agent.node.filesystem.mount`. Every call may block on a device, so they run in a worker. Needs Linux 5.12
-(mount_setattr).
+:mod:`agent.node.filesystem.mount`. Every call may block on a device, so they run in a worker. Needs Linux
+5.12 (mount_setattr).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Health, Verdict
 from agent.report.metrics.exposition import Exposition
-from tests.unit.node.health.test_ebs_statistics import make_page
+from tests.unit.node.sampling.test_ebs_statistics import make_page
 from tests.unit.report.health.test_sampler import SAMPLE
 from tests.unit.report.samples import (
     CHECKPOINTS,

@@ -19,13 +19,13 @@ import agent
 from agent.base.error_barrier import Barrier, supervise, supervise_service
 from agent.base.log import get_logger
 from agent.base.paths import Paths
-from agent.cloud.identity.identity_sources import Surroundings, identify_locally, look_around
+from agent.cloud.identity.identity_sources import IdentitySources, identify_locally, look_around
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.node_actions import NodeHands
 from agent.cloud.service import CloudService, may_be_wanted
 from agent.cloud.spot_interruption import InterruptionWatch
 from agent.cloud.state.state_file import FileStore
-from agent.cloud.view.cloud_report import Findings, explain_fault, make_facts
+from agent.cloud.view.cloud_report import CloudReport, explain_fault, make_facts
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, Seen, VolumeId
 from agent.core.plan import needs_proof
@@ -36,7 +36,7 @@ from agent.loop.volume_origins import Origins
 from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
 from agent.node.isolate.zygote import Forked
-from agent.node.machine import Node, open_node
+from agent.node.machine import Machine, open_node
 from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_expiring, tell_leaving
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -92,7 +92,7 @@ class Daemon:
         policy_file: PolicyFile,
         policy: Policy,
         history: EventHistory,
-        node: Node,
+        node: Machine,
         *,
         has_standins: bool = False,
     ) -> None:
@@ -247,7 +247,7 @@ class Daemon:
         self._cloud.wake()
         return leaving
 
-    def _find_surroundings(self) -> Surroundings:
+    def _find_surroundings(self) -> IdentitySources:
         """Return where to ask who this node is."""
         surroundings = self._look_around()
         return replace(surroundings, metadata_endpoint=None) if self._has_standins else surroundings
@@ -379,7 +379,7 @@ class Daemon:
         )
         return {volume: self._hands.withhold(volume, want) for volume, want in wants.items()}
 
-    def _put_findings(self, findings: Findings) -> None:
+    def _put_findings(self, findings: CloudReport) -> None:
         """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
         changed = self._origins.put(findings.origins, findings.untold, findings.unread)
         self._claimed = findings.claimed

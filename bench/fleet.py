@@ -29,7 +29,7 @@ from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.state.made_volumes import Makings, MemoryStore
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeClass, VolumeEntry
@@ -138,7 +138,7 @@ class SimulatedNode:
         self.asked_bytes = 0
         self.looks = 0
         self.ready_at_s: float | None = None
-        self.findings = Findings()
+        self.findings = CloudReport()
         self.store = MemoryStore()
         self._policy = policy
         self._clock = asyncio.get_running_loop().time
@@ -159,7 +159,7 @@ class SimulatedNode:
             record=lambda *_about, **_fields: None,
         )
 
-    def _publish(self, findings: Findings) -> None:
+    def _publish(self, findings: CloudReport) -> None:
         self.findings = findings
         if self.ready_at_s is None and len(self.devices) >= VOLUMES_PER_NODE and not findings.verdicts:
             self.ready_at_s = self._clock()

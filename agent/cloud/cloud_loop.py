@@ -24,7 +24,7 @@ from agent.cloud.plan.device_names import list_attached_names, list_given_names
 from agent.cloud.plan.pools import choose_share
 from agent.cloud.snapshots.take_due import SnapshotKeeper
 from agent.cloud.state.made_volumes import Makings
-from agent.cloud.state.process_memory import Memory
+from agent.cloud.state.process_memory import CloudMemory
 from agent.cloud.tasks.send_call import Doer
 from agent.cloud.tasks.status_checks import Checkups
 from agent.cloud.tasks.suspected_instances import Suspicion
@@ -32,8 +32,8 @@ from agent.cloud.tasks.task import Concern, Means
 from agent.cloud.tasks.undescribed_volumes import ASK_AGAIN_S, UntoldVolumes
 from agent.cloud.tasks.volume_tasks import list_concerns
 from agent.cloud.view.change_events import Record, log_event, log_failure
-from agent.cloud.view.cloud_report import Findings, Hands, make_facts, make_verdict, needs_cloud
-from agent.cloud.view.cloud_state import Look, describe_all
+from agent.cloud.view.cloud_report import CloudReport, Hands, make_facts, make_verdict, needs_cloud
+from agent.cloud.view.cloud_state import CloudState, describe_all
 from agent.cloud.view.describe_all import describe_pools
 from agent.cloud.view.pending_calls import RecentCalls
 from agent.cloud.view.retry_pauses import BackOffs
@@ -64,7 +64,7 @@ class CloudLoop:
         identify: Callable[[], Awaitable[CloudIdentity]],
         policy: Callable[[], Policy],
         hands: Hands,
-        publish: Callable[[Findings], None],
+        publish: Callable[[CloudReport], None],
         *,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -82,7 +82,7 @@ class CloudLoop:
         self._rests = BackOffs(clock, self._rng)
         self._recent = RecentCalls(clock)
         self._untold = UntoldVolumes(clock)
-        self._memory = Memory(makings or Makings())
+        self._memory = CloudMemory(makings or Makings())
         self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
         self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
         self._doer = Doer(make, hands, self._memory, self._recent, clock, record)
@@ -100,7 +100,7 @@ class CloudLoop:
         self._failure: str | None = None
         """Why the last look failed as a whole; logged once, and again when it changes."""
         self._has_published = False
-        self.findings = Findings()
+        self.findings = CloudReport()
         self.is_settled = False
         """At the last look nothing was done, and nothing was left to do or to wait for."""
 
@@ -154,7 +154,7 @@ class CloudLoop:
         is_stranger_here = self._untold.has_stranger(self._hands.list_devices().keys())
         if self._rests.find(LOOK) is not None and not is_stranger_here:
             return False
-        look: Look | None = None
+        look: CloudState | None = None
         try:
             look = await self._begin(policy)
             await self._describe(look)
@@ -185,7 +185,7 @@ class CloudLoop:
 
     # -- Describing ------------------------------------------------------------------------------------------
 
-    async def _begin(self, policy: Policy) -> Look:
+    async def _begin(self, policy: Policy) -> CloudState:
         """Begin a look at what this node has to do with."""
         before, identity = self._identity.last, await self._identity.find(policy)
         if identity != before:
@@ -199,9 +199,9 @@ class CloudLoop:
             used_names=frozenset(filter(None, devices.values())),
             cluster_name=policy.agent.cloud.cluster,
         )
-        return Look(node, policy, earlier=self.findings.origins)
+        return CloudState(node, policy, earlier=self.findings.origins)
 
-    async def _describe(self, look: Look) -> None:
+    async def _describe(self, look: CloudState) -> None:
         """Describe everything this node has to do with; where that fails, what was described stays in it."""
         known = {*self._memory.list_known(), *self.findings.claimed.values()}
         await describe_all(self._make, look, known, is_searching=self._searched is not look.policy)
@@ -221,7 +221,7 @@ class CloudLoop:
 
     # -- One concern -----------------------------------------------------------------------------------------
 
-    async def _see_to(self, concern: Concern, look: Look) -> None:
+    async def _see_to(self, concern: Concern, look: CloudState) -> None:
         """Do the next thing for one concern, and for what follows from it. Its errors end here."""
         resting = self._rests.find(concern.key)
         if resting is not None:
@@ -244,7 +244,7 @@ class CloudLoop:
             for following in concern.list_following(decision.volume):
                 await self._see_to(following, look)
 
-    def _let_be(self, concern: Concern, verdict: Wait | Refuse, look: Look) -> None:
+    def _let_be(self, concern: Concern, verdict: Wait | Refuse, look: CloudState) -> None:
         """Leave a concern as it is for now; what was found out about it before still holds."""
         claimed = self.findings.claimed.get(concern.name)
         if claimed is not None:
@@ -253,7 +253,7 @@ class CloudLoop:
         concern.foresee(look)
         concern.tell(verdict, look)
 
-    async def _carry_out(self, concern: Concern, decision: Decision, look: Look) -> None:
+    async def _carry_out(self, concern: Concern, decision: Decision, look: CloudState) -> None:
         if isinstance(decision, (Wait, Refuse)):
             concern.tell(decision, look)
         elif isinstance(decision, Release):
@@ -289,7 +289,7 @@ class CloudLoop:
         untold, checks = self._untold.volumes - origins.keys(), self._checkups.list_recent()
         self._put_findings(replace(told, untold=untold, checks=checks))
 
-    def _put_findings(self, findings: Findings) -> None:
+    def _put_findings(self, findings: CloudReport) -> None:
         is_news = findings != self.findings or not self._has_published
         self.findings = findings
         self._has_published = True

@@ -21,7 +21,7 @@ from agent.loop.passes import Session
 from agent.loop.wake_causes import Cause
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.hold_frozen import THAW_TIMEOUT_S, hold_frozen
-from agent.node.machine import Node
+from agent.node.machine import Machine
 from agent.node.mounts.mount_users import find_processes
 
 RELEASED = "released.json"
@@ -54,7 +54,7 @@ class NodeHands:
 
     def __init__(
         self,
-        node: Node,
+        node: Machine,
         reconciler: Passes,
         present: Callable[[], Mapping[VolumeId, Seen]],
         refresh: Callable[[], None],

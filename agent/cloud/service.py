@@ -17,9 +17,9 @@ import anyio
 
 from agent.base.log import get_logger
 from agent.cloud.identity.cloud_identity import CloudIdentity, require_identity
-from agent.cloud.identity.identity_sources import Surroundings, identify_node, look_around
+from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
 from agent.cloud.view.cloud_report import (
-    Findings,
+    CloudReport,
     Hands,
     choose_entries,
     make_facts,
@@ -122,11 +122,11 @@ class CloudService:
         self,
         policy: Callable[[], Policy],
         hands: Hands,
-        publish: Callable[[Findings], None],
+        publish: Callable[[CloudReport], None],
         count: Callable[[str, str], None],
         *,
         has_standins: bool = False,
-        surroundings: Callable[[], Surroundings] = look_around,
+        surroundings: Callable[[], IdentitySources] = look_around,
         claims: FileStore | None = None,
         note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None,
         record: Record | None = None,
@@ -146,7 +146,7 @@ class CloudService:
         self._loop: CloudLoop | None = None
         self._clients: dict[str | None, CloudClient] = {}  # by the region they ask in, which is fixed
         self._identity = CloudIdentity()
-        self._told: Findings | None = None
+        self._told: CloudReport | None = None
         """What was last told while it is not known whether AWS is wanted."""
         self._news = anyio.Event()
 
@@ -236,7 +236,7 @@ class CloudService:
         was_unknown = self._identity.instance_id is None
         identity = self._identity = identity or await identify_node(self._surroundings())
         if was_unknown and identity.instance_id is not None:
-            self._publish(Findings(make_facts(identity)))
+            self._publish(CloudReport(make_facts(identity)))
         if not self._is_wanted(identity) and self._is_open(identity):
             # The cluster's list may not have this node yet; the API may tell its group all the same.
             identity = self._identity = await identify_node(self._surroundings(), self.make)
@@ -247,13 +247,13 @@ class CloudService:
         log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
         await self._run_loop(identity)
         log.info("cloud.stopped")
-        self._publish(Findings())
+        self._publish(CloudReport())
         return True
 
     def _tell_open(self, identity: CloudIdentity) -> None:
         """Say what entries wait for while it is not known who this node is, and take it back when it is."""
         verdicts = explain_open(self._policy(), identity) if self._is_open(identity) else {}
-        told = Findings(make_facts(identity), verdicts=verdicts)
+        told = CloudReport(make_facts(identity), verdicts=verdicts)
         if told != self._told and (verdicts or self._told is not None):
             self._publish(told)
         self._told = told if verdicts else None

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from agent.base.log import get_logger
-from agent.cloud.identity.identity_sources import Surroundings, fetch_metadata
+from agent.cloud.identity.identity_sources import IdentitySources, fetch_metadata
 
 PATH = "/latest/meta-data/spot/instance-action"
 POLL_S = 5.0
@@ -55,7 +55,7 @@ def parse_interruption(content: bytes) -> Interruption:
     return Interruption(told["action"], at if at.tzinfo else at.replace(tzinfo=timezone.utc))
 
 
-async def ask_interruption(surroundings: Surroundings) -> Interruption | None:
+async def ask_interruption(surroundings: IdentitySources) -> Interruption | None:
     """Return the notice that the instance has, if any. Raises OSError, HTTPException or ValueError."""
     endpoint, timeout_s = surroundings.metadata_endpoint, surroundings.metadata_timeout_s
     if endpoint is None:
@@ -72,7 +72,7 @@ class InterruptionWatch:
 
     def __init__(
         self,
-        surroundings: Callable[[], Surroundings],
+        surroundings: Callable[[], IdentitySources],
         leave: Callable[[str, float], Awaitable[None]],
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:

@@ -65,7 +65,7 @@ class Node(Protocol):
 
 
 @dataclass
-class Memory:
+class PassMemory:
     """What the passes over a volume leave to those that follow."""
 
     failures: int = 0
@@ -102,7 +102,7 @@ class PassOutcome:
     """It ended since something else is wanted by now, or known: whoever changed that has woken the volume."""
 
 
-async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
+async def look(context: Context, memory: PassMemory, volume: VolumeId, want: Want) -> VolumeStatus:
     """Look at a volume and return how it is and what would be done, doing none of it."""
     try:
         goal = choose_goal(want)
@@ -115,7 +115,7 @@ async def look(context: Context, memory: Memory, volume: VolumeId, want: Want) -
     return replace(status, last_step=memory.last_step)
 
 
-def describe_busy(board: Board, memory: Memory, volume: VolumeId, want: Want) -> VolumeStatus:
+def describe_busy(board: Board, memory: PassMemory, volume: VolumeId, want: Want) -> VolumeStatus:
     """Return how a volume was last, and what a pass over it, which takes its time, does now."""
     wanted = find_meant(want)
     known = board.get(volume) or VolumeStatus(
@@ -134,7 +134,7 @@ class Pass:
     """
 
     def __init__(
-        self, context: Context, memory: Memory, volume: VolumeId, get_want: Callable[[], Want]
+        self, context: Context, memory: PassMemory, volume: VolumeId, get_want: Callable[[], Want]
     ) -> None:
         self._node = context.node
         self._board = context.board

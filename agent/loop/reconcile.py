@@ -20,7 +20,7 @@ from agent.base.error_barrier import RETRY_S, supervise
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId, Wanted
 from agent.loop.goals import Want
-from agent.loop.passes import Context, Memory, Node, Pass, Session, describe_busy, look
+from agent.loop.passes import Context, Node, Pass, PassMemory, Session, describe_busy, look
 from agent.loop.wake_causes import BEGINS_ANEW, ENDS_PAUSE, Cause
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -46,7 +46,7 @@ class _Track:
     pass_lock: anyio.Lock = field(default_factory=anyio.Lock)
     settled: anyio.Event = field(default_factory=anyio.Event)
     """Set when a pass has ended, however it did, and none is to follow at once."""
-    memory: Memory = field(default_factory=Memory)
+    memory: PassMemory = field(default_factory=PassMemory)
     is_followed: bool = False
     users: int = 0
     """Who looks at it or holds it beside the one that follows it."""

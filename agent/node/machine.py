@@ -79,7 +79,7 @@ START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 30.0
 
 
-class Node:
+class Machine:
     """The devices of this machine and the notes the agent keeps about them."""
 
     def __init__(self, paths: Paths, source: DeviceSource, workers: Workers) -> None:
@@ -287,7 +287,7 @@ def _open_source() -> UdevSource:
 @asynccontextmanager
 async def open_node(
     paths: Paths, devices: Path | None, zygote: tuple[Forked, socket] | None = None
-) -> AsyncIterator[Node]:
+) -> AsyncIterator[Machine]:
     """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
     if devices is not None:
         check_directory(devices)
@@ -298,6 +298,6 @@ async def open_node(
         source = _open_source() if devices is None else LoopbackSource(devices, workers)
         if is_private():
             log.warning("mounts.private", why=PRIVATE_WARNING, hint=PRIVATE_HINT)
-        node = Node(paths, source, workers)
+        node = Machine(paths, source, workers)
         await node.list_notes()
         yield node

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId, Wanted, WantedBlock, WantedFilesystem, WantedMount
 from agent.policy.entries import VolumeEntry
-from agent.policy.matching import Candidate, Surroundings, explain_match
+from agent.policy.matching import Candidate, MatchContext, explain_match
 from agent.policy.values.mount_options import normalise_options
 from agent.policy.values.mount_path import PathFacts, expand_path
 
@@ -23,7 +23,7 @@ Assignment: TypeAlias = "Wanted | AgentError | None"
 
 
 def assign(
-    entries: Sequence[VolumeEntry], volumes: Iterable[Candidate], around: Surroundings
+    entries: Sequence[VolumeEntry], volumes: Iterable[Candidate], around: MatchContext
 ) -> dict[VolumeId, Assignment]:
     """Return what is wanted of each volume.
 
@@ -53,7 +53,7 @@ def assign(
 
 
 def _choose_entry(
-    entries: Sequence[VolumeEntry], volume: Candidate, around: Surroundings, held_name: str | None
+    entries: Sequence[VolumeEntry], volume: Candidate, around: MatchContext, held_name: str | None
 ) -> VolumeEntry | AgentError | None:
     judged = [(entry, explain_match(entry, volume, around)) for entry in entries]
     if volume.is_present:
@@ -124,14 +124,14 @@ def _name_path_conflict(item: Wanted, path: str, other: Wanted) -> AgentError:
 # -- What an entry wants -------------------------------------------------------------------------------------
 
 
-def _make_assignment(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Assignment:
+def _make_assignment(entry: VolumeEntry, volume: Candidate, around: MatchContext) -> Assignment:
     try:
         return make_wanted(entry, volume, around)
     except AgentError as error:
         return error
 
 
-def make_wanted(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Wanted:
+def make_wanted(entry: VolumeEntry, volume: Candidate, around: MatchContext) -> Wanted:
     """Return what ``entry`` wants of a volume it matches. Raises AgentError (PathNotAllowed)."""
     filesystem = entry.filesystem
     return Wanted(
@@ -151,7 +151,7 @@ def make_wanted(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> 
     )
 
 
-def _make_mount(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> WantedMount | None:
+def _make_mount(entry: VolumeEntry, volume: Candidate, around: MatchContext) -> WantedMount | None:
     mount = entry.mount
     if mount is None:
         return None

@@ -17,7 +17,7 @@ from agent.core.errors import AgentError
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.entry_checks import (
-    Finding,
+    Conflict,
     check_claim,
     check_class,
     check_path,
@@ -25,12 +25,12 @@ from agent.policy.entry_checks import (
     check_volume,
 )
 from agent.policy.entry_conflicts import Claims
-from agent.policy.model_validation import Checked, check_list, check_mapping, check_piece
+from agent.policy.model_validation import ValidatedPiece, check_list, check_mapping, check_piece
 from agent.policy.policy import Head, Policy
 from agent.policy.settings import AgentSettings
 from agent.policy.values.fields import NAME_PATTERN
 from agent.policy.yaml.problems import Loc, PolicyError, Problem, limit_problems, name_place
-from agent.policy.yaml.source import MAX_BYTES, Source, read_source
+from agent.policy.yaml.source import MAX_BYTES, YamlSource, read_source
 
 _SMALLEST = "The smallest policy is: version: 1"
 
@@ -144,19 +144,19 @@ def _describe(error: OSError | ValueError) -> str:
 # -- Its content ---------------------------------------------------------------------------------------------
 
 
-def _name_no_mapping(source: Source) -> Problem:
+def _name_no_mapping(source: YamlSource) -> Problem:
     if source.content is None:
         return Problem(1, 1, "", "The policy is empty.", _SMALLEST)
     mark = source.find_mark(())
     return Problem(mark.line, mark.column, "", "The policy is not a mapping of keys to values.", _SMALLEST)
 
 
-def _place(finding: Finding, source: Source) -> Problem:
+def _place(finding: Conflict, source: YamlSource) -> Problem:
     mark = source.find_mark(finding.loc, at_key=finding.at_key)
     return Problem(mark.line, mark.column, name_place(finding.loc), finding.message, finding.hint)
 
 
-def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]]:
+def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Conflict]]:
     head = {key: value for key, value in content.items() if key not in {"classes", "volumes"}}
     checked = check_piece(Head, head, whole=Policy)
     findings = list(checked.findings)
@@ -182,14 +182,14 @@ def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Finding]
     return Policy.model_construct(version=1, agent=agent, classes=classes, volumes=sound), findings
 
 
-def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], bool]:
+def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Conflict], bool]:
     """Return the sound classes, what is wrong with any, and whether all are there to be referred to."""
     mapping, findings = check_mapping(content, ("classes",), Policy)
     classes: dict[str, VolumeClass] = {}
     for name, item in mapping.items():
         base: Loc = ("classes", name)
         if not re.fullmatch(NAME_PATTERN.removesuffix("$"), name, re.ASCII):
-            findings.append(Finding(base, f"{quote(name)} is not a name.", "One is fast", at_key=True))
+            findings.append(Conflict(base, f"{quote(name)} is not a name.", "One is fast", at_key=True))
         body = check_piece(VolumeClass, item)
         findings += [found.place_in(base) for found in body.findings]
         if body.value is not None:
@@ -198,7 +198,7 @@ def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Finding], 
     return classes, findings, len(classes) == len(mapping) and isinstance(content, dict)
 
 
-def _read_volumes(content: Any) -> tuple[list[tuple[int, Checked[VolumeEntry]]], list[Finding]]:
+def _read_volumes(content: Any) -> tuple[list[tuple[int, ValidatedPiece[VolumeEntry]]], list[Conflict]]:
     items, findings = check_list(content, ("volumes",), Policy)
     volumes = [(index, check_piece(VolumeEntry, item)) for index, item in enumerate(items)]
     for index, checked in volumes:
@@ -206,5 +206,5 @@ def _read_volumes(content: Any) -> tuple[list[tuple[int, Checked[VolumeEntry]]],
     return volumes, findings
 
 
-def _keep_sure(found: Any, checked: Checked[Any], base: Loc) -> list[Finding]:
+def _keep_sure(found: Any, checked: ValidatedPiece[Any], base: Loc) -> list[Conflict]:
     return [finding.place_in(base) for finding in found if checked.is_sure(finding)]

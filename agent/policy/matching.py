@@ -31,7 +31,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class MatchContext:
     """What matching knows beside the volumes."""
 
     node: NodeFacts = field(default_factory=NodeFacts)
@@ -88,7 +88,7 @@ class MatchExplanation:
 # -- One entry and one volume --------------------------------------------------------------------------------
 
 
-def explain_match(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> MatchExplanation:
+def explain_match(entry: VolumeEntry, volume: Candidate, around: MatchContext) -> MatchExplanation:
     """Return what ``entry`` asks of a volume and whether it is so."""
     criteria = list(_judge_match(entry.match, volume, around.node)) if entry.match is not None else []
     if entry.claim is not None:
@@ -96,7 +96,7 @@ def explain_match(entry: VolumeEntry, volume: Candidate, around: Surroundings) -
     return MatchExplanation(entry.name, tuple(criteria))
 
 
-def _judge_claim(entry: VolumeEntry, volume: Candidate, around: Surroundings) -> Criterion:
+def _judge_claim(entry: VolumeEntry, volume: Candidate, around: MatchContext) -> Criterion:
     claimed = around.claimed.get(entry.name)
     if claimed is None:
         return Criterion("claim", holds=None, sentence="the volume it claims is not known yet")

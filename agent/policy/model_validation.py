@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.core.quoting import quote
-from agent.policy.entry_checks import Finding
+from agent.policy.entry_checks import Conflict
 from agent.policy.values.fields import CUSTOM_ERROR
 from agent.policy.yaml.problems import MAX_PROBLEMS, Loc
 from agent.policy.yaml.remedies import (
@@ -30,21 +30,21 @@ M = TypeVar("M", bound=BaseModel)
 _MAX_ROUNDS = 12
 
 
-class Checked(Generic[M]):
+class ValidatedPiece(Generic[M]):
     """The sound remainder of a piece, None where there is none, with what was wrong and what was pruned."""
 
-    def __init__(self, value: M | None, findings: list[Finding], pruned: list[Loc]) -> None:
+    def __init__(self, value: M | None, findings: list[Conflict], pruned: list[Loc]) -> None:
         self.value = value
         self.findings = findings
         self.pruned = pruned
 
-    def is_sure(self, finding: Finding) -> bool:
+    def is_sure(self, finding: Conflict) -> bool:
         """Tell whether a contradiction rests on nothing that was pruned."""
         places = (finding.loc, *finding.rests_on)
         return not any(_overlaps(place, gone) for place in places if place for gone in self.pruned)
 
 
-def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None = None) -> Checked[M]:
+def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None = None) -> ValidatedPiece[M]:
     """Check ``content`` (plain dicts, lists and scalars) against ``model``.
 
     ``whole``: what ``model`` is a part of, whose keys are suggested for one that is not known.
@@ -55,16 +55,16 @@ def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None =
     findings = [_name_no_value(loc, "one") for loc in pruned]
     for _ in range(_MAX_ROUNDS):
         try:
-            return Checked(model.model_validate(remainder), findings, pruned)
+            return ValidatedPiece(model.model_validate(remainder), findings, pruned)
         except ValidationError as error:
             details = error.errors(include_url=False)
         fresh = [detail for detail in details if not _is_consequence(detail, pruned)]
         findings += [_translate(whole or model, detail) for detail in fresh[: MAX_PROBLEMS - len(findings)]]
         gone = [_prune(remainder, detail) for detail in details]
         if () in gone:
-            return Checked(None, findings, [*pruned, ()])
+            return ValidatedPiece(None, findings, [*pruned, ()])
         pruned += [loc for loc in gone if loc is not None]
-    return Checked(None, findings, [*pruned, ()])
+    return ValidatedPiece(None, findings, [*pruned, ()])
 
 
 def _drop_empty(content: Any, loc: Loc) -> Iterator[Loc]:
@@ -123,54 +123,54 @@ def _is_marker(part: str | int) -> bool:
     return part == "[key]"
 
 
-def _translate(model: type[BaseModel], detail: ErrorDetails) -> Finding:
+def _translate(model: type[BaseModel], detail: ErrorDetails) -> Conflict:
     """Say pydantic's error in the words of someone who writes YAML."""
     loc: Loc = tuple(part for part in detail["loc"] if not _is_marker(part))
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     is_key = len(loc) < len(detail["loc"])
     if kind == CUSTOM_ERROR:
-        return Finding(loc, str(context["message"]), context["hint"], at_key=is_key)
+        return Conflict(loc, str(context["message"]), context["hint"], at_key=is_key)
     if kind == "extra_forbidden":
         key = str(loc[-1])
-        return Finding(
+        return Conflict(
             loc,
             f"The key {quote(key)} is not known.",
             suggest_word(key, find_keys(model, loc[:-1])),
             at_key=True,
         )
     if kind == "missing":
-        return Finding(loc, f"The key {loc[-1]!r} is missing.", suggest_missing(model, loc), at_key=True)
+        return Conflict(loc, f"The key {loc[-1]!r} is missing.", suggest_missing(model, loc), at_key=True)
     if kind in YAML_NAMES:
         wanted = YAML_NAMES[kind]
         if value is None:
             return _name_no_value(loc, wanted)
-        return Finding(loc, f"{quote(value)} is not {wanted}.", suggest_value(model, loc, wanted, value))
+        return Conflict(loc, f"{quote(value)} is not {wanted}.", suggest_value(model, loc, wanted, value))
     if kind in {"literal_error", "enum"}:
         choices = str(context["expected"]).replace("'", "")
         meant = suggest_choice(value, choices.replace(" or ", ", ").split(", "))
-        return Finding(loc, f"{quote(value)} is not one of {choices}.", meant)
-    return Finding(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
+        return Conflict(loc, f"{quote(value)} is not one of {choices}.", meant)
+    return Conflict(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
 
 
-def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Finding]]:
+def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Conflict]]:
     """Return what stands at ``loc`` of ``whole`` as a mapping, empty with a finding where it is none."""
     if isinstance(content, dict):
         return content, []
     return {}, [_translate_shape(whole, content, loc, "a mapping")]
 
 
-def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Finding]]:
+def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Conflict]]:
     """Return what stands at ``loc`` of ``whole`` as a list, empty with a finding where it is none."""
     if isinstance(content, list):
         return content, []
     return [], [_translate_shape(whole, content, loc, "a list")]
 
 
-def _name_no_value(loc: Loc, wanted: str) -> Finding:
-    return Finding(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
+def _name_no_value(loc: Loc, wanted: str) -> Conflict:
+    return Conflict(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
 
 
-def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Finding:
+def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Conflict:
     if content is None:
         return _name_no_value(loc, wanted)
-    return Finding(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))
+    return Conflict(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))

@@ -15,7 +15,7 @@ from agent.core.errors import AgentError
 from agent.core.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
-from agent.policy.matching import Candidate, MatchExplanation, Surroundings, explain_match
+from agent.policy.matching import Candidate, MatchContext, MatchExplanation, explain_match
 from agent.policy.settings import AgentSettings
 from agent.policy.values.fields import Name, Section
 
@@ -115,8 +115,8 @@ class Policy(Head):
         node: NodeFacts,
         held: Mapping[str, VolumeId] | None = None,
         claimed: Mapping[str, VolumeId] | None = None,
-    ) -> Surroundings:
-        return Surroundings(node, held or {}, claimed or {}, self.agent.allowed_roots)
+    ) -> MatchContext:
+        return MatchContext(node, held or {}, claimed or {}, self.agent.allowed_roots)
 
 
 def describe_seen(volume_id: VolumeId, seen: Seen | None, origins: Mapping[VolumeId, Origin]) -> Candidate:

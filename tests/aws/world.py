@@ -21,7 +21,7 @@ from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.state.made_volumes import Makings, MemoryStore
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
@@ -145,7 +145,7 @@ class NodeUnderTest:
         self.hands = EmulatedHands(world.devices, str(identity.instance_id))
         self.policy = world.policy
         self.crash: Crash | None = None
-        self.published: list[Findings] = []
+        self.published: list[CloudReport] = []
         self.made: list[Call[Any]] = []
         self.answered: list[Call[Any]] = []
         """Those that AWS did, and whose answer the agent lived to see."""
@@ -224,7 +224,7 @@ class NodeUnderTest:
         self.spoil(call, told)
         return call.parse(told)
 
-    async def settle(self, looks: int = 12, *, step_s: float = 60) -> Findings:
+    async def settle(self, looks: int = 12, *, step_s: float = 60) -> CloudReport:
         """Look until nothing is done any more and nothing waits; fail when that does not come."""
         for _ in range(looks):
             has_acted = await self.loop.look()
@@ -234,7 +234,7 @@ class NodeUnderTest:
             await anyio.sleep(0.01)
         raise AssertionError(f"not settled after {looks} looks: {self.loop.findings.verdicts}")
 
-    async def look(self, times: int = 1) -> Findings:
+    async def look(self, times: int = 1) -> CloudReport:
         for _ in range(times):
             await self.loop.look()
             self.time_s += 1

@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from agent.cli.client import Client
-from agent.cli.doctor import Verdict
+from agent.cli.doctor import Grade
 from agent.cli.doctor.installation import list_drift
 from agent.cli.wait import wait_for
 from agent.core.errors import AgentError, ExitCode
@@ -145,7 +145,7 @@ async def test_drift_is_shown_whatever_else_is_wrong(tmp_path: Path) -> None:
         assert [volume["drift"] for volume in answer["volumes"]] == [[shown], []]
         assert (await ask(client.explain, "checkpoints"))["drift"] == [shown]
         (finding,) = await ask(lambda: list(list_drift(tmp_path / "control.sock")))
-    assert (finding.subject, finding.verdict) == ("volume checkpoints", Verdict.WARNING)
+    assert (finding.subject, finding.verdict) == ("volume checkpoints", Grade.WARNING)
     assert text in finding.found
 
 

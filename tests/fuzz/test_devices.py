@@ -22,8 +22,8 @@ from tests.fuzz.conftest import Fuzz, check_error
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.samples import MOUNTINFO, SFDISK
 from tests.unit.node.content.test_superblocks import make_btrfs, make_ext4, make_xfs
-from tests.unit.node.sampling.test_ebs_statistics import make_page
 from tests.unit.node.kernel.test_nvme import make_controller, make_namespace
+from tests.unit.node.sampling.test_ebs_statistics import make_page
 
 _IDENTITY = make_controller() + make_namespace()
 

@@ -89,7 +89,7 @@ def test_worker(fuzz: Fuzz) -> None:
 # -- Who this node is ----------------------------------------------------------------------------------------
 
 
-def _check_finding(finding: whoami.Finding) -> None:
+def _check_finding(finding: whoami.SourceAnswer) -> None:
     if finding.problem is not None:
         check_error(AgentError(finding.problem))
     json.dumps(vars(finding), default=str)

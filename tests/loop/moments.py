@@ -25,7 +25,7 @@ from agent.node.device import links
 from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.workers import Workers
 from agent.node.kernel.mountinfo import read_mounts
-from agent.node.machine import Node
+from agent.node.machine import Machine
 from agent.node.standins import loop_device
 from agent.node.standins.source import LoopbackSource
 from tests.corpus.case import MIB
@@ -104,7 +104,7 @@ class Stage:
         self.data = base / "data"
         self.image = self.directory / f"{VOLUME}.img"
         self.device = device
-        self.node = Node(Paths(base / "root"), LoopbackSource(self.directory, workers), workers)
+        self.node = Machine(Paths(base / "root"), LoopbackSource(self.directory, workers), workers)
         self.node.allow_roots([str(self.data)])
         self.node.place({VOLUME: (self.device,)})
         links.set_link(self.node.paths.dev_ebs, f"{links.BY_ID}/{VOLUME}", self.device)

@@ -34,9 +34,9 @@ from agent.core.model import (
 from agent.core.plan import make_plan, needs_proof
 from agent.core.steps import EndRaw, Link, NoteRaw, RestoreNodeOwnership, SetNodeOwnership, Step, Unlink
 from agent.node.isolate.workers import Workers
-from agent.node.machine import Node
+from agent.node.machine import Machine
 from agent.node.standins.source import LoopbackSource
-from agent.node.volume_session.inspect import Look
+from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.raw_handover import find_raw_note
 from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume
 from tests.unit.loop.test_reconcile import _is_death, reconciling, wait_condition, wait_for
@@ -182,24 +182,24 @@ async def test_raw_user_outlives_an_agent_that_dies_at_any_instant(instant: int)
 
 # -- The note ------------------------------------------------------------------------------------------------
 
-LOOK = Look(DEVICE, None, node_owner=GIVEN, links=frozenset({BY_ID}))
+LOOK = DeviceFacts(DEVICE, None, node_owner=GIVEN, links=frozenset({BY_ID}))
 LINKED = replace(LOOK, links=frozenset({BY_ID, "rawdb"}))
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
+async def node(tmp_path: Path) -> AsyncIterator[Machine]:
     """Give a node with an empty state directory."""
     async with Workers() as workers:
-        node = Node(Paths(tmp_path), LoopbackSource(tmp_path, workers), workers)
+        node = Machine(Paths(tmp_path), LoopbackSource(tmp_path, workers), workers)
         node.boot_id = "this boot"
         yield node
 
 
-def file_of(node: Node) -> Path:
+def file_of(node: Machine) -> Path:
     return node.paths.state / "raw" / f"{VOLUME}.json"
 
 
-async def test_note_holds_for_one_appearance(node: Node) -> None:
+async def test_note_holds_for_one_appearance(node: Machine) -> None:
     """Another boot's, and that of a device that has gone since, says nothing; one without a number may."""
     for note, is_found in (
         (NOTE, True),
@@ -222,7 +222,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("content", SPOILT.values(), ids=SPOILT.keys())
-async def test_spoilt_note_counts_as_handed_out(node: Node, content: bytes | None) -> None:
+async def test_spoilt_note_counts_as_handed_out(node: Machine, content: bytes | None) -> None:
     """What cannot be trusted is taken for the worse, and written anew, so that it can be taken back."""
     node.records.write_raw(replace(NOTE, boot_id="another boot", node_owner=RootInode(1 << 40, 0, 0o660)))
     if content is not None:
@@ -238,7 +238,7 @@ async def test_spoilt_note_counts_as_handed_out(node: Node, content: bytes | Non
     assert node.records.read_raw(VOLUME) == found
 
 
-async def test_note_that_others_could_have_changed_is_not_followed(node: Node) -> None:
+async def test_note_that_others_could_have_changed_is_not_followed(node: Machine) -> None:
     """In a directory that others write in nothing is noted; nothing is handed out or made there either."""
     node.records.write_raw(NOTE)
     file_of(node).parent.chmod(0o777)
@@ -249,7 +249,7 @@ async def test_note_that_others_could_have_changed_is_not_followed(node: Node) -
 
 
 @pytest.mark.parametrize("wanted", [None, FILES, RAW], ids=["no entry", "filesystem", "raw"])
-async def test_link_without_a_note_counts_as_handed_out(node: Node, wanted: Wanted | None) -> None:
+async def test_link_without_a_note_counts_as_handed_out(node: Machine, wanted: Wanted | None) -> None:
     """An agent that kept no notes has made it: noted before the link is taken away."""
     found = await find_raw_note(node, LINKED, wanted, for_show=False)
     assert found is not None
@@ -263,7 +263,7 @@ async def test_link_without_a_note_counts_as_handed_out(node: Node, wanted: Want
     assert kept.node_owner == GIVEN, "what the entry does not name was never changed"
 
 
-async def test_volume_that_was_never_raw_has_no_note(node: Node) -> None:
+async def test_volume_that_was_never_raw_has_no_note(node: Machine) -> None:
     """Nothing is written for a volume that nobody was given."""
     left = replace(LOOK, links=frozenset({BY_ID, "by-id/vol-0fedcba9876543210"}))
     for wanted in (None, FILES, RAW):

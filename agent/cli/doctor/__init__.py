@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.base.paths import Paths
-from agent.cli.doctor.findings import Finding, Verdict, show_findings
+from agent.cli.doctor.findings import Finding, Grade, show_findings
 from agent.cli.doctor.installation import (
     examine_agent,
     examine_cloud_half,
@@ -26,7 +26,7 @@ from agent.cli.doctor.machine import (
     examine_user,
 )
 
-__all__ = ["Finding", "Host", "Verdict", "examine_node", "show_findings"]
+__all__ = ["Finding", "Grade", "Host", "examine_node", "show_findings"]
 
 
 def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:

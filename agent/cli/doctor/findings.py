@@ -10,7 +10,7 @@ from agent.cli.show.output import print_json
 from agent.core.errors import ExitCode
 
 
-class Verdict(str, Enum):
+class Grade(str, Enum):
     """``WARNING`` is worth mending; the agent works without. ``FAILURE`` is not."""
 
     OK = "ok"
@@ -23,14 +23,14 @@ class Finding:
     """One thing looked at: what was found, and what to do about it."""
 
     subject: str
-    verdict: Verdict
+    verdict: Grade
     found: str
     mend: str | None = None
 
 
 def show_findings(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     """Print the findings and return the exit code they deserve."""
-    is_ready = all(finding.verdict is not Verdict.FAILURE for finding in findings)
+    is_ready = all(finding.verdict is not Grade.FAILURE for finding in findings)
     if as_json:
         print_json({"ready": is_ready, "findings": [asdict(finding) for finding in findings]})
     else:
@@ -44,9 +44,9 @@ def _print_findings(findings: Sequence[Finding], *, is_ready: bool) -> None:
     from agent.cli.show.render import print_view  # noqa: PLC0415
 
     signs = {
-        Verdict.OK: ("✓", "green"),
-        Verdict.WARNING: ("!", "yellow"),
-        Verdict.FAILURE: ("✗", "bold red"),
+        Grade.OK: ("✓", "green"),
+        Grade.WARNING: ("!", "yellow"),
+        Grade.FAILURE: ("✗", "bold red"),
     }
     for finding in findings:
         sign, style = signs[finding.verdict]

@@ -11,7 +11,7 @@ import anyio
 
 from agent.base.paths import Paths
 from agent.cli.client import Client
-from agent.cli.doctor.findings import Finding, Verdict
+from agent.cli.doctor.findings import Finding, Grade
 from agent.core.errors import AgentError
 from agent.core.model import FsType
 
@@ -26,12 +26,12 @@ def examine_policy(paths: Paths) -> tuple[Finding, Policy | None]:
     path = paths.policy
     if not path.exists():
         mend = "Write one; docs/policy.md tells how. Until then no volume is touched."
-        return Finding("policy", Verdict.WARNING, f"{path} does not exist", mend), None
+        return Finding("policy", Grade.WARNING, f"{path} does not exist", mend), None
     try:
         policy = load_policy(path, trust_owner=not paths.is_real)
     except AgentError as error:
-        return Finding("policy", Verdict.FAILURE, error.message, f"See each: ebs-agent check {path}."), None
-    return Finding("policy", Verdict.OK, f"{path}: {len(policy.volumes)} volumes"), policy
+        return Finding("policy", Grade.FAILURE, error.message, f"See each: ebs-agent check {path}."), None
+    return Finding("policy", Grade.OK, f"{path}: {len(policy.volumes)} volumes"), policy
 
 
 def list_types(policy: Policy | None) -> frozenset[FsType]:
@@ -40,7 +40,7 @@ def list_types(policy: Policy | None) -> frozenset[FsType]:
     return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
 
 
-_VERDICTS = {True: Verdict.OK, False: Verdict.FAILURE, None: Verdict.WARNING}
+_VERDICTS = {True: Grade.OK, False: Grade.FAILURE, None: Grade.WARNING}
 
 
 def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
@@ -63,7 +63,7 @@ def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
 
 def _show_environment(environment: dict[str, str]) -> Finding:
     shown = ", ".join(f"{name}={value}" for name, value in environment.items())
-    return Finding("agent's environment", Verdict.OK, shown or "sets nothing about AWS or proxies")
+    return Finding("agent's environment", Grade.OK, shown or "sets nothing about AWS or proxies")
 
 
 def _explain_shell(error: AgentError) -> Finding:
@@ -72,7 +72,7 @@ def _explain_shell(error: AgentError) -> Finding:
         "What the unit alone sets, a proxy or a profile, is seen by an agent that runs: systemctl start "
         "ebs-agent. systemctl cat ebs-agent shows its drop-ins."
     )
-    return Finding("AWS", Verdict.WARNING, found, mend)
+    return Finding("AWS", Grade.WARNING, found, mend)
 
 
 def _examine_from_here(policy: Policy) -> list[Finding]:
@@ -87,9 +87,9 @@ def examine_state(path: Path) -> Finding:
     """Tell whether the agent can write down what it must not forget."""
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if os.access(existing, os.W_OK | os.X_OK):
-        return Finding("durable state", Verdict.OK, str(path))
+        return Finding("durable state", Grade.OK, str(path))
     mend = f"Make {existing} writable for root; without its records the agent formats nothing."
-    return Finding("durable state", Verdict.FAILURE, f"{path} cannot be written", mend)
+    return Finding("durable state", Grade.FAILURE, f"{path} cannot be written", mend)
 
 
 def examine_agent(socket: Path) -> Finding:
@@ -97,8 +97,8 @@ def examine_agent(socket: Path) -> Finding:
     try:
         node = Client(socket).status()
     except AgentError as error:
-        return Finding("agent", Verdict.WARNING, error.message, error.hint)
-    return Finding("agent", Verdict.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
+        return Finding("agent", Grade.WARNING, error.message, error.hint)
+    return Finding("agent", Grade.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
 
 
 def list_drift(socket: Path) -> Iterator[Finding]:
@@ -111,4 +111,4 @@ def list_drift(socket: Path) -> Iterator[Finding]:
         if volume.get("drift"):
             found = "not as its claim says: " + "; ".join(one["text"] for one in volume["drift"])
             mend = "What only a new volume can have: docs/cloud.md, Size and class."
-            yield Finding(f"volume {volume['name']}", Verdict.WARNING, found, mend)
+            yield Finding(f"volume {volume['name']}", Grade.WARNING, found, mend)

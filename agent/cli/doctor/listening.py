@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli.doctor.findings import Finding, Verdict
+from agent.cli.doctor.findings import Finding, Grade
 from agent.node.kernel.tcp_listeners import Listener, find_listener
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ def examine_listener(
     where = f"{host}:{port}"
     agent, listener = find_agent(path), find(host, port)
     if listener is None and agent is None:
-        return Finding(SUBJECT, Verdict.OK, f"{where} is free for the agent")
+        return Finding(SUBJECT, Grade.OK, f"{where} is free for the agent")
     if listener is None:
         mend = "Why, is in the log: journalctl -u ebs-agent -g http.unavailable."
-        return Finding(SUBJECT, Verdict.WARNING, f"nobody listens at {where}, though an agent runs", mend)
+        return Finding(SUBJECT, Grade.WARNING, f"nobody listens at {where}, though an agent runs", mend)
     if agent is not None and listener.pid == agent:
-        return Finding(SUBJECT, Verdict.OK, f"the agent listens at {where}")
+        return Finding(SUBJECT, Grade.OK, f"the agent listens at {where}")
     if listener.pid is None and listener.uid == 0:
         mend = "Run as root, which is told whose it is: sudo ebs-agent doctor."
-        return Finding(SUBJECT, Verdict.WARNING, f"{listener.describe()} listens at {where}", mend)
+        return Finding(SUBJECT, Grade.WARNING, f"{listener.describe()} listens at {where}", mend)
     found = f"{listener.describe()} listens at {where}, and answers there in the agent's place"
     mend = "End that, or set agent.http.listen in the policy to a free address and reload it."
-    return Finding(SUBJECT, Verdict.FAILURE, found, mend)
+    return Finding(SUBJECT, Grade.FAILURE, found, mend)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from agent.cli.doctor.findings import Finding, Verdict
+from agent.cli.doctor.findings import Finding, Grade
 from agent.core.errors import AgentError
 from agent.core.model import FsType
 from agent.node.isolate import programs as command
@@ -119,7 +119,7 @@ def examine_user(host: Host) -> Finding:
     """Tell whether what follows is the truth for the daemon, which runs as root."""
     if not host.is_root:
         found = "not root: devices cannot be opened or mounted"
-        return Finding("permissions", Verdict.FAILURE, found, "Run with sudo.")
+        return Finding("permissions", Grade.FAILURE, found, "Run with sudo.")
     missing = [name for name, bit in CAPABILITIES.items() if not host.read_capabilities() >> bit & 1]
     if missing:
         mend = "Run outside of the container, or give it these capabilities."
@@ -127,8 +127,8 @@ def examine_user(host: Host) -> Finding:
         is_hindered = missing != ["CAP_SYS_RESOURCE"]
         if not is_hindered:
             found += ": ext4 cannot be grown while it is mounted"
-        return Finding("permissions", Verdict.FAILURE if is_hindered else Verdict.WARNING, found, mend)
-    return Finding("permissions", Verdict.OK, "root")
+        return Finding("permissions", Grade.FAILURE if is_hindered else Grade.WARNING, found, mend)
+    return Finding("permissions", Grade.OK, "root")
 
 
 def examine_kernel(host: Host) -> Finding:
@@ -137,12 +137,12 @@ def examine_kernel(host: Host) -> Finding:
     version = tuple(numbers)
     if version < KERNEL_NEEDED:
         return Finding(
-            "kernel", Verdict.FAILURE, f"{host.kernel} cannot mount detached", "Use Linux 5.15 or later."
+            "kernel", Grade.FAILURE, f"{host.kernel} cannot mount detached", "Use Linux 5.15 or later."
         )
     if version < KERNEL_WISHED:
         found = f"{host.kernel} does not number the appearances of a disk"
-        return Finding("kernel", Verdict.WARNING, found, "Use Linux 5.15 or later.")
-    return Finding("kernel", Verdict.OK, host.kernel)
+        return Finding("kernel", Grade.WARNING, found, "Use Linux 5.15 or later.")
+    return Finding("kernel", Grade.OK, host.kernel)
 
 
 def examine_filesystems(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
@@ -153,11 +153,11 @@ def examine_filesystems(host: Host, needed: frozenset[FsType]) -> Iterator[Findi
     for type_ in FsType:
         subject = f"{type_} in the kernel"
         if type_.value in active:
-            yield Finding(subject, Verdict.OK, "ready")
+            yield Finding(subject, Grade.OK, "ready")
         elif f"/{type_}.ko" in listed:
-            yield Finding(subject, Verdict.OK, "a module the kernel loads when asked")
+            yield Finding(subject, Grade.OK, "a module the kernel loads when asked")
         else:
-            verdict = Verdict.FAILURE if type_ in needed else Verdict.WARNING
+            verdict = Grade.FAILURE if type_ in needed else Grade.WARNING
             mend = f"Use a kernel with {type_}, or another type in the policy."
             yield Finding(subject, verdict, "missing", mend)
 
@@ -167,14 +167,14 @@ def examine_tools(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
     for toolset in TOOLSETS:
         missing = [program for program in toolset.programs if host.find_program(program) is None]
         if missing:
-            verdict = Verdict.FAILURE if toolset.type in needed else Verdict.WARNING
+            verdict = Grade.FAILURE if toolset.type in needed else Grade.WARNING
             found = f"missing: {', '.join(missing)}"
             yield Finding(toolset.subject, verdict, found, INSTALL[toolset.package])
             continue
         try:
-            yield Finding(toolset.subject, Verdict.OK, host.ask_version(toolset.version_argv))
+            yield Finding(toolset.subject, Grade.OK, host.ask_version(toolset.version_argv))
         except AgentError as error:
-            yield Finding(toolset.subject, Verdict.FAILURE, error.message, INSTALL[toolset.package])
+            yield Finding(toolset.subject, Grade.FAILURE, error.message, INSTALL[toolset.package])
 
 
 def examine_blkid(host: Host) -> Finding:
@@ -183,16 +183,16 @@ def examine_blkid(host: Host) -> Finding:
         host.load_library("libblkid.so.1")
     except OSError as error:
         mend = "Install libblkid: apt-get install libblkid1, or dnf install libblkid."
-        return Finding("libblkid", Verdict.FAILURE, f"cannot be loaded: {error}", mend)
-    return Finding("libblkid", Verdict.OK, "libblkid.so.1")
+        return Finding("libblkid", Grade.FAILURE, f"cannot be loaded: {error}", mend)
+    return Finding("libblkid", Grade.OK, "libblkid.so.1")
 
 
 def examine_udev(host: Host) -> Finding:
     """Tell whether devices are announced. Without, they are found at the next periodic look."""
     if (host.root / "run/udev/control").exists():
-        return Finding("udev", Verdict.OK, "running")
+        return Finding("udev", Grade.OK, "running")
     mend = "Start it: systemctl start systemd-udevd."
-    return Finding("udev", Verdict.WARNING, "not running: volumes are noticed late", mend)
+    return Finding("udev", Grade.WARNING, "not running: volumes are noticed late", mend)
 
 
 def examine_io_timeout(host: Host) -> Finding:
@@ -200,26 +200,26 @@ def examine_io_timeout(host: Host) -> Finding:
     text = host.read("sys/module/nvme_core/parameters/io_timeout")
     if text is None:
         mend = "Expected where no NVMe volume is attached. Load it: modprobe nvme."
-        return Finding("NVMe timeout", Verdict.WARNING, "the NVMe driver is not loaded", mend)
+        return Finding("NVMe timeout", Grade.WARNING, "the NVMe driver is not loaded", mend)
     if text == str(MAX_IO_TIMEOUT_S):
-        return Finding("NVMe timeout", Verdict.OK, f"{text} s")
+        return Finding("NVMe timeout", Grade.OK, f"{text} s")
     mend = f"Add nvme_core.io_timeout={MAX_IO_TIMEOUT_S} to the kernel's command line and reboot."
-    return Finding("NVMe timeout", Verdict.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
+    return Finding("NVMe timeout", Grade.WARNING, f"{text} s: a longer stall becomes I/O errors", mend)
 
 
 def examine_namespace(host: Host) -> Finding:
     """Tell whether what is mounted from here is seen by the rest of the node."""
     is_alone = is_private(host.root / "proc")
     if is_alone is None:
-        return Finding("mount namespace", Verdict.OK, "not told here")
+        return Finding("mount namespace", Grade.OK, "not told here")
     if is_alone:
-        return Finding("mount namespace", Verdict.WARNING, PRIVATE_WARNING, PRIVATE_HINT)
-    return Finding("mount namespace", Verdict.OK, "the node's own")
+        return Finding("mount namespace", Grade.WARNING, PRIVATE_WARNING, PRIVATE_HINT)
+    return Finding("mount namespace", Grade.OK, "the node's own")
 
 
 def examine_identity(host: Host) -> Iterator[Finding]:
     """Tell where the running unit takes any network's device for a volume; nothing where it does not."""
     for process in (host.read(UNIT_PROCESSES) or "").split():
         if f"{FABRICS_VARIABLE}=1" in (host.read(f"proc/{process}/environ") or "").split("\0"):
-            yield Finding("volume identity", Verdict.FAILURE, FABRICS_WARNING, FABRICS_HINT)
+            yield Finding("volume identity", Grade.FAILURE, FABRICS_WARNING, FABRICS_HINT)
             return

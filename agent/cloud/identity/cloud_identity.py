@@ -11,7 +11,7 @@ from agent.core.errors import AgentError
 from agent.core.model import Reason
 
 
-class Source(str, Enum):
+class IdentitySource(str, Enum):
     """Where a fact about this node came from, best first."""
 
     RESOURCE_CONFIG = "resource_config.json"
@@ -36,10 +36,10 @@ class Orchestrator(str, Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class SourceAnswer:
     """What one source said of this node; ``problem`` is a clause where it said nothing usable."""
 
-    source: Source
+    source: IdentitySource
     cluster_arn: str | None = None
     instance_group: str | None = None
     instance_name: str | None = None
@@ -72,7 +72,7 @@ class CloudIdentity:
     eks_cluster: str | None = None
     hyperpod_sign: str | None = None
     """What shows that this is a node of HyperPod, where its cluster is not known."""
-    sources: tuple[tuple[str, Source], ...] = ()
+    sources: tuple[tuple[str, IdentitySource], ...] = ()
     """(field, where its value came from)"""
     problems: tuple[str, ...] = ()
     """Sentences: sources that are missing, stale or contradict each other."""
@@ -98,7 +98,7 @@ class CloudIdentity:
             return False
         return not self.is_hyperpod or None not in {self.cluster_arn, self.instance_group}
 
-    def source_of(self, name: str) -> Source | None:
+    def source_of(self, name: str) -> IdentitySource | None:
         return next((source for found, source in self.sources if found == name), None)
 
 

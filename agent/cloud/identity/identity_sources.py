@@ -23,7 +23,7 @@ import psutil
 from agent.base.file_reading import find_directory, read_file
 from agent.base.off_loop import Aside, do_here
 from agent.cloud.identity import whoami
-from agent.cloud.identity.whoami import CloudIdentity, Finding, Source
+from agent.cloud.identity.whoami import CloudIdentity, IdentitySource, SourceAnswer
 from agent.core.errors import AgentError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _MAX_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class IdentitySources:
     """Where to look; tests and ``--root`` put other places here."""
 
     resource_config: Path = RESOURCE_CONFIG
@@ -61,13 +61,13 @@ class Surroundings:
     """Directories that show that it is a node of HyperPod, whether or not its file is there."""
 
 
-def look_around(aside: Aside = do_here) -> Surroundings:
+def look_around(aside: Aside = do_here) -> IdentitySources:
     """Return the real surroundings, with the environment's say over where the file and the service are."""
     told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     metadata = METADATA_ENDPOINT if told is None else told
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         metadata = ""
-    return Surroundings(
+    return IdentitySources(
         resource_config=Path(os.environ.get("SAGEMAKER_RESOURCE_CONFIG_PATH", RESOURCE_CONFIG)),
         metadata_endpoint=metadata.rstrip("/") or None,
         host_name=socket.gethostname(),
@@ -96,13 +96,13 @@ def _list_addresses() -> frozenset[str]:
 
 
 async def identify_node(
-    surroundings: Surroundings,
+    surroundings: IdentitySources,
     describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]] | None = None,
 ) -> CloudIdentity:
     """Ask every local source, then the API for what they left open; returns what can be believed."""
-    findings: list[Finding] = []
+    findings: list[SourceAnswer] = []
 
-    async def add(find: Callable[[Surroundings], Awaitable[Finding]]) -> None:
+    async def add(find: Callable[[IdentitySources], Awaitable[SourceAnswer]]) -> None:
         findings.append(await find(surroundings))
 
     async with anyio.create_task_group() as tasks:
@@ -111,7 +111,7 @@ async def identify_node(
     by_name = whoami.parse_node_name(surroundings.host_name)
     if by_name is not None:
         findings.append(by_name)
-    findings.sort(key=lambda finding: list(Source).index(finding.source))
+    findings.sort(key=lambda finding: list(IdentitySource).index(finding.source))
     identity = whoami.merge(findings)
     is_enough = identity.zone is not None and identity.instance_group is not None
     if describe_node is None or is_enough or not (identity.cluster_arn and identity.instance_id):
@@ -119,7 +119,7 @@ async def identify_node(
     return whoami.merge([*findings, await _ask_api(identity, describe_node)])
 
 
-async def identify_locally(surroundings: Surroundings) -> CloudIdentity:
+async def identify_locally(surroundings: IdentitySources) -> CloudIdentity:
     """Return what this node knows of itself: the cluster's file, and the metadata service only without it.
 
     For the start, when mount paths wait for it and the network may be absent: takes no longer than reading a
@@ -134,7 +134,7 @@ async def identify_locally(surroundings: Surroundings) -> CloudIdentity:
 async def _ask_api(
     identity: CloudIdentity,
     describe_node: Callable[[calls.DescribeClusterNode], Awaitable[ClusterNode]],
-) -> Finding:
+) -> SourceAnswer:
     from agent.cloud.aws import calls  # noqa: PLC0415 -- all of AWS's, for one that is made now and then
 
     call = calls.DescribeClusterNode(
@@ -143,16 +143,18 @@ async def _ask_api(
     try:
         node = await describe_node(call)
     except AgentError as error:
-        return Finding(source=Source.API, problem=f"the API did not tell about this node: {error.message}")
-    return Finding(
-        source=Source.API,
+        return SourceAnswer(
+            source=IdentitySource.API, problem=f"the API did not tell about this node: {error.message}"
+        )
+    return SourceAnswer(
+        source=IdentitySource.API,
         instance_group=node.instance_group,
         instance_id=node.instance_id,
         zone=node.zone,
     )
 
 
-async def read_resource_config(surroundings: Surroundings) -> Finding:
+async def read_resource_config(surroundings: IdentitySources) -> SourceAnswer:
     """Return what the cluster's file says. It is not world readable, and not there on other instances."""
     path = surroundings.resource_config
     try:
@@ -164,10 +166,10 @@ async def read_resource_config(surroundings: Surroundings) -> Finding:
     else:
         return whoami.parse_resource_config(found.content, surroundings.addresses)
     problem = f"{path} cannot be read: {problem}"
-    return Finding(source=Source.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
+    return SourceAnswer(source=IdentitySource.RESOURCE_CONFIG, hyperpod_sign=sign, problem=problem)
 
 
-async def _find_sign(surroundings: Surroundings) -> str | None:
+async def _find_sign(surroundings: IdentitySources) -> str | None:
     places = [str(place) for place in surroundings.hyperpod_places]
     try:
         found = await surroundings.aside(find_directory, places, subject="the directories of HyperPod")
@@ -176,11 +178,11 @@ async def _find_sign(surroundings: Surroundings) -> str | None:
     return found and f"its {found}"
 
 
-async def ask_metadata(surroundings: Surroundings) -> Finding:
+async def ask_metadata(surroundings: IdentitySources) -> SourceAnswer:
     """Return what the instance metadata service (version 2, with a session token) says."""
     endpoint = surroundings.metadata_endpoint
     if endpoint is None:
-        return Finding(source=Source.METADATA, problem="instance metadata is disabled")
+        return SourceAnswer(source=IdentitySource.METADATA, problem="instance metadata is disabled")
     timeout_s = surroundings.metadata_timeout_s
     try:
         with anyio.fail_after(timeout_s):
@@ -189,7 +191,9 @@ async def ask_metadata(surroundings: Surroundings) -> Finding:
             )
     except (HTTPException, OSError, ValueError) as error:
         why = str(error) or type(error).__name__
-        return Finding(source=Source.METADATA, problem=f"instance metadata did not answer: {why}")
+        return SourceAnswer(
+            source=IdentitySource.METADATA, problem=f"instance metadata did not answer: {why}"
+        )
     return whoami.parse_identity_document(document, partition.decode("ascii", "replace").strip())
 
 

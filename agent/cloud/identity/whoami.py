@@ -16,9 +16,9 @@ from typing import Any
 
 from agent.cloud.identity.cloud_identity import (
     CloudIdentity,
-    Finding,
+    IdentitySource,
     Orchestrator,
-    Source,
+    SourceAnswer,
     partition_of_region,
     require_identity,
 )
@@ -26,9 +26,9 @@ from agent.core.errors import AgentError
 
 __all__ = [
     "CloudIdentity",
-    "Finding",
+    "IdentitySource",
     "Orchestrator",
-    "Source",
+    "SourceAnswer",
     "merge",
     "parse_cluster_arn",
     "parse_identity_document",
@@ -79,15 +79,17 @@ def parse_cluster_arn(text: str) -> dict[str, str]:
     return found.groupdict()
 
 
-def parse_node_name(host_name: str) -> Finding | None:
+def parse_node_name(host_name: str) -> SourceAnswer | None:
     """Return what an EKS node's name (``hyperpod-i-0123456789abcdef0``) tells; None for other names."""
     found = _NODE_NAME.fullmatch(host_name)
     if found is None:
         return None
-    return Finding(Source.HOST_NAME, instance_id=found[1], hyperpod_sign=f"its host name {host_name}")
+    return SourceAnswer(
+        IdentitySource.HOST_NAME, instance_id=found[1], hyperpod_sign=f"its host name {host_name}"
+    )
 
 
-def parse_resource_config(content: bytes, addresses: Collection[str]) -> Finding:
+def parse_resource_config(content: bytes, addresses: Collection[str]) -> SourceAnswer:
     """Return what HyperPod's file says of the node with one of these IP addresses.
 
     The file lists every node of the cluster and is read as hostile: it may be half-written, stale, or not
@@ -95,7 +97,7 @@ def parse_resource_config(content: bytes, addresses: Collection[str]) -> Finding
     that names several nodes with our addresses says nothing about any of them. Groups scaled down to nothing
     are listed with null in place of instances, instances that are being made without an address.
     """
-    of_cluster = Finding(Source.RESOURCE_CONFIG, hyperpod_sign="its resource_config.json")
+    of_cluster = SourceAnswer(IdentitySource.RESOURCE_CONFIG, hyperpod_sign="its resource_config.json")
     try:
         config = _read_json(content)
         of_cluster = _read_cluster(config, of_cluster)
@@ -123,7 +125,7 @@ def _read_json(content: bytes) -> Any:
         raise _UnusableError("is not JSON (half-written?)") from None
 
 
-def _read_cluster(config: Any, finding: Finding) -> Finding:
+def _read_cluster(config: Any, finding: SourceAnswer) -> SourceAnswer:
     """Return the finding with the cluster's own facts in it."""
     cluster = _take(config, "ClusterConfig", dict)
     arn = _take(cluster, "ClusterArn", str)
@@ -200,7 +202,7 @@ def _check(pattern: re.Pattern[str], text: str, what: str) -> str:
     return text
 
 
-def parse_identity_document(content: bytes, partition: str | None = None) -> Finding:
+def parse_identity_document(content: bytes, partition: str | None = None) -> SourceAnswer:
     """Return what ``/latest/dynamic/instance-identity/document`` says: JSON with instanceId, region, ….
 
     Its accountId is the account the instance runs in, which for HyperPod is AWS's own and not the
@@ -208,8 +210,8 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Fin
     """
     try:
         document = json.loads(content[:MAX_FILE_BYTES])
-        return Finding(
-            source=Source.METADATA,
+        return SourceAnswer(
+            source=IdentitySource.METADATA,
             instance_id=_check(_INSTANCE_ID, _take(document, "instanceId", str), "instance ID"),
             region=_check(_REGION, _take(document, "region", str), "region"),
             zone=_check(_ZONE, _take(document, "availabilityZone", str), "zone"),
@@ -217,9 +219,11 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Fin
             partition=partition if partition and re.fullmatch(r"aws[a-z-]*", partition) else None,
         )
     except (ValueError, RecursionError):
-        return Finding(source=Source.METADATA, problem="instance metadata did not answer with JSON")
+        return SourceAnswer(
+            source=IdentitySource.METADATA, problem="instance metadata did not answer with JSON"
+        )
     except _UnusableError as error:
-        return Finding(source=Source.METADATA, problem=f"instance metadata {error}")
+        return SourceAnswer(source=IdentitySource.METADATA, problem=f"instance metadata {error}")
 
 
 _FIELDS = (
@@ -240,10 +244,10 @@ _NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id")
 @dataclass
 class _Merged:
     fields: dict[str, Any] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, IdentitySource] = field(default_factory=dict)
 
 
-def merge(findings: Sequence[Finding]) -> CloudIdentity:
+def merge(findings: Sequence[SourceAnswer]) -> CloudIdentity:
     """Put the findings together: earlier ones win, and a file proven stale keeps only the cluster's facts.
 
     Stale: metadata, host name or API give another instance ID than the file. Then the file was written for
@@ -251,7 +255,8 @@ def merge(findings: Sequence[Finding]) -> CloudIdentity:
     """
     problems = [finding.problem for finding in findings if finding.problem]
     live_id = next(
-        (f.instance_id for f in findings if f.instance_id and f.source is not Source.RESOURCE_CONFIG), None
+        (f.instance_id for f in findings if f.instance_id and f.source is not IdentitySource.RESOURCE_CONFIG),
+        None,
     )
     merged = _Merged()
     for finding in findings:
@@ -285,5 +290,5 @@ def merge(findings: Sequence[Finding]) -> CloudIdentity:
 
 def _forget_account(merged: _Merged) -> None:
     """Take back the account that a HyperPod instance's metadata names: it is AWS's own."""
-    if merged.sources.get("account") is Source.METADATA:
+    if merged.sources.get("account") is IdentitySource.METADATA:
         del merged.fields["account"], merged.sources["account"]

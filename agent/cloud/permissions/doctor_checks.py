@@ -28,7 +28,7 @@ from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudVolume
 from agent.cloud.aws.status_calls import DescribeVolumeStatus, GetCallerIdentity
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.errors.unreadable_entries import split
-from agent.cloud.identity.identity_sources import Surroundings, identify_node
+from agent.cloud.identity.identity_sources import IdentitySources, identify_node
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.iam_policy import list_operations
 from agent.cloud.plan.decisions import AttachApi, NodeView, choose_attach_api
@@ -53,7 +53,7 @@ class Examined:
     mend: str | None = None
 
 
-async def examine_cloud(policy: Policy, surroundings: Surroundings) -> list[Examined]:
+async def examine_cloud(policy: Policy, surroundings: IdentitySources) -> list[Examined]:
     """Return what was found; asks AWS nothing where the policy needs nothing of it."""
     identity = await identify_node(surroundings)
     api = choose_attach_api(policy.agent.cloud.attach_api, identity)

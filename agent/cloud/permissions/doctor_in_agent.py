@@ -13,7 +13,7 @@ from dataclasses import asdict
 import anyio
 from aiohttp import web
 
-from agent.cloud.identity.identity_sources import Surroundings, look_around
+from agent.cloud.identity.identity_sources import IdentitySources, look_around
 from agent.cloud.permissions.aws_environment import describe_environment
 from agent.cloud.permissions.doctor_checks import examine_cloud
 from agent.policy import Policy
@@ -22,7 +22,7 @@ from agent.policy import Policy
 def add_examination(
     app: web.Application,
     policy: Callable[[], Policy],
-    surroundings: Callable[[], Surroundings] = look_around,
+    surroundings: Callable[[], IdentitySources] = look_around,
 ) -> None:
     """Let the control socket answer ``POST /v1/examine``: environment and findings as the agent has them.
 

@@ -10,7 +10,7 @@ from agent.core.model import VolumeId
 
 
 @dataclass
-class Memory:
+class CloudMemory:
     """The cloud loop's memory, which its concerns read and write."""
 
     makings: Makings = field(default_factory=Makings)

@@ -22,7 +22,7 @@ from agent.cloud.plan.pools import find_last_holder, find_pool, rank_holder
 from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.tasks.task import Concern, Means
 from agent.cloud.view import pending_calls
-from agent.cloud.view.cloud_state import Look
+from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_pools
 from agent.core.steps import Refuse, Wait
 
@@ -42,7 +42,7 @@ class Expiry(Concern):
         self._means = means
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         limits = list_limits(look)
         memory, now_s = self._means.memory, self._means.clock()
         if not limits:
@@ -62,7 +62,7 @@ class Expiry(Concern):
         return decision
 
     async def _find_next(
-        self, look: Look, limits: Sequence[tuple[WantedVolume, timedelta]]
+        self, look: CloudState, limits: Sequence[tuple[WantedVolume, timedelta]]
     ) -> Decision | None:
         """Return the next thing to do about any of them, where its last holder is proven gone now."""
         memory, waiting = self._means.memory, None
@@ -81,14 +81,14 @@ class Expiry(Concern):
         return waiting
 
     def _list_unheld(
-        self, wanted: WantedVolume, described: Sequence[CloudVolume], look: Look
+        self, wanted: WantedVolume, described: Sequence[CloudVolume], look: CloudState
     ) -> list[CloudVolume]:
         """Return what might go, each node in an order of its own, so that they seldom do the same."""
         own_id = look.node.identity.instance_id or ""
         return sorted(find_pool(wanted, described), key=lambda one: rank_holder(own_id, str(one.volume_id)))
 
     async def _plan(
-        self, wanted: WantedVolume, volume: CloudVolume, limit: timedelta, look: Look
+        self, wanted: WantedVolume, volume: CloudVolume, limit: timedelta, look: CloudState
     ) -> Decision | None:
         now, now_s, memory = self._means.now(), self._means.clock(), self._means.memory
         holder, deadline = find_last_holder(volume), find_deadline(volume, limit, now)
@@ -110,16 +110,16 @@ class Expiry(Concern):
         return decision
 
     @override
-    def foresee(self, look: Look) -> None:
+    def foresee(self, look: CloudState) -> None:
         for volume_id, (claim, deadline) in self._means.memory.unheld.items():
             look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline)
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
         """Say nothing of entries: theirs are other volumes."""
 
 
-def list_limits(look: Look) -> list[tuple[WantedVolume, timedelta]]:
+def list_limits(look: CloudState) -> list[tuple[WantedVolume, timedelta]]:
     """Return this node's claims that have volumes deleted which nobody holds, and after how long."""
     limits = {
         entry.name: timedelta(seconds=entry.claim.unheld_limit_s)

@@ -20,12 +20,12 @@ from agent.cloud.plan.claim_removed import (
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.pools import find_last_holder, find_taken
-from agent.cloud.state.process_memory import Memory
+from agent.cloud.state.process_memory import CloudMemory
 from agent.cloud.tasks.task import Concern, Means
-from agent.cloud.view.cloud_state import Look
+from agent.cloud.view.cloud_state import CloudState
 
 
-def list_leaving(look: Look, means: Means) -> Iterator[Concern]:
+def list_leaving(look: CloudState, means: Means) -> Iterator[Concern]:
     """Return the concerns about what is here, or is this node's, and is wanted no more."""
     orphans = find_orphans(look.list_volumes(), look.policy, look.node)
     for volume in orphans:
@@ -47,7 +47,7 @@ class Leaving(Concern):
         self._means = means
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         departure, volume_id = find_departure(self._volume), self._volume.volume_id
         if departure is None:
             return None
@@ -68,7 +68,7 @@ class Leaving(Concern):
         )
 
 
-def find_surplus(look: Look) -> Iterator[CloudVolume]:
+def find_surplus(look: CloudState) -> Iterator[CloudVolume]:
     """Return the volumes of pools that are attached here and not this node's to use.
 
     It has another one, or they bear the name of an instance that lives.
@@ -90,7 +90,7 @@ class GivingBack(Concern):
         self._means = means
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         is_released = self._volume.volume_id in self._means.memory.dropped
         return plan_detach(self._volume, look.node, is_released=is_released)
 
@@ -98,13 +98,13 @@ class GivingBack(Concern):
 class Pardon(Concern):
     """A volume that was to be deleted is wanted again: the time of its deletion is to be forgotten."""
 
-    def __init__(self, volume: CloudVolume, memory: Memory) -> None:
+    def __init__(self, volume: CloudVolume, memory: CloudMemory) -> None:
         self.name = f"{volume.tag(TAG_CLAIM)} ({volume.volume_id})"
         self.key = f"{self.name}: pardon"
         self._volume = volume
         self._memory = memory
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         self._memory.departing.pop(self._volume.volume_id, None)
         return plan_pardon(self._volume)

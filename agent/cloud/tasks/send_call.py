@@ -15,7 +15,7 @@ from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.device_names import list_given_names
 from agent.cloud.plan.pools import Take
 from agent.cloud.state.made_volumes import find_key, note_burnt, note_made, note_mismatch
-from agent.cloud.state.process_memory import Memory
+from agent.cloud.state.process_memory import CloudMemory
 from agent.cloud.tasks.copy_volume import CopyVolumes, MakingCall, make_volume
 from agent.cloud.view.change_events import Record, record_change, record_changes
 from agent.cloud.view.cloud_report import Hands
@@ -34,7 +34,7 @@ class Doer:
         self,
         make: Make,
         hands: Hands,
-        memory: Memory,
+        memory: CloudMemory,
         recent: RecentCalls,
         clock: Callable[[], float],
         record: Record,

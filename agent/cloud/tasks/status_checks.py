@@ -20,7 +20,7 @@ from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Reason, VolumeId
 
 if TYPE_CHECKING:
-    from agent.cloud.view.cloud_state import Look
+    from agent.cloud.view.cloud_state import CloudState
 
 log = get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Checkups:
         self._found_at_s = -math.inf
         self._found: dict[VolumeId, AwsChecks] = {}
 
-    async def tend(self, look: Look) -> None:
+    async def tend(self, look: CloudState) -> None:
         """Ask about all volumes here that were just described, where it is time to. Never raises for AWS."""
         here = frozenset(
             volume.volume_id

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from agent.cloud.aws.call import Make
 from agent.cloud.plan.instance_gone import find_gone
-from agent.cloud.view.cloud_state import Look, find_leavers, find_suspects
+from agent.cloud.view.cloud_state import CloudState, find_leavers, find_suspects
 from agent.cloud.view.retry_pauses import BackOffs, RareQuestion
 from agent.core.errors import AgentError
 
@@ -26,18 +26,18 @@ class Suspicion:
         self._rests = rests
         self._question = RareQuestion(clock, rng)
 
-    async def find_gone(self, look: Look) -> None:
+    async def find_gone(self, look: CloudState) -> None:
         """Tell the look which instances are gone; where that cannot be asked, why. Failing, none is."""
         await self._ask(look, sorted(find_suspects(look)), None)
 
-    async def find_leaver(self, look: Look) -> None:
+    async def find_leaver(self, look: CloudState) -> None:
         """Tell the look of instances that are gone and have left what this node needs, if there are any."""
         known = None
         while look.node.gone != known and look.unproven is None:
             known = look.node.gone
             await self._ask(look, find_leavers(look), ENOUGH)
 
-    async def _ask(self, look: Look, suspects: Sequence[str], enough: int | None) -> None:
+    async def _ask(self, look: CloudState, suspects: Sequence[str], enough: int | None) -> None:
         due = [one for one in suspects if one not in look.node.gone and self._question.is_due(one)]
         if not due:
             return

@@ -15,8 +15,8 @@ from agent.cloud.aws.call import Make
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.plan.decisions import Decision
 from agent.cloud.snapshots.take_due import SnapshotKeeper
-from agent.cloud.state.process_memory import Memory
-from agent.cloud.view.cloud_state import Look
+from agent.cloud.state.process_memory import CloudMemory
+from agent.cloud.view.cloud_state import CloudState
 from agent.core.model import VolumeId
 from agent.core.steps import Refuse, Wait
 
@@ -26,7 +26,7 @@ class Means:
     """What concerns decide with."""
 
     make: Make
-    memory: Memory
+    memory: CloudMemory
     snapshots: SnapshotKeeper
     released: set[VolumeId]
     """Taken away, most of them by hand, and to be left so; ``EVERYTHING`` may be among them."""
@@ -45,7 +45,7 @@ class Concern(ABC):
     """It is not settled before AWS was asked for all volumes with the agent's marks."""
 
     @abstractmethod
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         """Return the next thing to do; None: nothing, now."""
 
     def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
@@ -53,14 +53,14 @@ class Concern(ABC):
         del volume
         return iter(())
 
-    def foresee(self, look: Look) -> None:
+    def foresee(self, look: CloudState) -> None:
         """Note what is decided on for a later time."""
         del look
 
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
         """Say why this is not as wanted: here, why the volume cannot be used."""
         look.verdicts[self.name] = verdict
 
-    def tell_asked(self, waiting: Wait, look: Look) -> None:
+    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
         """Say that AWS was asked for what is wanted."""
         self.tell(waiting, look)

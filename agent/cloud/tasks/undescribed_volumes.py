@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.view.cloud_state import Look
+from agent.cloud.view.cloud_state import CloudState
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 
@@ -49,7 +49,7 @@ class UntoldVolumes:
         if isinstance(error, CloudError) and error.denied_action == _ACTION:
             self.volumes |= self._here
 
-    def note_look(self, look: Look) -> None:
+    def note_look(self, look: CloudState) -> None:
         """Take note of what a look described, and tell it which volumes AWS will not tell about."""
         now_s = self._clock()
         unread = look.list_unread()

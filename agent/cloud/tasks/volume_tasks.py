@@ -22,7 +22,7 @@ from agent.cloud.tasks.leaving_volumes import list_leaving
 from agent.cloud.tasks.task import Concern, Means
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_report import EVERYTHING
-from agent.cloud.view.cloud_state import Look
+from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_modifications, is_searchable
 from agent.core.errors import AgentError
 from agent.core.model import Difference, Reason, VolumeId
@@ -30,7 +30,7 @@ from agent.core.steps import Refuse, Wait
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 
 
-def list_concerns(look: Look, means: Means) -> Iterator[Concern]:
+def list_concerns(look: CloudState, means: Means) -> Iterator[Concern]:
     """Return the concerns a look begins with."""
     for entry in look.entries:
         yield Presence(entry, means)
@@ -48,13 +48,13 @@ class Presence(Concern):
         self._means = means
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         decision = self._hold_back(await self._plan(look))
         if isinstance(decision, Do):
             look.reserve_name(decision.call)
         return decision
 
-    async def _plan(self, look: Look) -> Decision | None:
+    async def _plan(self, look: CloudState) -> Decision | None:
         entry = self._entry
         if entry.claim is not None:
             return await self._plan_claim(entry.claim, look)
@@ -68,7 +68,7 @@ class Presence(Concern):
             return self._plan_matching(entry.match, look)
         return None
 
-    async def _plan_claim(self, claim: Claim, look: Look) -> Decision:
+    async def _plan_claim(self, claim: Claim, look: CloudState) -> Decision:
         wanted, makings = look.want(self.name, claim), self._means.memory.makings
         making = makings.get(wanted.key)
         claimed = find_claimed(wanted, look.list_volumes())
@@ -94,7 +94,7 @@ class Presence(Concern):
             raise look.unproven
         return decision
 
-    def _plan_pool(self, wanted: WantedVolume, making: Making, look: Look) -> Decision | None:
+    def _plan_pool(self, wanted: WantedVolume, making: Making, look: CloudState) -> Decision | None:
         if is_disowned(making, look.volumes):
             return None
         memory, now_s = self._means.memory, self._means.clock()
@@ -104,7 +104,7 @@ class Presence(Concern):
             raise look.unproven  # nothing is made while it is not known whether something was left
         return decision
 
-    def _plan_matching(self, match: Match, look: Look) -> Decision:
+    def _plan_matching(self, match: Match, look: CloudState) -> Decision:
         volume = choose_volume(look.find_matching(match), look.node)
         if volume is None:
             _require_read(look, None)
@@ -136,7 +136,7 @@ class Presence(Concern):
         )
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
         claimed = look.claimed.get(self.name, self._entry.volume_id)
         if look.has_device(claimed):
@@ -162,12 +162,12 @@ class Upkeep(Concern):
         self._means = means
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever."""
         look.note(self.name, verdict)
 
     @override
-    def tell_asked(self, waiting: Wait, look: Look) -> None:
+    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
         """Say nothing: that a volume in use is being changed is no defect of it."""
 
 
@@ -181,12 +181,12 @@ class Likeness(Upkeep):
     def _find(self, wanted: WantedVolume) -> tuple[Difference, ...]:
         raise NotImplementedError
 
-    def _note(self, look: Look, differences: Sequence[Difference]) -> None:
+    def _note(self, look: CloudState, differences: Sequence[Difference]) -> None:
         if differences:
             look.drift[self.name] = (*look.drift.get(self.name, ()), *differences)
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: Look) -> None:
+    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever, and why not."""
         with suppress(AgentError):  # what is wanted cannot be said: that is the verdict
             differences = self._find(look.want(self.name, self._claim))
@@ -196,7 +196,7 @@ class Likeness(Upkeep):
         look.note(self.name, verdict)
 
     @override
-    def tell_asked(self, waiting: Wait, look: Look) -> None:
+    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
         """Tell of what AWS was not asked for, since it would not do it."""
         differences = ask(self._find(look.want(self.name, self._claim)))
         self._note(look, differences)
@@ -217,7 +217,7 @@ class Shape(Likeness):
         return find_shape_differences(self._volume, wanted, self._last)
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         wanted = look.want(self.name, self._claim)
         planned = plan_modify(self._volume, wanted, None)
         if isinstance(planned, Do):
@@ -244,7 +244,7 @@ class Tagging(Likeness):
         return find_tag_differences(self._volume, wanted)
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         return plan_tags(self._volume, look.want(self.name, self._claim))
 
 
@@ -256,19 +256,19 @@ class Snapshots(Upkeep):
         self._entry = entry
 
     @override
-    async def decide(self, look: Look) -> Decision | None:
+    async def decide(self, look: CloudState) -> Decision | None:
         holders = [one.instance_id for one in self._volume.attachments if one.instance_id is not None]
         if self._volume.is_multi_attach and look.node.identity.instance_id != min(holders, default=None):
             return None  # one of the instances that share it does it for all
         return await self._means.snapshots.tend(self.name, self._entry, self._volume)
 
     @override
-    def foresee(self, look: Look) -> None:
+    def foresee(self, look: CloudState) -> None:
         for call, at in self._means.snapshots.find_next(self._volume.volume_id):
             look.foresee(self.name, Do(call), at=at)
 
 
-def _require_read(look: Look, volume_id: VolumeId | None) -> None:
+def _require_read(look: CloudState, volume_id: VolumeId | None) -> None:
     """Raise where what cannot be read may be this volume; None: any that no entry names."""
     doubt = look.find_doubt(volume_id)
     if doubt is not None:

@@ -49,7 +49,7 @@ class Hands(Protocol):
 
 
 @dataclass(frozen=True)
-class Findings:
+class CloudReport:
     """What a look at the cloud found, for the node half."""
 
     facts: NodeFacts = field(default_factory=NodeFacts)

@@ -17,7 +17,7 @@ from agent.cloud.plan.decisions import Do, NodeView, Release
 from agent.cloud.plan.device_names import list_given_names
 from agent.cloud.plan.pools import find_candidates, find_last_holder, find_pool, find_taken, rank_holder
 from agent.cloud.plan.wanted_volume import WantedVolume, want_volume
-from agent.cloud.view.cloud_report import Findings, choose_entries, make_facts
+from agent.cloud.view.cloud_report import CloudReport, choose_entries, make_facts
 from agent.cloud.view.describe_all import (
     describe_known,
     describe_marked,
@@ -34,7 +34,7 @@ from agent.policy.entries import Claim, Match, VolumeEntry
 
 
 @dataclass
-class Look:
+class CloudState:
     """What one look has described so far, and what it decided."""
 
     node: NodeView
@@ -191,11 +191,11 @@ class Look:
         kept = {volume_id: origin for volume_id, origin in self.earlier.items() if volume_id in unread}
         return kept | {volume.volume_id: make_origin(volume) for volume in self.list_volumes()}
 
-    def find(self) -> Findings:
+    def find(self) -> CloudReport:
         """Return what the node half is to know."""
         facts = make_facts(self.node.identity)
         departures = {volume_id: one.describe() for volume_id, one in self.departures.items()}
-        return Findings(
+        return CloudReport(
             facts,
             self.find_origins(),
             self.claimed,
@@ -214,7 +214,9 @@ class Look:
         )
 
 
-async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_searching: bool) -> None:
+async def describe_all(
+    make: Make, look: CloudState, known: Iterable[VolumeId], *, is_searching: bool
+) -> None:
     """Describe everything the node has to do with: in one call once all is settled.
 
     ``known``: volumes to ask about by ID. ``is_searching``: ask for those with the agent's marks as well, as
@@ -234,7 +236,7 @@ async def describe_all(make: Make, look: Look, known: Iterable[VolumeId], *, is_
         look.add_volumes(await describe_matching(make, missing, look.node.identity.zone))
 
 
-def find_suspects(look: Look) -> frozenset[str]:
+def find_suspects(look: CloudState) -> frozenset[str]:
     """Return the other instances that hold this node's claims: its own and its cluster's, nobody else's.
 
     Also those whose name is on a volume that is attached here.
@@ -258,7 +260,7 @@ def find_suspects(look: Look) -> frozenset[str]:
     return frozenset(holder for holder in holders if holder not in {None, look.node.identity.instance_id})
 
 
-def find_leavers(look: Look) -> tuple[str, ...]:
+def find_leavers(look: CloudState) -> tuple[str, ...]:
     """Return the instances that stand between this node and a volume it needs, in this node's order.
 
     Whom AWS shows attached has to be gone, and then whose name is on the volume.

@@ -92,7 +92,7 @@ _EFFORT = {
 }
 
 
-class Place(NamedTuple):
+class ReadPlace(NamedTuple):
     """A stretch of the device to read."""
 
     offset: int
@@ -149,7 +149,7 @@ def holds_data(fd: int, offset_bytes: int, size_bytes: int) -> bool:
     except (OSError, VanishedError):
         return False
     try:
-        return isinstance(scan_places(direct, [Place(start, length)]), Foreign)
+        return isinstance(scan_places(direct, [ReadPlace(start, length)]), Foreign)
     finally:
         direct.close()
 
@@ -157,17 +157,17 @@ def holds_data(fd: int, offset_bytes: int, size_bytes: int) -> bool:
 # -- Where to read -------------------------------------------------------------------------------------------
 
 
-def choose_places(size_bytes: int, rng: random.Random, trust: Trust = Trust.NONE) -> list[Place]:
+def choose_places(size_bytes: int, rng: random.Random, trust: Trust = Trust.NONE) -> list[ReadPlace]:
     """Return what to read of a device of ``size_bytes``: ascending, not overlapping, at most 1 MiB each."""
     effort = _EFFORT[trust]
     if size_bytes <= max(effort.whole_bytes, 2 * effort.edge_bytes):
-        return list(_split([Place(0, size_bytes)]))
+        return list(_split([ReadPlace(0, size_bytes)]))
     wanted = [
-        Place(0, effort.edge_bytes),
-        Place(size_bytes - effort.edge_bytes, effort.edge_bytes),
-        *(Place(offset, 16 * KIB) for offset in _list_ext_backups(size_bytes)),
-        *(Place(max(0, offset - 16 * KIB), 64 * KIB) for offset in _list_xfs_groups(size_bytes)),
-        *(Place(offset, 16 * KIB) for offset in _list_powers(size_bytes)),
+        ReadPlace(0, effort.edge_bytes),
+        ReadPlace(size_bytes - effort.edge_bytes, effort.edge_bytes),
+        *(ReadPlace(offset, 16 * KIB) for offset in _list_ext_backups(size_bytes)),
+        *(ReadPlace(max(0, offset - 16 * KIB), 64 * KIB) for offset in _list_xfs_groups(size_bytes)),
+        *(ReadPlace(offset, 16 * KIB) for offset in _list_powers(size_bytes)),
         *_choose_samples(size_bytes, rng, effort),
     ]
     return list(_split(_merge(wanted, size_bytes)))
@@ -199,33 +199,33 @@ def _list_powers(size_bytes: int) -> Iterator[int]:
     return takewhile(lambda offset: offset < size_bytes, (16 * MIB << power for power in count()))
 
 
-def _choose_samples(size_bytes: int, rng: random.Random, effort: _Effort) -> Iterator[Place]:
+def _choose_samples(size_bytes: int, rng: random.Random, effort: _Effort) -> Iterator[ReadPlace]:
     """Yield one random sample from each of ``effort.samples`` equal strata."""
     pages = (size_bytes - effort.sample_bytes) // _PAGE
     # All randomness at once: the kernel is asked for it by a system call each time.
     draws = memoryview(rng.getrandbits(64 * effort.samples).to_bytes(8 * effort.samples, "little")).cast("Q")
     for number, draw in enumerate(draws):
         low, high = pages * number // effort.samples, pages * (number + 1) // effort.samples
-        yield Place((low + (draw * (high - low) >> 64)) * _PAGE, effort.sample_bytes)
+        yield ReadPlace((low + (draw * (high - low) >> 64)) * _PAGE, effort.sample_bytes)
 
 
-def _merge(places: Sequence[Place], size_bytes: int) -> Iterator[Place]:
+def _merge(places: Sequence[ReadPlace], size_bytes: int) -> Iterator[ReadPlace]:
     """Yield ``places`` aligned, cut to the device, ascending, and with overlaps made one."""
     start = end = 0
     for place in sorted(places):
         low = place.offset // _PAGE * _PAGE
         high = min(-(-place.end // _PAGE) * _PAGE, size_bytes)
         if low > end:
-            yield Place(start, end - start)
+            yield ReadPlace(start, end - start)
             start = low
         end = max(end, high)
-    yield Place(start, end - start)
+    yield ReadPlace(start, end - start)
 
 
-def _split(places: Sequence[Place] | Iterator[Place]) -> Iterator[Place]:
+def _split(places: Sequence[ReadPlace] | Iterator[ReadPlace]) -> Iterator[ReadPlace]:
     for place in places:
         for offset in range(place.offset, place.end, _CHUNK):
-            yield Place(offset, min(_CHUNK, place.end - offset))
+            yield ReadPlace(offset, min(_CHUNK, place.end - offset))
 
 
 # -- Reading -------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Read(Protocol):
     def __call__(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
 
 
-def scan_places(fd: int, places: Sequence[Place], read: Read = os.preadv) -> Foreign | Unknown | None:
+def scan_places(fd: int, places: Sequence[ReadPlace], read: Read = os.preadv) -> Foreign | Unknown | None:
     """Read all places; return what ends the proof, None where everything is there and zero."""
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -248,7 +248,7 @@ def scan_places(fd: int, places: Sequence[Place], read: Read = os.preadv) -> For
 
 
 def _scan_some(
-    fd: int, places: Sequence[Place], read: Read, stop: threading.Event
+    fd: int, places: Sequence[ReadPlace], read: Read, stop: threading.Event
 ) -> Foreign | Unknown | None:
     with mmap.mmap(-1, _CHUNK) as buffer:
         for place in places:
@@ -261,7 +261,7 @@ def _scan_some(
     return None
 
 
-def _read_place(fd: int, place: Place, buffer: mmap.mmap, read: Read) -> Foreign | Unknown | None:
+def _read_place(fd: int, place: ReadPlace, buffer: mmap.mmap, read: Read) -> Foreign | Unknown | None:
     try:
         with memoryview(buffer) as whole, whole[: place.length] as view:
             read_bytes = read(fd, [view], place.offset)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, Foreign, FormatRecord, FsType, Unknown
-from agent.node.content.blankness import MIB, TIB, Place, choose_places
+from agent.node.content.blankness import MIB, TIB, ReadPlace, choose_places
 from agent.node.content.superblocks import crc32c
 from agent.node.isolate.messages import Fd
 
@@ -73,7 +73,7 @@ def explain_remains(
     return Foreign("what an interrupted format left", is_signed=False, is_own_remains=True)
 
 
-def _read_pages(fd: int, places: Iterable[Place], size_bytes: int) -> Iterator[tuple[int, bytes]]:
+def _read_pages(fd: int, places: Iterable[ReadPlace], size_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Yield every page that is not zero."""
     for place in places:
         for start in range(place.offset, place.end, MIB):
@@ -88,7 +88,7 @@ def _read_pages(fd: int, places: Iterable[Place], size_bytes: int) -> Iterator[t
                         yield start + offset, page
 
 
-def _list_written(reference: int) -> Iterator[Place]:
+def _list_written(reference: int) -> Iterator[ReadPlace]:
     """Yield what mkfs has written of its file, in whole pages."""
     end = 0
     while True:
@@ -98,7 +98,7 @@ def _list_written(reference: int) -> Iterator[Place]:
             return
         end = os.lseek(reference, start, os.SEEK_HOLE)
         start = start // PAGE_BYTES * PAGE_BYTES
-        yield Place(start, -(-(end - start) // PAGE_BYTES) * PAGE_BYTES)
+        yield ReadPlace(start, -(-(end - start) // PAGE_BYTES) * PAGE_BYTES)
 
 
 # -- What explains a page ------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class BlockNode:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class UsageFacts:
     """What the node uses block devices for, at one moment."""
 
     mounts: tuple[Mount, ...] = ()
@@ -74,7 +74,7 @@ class Surroundings:
 
 def find_exclusion(
     device: Device,
-    surroundings: Surroundings,
+    surroundings: UsageFacts,
     *,
     records: Iterable[MountRecord] = (),
     boot_id: str = "",
@@ -96,7 +96,7 @@ def find_exclusion(
     )
 
 
-def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | None:
+def _exclude_system(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     for mount in surroundings.mounts:
         if _is_kubelets(mount):
             continue
@@ -116,13 +116,13 @@ def _exclude_system(device: Device, surroundings: Surroundings) -> Exclusion | N
     return None
 
 
-def _exclude_swap(device: Device, surroundings: Surroundings) -> Exclusion | None:
+def _exclude_swap(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     if device.numbers & surroundings.closure(surroundings.swaps):
         return Exclusion(Reason.DEVICE_BUSY, f"{device.path} is used as swap.", hint="swapoff frees it.")
     return None
 
 
-def _exclude_csi(device: Device, surroundings: Surroundings) -> Exclusion | None:
+def _exclude_csi(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     names = _node_names(device)
     for mount in surroundings.mounts:
         if not _is_kubelets(mount):
@@ -145,7 +145,7 @@ def _is_raw(mount: Mount, names: frozenset[str]) -> bool:
     return mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in names
 
 
-def _exclude_held(device: Device, surroundings: Surroundings) -> Exclusion | None:
+def _exclude_held(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     holders = (*device.holders, *(name for partition in device.partitions for name in partition.holders))
     by_name = {block.name: block for block in surroundings.blocks.values()}
     if holders:
@@ -170,7 +170,7 @@ def _exclude_held(device: Device, surroundings: Surroundings) -> Exclusion | Non
     return None
 
 
-def _exclude_mounted(device: Device, surroundings: Surroundings) -> Exclusion | None:
+def _exclude_mounted(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     for mount in surroundings.mounts:
         if device.numbers & surroundings.devices_of(mount):
             return Exclusion(
@@ -185,7 +185,7 @@ def _exclude_mounted(device: Device, surroundings: Surroundings) -> Exclusion | 
 
 def _find_ours(
     device: Device,
-    surroundings: Surroundings,
+    surroundings: UsageFacts,
     records: tuple[MountRecord, ...],
     boot_id: str,
     wanted_path: str | None,

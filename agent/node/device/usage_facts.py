@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Mount
-from agent.node.device.foreign_use import SYSTEM_MOUNTS, BlockNode, Surroundings
+from agent.node.device.foreign_use import SYSTEM_MOUNTS, BlockNode, UsageFacts
 from agent.node.kernel.swaps import list_swap_devices
 from agent.node.kernel.sysfs import list_names, read_attribute, read_block_numbers, read_device_number
 
@@ -24,7 +24,7 @@ _LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
 
 
-def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Surroundings:
+def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> UsageFacts:
     """Return what the node uses block devices for; ``root`` holds ``sys``, ``proc``, ``dev``.
 
     Raises OSError where sysfs or procfs cannot be read: without them nothing is known to be free.
@@ -38,7 +38,7 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Su
         for number in block.beneath
         if _LOOP.fullmatch(block.name)
     }
-    return Surroundings(
+    return UsageFacts(
         mounts=mounts,
         blocks=blocks,
         sources={

@@ -24,7 +24,7 @@ else:
     from typing_extensions import TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
-    from agent.node.machine import Node
+    from agent.node.machine import Machine
 
 _TIMEOUT_S = 600.0
 """As for any other mount: it may have to wait for its device."""
@@ -51,7 +51,7 @@ class Rings:
     ``hear_free`` is told of a path that a mount has left. All are put here by whoever follows volumes.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Machine) -> None:
         self._node = node
         self._meetings: dict[frozenset[Relocation], _Meeting] = {}
         self.find_path: Callable[[VolumeId], str | None] = lambda _: None

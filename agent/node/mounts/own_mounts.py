@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.core.model import Device, DeviceNumber, Mount, MountRecord
 from agent.core.printable import make_printable
 from agent.node.device import open_device
-from agent.node.device.foreign_use import Surroundings
+from agent.node.device.foreign_use import UsageFacts
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.kernel.mountinfo import describe_mount, find_seen_mount, is_whole, read_mounts
 from agent.node.mounts.namespaces import find_mount_elsewhere
@@ -47,7 +47,7 @@ def _is_on(devices: frozenset[DeviceNumber], diskseq: int | None) -> bool:
 
 
 def find_stale(
-    surroundings: Surroundings,
+    surroundings: UsageFacts,
     record: MountRecord | None,
     boot_id: str,
     is_present: Callable[[DeviceNumber], bool],
@@ -67,7 +67,7 @@ def find_stale(
     )
 
 
-def find_noted(surroundings: Surroundings, record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
+def find_noted(surroundings: UsageFacts, record: MountRecord, boot_id: str) -> tuple[Mount, ...]:
     """Return the mounts that a note of this boot is about, by their path and number."""
     if record.boot_id != boot_id:
         return ()
@@ -110,7 +110,7 @@ def find_cover(mounts: tuple[Mount, ...], mount: Mount) -> str | None:
 
 
 def find_cut_off(
-    others: tuple[Mount, ...], surroundings: Surroundings, record: MountRecord | None, boot_id: str
+    others: tuple[Mount, ...], surroundings: UsageFacts, record: MountRecord | None, boot_id: str
 ) -> Mount | None:
     """Return the one that the agent noted of the ``others``: mounts of a volume seen at its path as well."""
     if record is None:
@@ -120,7 +120,7 @@ def find_cut_off(
     return next((mount for mount in kept if find_cover(surroundings.mounts, mount) is None), None)
 
 
-def find_any_mount(found: Device, surroundings: Surroundings) -> str | None:
+def find_any_mount(found: Device, surroundings: UsageFacts) -> str | None:
     """Return, as a clause, where a device or a part of it is mounted by anyone, here or in a container."""
     for mount in surroundings.mounts:
         if mount.fs_type != "devtmpfs" and surroundings.devices_of(mount) & found.numbers:
@@ -129,7 +129,7 @@ def find_any_mount(found: Device, surroundings: Surroundings) -> str | None:
 
 
 def list_own_mounts(
-    found: Device, surroundings: Surroundings, wanted_path: str | None, noted_path: str | None
+    found: Device, surroundings: UsageFacts, wanted_path: str | None, noted_path: str | None
 ) -> tuple[Mount, ...]:
     """Return the mounts of the whole filesystem; views of parts of it, as containers have, are not listed.
 

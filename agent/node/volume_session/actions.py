@@ -60,7 +60,7 @@ from agent.node.volume_session.raw_handover import need_raw_note, note_raw, note
 from agent.node.volume_session.recheck import Unchanged, read_state, verify_unchanged
 
 if TYPE_CHECKING:
-    from agent.node.machine import Node
+    from agent.node.machine import Machine
 
 VERIFY_TIMEOUT_S = 30.0
 MOUNT_TIMEOUT_S = 600.0
@@ -79,7 +79,7 @@ DUPLICATE_UUID = "duplicate UUID"
 class VolumeActions:
     """How each step is done."""
 
-    def __init__(self, node: Node, pin: Pin) -> None:
+    def __init__(self, node: Machine, pin: Pin) -> None:
         self._node = node
         self._pin = pin
         self._do: dict[type[Any], Callable[[Any, Observed], Awaitable[None]]] = {

@@ -23,18 +23,18 @@ from agent.node.content.blankness import Trust, holds_data
 from agent.node.content.interrupted_format import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.filesystem.mkfs_and_fsck import make_reference
 from agent.node.isolate.messages import Fd
-from agent.node.volume_session.inspect import Look
+from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.volume_session.recheck import Verdicts, read_state
 
 
-def is_decided(look: Look, record: FormatRecord | None) -> bool:
+def is_decided(look: DeviceFacts, record: FormatRecord | None) -> bool:
     """Tell whether the signatures that a look found say all there is to know of what is on the device."""
     is_interrupted = record is not None and record.stage is FormatStage.INTENDED
     return look.content is not None and not is_interrupted
 
 
-async def recall_check(pin: Pin, verdicts: Verdicts, look: Look, *, for_show: bool) -> Checked | None:
+async def recall_check(pin: Pin, verdicts: Verdicts, look: DeviceFacts, *, for_show: bool) -> Checked | None:
     """Return what a check in an earlier pass found wrong with what is there, if nobody has written since.
 
     ``for_show``: nothing is flushed for it.
@@ -47,7 +47,7 @@ async def recall_check(pin: Pin, verdicts: Verdicts, look: Look, *, for_show: bo
 
 async def prove_content(
     pin: Pin,
-    look: Look,
+    look: DeviceFacts,
     kind: WantedFilesystem,
     record: FormatRecord | None,
     trust: Trust,

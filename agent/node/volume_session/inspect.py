@@ -70,7 +70,7 @@ class LookRequest:
 
 
 @dataclass(frozen=True)
-class Look:
+class DeviceFacts:
     """What was found."""
 
     device: Device
@@ -95,7 +95,7 @@ class Look:
     links: frozenset[str] = frozenset()
 
 
-def open_and_look(request: LookRequest) -> tuple[Fd, Look]:
+def open_and_look(request: LookRequest) -> tuple[Fd, DeviceFacts]:
     """Open the device at the request's path and look at it; the descriptor is the caller's.
 
     Raises as ``open_device`` and ``look_at`` do.
@@ -108,7 +108,7 @@ def open_and_look(request: LookRequest) -> tuple[Fd, Look]:
         raise
 
 
-def look_at(fd: int, request: LookRequest) -> Look:
+def look_at(fd: int, request: LookRequest) -> DeviceFacts:
     """Return what there is to know of the device open at ``fd``.
 
     Raises VanishedError where it is gone, AgentError with reason ShutDown or IoErrors where its mounted
@@ -117,7 +117,7 @@ def look_at(fd: int, request: LookRequest) -> Look:
     return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
 
 
-def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
+def _look_at(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     for _ in range(_LOOKS):
         # Mounted, unmounted or covered while it was looked at: then it is looked at as it is by now.
         with contextlib.suppress(CoveredError, NotMountedError):
@@ -129,7 +129,7 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> Look:
     )
 
 
-def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
+def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     all_mounts = read_mounts()
     surroundings = gather_surroundings(all_mounts)
     exclusion = find_exclusion(
@@ -154,7 +154,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> Look:
         content = _read_mounted(fd, found, seen)
     elif request.reads_contents and not mounts and exclusion is None:
         content = recognize(fd, found, request.known)
-    return Look(
+    return DeviceFacts(
         device=found,
         exclusion=exclusion,
         mounts=mounts,

@@ -20,7 +20,7 @@ from agent.node.device.open_device import LOCK_PATIENCE_S, announce_change, lock
 from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
-from agent.node.volume_session.inspect import Look, LookRequest, look_at, open_and_look, open_partition
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look, open_partition
 from agent.node.volume_session.recheck import State
 
 if sys.version_info >= (3, 11):
@@ -70,7 +70,7 @@ class Pin:
         """Run ``function`` in a worker, about this volume."""
         return await self._workers.call(function, *args, timeout_s=timeout_s, subject=self.volume)
 
-    async def look(self, request: LookRequest) -> Look:
+    async def look(self, request: LookRequest) -> DeviceFacts:
         """Look at the device, opened first and then held."""
         if self._fd is None:
             self._fd, look = await self.call(open_and_look, request, timeout_s=LOOK_TIMEOUT_S)

@@ -14,10 +14,10 @@ from agent.base.log import get_logger
 from agent.core.errors import RefusedError
 from agent.core.model import Device, Observed, RawRecord, Reason, RootInode, Wanted
 from agent.node.device.links import BY_ID
-from agent.node.volume_session.inspect import Look
+from agent.node.volume_session.inspect import DeviceFacts
 
 if TYPE_CHECKING:
-    from agent.node.machine import Node
+    from agent.node.machine import Machine
 
 log = get_logger(__name__)
 
@@ -25,7 +25,9 @@ NODE_GROUP = "disk"
 """Of block devices, by systemd's rules.d/50-udev-default.rules."""
 
 
-async def find_raw_note(node: Node, look: Look, wanted: Wanted | None, *, for_show: bool) -> RawRecord | None:
+async def find_raw_note(
+    node: Machine, look: DeviceFacts, wanted: Wanted | None, *, for_show: bool
+) -> RawRecord | None:
     """Return the note that a volume was handed out raw; None where nobody can have it open since it was.
 
     Where there is reason to have one and none that is sound, it is written first, unless ``for_show``: what
@@ -52,12 +54,12 @@ async def find_raw_note(node: Node, look: Look, wanted: Wanted | None, *, for_sh
     return adopted
 
 
-async def note_raw(node: Node, device: Device, owner: RootInode | None) -> None:
+async def note_raw(node: Machine, device: Device, owner: RootInode | None) -> None:
     """Write down, and sync, that a volume is about to be handed out; ``owner`` is its node's until then."""
     await node.save(node.records.write_raw, _make_note(node, device, owner))
 
 
-async def note_restored(node: Node, note: RawRecord) -> None:
+async def note_restored(node: Machine, note: RawRecord) -> None:
     """Write down that the node has its owner and mode again. Who has the volume open has it on."""
     await node.save(node.records.write_raw, replace(note, node_owner=None))
 
@@ -85,7 +87,7 @@ def need_raw_note(observed: Observed) -> RawRecord:
     return observed.raw
 
 
-def _make_note(node: Node, device: Device, owner: RootInode | None) -> RawRecord:
+def _make_note(node: Machine, device: Device, owner: RootInode | None) -> RawRecord:
     return RawRecord(device.identity.volume_id, node.boot_id, device.diskseq, owner)
 
 
@@ -106,7 +108,7 @@ def _guess_owner(now: RootInode, usual: RootInode, wanted: Wanted | None) -> Roo
     )
 
 
-async def _find_usual_owner(node: Node) -> RootInode:
+async def _find_usual_owner(node: Machine) -> RootInode:
     """Return what udev gives a block device's node where no rule of the node's says otherwise."""
     ids = await node.find_ids(None, NODE_GROUP)
     return RootInode(0, 0, 0o600) if ids.gid is None else RootInode(0, ids.gid, 0o660)

@@ -35,12 +35,12 @@ from agent.node.mounts.mount_users import find_processes
 from agent.node.mounts.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import is_decided, prove_content, recall_check
-from agent.node.volume_session.inspect import Look, LookRequest
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 if TYPE_CHECKING:
-    from agent.node.machine import Node
+    from agent.node.machine import Machine
 
 PROCESSES_TIMEOUT_S = 10.0
 
@@ -48,7 +48,7 @@ PROCESSES_TIMEOUT_S = 10.0
 class VolumeSession:
     """One pass over one volume; ``close`` lets go of its device."""
 
-    def __init__(self, node: Node, volume: VolumeId, paths: tuple[str, ...]) -> None:
+    def __init__(self, node: Machine, volume: VolumeId, paths: tuple[str, ...]) -> None:
         self._node = node
         self._volume = volume
         self._paths = paths
@@ -122,7 +122,7 @@ class VolumeSession:
                 return await self._describe(look, wanted, record, for_show=for_show)
         return await self._describe_absent(wanted, record)
 
-    async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> Look:
+    async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> DeviceFacts:
         request = LookRequest(
             path=path,
             identify=self._node.source.identify,
@@ -143,7 +143,7 @@ class VolumeSession:
         return look
 
     async def _describe(
-        self, look: Look, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
+        self, look: DeviceFacts, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
     ) -> Observed:
         exclusion = self._exclude_duplicate() or look.exclusion
         here = _find_here(look, wanted)
@@ -205,7 +205,7 @@ class VolumeSession:
         return await self._find_content(observed, look, wanted, for_show=for_show)
 
     async def _find_content(
-        self, observed: Observed, look: Look, wanted: Wanted, *, for_show: bool
+        self, observed: Observed, look: DeviceFacts, wanted: Wanted, *, for_show: bool
     ) -> Observed:
         """Return what was observed with what is on the device, proven where anything hangs on that."""
         record, kind = observed.format_record, wanted.filesystem
@@ -273,7 +273,7 @@ class VolumeSession:
             return await self._node.find_origin(self._volume, for_show=for_show)
         return self._node.find_answer(self._volume)
 
-    async def _list_processes(self, look: Look, wanted: Wanted | None) -> tuple[Process, ...]:
+    async def _list_processes(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Process, ...]:
         mount = _find_mount_to_leave(look, wanted)
         if mount is None:
             return ()
@@ -281,7 +281,7 @@ class VolumeSession:
             find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
         )
 
-    async def _find_ring(self, look: Look, wanted: Wanted | None) -> tuple[Relocation, ...]:
+    async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:
         is_to_move = wanted is not None and wanted.mount is not None and bool(look.mounts)
         if not is_to_move or look.obstacle is None or look.is_hidden or _find_here(look, wanted) is not None:
             return ()
@@ -328,7 +328,7 @@ def _needs_contents(wanted: Wanted | None) -> bool:
     return wanted is not None and wanted.block is None
 
 
-def _find_mount_to_leave(look: Look, wanted: Wanted | None) -> Mount | None:
+def _find_mount_to_leave(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
     """Return the agent's mount that is to be taken away, if nobody uses it."""
     if wanted is None or not look.mounts:
         return None
@@ -339,7 +339,7 @@ def _find_mount_to_leave(look: Look, wanted: Wanted | None) -> Mount | None:
     return here if is_unchecked else look.cut_off
 
 
-def _find_here(look: Look, wanted: Wanted | None) -> Mount | None:
+def _find_here(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
     if wanted is None or wanted.mount is None:
         return None
     return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.core.quoting import quote
 from agent.policy.yaml.problems import Loc, Problem, name_place
-from agent.policy.yaml.yaml_tree import FAST_LOADER, BrokenError, List, Mark, Node, Scalar, compose
+from agent.policy.yaml.yaml_tree import FAST_LOADER, BrokenError, List, Mark, Scalar, YamlNode, compose
 
 MAX_BYTES = 1 << 20
 
@@ -20,7 +20,7 @@ _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001
 
 
 @dataclass
-class Source:
+class YamlSource:
     """The content of a YAML file, where each part of it stands, and what is wrong with its syntax."""
 
     content: Any = None
@@ -42,15 +42,15 @@ class Source:
         return Mark(1, 1)
 
 
-def read_source(raw: bytes | str, loader: Any = FAST_LOADER) -> Source:
+def read_source(raw: bytes | str, loader: Any = FAST_LOADER) -> YamlSource:
     """Read one YAML document. Never raises: what is wrong is in the result's ``problems``."""
-    source = Source()
+    source = YamlSource()
     try:
         text = _decode(raw)
         node, source.problems = compose(text, loader)
         source.content = _expand(node, (), source)
     except BrokenError as error:
-        return Source(problems=[error.problem], is_readable=False)
+        return YamlSource(problems=[error.problem], is_readable=False)
     return source
 
 
@@ -86,7 +86,7 @@ def _locate(text: str, offset: int) -> Mark:
     return Mark(text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1)
 
 
-def _expand(node: Node, loc: Loc, source: Source) -> Any:
+def _expand(node: YamlNode, loc: Loc, source: YamlSource) -> Any:
     """Return a node as plain content, nothing shared, and note where every part of it stands."""
     source.values[loc] = node.mark
     if isinstance(node, Scalar):

@@ -59,7 +59,7 @@ class Scalar:
 class List:
     """Values in order."""
 
-    items: tuple[Node, ...]
+    items: tuple[YamlNode, ...]
     mark: Mark
     weight: int
     height: int
@@ -69,13 +69,13 @@ class List:
 class Mapping:
     """Keys with their values in the order they are written; a key may be here twice."""
 
-    items: tuple[tuple[Scalar, Node], ...]
+    items: tuple[tuple[Scalar, YamlNode], ...]
     mark: Mark
     weight: int
     height: int
 
 
-Node: TypeAlias = "Scalar | List | Mapping"
+YamlNode: TypeAlias = "Scalar | List | Mapping"
 
 
 class BrokenError(Exception):
@@ -86,7 +86,7 @@ class BrokenError(Exception):
         self.problem = Problem(mark.line, mark.column, "", message, hint)
 
 
-def compose(text: str, loader: Any = FAST_LOADER) -> tuple[Node, list[Problem]]:
+def compose(text: str, loader: Any = FAST_LOADER) -> tuple[YamlNode, list[Problem]]:
     """Return the one document of ``text`` and what is wrong in it; BrokenError where it cannot be read."""
     return _Composer(text, loader).compose()
 
@@ -97,12 +97,12 @@ class _Composer:
     def __init__(self, text: str, loader: Any) -> None:
         self._text = text
         self._events: Iterator[Any] = yaml.parse(text, Loader=loader)
-        self._anchors: dict[str, Node] = {}
+        self._anchors: dict[str, YamlNode] = {}
         self._weight = 0
         self._problems: list[Problem] = []
 
-    def compose(self) -> tuple[Node, list[Problem]]:
-        node: Node | None = None
+    def compose(self) -> tuple[YamlNode, list[Problem]]:
+        node: YamlNode | None = None
         while not isinstance(event := self._next_event(), yaml.StreamEndEvent):
             if not isinstance(event, yaml.DocumentStartEvent):
                 continue
@@ -138,14 +138,14 @@ class _Composer:
         comma = "," if context else ""
         return BrokenError(mark, f"This is not YAML:{context}{comma} {error.problem:.200}.", hint)
 
-    def _compose_node(self, event: Any, depth: int) -> Node:
+    def _compose_node(self, event: Any, depth: int) -> YamlNode:
         if depth > MAX_DEPTH:
             raise BrokenError(_mark(event), f"The file is nested more than {MAX_DEPTH} deep.")
         if isinstance(event, yaml.AliasEvent):
             return self._resolve_alias(event, depth)
         self._count(1, event)
         if isinstance(event, yaml.SequenceStartEvent):
-            node: Node = self._compose_list(event, depth)
+            node: YamlNode = self._compose_list(event, depth)
         elif isinstance(event, yaml.MappingStartEvent):
             node = self._compose_mapping(event, depth)
         else:
@@ -157,14 +157,14 @@ class _Composer:
 
     def _compose_list(self, event: Any, depth: int) -> List:
         self._check_tag(event)
-        items: list[Node] = []
+        items: list[YamlNode] = []
         while not isinstance(item := self._next_event(), yaml.SequenceEndEvent):
             items.append(self._compose_node(item, depth + 1))
         return List(tuple(items), _mark(event), 1 + sum(i.weight for i in items), _height(items))
 
     def _compose_mapping(self, event: Any, depth: int) -> Mapping:
         self._check_tag(event)
-        items: list[tuple[Scalar, Node]] = []
+        items: list[tuple[Scalar, YamlNode]] = []
         while not isinstance(item := self._next_event(), yaml.MappingEndEvent):
             key = self._compose_node(item, depth + 1)
             value = self._compose_node(self._next_event(), depth + 1)
@@ -189,7 +189,7 @@ class _Composer:
         is_plain = event.style in {None, ""} and event.tag is None
         return Scalar(_resolve(text) if is_plain else text, text, _mark(event))
 
-    def _resolve_alias(self, event: Any, depth: int) -> Node:
+    def _resolve_alias(self, event: Any, depth: int) -> YamlNode:
         node = self._anchors.get(event.anchor)
         if node is None:
             raise BrokenError(_mark(event), f"Nothing before this is anchored as &{event.anchor:.60}.")
@@ -220,7 +220,7 @@ def _mark(event: Any) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
-def _height(nodes: list[Node]) -> int:
+def _height(nodes: list[YamlNode]) -> int:
     return 1 + max((node.height for node in nodes), default=0)
 
 

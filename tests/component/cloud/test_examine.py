@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.permissions.doctor_checks import examine_cloud
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.faults import deny
@@ -19,7 +19,7 @@ volumes:
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+def surroundings(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> IdentitySources:
     node = world.add_node(1)
     path = tmp_path / "resource_config.json"
     instance = {
@@ -32,11 +32,11 @@ def surroundings(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) 
     path.write_text(json.dumps(config), "utf-8")
     for name, value in {**CREDENTIALS, "EBS_AGENT_CLOUD_ENDPOINT": world.aws.endpoint}.items():
         monkeypatch.setenv(name, value)
-    return Surroundings(path, None, addresses=frozenset({"10.0.0.1"}))
+    return IdentitySources(path, None, addresses=frozenset({"10.0.0.1"}))
 
 
 async def test_doctor_tells_sources_and_permissions(
-    world: World, surroundings: Surroundings, tmp_path: Path
+    world: World, surroundings: IdentitySources, tmp_path: Path
 ) -> None:
     """Each fact is told with its source, each permission with whether it is there, and nothing is changed."""
     world.use_policy(tmp_path, POLICY)
@@ -56,7 +56,7 @@ async def test_doctor_tells_sources_and_permissions(
     assert not world.cloud.volumes
 
 
-async def test_dry_run_changes_nothing(world: World, surroundings: Surroundings, tmp_path: Path) -> None:
+async def test_dry_run_changes_nothing(world: World, surroundings: IdentitySources, tmp_path: Path) -> None:
     """What is tried by dry run is not done, and is told to be allowed."""
     world.use_policy(tmp_path, POLICY)
     tags = {
@@ -72,7 +72,9 @@ async def test_dry_run_changes_nothing(world: World, surroundings: Surroundings,
     assert world.cloud.volumes[volume].size == 1
 
 
-async def test_nothing_is_asked_for_nothing(world: World, surroundings: Surroundings, tmp_path: Path) -> None:
+async def test_nothing_is_asked_for_nothing(
+    world: World, surroundings: IdentitySources, tmp_path: Path
+) -> None:
     """A policy that needs nothing of AWS is examined without a single call."""
     world.use_policy(tmp_path, "agent: {cloud: {enabled: false}}\n" + POLICY)
     examined = await examine_cloud(world.policy, surroundings)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.cloud.aws.calls import ListClusterNodes
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.identity.whoami import Orchestrator
 from agent.cloud.service import ENDPOINT_VARIABLE, CloudService
 from agent.core.model import Reason
@@ -86,7 +86,7 @@ async def test_client_is_made_anew_when_the_region_is_known(
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     path = tmp_path / "config.json"
-    surroundings = Surroundings(path, None, host_name=f"hyperpod-{world.add_node(1).identity.instance_id}")
+    surroundings = IdentitySources(path, None, host_name=f"hyperpod-{world.add_node(1).identity.instance_id}")
     hands = EmulatedHands(world.devices, "i-none")
     service = CloudService(
         lambda: world.policy, hands, lambda _: None, lambda _operation, _outcome: None,

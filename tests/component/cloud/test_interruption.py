@@ -13,7 +13,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.orders import leave_node as leaving_node
 from agent.cloud.orders.leave_node import leave_node
 from agent.cloud.orders.routes import Clerk
@@ -40,8 +40,8 @@ class Metadata:
         self.port = 0
 
     @property
-    def surroundings(self) -> Surroundings:
-        return Surroundings(Path("/none"), f"http://127.0.0.1:{self.port}", metadata_timeout_s=10.0)
+    def surroundings(self) -> IdentitySources:
+        return IdentitySources(Path("/none"), f"http://127.0.0.1:{self.port}", metadata_timeout_s=10.0)
 
     async def tell(self, request: web.Request) -> web.Response:
         assert request.headers["X-aws-ec2-metadata-token"] == "a-token"

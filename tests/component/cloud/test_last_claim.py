@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.service import CloudService
 from agent.cloud.state.made_volumes import Making, Makings
 from agent.cloud.state.state_file import FileStore
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import VolumeId
 from agent.policy import Policy
 from tests.aws.cloud import CLUSTER_ARN, CLUSTER_ID
@@ -46,10 +46,10 @@ async def test_last_claims_volume_goes(
     (tmp_path / "resource_config.json").write_text(json.dumps(config), "utf-8")
     for name, value in {**CREDENTIALS, "EBS_AGENT_CLOUD_ENDPOINT": world.aws.endpoint}.items():
         monkeypatch.setenv(name, value)
-    surroundings = Surroundings(
+    surroundings = IdentitySources(
         tmp_path / "resource_config.json", None, addresses=frozenset({"10.0.0.1"}), is_ec2=True
     )
-    published: list[Findings] = []
+    published: list[CloudReport] = []
     events: list[str] = []
 
     def record(name: str, volume_id: VolumeId | None, /, **_fields: Any) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from agent.cloud.identity.identity_sources import Surroundings, ask_metadata
+from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
 
 pytestmark = pytest.mark.anyio
 
@@ -51,9 +51,9 @@ async def serving(token: str = "a-token") -> AsyncIterator[socket.socket]:  # no
     await runner.cleanup()
 
 
-def surround(listener: socket.socket, timeout_s: float = 10.0) -> Surroundings:
+def surround(listener: socket.socket, timeout_s: float = 10.0) -> IdentitySources:
     endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    return Surroundings(Path("/none"), endpoint, metadata_timeout_s=timeout_s)
+    return IdentitySources(Path("/none"), endpoint, metadata_timeout_s=timeout_s)
 
 
 async def test_the_service_tells_who_the_node_is() -> None:

@@ -17,7 +17,7 @@ from agent.cloud.aws.call import Call, Within
 from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
 from bench.fleet import JumpingLoop
@@ -34,7 +34,7 @@ class Node:
         self.policy = policy
         self.code = code
         self.asked_s: list[float] = []
-        self.published: list[Findings] = []
+        self.published: list[CloudReport] = []
         self.released: set[VolumeId] = set()
         self._clock = asyncio.get_running_loop().time
         rng = random.Random(1)  # noqa: S311 - jitter

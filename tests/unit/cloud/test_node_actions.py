@@ -34,7 +34,7 @@ from agent.core.model import (
 from agent.core.steps import Action, Relinquish, Unmount
 from agent.loop.wake_causes import Cause
 from agent.node.isolate.workers import Workers
-from agent.node.machine import Node
+from agent.node.machine import Machine
 from agent.node.standins.source import LoopbackSource
 from tests.waiting import until
 
@@ -98,7 +98,7 @@ def hands_on(
     wanted: tuple[VolumeId, ...] = (),
 ) -> NodeHands:
     workers = Workers()
-    node = Node(Paths(directory), LoopbackSource(directory, workers), workers)
+    node = Machine(Paths(directory), LoopbackSource(directory, workers), workers)
     node.aside = do_here
     volume.wanted = wanted
     return NodeHands(node, volume, lambda: present or {}, lambda: None)

@@ -17,9 +17,9 @@ from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.models import ClusterNode
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.identity.cloud_identity import CloudIdentity
-from agent.cloud.identity.identity_sources import Surroundings
+from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.service import CloudService, explain_open, is_open, may_be_wanted
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import NodeFacts, Reason, VolumeId
 from agent.policy import Policy
 from tests.unit.policy.samples import VOL_A, make_policy
@@ -123,8 +123,8 @@ class NoHands:
 class ServiceUnderTest(CloudService):
     """The service with an API of its own, which tells the node's group when the test says so."""
 
-    def __init__(self, policy: Policy, surroundings: Surroundings) -> None:
-        self.published: list[Findings] = []
+    def __init__(self, policy: Policy, surroundings: IdentitySources) -> None:
+        self.published: list[CloudReport] = []
         self.group: str | None = None
         self.asked: list[str] = []
         super().__init__(
@@ -147,7 +147,7 @@ async def test_identity_is_asked_for_until_it_is_known(tmp_path: Path) -> None:
     """A node whose group nobody tells says so, and is asked again, at once where there is news."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"ClusterConfig": {"ClusterArn": ARN}, "InstanceGroups": [{"Name": "gpu"}]}))
-    surroundings = Surroundings(path, None, host_name=f"hyperpod-{ID}", is_ec2=True)
+    surroundings = IdentitySources(path, None, host_name=f"hyperpod-{ID}", is_ec2=True)
     service = ServiceUnderTest(make_policy(f"volumes: [{GROUPED}]\n"), surroundings)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:

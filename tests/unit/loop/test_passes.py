@@ -15,7 +15,7 @@ from agent.core.errors import AgentError
 from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
 from agent.core.steps import Format, Link, MountFilesystem
 from agent.loop.goals import Want
-from agent.loop.passes import Context, Memory, Pass
+from agent.loop.passes import Context, Pass, PassMemory
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.report.agent_counters import Counters
@@ -245,7 +245,7 @@ async def test_memory_that_is_used_up_is_no_fault_of_the_volume() -> None:
 # -- Interruption --------------------------------------------------------------------------------------------
 
 
-def make_pass(node: FakeNode, board: Board, memory: Memory, want: Want) -> Pass:
+def make_pass(node: FakeNode, board: Board, memory: PassMemory, want: Want) -> Pass:
     context = Context(node, board, Counters(), "/dev/ebs", lambda: 0.0)
     return Pass(context, memory, VOLUME, lambda: want)
 
@@ -255,7 +255,7 @@ async def test_step_cut_off_is_interrupted_and_not_done(instant: str) -> None:
     """A step that shutdown cuts off is recorded as interrupted, whatever it was, and no event tells of it."""
     kind = instant.partition(" ")[2]
     volume = FakeVolume(VOLUME) if kind == "format" else FakeVolume(VOLUME, content=EXT4)
-    node, board, memory = FakeNode(volume), Board(), Memory()
+    node, board, memory = FakeNode(volume), Board(), PassMemory()
     with anyio.CancelScope() as scope:
 
         async def reach(name: str) -> None:
@@ -274,7 +274,7 @@ async def test_step_cut_off_is_interrupted_and_not_done(instant: str) -> None:
 async def test_step_that_was_overtaken_is_interrupted_and_not_failed() -> None:
     """A step left since something else is wanted is neither done nor failed."""
     volume = FakeVolume(VOLUME)
-    node, board, memory = FakeNode(volume), Board(), Memory()
+    node, board, memory = FakeNode(volume), Board(), PassMemory()
     wants: list[Want] = [WANTED]
 
     async def reach(name: str) -> None:

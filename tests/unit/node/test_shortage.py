@@ -12,7 +12,7 @@ import pytest
 from agent.core.errors import ShortageError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, Identity, VolumeId
-from agent.node.content.blankness import Place, prove_blank, scan_places
+from agent.node.content.blankness import ReadPlace, prove_blank, scan_places
 from agent.node.content.recognize import recognize
 from agent.node.device import links, usage_facts
 from agent.node.device.open_device import verify_pin
@@ -72,7 +72,7 @@ def test_read_for_which_memory_was_short_is_no_answer(fd: int, number: int) -> N
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=os.strerror(number)):
-        scan_places(fd, [Place(0, 4096)], fail)
+        scan_places(fd, [ReadPlace(0, 4096)], fail)
 
 
 def test_mounted_filesystem_is_not_blamed_for_a_full_table(tmp_path: Path) -> None:

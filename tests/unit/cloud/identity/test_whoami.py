@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from agent.cloud.aws.calls import DescribeClusterNode
 from agent.cloud.aws.models import ClusterNode
-from agent.cloud.identity.identity_sources import Surroundings, identify_node, read_resource_config
+from agent.cloud.identity.identity_sources import IdentitySources, identify_node, read_resource_config
 from agent.cloud.identity.whoami import (
     CloudIdentity,
-    Finding,
+    IdentitySource,
     Orchestrator,
-    Source,
+    SourceAnswer,
     merge,
     parse_cluster_arn,
     parse_identity_document,
@@ -63,8 +63,8 @@ def change(path: tuple[str | int, ...], value: object) -> bytes:
 def test_file_tells_who_this_is() -> None:
     """The node is the one in the file with its address; region, account and partition come from the ARN."""
     finding = parse_resource_config(json.dumps(CONFIG).encode(), {"127.0.0.1", "10.1.2.3"})
-    assert finding == Finding(
-        Source.RESOURCE_CONFIG,
+    assert finding == SourceAnswer(
+        IdentitySource.RESOURCE_CONFIG,
         cluster_arn=ARN,
         instance_group="compute-nodes",
         instance_name="compute-nodes-1",
@@ -198,7 +198,7 @@ async def test_half_written_file_is_not_an_ordinary_instance(content: bytes, tmp
     """Where the file is there but says nothing, it is not known yet which cluster this is of."""
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    identity = merge([await read_resource_config(Surroundings(path)), parse_identity_document(DOCUMENT)])
+    identity = merge([await read_resource_config(IdentitySources(path)), parse_identity_document(DOCUMENT)])
     assert identity.is_hyperpod
     assert not identity.is_complete
     assert identity.account is None, "the metadata's is AWS's own"
@@ -217,7 +217,7 @@ async def test_missing_file_on_hyperpod_is_not_an_ordinary_instance(
     host_name: str, place: str, tmp_path: Path, *, is_hyperpod: bool
 ) -> None:
     """Host name and directories show HyperPod before its file is written; without any it is no node of it."""
-    surroundings = Surroundings(
+    surroundings = IdentitySources(
         tmp_path / "none", None, host_name=host_name, hyperpod_places=(tmp_path / place,)
     )
     by_name = parse_node_name(host_name)
@@ -233,7 +233,7 @@ async def test_missing_file_on_hyperpod_is_not_an_ordinary_instance(
 
 async def test_file_on_a_disk_that_hangs_is_there(tmp_path: Path) -> None:
     """A file that is not read in its time is told as that, and the node is one of HyperPod all the same."""
-    finding = await read_resource_config(Surroundings(tmp_path / "config", None, aside=never_answer))
+    finding = await read_resource_config(IdentitySources(tmp_path / "config", None, aside=never_answer))
     assert finding.hyperpod_sign == f"its {tmp_path}/config"
     assert "did not answer" in str(finding.problem)
 
@@ -291,8 +291,8 @@ def test_cluster_account_wins_over_metadata() -> None:
         [parse_resource_config(json.dumps(CONFIG).encode(), {"10.1.2.3"}), parse_identity_document(DOCUMENT)]
     )
     assert (identity.account, identity.zone) == ("111122223333", "us-west-2b")
-    assert identity.source_of("account") is Source.RESOURCE_CONFIG
-    assert identity.source_of("zone") is Source.METADATA
+    assert identity.source_of("account") is IdentitySource.RESOURCE_CONFIG
+    assert identity.source_of("zone") is IdentitySource.METADATA
     assert identity.cluster_id == "abcde01234yz"
     assert not identity.problems
 
@@ -318,7 +318,7 @@ def test_stale_file_names_nobody() -> None:
 def test_partition_follows_region(region: str, partition: str) -> None:
     """Without a better source, the region tells the partition."""
     assert partition_of_region(region) == partition
-    assert merge([Finding(Source.METADATA, region=region)]).partition == partition
+    assert merge([SourceAnswer(IdentitySource.METADATA, region=region)]).partition == partition
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_missing_identity_says_why() -> None:
 
 async def test_sources_that_are_not_there(tmp_path: Path) -> None:
     """No file, no metadata, no cluster: an identity of nothing, and a problem for each."""
-    surroundings = Surroundings(
+    surroundings = IdentitySources(
         tmp_path / "none.json", metadata_endpoint="http://127.0.0.1:9", host_name="box"
     )
     identity = await identify_node(surroundings)
@@ -366,10 +366,10 @@ async def test_api_tells_what_files_do_not(tmp_path: Path) -> None:
         asked.append(call)
         return ClusterNode(ID, "workers", "Running", "us-west-2c")
 
-    surroundings = Surroundings(path, None, host_name=f"hyperpod-{ID}")
+    surroundings = IdentitySources(path, None, host_name=f"hyperpod-{ID}")
     identity = await identify_node(surroundings, describe)
     assert (identity.instance_group, identity.zone) == ("workers", "us-west-2c")
-    assert identity.source_of("zone") is Source.API
+    assert identity.source_of("zone") is IdentitySource.API
     assert asked == [DescribeClusterNode(ARN, ID)]
 
 
@@ -379,5 +379,5 @@ async def test_fifo_in_place_of_the_file(tmp_path: Path) -> None:
 
     path = tmp_path / "config.json"
     os.mkfifo(path)
-    identity = await identify_node(Surroundings(path, None))
+    identity = await identify_node(IdentitySources(path, None))
     assert identity.cluster_arn is None

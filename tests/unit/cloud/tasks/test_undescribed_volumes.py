@@ -19,7 +19,7 @@ from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.tasks.undescribed_volumes import UNKNOWN_FOR_S
-from agent.cloud.view.cloud_report import Findings
+from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import VolumeId
 from agent.policy import Policy, load_policy
 from bench.fleet import JumpingLoop
@@ -40,7 +40,7 @@ class Node:
         """(code, message)"""
         self.asked = 0
         self.released: set[VolumeId] = set()
-        self.findings = Findings()
+        self.findings = CloudReport()
         self.loop = CloudLoop(
             self.make,
             self.identify,
@@ -51,7 +51,7 @@ class Node:
             rng=random.Random(1),  # noqa: S311 - jitter
         )
 
-    def publish(self, findings: Findings) -> None:
+    def publish(self, findings: CloudReport) -> None:
         self.findings = findings
 
     async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:

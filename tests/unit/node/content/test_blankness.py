@@ -17,7 +17,7 @@ from agent.node.content.blankness import (
     KIB,
     MIB,
     TIB,
-    Place,
+    ReadPlace,
     Trust,
     choose_places,
     is_zero,
@@ -33,7 +33,7 @@ def make_dice(seed: int = 1) -> random.Random:
     return random.Random(seed)  # noqa: S311 -- the same places in every run of the test
 
 
-def covers(places: Sequence[Place], offset: int) -> bool:
+def covers(places: Sequence[ReadPlace], offset: int) -> bool:
     return any(place.offset <= offset < place.end for place in places)
 
 
@@ -124,7 +124,7 @@ def image(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-PLACES = [Place(MIB * number, MIB) for number in range(64)]
+PLACES = [ReadPlace(MIB * number, MIB) for number in range(64)]
 
 
 def test_zeros_end_no_proof(image: int) -> None:

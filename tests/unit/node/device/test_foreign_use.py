@@ -14,7 +14,7 @@ from agent.core.model import (
     Reason,
     parse_volume_id,
 )
-from agent.node.device.foreign_use import BlockNode, Surroundings, find_exclusion
+from agent.node.device.foreign_use import BlockNode, UsageFacts, find_exclusion
 
 VOLUME = parse_volume_id("vol-0123456789abcdef0")
 DISK = DeviceNumber(259, 0)
@@ -54,14 +54,14 @@ def make_mount(path: str, number: DeviceNumber = DISK, **fields: object) -> Moun
     return replace(mount, **fields)  # type: ignore[arg-type]
 
 
-def stack(*mounts: Mount, **fields: object) -> Surroundings:
+def stack(*mounts: Mount, **fields: object) -> UsageFacts:
     """Return surroundings where the disk, its partition and what is mapped on them stand below each other."""
     blocks = {
         **BLOCKS,
         MAPPED: BlockNode("dm-0", frozenset({PART}), "an encrypted volume root"),
         UPPER: BlockNode("dm-1", frozenset({MAPPED}), "an LVM volume vg-root"),
     }
-    return replace(Surroundings(mounts=mounts, blocks=blocks), **fields)  # type: ignore[arg-type]
+    return replace(UsageFacts(mounts=mounts, blocks=blocks), **fields)  # type: ignore[arg-type]
 
 
 ROOT_LAYOUTS = {
@@ -86,7 +86,7 @@ ROOT_LAYOUTS = {
 
 
 @pytest.mark.parametrize("surroundings", ROOT_LAYOUTS.values(), ids=ROOT_LAYOUTS.keys())
-def test_system_disk_is_excluded_in_every_layout(surroundings: Surroundings) -> None:
+def test_system_disk_is_excluded_in_every_layout(surroundings: UsageFacts) -> None:
     """Whatever lies between the root filesystem and a disk, the disk is the system's, wanted path or not."""
     for wanted_path in (None, "/", "/data"):
         exclusion = find_exclusion(PARTITIONED, surroundings, wanted_path=wanted_path)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from agent.core.model import Reason
+from agent.core.reasons import Reason
 
 
 class ExitCode(IntEnum):

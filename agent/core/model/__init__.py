@@ -14,7 +14,7 @@ from agent.core.model.next_call import NextCall
 from agent.core.model.observed import Checked, Exclusion, Ids, Mount, Observed, Process, Relocation, Tuning
 from agent.core.model.records import FormatRecord, FormatStage, MountRecord, OriginRecord, RawRecord
 from agent.core.model.snapshots import SnapshotFacts
-from agent.core.model.volume import Condition, Reason, VolumeId, parse_volume_id
+from agent.core.model.volume import VolumeId, parse_volume_id
 from agent.core.model.wanted import (
     FormatRule,
     Released,
@@ -24,6 +24,7 @@ from agent.core.model.wanted import (
     WantedMount,
     WantedTuning,
 )
+from agent.core.reasons import Condition, Reason
 
 __all__ = [
     "AwsChecks",

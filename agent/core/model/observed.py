@@ -9,7 +9,8 @@ from agent.core.model.cluster import Origin
 from agent.core.model.content import Content
 from agent.core.model.device import Device, DeviceNumber, RootInode
 from agent.core.model.records import FormatRecord, RawRecord
-from agent.core.model.volume import Reason, VolumeId
+from agent.core.model.volume import VolumeId
+from agent.core.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -385,7 +385,7 @@ class Daemon:
         self._claimed = findings.claimed
         self._put_facts(findings.facts)
         self._board.explain_by_cloud(
-            findings.verdicts, findings.notices, findings.departures, findings.drift, findings.provisioned
+            findings.endings, findings.notices, findings.departures, findings.drift, findings.provisioned
         )
         self._board.put_snapshots(findings.snapshots)
         self._board.next_calls = findings.calls

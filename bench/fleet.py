@@ -161,7 +161,7 @@ class SimulatedNode:
 
     def _publish(self, findings: CloudReport) -> None:
         self.findings = findings
-        if self.ready_at_s is None and len(self.devices) >= VOLUMES_PER_NODE and not findings.verdicts:
+        if self.ready_at_s is None and len(self.devices) >= VOLUMES_PER_NODE and not findings.endings:
             self.ready_at_s = self._clock()
 
     async def _identify(self) -> CloudIdentity:

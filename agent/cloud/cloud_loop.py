@@ -32,7 +32,7 @@ from agent.cloud.tasks.task import Concern, Means
 from agent.cloud.tasks.undescribed_volumes import ASK_AGAIN_S, UntoldVolumes
 from agent.cloud.tasks.volume_tasks import list_concerns
 from agent.cloud.view.change_events import Record, log_event, log_failure
-from agent.cloud.view.cloud_report import CloudReport, Hands, make_facts, make_verdict, needs_cloud
+from agent.cloud.view.cloud_report import CloudReport, Hands, make_ending, make_facts, needs_cloud
 from agent.cloud.view.cloud_state import CloudState, describe_all
 from agent.cloud.view.describe_all import describe_pools
 from agent.cloud.view.pending_calls import RecentCalls
@@ -173,10 +173,10 @@ class CloudLoop:
             for concern in concerns:
                 tasks.start_soon(self._see_to, concern, look)
         self._memory.dropped &= set(look.node.devices)
-        self.is_settled = not (look.has_acted or look.verdicts or self._untold.is_unsure)
-        self._waits_for_others = all(one.reason in _LASTING for one in look.verdicts.values())
+        self.is_settled = not (look.has_acted or look.endings or self._untold.is_unsure)
+        self._waits_for_others = all(one.reason in _LASTING for one in look.endings.values())
         marked = {concern.name for concern in concerns if concern.needs_marks}
-        if not look.has_acted and not marked & look.verdicts.keys():
+        if not look.has_acted and not marked & look.endings.keys():
             self._searched = policy
         await self._checkups.tend(look)
         facts = self._snapshots.list_facts(look.list_here(), look.list_scheduled())
@@ -236,7 +236,7 @@ class CloudLoop:
             self._identity.doubt(error)
             if self._rests.note_failure(concern.key, error):
                 log_failure(error, entry=concern.name)
-            self._let_be(concern, make_verdict(error), look)
+            self._let_be(concern, make_ending(error), look)
             return
         self._rests.forget(concern.key)
         concern.foresee(look)
@@ -244,14 +244,14 @@ class CloudLoop:
             for following in concern.list_following(decision.volume):
                 await self._see_to(following, look)
 
-    def _let_be(self, concern: Concern, verdict: Wait | Refuse, look: CloudState) -> None:
+    def _let_be(self, concern: Concern, ending: Wait | Refuse, look: CloudState) -> None:
         """Leave a concern as it is for now; what was found out about it before still holds."""
         claimed = self.findings.claimed.get(concern.name)
         if claimed is not None:
             look.claimed.setdefault(concern.name, claimed)
-        look.foresee(concern.name, self._decided.get(concern.key), why=verdict.message)
+        look.foresee(concern.name, self._decided.get(concern.key), why=ending.message)
         concern.foresee(look)
-        concern.tell(verdict, look)
+        concern.tell(ending, look)
 
     async def _carry_out(self, concern: Concern, decision: Decision, look: CloudState) -> None:
         if isinstance(decision, (Wait, Refuse)):
@@ -277,15 +277,15 @@ class CloudLoop:
         self, policy: Policy, error: AgentError, described: Mapping[VolumeId, Origin]
     ) -> None:
         """Say of every entry that needs AWS why nothing is known; what was found before stays."""
-        verdict = make_verdict(error)
+        ending = make_ending(error)
         old = self.findings
         if self._failure != error.message:
             log_failure(error)
         self._failure = error.message
         facts = make_facts(self._identity.last) if self._identity.last else old.facts
-        verdicts = {entry.name: verdict for entry in policy.volumes if needs_cloud(entry)}
+        endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry)}
         origins = {**old.origins, **described}
-        told = replace(old, facts=facts, origins=origins, verdicts=verdicts, notices={})
+        told = replace(old, facts=facts, origins=origins, endings=endings, notices={})
         untold, checks = self._untold.volumes - origins.keys(), self._checkups.list_recent()
         self._put_findings(replace(told, untold=untold, checks=checks))
 

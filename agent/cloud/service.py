@@ -22,8 +22,8 @@ from agent.cloud.view.cloud_report import (
     CloudReport,
     Hands,
     choose_entries,
+    make_ending,
     make_facts,
-    make_verdict,
     needs_cloud,
 )
 from agent.core.errors import AgentError
@@ -110,8 +110,8 @@ def explain_open(policy: Policy, identity: CloudIdentity) -> dict[str, Wait | Re
     try:
         require_identity(identity, *missing)
     except AgentError as error:
-        verdict = make_verdict(error)
-        return {entry.name: verdict for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
+        ending = make_ending(error)
+        return {entry.name: ending for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
     return {}
 
 
@@ -252,11 +252,11 @@ class CloudService:
 
     def _tell_open(self, identity: CloudIdentity) -> None:
         """Say what entries wait for while it is not known who this node is, and take it back when it is."""
-        verdicts = explain_open(self._policy(), identity) if self._is_open(identity) else {}
-        told = CloudReport(make_facts(identity), verdicts=verdicts)
-        if told != self._told and (verdicts or self._told is not None):
+        endings = explain_open(self._policy(), identity) if self._is_open(identity) else {}
+        told = CloudReport(make_facts(identity), endings=endings)
+        if told != self._told and (endings or self._told is not None):
             self._publish(told)
-        self._told = told if verdicts else None
+        self._told = told if endings else None
 
     def _is_wanted(self, identity: CloudIdentity) -> bool:
         return is_wanted(

@@ -232,7 +232,7 @@ class NodeUnderTest:
                 return self.loop.findings
             self.time_s += step_s
             await anyio.sleep(0.01)
-        raise AssertionError(f"not settled after {looks} looks: {self.loop.findings.verdicts}")
+        raise AssertionError(f"not settled after {looks} looks: {self.loop.findings.endings}")
 
     async def look(self, times: int = 1) -> CloudReport:
         for _ in range(times):

@@ -84,9 +84,9 @@ class Outcome:
     message: str = ""
 
     def end(self, plan: Plan) -> None:
-        """Take a plan without actions for the end: all is done, or its verdict says why it is not."""
-        if isinstance(plan.verdict, (Refuse, Wait)):
-            self.reason, self.message = str(plan.verdict.reason), plan.verdict.message
+        """Take a plan without actions for the end: all is done, or its ending says why it is not."""
+        if isinstance(plan.ending, (Refuse, Wait)):
+            self.reason, self.message = str(plan.ending.reason), plan.ending.message
         else:
             self.is_done = True
 

@@ -115,7 +115,7 @@ class Expiry(Concern):
             look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline)
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
+    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say nothing of entries: theirs are other volumes."""
 
 

@@ -57,9 +57,9 @@ class Concern(ABC):
         """Note what is decided on for a later time."""
         del look
 
-    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
+    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why this is not as wanted: here, why the volume cannot be used."""
-        look.verdicts[self.name] = verdict
+        look.endings[self.name] = ending
 
     def tell_asked(self, waiting: Wait, look: CloudState) -> None:
         """Say that AWS was asked for what is wanted."""

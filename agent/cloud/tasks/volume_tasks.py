@@ -136,13 +136,13 @@ class Presence(Concern):
         )
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
+    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
         claimed = look.claimed.get(self.name, self._entry.volume_id)
         if look.has_device(claimed):
-            look.note(self.name, verdict)
+            look.note(self.name, ending)
         else:
-            look.verdicts[self.name] = verdict
+            look.endings[self.name] = ending
 
     @override
     def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
@@ -162,9 +162,9 @@ class Upkeep(Concern):
         self._means = means
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
+    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever."""
-        look.note(self.name, verdict)
+        look.note(self.name, ending)
 
     @override
     def tell_asked(self, waiting: Wait, look: CloudState) -> None:
@@ -186,14 +186,14 @@ class Likeness(Upkeep):
             look.drift[self.name] = (*look.drift.get(self.name, ()), *differences)
 
     @override
-    def tell(self, verdict: Wait | Refuse, look: CloudState) -> None:
+    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever, and why not."""
-        with suppress(AgentError):  # what is wanted cannot be said: that is the verdict
+        with suppress(AgentError):  # what is wanted cannot be said: that is the ending
             differences = self._find(look.want(self.name, self._claim))
             self._note(look, differences)
-            if verdict.reason is not Reason.DRIFTED:  # which tells of them already
-                verdict = tell_drift(self._volume, self.name, differences, verdict) or verdict
-        look.note(self.name, verdict)
+            if ending.reason is not Reason.DRIFTED:  # which tells of them already
+                ending = tell_drift(self._volume, self.name, differences, ending) or ending
+        look.note(self.name, ending)
 
     @override
     def tell_asked(self, waiting: Wait, look: CloudState) -> None:

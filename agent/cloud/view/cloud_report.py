@@ -57,7 +57,7 @@ class CloudReport:
     """What AWS said of volumes, each by itself."""
     claimed: Mapping[str, VolumeId] = field(default_factory=dict)
     """By entry name, the volume that was made for its claim."""
-    verdicts: Mapping[str, Wait | Refuse] = field(default_factory=dict)
+    endings: Mapping[str, Wait | Refuse] = field(default_factory=dict)
     """By entry name, why its volume is not here."""
     notices: Mapping[str, Wait | Refuse] = field(default_factory=dict)
     """By entry name, what cannot be changed, now or ever, about a volume that is here."""
@@ -98,7 +98,7 @@ def make_facts(identity: CloudIdentity) -> NodeFacts:
     )
 
 
-def make_verdict(error: AgentError) -> Wait | Refuse:
+def make_ending(error: AgentError) -> Wait | Refuse:
     """Return an error as the reason why a volume is not here."""
     reason = error.reason or Reason.CLOUD_ERROR
     if error.retryable:
@@ -113,10 +113,10 @@ def explain_fault(policy: Policy, error: BaseException) -> dict[str, Wait | Refu
     """
     while inner := getattr(error, "exceptions", ()):  # a task group's
         error = inner[0]
-    verdict = Wait(
+    ending = Wait(
         Reason.CLOUD_ERROR,
         f"The agent's cloud half failed: {type(error).__name__}: {error!s:.200}",
         hint="This is a bug of the agent; report it with the traceback that journalctl -u ebs-agent shows. "
         "It is tried again every minute. agent.cloud.enabled: false in the policy works without AWS.",
     )
-    return {entry.name: verdict for entry in policy.volumes}
+    return {entry.name: ending for entry in policy.volumes}

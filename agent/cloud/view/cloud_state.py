@@ -43,7 +43,7 @@ class CloudState:
     pool: dict[VolumeId, CloudVolume] = field(default_factory=dict)
     """Volumes that this node might take over; most of them are others'."""
     claimed: dict[str, VolumeId] = field(default_factory=dict)
-    verdicts: dict[str, Wait | Refuse] = field(default_factory=dict)
+    endings: dict[str, Wait | Refuse] = field(default_factory=dict)
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
     drift: dict[str, tuple[Difference, ...]] = field(default_factory=dict)
     """By entry name, in what its claim's volume is not as the claim and its class say."""
@@ -199,7 +199,7 @@ class CloudState:
             facts,
             self.find_origins(),
             self.claimed,
-            self.verdicts,
+            self.endings,
             self.notices,
             departures,
             self.untold,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.view.cloud_report import make_verdict
+from agent.cloud.view.cloud_report import make_ending
 from agent.core.errors import AgentError
 from agent.core.steps import Refuse, Wait
 
@@ -25,7 +25,7 @@ _LEAST_S = 5.0
 class _Rest:
     failures: int
     not_before_s: float
-    verdict: Wait | Refuse
+    ending: Wait | Refuse
 
 
 class BackOffs:
@@ -39,7 +39,7 @@ class BackOffs:
     def find(self, name: str) -> Wait | Refuse | None:
         """Return why ``name`` rests now; None where it may be tried."""
         rest = self._rests.get(name)
-        return rest.verdict if rest is not None and self._clock() < rest.not_before_s else None
+        return rest.ending if rest is not None and self._clock() < rest.not_before_s else None
 
     def count_left_s(self, name: str) -> float:
         """Return how long ``name`` rests from now on; 0 where it may be tried."""
@@ -51,12 +51,12 @@ class BackOffs:
 
         ``is_look``: it is a whole look, whose rests begin short and grow to what the error asks for.
         """
-        verdict = make_verdict(error)
+        ending = make_ending(error)
         old = self._rests.get(name)
         failures = 1 if old is None else old.failures + 1
         not_before_s = self._clock() + self._choose_rest_s(error, failures, is_look=is_look)
-        self._rests[name] = _Rest(failures, not_before_s, verdict)
-        return old is None or old.verdict.message != verdict.message
+        self._rests[name] = _Rest(failures, not_before_s, ending)
+        return old is None or old.ending.message != ending.message
 
     def forget(self, name: str) -> None:
         """Forget that ``name`` ever failed."""

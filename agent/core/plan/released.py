@@ -19,7 +19,7 @@ def plan_released(observed: Observed, why: str) -> Plan:
     unmounted: that is for whoever releases it to order. ``why`` it was released is a clause.
     """
     cleared = make_plan(observed, None)
-    if cleared.verdict is not None:  # lost, which is worse
+    if cleared.ending is not None:  # lost, which is worse
         return cleared
     return Plan((*cleared.steps, _say_released(observed, why)))
 

@@ -25,9 +25,9 @@ from agent.report.board.volume_status import PlannedStep, VolumeStatus
 
 def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_ebs: str) -> VolumeStatus:
     """Return the status after a look and the plan made from it; links to volumes lie below ``dev_ebs``."""
-    verdict = plan.standing
-    if verdict is not None:
-        reason, message, hint = verdict.reason, verdict.message, verdict.hint
+    ending = plan.standing
+    if ending is not None:
+        reason, message, hint = ending.reason, ending.message, ending.hint
     elif wanted is None:
         reason, hint = Reason.NOT_IN_POLICY, None
         message = f"No entry of the policy matches {observed.volume_id}."
@@ -87,7 +87,7 @@ def describe_step(step: Step) -> PlannedStep:
 
 
 def show_progress(status: VolumeStatus, action: Action) -> VolumeStatus:
-    """Return the status after a look as it is while ``action`` is under way, where no verdict holds."""
+    """Return the status after a look as it is while ``action`` is under way, where no ending holds."""
     return status if status.reason is not None else replace(status, message=_say_progress(action))
 
 

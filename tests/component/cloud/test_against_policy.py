@@ -117,6 +117,6 @@ async def test_wanted_volume_may_be_detached(world: World, tmp_path: Path) -> No
     clerk, claimed = await prepare(world, tmp_path)
     await clerk.order("detach", volume=claimed["ckpt"])
     findings = await clerk.node.look(3)
-    assert "detached by hand" in findings.verdicts["ckpt"].message
+    assert "detached by hand" in findings.endings["ckpt"].message
     await clerk.order("attach", volume=claimed["ckpt"])
     assert claimed["ckpt"] in clerk.node.hands.list_devices()

@@ -73,7 +73,7 @@ async def test_holders_of_others_claims_are_nobodys_suspects(world: World, tmp_p
     world.use_policy(tmp_path, OWN + by_tags)
     node = world.add_node(2)
     findings = await node.look(6)
-    assert findings.verdicts["else"].reason is Reason.ATTACHED_ELSEWHERE
+    assert findings.endings["else"].reason is Reason.ATTACHED_ELSEWHERE
     assert not [call for call in node.made if isinstance(call, ListClusterNodes)]
 
 
@@ -85,7 +85,7 @@ async def test_waiting_node_asks_who_is_gone_ever_more_rarely(world: World, tmp_
     for _ in range(40):
         await node.look()
         node.time_s += 30
-    assert node.loop.findings.verdicts["shared"].reason is Reason.ATTACHED_ELSEWHERE
+    assert node.loop.findings.endings["shared"].reason is Reason.ATTACHED_ELSEWHERE
     assert sum(isinstance(call, ListClusterNodes) for call in node.made) <= 9
 
 
@@ -116,6 +116,6 @@ async def test_volume_elsewhere_is_found_to_be_told(world: World, tmp_path: Path
     world.use_policy(tmp_path, BY_TAGS)
     node = world.add_node(1)
     findings = await node.look(5)
-    assert findings.verdicts["three"].reason is Reason.WRONG_ZONE
-    assert findings.verdicts.keys() == {"three"}
+    assert findings.endings["three"].reason is Reason.WRONG_ZONE
+    assert findings.endings.keys() == {"three"}
     assert far not in findings.origins

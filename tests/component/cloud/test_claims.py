@@ -90,12 +90,12 @@ async def test_denied_call_names_the_statement(world: World, tmp_path: Path) -> 
     node = world.add_node(1)
     world.aws.faults.add(deny("CreateVolume", "ec2:CreateVolume"))
     findings = await node.look()
-    verdict = findings.verdicts["ckpt"]
-    assert verdict.reason is Reason.PERMISSION_DENIED
-    assert "ec2:CreateVolume is missing" in verdict.message
-    assert "assumed-role/hyperpod-execution" in verdict.message
-    assert "execution role" in str(verdict.hint)
-    assert "gibberish" not in verdict.message
+    ending = findings.endings["ckpt"]
+    assert ending.reason is Reason.PERMISSION_DENIED
+    assert "ec2:CreateVolume is missing" in ending.message
+    assert "assumed-role/hyperpod-execution" in ending.message
+    assert "execution role" in str(ending.hint)
+    assert "gibberish" not in ending.message
     calls = world.aws.calls["CreateVolume"]
     await node.look(5)
     assert world.aws.calls["CreateVolume"] == calls  # it rests, and does not spin
@@ -107,7 +107,7 @@ async def test_without_describe_everything_waits(world: World, tmp_path: Path) -
     node = world.add_node(1)
     world.aws.faults.add(deny("DescribeVolumes", "ec2:DescribeVolumes"))
     findings = await node.look(3)
-    assert "ec2:DescribeVolumes" in findings.verdicts["ckpt"].message
+    assert "ec2:DescribeVolumes" in findings.endings["ckpt"].message
     assert not world.cloud.volumes
 
 
@@ -141,8 +141,8 @@ async def test_volume_is_not_taken_from_a_living_instance(world: World, tmp_path
     await world.add_node(1, "compute-1").settle()
     twin = world.add_node(2, "compute-1")
     findings = await twin.look(4)
-    assert findings.verdicts["ckpt"].reason is Reason.ATTACHED_ELSEWHERE
-    assert "i-00000000000000001" in findings.verdicts["ckpt"].message
+    assert findings.endings["ckpt"].reason is Reason.ATTACHED_ELSEWHERE
+    assert "i-00000000000000001" in findings.endings["ckpt"].message
     assert world.aws.calls["DetachClusterNodeVolume"] == 0
 
 
@@ -164,7 +164,7 @@ async def test_nothing_is_taken_without_proof(world: World, tmp_path: Path, faul
     world.aws.faults.add(fault)
     await new.look(3)
     assert world.aws.calls["DetachClusterNodeVolume"] == 0
-    assert new.loop.findings.verdicts["ckpt"].reason is Reason.PERMISSION_DENIED
+    assert new.loop.findings.endings["ckpt"].reason is Reason.PERMISSION_DENIED
 
 
 async def test_cluster_wide_claim_is_one_volume(world: World, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_cluster_wide_claim_is_one_volume(world: World, tmp_path: Path) ->
     holder = volume.emulated[0].holder
     for node in nodes:
         if node.identity.instance_id != holder:
-            assert holder in node.loop.findings.verdicts["ckpt"].message
+            assert holder in node.loop.findings.endings["ckpt"].message
 
 
 async def test_cluster_wide_claim_in_another_zone(world: World, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ async def test_cluster_wide_claim_in_another_zone(world: World, tmp_path: Path) 
     await world.add_node(1).settle()
     far = world.add_node(2, zone=OTHER_ZONE)
     findings = await far.look(3)
-    assert isinstance(findings.verdicts["ckpt"], Wait)
+    assert isinstance(findings.endings["ckpt"], Wait)
     assert len(world.cloud.volumes) == 1
 
 
@@ -204,9 +204,9 @@ async def test_two_volumes_of_one_claim_are_refused(world: World, tmp_path: Path
     }
     volumes = [world.cloud.make_volume(tags=tags) for _ in range(2)]
     findings = await node.look()
-    verdict = findings.verdicts["ckpt"]
-    assert isinstance(verdict, Refuse)
-    assert all(volume in verdict.message for volume in volumes)
+    ending = findings.endings["ckpt"]
+    assert isinstance(ending, Refuse)
+    assert all(volume in ending.message for volume in volumes)
     assert world.aws.calls["AttachClusterNodeVolume"] == 0
 
 
@@ -228,5 +228,5 @@ async def test_nameless_node_makes_nothing(world: World, tmp_path: Path) -> None
     node = world.add_node(1)
     node.identity = type(node.identity)(**{**vars(node.identity), "instance_name": None})
     findings = await node.look(2)
-    assert "instance name is not known" in findings.verdicts["ckpt"].message
+    assert "instance name is not known" in findings.endings["ckpt"].message
     assert not world.cloud.volumes

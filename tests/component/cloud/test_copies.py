@@ -78,8 +78,8 @@ async def test_refused_copy_freezes_nothing(world: World, tmp_path: Path) -> Non
     world.aws.faults.add(deny("CopyVolumes", "ec2:CopyVolumes"))
     findings = await node.look()
     assert node.hands.freezes == 0
-    assert findings.verdicts["copy"].reason is Reason.PERMISSION_DENIED
-    assert "ec2:CopyVolumes" in findings.verdicts["copy"].message
+    assert findings.endings["copy"].reason is Reason.PERMISSION_DENIED
+    assert "ec2:CopyVolumes" in findings.endings["copy"].message
 
 
 async def test_lost_answer_makes_no_second_copy(world: World, tmp_path: Path) -> None:
@@ -105,18 +105,18 @@ async def test_copy_that_cannot_be_is_not_asked_for(
 ) -> None:
     """What AWS would refuse, or make otherwise than the class says, is told with the way out."""
     node = use_copy(world, tmp_path, world.cloud.make_volume(7, **made), size, more)
-    verdict = (await node.look(3)).verdicts["copy"]
-    assert verdict.reason is reason
-    assert why in str(verdict.hint)
+    ending = (await node.look(3)).endings["copy"]
+    assert ending.reason is reason
+    assert why in str(ending.hint)
     assert world.aws.calls["CopyVolumes"] == 0
 
 
 async def test_copy_of_nothing_waits(world: World, tmp_path: Path) -> None:
     """A source that AWS does not know is told by its ID; nothing empty is made in its place."""
     node = use_copy(world, tmp_path, "vol-00000000000000000")
-    verdict = (await node.look(3)).verdicts["copy"]
-    assert verdict.reason is Reason.NOT_ATTACHED
-    assert "vol-00000000000000000" in verdict.message
+    ending = (await node.look(3)).endings["copy"]
+    assert ending.reason is Reason.NOT_ATTACHED
+    assert "vol-00000000000000000" in ending.message
     assert not world.cloud.made
 
 

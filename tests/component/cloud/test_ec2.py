@@ -136,7 +136,7 @@ async def test_only_a_terminated_instance_is_gone(
     findings = await new.look()
     assert (world.aws.calls["DetachVolume"] == 1) is is_gone
     if not is_gone:
-        assert findings.verdicts["one"].reason is Reason.ATTACHED_ELSEWHERE
+        assert findings.endings["one"].reason is Reason.ATTACHED_ELSEWHERE
 
 
 async def test_without_describe_instances_nothing_is_taken(world: World, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_without_describe_instances_nothing_is_taken(world: World, tmp_pat
     await old.look(2)
     world.aws.faults.add(deny("DescribeInstances", "ec2:DescribeInstances"))
     findings = await new.look()
-    assert findings.verdicts["one"].reason is Reason.PERMISSION_DENIED
+    assert findings.endings["one"].reason is Reason.PERMISSION_DENIED
     assert world.aws.calls["DetachVolume"] == 0
 
 
@@ -155,7 +155,7 @@ async def test_volume_for_a_cluster_needs_a_cluster(world: World, tmp_path: Path
     world.use_policy(tmp_path, CLAIM.replace("size: 1GiB", "size: 1GiB, per: cluster"))
     node = add_instance(world)
     findings = await node.look(2)
-    assert "agent.cloud.cluster" in str(findings.verdicts["one"].hint)
+    assert "agent.cloud.cluster" in str(findings.endings["one"].hint)
     assert not world.cloud.made
 
 

@@ -122,7 +122,7 @@ async def test_nothing_goes_without_proof(world: World, tmp_path: Path) -> None:
     await pass_days(node, 3)
     assert volume in world.cloud.volumes
     assert node.loop.findings.claimed["ckpt"] in node.hands.list_devices()
-    assert not node.loop.findings.verdicts
+    assert not node.loop.findings.endings
 
 
 def call_by_hand(world: World, operation: str, volume: str) -> None:

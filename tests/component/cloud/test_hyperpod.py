@@ -36,10 +36,10 @@ async def test_cluster_that_is_being_created_is_waited_for(world: World, tmp_pat
     world.use_policy(tmp_path, by_id(world.cloud.make_volume()))
     node = world.add_node(1)
     world.cloud.hyperpod.status = "Creating"
-    verdict = (await node.look()).verdicts["db"]
-    assert verdict.reason is Reason.WAITING_FOR_CLOUD
-    assert "InService" in verdict.message
-    assert "lifecycle scripts" in str(verdict.hint)
+    ending = (await node.look()).endings["db"]
+    assert ending.reason is Reason.WAITING_FOR_CLOUD
+    assert "InService" in ending.message
+    assert "lifecycle scripts" in str(ending.hint)
     world.cloud.hyperpod.status = "InService"
     await node.settle(step_s=30)
     assert node.hands.list_devices()
@@ -52,13 +52,13 @@ async def test_slurm_cluster_is_asked_nothing(world: World, tmp_path: Path) -> N
     world.cloud.hyperpod.orchestrator = "Slurm"
     node = world.add_node(1)
     node.identity = replace(node.identity, orchestrator=Orchestrator.SLURM)
-    verdicts = (await node.look(3)).verdicts
-    assert {verdict.reason for verdict in verdicts.values()} == {Reason.ATTACH_UNSUPPORTED}
-    assert {"data", "db"} == set(verdicts)
+    endings = (await node.look(3)).endings
+    assert {ending.reason for ending in endings.values()} == {Reason.ATTACH_UNSUPPORTED}
+    assert {"data", "db"} == set(endings)
     changes = {name for name in world.aws.calls if not name.startswith(("Describe", "List"))}
     assert not changes
     world.devices.here[str(node.identity.instance_id)] = {volume}
-    assert "db" not in (await node.look()).verdicts
+    assert "db" not in (await node.look()).endings
 
 
 @pytest.mark.parametrize("is_restricted", [True, False], ids=["restricted", "Slurm, not known"])
@@ -71,8 +71,8 @@ async def test_what_never_works_is_refused(world: World, tmp_path: Path, *, is_r
     else:
         world.cloud.hyperpod.orchestrator = "Slurm"
     for _ in range(10):
-        verdict = (await node.look()).verdicts["db"]
-        assert verdict.reason is Reason.ATTACH_UNSUPPORTED
+        ending = (await node.look()).endings["db"]
+        assert ending.reason is Reason.ATTACH_UNSUPPORTED
     assert world.aws.calls["AttachClusterNodeVolume"] == 1
 
 
@@ -124,8 +124,8 @@ async def test_node_that_was_moved_to_another_cluster_finds_out_by_the_answer(
     node = world.add_node(1)
     moved = node.identity
     node.identity = replace(moved, cluster_arn=OLD_CLUSTER_ARN)
-    verdict = (await node.look(2)).verdicts["db"]
-    assert "does not know this cluster, or this node in it" in verdict.message
+    ending = (await node.look(2)).endings["db"]
+    assert "does not know this cluster, or this node in it" in ending.message
     node.identity = moved
     await node.settle(step_s=30)
     assert node.hands.list_devices()

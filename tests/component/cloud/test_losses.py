@@ -56,7 +56,7 @@ async def test_deleted_volume_is_told_and_made_anew_once(
         node.restart()
     await pass_hours(node)
     assert len(world.cloud.made) == 2, "no volume is made again and again"
-    refusal = node.loop.findings.verdicts["ckpt"]
+    refusal = node.loop.findings.endings["ckpt"]
     assert isinstance(refusal, Refuse)
     assert first in refusal.message
     assert second in refusal.message
@@ -86,11 +86,11 @@ async def test_vanishing_volume_names_the_key(world: World, tmp_path: Path) -> N
     for _ in range(6):
         await node.look()
         node.time_s += 10
-    assert "KMS key alias/broken" in node.loop.findings.verdicts["ckpt"].message
+    assert "KMS key alias/broken" in node.loop.findings.endings["ckpt"].message
     await pass_hours(node)
     assert len(world.cloud.made) == 2
-    assert isinstance(node.loop.findings.verdicts["ckpt"], Refuse)
-    assert "kms:CreateGrant" in str(node.loop.findings.verdicts["ckpt"].hint)
+    assert isinstance(node.loop.findings.endings["ckpt"], Refuse)
+    assert "kms:CreateGrant" in str(node.loop.findings.endings["ckpt"].hint)
     world.cloud.broken_keys.clear()
     world.use_policy(tmp_path, ENCRYPTED)
     node.policy = world.policy
@@ -107,7 +107,7 @@ async def test_disowned_volume_is_not_replaced(world: World, tmp_path: Path) -> 
     node.restart()
     await pass_hours(node)
     assert len(world.cloud.made) == 1
-    assert volume in node.loop.findings.notices.get("ckpt", node.loop.findings.verdicts.get("ckpt")).message  # type: ignore[union-attr]  # one of both has to be there
+    assert volume in node.loop.findings.notices.get("ckpt", node.loop.findings.endings.get("ckpt")).message  # type: ignore[union-attr]  # one of both has to be there
 
 
 async def test_second_volume_with_the_same_tags_is_told(world: World, tmp_path: Path) -> None:

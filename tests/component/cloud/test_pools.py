@@ -119,7 +119,7 @@ async def test_nothing_is_taken_or_made_without_proof(world: World, tmp_path: Pa
     remove_node(world, old)
     world.aws.faults.add(fault)
     findings = await add_node(world).look(4)
-    assert findings.verdicts["ckpt"].reason is Reason.PERMISSION_DENIED
+    assert findings.endings["ckpt"].reason is Reason.PERMISSION_DENIED
     assert len(world.cloud.made) == 1
 
 

@@ -291,8 +291,8 @@ volumes:
     looking = node.node
     looking.policy = world.policy
     node.hands.released.add(EVERYTHING)
-    verdicts = (await looking.look(3)).verdicts
-    assert {name: verdict.reason.value for name, verdict in verdicts.items()} == {
+    endings = (await looking.look(3)).endings
+    assert {name: ending.reason.value for name, ending in endings.items()} == {
         "data": "Released",
         "ckpt": "Released",
     }

@@ -87,7 +87,7 @@ async def test_snapshot_that_cannot_be_deleted_ends_no_retention(world: World, t
     assert len(list_snapshots(world)) == 3
     assert used in list_snapshots(world)
     assert "ami-1" in node.loop.findings.notices["ckpt"].message
-    assert not node.loop.findings.verdicts
+    assert not node.loop.findings.endings
     world.cloud.keeping.in_images.clear()
     await pass_hours(node, 2)
     assert used not in list_snapshots(world)

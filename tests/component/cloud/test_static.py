@@ -37,9 +37,9 @@ async def test_first_attached_wins(world: World, tmp_path: Path) -> None:
     for _ in range(3):
         for node in nodes:
             await node.look()
-    verdict = nodes[1].loop.findings.verdicts["db"]
-    assert verdict.reason is Reason.ATTACHED_ELSEWHERE
-    assert str(nodes[0].identity.instance_id) in verdict.message
+    ending = nodes[1].loop.findings.endings["db"]
+    assert ending.reason is Reason.ATTACHED_ELSEWHERE
+    assert str(nodes[0].identity.instance_id) in ending.message
 
 
 async def test_each_node_takes_one(world: World, tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ async def test_csi_volume_is_left_alone(world: World, tmp_path: Path) -> None:
     volume = world.cloud.make_volume(tags=csi)
     world.use_policy(tmp_path, by_id(volume))
     node = world.add_node(1)
-    assert (await node.look()).verdicts["db"].reason is Reason.MANAGED_BY_CSI
+    assert (await node.look()).endings["db"].reason is Reason.MANAGED_BY_CSI
     world.use_policy(tmp_path, BY_TAG)
     node.policy = world.policy
-    assert (await node.look()).verdicts["db"].reason is Reason.NOT_ATTACHED
+    assert (await node.look()).endings["db"].reason is Reason.NOT_ATTACHED
     assert world.aws.calls["AttachClusterNodeVolume"] == 0
 
 
@@ -72,7 +72,7 @@ async def test_wrong_zone_is_told_before_the_call(world: World, tmp_path: Path) 
     """A volume in another zone is not even asked for."""
     world.use_policy(tmp_path, by_id(world.cloud.make_volume(zone=OTHER_ZONE)))
     findings = await world.add_node(1).look()
-    assert findings.verdicts["db"].reason is Reason.WRONG_ZONE
+    assert findings.endings["db"].reason is Reason.WRONG_ZONE
     assert world.aws.calls["AttachClusterNodeVolume"] == 0
 
 
@@ -81,7 +81,7 @@ async def test_attachment_limit_is_told(world: World, tmp_path: Path) -> None:
     world.cloud.attachment_limit = 0
     world.use_policy(tmp_path, by_id(world.cloud.make_volume()))
     findings = await world.add_node(1).look()
-    assert findings.verdicts["db"].reason is Reason.ATTACHMENT_LIMIT
+    assert findings.endings["db"].reason is Reason.ATTACHMENT_LIMIT
 
 
 async def test_attach_is_watched_until_the_device_is_here(world: World, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_attach_is_watched_until_the_device_is_here(world: World, tmp_path
     await node.look()
     world.devices.here.clear()
     findings = await node.look()
-    assert "its device is not here yet" in findings.verdicts["db"].message
+    assert "its device is not here yet" in findings.endings["db"].message
     assert world.aws.calls["AttachClusterNodeVolume"] == 1
 
 
@@ -100,7 +100,7 @@ async def test_unknown_volume_is_told(world: World, tmp_path: Path) -> None:
     """An ID nobody has is said to be unknown, and not attached over and over."""
     world.use_policy(tmp_path, by_id("vol-0123456789abcdef0"))
     findings = await world.add_node(1).look(3)
-    assert "AWS knows no vol-0123456789abcdef0" in findings.verdicts["db"].message
+    assert "AWS knows no vol-0123456789abcdef0" in findings.endings["db"].message
     assert world.aws.calls["AttachClusterNodeVolume"] == 0
 
 

@@ -58,8 +58,8 @@ async def test_the_others_go_on(world: World, tmp_path: Path, spoil: Spoil) -> N
     spoil_answers(node, bad, spoil)
     findings = await node.look(3)
     assert node.hands.list_devices().keys() == {good}
-    assert list(findings.verdicts) == ["v0"]
-    assert "cannot be read" in findings.verdicts["v0"].message
+    assert list(findings.endings) == ["v0"]
+    assert "cannot be read" in findings.endings["v0"].message
     node.spoil = lambda _call, _answer: None
     await node.settle(30)
     assert node.hands.list_devices().keys() == {bad, good}

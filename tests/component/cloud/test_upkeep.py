@@ -79,8 +79,8 @@ async def test_denied_proof_of_one_claim_keeps_no_other_waiting(world: World, tm
     world.use_policy(tmp_path, write() + more)
     new = world.add_node(2, "compute-1")
     findings = await new.look(4)
-    assert findings.verdicts.keys() == {"ckpt"}
-    assert findings.verdicts["ckpt"].reason is Reason.PERMISSION_DENIED
+    assert findings.endings.keys() == {"ckpt"}
+    assert findings.endings["ckpt"].reason is Reason.PERMISSION_DENIED
     assert findings.claimed["other"] in new.hands.list_devices()
     assert world.aws.calls["ListClusterNodes"] == 1, "what is denied rests"
 
@@ -393,5 +393,5 @@ async def test_failing_snapshot_does_not_unmount(world: World, tmp_path: Path) -
     node.now += timedelta(hours=2)
     findings = await node.look(2)
     assert findings.claimed == claimed
-    assert not findings.verdicts
+    assert not findings.endings
     assert findings.notices["ckpt"].reason is Reason.PERMISSION_DENIED

@@ -142,7 +142,7 @@ async def test_worker_ends_where_looking_is_denied(world: World, tmp_path: Path)
             await wait_until_ended(client.worker_pid)
             tasks.cancel_scope.cancel()
         assert client.started == 1
-    assert node.published[-1].verdicts["db"].reason is Reason.PERMISSION_DENIED
+    assert node.published[-1].endings["db"].reason is Reason.PERMISSION_DENIED
 
 
 async def test_worker_ends_with_the_client(world: World) -> None:

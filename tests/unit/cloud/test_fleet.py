@@ -39,7 +39,7 @@ def list_used(node: SimulatedNode) -> list[VolumeId]:
 def check_shared(fleet: Fleet) -> None:
     """Each node has its volumes, which bear its name, and no volume has two."""
     for node in fleet.nodes.values():
-        assert node.ready_at_s is not None, node.findings.verdicts
+        assert node.ready_at_s is not None, node.findings.endings
         used = list_used(node)
         assert len(used) == VOLUMES_PER_NODE
         assert set(used) == set(node.devices), "what was taken beside them was given back"

@@ -124,7 +124,7 @@ def test_what_is_told_stays_while_looking_rests(policy: Policy) -> None:
     """An hour of denied looks is told once, and never taken back."""
     node = play(policy, "UnauthorizedOperation", pass_hour)
     (findings,) = node.published
-    assert findings.verdicts["db"].reason is Reason.PERMISSION_DENIED
+    assert findings.endings["db"].reason is Reason.PERMISSION_DENIED
 
 
 def test_device_that_comes_does_not_end_the_rest_of_a_permission(policy: Policy) -> None:
@@ -149,7 +149,7 @@ def test_device_that_comes_ends_the_rest_of_what_may_have_passed(policy: Policy)
         node.code = None
         node.loop.wake()
         await anyio.sleep(2)
-        assert node.published[-1].verdicts["db"].reason is Reason.NOT_ATTACHED
+        assert node.published[-1].endings["db"].reason is Reason.NOT_ATTACHED
 
     play(policy, "InternalError", tell)
 
@@ -163,7 +163,7 @@ def test_reload_ends_the_rest(policy: Policy) -> None:
         node.policy = policy.model_copy()
         node.loop.wake()
         await anyio.sleep(2)
-        assert node.published[-1].verdicts["db"].reason is Reason.NOT_ATTACHED
+        assert node.published[-1].endings["db"].reason is Reason.NOT_ATTACHED
 
     play(policy, "UnauthorizedOperation", tell)
 
@@ -175,7 +175,7 @@ def test_end_of_the_rest_finds_what_was_mended(policy: Policy) -> None:
         await rest_long(node)
         node.code = None
         await anyio.sleep(450)
-        assert node.published[-1].verdicts["db"].reason is Reason.NOT_ATTACHED
+        assert node.published[-1].endings["db"].reason is Reason.NOT_ATTACHED
 
     play(policy, "UnauthorizedOperation", tell)
 

@@ -98,9 +98,9 @@ def test_it_is_told_what_is_not_known(
     policy = make_policy(f"volumes: [{entry}]\n")
     assert is_open(policy, identity, has_standins=False, is_ec2=is_ec2) is (missing is not None)
     if missing is not None:
-        verdict = explain_open(policy, identity)["a"]
-        assert verdict.reason is Reason.WAITING_FOR_CLOUD
-        assert missing in verdict.message
+        ending = explain_open(policy, identity)["a"]
+        assert ending.reason is Reason.WAITING_FOR_CLOUD
+        assert missing in ending.message
 
 
 class NoHands:
@@ -152,10 +152,10 @@ async def test_identity_is_asked_for_until_it_is_known(tmp_path: Path) -> None:
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.run)
-            await until(lambda: bool(service.published and service.published[-1].verdicts) or None)
-            verdict = service.published[-1].verdicts["a"]
-            assert verdict.reason is Reason.WAITING_FOR_CLOUD
-            assert "instance group is not known" in verdict.message
+            await until(lambda: bool(service.published and service.published[-1].endings) or None)
+            ending = service.published[-1].endings["a"]
+            assert ending.reason is Reason.WAITING_FOR_CLOUD
+            assert "instance group is not known" in ending.message
             service.group = "gpu"
             service.wake()
             await until(lambda: "DescribeVolumes" in service.asked or None)

@@ -237,8 +237,8 @@ def test_refused_with_its_reason(observed: Observed, wanted: Wanted, reason: Rea
     """Where a safety rule applies, no action is planned and the reason is that rule's."""
     plan = make_plan(observed, wanted)
     assert plan.actions == ()
-    assert isinstance(plan.verdict, Refuse)
-    assert (plan.verdict.reason, plan.condition) == (reason, Condition.REFUSED)
+    assert isinstance(plan.ending, Refuse)
+    assert (plan.ending.reason, plan.condition) == (reason, Condition.REFUSED)
 
 
 def test_interrupted_format_is_resumed_with_its_own_uuid() -> None:
@@ -251,10 +251,10 @@ def test_interrupted_format_is_resumed_with_its_own_uuid() -> None:
 def test_intent_alone_does_not_make_data_ours() -> None:
     """Unsigned data that the interrupted format does not explain is refused, with the way out."""
     observed = look(Foreign("data", 4096, is_signed=False), format_record=RECORD)
-    verdict = make_plan(observed, WANTED).verdict
-    assert isinstance(verdict, Refuse)
-    assert verdict.reason is Reason.NOT_BLANK
-    assert f"ebs-agent forget {VOLUME}" in (verdict.hint or "")
+    ending = make_plan(observed, WANTED).ending
+    assert isinstance(ending, Refuse)
+    assert ending.reason is Reason.NOT_BLANK
+    assert f"ebs-agent forget {VOLUME}" in (ending.hint or "")
 
 
 def test_interrupted_format_that_finished_is_checked_and_settled() -> None:
@@ -277,9 +277,9 @@ def test_damaged_filesystem_of_an_intent_is_remade_only_if_never_mounted() -> No
 def test_damaged_filesystem_is_failed_and_left_alone() -> None:
     """A filesystem whose check failed is not mounted, and the way to repair it is named."""
     plan = make_plan(look(EXT4, checked=Checked(is_clean=False, detail="bad inode")), WANTED)
-    assert isinstance(plan.verdict, Wait)
-    assert (plan.actions, plan.verdict.reason) == ((), Reason.FILESYSTEM_ERRORS)
-    assert "e2fsck" in (plan.verdict.hint or "")
+    assert isinstance(plan.ending, Wait)
+    assert (plan.actions, plan.ending.reason) == ((), Reason.FILESYSTEM_ERRORS)
+    assert "e2fsck" in (plan.ending.hint or "")
 
 
 def test_absent_volume_is_pending_and_lost_if_it_vanished() -> None:
@@ -415,19 +415,19 @@ def test_options_that_a_remount_does_not_change(
     assert [[list(step.undoing), list(step.left)] for step in steps] == (
         [] if remounted is None else [remounted]
     )
-    message = "" if plan.verdict is None else plan.verdict.message
+    message = "" if plan.ending is None else plan.ending.message
     assert all(words in message for words in told)
     assert (plan.condition is Condition.READY) == (not told and remounted is None)
     if told:
-        assert plan.verdict is not None
-        assert plan.verdict.reason is Reason.OPTIONS_NOT_IN_FORCE
+        assert plan.ending is not None
+        assert plan.ending.reason is Reason.OPTIONS_NOT_IN_FORCE
 
 
 def test_emergency_read_only_is_never_remounted() -> None:
     """A filesystem the kernel made read-only is reported, not made writable again."""
     plan = make_plan(replace(MOUNTED, mounts=(mount_of(super_options="ro"),)), WANTED)
-    assert isinstance(plan.verdict, Degrade)
-    assert (plan.actions, plan.verdict.reason) == ((), Reason.READ_ONLY)
+    assert isinstance(plan.ending, Degrade)
+    assert (plan.actions, plan.ending.reason) == ((), Reason.READ_ONLY)
 
 
 def test_read_only_is_checked_before_it_is_written_to() -> None:
@@ -435,9 +435,9 @@ def test_read_only_is_checked_before_it_is_written_to() -> None:
     read_only = replace(MOUNTED, mounts=(mount_of(options="ro,nosuid,nodev,relatime", super_options="ro"),))
     assert make_plan(read_only, WANTED).steps == (Unmount(read_only.mounts[0]), Check(FsType.EXT4))
     busy = make_plan(replace(read_only, processes=(Process(42, "python"),)), WANTED)
-    assert isinstance(busy.verdict, Degrade)
-    assert (busy.actions, busy.verdict.reason) == ((), Reason.READ_ONLY)
-    assert "python (42)" in busy.verdict.message
+    assert isinstance(busy.ending, Degrade)
+    assert (busy.actions, busy.ending.reason) == ((), Reason.READ_ONLY)
+    assert "python (42)" in busy.ending.message
     device = replace(DEVICE, is_read_only=True)
     assert make_plan(replace(read_only, device=device), WANTED).actions == ()
 
@@ -449,10 +449,10 @@ def test_filesystem_without_its_journal_is_checked_before_it_is_written_to(shown
     ignoring = replace(MOUNTED, mounts=(mount_of(options=options, super_options=shown),))
     assert make_plan(ignoring, WANTED).steps == (Unmount(ignoring.mounts[0]), Check(FsType.EXT4))
     busy = make_plan(replace(ignoring, processes=(Process(42, "python"),)), WANTED)
-    assert isinstance(busy.verdict, Degrade)
+    assert isinstance(busy.ending, Degrade)
     reason = Reason.OPTIONS_NOT_IN_FORCE if shown.startswith("rw") else Reason.READ_ONLY
-    assert (busy.actions, busy.verdict.reason) == ((), reason)
-    assert "python (42)" in busy.verdict.message
+    assert (busy.actions, busy.ending.reason) == ((), reason)
+    assert "python (42)" in busy.ending.message
     # Read only it may stay so: nothing is written.
     reading = replace(WANTED, mount=WantedMount(PATH, (*OPTIONS, "ro")))
     assert Check(FsType.EXT4) not in make_plan(ignoring, reading).steps
@@ -469,8 +469,8 @@ def test_mounted_filesystem_with_parts_elsewhere_is_left_alone() -> None:
     observed = replace(MOUNTED, content=Foreign("an ext4 filesystem whose journal is on another device"))
     wanted = replace(GROW, mount=WantedMount(PATH, (*OPTIONS, "noatime"), mode=0o700))
     plan = make_plan(observed, wanted)
-    assert isinstance(plan.verdict, Degrade)
-    assert (plan.actions, plan.verdict.reason) == ((), Reason.FILESYSTEM_MISMATCH)
+    assert isinstance(plan.ending, Degrade)
+    assert (plan.actions, plan.ending.reason) == ((), Reason.FILESYSTEM_MISMATCH)
 
 
 @pytest.mark.parametrize(
@@ -488,11 +488,11 @@ def test_filesystem_whose_errors_end_the_node(in_superblock: bool, shown: str, i
     observed = replace(MOUNTED, content=content, mounts=(mount_of(super_options=shown),))
     for options in (OPTIONS, (*OPTIONS, "errors=remount-ro")):
         plan = make_plan(observed, replace(WANTED, mount=WantedMount(PATH, options)))
-        verdict = plan.verdict
-        assert (isinstance(verdict, Degrade) and verdict.reason is Reason.PANIC_ON_ERROR) is is_told
+        ending = plan.ending
+        assert (isinstance(ending, Degrade) and ending.reason is Reason.PANIC_ON_ERROR) is is_told
     own = replace(observed, applied_options=options)
     wanted = replace(WANTED, mount=WantedMount(PATH, options))
-    assert (make_plan(own, wanted).verdict is not None) is (shown == "rw,errors=panic")
+    assert (make_plan(own, wanted).ending is not None) is (shown == "rw,errors=panic")
 
 
 def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
@@ -504,8 +504,8 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
         assert make_plan(nested, WANTED).steps == (Unmount(nested.mounts[0]),), "never at both at once"
     busy = make_plan(replace(elsewhere, processes=(Process(42, "python"),)), WANTED)
     assert busy.condition is Condition.DEGRADED
-    assert busy.verdict is not None
-    assert "python (42)" in busy.verdict.message
+    assert busy.ending is not None
+    assert "python (42)" in busy.ending.message
 
 
 def test_mounts_in_each_others_way_move_at_once() -> None:
@@ -519,9 +519,9 @@ def test_mounts_in_each_others_way_move_at_once() -> None:
     (step,) = make_plan(replace(here, ring=ring), WANTED).steps
     assert step == MoveMount("/data/old", PATH, ring)
     assert "at once vol-0123456789abcdef9 from /data/ckpt to /data/old" in step.describe()
-    (verdict,) = make_plan(replace(here, ring=ring, processes=(Process(7, "python3"),)), WANTED).steps
-    assert isinstance(verdict, Degrade)
-    assert "python3 (7)" in verdict.message
+    (ending,) = make_plan(replace(here, ring=ring, processes=(Process(7, "python3"),)), WANTED).steps
+    assert isinstance(ending, Degrade)
+    assert "python3 (7)" in ending.message
 
 
 @pytest.mark.parametrize(
@@ -540,10 +540,10 @@ def test_what_somebody_froze_is_left_until_the_thaw(observed: Observed, wanted: 
     """Told as frozen, with the way out where it is mounted now; it is neither written to nor taken away."""
     plan = make_plan(replace(observed, is_frozen=True), wanted)
     assert plan.actions == ()
-    verdict = plan.standing
-    assert isinstance(verdict, Wait)
-    assert (verdict.reason, plan.condition) == (Reason.FROZEN, Condition.FAILED)
-    assert f"fsfreeze -u {observed.mounts[0].path}" in (verdict.hint or "")
+    ending = plan.standing
+    assert isinstance(ending, Wait)
+    assert (ending.reason, plan.condition) == (Reason.FROZEN, Condition.FAILED)
+    assert f"fsfreeze -u {observed.mounts[0].path}" in (ending.hint or "")
 
 
 def test_root_ownership_is_kept() -> None:
@@ -558,8 +558,8 @@ def test_root_ownership_is_kept() -> None:
 def test_unknown_owner_does_not_stop_the_mount() -> None:
     """A missing user is a defect of the node, not of the data: mounted, and Degraded until it exists."""
     plan = make_plan(replace(MOUNTED, ids=Ids(missing="user 'ubuntu'")), WANTED)
-    assert isinstance(plan.verdict, Degrade)
-    assert plan.verdict.reason is Reason.UNKNOWN_OWNER
+    assert isinstance(plan.ending, Degrade)
+    assert plan.ending.reason is Reason.UNKNOWN_OWNER
 
 
 def test_programs_left_on_a_dead_mount_are_named() -> None:
@@ -567,9 +567,9 @@ def test_programs_left_on_a_dead_mount_are_named() -> None:
     left = (Process(42, "python"), *(Process(pid, "sh") for pid in range(50, 56)))
     plan = make_plan(replace(MOUNTED, left_behind=left), WANTED)
     assert (plan.actions, plan.condition) == ((), Condition.DEGRADED)
-    assert plan.verdict is not None
-    assert plan.verdict.reason is Reason.STALE_MOUNT
-    assert "python (42), sh (50), sh (51), sh (52), sh (53) and 2 more" in plan.verdict.message
+    assert plan.ending is not None
+    assert plan.ending.reason is Reason.STALE_MOUNT
+    assert "python (42), sh (50), sh (51), sh (52), sh (53) and 2 more" in plan.ending.message
 
 
 def test_tuning_follows_the_mount() -> None:
@@ -591,8 +591,8 @@ def test_xfs_copy_of_a_mounted_uuid_gets_nouuid() -> None:
 def test_blank_volume_waits_for_what_the_cloud_says_of_it() -> None:
     """While AWS is being asked about a blank volume, it is not formatted; one with data is used."""
     waiting = make_plan(look(BLANK, is_origin_awaited=True), WANTED)
-    assert isinstance(waiting.verdict, Wait)
-    assert (waiting.actions, waiting.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert isinstance(waiting.ending, Wait)
+    assert (waiting.actions, waiting.ending.reason) == ((), Reason.WAITING_FOR_CLOUD)
     assert make_plan(look(BLANK, is_origin_awaited=True, origin=Origin()), WANTED).actions
     assert make_plan(look(EXT4, is_origin_awaited=True), WANTED).actions
 
@@ -601,12 +601,12 @@ def test_waiting_for_the_cloud_says_since_and_until_when() -> None:
     """Both are told, and that a limit is there at all only where it is."""
     since = datetime(2026, 1, 1, 12, 0, 5, tzinfo=timezone.utc)
     waiting = look(BLANK, is_origin_awaited=True, awaited_since=since)
-    verdict = make_plan(waiting, WANTED).verdict
-    assert verdict is not None
-    assert "since 2026-01-01T12:00:05Z" in verdict.message
-    assert "whatever is known then" not in str(verdict.hint)
-    verdict = make_plan(replace(waiting, awaited_until=since + timedelta(minutes=5)), WANTED).verdict
-    assert "at 2026-01-01T12:05:05Z whatever is known then" in str(verdict and verdict.hint)
+    ending = make_plan(waiting, WANTED).ending
+    assert ending is not None
+    assert "since 2026-01-01T12:00:05Z" in ending.message
+    assert "whatever is known then" not in str(ending.hint)
+    ending = make_plan(replace(waiting, awaited_until=since + timedelta(minutes=5)), WANTED).ending
+    assert "at 2026-01-01T12:05:05Z whatever is known then" in str(ending and ending.hint)
 
 
 @pytest.mark.parametrize("content", [BLANK, EXT4, Foreign("LUKS"), Unknown("EIO at 0")])
@@ -614,12 +614,12 @@ def test_volume_that_is_not_named_waits_for_its_tags_whatever_it_holds(content: 
     """It may be the CSI driver's, which only its tags tell: nothing is done with it until they are known."""
     broad = replace(WANTED, is_broad=True)
     plan = make_plan(look(content, is_origin_awaited=True), broad)
-    assert isinstance(plan.verdict, Wait)
-    assert (plan.actions, plan.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert isinstance(plan.ending, Wait)
+    assert (plan.actions, plan.ending.reason) == ((), Reason.WAITING_FOR_CLOUD)
     assert make_plan(look(content), broad) == make_plan(look(content), WANTED)
     csi = make_plan(look(content, origin=Origin(tags=(("CSIVolumeName", "pvc-1"),))), broad)
-    assert csi.verdict is not None
-    assert csi.verdict.reason is Reason.MANAGED_BY_CSI
+    assert csi.ending is not None
+    assert csi.ending.reason is Reason.MANAGED_BY_CSI
 
 
 def test_raw_volume_that_is_not_named_is_exposed_once_its_tags_are_known() -> None:
@@ -627,7 +627,7 @@ def test_raw_volume_that_is_not_named_is_exposed_once_its_tags_are_known() -> No
     broad = replace(RAW, is_broad=True)
     observed = look(None, is_origin_awaited=True, node_owner=RootInode(0, 0, 0o600))
     plan = make_plan(observed, broad)
-    assert (plan.actions, plan.verdict and plan.verdict.reason) == ((), Reason.WAITING_FOR_CLOUD)
+    assert (plan.actions, plan.ending and plan.ending.reason) == ((), Reason.WAITING_FOR_CLOUD)
     assert Link("rawdb") in make_plan(observed, RAW).steps
     exposed = replace(observed, links=LINKS | {"rawdb"}, raw=HANDED_OUT)
     assert make_plan(exposed, broad).steps == (SetNodeOwnership(0, 0, 0o660),)
@@ -672,13 +672,13 @@ PLANS = [
 @pytest.mark.parametrize(
     ("observed", "wanted", "condition"), [row[1:] for row in PLANS], ids=[row[0] for row in PLANS]
 )
-def test_verdict_holds_only_where_what_comes_before_it_cannot_end_it(
+def test_ending_holds_only_where_what_comes_before_it_cannot_end_it(
     observed: Observed, wanted: Wanted, condition: Condition
 ) -> None:
     """What a plan is about to change is not told, and what it cannot change is told at once."""
     plan = make_plan(observed, wanted)
-    assert plan.verdict is not None
-    assert plan.actions or plan.standing is plan.verdict
+    assert plan.ending is not None
+    assert plan.actions or plan.standing is plan.ending
     assert plan.condition is condition
 
 
@@ -735,13 +735,13 @@ UNPROVEN = [
 def test_blankness_is_proven_only_where_a_format_would_follow(
     observed: Observed, wanted: Wanted, reason: Reason | None
 ) -> None:
-    """Every other verdict stands without a proof, and what was not proven is never formatted."""
+    """Every other ending stands without a proof, and what was not proven is never formatted."""
     assert needs_proof(observed, wanted) is (reason is None)
     plan = make_plan(observed, wanted)
     assert not any(isinstance(step, Format) for step in plan.steps)
-    assert plan.verdict is not None
-    assert plan.verdict.reason is (reason or Reason.PROBE_FAILED)
-    assert f"{VOLUME} is blank" not in plan.verdict.message
+    assert plan.ending is not None
+    assert plan.ending.reason is (reason or Reason.PROBE_FAILED)
+    assert f"{VOLUME} is blank" not in plan.ending.message
 
 
 RAW_LOOK = look(None, node_owner=RootInode(0, 6, 0o600), mounted_at="at /data/ckpt")

@@ -1,15 +1,11 @@
-"""What the agent may do to a volume, as data: shown by ``plan``, logged, and executed, one object for all.
-
-A step says what, never how. ``describe()`` is the sentence people read, in the present tense.
-"""
+"""What the agent does to a volume: the steps that are executed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import ClassVar, TypeAlias
 
-from agent.core.model import Condition, DeviceNumber, FsType, Mount, Reason, Relocation, RootInode
+from agent.core.model import DeviceNumber, FsType, Mount, Relocation, RootInode
 
 
 @dataclass(frozen=True)
@@ -260,105 +256,8 @@ class Relinquish:
         return "flush the device under its users" if self.is_forced else "flush the device, unused"
 
 
-# -- Steps that end a plan: nothing more is done in this look ------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """A safety rule says no. Nothing is touched."""
-
-    kind: ClassVar[str] = "refuse"
-    reason: Reason
-    message: str
-    hint: str | None = None
-    condition: Condition = Condition.REFUSED
-
-    def describe(self) -> str:
-        return f"refuse: {self.message}"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Something else has to happen first; a later look finds out whether it has."""
-
-    kind: ClassVar[str] = "wait"
-    reason: Reason
-    message: str
-    hint: str | None = None
-    condition: Condition = Condition.PENDING
-
-    def describe(self) -> str:
-        return f"wait: {self.message}"
-
-
-@dataclass(frozen=True)
-class Degrade:
-    """The volume is usable, and something about it is not as wanted and cannot be mended now."""
-
-    kind: ClassVar[str] = "degrade"
-    reason: Reason
-    message: str
-    hint: str | None = None
-    condition: Condition = Condition.DEGRADED
-
-    def describe(self) -> str:
-        return self.message
-
-
 Action: TypeAlias = (
     "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
     " | Unmount | SetRootOwnership | Link | Unlink | NoteRaw | SetNodeOwnership | RestoreNodeOwnership"
     " | EndRaw | Tune | Relinquish"
 )
-Verdict: TypeAlias = "Refuse | Wait | Degrade"
-Step: TypeAlias = "Action | Verdict"
-
-VERDICTS = (Refuse, Wait, Degrade)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Steps in order, and the condition the volume is in once the actions among them have succeeded."""
-
-    steps: tuple[Step, ...] = ()
-    settled: Condition = Condition.READY
-    """The condition when nothing is left to do: Ready, or Unmanaged for a volume the policy does not name."""
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        return tuple(step for step in self.steps if not isinstance(step, VERDICTS))
-
-    @property
-    def next_actions(self) -> tuple[Action, ...]:
-        """What to do before looking again: links, which are not on the device, and the first that is."""
-        links = tuple(takewhile(lambda action: isinstance(action, (Link, Unlink)), self.actions))
-        return self.actions[: len(links) + 1]
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The step that ends the plan short of its goal, if one does."""
-        return next((step for step in self.steps if isinstance(step, VERDICTS)), None)
-
-    @property
-    def standing(self) -> Verdict | None:
-        """The verdict, where it holds now; None while what the plan does before it may put an end to it.
-
-        Links decide nothing. What is said of a volume in use, or lost, holds whatever else is done to it, but
-        for a stale mount that goes: that one may be what is in its way.
-        """
-        verdict = self.verdict
-        if verdict is None or verdict.condition is Condition.LOST:
-            return verdict
-        before = takewhile(lambda step: not isinstance(step, VERDICTS), self.steps)
-        if isinstance(verdict, Degrade):
-            is_open = any(isinstance(step, Unmount) for step in before)
-        else:
-            is_open = not all(isinstance(step, (Link, Unlink)) for step in before)
-        return None if is_open else verdict
-
-    @property
-    def condition(self) -> Condition:
-        """How the volume is now: what the verdict that holds says, Preparing while actions are left."""
-        if self.standing is not None:
-            return self.standing.condition
-        return Condition.PREPARING if self.actions else self.settled

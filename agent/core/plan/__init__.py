@@ -4,13 +4,15 @@ No I/O, no clock, no randomness, no memory: everything that bears on a decision 
 decision can be shown (``ebs-agent plan``), replayed and tested in a table. The order of the rules is the
 safety argument: what is not ours is refused before anything on it is even considered.
 
-===============  ===========================================================================================
-``volume``       the order of the rules; a volume that is absent, or raw
-``ownership``    whose the volume is, and so whether it may be touched at all
-``content``      attached and mounted nowhere: refuse, format, or check and mount
-``upkeep``       mounted: options, growth, ownership, tuning, or on its way to another path
-``released``     taken away by a person: left alone until it is given back
-===============  ===========================================================================================
+================  ==========================================================================================
+``rules``         the order of the rules; a volume that is absent
+``whose_volume``  whose the volume is, and so whether it may be touched at all
+``raw``           handed out as a block device, or taken back from that
+``prepare``       attached and mounted nowhere: refuse, format, or check and mount
+``keep_mounted``  mounted at its path: options, growth, ownership, tuning
+``move_mount``    mounted elsewhere
+``released``      taken away by a person: left alone until it is given back
+================  ==========================================================================================
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What to do with a volume that is mounted: keep it as wanted while it is used, or take it to its path."""
+"""What to do with a volume that is mounted at its path: keep it as wanted while it is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from agent.core.steps import (
     Degrade,
     GrowFilesystem,
     GrowPartition,
-    MoveMount,
     Refuse,
     Remount,
     SetRootOwnership,
@@ -43,7 +42,7 @@ def plan_upkeep(
 ) -> tuple[Step, ...]:
     """Plan for a volume mounted at its path."""
     if observed.obstacle is not None:
-        return (_refuse_hidden(observed, mount),)
+        return (refuse_hidden(observed, mount),)
     if wanted.filesystem is not None and mount.fs_type != wanted.filesystem.type.value:
         return (
             Degrade(
@@ -264,38 +263,11 @@ def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mod
     )
 
 
-def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, ...]:
-    """Plan for a mount of the agent (else it is excluded) at a path the policy no longer names."""
-    if wanted.mount is None:
-        return ()
-    if observed.is_hidden:
-        return (_refuse_hidden(observed, mount),)
-    if observed.obstacle is not None and not observed.ring:
-        return (_degrade_move(mount, wanted.mount, f"{observed.obstacle} is there"),)
-    if observed.processes:
-        return (_degrade_move(mount, wanted.mount, f"{name_processes(observed.processes)} use it"),)
-    if _is_within(mount.path, wanted.mount.path) or _is_within(wanted.mount.path, mount.path):
-        # At both places at once, as a move has it for a moment, one would hide the other, or lie on it.
-        return (Unmount(mount),)
-    return (MoveMount(mount.path, wanted.mount.path, observed.ring),)
-
-
-def _is_within(path: str, directory: str) -> bool:
-    return path.startswith(f"{directory.rstrip('/')}/")
-
-
-def _refuse_hidden(observed: Observed, mount: Mount) -> Refuse:
+def refuse_hidden(observed: Observed, mount: Mount) -> Refuse:
+    """Refuse a volume whose mount is covered by another one."""
     # Not usable: whoever goes by the path gets what covers it, and writes there what belongs on the volume.
     return Refuse(
         Reason.PATH_IN_USE,
         f"{observed.volume_id} is mounted at {mount.path}, hidden beneath {observed.obstacle}.",
         hint="Unmount what covers it (findmnt shows what is mounted where); it is ready again by itself.",
-    )
-
-
-def _degrade_move(mount: Mount, wanted: WantedMount, why: str) -> Degrade:
-    return Degrade(
-        Reason.PATH_IN_USE,
-        f"It is mounted at {mount.path} and cannot move to {wanted.path}: {why}.",
-        hint="End what is in the way, or put the old path back in the policy.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 
 MAYBE_FROZEN = "If somebody froze its filesystem (fsfreeze -f), fsfreeze -u lets it go on."
 """Said beside a stall of which the kernel does not show what it waits for."""

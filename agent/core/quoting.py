@@ -1,4 +1,4 @@
-"""How a sentence quotes what somebody wrote: in YAML's words, printable, short, marked where it is cut."""
+"""How a sentence holds what others wrote: in YAML's words, printable, short, marked where it is cut."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def quote(value: object, limit: int = 60) -> str:
     if isinstance(value, str):
         return repr(value if len(value) <= limit else f"{value[:limit]}…")
     return write_yaml(value, limit)
+
+
+def make_printable(text: str) -> str:
+    """Return ``text`` with a question mark for every character that cannot be printed: escapes, raw bytes.
+
+    Names of mounts, devices and programs come from whoever made them, and need not even be UTF-8.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def fit(text: str, limit: int = 200) -> str:

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: always with a unit, read into bytes and seconds.
+"""Sizes and durations as people read and write them: always with a unit, in the program bytes and seconds.
 
 EBS counts in powers of 1024, so sizes do too, and ``GB`` is refused rather than guessed at.
 """
@@ -14,6 +14,7 @@ from agent.core.quoting import quote
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 _SIZE_UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
+_SHOWN_UNITS = _SIZE_UNITS | {"PiB": 1 << 50}
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MEANT_UNITS = {name.lower(): name for name in _SIZE_UNITS}
 _MEANT_UNITS |= {short: f"{short[0].upper()}iB" for short in ("k", "kb", "m", "mb", "g", "gb", "t", "tb")}
@@ -54,12 +55,28 @@ def parse_duration(text: str) -> float:
 
 
 def format_size(size_bytes: int) -> str:
-    """Return a size for people: exact in the largest unit that divides it, else rounded to a tenth."""
-    for unit, factor in reversed(_SIZE_UNITS.items()):
-        if size_bytes >= factor:
-            whole, rest = divmod(size_bytes, factor)
-            return f"{whole}{unit}" if rest == 0 else f"{size_bytes / factor:.1f}{unit}"
-    return "0B"
+    """Return a size as the policy has it: exact in the largest unit that divides it, else to a tenth."""
+    return "".join(_scale(size_bytes, _SIZE_UNITS))
+
+
+def show_size(size_bytes: float) -> str:
+    """Return a size for people: ``512 B``, ``1.5 GiB``, ``100 GiB``."""
+    return " ".join(_scale(size_bytes, _SHOWN_UNITS))
+
+
+def _scale(size_bytes: float, units: dict[str, int]) -> tuple[str, str]:
+    """Return number and unit, the largest that the size reaches, or bytes."""
+    unit, factor = next((each for each in reversed(units.items()) if abs(size_bytes) >= each[1]), ("B", 1))
+    digits = 1 if factor > 1 and size_bytes % factor else 0
+    return f"{size_bytes / factor:.{digits}f}", unit
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration in its largest whole unit: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
+    for unit, unit_s, until_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < until_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
 
 
 def _split_amount(text: str) -> tuple[int | None, str]:

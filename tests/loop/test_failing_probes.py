@@ -10,8 +10,8 @@ import pytest
 
 from agent.core.errors import AgentError, NotAnsweringError
 from agent.core.model import FsType, Reason
+from agent.core.units import GIB
 from agent.node import machine
-from agent.node.content.blankness import GIB
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest
 from tests.loop.moments import FORMAT, SIZE_BYTES, VOLUME, WatchedWorkers, staged

@@ -20,11 +20,10 @@ from typing_extensions import override
 from agent.cli.demo.busy_writer import BLOCK_BYTES, Writer
 from agent.cli.demo.sandbox import Stage
 from agent.core.errors import AgentError
-from agent.core.sizes import show_size
+from agent.core.units import MIB, show_size
 from agent.node.isolate import programs
 from agent.node.kernel.mountinfo import read_mounts
 
-MIB = 1 << 20
 MKFS_TIMEOUT_S = 60.0
 EXT4_UUID_OFFSET = 1024 + 0x68
 """Where an ext4 image has the UUID of its filesystem."""

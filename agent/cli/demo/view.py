@@ -18,7 +18,7 @@ from rich.text import Text
 
 from agent.cli.demo.scenarios import Scene
 from agent.cli.show.render import clean, show_condition
-from agent.core.sizes import show_size
+from agent.core.units import show_size
 
 EVENTS_ROOMY = 8
 EVENTS_TIGHT = 3

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.show.render_steps import draw_calls, draw_steps, is_named
-from agent.core.sizes import show_duration, show_size
+from agent.core.units import show_duration, show_size
 
 STYLES = {
     "Ready": "green",

@@ -17,8 +17,6 @@ from agent.cloud.aws.answer_fields import Members, clean
 from agent.core.model import VolumeId, parse_volume_id
 from agent.core.model.cluster import CSI_TAGS
 
-GIB = 1 << 30
-
 Tags = tuple[tuple[str, str], ...]
 
 # The agent's own marks on what it makes. A volume or snapshot without them is never deleted by it.

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.cloud.aws.models import (
-    GIB,
     MADE_BY,
     TAG_CLAIM,
     TAG_CLUSTER,
@@ -22,6 +21,7 @@ from agent.cloud.plan.decisions import NodeView
 from agent.cloud.state.made_volumes import find_key
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
+from agent.core.units import GIB
 from agent.policy.entries import Claim, VolumeClass
 
 CLUSTER_WIDE = "*"

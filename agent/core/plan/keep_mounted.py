@@ -24,16 +24,17 @@ from agent.core.steps import (
     Tune,
     Unmount,
 )
+from agent.core.units import MIB
 
 if TYPE_CHECKING:
     from agent.core.model import Content, Device, Mount, Observed, Process, RootInode, Wanted, WantedMount
     from agent.core.steps import Step
 
-GROW_SLACK_BYTES = 16 * 1024 * 1024
+GROW_SLACK_BYTES = 16 * MIB
 """A filesystem this close to the end of its device fills it: ext4 drops a last block group too small for its
 own tables, xfs a last allocation group under 64 blocks. EBS sizes differ by whole GiB."""
 
-PARTITION_SLACK_BYTES = 1024 * 1024
+PARTITION_SLACK_BYTES = 1 * MIB
 """Room that partitioning tools leave at the end: the backup GPT header and 1 MiB alignment."""
 
 

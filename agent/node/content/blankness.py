@@ -55,12 +55,8 @@ from typing import NamedTuple, Protocol
 from agent.core.errors import VanishedError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Blank, Foreign, Unknown
+from agent.core.units import GIB, KIB, MIB, TIB
 from agent.node.device import open_device
-
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
-TIB = 1 << 40
 
 _PAGE = 4 * KIB
 """Places and lengths are multiples of it: any logical sector EBS has divides it, as direct reads need."""

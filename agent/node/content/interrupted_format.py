@@ -24,12 +24,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, Foreign, FormatRecord, FsType, Unknown
-from agent.node.content.blankness import MIB, TIB, ReadPlace, choose_places
+from agent.core.units import MIB, TIB
+from agent.node.content.blankness import ReadPlace, choose_places
 from agent.node.content.superblocks import crc32c
 from agent.node.isolate.messages import Fd
+from agent.node.kernel.sysfs import SECTOR_BYTES
 
 PAGE_BYTES = 4096
-_SECTOR_BYTES = 512
 _DIFFERENCE_BYTES = 64
 """Measured: 37 in a page of inodes, 23 in a superblock, between two runs of mkfs.ext4 1.47."""
 _DIFFERENCE_WHERE_ZERO_BYTES = 4
@@ -118,8 +119,8 @@ def _choose_judge(record: FormatRecord, reference: int | None) -> Judge:
 def is_xfs_page(page: bytes, raw_uuid: bytes) -> bool:
     """Whether mkfs.xfs wrote the page for the filesystem of this UUID."""
     has_uuid = raw_uuid in page
-    for start in range(0, len(page), _SECTOR_BYTES):
-        sector = page[start : start + _SECTOR_BYTES]
+    for start in range(0, len(page), SECTOR_BYTES):
+        sector = page[start : start + SECTOR_BYTES]
         is_free_list = has_uuid and not sector.strip(b"\xff")
         is_zero = not sector.strip(b"\0")
         is_structure = raw_uuid in sector and sector.startswith(_XFS_MAGICS)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 from agent.node.kernel.mountinfo import is_whole
 
 SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from agent.core.errors import AgentError, CoveredError, NotMountedError, RefusedError
 from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.core.mount_options import NEVER_REMOUNTED, needs_check_first, split_options
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 from agent.node.filesystem.directories import open_directory, read_mount_id
 from agent.node.kernel import grow_filesystem, mount_api
 from agent.node.kernel.kmsg import follow_kernel_log

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from agent.node.kernel.sysfs import SECTOR_BYTES
+
 _SUBLKS_FLAGS = 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9
 """LABEL, UUID, TYPE, SECTYPE, USAGE, VERSION, MAGIC. Without BADCSUM: what fails its checksum is no match
 here, and the proof of blankness finds its bytes."""
 _PARTS_FLAGS = 1 << 1 | 1 << 2 | 1 << 3
 """FORCE_GPT (believe a GPT behind a broken protective MBR), ENTRY_DETAILS, MAGIC."""
 _MAX_MATCHES = 64
-_SECTOR_BYTES = 512
 
 _FOUND, _NOTHING = 0, 1
 
@@ -87,8 +88,8 @@ def list_regions(fd: int) -> list[Region]:
             regions.append(
                 Region(
                     number=lib.blkid_partition_get_partno(partition),
-                    start_bytes=lib.blkid_partition_get_start(partition) * _SECTOR_BYTES,
-                    size_bytes=lib.blkid_partition_get_size(partition) * _SECTOR_BYTES,
+                    start_bytes=lib.blkid_partition_get_start(partition) * SECTOR_BYTES,
+                    size_bytes=lib.blkid_partition_get_size(partition) * SECTOR_BYTES,
                 )
             )
         return regions

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Mount
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 

@@ -20,7 +20,7 @@ from time import monotonic
 import psutil
 
 from agent.core.model import DeviceNumber, Process
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 from agent.node.kernel.open_files import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
 
 MAX_PROCESSES = 50

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from agent.core.model import DeviceNumber, Mount
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 from agent.node.kernel.mountinfo import find_node_number, parse_mountinfo
 from agent.node.kernel.open_files import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
 

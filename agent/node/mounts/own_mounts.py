@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core.model import Device, DeviceNumber, Mount, MountRecord
-from agent.core.printable import make_printable
+from agent.core.quoting import make_printable
 from agent.node.device import open_device
 from agent.node.device.foreign_use import UsageFacts
 from agent.node.device.usage_facts import gather_surroundings

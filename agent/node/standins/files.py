@@ -17,14 +17,13 @@ from typing import NamedTuple, TypeAlias
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError, VanishedError
 from agent.core.model import DeviceNumber, Identity, Reason, VolumeId, parse_volume_id
-from agent.node.kernel.sysfs import locate, read_attribute
+from agent.node.kernel.sysfs import SECTOR_BYTES, locate, read_attribute
 from agent.node.standins import loop_device
 
 MODEL = "File standing in for a volume"
 
 _SUFFIX = ".img"
 _DELETED = " (deleted)"
-_SECTOR_BYTES = 512
 _GONE = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
 
 
@@ -159,7 +158,7 @@ def _scan(directory: str) -> Iterator[StandIn]:
             except (AgentError, FileNotFoundError):
                 continue
             is_file = stat.S_ISREG(now.st_mode) and entry.name.endswith(_SUFFIX)
-            if is_file and now.st_size >= _SECTOR_BYTES:
+            if is_file and now.st_size >= SECTOR_BYTES:
                 yield StandIn(volume_id, entry.path, now.st_dev, now.st_ino, now.st_size)
 
 
@@ -194,4 +193,4 @@ def is_below(item: loop_device.Loop, directory: Path, *, deleted: bool = True) -
 
 
 def _round(size_bytes: int) -> int:
-    return size_bytes // _SECTOR_BYTES * _SECTOR_BYTES
+    return size_bytes // SECTOR_BYTES * SECTOR_BYTES

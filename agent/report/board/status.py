@@ -18,8 +18,8 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
-from agent.core.sizes import show_size
 from agent.core.steps import Action, Plan, Step
+from agent.core.units import show_size
 from agent.report.board.volume_status import PlannedStep, VolumeStatus
 
 

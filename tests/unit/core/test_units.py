@@ -15,6 +15,7 @@ from agent.core.units import (
     format_size,
     parse_duration,
     parse_size,
+    show_size,
 )
 
 
@@ -97,6 +98,22 @@ def test_what_is_no_range(text: str) -> None:
     """A range that is half or empty is refused."""
     with pytest.raises(InvalidValueError):
         SizeRange.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (500 << 30, "500 GiB"),
+        (64 << 40, "64 TiB"),
+    ],
+)
+def test_size_reads_like_the_policy(size_bytes: int, text: str) -> None:
+    """Sizes are shown with the binary units the policy is written in."""
+    assert show_size(size_bytes) == text
 
 
 @given(st.integers(0, 1 << 60))

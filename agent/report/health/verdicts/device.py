@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent.core.model import Condition, Reason
-from agent.core.sizes import show_duration
+from agent.core.units import show_duration
 from agent.report.board.readings import Reading, Verdict
 from agent.report.health.verdicts.sample_window import Window
 

@@ -8,7 +8,7 @@ import shlex
 
 from agent.core.frozen_filesystem import hint_at_thaw, tell_frozen
 from agent.core.model import Condition, Reason
-from agent.core.sizes import show_size
+from agent.core.units import show_size
 from agent.report.board.readings import Reading, Verdict
 from agent.report.health.verdicts.sample_window import Window
 

@@ -12,11 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.core.model import Foreign, Unknown
+from agent.core.units import GIB, KIB, MIB, TIB
 from agent.node.content.blankness import (
-    GIB,
-    KIB,
-    MIB,
-    TIB,
     ReadPlace,
     Trust,
     choose_places,

@@ -297,16 +297,16 @@ class Daemon:
     async def _leave_node(self, why: str, left_s: float) -> None:
         """Have every volume leave this node, whose end is near."""
         from agent.cloud.orders.leave_node import leave_node  # noqa: PLC0415
-        from agent.cloud.orders.routes import Clerk  # noqa: PLC0415
+        from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
 
         async def tell(text: str) -> None:
             log.info("instance.leaving", text=text)
 
         orders, file = self._cloud.prepare_orders, self._policy_file
-        clerk = Clerk(self._board, orders, self.keep, lambda: self._policy, file, self._hands)
-        desk = clerk.open_node_desk(tell)
-        if desk is not None:
-            await leave_node(desk, why, left_s)
+        taker = OrderTaker(self._board, orders, self.keep, lambda: self._policy, file, self._hands)
+        context = taker.open_node_context(tell)
+        if context is not None:
+            await leave_node(context, why, left_s)
 
     def _make_http_app(self) -> web.Application:
         from agent.report.endpoints.http import make_app  # noqa: PLC0415

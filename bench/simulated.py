@@ -16,12 +16,12 @@ from agent.cloud.aws.call import Call
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
     CreateTags,
-    CreateVolume,
     DescribeClusterNode,
     DescribeVolumes,
     DetachClusterNodeVolume,
     ListClusterNodes,
 )
+from agent.cloud.aws.making_calls import CreateVolume
 from agent.cloud.aws.models import CloudAttachment, CloudVolume, ClusterNode
 from agent.cloud.aws.request_syntax import Pattern
 from agent.cloud.aws.status_calls import DescribeVolumeStatus

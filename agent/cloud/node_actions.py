@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.base.log import get_logger
-from agent.cloud.state.released_volumes import ReleasedNote
+from agent.cloud.state.released_volumes import EVERYTHING, ReleasedNote
 from agent.cloud.state.state_file import FileStore
-from agent.cloud.view.cloud_report import EVERYTHING, FREEZE_LIMIT_S
+from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
 from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.core.model import DeviceNumber, Mount, Observed, Process, Reason, Released, Seen, VolumeId, Wanted
 from agent.core.steps import Relinquish, Unmount

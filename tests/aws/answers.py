@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, status_calls
+from agent.cloud.aws import calls, making_calls, status_calls
 from agent.cloud.aws.call import Call
-from agent.cloud.tasks import copy_volume
 from agent.core.model import VolumeId
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -106,8 +105,8 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DetachVolume: {"State": "detaching"},
     calls.AttachClusterNodeVolume: {"Status": "attaching"},
     calls.DetachClusterNodeVolume: {"Status": "detaching"},
-    calls.CreateVolume: DESCRIBED,
-    copy_volume.CopyVolumes: {"Volumes": [DESCRIBED]},
+    making_calls.CreateVolume: DESCRIBED,
+    making_calls.CopyVolumes: {"Volumes": [DESCRIBED]},
     calls.CreateSnapshot: SNAPSHOT,
     calls.LockSnapshot: {"LockExpiresOn": "2026-01-08T00:00:00+00:00"},
     calls.EnableFastSnapshotRestores: FAST_RESTORES,

@@ -18,11 +18,11 @@ from aiohttp import web
 from hypothesis import strategies as st
 
 from agent.cloud.aws.all_calls import ALL_CALLS
+from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call
 from agent.cloud.aws_worker.answer_lines import GarbledError, Reply, decode_reply, read_failure
 from agent.cloud.aws_worker.client import _explain_misread
-from agent.cloud.errors.explain import explain_failure
-from agent.cloud.errors.unreadable_entries import Unread
+from agent.cloud.errors.explain import explain_failure, explain_unread
 from agent.cloud.identity import whoami
 from agent.cloud.orders.request_fields import (
     find_volume,
@@ -75,7 +75,7 @@ def _check_call(call: Call[Any], reply: Reply) -> None:
             json.dumps(said, default=str).encode("utf-8")
             for one in said if isinstance(said, tuple) else ():
                 if isinstance(one, Unread):
-                    check_error(one.explain())
+                    check_error(explain_unread(one))
     except AgentError as error:
         check_error(_explain_misread(call, error.message))
 

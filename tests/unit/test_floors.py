@@ -17,17 +17,8 @@ BREACHES = {
     "agent.node.volume_session.session imports agent.node.machine",
     "agent.node.volume_session.raw_handover imports agent.node.machine",
     "agent.report.board.board imports agent.report.health.verdicts.aws",
-    "agent.cloud.aws.call imports agent.cloud.errors.unreadable_entries",
-    "agent.cloud.aws.all_calls imports agent.cloud.tasks.copy_volume",
-    "agent.cloud.aws.calls imports agent.cloud.errors.unreadable_entries",
-    "agent.cloud.aws.status_calls imports agent.cloud.errors.unreadable_entries",
-    "agent.cloud.plan.claims imports agent.cloud.tasks.copy_volume",
-    "agent.cloud.plan.claim_removed imports agent.cloud.view.describe_all",
-    "agent.cloud.view.change_events imports agent.cloud.tasks.copy_volume",
-    "agent.cloud.state.made_volumes imports agent.cloud.tasks.copy_volume",
-    "agent.cloud.state.released_volumes imports agent.cloud.view.cloud_report",
 }
-CIRCLE = {"agent.cloud.orders.routes", "agent.cloud.orders.release_volume"}
+CIRCLE = {"agent.node.machine", "agent.node.mounts.exchange_paths"}
 
 MOST_LINES = 300
 LONGER: dict[str, str] = {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, status_calls
+from agent.cloud.aws import calls, making_calls, status_calls
 from agent.cloud.aws.call import Call
-from agent.cloud.tasks import copy_volume
 
 ALL_CALLS: tuple[type[Call[Any]], ...] = tuple(
     declared
-    for module in (status_calls, calls, copy_volume)
+    for module in (status_calls, calls, making_calls)
     for _, declared in sorted(vars(module).items())
     if isinstance(declared, type) and issubclass(declared, Call) and declared.__module__ == module.__name__
 )

@@ -2,15 +2,23 @@
 
 What comes back from the worker was written by a process that talks to the internet. Nothing of it is kept,
 compared or shown that was not read here: no object where text belongs, no endless number, no book.
+
+An entry of a list that is not what it has to be stands for itself, and the others are read: what cannot be
+read is neither gone nor nothing. It is in the type of what a call answers, so that whoever asks has to say
+what comes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from agent.core.errors import AgentError
 from agent.core.model import Reason
+
+T = TypeVar("T")
 
 TEXT_LIMIT = 1024
 """Characters: a tag's value has 256 at most, an ARN some 200."""
@@ -18,6 +26,7 @@ ITEMS_LIMIT = 50_000
 """Volumes, snapshots or nodes of one answer; an account's quotas are 5,000 to 100,000 in a region."""
 _NUMBER_LIMIT = 1 << 53
 _SHOWN = 60
+_ID = re.compile(r"[a-z]{1,8}-(?:[0-9a-f]{8}|[0-9a-f]{17})", re.ASCII)
 
 
 class Members:
@@ -119,3 +128,45 @@ def shorten(value: Any) -> str:
 
 def _misread(problem: str) -> AgentError:
     return AgentError(problem, reason=Reason.CLOUD_ERROR)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """One entry that cannot be read."""
+
+    name: str | None
+    """The ID of what it is about; None where not even that can be read."""
+    problem: str
+    """What is wrong with it, a clause."""
+
+    def describe(self) -> tuple[str, str]:
+        """Return a sentence that says so, and one that says what to do."""
+        about = "something that it does not name" if self.name is None else self.name
+        message = f"AWS's answer about {about} cannot be read: {self.problem.rstrip('.')}."
+        return (
+            message,
+            "Nothing is done to it. Is there a proxy to AWS that changes answers?",
+        )
+
+
+def read_entry(read: Callable[[Any], T], named_by: str, value: Any) -> T | Unread:
+    """Return what an entry says; where that cannot be read, an ``Unread`` with its ID, in ``named_by``."""
+    try:
+        return read(value)
+    except AgentError as error:
+        return Unread(_find_name(named_by, value), error.message)
+
+
+def _find_name(named_by: str, value: Any) -> str | None:
+    try:
+        name = Members(value, "an entry").find_text(named_by)
+    except AgentError:
+        return None
+    return name if name is not None and _ID.fullmatch(name) else None
+
+
+def split(found: Iterable[T | Unread]) -> tuple[tuple[T, ...], tuple[Unread, ...]]:
+    """Return what could be read, and what could not."""
+    entries = tuple(found)
+    unread = tuple(one for one in entries if isinstance(one, Unread))
+    return tuple(one for one in entries if not isinstance(one, Unread)), unread

@@ -22,8 +22,7 @@ from typing import (
     get_type_hints,
 )
 
-from agent.cloud.aws.answer_fields import Members
-from agent.cloud.errors.unreadable_entries import read_entry
+from agent.cloud.aws.answer_fields import Members, read_entry
 from agent.core.errors import AgentError
 
 T = TypeVar("T")

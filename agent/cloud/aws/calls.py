@@ -12,11 +12,11 @@ from typing import Annotated, TypeAlias
 from typing_extensions import override
 
 from agent.cloud.aws import models, snapshot_models
+from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, Change, SentAs
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, ClusterNode, Modification, Tags
 from agent.cloud.aws.request_syntax import Filters, filtered_by, write_filters, write_tags, write_tags_of
 from agent.cloud.aws.snapshot_models import ZoneRefusal
-from agent.cloud.errors.unreadable_entries import Unread
 from agent.core.model import VolumeId
 
 _Filtered: TypeAlias = Annotated[Filters, SentAs("Filters", write_filters)]
@@ -160,33 +160,6 @@ class DetachVolume(
 
 
 # -- Volumes and snapshots -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CreateVolume(Change[CloudVolume], is_repeatable=True, reads=models.parse_volume):
-    """Make a volume. The client token makes a repetition yield the same volume, never a second one."""
-
-    client_token: Annotated[str, SentAs("ClientToken")]
-    zone: Annotated[str, SentAs("AvailabilityZone")]
-    size_gib: Annotated[_Count, SentAs("Size")]
-    """None: as large as the snapshot's volume was."""
-    type: Annotated[str, SentAs("VolumeType")]
-    tags: Annotated[Tags, write_tags_of("volume")]
-    iops: Annotated[_Count, SentAs("Iops")] = None
-    throughput: Annotated[_Count, SentAs("Throughput")] = None
-    is_encrypted: Annotated[bool | None, SentAs("Encrypted")] = None
-    kms_key_id: Annotated[str | None, SentAs("KmsKeyId")] = None
-    snapshot_id: Annotated[str | None, SentAs("SnapshotId")] = None
-    initialization_rate_mib: Annotated[_Count, SentAs("VolumeInitializationRate")] = None
-    is_multi_attach: Annotated[bool, SentAs("MultiAttachEnabled", lambda it: it or None)] = False
-    generation: int = 0
-    """Which volume of its claim this is, counting those deleted; it is in the token, not in the call."""
-
-    @override
-    def describe(self) -> str:
-        origin = f" from {self.snapshot_id}" if self.snapshot_id else ""
-        size = "" if self.size_gib is None else f" of {self.size_gib} GiB"
-        return f"make a {self.type} volume{size} in {self.zone}{origin}"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from agent.cloud.aws import models
+from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, SentAs
 from agent.cloud.aws.status_models import CheckedVolume, parse_volume_status
-from agent.cloud.errors.unreadable_entries import Unread
 from agent.core.model import VolumeId
 
 

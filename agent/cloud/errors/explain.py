@@ -7,8 +7,11 @@ attach hides EC2's code in the text of a ValidationException; it is taken out fi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.iam_statements import STATEMENTS
 from agent.cloud.errors.credential_rules import find_clock_code
 from agent.cloud.errors.denials import find_encoded, find_why, name_remedy
@@ -27,6 +30,9 @@ from agent.cloud.errors.rules import (
     UNREACHABLE,
 )
 from agent.core.errors import AgentError
+from agent.core.model import Reason
+
+T = TypeVar("T")
 
 _EC2_CODE = re.compile(r"Ec2ErrCode:?\s*([A-Za-z][A-Za-z0-9.]*[A-Za-z0-9])")
 _NOT_AUTHORIZED_TO = re.compile(r"[Nn]ot authorized to perform:?\s*([a-z0-9-]+:[A-Za-z*]+)")
@@ -34,6 +40,8 @@ _USER = re.compile(r"(?:User:\s*)?(arn:aws[a-z-]*:(?:sts|iam)::[0-9]{12}:\S+)")
 _SAYS_IN_WORDS = frozenset({"InvalidParameterValue", "InvalidParameter"})
 _NAME_TAKEN = re.compile(r"[Aa]ttachment point \S+ is already in use")
 """EC2's words for a block device name that another volume has. Source: nanovms/ops#1189."""
+
+_UNREAD_REST_S = 60.0
 
 WOULD_SUCCEED = "DryRunOperation"
 """The code of a dry run, which always fails, where the call itself would have succeeded."""
@@ -146,3 +154,23 @@ def _find_wait(rule: Rule, message: str) -> float:
 def _shorten(message: str) -> str:
     """Keep the sentence, drop the encoded authorization message that follows it."""
     return " ".join(message.partition("Encoded authorization failure message")[0].split())[:400]
+
+
+def explain_unread(entry: Unread) -> CloudError:
+    """Return an entry that cannot be read as the error of whatever needs to know what it says."""
+    message, hint = entry.describe()
+    return CloudError(
+        message,
+        hint=hint,
+        reason=Reason.CLOUD_ERROR,
+        code="NotUnderstood",
+        retry_after_s=_UNREAD_REST_S,
+    )
+
+
+def require_read(found: Iterable[T | Unread]) -> tuple[T, ...]:
+    """Return what was found, or raise CloudError where some of it could not be read."""
+    read, unread = split(found)
+    for entry in unread:
+        raise explain_unread(entry)
+    return read

@@ -11,7 +11,7 @@ from dataclasses import replace
 import anyio
 
 from agent.base.log import get_logger
-from agent.cloud.orders.release_volume import NodeDesk
+from agent.cloud.orders.context import NodeOrderContext
 from agent.cloud.orders.runner import release
 from agent.cloud.orders.volumes import VolumeOrders
 from agent.core.errors import AgentError
@@ -25,17 +25,17 @@ LEAST_S = 10.0
 log = get_logger(__name__)
 
 
-async def leave_node(desk: NodeDesk, why: str, left_s: float) -> None:
+async def leave_node(context: NodeOrderContext, why: str, left_s: float) -> None:
     """Unmount, flush and detach every volume, each by itself; return when all are gone, or time is up.
 
     ``why``: a clause for the status of each. One that somebody uses is flushed under them, told, and tried
     again until they let go.
     """
-    here = await desk.node.withdraw_all(why)
+    here = await context.node.withdraw_all(why)
     left = set(here)
 
     async def take_away(volume_id: VolumeId) -> None:
-        if await _let_go(desk, volume_id) and await _detach(desk, volume_id):
+        if await _let_go(context, volume_id) and await _detach(context, volume_id):
             left.discard(volume_id)
 
     with anyio.move_on_after(max(LEAST_S, left_s)):
@@ -45,41 +45,41 @@ async def leave_node(desk: NodeDesk, why: str, left_s: float) -> None:
     log.warning("instance.left", volumes=len(here), left=sorted(left))
 
 
-async def _let_go(desk: NodeDesk, volume_id: VolumeId) -> bool:
+async def _let_go(context: NodeOrderContext, volume_id: VolumeId) -> bool:
     """Unmount and flush one volume, as soon as nobody uses it; False where it cannot be."""
     told = None
-    while (error := await _try_release(desk, volume_id)) is not None:
+    while (error := await _try_release(context, volume_id)) is not None:
         if error.message != told:
             log.warning("volume.not_let_go", volume_id=volume_id, error=error.message)
         told = error.message
         if error.reason is not Reason.DEVICE_BUSY:
             return False
-        await _flush(desk, volume_id)
+        await _flush(context, volume_id)
         await anyio.sleep(AGAIN_S)
     return True
 
 
-async def _try_release(desk: NodeDesk, volume_id: VolumeId) -> AgentError | None:
+async def _try_release(context: NodeOrderContext, volume_id: VolumeId) -> AgentError | None:
     """Unmount and flush a volume; return why it could not be."""
     try:
-        await release(desk.node, volume_id)
+        await release(context.node, volume_id)
     except AgentError as error:
         return error
     return None
 
 
-async def _flush(desk: NodeDesk, volume_id: VolumeId) -> None:
+async def _flush(context: NodeOrderContext, volume_id: VolumeId) -> None:
     """Have on the device what was written to a volume that others go on using."""
     try:
-        await desk.node.flush(volume_id)
+        await context.node.flush(volume_id)
     except AgentError as error:
         log.warning("volume.unflushed", volume_id=volume_id, error=error.message)
 
 
-async def _detach(desk: NodeDesk, volume_id: VolumeId) -> bool:
+async def _detach(context: NodeOrderContext, volume_id: VolumeId) -> bool:
     """Have AWS detach one volume that was let go; False where it does not."""
     try:
-        aws = await desk.open_desk()
+        aws = await context.open_aws()
         # Not a person's doing, so nothing is written down.
         await VolumeOrders(replace(aws.follower, note_by_hand=None), aws.view).detach(volume_id)
     except AgentError as error:

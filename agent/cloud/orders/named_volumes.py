@@ -7,11 +7,11 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.cloud.aws.calls import CreateVolume, DescribeVolumes
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.aws.making_calls import CreateVolume
 from agent.cloud.aws.models import MADE_BY, TAG_CLUSTER, TAG_MADE_BY, TAG_ORDER, CloudVolume
-from agent.cloud.errors.explain import CloudError
+from agent.cloud.errors.explain import CloudError, require_read
 from agent.cloud.errors.rules import is_token_burnt
-from agent.cloud.errors.unreadable_entries import require_read
 from agent.cloud.orders.runner import Follower
 from agent.cloud.plan.class_drift import is_same_key
 from agent.cloud.state.made_volumes import MOST_GENERATIONS

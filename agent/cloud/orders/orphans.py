@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.calls import DeleteVolume, DescribeVolumes
 from agent.cloud.aws.models import (
     MADE_BY,
@@ -20,7 +21,7 @@ from agent.cloud.aws.models import (
     TAG_NODE,
     CloudVolume,
 )
-from agent.cloud.errors.unreadable_entries import require_read, split
+from agent.cloud.errors.explain import explain_unread, require_read
 from agent.cloud.orders.runner import Follower
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.plan.instance_gone import find_gone
@@ -61,7 +62,7 @@ class OrphanOrders:
         )
         found, unread = split(await self._make(DescribeVolumes(filters)))
         for one in unread:
-            await self._follower.say(one.explain().message)
+            await self._follower.say(explain_unread(one).message)
         left = [volume for volume in found if volume.tag(TAG_CLAIM) is not None and not volume.attachments]
         return await self._judge(sorted(left, key=lambda one: (one.created_at, one.volume_id)))
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
-from agent.cloud.orders.release_volume import DETACH_YOURSELF, NodeDesk, explain_attached
+from agent.cloud.orders.context import NodeOrderContext, OrderContext
+from agent.cloud.orders.release_volume import DETACH_YOURSELF, explain_attached
 from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.plan.decisions import AttachApi
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Reason, VolumeId
 from agent.report import api
-
-if TYPE_CHECKING:
-    from agent.cloud.orders.routes import Desk
 
 
 class State(str, Enum):
@@ -62,31 +60,31 @@ class Outcome:
         }
 
 
-async def release_all(desk: NodeDesk) -> dict[str, Any]:
+async def release_all(context: NodeOrderContext) -> dict[str, Any]:
     """Release every volume here, and answer what became of each; with ``error`` where one is not."""
-    here = await desk.node.note_all_by_hand()
+    here = await context.node.note_all_by_hand()
     outcomes: dict[VolumeId, Outcome] = {}
 
     async def let_go(volume_id: VolumeId) -> None:
-        outcomes[volume_id] = await _let_go(desk, volume_id)
+        outcomes[volume_id] = await _let_go(context, volume_id)
 
     async with anyio.create_task_group() as tasks:
         for volume_id in here:
             tasks.start_soon(let_go, volume_id)
-    if not await desk.node.write_released():
-        await desk.tell(
+    if not await context.node.write_released():
+        await context.tell(
             "What is released could not be written down: an agent that is started anew uses it again."
             " `journalctl -u ebs-agent` says why."
         )
     free = [volume_id for volume_id in here if outcomes[volume_id].state.is_let_go]
     if free:
-        await _detach_all(desk, free, outcomes)
+        await _detach_all(context, free, outcomes)
     return _answer([outcomes[volume_id] for volume_id in here])
 
 
-async def _let_go(desk: NodeDesk, volume_id: VolumeId) -> Outcome:
+async def _let_go(context: NodeOrderContext, volume_id: VolumeId) -> Outcome:
     """Unmount and flush one volume; its errors are its outcome."""
-    status = desk.board.get(volume_id)
+    status = context.board.get(volume_id)
     outcome = Outcome(
         volume_id,
         None if status is None else status.name,
@@ -94,7 +92,7 @@ async def _let_go(desk: NodeDesk, volume_id: VolumeId) -> Outcome:
         f"{volume_id} is unmounted and flushed, and stays so.",
     )
     try:
-        await desk.node.release(volume_id)
+        await context.node.release(volume_id)
     except AgentError as error:
         state = State.FAILED
         if error.reason is Reason.DEVICE_BUSY:
@@ -102,23 +100,25 @@ async def _let_go(desk: NodeDesk, volume_id: VolumeId) -> Outcome:
         elif isinstance(error, RefusedError):
             state = State.NOT_OURS
         outcome = replace(outcome, state=state, message=error.message, hint=error.hint)
-    await desk.tell(outcome.message)
+    await context.tell(outcome.message)
     return outcome
 
 
-async def _detach_all(desk: NodeDesk, free: list[VolumeId], outcomes: dict[VolumeId, Outcome]) -> None:
+async def _detach_all(
+    context: NodeOrderContext, free: list[VolumeId], outcomes: dict[VolumeId, Outcome]
+) -> None:
     """Have AWS detach what was let go, each by itself, or say how it is done without the agent."""
     try:
-        aws = await desk.open_desk()
+        aws = await context.open_aws()
     except AgentError as error:  # the policy says to ask nothing of AWS
-        await _tell_attached(desk, free, outcomes, error.message)
+        await _tell_attached(context, free, outcomes, error.message)
         return
     if aws.view().api is AttachApi.NONE:
-        await _tell_attached(desk, free, outcomes, "no API attaches or detaches volumes here.")
+        await _tell_attached(context, free, outcomes, "no API attaches or detaches volumes here.")
         return
 
     async def detach(volume_id: VolumeId) -> None:
-        outcomes[volume_id] = await _detach(desk, aws, outcomes[volume_id])
+        outcomes[volume_id] = await _detach(context, aws, outcomes[volume_id])
 
     async with anyio.create_task_group() as tasks:
         for volume_id in free:
@@ -126,18 +126,18 @@ async def _detach_all(desk: NodeDesk, free: list[VolumeId], outcomes: dict[Volum
 
 
 async def _tell_attached(
-    desk: NodeDesk, free: list[VolumeId], outcomes: dict[VolumeId, Outcome], why: str
+    context: NodeOrderContext, free: list[VolumeId], outcomes: dict[VolumeId, Outcome], why: str
 ) -> None:
-    here = [volume_id for volume_id in free if volume_id in desk.node.list_devices()]
+    here = [volume_id for volume_id in free if volume_id in context.node.list_devices()]
     if not here:
         return
-    await desk.tell(f"Still attached: {', '.join(here)}; {why} {DETACH_YOURSELF}")
+    await context.tell(f"Still attached: {', '.join(here)}; {why} {DETACH_YOURSELF}")
     for volume_id in here:
         message = f"{volume_id} is unmounted and flushed, and stays so; it is still attached: {why}"
         outcomes[volume_id] = replace(outcomes[volume_id], message=message, hint=DETACH_YOURSELF)
 
 
-async def _detach(desk: NodeDesk, aws: Desk, outcome: Outcome) -> Outcome:
+async def _detach(context: NodeOrderContext, aws: OrderContext, outcome: Outcome) -> Outcome:
     """Have AWS detach one volume. Before the call the node sees once more that nobody uses it."""
     volume_id = outcome.volume_id
     # A follower of its own: what it told last is not to keep it from telling of another volume.
@@ -148,7 +148,7 @@ async def _detach(desk: NodeDesk, aws: Desk, outcome: Outcome) -> Outcome:
         if error.reason is Reason.DEVICE_BUSY:  # by somebody who has begun to use it since
             return replace(outcome, state=State.IN_USE, message=error.message, hint=error.hint)
         explained = explain_attached(volume_id, error)
-        await desk.tell(explained.message)
+        await context.tell(explained.message)
         return replace(outcome, state=State.NOT_DETACHED, message=explained.message, hint=explained.hint)
     return replace(outcome, state=State.DETACHED, message=f"{volume_id} is detached.")
 

@@ -8,22 +8,13 @@ without AWS.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
+from agent.cloud.orders.context import Answer, NodeOrderContext, Order, OrderRequest
 from agent.cloud.orders.request_fields import find_volume
-from agent.cloud.orders.runner import Tell, release
+from agent.cloud.orders.runner import release
 from agent.cloud.orders.volumes import describe_one
-from agent.cloud.view.cloud_report import Hands
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import VolumeId
-from agent.report.board.board import Board
-
-if TYPE_CHECKING:
-    from agent.cloud.orders.routes import Desk
-
-Words = Mapping[str, Any]
-AwsOrder = Callable[["Desk", Words], Awaitable[dict[str, Any]]]
 
 DETACH_YOURSELF = (
     "Whoever attached it detaches it: `aws sagemaker detach-cluster-node-volume` on HyperPod, `aws ec2"
@@ -31,74 +22,42 @@ DETACH_YOURSELF = (
 )
 
 
-class NodeSide(Hands, Protocol):
-    """What the node does of an order by itself."""
-
-    async def note_by_hand(self, volume_id: VolumeId) -> None:
-        """Have it on disk that a person takes the volume away, before anything is let go."""
-
-    async def note_all_by_hand(self) -> tuple[VolumeId, ...]:
-        """Have it on disk that a person takes everything away; return what is here and to be let go."""
-
-    async def withdraw_all(self, why: str) -> tuple[VolumeId, ...]:
-        """Leave everything alone, without a note of it; return what is here and to be let go."""
-
-    async def flush(self, volume_id: VolumeId) -> None:
-        """Flush what can be flushed of a volume that others use."""
-
-    async def write_released(self) -> bool:
-        """Have on disk what is released by now; False where a restart would not know of it."""
-
-
-@dataclass(frozen=True)
-class NodeDesk:
-    """What an order is carried out with, first on the node and then at AWS."""
-
-    board: Board
-    node: NodeSide
-    keep: Callable[[VolumeId], None]
-    """Gives a released volume back to the policy."""
-    tell: Tell
-    open_desk: Callable[[], Awaitable[Desk]]
-    """Returns what asks AWS, or raises AgentError where the policy says not to."""
-
-
-async def attach(desk: NodeDesk, words: Words, order: AwsOrder) -> dict[str, Any]:
+async def attach(context: NodeOrderContext, request: OrderRequest, order: Order) -> Answer:
     """Give a released volume that is still here back to the policy; have AWS attach any other."""
-    volume_id = find_volume(desk.board, str(words.get("volume", "")))
-    if volume_id in desk.node.released and volume_id in desk.node.list_devices():
-        desk.keep(volume_id)
-        await desk.tell(f"{volume_id} is here, and the policy's again.")
+    volume_id = find_volume(context.board, str(request.get("volume", "")))
+    if volume_id in context.node.released and volume_id in context.node.list_devices():
+        context.keep(volume_id)
+        await context.tell(f"{volume_id} is here, and the policy's again.")
         return {"volume_id": volume_id}
-    return await order(await desk.open_desk(), words)
+    return await order(await context.open_aws(), request)
 
 
-async def detach(desk: NodeDesk, words: Words, order: AwsOrder) -> dict[str, Any]:
+async def detach(context: NodeOrderContext, request: OrderRequest, order: Order) -> Answer:
     """Have a volume unmounted, flushed and detached; without AWS all but the last of it.
 
     AWS is asked about the volume first, since its tags may say that it is the CSI driver's.
     """
-    volume_id = find_volume(desk.board, str(words.get("volume", "")))
+    volume_id = find_volume(context.board, str(request.get("volume", "")))
     try:
-        aws = await desk.open_desk()
+        aws = await context.open_aws()
         await describe_one(aws.follower, volume_id)
     except AgentError as unreachable:
-        if volume_id not in desk.node.list_devices():
+        if volume_id not in context.node.list_devices():
             raise  # there is nothing that the node could do
-        await desk.tell(f"Unmounting and flushing {volume_id}.")
-        await desk.node.note_by_hand(volume_id)
-        await release(desk.node, volume_id, is_forced=words.get("force") is True)
+        await context.tell(f"Unmounting and flushing {volume_id}.")
+        await context.node.note_by_hand(volume_id)
+        await release(context.node, volume_id, is_forced=request.get("force") is True)
         raise explain_attached(volume_id, unreachable) from unreachable
     try:
-        return await order(aws, words)
+        return await order(aws, request)
     except AgentError as error:
         # Where letting go is what failed it is the policy's again, or was not touched.
-        if volume_id not in desk.node.released or volume_id not in desk.node.list_devices():
+        if volume_id not in context.node.released or volume_id not in context.node.list_devices():
             raise
         raise explain_attached(volume_id, error) from error
 
 
-NODE_ORDERS: Mapping[str, Callable[[NodeDesk, Words, AwsOrder], Awaitable[dict[str, Any]]]] = {
+NODE_ORDERS: Mapping[str, Callable[[NodeOrderContext, OrderRequest, Order], Awaitable[Answer]]] = {
     "attach": attach,
     "detach": detach,
 }

@@ -31,7 +31,7 @@ _NEW: Mapping[str, type] = {
     "kms_key_id": str,
     "name": str,
 }
-WORDS: Mapping[str, Mapping[str, type]] = {
+FIELDS: Mapping[str, Mapping[str, type]] = {
     "attach": {"volume": str},
     "detach": {"volume": str, "force": bool},
     "create": {**_NEW, "from": str},
@@ -50,18 +50,18 @@ _KINDS: Mapping[type, str] = {str: "a text", bool: "true or false", int: "a whol
 _MAX_TEXT = 1024
 
 
-def check_words(order: str, words: Mapping[str, Any]) -> None:
+def check_request(order: str, words: Mapping[str, Any]) -> None:
     """Raise AgentError unless each word is one of the order's and what it is to be: ``"no"`` is not false."""
     for name, value in words.items():
-        kind = WORDS[order].get(name)
+        kind = FIELDS[order].get(name)
         if kind is None:
-            raise refuse_words(
-                f"{order} takes no word {name!r:.40}.", f"Its words are {', '.join(sorted(WORDS[order]))}."
+            raise refuse_request(
+                f"{order} takes no word {name!r:.40}.", f"Its words are {', '.join(sorted(FIELDS[order]))}."
             )
         if value is not None and type(value) is not kind:
-            raise refuse_words(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
+            raise refuse_request(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
         if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
-            raise refuse_words(f"{name} of {order} is no text that anything is called by: {value!a:.40}.")
+            raise refuse_request(f"{name} of {order} is no text that anything is called by: {value!a:.40}.")
 
 
 # -- What they mean ------------------------------------------------------------------------------------------
@@ -92,15 +92,15 @@ def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
     size = words.get("size")
     size_bytes = None if size is None else parse_size(str(size))
     if size_bytes is None and words.get("from") is None:
-        raise refuse_words(
+        raise refuse_request(
             "A new volume needs a size, or a snapshot to be made from.", "Add --size 500GiB or --from snap-…."
         )
     if size_bytes is not None and (size_bytes <= 0 or size_bytes % GIB):
-        raise refuse_words("A volume's size is whole GiB.")
+        raise refuse_request("A volume's size is whole GiB.")
     volume_class = _read_class(words)
     fault = None if size_bytes is None else find_size_fault(size_bytes, volume_class.type)
     if fault is not None:
-        raise refuse_words(fault)
+        raise refuse_request(fault)
     return NewVolume(
         size_gib=None if size_bytes is None else size_bytes // GIB,
         type=volume_class.type,
@@ -117,12 +117,14 @@ def read_modification(volume_id: VolumeId, words: Mapping[str, Any]) -> ModifyVo
     """Return the modification that was asked for; raises AgentError where its words say none."""
     kind = words.get("type")
     if kind is not None and kind not in get_args(VolumeType):
-        raise refuse_words(
+        raise refuse_request(
             f"{quote(kind, 20)} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
         )
     iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
     if kind is iops is throughput is None:
-        raise refuse_words("A modification needs something to change.", "Add --type, --iops or --throughput.")
+        raise refuse_request(
+            "A modification needs something to change.", "Add --type, --iops or --throughput."
+        )
     if kind is not None:
         _read_class({"type": kind, "iops": iops, "throughput": throughput})
     return ModifyVolume(volume_id, type=kind, iops=iops, throughput=throughput)
@@ -137,13 +139,13 @@ def _read_class(words: Mapping[str, Any]) -> VolumeClass:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise refuse_words(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise refuse_request(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     for finding in check_class(volume_class):
-        raise refuse_words(finding.message, finding.hint)
+        raise refuse_request(finding.message, finding.hint)
     return volume_class
 
 
-def refuse_words(message: str, hint: str | None = None) -> AgentError:
+def refuse_request(message: str, hint: str | None = None) -> AgentError:
     """Return the error of an order that does not say what it has to."""
     return AgentError(message, hint, retryable=False, exit_code=ExitCode.USAGE)
 
@@ -152,4 +154,4 @@ def _read_count(words: Mapping[str, Any], name: str) -> int | None:
     value = words.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT):
         return value
-    raise refuse_words(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")
+    raise refuse_request(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")

@@ -13,21 +13,19 @@ from typing import Any
 
 from aiohttp import web
 
-from agent.cloud.orders.against_policy import PolicyGuard
-from agent.cloud.orders.orphans import OrphanOrders, show_orphan
+from agent.cloud.orders.context import Answer, NodeOrderContext, NodeSide, Order, OrderContext, OrderRequest
+from agent.cloud.orders.orphans import show_orphan
 from agent.cloud.orders.release_all import release_all
-from agent.cloud.orders.release_volume import NODE_ORDERS, NodeDesk, NodeSide
+from agent.cloud.orders.release_volume import NODE_ORDERS
 from agent.cloud.orders.request_fields import (
-    check_words,
-    find_volume,
+    check_request,
     parse_snapshot_id,
     read_modification,
     read_new_volume,
-    refuse_words,
+    refuse_request,
 )
 from agent.cloud.orders.runner import Follower, Tell
-from agent.cloud.orders.snapshots import SnapshotOrders, show_snapshot
-from agent.cloud.orders.volumes import VolumeOrders
+from agent.cloud.orders.snapshots import show_snapshot
 from agent.cloud.plan.decisions import NodeView
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import VolumeId
@@ -37,41 +35,6 @@ from agent.policy import Policy, PolicyFile
 from agent.report import api
 from agent.report.board.board import Board
 from agent.report.serving.json_lines import open_lines
-
-Words = Mapping[str, Any]
-Answer = dict[str, Any]
-"""What came of an order: which volume or snapshot it was about, or which there are."""
-Order = Callable[["Desk", Words], Awaitable[Answer]]
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What orders are carried out with, and what their words are understood by."""
-
-    follower: Follower
-    view: Callable[[], NodeView]
-    board: Board
-    keep: Callable[[VolumeId], None]
-    """Gives a released volume back to the policy."""
-    policy: Callable[[], Policy]
-    policy_file: PolicyFile | None = None
-
-    @property
-    def volumes(self) -> VolumeOrders:
-        guard = PolicyGuard(self.policy(), self.view(), self.policy_file)
-        return VolumeOrders(self.follower, self.view, guard)
-
-    @property
-    def snapshots(self) -> SnapshotOrders:
-        return SnapshotOrders(self.follower)
-
-    @property
-    def orphans(self) -> OrphanOrders:
-        return OrphanOrders(self.follower, self.view(), self.policy())
-
-    def read_volume(self, words: Words) -> VolumeId:
-        return find_volume(self.board, str(words.get("volume", "")))
-
 
 PrepareOrders = Callable[[Tell], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
 """Returns what carries orders out, or raises AgentError where AWS is switched off."""
@@ -90,13 +53,13 @@ def add_cloud_routes(
 
     ``node``: does by itself what of an order needs no AWS, and takes ``POST /v1/release``.
     """
-    clerk = Clerk(board, prepare, keep, policy, policy_file, node)
-    app.router.add_post("/v1/cloud/{order}", clerk.take_order)
-    app.router.add_post("/v1/release", clerk.take_release)
+    taker = OrderTaker(board, prepare, keep, policy, policy_file, node)
+    app.router.add_post("/v1/cloud/{order}", taker.take_order)
+    app.router.add_post("/v1/release", taker.take_release)
 
 
 @dataclass(frozen=True)
-class Clerk:
+class OrderTaker:
     """Takes orders, and answers each with its progress and with what came of it."""
 
     board: Board
@@ -106,44 +69,44 @@ class Clerk:
     policy_file: PolicyFile | None
     node: NodeSide | None
 
-    async def take_order(self, request: web.Request) -> web.StreamResponse:
-        name, words = request.match_info["order"], await _read_words(request)
+    async def take_order(self, http: web.Request) -> web.StreamResponse:
+        name, request = http.match_info["order"], await _read_request(http)
 
         async def carry_out(tell: Tell) -> Answer:
             order = _find_order(name)
-            check_words(name, words)
-            desk = self.open_node_desk(tell)
-            if desk is not None and name in NODE_ORDERS:
-                return await NODE_ORDERS[name](desk, words, order)
-            return await order(await self._open_desk(tell), words)
+            check_request(name, request)
+            context = self.open_node_context(tell)
+            if context is not None and name in NODE_ORDERS:
+                return await NODE_ORDERS[name](context, request, order)
+            return await order(await self._open_aws(tell), request)
 
-        return await _answer(request, carry_out)
+        return await _answer(http, carry_out)
 
-    async def take_release(self, request: web.Request) -> web.StreamResponse:
-        words = await _read_words(request)
+    async def take_release(self, http: web.Request) -> web.StreamResponse:
+        request = await _read_request(http)
 
         async def carry_out(tell: Tell) -> Answer:
-            desk = self.open_node_desk(tell)
-            if desk is None or words.keys() != {"all"} or words["all"] is not True:
-                raise refuse_words("What is to be released is not said.", 'The words are {"all": true}.')
-            return await release_all(desk)
+            context = self.open_node_context(tell)
+            if context is None or request.keys() != {"all"} or request["all"] is not True:
+                raise refuse_request("What is to be released is not said.", 'The request are {"all": true}.')
+            return await release_all(context)
 
-        return await _answer(request, carry_out)
+        return await _answer(http, carry_out)
 
-    async def _open_desk(self, tell: Tell) -> Desk:
+    async def _open_aws(self, tell: Tell) -> OrderContext:
         follower, view = await self.prepare(tell)
-        return Desk(follower, view, self.board, self.keep, self.policy, self.policy_file)
+        return OrderContext(follower, view, self.board, self.keep, self.policy, self.policy_file)
 
-    def open_node_desk(self, tell: Tell) -> NodeDesk | None:
+    def open_node_context(self, tell: Tell) -> NodeOrderContext | None:
         """Return what carries orders out on the node first; None where there is no node to do that."""
         if self.node is None:
             return None
-        return NodeDesk(self.board, self.node, self.keep, tell, lambda: self._open_desk(tell))
+        return NodeOrderContext(self.board, self.node, self.keep, tell, lambda: self._open_aws(tell))
 
 
-async def _answer(request: web.Request, carry_out: Callable[[Tell], Awaitable[Answer]]) -> web.StreamResponse:
+async def _answer(http: web.Request, carry_out: Callable[[Tell], Awaitable[Answer]]) -> web.StreamResponse:
     """Answer with lines: what is told meanwhile, and last what came of it, which may hold an error."""
-    async with open_lines(request) as lines:
+    async with open_lines(http) as lines:
 
         async def tell(text: str) -> None:
             await lines.write({"text": text})
@@ -157,81 +120,83 @@ async def _answer(request: web.Request, carry_out: Callable[[Tell], Awaitable[An
     return lines.stream
 
 
-async def _read_words(request: web.Request) -> dict[str, Any]:
+async def _read_request(http: web.Request) -> dict[str, Any]:
     try:
-        words = json.loads(await request.read() or b"{}")
+        request = json.loads(await http.read() or b"{}")
     except (ValueError, RecursionError):
-        words = None
-    if not isinstance(words, dict):
+        request = None
+    if not isinstance(request, dict):
         raise AgentError("An order is a JSON object.", retryable=False, exit_code=ExitCode.USAGE)
-    return words
+    return request
 
 
 # -- Orders --------------------------------------------------------------------------------------------------
 
 
-async def _attach(desk: Desk, words: Words) -> Answer:
-    volume_id = desk.read_volume(words)
+async def _attach(context: OrderContext, request: OrderRequest) -> Answer:
+    volume_id = context.read_volume(request)
     try:
-        await desk.volumes.attach(volume_id)
+        await context.volumes.attach(volume_id)
     finally:  # not before: the loop would be woken, and ask for the same attachment beside this order
-        desk.keep(volume_id)
+        context.keep(volume_id)
     return {"volume_id": volume_id}
 
 
-async def _detach(desk: Desk, words: Words) -> Answer:
-    volume_id = desk.read_volume(words)
-    await desk.volumes.detach(volume_id, is_forced=words.get("force") is True)
+async def _detach(context: OrderContext, request: OrderRequest) -> Answer:
+    volume_id = context.read_volume(request)
+    await context.volumes.detach(volume_id, is_forced=request.get("force") is True)
     return {"volume_id": volume_id}
 
 
-async def _create(desk: Desk, words: Words) -> Answer:
-    return {"volume_id": await desk.volumes.create(read_new_volume(words))}
+async def _create(context: OrderContext, request: OrderRequest) -> Answer:
+    return {"volume_id": await context.volumes.create(read_new_volume(request))}
 
 
-async def _restore(desk: Desk, words: Words) -> Answer:
-    snapshot_id = parse_snapshot_id(words.get("snapshot"))
-    volume_id = await desk.volumes.restore(read_new_volume({**words, "from": snapshot_id}))
-    desk.keep(volume_id)  # also where everything else was taken away from this node
+async def _restore(context: OrderContext, request: OrderRequest) -> Answer:
+    snapshot_id = parse_snapshot_id(request.get("snapshot"))
+    volume_id = await context.volumes.restore(read_new_volume({**request, "from": snapshot_id}))
+    context.keep(volume_id)  # also where everything else was taken away from this node
     return {"volume_id": volume_id, "snapshot_id": snapshot_id}
 
 
-async def _expand(desk: Desk, words: Words) -> Answer:
-    volume_id = desk.read_volume(words)
-    await desk.volumes.expand(volume_id, parse_size(str(words.get("size", ""))))
+async def _expand(context: OrderContext, request: OrderRequest) -> Answer:
+    volume_id = context.read_volume(request)
+    await context.volumes.expand(volume_id, parse_size(str(request.get("size", ""))))
     return {"volume_id": volume_id}
 
 
-async def _modify(desk: Desk, words: Words) -> Answer:
-    volume_id = desk.read_volume(words)
-    await desk.volumes.modify(read_modification(volume_id, words))
+async def _modify(context: OrderContext, request: OrderRequest) -> Answer:
+    volume_id = context.read_volume(request)
+    await context.volumes.modify(read_modification(volume_id, request))
     return {"volume_id": volume_id}
 
 
-async def _snapshot(desk: Desk, words: Words) -> Answer:
-    is_frozen, is_awaited = words.get("freeze") is not False, words.get("wait") is True
-    taken = await desk.snapshots.take(desk.read_volume(words), is_frozen=is_frozen, is_awaited=is_awaited)
+async def _snapshot(context: OrderContext, request: OrderRequest) -> Answer:
+    is_frozen, is_awaited = request.get("freeze") is not False, request.get("wait") is True
+    taken = await context.snapshots.take(
+        context.read_volume(request), is_frozen=is_frozen, is_awaited=is_awaited
+    )
     return show_snapshot(taken)
 
 
-async def _list_snapshots(desk: Desk, words: Words) -> Answer:
-    found = await desk.snapshots.list(desk.read_volume(words) if "volume" in words else None)
+async def _list_snapshots(context: OrderContext, request: OrderRequest) -> Answer:
+    found = await context.snapshots.list(context.read_volume(request) if "volume" in request else None)
     return {"snapshots": [show_snapshot(snapshot) for snapshot in found]}
 
 
-async def _delete_snapshot(desk: Desk, words: Words) -> Answer:
-    snapshot_id = parse_snapshot_id(words.get("snapshot"))
-    await desk.snapshots.delete(snapshot_id)
+async def _delete_snapshot(context: OrderContext, request: OrderRequest) -> Answer:
+    snapshot_id = parse_snapshot_id(request.get("snapshot"))
+    await context.snapshots.delete(snapshot_id)
     return {"snapshot_id": snapshot_id}
 
 
-async def _list_orphans(desk: Desk, _words: Words) -> Answer:
-    return {"orphans": [show_orphan(orphan) for orphan in await desk.orphans.find()]}
+async def _list_orphans(context: OrderContext, _request: OrderRequest) -> Answer:
+    return {"orphans": [show_orphan(orphan) for orphan in await context.orphans.find()]}
 
 
-async def _delete_orphan(desk: Desk, words: Words) -> Answer:
-    volume_id = desk.read_volume(words)
-    await desk.orphans.delete(volume_id)
+async def _delete_orphan(context: OrderContext, request: OrderRequest) -> Answer:
+    volume_id = context.read_volume(request)
+    await context.orphans.delete(volume_id)
     return {"volume_id": volume_id}
 
 
@@ -253,4 +218,4 @@ ORDERS: Mapping[str, Order] = {
 def _find_order(name: str) -> Order:
     if name in ORDERS:
         return ORDERS[name]
-    raise refuse_words(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")
+    raise refuse_request(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")

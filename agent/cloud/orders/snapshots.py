@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.calls import CreateSnapshot, DeleteSnapshot, DescribeSnapshots
 from agent.cloud.aws.models import (
     MADE_BY,
@@ -13,7 +14,7 @@ from agent.cloud.aws.models import (
     TAG_VOLUME,
     CloudSnapshot,
 )
-from agent.cloud.errors.unreadable_entries import Unread, require_read, split
+from agent.cloud.errors.explain import explain_unread, require_read
 from agent.cloud.orders.runner import SNAPSHOT_PATIENCE_S, Follower, Sighting
 from agent.cloud.orders.volumes import describe_one
 from agent.cloud.snapshots.take_frozen import take_snapshot
@@ -61,7 +62,7 @@ class SnapshotOrders:
             answer = await self._describe("volume-id", volume_id)
         found, unread = split(answer)
         for one in unread:
-            await self._follower.say(one.explain().message)
+            await self._follower.say(explain_unread(one).message)
         return sorted(found, key=lambda one: (one.started_at, one.snapshot_id))
 
     async def delete(self, snapshot_id: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume
-from agent.cloud.errors.unreadable_entries import require_read
+from agent.cloud.errors.explain import require_read
 from agent.cloud.identity.whoami import require_identity
 from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.named_volumes import NewVolume, Place, find_or_make

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Call, Change
 from agent.cloud.aws.calls import (
     AttachVolume,
     CreateSnapshot,
-    CreateVolume,
     DeleteVolume,
     DescribeClusterNode,
     DescribeSnapshots,
@@ -24,16 +24,15 @@ from agent.cloud.aws.calls import (
     ModifyVolume,
 )
 from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudVolume
 from agent.cloud.aws.status_calls import DescribeVolumeStatus, GetCallerIdentity
 from agent.cloud.aws_worker.client import CloudClient
-from agent.cloud.errors.unreadable_entries import split
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.iam_policy import list_operations
 from agent.cloud.plan.decisions import AttachApi, NodeView, choose_attach_api
 from agent.cloud.service import WORKER_USER, choose_worker_settings
-from agent.cloud.tasks.copy_volume import CopyVolumes
 from agent.cloud.view.describe_all import describe_marked
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId

@@ -22,6 +22,7 @@ from agent.cloud.plan.decisions import (
 )
 from agent.core.model import Reason
 from agent.core.steps import Refuse, Wait
+from agent.policy.entries import Match
 
 
 def plan_attach(volume: CloudVolume, node: NodeView, *, may_take_over: bool = False) -> Decision:
@@ -154,3 +155,14 @@ def choose_volume(volumes: Sequence[CloudVolume], node: NodeView) -> CloudVolume
         return not is_here, not is_near, not is_free, order
 
     return min(usable, key=rank, default=None)
+
+
+def is_matching(match: Match, volume: CloudVolume) -> bool:
+    """Return whether a described volume is what an entry means."""
+    size_bytes = volume.size_gib << 30
+    return (
+        (match.volume_id is None or match.volume_id == volume.volume_id)
+        and (match.type is None or match.type == volume.type)
+        and (match.size is None or size_bytes in match.size)
+        and all(volume.tag(key) == value for key, value in (match.tags or {}).items())
+    )

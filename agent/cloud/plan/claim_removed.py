@@ -23,9 +23,8 @@ from agent.cloud.aws.models import (
     CloudSnapshot,
     CloudVolume,
 )
-from agent.cloud.plan.attach_volume import plan_detach
+from agent.cloud.plan.attach_volume import is_matching, plan_detach
 from agent.cloud.plan.decisions import Decision, Do, NodeView
-from agent.cloud.view.describe_all import is_matching
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Wait
 from agent.policy import Policy

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent.cloud.aws.calls import CreateVolume
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume, MakingCall
 from agent.cloud.aws.models import (
     MADE_BY,
     TAG_CLAIM,
     TAG_CLUSTER,
+    TAG_COPY_OF,
     TAG_MADE_BY,
     TAG_NODE,
     CloudVolume,
@@ -23,7 +24,6 @@ from agent.cloud.plan.attach_volume import plan_attach
 from agent.cloud.plan.decisions import Decision, Do, NodeView, Settled, explain_no_attach
 from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import ASK_AGAIN_S, MOST_GENERATIONS, Making
-from agent.cloud.tasks.copy_volume import MakingCall, find_obstacle, make_copy_call
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 
@@ -75,7 +75,7 @@ def plan_claim(
     if node.is_out_of_reach:
         return explain_no_attach(f"No volume is made for {wanted.name!r}", node)
     if making.asked_at_s is None or now_s - making.asked_at_s >= ASK_AGAIN_S:
-        return find_obstacle(wanted, volumes) or Do(make_call(wanted, making.generation))
+        return find_copy_obstacle(wanted, volumes) or Do(make_call(wanted, making.generation))
     if making.has_vanished:
         return Wait(Reason.WAITING_FOR_CLOUD, _tell_vanished(wanted, making), _KEY_HINT)
     return Wait(
@@ -110,7 +110,7 @@ def find_claim_notice(
 def make_call(wanted: WantedVolume, generation: int) -> MakingCall:
     """Return the call that makes the claim's volume."""
     if wanted.source_volume_id is not None:
-        return make_copy_call(wanted, wanted.source_volume_id, generation)
+        return _make_copy_call(wanted, wanted.source_volume_id, generation)
     return CreateVolume(
         client_token=wanted.make_token(generation),
         zone=wanted.zone,
@@ -126,6 +126,62 @@ def make_call(wanted: WantedVolume, generation: int) -> MakingCall:
         is_multi_attach=wanted.is_multi_attach,
         generation=generation,
     )
+
+
+def _make_copy_call(wanted: WantedVolume, source: VolumeId, generation: int) -> CopyVolumes:
+    """Return the call that makes the claim's volume as a copy."""
+    return CopyVolumes(
+        source_volume_id=source,
+        client_token=wanted.make_token(generation),
+        size_gib=wanted.size_gib,
+        type=wanted.type,
+        tags=tuple(sorted((*wanted.all_tags, (TAG_COPY_OF, source)))),
+        iops=wanted.iops,
+        throughput=wanted.throughput,
+        is_encrypted=wanted.is_encrypted,
+        kms_key_id=wanted.kms_key_id,
+        is_multi_attach=wanted.is_multi_attach,
+        generation=generation,
+    )
+
+
+def find_copy_obstacle(wanted: WantedVolume, volumes: Mapping[VolumeId, CloudVolume]) -> Wait | Refuse | None:
+    """Return why the copy that a claim wants cannot be made of its source; None: nothing is known against it.
+
+    Source: the EC2 API reference, CopyVolumes.
+    """
+    if wanted.source_volume_id is None:
+        return None
+    source = volumes.get(wanted.source_volume_id)
+    if source is None or source.is_gone:
+        return Wait(
+            Reason.NOT_ATTACHED,
+            f"AWS knows no {wanted.source_volume_id} in this account and region, of which {wanted.name!r} is "
+            "to be a copy.",
+            hint="Is the ID right, and the volume in this region and account?",
+        )
+    what = f"{wanted.name!r} cannot be a copy of {source.volume_id}"
+    if source.zone != wanted.zone:
+        return Wait(
+            Reason.WRONG_ZONE,
+            f"{what}: that lies in {source.zone}, this node in {wanted.zone}.",
+            hint="A copy is made in the zone of its source. Snapshot that, and say from: SNAPSHOT.",
+        )
+    if source.state not in {"available", "in-use"}:
+        return Wait(Reason.WAITING_FOR_CLOUD, f"{what} yet: that is {source.state}.")
+    if wanted.size_gib is not None and wanted.size_gib < source.size_gib:
+        return Refuse(
+            Reason.CLOUD_ERROR,
+            f"{what}: the claim has {wanted.size_gib} GiB, and that has {source.size_gib}.",
+            hint="A copy is as large as its source, or larger: leave size out, or raise it.",
+        )
+    if source.is_encrypted and wanted.is_encrypted is False:
+        return Refuse(
+            Reason.CLOUD_ERROR,
+            f"{what}: that is encrypted, as every copy of it is, and the class says encrypted: false.",
+            hint="Leave encrypted out of the class, or say true.",
+        )
+    return None
 
 
 _KEY_HINT = (

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from agent.base.log import get_logger
+from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import (
     CreateSnapshot,
@@ -27,7 +28,7 @@ from agent.cloud.aws.models import (
     CloudSnapshot,
     CloudVolume,
 )
-from agent.cloud.errors.unreadable_entries import Unread, require_read, split
+from agent.cloud.errors.explain import require_read
 from agent.cloud.plan.claim_removed import TAG_FINAL
 from agent.cloud.plan.snapshot_schedule import (
     find_scheduled,

@@ -18,7 +18,7 @@ from agent.core.errors import AgentError
 from agent.core.model import VolumeId, parse_volume_id
 
 if TYPE_CHECKING:
-    from agent.cloud.tasks.copy_volume import MakingCall
+    from agent.cloud.aws.making_calls import MakingCall
 
 log = get_logger(__name__)
 

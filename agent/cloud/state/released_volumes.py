@@ -12,10 +12,11 @@ import anyio
 
 from agent.base.log import get_logger
 from agent.cloud.state.state_file import FileStore
-from agent.cloud.view.cloud_report import EVERYTHING
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId, parse_volume_id
 
+EVERYTHING = VolumeId("*")
+"""Among released volumes: nothing at all is to be brought here, nor made for this node."""
 WRITE_LIMIT_S = 10.0
 """How long an order waits for the state directory's disk before it goes on without the note."""
 

@@ -11,9 +11,9 @@ from datetime import timedelta
 
 from typing_extensions import override
 
+from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import CloudVolume
-from agent.cloud.errors.unreadable_entries import split
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.instance_gone import find_gone

@@ -8,7 +8,8 @@ from typing import Any
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
-from agent.cloud.aws.calls import CreateVolume, DeleteVolume
+from agent.cloud.aws.calls import DeleteVolume
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume, MakingCall
 from agent.cloud.errors.explain import CloudError, is_throttled
 from agent.cloud.errors.rules import NAME_TAKEN_CODE, is_token_burnt
 from agent.cloud.plan.decisions import Do
@@ -16,7 +17,7 @@ from agent.cloud.plan.device_names import list_given_names
 from agent.cloud.plan.pools import Take
 from agent.cloud.state.made_volumes import find_key, note_burnt, note_made, note_mismatch
 from agent.cloud.state.process_memory import CloudMemory
-from agent.cloud.tasks.copy_volume import CopyVolumes, MakingCall, make_volume
+from agent.cloud.tasks.copy_volume import make_volume
 from agent.cloud.view.change_events import Record, record_change, record_changes
 from agent.cloud.view.cloud_report import Hands
 from agent.cloud.view.pending_calls import RecentCalls

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume
 from agent.cloud.aws.models import CloudVolume, Modification
+from agent.cloud.errors.explain import explain_unread
 from agent.cloud.plan.attach_volume import choose_volume, plan_attach
 from agent.cloud.plan.claims import choose_claimed, find_claim_notice, find_claimed, is_disowned, plan_claim
 from agent.cloud.plan.class_drift import ask, find_shape_differences, find_tag_differences, tell_drift
@@ -17,11 +18,11 @@ from agent.cloud.plan.modify_volume import plan_modify, plan_tags
 from agent.cloud.plan.pools import plan_pool
 from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import Making, note_described
+from agent.cloud.state.released_volumes import EVERYTHING
 from agent.cloud.tasks.delete_expired import Expiry
 from agent.cloud.tasks.leaving_volumes import list_leaving
 from agent.cloud.tasks.task import Concern, Means
 from agent.cloud.view import pending_calls
-from agent.cloud.view.cloud_report import EVERYTHING
 from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_modifications, is_searchable
 from agent.core.errors import AgentError
@@ -272,7 +273,7 @@ def _require_read(look: CloudState, volume_id: VolumeId | None) -> None:
     """Raise where what cannot be read may be this volume; None: any that no entry names."""
     doubt = look.find_doubt(volume_id)
     if doubt is not None:
-        raise doubt.explain()
+        raise explain_unread(doubt)
 
 
 def _miss(volume_id: VolumeId) -> Wait:

@@ -17,7 +17,6 @@ from agent.cloud.aws.calls import (
     AttachVolume,
     CreateSnapshot,
     CreateTags,
-    CreateVolume,
     DeleteSnapshot,
     DeleteVolume,
     DetachClusterNodeVolume,
@@ -27,7 +26,7 @@ from agent.cloud.aws.calls import (
     LockSnapshot,
     ModifyVolume,
 )
-from agent.cloud.tasks.copy_volume import CopyVolumes
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
 

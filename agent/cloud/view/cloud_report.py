@@ -28,10 +28,6 @@ FREEZE_LIMIT_S = 10.0
 """How long a filesystem may be frozen: AWS begins a snapshot in about a second, and writers stand still."""
 
 
-EVERYTHING = VolumeId("*")
-"""Among released volumes: nothing at all is to be brought here, nor made for this node."""
-
-
 class Hands(Protocol):
     """What the cloud half may have done on the node, and ask of it."""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.models import CloudVolume
-from agent.cloud.errors.unreadable_entries import Unread, split
+from agent.cloud.plan.attach_volume import is_matching
 from agent.cloud.plan.claim_removed import Departure
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import Do, NodeView, Release
@@ -22,7 +23,6 @@ from agent.cloud.view.describe_all import (
     describe_known,
     describe_marked,
     describe_matching,
-    is_matching,
     is_searchable,
     make_origin,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.aws.models import (
@@ -22,7 +23,7 @@ from agent.cloud.aws.models import (
     Modification,
 )
 from agent.cloud.aws.request_syntax import Pattern
-from agent.cloud.errors.unreadable_entries import Unread, split
+from agent.cloud.plan.attach_volume import is_matching
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.plan.wanted_volume import CLUSTER_WIDE, WantedVolume
 from agent.core.model import Origin, VolumeId
@@ -119,17 +120,6 @@ def is_searchable(entry: VolumeEntry) -> bool:
     match = entry.match
     return bool(
         match and match.volume_id is None and match.tags and not entry.claim and match.device_name is None
-    )
-
-
-def is_matching(match: Match, volume: CloudVolume) -> bool:
-    """Return whether a described volume is what an entry means."""
-    size_bytes = volume.size_gib << 30
-    return (
-        (match.volume_id is None or match.volume_id == volume.volume_id)
-        and (match.type is None or match.type == volume.type)
-        and (match.size is None or size_bytes in match.size)
-        and all(volume.tag(key) == value for key, value in (match.tags or {}).items())
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from agent.cloud.aws.making_calls import CopyVolumes
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.tasks.copy_volume import CopyVolumes
 from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny

@@ -18,9 +18,8 @@ import pytest
 
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Change
-from agent.cloud.aws.calls import CreateVolume
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.aws_worker.main import Caller
-from agent.cloud.tasks.copy_volume import CopyVolumes
 from agent.cloud.view.change_events import EVENTS
 from agent.report.board.events import HAPPENS_ONCE, EventName
 from tests.aws.cloud import Cloud

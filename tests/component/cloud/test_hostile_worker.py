@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes
 from agent.cloud.aws.status_calls import GetCallerIdentity
 from agent.cloud.aws_worker import stderr_log
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import NOBODY_UID, WorkerSettings
-from agent.cloud.errors.explain import CloudError
-from agent.cloud.errors.unreadable_entries import Unread, require_read
+from agent.cloud.errors.explain import CloudError, explain_unread, require_read
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.doctor_checks import describe_user
 from agent.cloud.service import choose_worker_settings
@@ -117,7 +117,7 @@ async def test_an_entry_that_is_none_stands_for_itself(
     assert isinstance(entry, Unread)
     assert entry.name == VOLUME
     assert re.search(why, entry.problem)
-    assert VOLUME in entry.explain().message
+    assert VOLUME in explain_unread(entry).message
 
 
 async def test_an_answer_in_parts_is_one(make_client: MakeClient) -> None:

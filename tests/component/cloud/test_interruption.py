@@ -16,7 +16,7 @@ from aiohttp import web
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.orders import leave_node as leaving_node
 from agent.cloud.orders.leave_node import leave_node
-from agent.cloud.orders.routes import Clerk
+from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -154,11 +154,11 @@ def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 async def leave(node: Node, left_s: float) -> None:
     async def tell(_text: str) -> None: ...
 
-    clerk = Clerk(Board(), node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)
-    desk = clerk.open_node_desk(tell)
-    assert desk is not None
+    taker = OrderTaker(Board(), node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)
+    context = taker.open_node_context(tell)
+    assert context is not None
     with anyio.fail_after(60):
-        await leave_node(desk, "was let go", left_s)
+        await leave_node(context, "was let go", left_s)
 
 
 async def test_everything_leaves_and_is_not_noted(world: World, node: Node) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.cloud.orders.routes import ORDERS, Desk
+from agent.cloud.orders.context import OrderContext
+from agent.cloud.orders.routes import ORDERS
 from agent.cloud.orders.runner import Follower
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.view.describe_all import describe_known
@@ -35,15 +36,15 @@ class Clerk:
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
         self.node = node
-        self.desk = self._open_desk()
+        self.context = self._make_context()
 
-    def _open_desk(self) -> Desk:
+    def _make_context(self) -> OrderContext:
         follower = Follower(
             self.node.make, self.node.hands, self._tell, self._note, self.node.record, pause_s=0.01
         )
         policy, path = self.node.policy, self.policy_path
         file = None if path is None else PolicyFile(path)
-        return Desk(follower, self._view, Board(), self._keep, lambda: policy, file)
+        return OrderContext(follower, self._view, Board(), self._keep, lambda: policy, file)
 
     async def _note(self, volume_id: VolumeId) -> None:
         assert volume_id not in self.node.hands.released, "noted before it is let go"
@@ -62,7 +63,7 @@ class Clerk:
     async def order(self, order: str, **words: object) -> list[str]:
         """Carry an order out, and return what was told."""
         self.said.clear()
-        self.answer = await ORDERS[order](self._open_desk(), words)
+        self.answer = await ORDERS[order](self._make_context(), words)
         return list(self.said)
 
 

@@ -17,7 +17,7 @@ from agent.cli.client import Client
 from agent.cloud.orders.routes import add_cloud_routes
 from agent.cloud.orders.runner import Follower, Tell
 from agent.cloud.plan.decisions import AttachApi, NodeView
-from agent.cloud.view.cloud_report import EVERYTHING
+from agent.cloud.state.released_volumes import EVERYTHING
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import VolumeId
 from agent.report.board.board import Board

@@ -14,12 +14,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cloud.aws.calls import CreateVolume, DescribeVolumes, ModifyVolume
+from agent.cloud.aws.calls import DescribeVolumes, ModifyVolume
+from agent.cloud.aws.making_calls import CreateVolume
 from agent.cloud.aws.status_calls import GetCallerIdentity
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.cloud_loop import CloudLoop
-from agent.cloud.errors.explain import CloudError
-from agent.cloud.errors.unreadable_entries import require_read
+from agent.cloud.errors.explain import CloudError, require_read
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import ZONE

@@ -15,7 +15,7 @@ import pytest
 from agent.base.off_loop import do_here
 from agent.base.paths import Paths
 from agent.cloud.node_actions import RELEASED, NodeHands
-from agent.cloud.view.cloud_report import EVERYTHING
+from agent.cloud.state.released_volumes import EVERYTHING
 from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.core.model import (
     Device,

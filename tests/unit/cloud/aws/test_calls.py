@@ -7,11 +7,10 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud.aws import calls, status_calls
+from agent.cloud.aws import calls, making_calls, status_calls
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Call, Change
 from agent.cloud.aws.iam_statements import STATEMENTS
-from agent.cloud.tasks import copy_volume
 from agent.cloud.view.change_events import EVENTS, SILENT
 from agent.core.model import VolumeId
 from agent.report.board.events import EventName
@@ -25,15 +24,15 @@ TAGS = (("a", "b"),)
 EXAMPLES: tuple[Call[Any], ...] = (
     calls.AttachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.AttachVolume(INSTANCE, VOLUME, "/dev/sdf"),
-    copy_volume.CopyVolumes(VOLUME, "token", 5, "gp3", TAGS, 3000, 125, True, "alias/k", True),
-    copy_volume.CopyVolumes(VOLUME, "token", None, "gp3", (), is_dry_run=True),
+    making_calls.CopyVolumes(VOLUME, "token", 5, "gp3", TAGS, 3000, 125, True, "alias/k", True),
+    making_calls.CopyVolumes(VOLUME, "token", None, "gp3", (), is_dry_run=True),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS),
     calls.CreateSnapshot(VOLUME, "for a test", TAGS, is_dry_run=True),
     calls.CreateTags(VOLUME, TAGS),
-    calls.CreateVolume(
+    making_calls.CreateVolume(
         "token", "us-west-2a", 5, "gp3", TAGS, 3000, 125, True, "alias/k", SNAPSHOT, 100, True
     ),
-    calls.CreateVolume("token", "us-west-2a", None, "gp3", (), snapshot_id=SNAPSHOT),
+    making_calls.CreateVolume("token", "us-west-2a", None, "gp3", (), snapshot_id=SNAPSHOT),
     calls.DeleteSnapshot(SNAPSHOT),
     calls.DeleteVolume(VOLUME),
     calls.DescribeClusterNode(ARN, INSTANCE),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.cloud.aws import calls
+from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call
 from agent.cloud.aws_worker.answer_lines import (
     LINE_LIMIT_BYTES,
@@ -22,8 +23,7 @@ from agent.cloud.aws_worker.answer_lines import (
     read_failure,
 )
 from agent.cloud.aws_worker.main import describe_failure, encode_reply, make_reply
-from agent.cloud.errors.explain import explain_failure
-from agent.cloud.errors.unreadable_entries import Unread, require_read
+from agent.cloud.errors.explain import explain_failure, explain_unread, require_read
 from agent.core.errors import AgentError
 from tests.aws.answers import ANSWERS, DESCRIBED
 
@@ -100,7 +100,7 @@ def test_an_entry_that_names_nothing_is_one_all_the_same(entry: Any) -> None:
     assert before == after == require_read(call.parse({"Volumes": [DESCRIBED]}))[0]
     assert isinstance(found, Unread)
     assert found.name is None
-    assert "does not name" in found.explain().message
+    assert "does not name" in explain_unread(found).message
 
 
 @pytest.mark.parametrize("member", ["Tags", "Attachments"])

@@ -6,8 +6,8 @@ import pytest
 
 from agent.cloud.orders.named_volumes import NewVolume
 from agent.cloud.orders.request_fields import (
-    WORDS,
-    check_words,
+    FIELDS,
+    check_request,
     find_volume,
     parse_snapshot_id,
     read_modification,
@@ -98,16 +98,16 @@ def test_what_is_no_snapshot(text: object) -> None:
 def test_words_are_what_they_are_to_be(order: str, words: dict[str, Any], message: str) -> None:
     """A word of another type, or one that an order does not have, is not guessed at."""
     with pytest.raises(AgentError, match=message) as raised:
-        check_words(order, words)
+        check_request(order, words)
     assert raised.value.exit_code is ExitCode.USAGE
 
 
 def test_words_of_the_command_line_are_taken() -> None:
     """What the commands send is what orders take, and what was not said may be null."""
-    check_words("detach", {"volume": "data", "force": False})
-    check_words("create", {"size": "5GiB", "iops": 3000, "encrypted": True, "name": None, "from": None})
-    check_words("snapshot", {"volume": "data", "freeze": True, "wait": False})
-    assert WORDS.keys() == ORDERS.keys()
+    check_request("detach", {"volume": "data", "force": False})
+    check_request("create", {"size": "5GiB", "iops": 3000, "encrypted": True, "name": None, "from": None})
+    check_request("snapshot", {"volume": "data", "freeze": True, "wait": False})
+    assert FIELDS.keys() == ORDERS.keys()
 
 
 @pytest.mark.parametrize("words", [{"iops": 1 << 31}, {"type": "gp3", "iops": 1 << 31}, {"throughput": 0}])

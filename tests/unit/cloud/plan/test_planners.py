@@ -10,12 +10,12 @@ from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
     AttachVolume,
     CreateTags,
-    CreateVolume,
     DeleteVolume,
     DetachClusterNodeVolume,
     ModifyVolume,
 )
 from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.aws.making_calls import CreateVolume
 from agent.cloud.aws.models import (
     CloudAttachment,
     CloudVolume,

@@ -21,8 +21,9 @@ from agent.base.log import get_logger
 from agent.base.paths import Paths
 from agent.cloud.identity.identity_sources import IdentitySources, identify_locally, look_around
 from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.node_actions import NodeHands
-from agent.cloud.service import CloudService, may_be_wanted
+from agent.cloud.service import CloudService
 from agent.cloud.spot_interruption import InterruptionWatch
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import CloudReport, explain_fault, make_facts

@@ -16,19 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from agent.base.log import get_logger
-from agent.cloud.identity.cloud_identity import CloudIdentity, require_identity
+from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
-from agent.cloud.view.cloud_report import (
-    CloudReport,
-    Hands,
-    choose_entries,
-    make_ending,
-    make_facts,
-    needs_cloud,
-)
+from agent.cloud.is_wanted import explain_open, is_open, is_wanted
+from agent.cloud.view.cloud_report import CloudReport, Hands, make_facts
 from agent.core.errors import AgentError
-from agent.core.model import NodeFacts, VolumeId
-from agent.core.steps import Refuse, Wait
+from agent.core.model import VolumeId
 from agent.policy import Policy
 
 if TYPE_CHECKING:
@@ -64,55 +57,6 @@ def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> 
         endpoint=endpoint,
         user=choose_user(user, endpoint),
     )
-
-
-def is_wanted(
-    policy: Policy, identity: CloudIdentity, *, has_standins: bool, is_any_to_go: bool = False
-) -> bool:
-    """Return whether this policy has anything to ask of AWS on this node.
-
-    ``enabled: auto`` means: where an entry needs AWS, or names a volume that could be attached, and the node
-    is one of AWS's. Files that stand in for volumes are attached by no API, unless the policy says so.
-    ``is_any_to_go``: volumes of claims that may be gone from the policy are still to be deleted.
-    """
-    if policy.agent.cloud.enabled is not None:
-        return policy.agent.cloud.enabled
-    if has_standins or identity.instance_id is None:
-        return False
-    entries = choose_entries(policy, identity)
-    return is_any_to_go or any(needs_cloud(entry) or entry.volume_id for entry in entries)
-
-
-def may_be_wanted(policy: Policy, facts: NodeFacts, *, has_standins: bool, is_ec2: bool) -> bool:
-    """Return whether AWS is asked about volumes here, or will be once it is known which node this is.
-
-    ``facts``: what is known of the node now. ``is_ec2``: whether or not it is known, it is one of AWS's.
-    """
-    identity = CloudIdentity(instance_id=facts.instance_id, instance_group=facts.instance_group)
-    if is_wanted(policy, identity, has_standins=has_standins):
-        return bool(policy.volumes)
-    is_open = policy.agent.cloud.enabled is None and is_ec2 and not has_standins and facts.instance_id is None
-    return is_open and any(needs_cloud(entry) or entry.volume_id for entry in policy.volumes)
-
-
-def is_open(policy: Policy, identity: CloudIdentity, *, has_standins: bool, is_ec2: bool) -> bool:
-    """Return whether AWS may turn out to be wanted here, once all that entries need of this node is known."""
-    if policy.agent.cloud.enabled is not None or has_standins or identity.is_complete:
-        return False
-    is_of_aws = is_ec2 or identity.is_hyperpod or identity.instance_id is not None
-    return is_of_aws and any(needs_cloud(entry) or entry.volume_id for entry in policy.volumes)
-
-
-def explain_open(policy: Policy, identity: CloudIdentity) -> dict[str, Wait | Refuse]:
-    """Say of every entry that needs AWS what is not known of this node."""
-    of_hyperpod = ("cluster_arn", "instance_group") if identity.is_hyperpod else ()
-    missing = [name for name in ("instance_id", "region", *of_hyperpod) if getattr(identity, name) is None]
-    try:
-        require_identity(identity, *missing)
-    except AgentError as error:
-        ending = make_ending(error)
-        return {entry.name: ending for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
-    return {}
 
 
 class CloudService:

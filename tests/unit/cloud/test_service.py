@@ -18,7 +18,8 @@ from agent.cloud.aws.models import ClusterNode
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources
-from agent.cloud.service import CloudService, explain_open, is_open, may_be_wanted
+from agent.cloud.is_wanted import explain_open, is_open, may_be_wanted
+from agent.cloud.service import CloudService
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import NodeFacts, Reason, VolumeId
 from agent.policy import Policy

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.cloud.identity.whoami import CloudIdentity
-from agent.cloud.service import is_wanted
+from agent.cloud.is_wanted import is_wanted
 from agent.cloud.state.made_volumes import Making, Makings
 from agent.cloud.state.state_file import FileStore
 from agent.core.model import VolumeId

@@ -15,7 +15,7 @@ import pytest
 
 from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.model import Device, Identity, Reason
-from agent.node.device import open_device
+from agent.node.device import device_lock, open_device
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.isolate.workers import Workers
@@ -164,7 +164,7 @@ async def test_lock_taken_in_a_worker_is_held_by_the_daemon(disk: str) -> None:
     """The lock outlives the worker that took it, and ends when the daemon closes the descriptor."""
     async with Workers() as workers:
         fd, _ = await workers.call(open_device.open_device, disk, identify, timeout_s=60, subject="a")
-        await workers.call(open_device.lock_device, fd, timeout_s=60, subject="a")
+        await workers.call(device_lock.lock_device, fd, timeout_s=60, subject="a")
         other = os.open(disk, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -179,20 +179,20 @@ def test_lock_of_another_program_is_waited_for_and_then_refused(disk: str) -> No
         fcntl.flock(other, fcntl.LOCK_SH)
         start = time.monotonic()
         with pytest.raises(RefusedError) as caught:
-            open_device.lock_device(fd, 0.3)
+            device_lock.lock_device(fd, 0.3)
         assert time.monotonic() - start >= 0.3
         assert caught.value.reason is Reason.DEVICE_BUSY
         fcntl.flock(other, fcntl.LOCK_UN)
-        open_device.lock_device(fd)
+        device_lock.lock_device(fd)
 
 
 def test_claim_of_anyone_is_noticed(disk: str, tmp_path: Path) -> None:
     """A mount in another namespace and a program's exclusive descriptor are claims; asking is none."""
     with opened(disk) as (fd, _):
-        open_device.refuse_claimed(fd)
+        device_lock.refuse_claimed(fd)
         exclusive = os.open(disk, os.O_RDONLY | os.O_EXCL)
         with pytest.raises(RefusedError, match="claimed"):
-            open_device.refuse_claimed(fd)
+            device_lock.refuse_claimed(fd)
         os.close(exclusive)
         run("mkfs.ext4", "-q", disk)
         script = f"mount {disk} {tmp_path} && echo ready && read -r line"
@@ -205,9 +205,9 @@ def test_claim_of_anyone_is_noticed(disk: str, tmp_path: Path) -> None:
             assert stranger.stdout is not None
             assert stranger.stdout.readline() == "ready\n"
             with pytest.raises(RefusedError, match="claimed"):
-                open_device.refuse_claimed(fd)
+                device_lock.refuse_claimed(fd)
             stranger.communicate("\n")
-        open_device.refuse_claimed(fd)
+        device_lock.refuse_claimed(fd)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])

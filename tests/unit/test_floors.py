@@ -24,7 +24,6 @@ MOST_LINES = 300
 LONGER: dict[str, str] = {
     "agent.cli.demo.scenarios": "to be divided",
     "agent.daemon": "to be divided",
-    "agent.node.device.open_device": "to be divided",
     "agent.node.filesystem.mkfs_and_fsck": "to be divided",
     "agent.node.isolate.programs": "to be divided",
     "agent.node.machine": "to be divided",

@@ -1,19 +1,17 @@
-"""A device from look to use: opened once, identified, locked, and checked to be the same when it matters.
+"""A device from look to use: opened once, identified, and checked to be the same when it matters.
 
 Opens read-only and never writes. What is pinned here is an open file description: while it is open the kernel
-reuses its device number for nothing else, and its lock holds until the last process that shares it is gone.
+reuses its device number for nothing else.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import fcntl
 import os
 import stat
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -34,13 +32,9 @@ from agent.node.kernel.sysfs import (
 )
 
 _BLKROGET = 0x125E
-_BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKGETDISKSEQ = 0x80081280
 T = TypeVar("T")
-
-LOCK_PATIENCE_S = 5.0
-_LOCK_RETRY_S = 0.05
 
 
 def open_device(path: str, identify: Callable[[int], Identity]) -> tuple[Fd, Device]:
@@ -122,64 +116,6 @@ def verify_pin(fd: int, device: Device, identify: Callable[[int], Identity]) -> 
             )
 
 
-def lock_device(fd: int, patience_s: float = LOCK_PATIENCE_S) -> None:
-    """Take the lock that keeps udev and other tools off the disk, or raise RefusedError after ``patience_s``.
-
-    It is ``flock`` on the whole disk, as https://systemd.io/BLOCK_DEVICE_LOCKING has it. It belongs to the
-    open file description: taken here in a worker it is held by the daemon, and by an mkfs that was handed the
-    descriptor, until the last of them closes it or dies.
-    """
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:  # noqa: PERF203 -- retrying is the point
-            if time.monotonic() >= deadline:
-                raise RefusedError(
-                    f"Another program has kept the disk locked for {patience_s:g} s.",
-                    hint="lslocks names it. A formatting tool or udev may be at work on the device.",
-                    reason=Reason.DEVICE_BUSY,
-                ) from error
-            # Nothing announces the end of another's lock; udev's lasts milliseconds.
-            time.sleep(_LOCK_RETRY_S)
-        else:
-            return
-
-
-def unlock_device(fd: int) -> None:
-    """Give the lock back before the descriptor is closed."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def announce_change(number: DeviceNumber) -> None:
-    """Have udev look at a disk whose contents have changed while it was locked.
-
-    Older ones (systemd before 250) drop what they hear of a locked disk, and no close of a descriptor that
-    only read tells them of it. Where nobody may say so there is no udev to hear it either.
-    """
-    with contextlib.suppress(OSError):
-        Path(f"/sys/dev/block/{number}/uevent").write_text("change", "ascii")
-
-
-def refuse_claimed(fd: int) -> None:
-    """Raise RefusedError where anyone, in any mount namespace, has claimed the disk or a partition of it.
-
-    Mounts, swap, md, device-mapper and every tool that opens with O_EXCL claim a device. The claim made here
-    to find out ends at once.
-    """
-    try:
-        probe = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        raise RefusedError(
-            "The device is in use: something has claimed it for itself.",
-            hint="It may be mounted in a container, used as swap, or held by LVM, RAID or a running tool.",
-            reason=Reason.DEVICE_BUSY,
-        ) from error
-    os.close(probe)
-
-
 def reopen(fd: int, flags: int) -> Fd:
     """Open the same disk again with other ``flags``, as a description of its own, or raise."""
     again = Fd(os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK))
@@ -202,11 +138,6 @@ def reopen(fd: int, flags: int) -> Fd:
 def read_size(fd: int) -> int:
     """Return the size in bytes the kernel has for the device now."""
     return _ioctl_u64(fd, _BLKGETSIZE64)
-
-
-def read_sector_size(fd: int) -> int:
-    """Return the logical sector size in bytes: what direct reads must be aligned to."""
-    return _ioctl_int(fd, _BLKSSZGET)
 
 
 def read_diskseq(fd: int) -> int | None:

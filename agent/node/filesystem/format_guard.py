@@ -14,14 +14,9 @@ from agent.core.errors import RefusedError, VanishedError
 from agent.core.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
 from agent.node.content.blankness import Trust
 from agent.node.content.recognize import find_signatures, probe
+from agent.node.device.device_lock import LOCK_PATIENCE_S, lock_device, refuse_claimed
 from agent.node.device.foreign_use import find_exclusion
-from agent.node.device.open_device import (
-    LOCK_PATIENCE_S,
-    count_writes,
-    lock_device,
-    refuse_claimed,
-    verify_pin,
-)
+from agent.node.device.open_device import count_writes, verify_pin
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.kernel.mountinfo import read_mounts
 

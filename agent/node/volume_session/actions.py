@@ -48,8 +48,9 @@ from agent.core.steps import (
     Unlink,
     Unmount,
 )
-from agent.node.device import links as block
-from agent.node.device import partition_table
+from agent.node.device import links, partition_table
+from agent.node.device.node_owner import set_node_owner
+from agent.node.device.tuning import set_tuning
 from agent.node.filesystem import change_mount, format_guard, mkfs_and_fsck
 from agent.node.filesystem.frozen_filesystems import find_touched_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
@@ -325,14 +326,14 @@ class VolumeActions:
         )
 
     async def _link(self, action: Link, observed: Observed) -> None:
-        if not action.path.startswith(f"{block.BY_ID}/"):
+        if not action.path.startswith(f"{links.BY_ID}/"):
             need_raw_note(observed)
-        block.set_link(self._node.paths.dev_ebs, action.path, _need_device(observed).path)
+        links.set_link(self._node.paths.dev_ebs, action.path, _need_device(observed).path)
 
     async def _unlink(self, action: Unlink, _: Observed) -> None:
-        links = block.list_links(self._node.paths.dev_ebs)
-        block.remove_links(
-            self._node.paths.dev_ebs, {name: target for name, target in links.items() if name != action.path}
+        there = links.list_links(self._node.paths.dev_ebs)
+        links.remove_links(
+            self._node.paths.dev_ebs, {name: target for name, target in there.items() if name != action.path}
         )
 
     async def _note_raw(self, _: NoteRaw, observed: Observed) -> None:
@@ -349,7 +350,7 @@ class VolumeActions:
 
     async def _own_node(self, device: Device, uid: int | None, gid: int | None, mode: int | None) -> None:
         await self._pin.call(
-            block.set_node_owner, device.path, device.device_number, uid, gid, mode, timeout_s=OWN_TIMEOUT_S
+            set_node_owner, device.path, device.device_number, uid, gid, mode, timeout_s=OWN_TIMEOUT_S
         )
 
     async def _end_raw(self, _: EndRaw, observed: Observed) -> None:
@@ -359,7 +360,7 @@ class VolumeActions:
     async def _tune(self, action: Tune, observed: Observed) -> None:
         # A new scheduler waits for the requests under way, and a stalled device never ends them.
         await self._pin.call(
-            block.set_tuning,
+            set_tuning,
             _need_device(observed).device_number,
             action.read_ahead_bytes,
             action.scheduler,

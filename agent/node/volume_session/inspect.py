@@ -30,9 +30,11 @@ from agent.core.model import (
 )
 from agent.node.content.recognize import recognize
 from agent.node.content.superblocks import LAYOUTS, SpreadError, parse_settled
-from agent.node.device import links as block
 from agent.node.device import open_device as device
 from agent.node.device.foreign_use import find_exclusion
+from agent.node.device.links import find_links_to
+from agent.node.device.node_owner import read_node_owner
+from agent.node.device.tuning import read_tuning
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.filesystem import change_mount
 from agent.node.isolate.messages import Fd
@@ -165,9 +167,9 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         is_hidden=cover is not None,
         content=content,
         root_inode=None if seen is None else change_mount.read_root_inode(seen.path, seen.device_number),
-        node_owner=block.read_node_owner(request.path, found.device_number),
-        tuning=block.read_tuning(found.device_number),
-        links=block.find_links_to(request.dev_ebs, request.path),
+        node_owner=read_node_owner(request.path, found.device_number),
+        tuning=read_tuning(found.device_number),
+        links=find_links_to(request.dev_ebs, request.path),
     )
 
 

@@ -16,7 +16,7 @@ from agent.core.errors import VanishedError
 from agent.core.model import Checked, Content, Device, DeviceNumber, Filesystem, Partition, VolumeId
 from agent.node.content.blankness import Trust
 from agent.node.content.recognize import probe
-from agent.node.device.open_device import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
+from agent.node.device.device_lock import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
 from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers

@@ -243,7 +243,7 @@ async def refresh(surveyor: Surveyor, _: OneDevice) -> None:
 
 async def grow(surveyor: Surveyor, device: OneDevice) -> None:
     device.answer = replace(device.answer, size_bytes=2 << 30)
-    surveyor.hear(Hint(PATH, "change", is_resize=True))
+    surveyor.hear(Hint(PATH, "change"))
 
 
 async def grow_unannounced(surveyor: Surveyor, device: OneDevice) -> None:

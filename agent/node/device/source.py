@@ -20,7 +20,6 @@ class Hint:
     path: str | None
     """The device node; None where announcements were lost, so that everything is to be looked at."""
     action: str
-    is_resize: bool = False
 
 
 class DeviceSource(Protocol):

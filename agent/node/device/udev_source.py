@@ -43,12 +43,6 @@ class UdevSource:
             functools.partial(nvme.identify, takes_fabrics=True) if takes_fabrics else nvme.identify
         )
         self._sysfs = sysfs
-        self._overflow_count = 0
-
-    @property
-    def overflows(self) -> int:
-        """How often the kernel had to drop announcements because they were not read in time."""
-        return self._overflow_count
 
     def list_paths(self) -> list[str]:
         """Return the device nodes of all NVMe disks that are not hidden, in no order that means anything.
@@ -77,7 +71,6 @@ class UdevSource:
                 # Taken off the socket first: as long as an error stands, polling fails without saying which.
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error == errno.ENOBUFS:
-                    self._overflow_count += 1
                     seen(Hint(path=None, action="overflow"))
                 elif error:
                     raise OSError(error, f"listening to udev failed: {os.strerror(error)}")
@@ -94,12 +87,12 @@ def _take_burst(monitor: pyudev.Monitor, seen: Callable[[Hint], None]) -> None:
             return
         if device is None:
             return
-        hint = make_hint(device.action, device.sys_name, device.properties.get("RESIZE"))
+        hint = make_hint(device.action, device.sys_name)
         if hint is not None:
             seen(hint)
 
 
-def make_hint(action: str | None, name: str, resize: str | None) -> Hint | None:
+def make_hint(action: str | None, name: str) -> Hint | None:
     """Return the hint an announcement about the block device ``name`` gives; None otherwise than of NVMe.
 
     A partition that comes or goes is a change of its disk, which stays.
@@ -108,7 +101,7 @@ def make_hint(action: str | None, name: str, resize: str | None) -> Hint | None:
     if match is None:
         return None
     told = "change" if match[2] or action is None else action
-    return Hint(path=f"/dev/{match[1]}", action=told, is_resize=resize == "1")
+    return Hint(path=f"/dev/{match[1]}", action=told)
 
 
 def _is_disk(node: Path) -> bool:

@@ -32,7 +32,6 @@ class Change(NamedTuple):
 
     path: str
     action: str
-    is_resize: bool = False
 
 
 FileState: TypeAlias = tuple[str, int, int, int]
@@ -123,7 +122,7 @@ def sync_directory(directory: str) -> Synced:
         file = files.pop(key)
         if item.size_bytes != _round(file.size_bytes):
             loop_device.update_size(item.path)
-            hints.append(Change(item.path, "change", is_resize=True))
+            hints.append(Change(item.path, "change"))
         loop_device.make_partition_nodes(item.path)
     for file in files.values():
         try:
@@ -137,7 +136,7 @@ def sync_directory(directory: str) -> Synced:
 
 
 def release_directory(directory: str) -> None:
-    """Detach every loop device whose file is, or was, in the directory."""
+    """Detach each loop device whose file is, or was, in the directory; one in use after its last user."""
     for item in loop_device.list_loops():
         if is_below(item, Path(directory)):
             loop_device.detach(item.path, item.backing_file)

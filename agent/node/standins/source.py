@@ -99,7 +99,7 @@ class LoopbackSource:
                 continue
             self._tell_problem("; ".join(problems) or None)
             for change in changes:
-                seen(Hint(change.path, change.action, is_resize=change.is_resize))
+                seen(Hint(change.path, change.action))
             if now != known and not changes:
                 # A file was given another volume's name: the device is the same, its identity is not.
                 seen(Hint(None, "change"))
@@ -112,12 +112,6 @@ class LoopbackSource:
         if why is not None and why != self._problem:
             log.warning("devices.unreadable", directory=str(self._directory), why=why)
         self._problem = why
-
-    async def release_all(self) -> None:
-        """Detach every loop device of the directory; one in use goes with its last user."""
-        await self._workers.call(
-            files.release_directory, str(self._directory), timeout_s=_TIMEOUT_S, subject=self._subject
-        )
 
     def _list_files(self) -> tuple[files.FileState, ...]:
         # Here and not in a worker, at every poll: it is where the files lie that answers, no device.

@@ -42,7 +42,7 @@ from agent.policy import Policy, PolicyFile, describe_seen, diff_policies, tell_
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventHistory, EventName
-from agent.report.board.volume_status import Expected, VolumeStatus
+from agent.report.board.volume_status import VolumeStatus
 from agent.report.health.sampler import Sampler
 from agent.report.history import FILE_NAME, HistoryKeeper, load_history
 from agent.report.hooks import HookRunner
@@ -357,7 +357,7 @@ class Daemon:
         self._http.apply(_choose_listen(policy))
         self._interruptions.apply(is_wanted="spot-interruption" in policy.agent.cloud.release_on)
         self._counters.note_policy_reload(is_in_force=True)
-        self._board.expect(Expected(*expected) for expected in policy.expected(self._facts))
+        self._board.expect(policy.expected(self._facts))
         self._expect_origins()
 
     def _assign(
@@ -406,7 +406,7 @@ class Daemon:
         self._facts = facts.or_else(self._facts)
         self._is_identified = True
         self._mqtt.apply(self._policy.agent.mqtt, self._facts)
-        self._board.expect(Expected(*expected) for expected in self._policy.expected(self._facts))
+        self._board.expect(self._policy.expected(self._facts))
         self._expect_origins()
 
     def _expect_origins(self) -> None:

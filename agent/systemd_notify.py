@@ -36,10 +36,6 @@ class ServiceNotifier:
         """Say that start-up, or a reload, is complete."""
         self._send(f"READY=1\nSTATUS={status}")
 
-    def tell_status(self, status: str) -> None:
-        """Replace the line that ``systemctl status`` shows."""
-        self._send(f"STATUS={status}")
-
     def tell_reloading(self) -> None:
         """Say that the policy is being read again; ``tell_ready`` ends it."""
         now_us = clock_gettime_ns(CLOCK_MONOTONIC) // 1000

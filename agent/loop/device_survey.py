@@ -247,16 +247,16 @@ class Surveyor:
         else:
             self._silent.add(path)
             self._press(path)
-        finding = self._census.put(seen)
-        if finding is None:
+        answer = self._census.put(seen)
+        if answer is None:
             return
-        if finding.is_new:
-            heard.new.add(finding.volume_id)
+        if answer.is_new:
+            heard.new.add(answer.volume_id)
         # Where appearances are not numbered, only what the kernel said tells one from the next.
         has_returned = has_moved and seen.diskseq is None
         has_answered = was_silent and not seen.is_silent
-        is_news = finding.is_news or has_returned or has_answered
-        heard.put(finding.volume_id, Cause.DEVICE if is_news else Cause.HINT)
+        is_news = answer.is_news or has_returned or has_answered
+        heard.put(answer.volume_id, Cause.DEVICE if is_news else Cause.HINT)
 
     def _wake(self, heard: Heard) -> None:
         for volume in heard.new:

@@ -9,8 +9,8 @@ from agent.loop.wake_causes import Cause
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What follows from an answer for the volume that the device is now, or was."""
+class DeviceAnswer:
+    """What a device has answered, of the volume that it is now, or was."""
 
     volume_id: VolumeId
     is_new: bool
@@ -39,17 +39,17 @@ class Census:
 
     seen: dict[str, Seen] = field(default_factory=dict)
 
-    def put(self, seen: Seen) -> Finding | None:
+    def put(self, seen: Seen) -> DeviceAnswer | None:
         """Note an answer and return what follows from it; None where no volume is concerned."""
         old = self.seen.get(seen.path)
         was = None if old is None or old.identity is None else old.identity.volume_id
         if seen.is_silent and was is not None:
-            return Finding(was, is_new=False, is_news=False)
+            return DeviceAnswer(was, is_new=False, is_news=False)
         self.seen[seen.path] = seen
         now = was if seen.identity is None else seen.identity.volume_id
         if now is None:
             return None
-        return Finding(now, is_new=seen.identity is not None and now != was, is_news=seen != old)
+        return DeviceAnswer(now, is_new=seen.identity is not None and now != was, is_news=seen != old)
 
     def drop(self, path: str) -> VolumeId | None:
         """Forget a device that is gone and return the volume it was."""

@@ -10,7 +10,6 @@ from agent.policy.assignment import Assignment
 from agent.policy.loading import PolicyFile, check_policy, load_policy, read_policy
 from agent.policy.matching import Candidate, Criterion, MatchExplanation
 from agent.policy.policy import (
-    Expected,
     Policy,
     PolicyChange,
     describe_seen,
@@ -25,7 +24,6 @@ __all__ = [
     "Assignment",
     "Candidate",
     "Criterion",
-    "Expected",
     "MatchExplanation",
     "Policy",
     "PolicyChange",

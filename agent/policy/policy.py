@@ -7,25 +7,17 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from agent.core.errors import AgentError
-from agent.core.model import Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
+from agent.core.model import Expected, Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.matching import Candidate, MatchContext, MatchExplanation, explain_match
 from agent.policy.settings import AgentSettings
 from agent.policy.values.fields import Name, Section
-
-
-class Expected(NamedTuple):
-    """A volume the policy speaks of on this node, whether it is attached or not."""
-
-    name: str
-    volume_id: VolumeId | None
-    required: bool
 
 
 class Head(Section):
@@ -101,7 +93,7 @@ class Policy(Head):
         """Return the volumes the policy speaks of; with ``node``, without those of other instance groups."""
         group = None if node is None else node.instance_group
         return tuple(
-            Expected(entry.name, entry.volume_id, entry.required)
+            Expected(entry.name, entry.volume_id, is_required=entry.required)
             for entry in self.volumes
             if group is None or entry.instance_group in {None, group}
         )

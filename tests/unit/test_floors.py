@@ -16,7 +16,6 @@ BREACHES = {
     "agent.node.volume_session.actions imports agent.node.machine",
     "agent.node.volume_session.session imports agent.node.machine",
     "agent.node.volume_session.raw_handover imports agent.node.machine",
-    "agent.report.board.board imports agent.report.health.verdicts.aws",
 }
 CIRCLE = {"agent.node.machine", "agent.node.mounts.exchange_paths"}
 

@@ -16,6 +16,7 @@ from agent.core.model.records import FormatRecord, FormatStage, MountRecord, Ori
 from agent.core.model.snapshots import SnapshotFacts
 from agent.core.model.volume import VolumeId, parse_volume_id
 from agent.core.model.wanted import (
+    Expected,
     FormatRule,
     Released,
     Wanted,
@@ -36,6 +37,7 @@ __all__ = [
     "DeviceNumber",
     "Difference",
     "Exclusion",
+    "Expected",
     "Filesystem",
     "Foreign",
     "FormatRecord",

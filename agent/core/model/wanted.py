@@ -78,6 +78,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A volume that something is wanted of on this node, whether it is attached or not."""
+
+    name: str
+    volume_id: VolumeId | None
+    """None: any volume that matches."""
+    is_required: bool
+
+
+@dataclass(frozen=True)
 class Released:
     """A volume that was taken away from what wants it: nothing is done with it until it is given back."""
 

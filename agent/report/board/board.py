@@ -17,6 +17,7 @@ from agent.core.model import (
     AwsChecks,
     Condition,
     Difference,
+    Expected,
     NextCall,
     Provisioned,
     Reason,
@@ -24,11 +25,11 @@ from agent.core.model import (
     VolumeId,
 )
 from agent.core.steps import Refuse, Wait
+from agent.report.board.aws_checks import add_checks
 from agent.report.board.changes import Change, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.readings import Health
-from agent.report.board.volume_status import Expected, VolumeStatus, combine, describe_missing
-from agent.report.health.verdicts.aws import add_checks
+from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
 
 log = get_logger(__name__)
 

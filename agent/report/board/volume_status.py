@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from agent.core.model import AwsChecks, Condition, Difference, Reason, SnapshotFacts, VolumeId
+from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
 from agent.report.board.readings import Health, is_worse
 
 
@@ -86,15 +86,6 @@ class VolumeStatus:
     def label(self) -> str:
         """What people call the volume."""
         return self.name or self.volume_id or "?"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A volume the policy speaks of, whether it is attached or not."""
-
-    name: str
-    volume_id: VolumeId | None
-    is_required: bool
 
 
 def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:

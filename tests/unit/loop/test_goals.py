@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import Condition, DeviceNumber, Mount, Observed, Reason, Released, Wanted
+from agent.core.model import Condition, DeviceNumber, Expected, Mount, Observed, Reason, Released, Wanted
 from agent.core.steps import Link, Plan, Unlink, Unmount
 from agent.loop.goals import choose_goal, find_meant, plan_for
 from agent.report.board.board import Board
 from agent.report.board.readiness import assess_node, assess_volumes
 from agent.report.board.status import describe_status
-from agent.report.board.volume_status import Expected
 from tests.unit.core.test_plan import BLANK, EXT4, LINKS, RAW, VOLUME, WANTED, look, mount_of
 
 STALE = Mount(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import AgentError
 from agent.core.model import (
+    Expected,
     FormatRule,
     FsType,
     NodeFacts,
@@ -255,8 +256,9 @@ def test_expected_volumes_are_those_of_this_nodes_group() -> None:
         make_entry("a", f"{{volume_id: {VOL_A}}}", more="    required: true\n"),
         make_entry("b", "{size: 1GiB, instance_group: other}"),
     )
-    assert policy.expected() == (("a", VOL_A, True), ("b", None, False))
-    assert policy.expected(NODE) == (("a", VOL_A, True),)
+    a, b = Expected("a", VOL_A, is_required=True), Expected("b", None, is_required=False)
+    assert policy.expected() == (a, b)
+    assert policy.expected(NODE) == (a,)
 
 
 _MATCHES = st.sampled_from(

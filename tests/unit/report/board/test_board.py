@@ -6,11 +6,10 @@ import anyio
 import pytest
 import structlog
 
-from agent.core.model import Condition, Reason, VolumeId
+from agent.core.model import Condition, Expected, Reason, VolumeId
 from agent.report.board.board import Board
 from agent.report.board.changes import MAX_PENDING_CHANGES, Change
 from agent.report.board.events import EventHistory, EventName
-from agent.report.board.volume_status import Expected
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from agent.core.errors import AgentError, ExitCode
-from agent.core.model import Condition
+from agent.core.model import Condition, Expected
 from agent.report.board.readiness import assess_node, assess_volumes
-from agent.report.board.volume_status import Expected
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 

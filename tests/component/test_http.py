@@ -25,7 +25,7 @@ from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.certificates import Tls, make_server_context
+from agent.report.serving.certificates import Tls, make_server_tls
 from agent.report.serving.serve import HttpFace
 from agent.report.serving.sockets import Listen, open_listener
 from tests.agent_process import reserve_port
@@ -228,7 +228,7 @@ async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
     for cert, key in (("none.pem", "server.key"), ("server.pem", "client.key")):
         tls = Tls(certificates / cert, certificates / key)
         with pytest.raises(AgentError, match=cert):
-            await make_server_context(tls, do_here)
+            await make_server_tls(tls, do_here)
 
 
 # -- Reload --------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ async def test_an_address_that_cannot_be_had_leaves_the_old_one() -> None:
 
 @pytest.mark.needs("openssl")
 async def test_renewed_certificates_are_taken_up(certificates: Path, tmp_path: Path) -> None:
-    """A reload reads the files again, under the same names; one that is no good leaves the old in use."""
+    """A reload reads the files again at once, by the same names; one that is no good leaves the old."""
     tls = Tls(tmp_path / "cert.pem", tmp_path / "key.pem")
 
     def install(name: str) -> None:
@@ -340,7 +340,7 @@ async def test_renewed_certificates_are_taken_up(certificates: Path, tmp_path: P
     async with running(listen) as face:
         assert await shows(listen.port, "server")
         install("client")
-        assert await shows(listen.port, "server"), "not before the reload"
+        assert await shows(listen.port, "server"), "not at once"
         face.apply(listen)
         await until(lambda: shows(listen.port, "client"))
         tls.key.write_text("not a key")
@@ -351,3 +351,32 @@ async def test_renewed_certificates_are_taken_up(certificates: Path, tmp_path: P
         assert await shows(listen.port, "client")
         face.apply(Listen(port=listen.port))
         await until(lambda: answers(f"http://127.0.0.1:{listen.port}"))
+
+
+@pytest.mark.needs("openssl")
+async def test_renewed_certificates_are_noticed(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a reload, files that were renewed are shown before long, and another authority is believed."""
+    monkeypatch.setattr("agent.report.serving.serve.RENEWAL_S", 0.05)
+    tls = Tls(tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem")
+
+    def install(name: str, authority: str) -> None:
+        tls.key.write_bytes((certificates / f"{name}.key").read_bytes())
+        tls.cert.write_bytes((certificates / f"{name}.pem").read_bytes())
+        (tmp_path / "ca.pem").write_bytes((certificates / f"{authority}.pem").read_bytes())
+
+    async def is_answered(name: str) -> bool:
+        context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+        answer = await anyio.to_thread.run_sync(ask_by_tls, f"https://127.0.0.1:{listen.port}", context)
+        return b" 200 " in answer
+
+    install("server", "ca")
+    listen = Listen(port=reserve_port(), tls=tls)
+    async with running(listen):
+        assert await is_answered("client")
+        assert not await is_answered("stranger")
+        install("server", "stranger")
+        await until(lambda: is_answered("stranger"))
+        assert not await is_answered("client")

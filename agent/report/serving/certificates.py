@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.base.file_reading import read_file
@@ -29,17 +29,38 @@ class Tls:
     client_ca: Path | None = None
 
 
-async def make_server_context(tls: Tls, aside: Aside) -> ssl.SSLContext:
-    """Return a server's context, or raise AgentError naming the file that cannot be used."""
+@dataclass(frozen=True)
+class ServerTls:
+    """A server's context, and what the files held that it was made of."""
+
+    context: ssl.SSLContext
+    contents: tuple[bytes, bytes, bytes | None] = field(repr=False)
+
+
+async def make_server_tls(tls: Tls, aside: Aside, before: ServerTls | None = None) -> ServerTls:
+    """Return a server's TLS as the files are now, or raise AgentError naming the one that cannot be used.
+
+    That is ``before`` while they hold the same. A context in use is never changed: what it shows would fit no
+    key where the new one does not, and an authority once believed cannot be taken from it.
+    """
+    own = f"The certificate {tls.cert} with key {tls.key}"
+    authorities = f"The client CA {tls.client_ca}"
+    with _blaming(own, "agent.http.tls"):
+        cert, key = await read_pem(aside, tls.cert), await read_pem(aside, tls.key)
+    with _blaming(authorities, "agent.http.tls"):
+        client_ca = None if tls.client_ca is None else await read_pem(aside, tls.client_ca)
+    contents = cert, key, client_ca
+    if before is not None and before.contents == contents:
+        return before
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with _blaming(f"The certificate {tls.cert} with key {tls.key}", "agent.http.tls"):
-        load_own(context, await read_pem(aside, tls.cert), await read_pem(aside, tls.key))
-    if tls.client_ca is not None:
+    with _blaming(own, "agent.http.tls"):
+        load_own(context, cert, key)
+    if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        with _blaming(f"The client CA {tls.client_ca}", "agent.http.tls"):
-            load_authorities(context, await read_pem(aside, tls.client_ca))
-    return context
+        with _blaming(authorities, "agent.http.tls"):
+            load_authorities(context, client_ca)
+    return ServerTls(context, contents)
 
 
 async def make_client_context(aside: Aside, ca: Path | None, own: tuple[Path, Path] | None) -> ssl.SSLContext:

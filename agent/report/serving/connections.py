@@ -69,7 +69,8 @@ def share_descriptors(limits: Limits) -> Limits:
     return replace(limits, each_user=each_user, others=others)
 
 
-Begin = Callable[[Connection], None]
+Begin = Callable[[Connection], float]
+"""Begins a connection, and returns for how many seconds nobody is to be accepted, for what that costs."""
 
 
 class Connections:
@@ -91,18 +92,13 @@ class Connections:
         self._forget_closed()
         return len(self._open)
 
-    async def accept_from(self, listener: socket.socket, begin: Begin, pause_s: float = PAUSE_S) -> NoReturn:
-        """Accept until cancelled, and have each connection begun that is let in; ``pause_s`` for each."""
+    async def accept_from(self, listener: socket.socket, begin: Begin) -> NoReturn:
+        """Accept until cancelled, and have each connection begun that is let in."""
         listener.setblocking(False)  # noqa: FBT003 -- its only form
-
-        def begin_at_a_pace(connection: Connection) -> None:
-            self._owed_s += pause_s
-            begin(connection)
-
         while True:
             await anyio.wait_readable(listener)
             try:
-                self._accept_some(listener, begin_at_a_pace)
+                self._accept_some(listener, begin)
             except OSError as error:
                 self._tally.note(Outcome.STARVED, error)
                 self._owed_s += STARVED_PAUSE_S
@@ -134,7 +130,7 @@ class Connections:
     def _let_in(self, connection: Connection, begin: Begin) -> None:
         self._open.append(connection)
         self._arm(connection)
-        begin(connection)
+        self._owed_s += begin(connection)
 
     # -- Room ------------------------------------------------------------------------------------------------
 

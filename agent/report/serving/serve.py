@@ -24,7 +24,7 @@ from typing_extensions import Self
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
-from agent.report.serving.certificates import make_server_context
+from agent.report.serving.certificates import ServerTls, make_server_tls
 from agent.report.serving.connections import PAUSE_S, TLS_PAUSE_S, Connections, Limits
 from agent.report.serving.flood_log import Count, Outcome, Tally
 from agent.report.serving.peer import Connection
@@ -51,6 +51,9 @@ CONTROL_LIMITS = Limits(lobby=0, each_user=16, others=32, answer_s=None)
 
 RETRY_S = 30.0
 """An address in use, or a certificate that cannot be read, is tried again."""
+
+RENEWAL_S = 60.0
+"""How often the files of certificates are looked at: they are renewed without a word."""
 
 log = get_logger(__name__)
 
@@ -83,17 +86,23 @@ class Server:
         self._beginning.cancel_scope.cancel()
         return await self._beginning.__aexit__(kind, error, trace)
 
-    async def serve(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
-        """Answer at a listening socket until cancelled, then close it; open connections go on."""
+    async def serve(
+        self, listener: socket.socket, find_context: Callable[[], ssl.SSLContext | None] = lambda: None
+    ) -> None:
+        """Answer at a listening socket until cancelled, then close it; open connections go on.
+
+        ``find_context`` is asked for TLS at each new connection, which keeps what it began with.
+        """
         with listener:
             await anyio.wait_readable(listener)
             server = await self._start_runner()
 
-            def begin(connection: Connection) -> None:
+            def begin(connection: Connection) -> float:
+                context = find_context()
                 self._beginning.start_soon(self._begin, connection, server, context)
+                return PAUSE_S if context is None else TLS_PAUSE_S
 
-            pause_s = PAUSE_S if context is None else TLS_PAUSE_S
-            await self._connections.accept_from(listener, begin, pause_s)
+            await self._connections.accept_from(listener, begin)
 
     async def _begin(
         self,
@@ -167,20 +176,24 @@ async def serve_control(
 
 @dataclass
 class _Door:
-    """One socket the read-only face is served at."""
+    """One socket the read-only face is served at, and the TLS that whoever comes next is offered."""
 
     listen: Listen
     listener: socket.socket
-    context: ssl.SSLContext | None
+    tls: ServerTls | None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     is_shut: anyio.Event = field(default_factory=anyio.Event)
+
+    def find_context(self) -> ssl.SSLContext | None:
+        return None if self.tls is None else self.tls.context
 
 
 class HttpFace:
     """The read-only face, where and with what certificates the policy in force says.
 
-    A change opens the new door before it shuts the old one. A door that cannot be had is logged and tried
-    again, and the old one stays: volumes matter more, and so do those who scrape.
+    Certificates change at the door that is open. Another address opens the new door before it shuts the old
+    one. What cannot be had is logged and tried again, and the old stays: volumes matter more, and so do those
+    who scrape.
     """
 
     def __init__(
@@ -203,7 +216,7 @@ class HttpFace:
         return 0 if self._door is None else int(self._door.listener.getsockname()[1])
 
     def apply(self, listen: Listen) -> None:
-        """Serve as ``listen`` says from now on. Certificates are read again: they may have been renewed."""
+        """Serve as ``listen`` says from now on, by its certificates as they are now."""
         self._wanted = listen
         self._is_changed.set()
 
@@ -218,7 +231,8 @@ class HttpFace:
                 if is_first:
                     task_status.started()
                 is_first = False
-                with anyio.move_on_after(math.inf if is_open else RETRY_S):
+                pause_s = RETRY_S if not is_open else math.inf if self._wanted.tls is None else RENEWAL_S
+                with anyio.move_on_after(pause_s):
                     await self._is_changed.wait()
 
     async def _try_door(self, tasks: TaskGroup) -> bool:
@@ -234,24 +248,19 @@ class HttpFace:
         log.error("http.unavailable", error=told.message, hint=told.hint)
 
     async def _change_door(self, tasks: TaskGroup, wanted: Listen) -> None:
-        old = self._door
-        if old is not None and old.listen == wanted and wanted.tls is None:
-            return
-        context = None if wanted.tls is None else await make_server_context(wanted.tls, self._aside)
-        if old is None:
-            self._open(tasks, wanted, open_listener(wanted), context)
-        elif old.listen.address == wanted.address:
-            # One queue of connections for both, so that none is refused in between.
-            self._open(tasks, wanted, old.listener.dup(), context)
-            await self._shut(old)
+        door = self._door
+        before = None if door is None else door.tls
+        tls = None if wanted.tls is None else await make_server_tls(wanted.tls, self._aside, before)
+        if door is None:
+            self._open(tasks, wanted, tls)
+        elif door.listen.address == wanted.address:
+            door.listen, door.tls = wanted, tls
         else:
-            await self._move(tasks, old, wanted, context)
+            await self._move(tasks, door, wanted, tls)
 
-    async def _move(
-        self, tasks: TaskGroup, old: _Door, wanted: Listen, context: ssl.SSLContext | None
-    ) -> None:
+    async def _move(self, tasks: TaskGroup, old: _Door, wanted: Listen, tls: ServerTls | None) -> None:
         try:
-            self._open(tasks, wanted, open_listener(wanted), context)
+            self._open(tasks, wanted, tls)
         except AgentError:
             if old.listen.port != wanted.port:
                 raise
@@ -261,21 +270,19 @@ class HttpFace:
         # All addresses and one of them cannot be listened on at once: the old one is in the way.
         await self._shut(old)
         try:
-            self._open(tasks, wanted, open_listener(wanted), context)
+            self._open(tasks, wanted, tls)
         except AgentError:
-            self._open(tasks, old.listen, open_listener(old.listen), old.context)
+            self._open(tasks, old.listen, old.tls)
             raise
 
-    def _open(
-        self, tasks: TaskGroup, listen: Listen, listener: socket.socket, context: ssl.SSLContext | None
-    ) -> None:
-        self._door = _Door(listen, listener, context)
+    def _open(self, tasks: TaskGroup, listen: Listen, tls: ServerTls | None) -> None:
+        self._door = _Door(listen, open_listener(listen), tls)
         tasks.start_soon(self._serve, self._door)
 
     async def _serve(self, door: _Door) -> None:
         try:
             with door.scope:
-                await self._server.serve(door.listener, door.context)
+                await self._server.serve(door.listener, door.find_context)
         finally:
             door.is_shut.set()
 

@@ -21,7 +21,6 @@ CIRCLE = {"agent.node.machine", "agent.node.mounts.exchange_paths"}
 
 MOST_LINES = 300
 LONGER: dict[str, str] = {
-    "agent.cli.demo.scenarios": "to be divided",
     "agent.daemon": "to be divided",
     "agent.node.filesystem.mkfs_and_fsck": "to be divided",
     "agent.node.isolate.programs": "to be divided",

@@ -17,7 +17,8 @@ import yaml
 
 from agent.cli.client import Client, NoAnswerError
 from agent.cli.demo.sandbox import Stage, check_machine
-from agent.cli.demo.scenarios import SCENES, Scene, check_play
+from agent.cli.demo.scenarios import SCENES
+from agent.cli.demo.scene import Scene, check_play
 from agent.cli.demo.view import View
 from agent.core.errors import AgentError, ExitCode
 

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.demo.scenarios import Scene
+from agent.cli.demo.scene import Scene
 from agent.cli.show.render import clean, show_condition
 from agent.core.units import show_size
 

@@ -9,7 +9,8 @@ import pytest
 from agent.cli.demo.busy_writer import BLOCK_BYTES, Writer, make_block
 from agent.cli.demo.run_demo import write_policy
 from agent.cli.demo.sandbox import Stage
-from agent.cli.demo.scenarios import SCENES, BlankVolume, Scene
+from agent.cli.demo.scenarios import SCENES, BlankVolume
+from agent.cli.demo.scene import Scene
 from agent.cli.demo.view import View
 from agent.core.model import parse_volume_id
 from agent.policy import check_policy

@@ -23,7 +23,6 @@ MOST_LINES = 300
 LONGER: dict[str, str] = {
     "agent.daemon": "to be divided",
     "agent.node.filesystem.mkfs_and_fsck": "to be divided",
-    "agent.node.isolate.programs": "to be divided",
     "agent.node.machine": "to be divided",
     "agent.node.volume_session.actions": "to be divided",
     "agent.node.volume_session.session": "to be divided",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.base.paths import Paths
-from agent.cli.doctor.machine import find_program
 from agent.core.errors import AgentError
+from agent.node.isolate.installed_programs import locate_program
 from agent.node.kernel.mountinfo import read_mounts
 
 MNT_DETACH = 2
@@ -107,7 +107,7 @@ def check_machine() -> None:
             "The demo lets files stand in for volumes, for which this machine has no loop devices.",
             hint="Run: modprobe loop. In a container, start it with --privileged, or use a virtual machine.",
         )
-    missing = [name for name in ("mkfs.ext4", "e2fsck", "mkfs.xfs") if find_program(name) is None]
+    missing = [name for name in ("mkfs.ext4", "e2fsck", "mkfs.xfs") if locate_program(name) is None]
     if missing:
         raise AgentError(
             f"The demo makes filesystems, for which this machine has no {', '.join(missing)}.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from agent.cli.doctor.findings import Finding, Grade
 from agent.core.errors import AgentError
 from agent.core.model import FsType
 from agent.node.isolate import programs as command
+from agent.node.isolate.installed_programs import locate_program
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 
@@ -67,11 +67,6 @@ TOOLSETS = (
 )
 
 
-def find_program(name: str) -> str | None:
-    """Return the path of a program where the agent would find it, or None."""
-    return shutil.which(name, path=command.SEARCH_PATH)
-
-
 def ask_version(argv: tuple[str, ...]) -> str:
     """Return the first line a program says about its version."""
 
@@ -96,7 +91,7 @@ class Host:
     root: Path = Path("/")
     kernel: str = field(default_factory=lambda: os.uname().release)
     is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
-    find_program: Callable[[str], str | None] = find_program
+    find_program: Callable[[str], str | None] = locate_program
     ask_version: Callable[[tuple[str, ...]], str] = ask_version
     load_library: Callable[[str], None] = load_library
 

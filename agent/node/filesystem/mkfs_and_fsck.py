@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.exhaustion import explain_shortage
 from agent.core.model import Checked, FsType, Reason
-from agent.node.isolate.programs import Completed, Run, descriptor_path, find_program, run
+from agent.node.isolate.installed_programs import find_program
+from agent.node.isolate.programs import Completed, Run, descriptor_path, run
 
 MKFS_TIMEOUT_S = 600.0
 CHECK_TIMEOUT_S = 6 * 3600.0

@@ -1,14 +1,14 @@
-"""The only place that starts programs: argument lists, a clean environment, every child reaped.
+"""Runs the programs of the system, and hooks: argument lists, a clean environment, every child reaped.
 
 It never uses a shell, never waits for ever, and never leaves a child behind unless the kernel itself will
-not let go of it; such a child is abandoned, counted, and reaped when it ends.
+not let go of it; such a child is abandoned, counted, and reaped when it ends. The agent's own processes are
+started by who speaks with them: the zygote, the guardian of a freeze, and the cloud's worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,10 +20,9 @@ import anyio
 from agent.core.errors import AgentError, NotAnsweringError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
+from agent.core.quoting import make_printable
+from agent.node.isolate.installed_programs import SEARCH_PATH, find_program
 from agent.node.isolate.resource_limits import release_child
-
-SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
-"""What the distribution installed comes first: /usr/local is a group's to write to on some of them."""
 
 _ENVIRONMENT = {
     "PATH": SEARCH_PATH,
@@ -43,19 +42,6 @@ _TERM_GRACE_S = 1.5
 _KILL_GRACE_S = 2.0
 """How long a killed child may take to go. In D state it does not go until the device answers."""
 
-_PACKAGES = {
-    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
-    "e2fsck": ("e2fsprogs", "e2fsprogs"),
-    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
-    "xfs_logprint": ("xfsprogs", "xfsprogs"),
-    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
-    "btrfs": ("btrfs-progs", "btrfs-progs"),
-    "sfdisk": ("fdisk", "util-linux"),
-    "wipefs": ("util-linux", "util-linux"),
-    "unshare": ("util-linux", "util-linux"),
-}
-"""Where a program comes from: the package of Debian and Ubuntu, and that of Amazon Linux."""
-
 
 @dataclass(frozen=True)
 class Completed:
@@ -74,8 +60,7 @@ class Completed:
         # Some print how they are used after what is wrong.
         usage = next((n for n, line in enumerate(lines) if line.lower().startswith("usage:")), 0)
         summary = "; ".join(lines[: usage or None][-4:])
-        printable = "".join(character if character.isprintable() else "?" for character in summary)
-        return printable[-_SUMMARY_LIMIT:]
+        return make_printable(summary)[-_SUMMARY_LIMIT:]
 
 
 class Run(Protocol):
@@ -153,21 +138,6 @@ async def run(
 def descriptor_path(fd: int) -> str:
     """Return the path by which a child that was passed ``fd`` opens what the descriptor is of."""
     return f"/proc/self/fd/{fd}"
-
-
-def find_program(name: str, search_path: str = SEARCH_PATH) -> str:
-    """Return the program's full path, or raise AgentError naming the package it comes in."""
-    found = shutil.which(name, path=search_path)
-    if found is None:
-        raise AgentError(f"The program {name} is not installed.", hint=_package_hint(name), retryable=False)
-    return found
-
-
-def _package_hint(name: str) -> str | None:
-    if name not in _PACKAGES:
-        return None
-    debian, amazon = _PACKAGES[name]
-    return f"Install it: apt-get install {debian} (Debian, Ubuntu) or dnf install {amazon} (Amazon Linux)."
 
 
 @contextlib.asynccontextmanager

@@ -70,11 +70,6 @@ class Workers:
         """Calls given up so far because they did not answer in time."""
         return self._abandoned_count
 
-    @property
-    def stuck_subjects(self) -> frozenset[str]:
-        """Subjects whose abandoned worker has not died yet: they still do not answer."""
-        return frozenset(errand.subject for errand in self._crew.undead.values())
-
     def hear_release(self, hear: Callable[[str], None]) -> None:
         """Have ``hear`` told the subject of each worker that was abandoned and has died."""
         self._crew.hear_death = lambda errand: hear(errand.subject)

@@ -14,6 +14,7 @@ import pytest
 from agent.core.errors import AgentError, NotAnsweringError, ShortageError
 from agent.core.model import Reason
 from agent.node.isolate import programs
+from agent.node.isolate.installed_programs import SEARCH_PATH, find_program
 from tests.descriptors import used_up_descriptors
 from tests.waiting import until
 
@@ -55,14 +56,14 @@ async def test_death_by_signal_is_named() -> None:
 async def test_missing_program_names_its_package() -> None:
     """The hint is the package to install."""
     with pytest.raises(AgentError, match=r"xfsprogs"):
-        programs.find_program("mkfs.xfs", search_path="/nonexistent")
+        find_program("mkfs.xfs", search_path="/nonexistent")
 
 
 async def test_environment_holds_nothing_of_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child sees no secret, a fixed path and untranslated messages."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     completed = await programs.run(["env"], timeout_s=60)
-    assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={programs.SEARCH_PATH}"}
+    assert set(completed.stdout.splitlines()) >= {"LC_ALL=C.UTF-8", f"PATH={SEARCH_PATH}"}
     assert "hush" not in completed.stdout
 
 

@@ -259,7 +259,7 @@ async def test_zygote_that_takes_no_order_ends_no_other_worker(workers: Workers,
         assert is_running(first)
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    await until(lambda: not workers.stuck_subjects)
+    await until(lambda: not workers._crew.undead)
     assert not is_running(first)
     assert workers._zygote._process is process
     await workers.call(sleep_then_write, str(tmp_path / "file"), 0.0, timeout_s=60, subject="vol-1")
@@ -301,7 +301,7 @@ async def test_slow_call_is_abandoned_and_its_worker_dies(workers: Workers, tmp_
         await workers.call(sleep_then_write, str(tmp_path / "late"), 1.0, timeout_s=0.2, subject="vol-1")
     assert caught.value.reason is Reason.STALLED
     assert workers.abandoned == 1
-    await until(lambda: not workers.stuck_subjects)
+    await until(lambda: not workers._crew.undead)
     await anyio.sleep(1.2)
     assert not (tmp_path / "late").exists()
 
@@ -315,7 +315,7 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
     try:
         with pytest.raises(NotAnsweringError):
             await workers.call(time.sleep, 60, timeout_s=0.5, subject="vol-1")
-        assert workers.stuck_subjects == {"vol-1"}
+        assert {errand.subject for errand in workers._crew.undead.values()} == {"vol-1"}
         assert await workers.is_stuck("vol-1", patience_s=0.01)
         assert not await workers.is_stuck("vol-2")
         with pytest.raises(NotAnsweringError, match="still does not answer since it was asked to sleep"):
@@ -367,7 +367,7 @@ async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_pa
                 open_then_sleep, str(tmp_path / "file"), pause, timeout_s=60, subject=f"{pause}"
             )
             await workers.close(fd, subject=f"{pause}")
-        await until(lambda: not workers.stuck_subjects)
+        await until(lambda: not workers._crew.undead)
     assert not list_open(tmp_path / "file")
 
 

@@ -30,7 +30,7 @@ from agent.base.paths import Paths
 from agent.core.model import FsType
 from agent.node.content.blankness import prove_blank
 from agent.node.filesystem.format_guard import choose_uuid
-from agent.node.filesystem.mkfs_and_fsck import build_mkfs_argv
+from agent.node.filesystem.mkfs import build_mkfs_argv
 from agent.node.isolate.workers import Workers
 from agent.node.kernel.mountinfo import read_mounts
 from bench.beds import Bed, LoopBed, NvmetBed

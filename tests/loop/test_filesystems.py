@@ -13,7 +13,8 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.core.model import FsType, Reason
-from agent.node.filesystem.mkfs_and_fsck import check_filesystem, make_filesystem
+from agent.node.filesystem.fsck import check_filesystem
+from agent.node.filesystem.mkfs import make_filesystem
 from agent.node.isolate import programs
 from tests.corpus.tools import digest, run
 from tests.loop.disks import MIB, Bench, Disk

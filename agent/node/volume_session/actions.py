@@ -51,7 +51,7 @@ from agent.core.steps import (
 from agent.node.device import links, partition_table
 from agent.node.device.node_owner import set_node_owner
 from agent.node.device.tuning import set_tuning
-from agent.node.filesystem import change_mount, format_guard, mkfs_and_fsck
+from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
 from agent.node.filesystem.frozen_filesystems import find_touched_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
 from agent.node.mounts.detached_mounts import detach_and_note
@@ -164,7 +164,7 @@ class VolumeActions:
             if action.resume_uuid is None:
                 await self._node.save(self._node.records.remove_format, self._pin.volume)
             raise
-        await mkfs_and_fsck.make_filesystem(
+        await mkfs.make_filesystem(
             fd,
             action.type,
             uuid=record.uuid,
@@ -198,7 +198,7 @@ class VolumeActions:
         device = _need_device(observed)
         fd = await self._pin.open_part(device, action.partition)
         try:
-            checked = self._pin.checked = await mkfs_and_fsck.check_filesystem(fd, action.type)
+            checked = self._pin.checked = await fsck.check_filesystem(fd, action.type)
         except AgentError as error:
             if error.reason is Reason.DEVICE_BUSY:  # which the tool says without saying by whom
                 await self._pin.call(release_device.check_unused, device, timeout_s=FIND_TIMEOUT_S)

@@ -21,7 +21,7 @@ from agent.core.model import (
 )
 from agent.node.content.blankness import Trust, holds_data
 from agent.node.content.interrupted_format import REFERENCE_LIMIT_BYTES, explain_remains
-from agent.node.filesystem.mkfs_and_fsck import make_reference
+from agent.node.filesystem.mkfs import make_reference
 from agent.node.isolate.messages import Fd
 from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin

@@ -56,13 +56,10 @@ class FakeSfdisk:
         self,
         argv: Sequence[str],
         *,
-        timeout_s: float,
         pass_fds: Sequence[int] = (),
         input: str | None = None,  # noqa: A002 (subprocess's own word)
-        check: Sequence[int] = (0,),
-        name: str | None = None,
+        **_limits: object,
     ) -> Completed:
-        del timeout_s, check, name
         assert argv[0] == "sfdisk"
         assert argv[-1] == DEVICE
         assert list(pass_fds) == [7]

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from typing_extensions import override
 
 from agent.core.errors import AgentError, ExitCode, RefusedError
+from agent.core.reasons import Reason
 
 ANSWER_TIMEOUT_S = 30.0
 """For answers at once. A plan looks at every device, each look being bounded by the agent itself."""
@@ -147,8 +148,6 @@ class Client:
 
 def _read_error(response: HTTPResponse) -> AgentError:
     """Make the agent's own error again from its answer."""
-    from agent.core.model import Reason  # noqa: PLC0415 -- with the model of all else, for answers that are errors
-
     body = response.read()
     try:
         answer = json.loads(body)

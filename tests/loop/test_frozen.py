@@ -111,7 +111,7 @@ async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
                     )
                 assert not freezes.is_frozen(volume)
                 assert not await freezes.is_stuck(volume, 0.1)
-        await until(lambda: not workers._crew.undead)
+        await until(lambda: not workers._pool.dying)
         assert await freezes.try_writing(volume, sample, timeout_s=60) == sample
 
 

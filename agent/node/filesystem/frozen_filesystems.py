@@ -33,7 +33,7 @@ class Freezes:
         self._found: set[VolumeId] = set()
         """Found frozen by somebody else, and not thawed since."""
         self.hear_thaw: Callable[[VolumeId], None] = lambda _: None
-        workers.hear_release(self._hear_release)
+        workers.on_release(self._hear_release)
 
     @contextmanager
     def holding(self, volume: VolumeId) -> Iterator[None]:

@@ -42,11 +42,11 @@ class Started:
     pid: int
 
 
-class WireError(Exception):
+class MessageError(Exception):
     """The other side spoke nonsense, or went away in the middle of a message."""
 
 
-class CutOffError(WireError):
+class CutOffError(MessageError):
     """Descriptors came for which this process had no room."""
 
 
@@ -92,10 +92,10 @@ def encode(value: object) -> tuple[bytes, list[int]]:
     file.write(_LENGTH.pack(0))
     _Pickler(file, fds).dump(value)
     if len(fds) > _MAX_FDS:
-        raise WireError(f"{len(fds)} descriptors are too many for one message")
+        raise MessageError(f"{len(fds)} descriptors are too many for one message")
     message = bytearray(file.getbuffer())
     if len(message) - _LENGTH.size > _MAX_BYTES:
-        raise WireError(f"a message of {len(message)} bytes is too long")
+        raise MessageError(f"a message of {len(message)} bytes is too long")
     _LENGTH.pack_into(message, 0, len(message) - _LENGTH.size)
     return bytes(message), fds
 
@@ -119,7 +119,7 @@ class Inbox:
             return False
         length: int = _LENGTH.unpack_from(self.received)[0]
         if length > _MAX_BYTES:
-            raise WireError(f"a message of {length} bytes is announced")
+            raise MessageError(f"a message of {length} bytes is announced")
         return len(self.received) >= _LENGTH.size + length
 
     def receive(self, sock: socket.socket) -> bool:
@@ -167,12 +167,12 @@ def receive(sock: socket.socket) -> Inbox | None:
     try:
         while not inbox.is_complete and inbox.receive(sock):
             pass
-    except WireError:
+    except MessageError:
         inbox.close_fds()
         raise
     if inbox.is_complete:
         return inbox
     inbox.close_fds()
     if inbox.received:
-        raise WireError("the other side went away in the middle of a message")
+        raise MessageError("the other side went away in the middle of a message")
     return None

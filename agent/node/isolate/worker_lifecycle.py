@@ -33,7 +33,7 @@ _IDLE_S = 90.0
 
 
 @dataclass(frozen=True)
-class Errand:
+class Job:
     """What a worker is asked to do, and the subject it is about: a volume ID."""
 
     name: str
@@ -89,11 +89,11 @@ class Worker:
         while not self.inbox.is_complete:
             await anyio.wait_readable(self.sock)
             if not self.inbox.receive(self.sock):
-                raise messages.WireError("it closed its socket without an answer")
+                raise messages.MessageError("it closed its socket without an answer")
         return self.inbox.decode()
 
     async def receive(self) -> Returned | Raised:
-        """Return the answer, or raise WireError or ConnectionError where none is coming."""
+        """Return the answer, or raise MessageError or ConnectionError where none is coming."""
         answer = await self._receive_message()
         if isinstance(answer, messages.Started):
             self.pid = answer.pid
@@ -101,19 +101,19 @@ class Worker:
         inbox, self.inbox = self.inbox, messages.Inbox()
         if not isinstance(answer, (Returned, Raised)):
             inbox.close_fds()
-            raise messages.WireError(f"it answered with a {type(answer).__name__}")
+            raise messages.MessageError(f"it answered with a {type(answer).__name__}")
         return answer
 
 
-class Crew:
+class WorkerPool:
     """All workers of a zygote: those that wait for work, and those that were killed and have not died yet."""
 
     def __init__(self, zygote: ZygoteProcess) -> None:
         self._zygote = zygote
         self._idle: list[Worker] = []
-        self.undead: dict[Worker, Errand] = {}
+        self.dying: dict[Worker, Job] = {}
         """Abandoned workers that have not died yet, and what each is stuck on."""
-        self.hear_death: Callable[[Errand], None] = lambda _: None
+        self.on_death: Callable[[Job], None] = lambda _: None
         """Told what a worker was asked that was abandoned and has died: the kernel has let go of it."""
         self.forked = 0
         """How many workers were forked so far."""
@@ -138,9 +138,9 @@ class Crew:
         worker.idle_timer = asyncio.get_running_loop().call_later(_IDLE_S, self._retire, worker)
         self._idle.append(worker)
 
-    def abandon(self, worker: Worker, errand: Errand) -> None:
+    def abandon(self, worker: Worker, job: Job) -> None:
         """Have the worker killed, and remember it until its socket says that it is dead."""
-        self.undead[worker] = errand
+        self.dying[worker] = job
         asyncio.get_running_loop().add_reader(worker.sock, self._hear_undead, worker)
         self._zygote.kill(worker.number)
 
@@ -167,12 +167,12 @@ class Crew:
         if worker is not None:
             worker.sock.close()
 
-    def disband(self) -> None:
+    def stop(self) -> None:
         """End those that wait for work, and forget those that do not die."""
         while self._idle:
             _end(self._idle.pop())
-        self.hear_death = lambda _: None
-        for worker in list(self.undead):
+        self.on_death = lambda _: None
+        for worker in list(self.dying):
             self._forget_undead(worker)
 
     def _fork(self) -> Worker:
@@ -205,7 +205,7 @@ class Crew:
             is_open = worker.inbox.receive(worker.sock)
         except BlockingIOError:
             return
-        except (OSError, messages.WireError):
+        except (OSError, messages.MessageError):
             is_open = False
         late, worker.inbox.fds = worker.inbox.fds, []
         worker.inbox.received.clear()
@@ -215,11 +215,11 @@ class Crew:
             self._forget_undead(worker)
 
     def _forget_undead(self, worker: Worker) -> None:
-        errand = self.undead.pop(worker)
+        job = self.dying.pop(worker)
         worker.is_dead.set()
         asyncio.get_running_loop().remove_reader(worker.sock)
         worker.sock.close()
-        self.hear_death(errand)
+        self.on_death(job)
 
 
 def _end(worker: Worker) -> None:

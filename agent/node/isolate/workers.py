@@ -1,8 +1,8 @@
 """The only way to run code that may block on a device or a filesystem: in a worker that can be abandoned.
 
-The daemon never waits for a process. A call that takes longer than it may is abandoned and its worker killed,
-as ``crew`` tells. Until the kernel lets go of that worker every further call about the same subject fails at
-once, so a stalled volume holds one process and not one for each look.
+The daemon never waits for a process. A call that takes longer than it may is abandoned and its worker killed
+(``worker_lifecycle``). Until the kernel lets go of that worker every further call about the same subject
+fails at once, so a stalled volume holds one process and not one for each look.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from agent.core.errors import AgentError, BugError, FrozenError, NotAnsweringErr
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.frozen_filesystem import MAYBE_FROZEN, hint_at_thaw, tell_frozen
 from agent.core.model import Reason
-from agent.node.isolate.messages import CutOffError, Fd, WireError
-from agent.node.isolate.worker_lifecycle import MAX_AT_ONCE, Crew, Errand, Worker
+from agent.node.isolate.messages import CutOffError, Fd, MessageError
+from agent.node.isolate.worker_lifecycle import MAX_AT_ONCE, Job, Worker, WorkerPool
 from agent.node.isolate.zygote import Forked, Raised, Returned
 from agent.node.isolate.zygote_handle import ZygoteProcess
 from agent.node.kernel.wait_channels import Hold, find_hold
@@ -60,7 +60,7 @@ class Workers:
 
     def __init__(self, zygote: tuple[Forked, socket.socket] | None = None) -> None:
         self._zygote = ZygoteProcess(zygote)
-        self._crew = Crew(self._zygote)
+        self._pool = WorkerPool(self._zygote)
         self._turns = anyio.Semaphore(MAX_AT_ONCE)
         self._abandoned_count = 0
         self._barrier = Barrier()
@@ -70,9 +70,9 @@ class Workers:
         """Calls given up so far because they did not answer in time."""
         return self._abandoned_count
 
-    def hear_release(self, hear: Callable[[str], None]) -> None:
-        """Have ``hear`` told the subject of each worker that was abandoned and has died."""
-        self._crew.hear_death = lambda errand: hear(errand.subject)
+    def on_release(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` told the subject of each worker that was abandoned and has died."""
+        self._pool.on_death = lambda job: tell(job.subject)
 
     async def __aenter__(self) -> Self:
         self._zygote.start()
@@ -81,7 +81,7 @@ class Workers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._crew.disband()
+        self._pool.stop()
         self._zygote.stop()
 
     # -- Calls -----------------------------------------------------------------------------------------------
@@ -99,19 +99,19 @@ class Workers:
         with reason ProbeFailed where the worker died; BugError, whose traceback is logged, where the function
         failed in a way that is nobody's intention; ShortageError where the node has run out of something.
         """
-        errand = Errand(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
+        job = Job(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
         await self._wait_unstuck(subject)
         async with self._take_turn():
-            return await self._run_errand(errand, function, args, timeout_s)
+            return await self._run_job(job, function, args, timeout_s)
 
-    async def _run_errand(
+    async def _run_job(
         self,
-        errand: Errand,
+        job: Job,
         function: Callable[[Unpack[Ts]], T],
         args: tuple[Unpack[Ts]],
         timeout_s: float,
     ) -> T:
-        worker = self._crew.take()
+        worker = self._pool.take()
         answer: Returned | Raised | None = None
         try:
             with anyio.move_on_after(timeout_s):
@@ -119,32 +119,32 @@ class Workers:
                 answer = await worker.receive()
         except CutOffError as error:
             full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            raise explain_shortage(_give_up(errand), full) from error
-        except (WireError, ConnectionError) as error:
+            raise explain_shortage(_give_up(job), full) from error
+        except (MessageError, ConnectionError) as error:
             raise AgentError(
-                f"The worker asked to {errand.name} for {errand.subject} died or spoke nonsense ({error}).",
+                f"The worker asked to {job.name} for {job.subject} died or spoke nonsense ({error}).",
                 hint="The agent's log and the kernel's tell more; the next look tries again.",
                 reason=Reason.PROBE_FAILED,
             ) from error
         except OSError as error:
             if is_shortage(error):
-                raise explain_shortage(_give_up(errand), error) from error
+                raise explain_shortage(_give_up(job), error) from error
             raise
         finally:
             if answer is not None:
-                self._crew.put_back(worker)
+                self._pool.put_back(worker)
             else:
-                self._crew.abandon(worker, errand)
+                self._pool.abandon(worker, job)
         if answer is None:
             self._abandoned_count += 1
             raise _explain_silence(
                 worker,
-                f"{errand.subject} did not answer within {timeout_s:g} s ({errand.name}).",
+                f"{job.subject} did not answer within {timeout_s:g} s ({job.name}).",
                 "The device or its filesystem is stalled; see the kernel log.",
-                errand.subject,
+                job.subject,
             )
         if isinstance(answer, Raised):
-            self._raise_again(answer, errand)
+            self._raise_again(answer, job)
         result: T = answer.value
         return result
 
@@ -160,21 +160,21 @@ class Workers:
 
     async def _hand_over(self, fd: Fd, subject: str) -> None:
         # Nothing is awaited before a worker has the descriptor.
-        worker = self._crew.hand_over(fd)
+        worker = self._pool.hand_over(fd)
         if worker is None:
             return
         answer: Returned | Raised | None = None
         try:
             with anyio.move_on_after(_CLOSE_TIMEOUT_S):
                 answer = await worker.receive()
-        except (WireError, ConnectionError):
+        except (MessageError, ConnectionError):
             # The worker died, and the descriptor was closed with it.
             pass
         finally:
             if answer is not None:
-                self._crew.put_back(worker)
+                self._pool.put_back(worker)
             else:
-                self._crew.abandon(worker, Errand("close the device", subject))
+                self._pool.abandon(worker, Job("close the device", subject))
 
     @contextlib.asynccontextmanager
     async def _take_turn(self, *, is_shielded: bool = False) -> AsyncIterator[None]:
@@ -191,20 +191,20 @@ class Workers:
 
     async def is_stuck(self, subject: str, patience_s: float = _DEATH_S) -> bool:
         """Tell whether a killed worker of the subject is still there when it has had this long to die."""
-        undead = self._crew.undead
-        stuck = [worker for worker, errand in undead.items() if errand.subject == subject]
+        dying = self._pool.dying
+        stuck = [worker for worker, job in dying.items() if job.subject == subject]
         with anyio.move_on_after(patience_s):
             for worker in stuck:
                 await worker.is_dead.wait()
-        return any(worker in undead for worker in stuck)
+        return any(worker in dying for worker in stuck)
 
     async def _wait_unstuck(self, subject: str) -> None:
         """Give killed workers of the subject a moment to die, or raise NotAnsweringError."""
         if await self.is_stuck(subject):
-            worker, errand = next(one for one in self._crew.undead.items() if one[1].subject == subject)
+            worker, job = next(one for one in self._pool.dying.items() if one[1].subject == subject)
             raise _explain_silence(
                 worker,
-                f"{subject} still does not answer since it was asked to {errand.name}.",
+                f"{subject} still does not answer since it was asked to {job.name}.",
                 "Nothing further is asked of it until it does; see the kernel log.",
                 subject,
             )
@@ -212,19 +212,19 @@ class Workers:
     def is_held_by_freeze(self, subject: str) -> bool:
         """Tell whether an abandoned worker of the subject waits for a frozen filesystem to be thawed."""
         return any(
-            errand.subject == subject and _find_hold(worker) is Hold.FREEZE
-            for worker, errand in self._crew.undead.items()
+            job.subject == subject and _find_hold(worker) is Hold.FREEZE
+            for worker, job in self._pool.dying.items()
         )
 
-    def _raise_again(self, raised: Raised, errand: Errand) -> NoReturn:
+    def _raise_again(self, raised: Raised, job: Job) -> NoReturn:
         if is_shortage(raised.error):
-            raise explain_shortage(_give_up(errand), raised.error) from raised.error
+            raise explain_shortage(_give_up(job), raised.error) from raised.error
         if raised.trace is None:
             raise raised.error
         trace = RemoteTraceback(raised.trace)
-        self._barrier.tell(trace, doing=errand.name, subject=errand.subject)
+        self._barrier.tell(trace, doing=job.name, subject=job.subject)
         raise BugError(
-            f"The attempt to {errand.name} for {errand.subject} failed: {raised.error}.",
+            f"The attempt to {job.name} for {job.subject} failed: {raised.error}.",
             hint="This is a fault of the agent's own; its traceback is in the log.",
             reason=Reason.INTERNAL_ERROR,
         ) from trace
@@ -247,8 +247,8 @@ def _explain_silence(worker: Worker, words: str, hint: str, subject: str) -> Not
     return NotAnsweringError(words, hint=hint, reason=Reason.STALLED)
 
 
-def _give_up(errand: Errand) -> str:
-    return f"The attempt to {errand.name} for {errand.subject} was given up"
+def _give_up(job: Job) -> str:
+    return f"The attempt to {job.name} for {job.subject} was given up"
 
 
 def make_aside(workers: Workers) -> Aside:

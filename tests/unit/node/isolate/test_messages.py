@@ -10,7 +10,7 @@ import pytest
 from agent.core.errors import AgentError, ExitCode, InvalidValueError, NotAnsweringError, RefusedError
 from agent.core.model import Reason
 from agent.node.isolate import messages
-from agent.node.isolate.messages import Fd, WireError
+from agent.node.isolate.messages import Fd, MessageError
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_end_in_the_middle_of_a_message(pair: tuple[socket.socket, socket.socket
     message, _ = messages.encode("answer")
     pair[0].sendall(message[:-1])
     pair[0].close()
-    with pytest.raises(WireError, match="middle"):
+    with pytest.raises(MessageError, match="middle"):
         messages.receive(pair[1])
 
 
@@ -112,7 +112,7 @@ def test_end_between_messages(pair: tuple[socket.socket, socket.socket]) -> None
 
 def test_length_beyond_reason_is_refused() -> None:
     """A crashed worker's garbage cannot make the daemon wait for gigabytes."""
-    with pytest.raises(WireError, match="announced"):
+    with pytest.raises(MessageError, match="announced"):
         _ = messages.Inbox(bytearray(b"\xff" * 8)).is_complete
 
 

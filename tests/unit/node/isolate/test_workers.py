@@ -23,7 +23,7 @@ from agent.core.exhaustion import is_shortage
 from agent.core.model import Reason
 from agent.node.isolate import messages, zygote
 from agent.node.isolate.messages import Fd
-from agent.node.isolate.worker_lifecycle import Errand
+from agent.node.isolate.worker_lifecycle import Job
 from agent.node.isolate.workers import RemoteTraceback, Workers
 from tests.descriptors import used_up_descriptors
 from tests.waiting import WAIT_S, until, wait_until
@@ -189,8 +189,8 @@ async def test_last_close_of_a_device_is_never_the_daemons(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker has the descriptor, and no call to act on yet, when the daemon closes its own."""
-    crew = workers._crew
-    worker = crew.take()
+    pool = workers._pool
+    worker = pool.take()
     worker.sock.close()
     peer, worker.sock = socket.socketpair()
     at_close: list[bytes] = []
@@ -223,9 +223,9 @@ async def test_shortage_in_a_worker_is_one_of_the_node(workers: Workers, error: 
 
 async def test_worker_that_could_not_be_forked_is_a_shortage(workers: Workers) -> None:
     """With as many processes as there may be, the zygote says so, and the next call finds room."""
-    crew = workers._crew
-    worker = crew.take()
-    crew.put_back(worker)
+    pool = workers._pool
+    worker = pool.take()
+    pool.put_back(worker)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         full = zygote.Zygote(ours)
@@ -251,15 +251,15 @@ async def test_zygote_that_takes_no_order_ends_no_other_worker(workers: Workers,
         with contextlib.suppress(BlockingIOError):
             while True:
                 control.send(messages.encode(zygote.Kill(-1))[0])
-        busy = workers._crew.take()
+        busy = workers._pool.take()
         with pytest.raises(ShortageError):
-            workers._crew.take()
-        workers._crew.abandon(busy, Errand("hang", "vol-2"))
+            workers._pool.take()
+        workers._pool.abandon(busy, Job("hang", "vol-2"))
         assert workers._zygote._process is process
         assert is_running(first)
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    await until(lambda: not workers._crew.undead)
+    await until(lambda: not workers._pool.dying)
     assert not is_running(first)
     assert workers._zygote._process is process
     await workers.call(sleep_then_write, str(tmp_path / "file"), 0.0, timeout_s=60, subject="vol-1")
@@ -301,7 +301,7 @@ async def test_slow_call_is_abandoned_and_its_worker_dies(workers: Workers, tmp_
         await workers.call(sleep_then_write, str(tmp_path / "late"), 1.0, timeout_s=0.2, subject="vol-1")
     assert caught.value.reason is Reason.STALLED
     assert workers.abandoned == 1
-    await until(lambda: not workers._crew.undead)
+    await until(lambda: not workers._pool.dying)
     await anyio.sleep(1.2)
     assert not (tmp_path / "late").exists()
 
@@ -315,7 +315,7 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
     try:
         with pytest.raises(NotAnsweringError):
             await workers.call(time.sleep, 60, timeout_s=0.5, subject="vol-1")
-        assert {errand.subject for errand in workers._crew.undead.values()} == {"vol-1"}
+        assert {job.subject for job in workers._pool.dying.values()} == {"vol-1"}
         assert await workers.is_stuck("vol-1", patience_s=0.01)
         assert not await workers.is_stuck("vol-2")
         with pytest.raises(NotAnsweringError, match="still does not answer since it was asked to sleep"):
@@ -330,18 +330,18 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
 async def test_stuck_worker_is_known_by_its_number(workers: Workers, tmp_path: Path) -> None:
     """A worker says its number before any answer, so where one waits that says no more can be looked up."""
     released: list[str] = []
-    workers.hear_release(released.append)
+    workers.on_release(released.append)
     with pytest.raises(NotAnsweringError) as caught:
         await workers.call(meet, str(tmp_path), 1, 2, timeout_s=0.5, subject="vol-1")
     assert not caught.value.may_be_frozen
     assert not workers.is_held_by_freeze("vol-1")
     await until(lambda: released == ["vol-1"])
-    worker = workers._crew.take()
+    worker = workers._pool.take()
     await worker.send((os.getpid, ()))
     answer = await worker.receive()
     assert isinstance(answer, zygote.Returned)
     assert worker.pid == answer.value
-    workers._crew.put_back(worker)
+    workers._pool.put_back(worker)
 
 
 def find_parent(pid: int) -> int:
@@ -367,7 +367,7 @@ async def test_descriptor_that_comes_too_late_is_closed(workers: Workers, tmp_pa
                 open_then_sleep, str(tmp_path / "file"), pause, timeout_s=60, subject=f"{pause}"
             )
             await workers.close(fd, subject=f"{pause}")
-        await until(lambda: not workers._crew.undead)
+        await until(lambda: not workers._pool.dying)
     assert not list_open(tmp_path / "file")
 
 
@@ -378,7 +378,7 @@ async def test_many_descriptors_are_closed_by_few_workers(workers: Workers, tmp_
     async with anyio.create_task_group() as tasks:
         for fd in fds:
             tasks.start_soon(partial(workers.close, fd, subject="a"))
-    assert workers._crew.forked < len(fds) / 2
+    assert workers._pool.forked < len(fds) / 2
 
 
 async def test_descriptor_is_closed_whatever_ends_meanwhile(workers: Workers, tmp_path: Path) -> None:

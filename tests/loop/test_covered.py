@@ -95,7 +95,7 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
             lambda: change_mount.grow_mounted(path, mine.device_number, fd, FsType.EXT4),
             lambda: change_mount.read_root_inode(path, mine.device_number),
             lambda: change_mount.unmount(mine),
-            lambda: change_mount.freeze(path, mine.device_number),
+            lambda: change_mount.thaw(path, mine.device_number),
             lambda: change_mount.begin_write(path, mine.device_number),
         ):
             with pytest.raises(CoveredError, match="hidden beneath") as caught:
@@ -182,8 +182,8 @@ def test_btrfs_copy_of_a_mounted_one_is_mounted(bench: Bench) -> None:
     run("sync", "-f", request.path)
     copy = bench.copy_disk(disk)
     other = bench.request(copy, FsType.BTRFS, request.uuid, name="copy")
-    made = mount_filesystem(other)
-    assert see(other.path).mount_id == made.mount_id
+    mount_id = mount_filesystem(other)
+    assert see(other.path).mount_id == mount_id
     assert see(other.path).source == copy.path
     assert see(request.path).source == disk.path
 

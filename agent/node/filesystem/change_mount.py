@@ -1,4 +1,4 @@
-"""What is done to a mount that is there: remount, unmount, freeze, own, measure, grow.
+"""What is done to a mount that is there: remount, unmount, thaw, own, measure, grow.
 
 Each function is told the path and the device number of the mount, as mountinfo has them, and does nothing
 where another mount is seen there by now. Whether it is, mountinfo tells: a filesystem that hides the mount is
@@ -87,14 +87,17 @@ def detach_stale(mount: Mount) -> None:
         detach(mount_fd)
 
 
-def freeze(path: str, device_number: DeviceNumber) -> None:
-    """Flush a filesystem and hold all writes, so that a snapshot taken now is consistent."""
-    _switch_writes(path, device_number, is_freezing=True)
-
-
 def thaw(path: str, device_number: DeviceNumber) -> None:
-    """Let writes go on; one that is not frozen is left as it is."""
-    _switch_writes(path, device_number, is_freezing=False)
+    """Let writes go on; a filesystem that is not frozen is left as it is."""
+    with open_mount(path, device_number) as (mount_fd, _), open_root(mount_fd) as root_fd:
+        try:
+            mount_api.thaw(root_fd)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return
+            raise AgentError(
+                f"{path} could not be thawed: {error.strerror}.", reason=Reason.STEP_FAILED
+            ) from error
 
 
 def begin_write(path: str, device_number: DeviceNumber) -> None:
@@ -244,20 +247,6 @@ def detach(mount_fd: int) -> None:
     """Take an open mount out of the tree, whoever uses it."""
     # By descriptor, so exactly this mount goes. The link in /proc has to be followed to it.
     mount_api.unmount(f"/proc/self/fd/{mount_fd}", mount_api.MNT_DETACH)
-
-
-def _switch_writes(path: str, device_number: DeviceNumber, *, is_freezing: bool) -> None:
-    already = errno.EBUSY if is_freezing else errno.EINVAL
-    with open_mount(path, device_number) as (mount_fd, _), open_root(mount_fd) as root_fd:
-        try:
-            (mount_api.freeze if is_freezing else mount_api.thaw)(root_fd)
-        except OSError as error:
-            if error.errno == already:
-                return
-            what = "frozen" if is_freezing else "thawed"
-            raise AgentError(
-                f"{path} could not be {what}: {error.strerror}.", reason=Reason.STEP_FAILED
-            ) from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import DeviceNumber, FsType, Reason
 from agent.core.mount_options import split_options
 from agent.node.filesystem.change_mount import detach, open_mount, open_root, set_owner, unmount_unused
-from agent.node.filesystem.directories import is_empty, open_directory, open_mount_point, read_mount_id
+from agent.node.filesystem.directories import open_directory, open_mount_point, read_mount_id
 from agent.node.kernel import grow_filesystem, mount_api
 from agent.node.kernel.kmsg import follow_kernel_log
 from agent.node.kernel.mountinfo import describe_mount, find_top_mount, read_mounts_towards
@@ -45,25 +45,18 @@ class MountRequest:
     mode: int | None = None
 
 
-@dataclass(frozen=True)
-class Mounted:
-    """A mount that was made. Files that lay in the directory are untouched, and hidden while it lasts."""
+def mount_filesystem(request: MountRequest) -> int:
+    """Mount as requested and return the mount's ID, or raise and leave nothing mounted.
 
-    mount_id: int
-    is_hiding_files: bool
-
-
-def mount_filesystem(request: MountRequest) -> Mounted:
-    """Mount as requested, or raise and leave nothing mounted.
+    Files that lay in the directory are untouched, and hidden while the mount lasts.
 
     RefusedError where the path is not safe or is taken, VanishedError where the device at ``source`` is
     another one by now, AgentError with the kernel's words where it will not mount.
     """
     with open_mount_point(request.path, request.allowed_roots) as directory_fd:
         check_free(directory_fd, request.path)
-        is_hiding_files = not is_empty(directory_fd)
         with _make_mount(request, directory_fd) as mount_fd:
-            return Mounted(read_mount_id(mount_fd), is_hiding_files)
+            return read_mount_id(mount_fd)
 
 
 def move_mount(path: str, device_number: DeviceNumber, to_path: str, allowed_roots: tuple[str, ...]) -> None:

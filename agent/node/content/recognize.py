@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Content, Device, Filesystem, Foreign, FsType, Unknown
 from agent.node.content.blankness import Trust, prove_blank
-from agent.node.content.superblocks import LAYOUTS
+from agent.node.content.superblocks import FS_TYPES, LAYOUTS
 from agent.node.kernel import libblkid
 from agent.node.kernel.libblkid import Region, Signature
 
@@ -23,7 +23,6 @@ _USAGES = {
     "crypto": "encrypted data",
     "table": "a partition table",
 }
-_KNOWN = {kind.value: kind for kind in FsType}
 
 _EDGE_BYTES = 512 * 1024
 """What libblkid reads of a device's head and of its tail, in some fifty pieces one after the other."""
@@ -127,7 +126,7 @@ def _judge(
         types = ", ".join(sorted(signature.type for signature in signatures))
         return Foreign(f"several signatures at once{where} ({types})")
     (signature,) = signatures
-    kind = _KNOWN.get(signature.type)
+    kind = FS_TYPES.get(signature.type)
     if kind is None or signature.usage != "filesystem":
         what = _USAGES.get(signature.usage, "a filesystem" if signature.usage == "filesystem" else "data")
         return Foreign(f"{what} of type {signature.type}{where}")

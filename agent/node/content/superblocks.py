@@ -165,6 +165,8 @@ LAYOUTS: dict[FsType, Layout] = {
     FsType.XFS: Layout(0, 4096, parse_xfs),
     FsType.BTRFS: Layout(65536, 4096, parse_btrfs),
 }
+FS_TYPES = {fs_type.value: fs_type for fs_type in LAYOUTS}
+"""By the name that the kernel and libblkid have for each."""
 
 
 def _u16(raw: bytes, offset: int) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from agent.core.errors import AgentError, NotMountedError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
+from agent.node.kernel.open_files import PROC, Descriptor
 
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MADE_MODE = 0o755
@@ -79,22 +80,10 @@ def split_path(path: str) -> list[str]:
 
 def read_mount_id(fd: int) -> int:
     """Return the ID, as in mountinfo, of the mount that a descriptor was opened on."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:  # noqa: PTH123
-        for line in file:
-            name, _, value = line.partition(":")
-            if name == "mnt_id":
-                return int(value)
-    raise AgentError("The kernel does not tell the mount of an open descriptor.", retryable=False)
-
-
-def is_empty(fd: int) -> bool:
-    """Whether an open directory holds nothing that a mount on it would hide."""
-    listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        with os.scandir(listing) as entries:
-            return next(entries, None) is None
-    finally:
-        os.close(listing)
+    mount_id = Descriptor(PROC / "self", str(fd)).read_mount_id()
+    if mount_id is None:
+        raise AgentError("The kernel does not tell the mount of an open descriptor.", retryable=False)
+    return mount_id
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Descriptor:
     directory: Path
     """Of its process, or of one thread."""
     number: str
-    link: str
+    link: str = ""
     """What it is of, as the kernel writes it."""
 
     def read_mount_id(self) -> int | None:
@@ -96,6 +96,13 @@ def list_descriptors(process: Path) -> Iterator[Descriptor]:
     for thread in _list_names(process / "task"):
         directory = process / "task" / thread
         yield from _read_links(directory, _list_names(directory / "fd"))
+
+
+def read_link(link: Path) -> str:
+    """Return what a link in /proc says, as the kernel wrote it; nothing where there is none any more."""
+    with suppress(*GONE):
+        return os.readlink(link)  # noqa: PTH115 (Path would normalise what the kernel wrote)
+    return ""
 
 
 def _read_links(directory: Path, names: list[str]) -> Iterator[Descriptor]:

@@ -8,7 +8,6 @@ up afterwards. Reads ``/proc`` only, as ``agent.node.mounts.mount_users`` does, 
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import psutil
 from agent.core.errors import InconclusiveError, ShortageError
 from agent.core.model import DeviceNumber, Mount, Process
 from agent.node.filesystem import change_mount
-from agent.node.kernel.open_files import GONE, PROC, list_descriptors
+from agent.node.kernel.open_files import PROC, list_descriptors, read_link
 from agent.node.mounts.mount_users import find_processes
 
 _LINKS = ("cwd", "root", "exe")
@@ -79,7 +78,7 @@ def list_left(leftovers: tuple[Leftover, ...]) -> tuple[Process, ...]:
 def _note_user(process: Process, path: str) -> User:
     links = set()
     for name in _LINKS:
-        target = _read_link(PROC / str(process.pid) / name)
+        target = read_link(PROC / str(process.pid) / name)
         if target == path or target.startswith(f"{path}/"):
             # Out of the tree, the mount's root is where its paths begin.
             links.add((name, target.removeprefix(path) or "/"))
@@ -101,7 +100,7 @@ def _is_seen(user: User, leftover: Leftover, proc: Path) -> bool:
     if psutil.Process(user.process.pid).create_time() != user.started:
         return False
     return (
-        any((name, _read_link(directory / name)) in user.links for name in _LINKS)
+        any((name, read_link(directory / name)) in user.links for name in _LINKS)
         or any(one.read_mount_id() == leftover.mount_id for one in list_descriptors(directory))
         or _has_own_mount(directory, leftover.device_number)
     )
@@ -109,14 +108,7 @@ def _is_seen(user: User, leftover: Leftover, proc: Path) -> bool:
 
 def _has_own_mount(directory: Path, number: DeviceNumber) -> bool:
     """Whether a process of another mount namespace, as in a container, still sees the device mounted."""
-    if _read_link(directory / "ns/mnt") == _read_link(PROC / "self/ns/mnt"):
+    if read_link(directory / "ns/mnt") == read_link(PROC / "self/ns/mnt"):
         return False
     word = f" {number} ".encode()
     return any(word in line for line in (directory / "mountinfo").read_bytes().splitlines())
-
-
-def _read_link(path: Path) -> str:
-    """Return what a link in /proc says; nothing where there is none any more, OSError where it is hidden."""
-    with contextlib.suppress(*GONE):
-        return os.readlink(path)  # noqa: PTH115 (Path would normalise what the kernel wrote)
-    return ""

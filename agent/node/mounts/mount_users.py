@@ -21,7 +21,14 @@ import psutil
 
 from agent.core.model import DeviceNumber, Process
 from agent.core.quoting import make_printable
-from agent.node.kernel.open_files import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
+from agent.node.kernel.open_files import (
+    PROC,
+    cannot_look,
+    has_ended,
+    is_shielded_init,
+    list_processes,
+    read_link,
+)
 
 MAX_PROCESSES = 50
 _MAX_DESCRIPTORS = 65536
@@ -118,20 +125,20 @@ def _ask(search: _Search, processes: Iterable[Path], is_using: Callable[[Path, _
 
 
 def _has_link(process: Path, search: _Search) -> bool:
-    return any(search.is_on_mount(_read_place(process / name)) for name in ("cwd", "root", "exe"))
+    return any(search.is_on_mount(read_link(process / name)) for name in ("cwd", "root", "exe"))
 
 
 def _has_descriptor(process: Path, search: _Search) -> bool:
     with os.scandir(process / "fd") as entries:
         return any(
-            search.is_on_mount(_read_place(Path(entry.path)))
+            search.is_on_mount(read_link(Path(entry.path)))
             for entry in itertools.islice(entries, _MAX_DESCRIPTORS)
         )
 
 
 def _has_own_mount(process: Path, search: _Search) -> bool:
     # One with a root directory of its own sees a part of its namespace.
-    place = (_read_place(process / "ns/mnt"), _read_place(process / "root"))
+    place = (read_link(process / "ns/mnt"), read_link(process / "root"))
     if place in search.asked:
         return False
     number = str(search.device_number).encode()
@@ -176,10 +183,3 @@ def _read_user(process: Path) -> str:
             except KeyError:
                 return str(uid)
     return "?"
-
-
-def _read_place(link: Path) -> str:
-    """Return what a link in /proc says, as the kernel wrote it; nothing where there is none any more."""
-    with contextlib.suppress(*GONE):
-        return os.readlink(link)  # noqa: PTH115 (Path would normalise what the kernel wrote)
-    return ""

@@ -6,14 +6,20 @@ the kernel's refusal of an exclusive open is the last word for those.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 from agent.core.model import DeviceNumber, Mount
 from agent.core.quoting import make_printable
 from agent.node.kernel.mountinfo import find_node_number, parse_mountinfo
-from agent.node.kernel.open_files import GONE, PROC, cannot_look, has_ended, is_shielded_init, list_processes
+from agent.node.kernel.open_files import (
+    PROC,
+    cannot_look,
+    has_ended,
+    is_shielded_init,
+    list_processes,
+    read_link,
+)
 
 PRIVATE_WARNING = "What is mounted here is seen by nobody outside of this mount namespace."
 PRIVATE_HINT = (
@@ -63,7 +69,7 @@ def find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path = PROC) ->
 
 def _find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path) -> str | None:
     own = os.readlink(proc / "self/ns/mnt")  # noqa: PTH115 (as it is)
-    seen: set[tuple[str, str | None]] = set()
+    seen: set[tuple[str, str]] = set()
     for process in list_processes(proc):
         found = _ask_process(process, own, seen, numbers)
         if found is not None:
@@ -72,7 +78,7 @@ def _find_mount_elsewhere(numbers: frozenset[DeviceNumber], proc: Path) -> str |
 
 
 def _ask_process(
-    process: Path, own: str, seen: set[tuple[str, str | None]], numbers: frozenset[DeviceNumber]
+    process: Path, own: str, seen: set[tuple[str, str]], numbers: frozenset[DeviceNumber]
 ) -> Mount | None:
     """Return the mount of a device that a process outside of our namespace sees; None without, or any more.
 
@@ -83,7 +89,7 @@ def _ask_process(
         if namespace == own:
             return None
         # One with a root directory of its own sees a part of its namespace.
-        place = (namespace, _read_root(process))
+        place = (namespace, read_link(process / "root"))
         if place in seen:
             return None
         mounts = _list_mounts(process, numbers)
@@ -96,12 +102,6 @@ def _ask_process(
         (one for one in mounts if one.device_number in numbers or find_node_number(one.source) in numbers),
         None,
     )
-
-
-def _read_root(process: Path) -> str | None:
-    with contextlib.suppress(*GONE):
-        return os.readlink(process / "root")  # noqa: PTH115
-    return None
 
 
 def _read_namespace(process: Path) -> str | None:

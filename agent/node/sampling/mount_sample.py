@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.core.errors import AgentError, CoveredError, NotMountedError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, FsType, Mount
+from agent.node.content.superblocks import FS_TYPES
 from agent.node.filesystem import change_mount as mounted
 from agent.node.kernel import grow_filesystem
 from agent.node.kernel.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
@@ -20,7 +21,6 @@ from agent.node.volume_session.inspect import open_partition
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44
 _EXT4_ERR_EROFS = 8
-_FS_TYPES = {kind.value: kind for kind in FsType}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _says_read_only(usage: os.statvfs_result) -> bool:
 
 
 def _measure(fd: int, mount: Mount, mount_fd: int) -> int | None:
-    kind = _FS_TYPES.get(mount.fs_type)
+    kind = FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
     try:

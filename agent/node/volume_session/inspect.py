@@ -29,7 +29,7 @@ from agent.core.model import (
     Unknown,
 )
 from agent.node.content.recognize import recognize
-from agent.node.content.superblocks import LAYOUTS, SpreadError, parse_settled
+from agent.node.content.superblocks import FS_TYPES, LAYOUTS, SpreadError, parse_settled
 from agent.node.device import open_device as device
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.links import find_links_to
@@ -48,7 +48,6 @@ from agent.node.mounts.own_mounts import (
     list_own_mounts,
 )
 
-_FS_TYPES = {kind.value: kind for kind in FsType}
 _LOOKS = 3
 
 
@@ -174,7 +173,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
 
 
 def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign | None:
-    kind = _FS_TYPES.get(mount.fs_type)
+    kind = FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
     partition = next((p for p in found.partitions if p.device_number == mount.device_number), None)

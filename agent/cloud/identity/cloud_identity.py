@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from typing_extensions import override
@@ -36,10 +36,9 @@ class Orchestrator(str, Enum):
 
 
 @dataclass(frozen=True)
-class SourceAnswer:
-    """What one source said of this node; ``problem`` is a clause where it said nothing usable."""
+class NodeFields:
+    """What a source may tell of a node, and what is known of it in the end."""
 
-    source: IdentitySource
     cluster_arn: str | None = None
     instance_group: str | None = None
     instance_name: str | None = None
@@ -53,25 +52,20 @@ class SourceAnswer:
     """The name of the EKS cluster that orchestrates it."""
     hyperpod_sign: str | None = None
     """What shows that this is a node of HyperPod, be it known or not of which cluster."""
+
+
+@dataclass(frozen=True)
+class SourceAnswer(NodeFields):
+    """What one source said of this node; ``problem`` is a clause where it said nothing usable."""
+
+    source: IdentitySource = field(kw_only=True)
     problem: str | None = None
 
 
 @dataclass(frozen=True)
-class CloudIdentity:
+class CloudIdentity(NodeFields):
     """The node as AWS knows it. A field is None where no source could be believed."""
 
-    cluster_arn: str | None = None
-    instance_group: str | None = None
-    instance_name: str | None = None
-    instance_id: str | None = None
-    region: str | None = None
-    account: str | None = None
-    zone: str | None = None
-    partition: str | None = None
-    orchestrator: Orchestrator | None = None
-    eks_cluster: str | None = None
-    hyperpod_sign: str | None = None
-    """What shows that this is a node of HyperPod, where its cluster is not known."""
     sources: tuple[tuple[str, IdentitySource], ...] = ()
     """(field, where its value came from)"""
     problems: tuple[str, ...] = ()

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from agent.cloud.identity.cloud_identity import (
     CloudIdentity,
     IdentitySource,
+    NodeFields,
     Orchestrator,
     SourceAnswer,
     partition_of_region,
@@ -85,7 +86,7 @@ def parse_node_name(host_name: str) -> SourceAnswer | None:
     if found is None:
         return None
     return SourceAnswer(
-        IdentitySource.HOST_NAME, instance_id=found[1], hyperpod_sign=f"its host name {host_name}"
+        source=IdentitySource.HOST_NAME, instance_id=found[1], hyperpod_sign=f"its host name {host_name}"
     )
 
 
@@ -97,7 +98,7 @@ def parse_resource_config(content: bytes, addresses: Collection[str]) -> SourceA
     that names several nodes with our addresses says nothing about any of them. Groups scaled down to nothing
     are listed with null in place of instances, instances that are being made without an address.
     """
-    of_cluster = SourceAnswer(IdentitySource.RESOURCE_CONFIG, hyperpod_sign="its resource_config.json")
+    of_cluster = SourceAnswer(source=IdentitySource.RESOURCE_CONFIG, hyperpod_sign="its resource_config.json")
     try:
         config = _read_json(content)
         of_cluster = _read_cluster(config, of_cluster)
@@ -226,18 +227,7 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Sou
         return SourceAnswer(source=IdentitySource.METADATA, problem=f"instance metadata {error}")
 
 
-_FIELDS = (
-    "cluster_arn",
-    "instance_group",
-    "instance_name",
-    "instance_id",
-    "region",
-    "account",
-    "zone",
-    "partition",
-    "orchestrator",
-    "eks_cluster",
-)
+_FIELDS = tuple(found.name for found in fields(NodeFields) if found.name != "hyperpod_sign")
 _NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id")
 
 

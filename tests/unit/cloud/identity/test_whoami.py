@@ -64,7 +64,7 @@ def test_file_tells_who_this_is() -> None:
     """The node is the one in the file with its address; region, account and partition come from the ARN."""
     finding = parse_resource_config(json.dumps(CONFIG).encode(), {"127.0.0.1", "10.1.2.3"})
     assert finding == SourceAnswer(
-        IdentitySource.RESOURCE_CONFIG,
+        source=IdentitySource.RESOURCE_CONFIG,
         cluster_arn=ARN,
         instance_group="compute-nodes",
         instance_name="compute-nodes-1",
@@ -318,7 +318,7 @@ def test_stale_file_names_nobody() -> None:
 def test_partition_follows_region(region: str, partition: str) -> None:
     """Without a better source, the region tells the partition."""
     assert partition_of_region(region) == partition
-    assert merge([SourceAnswer(IdentitySource.METADATA, region=region)]).partition == partition
+    assert merge([SourceAnswer(source=IdentitySource.METADATA, region=region)]).partition == partition
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ class Daemon:
 
     async def _leave_node(self, why: str, left_s: float) -> None:
         """Have every volume leave this node, whose end is near."""
-        from agent.cloud.orders.leave_node import leave_node  # noqa: PLC0415
+        from agent.cloud.orders.release_before_end import leave_node  # noqa: PLC0415
         from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
 
         async def tell(text: str) -> None:

@@ -19,9 +19,9 @@ from agent.cloud.plan.pools import plan_pool
 from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import Making, note_described
 from agent.cloud.state.released_volumes import EVERYTHING
-from agent.cloud.tasks.delete_expired import Expiry
-from agent.cloud.tasks.leaving_volumes import list_leaving
+from agent.cloud.tasks.delete_orphans import Expiry
 from agent.cloud.tasks.task import Concern, Means
+from agent.cloud.tasks.unwanted_volumes import list_leaving
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_modifications, is_searchable

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from agent.cloud.identity.identity_sources import IdentitySources
-from agent.cloud.orders import leave_node as leaving_node
-from agent.cloud.orders.leave_node import leave_node
+from agent.cloud.orders import release_before_end as ending
+from agent.cloud.orders.release_before_end import leave_node
 from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError
@@ -145,7 +145,7 @@ async def test_nobody_is_asked_unless_the_policy_says_so() -> None:
 
 @pytest.fixture
 def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(leaving_node, "AGAIN_S", 0.01)
+    monkeypatch.setattr(ending, "AGAIN_S", 0.01)
     node = Node(world.add_node(1), tmp_path / "agent.sock")
     node.hands.is_note_needed = False
     return node
@@ -188,7 +188,7 @@ async def test_volume_in_use_to_the_end_stays_with_who_writes(
     world: World, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When time is up it is mounted still, flushed as far as that goes, and not pulled from its users."""
-    monkeypatch.setattr(leaving_node, "LEAST_S", 0.2)
+    monkeypatch.setattr(ending, "LEAST_S", 0.2)
     async with node.serving():
         (used,) = await add_volumes(world, node, 1)
     node.hands.busy.add(used)

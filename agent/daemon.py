@@ -297,7 +297,7 @@ class Daemon:
 
     async def _leave_node(self, why: str, left_s: float) -> None:
         """Have every volume leave this node, whose end is near."""
-        from agent.cloud.orders.release_before_end import leave_node  # noqa: PLC0415
+        from agent.cloud.orders.release_before_end import release_before_end  # noqa: PLC0415
         from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
 
         async def tell(text: str) -> None:
@@ -307,7 +307,7 @@ class Daemon:
         taker = OrderTaker(self._board, orders, self.keep, lambda: self._policy, file, self._hands)
         context = taker.open_node_context(tell)
         if context is not None:
-            await leave_node(context, why, left_s)
+            await release_before_end(context, why, left_s)
 
     def _make_http_app(self) -> web.Application:
         from agent.report.endpoints.http import make_app  # noqa: PLC0415

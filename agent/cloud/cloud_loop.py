@@ -1,7 +1,7 @@
-"""The cloud half's loop: describe, have each concern decide, make one call for it, describe again.
+"""The cloud half's loop: describe, have each task decide, make one call for it, describe again.
 
 Tells the node half what the cloud knows (origins, which volume a claim has, why one is not here) and touches
-the node only through the hands it is given. A concern that fails rests by itself; the others go on. Where
+the node only through the hands it is given. A task that fails rests by itself; the others go on. Where
 nothing could be described the whole look rests, and what was told before stays.
 """
 
@@ -25,12 +25,12 @@ from agent.cloud.plan.pools import choose_share
 from agent.cloud.snapshots.take_due import SnapshotKeeper
 from agent.cloud.state.made_volumes import Makings
 from agent.cloud.state.process_memory import CloudMemory
-from agent.cloud.tasks.send_call import Doer
+from agent.cloud.tasks.send_call import CallSender
 from agent.cloud.tasks.status_checks import Checkups
 from agent.cloud.tasks.suspected_instances import Suspicion
-from agent.cloud.tasks.task import Concern, Means
+from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.tasks.undescribed_volumes import ASK_AGAIN_S, UntoldVolumes
-from agent.cloud.tasks.volume_tasks import list_concerns
+from agent.cloud.tasks.volume_tasks import list_tasks
 from agent.cloud.view.change_events import Record, log_event, log_failure
 from agent.cloud.view.cloud_report import CloudReport, Hands, make_ending, make_facts, needs_cloud
 from agent.cloud.view.cloud_state import CloudState, describe_all
@@ -85,11 +85,11 @@ class CloudLoop:
         self._memory = CloudMemory(makings or Makings())
         self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
         self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
-        self._doer = Doer(make, hands, self._memory, self._recent, clock, record)
+        self._sender = CallSender(make, hands, self._memory, self._recent, clock, record)
         self._checkups = Checkups(make, self._rests, clock, self._rng)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
         self._decided: dict[str, Do | Release] = {}
-        """By a concern's key, what it was about to do."""
+        """By a task's key, what it was about to do."""
         self._identity = KnownIdentity(identify)
         self._searched: Policy | None = None
         """The policy for which all marked volumes were described, and none of them is on its way."""
@@ -139,7 +139,7 @@ class CloudLoop:
         return pause_s if due_s is None else min(pause_s, due_s + self._rng.uniform(*SNAPSHOT_SPREAD_S))
 
     async def look(self) -> bool:
-        """Look once, make at most one call for each concern; returns whether any was made.
+        """Look once, make at most one call for each task; returns whether any was made.
 
         While looking rests nothing is asked, and nothing told: what was last told is still so. A volume that
         was never asked about ends the rest once: it may be waiting for what the answer is.
@@ -168,14 +168,14 @@ class CloudLoop:
         self._rests.forget(LOOK)
         self._untold.note_look(look)
         self._failure = None
-        concerns = tuple(list_concerns(look, self._means))
-        async with anyio.create_task_group() as tasks:
-            for concern in concerns:
-                tasks.start_soon(self._see_to, concern, look)
+        tasks = tuple(list_tasks(look, self._means))
+        async with anyio.create_task_group() as group:
+            for task in tasks:
+                group.start_soon(self._see_to, task, look)
         self._memory.dropped &= set(look.node.devices)
         self.is_settled = not (look.has_acted or look.endings or self._untold.is_unsure)
         self._waits_for_others = all(one.reason in _LASTING for one in look.endings.values())
-        marked = {concern.name for concern in concerns if concern.needs_marks}
+        marked = {task.name for task in tasks if task.needs_marks}
         if not look.has_acted and not marked & look.endings.keys():
             self._searched = policy
         await self._checkups.tend(look)
@@ -219,57 +219,57 @@ class CloudLoop:
                 look.add_pool(await describe_pools(self._make, unserved, state, last_digit))
                 await self._suspicion.find_leaver(look)
 
-    # -- One concern -----------------------------------------------------------------------------------------
+    # -- One task --------------------------------------------------------------------------------------------
 
-    async def _see_to(self, concern: Concern, look: CloudState) -> None:
-        """Do the next thing for one concern, and for what follows from it. Its errors end here."""
-        resting = self._rests.find(concern.key)
+    async def _see_to(self, task: CloudTask, look: CloudState) -> None:
+        """Do the next thing for one task, and for what follows from it. Its errors end here."""
+        resting = self._rests.find(task.key)
         if resting is not None:
-            self._let_be(concern, resting, look)
+            self._skip(task, resting, look)
             return
-        self._decided.pop(concern.key, None)
+        self._decided.pop(task.key, None)
         try:
-            decision = await concern.decide(look)
+            decision = await task.decide(look)
             if decision is not None:
-                await self._carry_out(concern, decision, look)
+                await self._carry_out(task, decision, look)
         except AgentError as error:
             self._identity.doubt(error)
-            if self._rests.note_failure(concern.key, error):
-                log_failure(error, entry=concern.name)
-            self._let_be(concern, make_ending(error), look)
+            if self._rests.note_failure(task.key, error):
+                log_failure(error, entry=task.name)
+            self._skip(task, make_ending(error), look)
             return
-        self._rests.forget(concern.key)
-        concern.foresee(look)
+        self._rests.forget(task.key)
+        task.foresee(look)
         if isinstance(decision, Settled):
-            for following in concern.list_following(decision.volume):
+            for following in task.list_following(decision.volume):
                 await self._see_to(following, look)
 
-    def _let_be(self, concern: Concern, ending: Wait | Refuse, look: CloudState) -> None:
-        """Leave a concern as it is for now; what was found out about it before still holds."""
-        claimed = self.findings.claimed.get(concern.name)
+    def _skip(self, task: CloudTask, ending: Wait | Refuse, look: CloudState) -> None:
+        """Leave a task as it is for now; what was found out about it before still holds."""
+        claimed = self.findings.claimed.get(task.name)
         if claimed is not None:
-            look.claimed.setdefault(concern.name, claimed)
-        look.foresee(concern.name, self._decided.get(concern.key), why=ending.message)
-        concern.foresee(look)
-        concern.tell(ending, look)
+            look.claimed.setdefault(task.name, claimed)
+        look.foresee(task.name, self._decided.get(task.key), why=ending.message)
+        task.foresee(look)
+        task.report(ending, look)
 
-    async def _carry_out(self, concern: Concern, decision: Decision, look: CloudState) -> None:
+    async def _carry_out(self, task: CloudTask, decision: Decision, look: CloudState) -> None:
         if isinstance(decision, (Wait, Refuse)):
-            concern.tell(decision, look)
+            task.report(decision, look)
         elif isinstance(decision, Release):
-            self._decided[concern.key] = decision
+            self._decided[task.key] = decision
             await self._hands.release(decision.volume_id)
             self._memory.dropped.add(decision.volume_id)
             look.has_acted = True
         elif isinstance(decision, Do):
-            self._decided[concern.key] = decision
-            waiting = self._recent.find_wait(concern.key, decision.call)
+            self._decided[task.key] = decision
+            waiting = self._recent.find_wait(task.key, decision.call)
             if waiting is None:
                 waiting = Wait(Reason.WAITING_FOR_CLOUD, f"AWS was asked to {decision.describe()}.")
                 look.has_acted = True
-                await self._doer.do(concern.name, concern.key, decision)
-            look.foresee(concern.name, decision, why=waiting.message)
-            concern.tell_asked(waiting, look)
+                await self._sender.send(task.name, task.key, decision)
+            look.foresee(task.name, decision, why=waiting.message)
+            task.report_asked(waiting, look)
 
     # -- Telling ---------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class NodeHands:
                 observed = await session.observe(None)
                 _check_ours(observed)
                 mounts = observed.mounts
-                await _let_go(session, observed)
+                await _release_all_uses(session, observed)
         except AgentError as error:
             # What hides a mount need not be in the way of taking the volume from under it.
             if is_forced and (isinstance(error, CoveredError) or not isinstance(error, RefusedError)):
@@ -272,7 +272,7 @@ def _check_ours(observed: Observed) -> None:
         )
 
 
-async def _let_go(session: Session, observed: Observed) -> None:
+async def _release_all_uses(session: Session, observed: Observed) -> None:
     """Unmount the volume, innermost mounts first, then see that nobody has its device, and flush it."""
     for mount in sorted(observed.mounts, key=lambda mount: mount.mount_id, reverse=True):
         await session.execute(Unmount(mount), observed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agent.cloud.aws_worker.client import CloudClient
     from agent.cloud.aws_worker.process import WorkerSettings
     from agent.cloud.cloud_loop import CloudLoop
-    from agent.cloud.orders.runner import Follower, Tell
+    from agent.cloud.orders.runner import Follower, Report
     from agent.cloud.plan.decisions import NodeView
     from agent.cloud.state.made_volumes import Makings
     from agent.cloud.state.state_file import FileStore
@@ -94,7 +94,7 @@ class CloudService:
         """What was last told while it is not known whether AWS is wanted."""
         self._news = anyio.Event()
 
-    async def prepare_orders(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
+    async def prepare_orders(self, report: Report) -> tuple[Follower, Callable[[], NodeView]]:
         """Return what carries out a person's orders, or raise AgentError where AWS is switched off."""
         if self._policy().agent.cloud.enabled is False:
             raise AgentError(
@@ -106,7 +106,7 @@ class CloudService:
 
         self._identity = await identify_node(self._surroundings())
         self._identity = await identify_node(self._surroundings(), self.make)
-        return Follower(self.make, self._hands, tell, self._note_by_hand, self._record), self._view
+        return Follower(self.make, self._hands, report, self._note_by_hand, self._record), self._view
 
     async def make(self, call: Call[T], *, within: Within = nullcontext) -> T:
         """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""

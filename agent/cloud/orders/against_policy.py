@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import TAG_CLAIM, TAG_CLUSTER, CloudVolume
-from agent.cloud.plan.claim_removed import find_departure, find_orphans
+from agent.cloud.plan.claim_removed import find_planned_deletion, find_removed
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.plan.wanted_volume import WantedVolume, want_volume
 from agent.core.errors import AgentError, ExitCode, RefusedError
@@ -65,8 +65,8 @@ class PolicyGuard:
 
     async def check_attach(self, volume: CloudVolume) -> None:
         """Raise RefusedError for a volume that the agent is going to detach and delete."""
-        departure = find_departure(volume)
-        if departure is None or not find_orphans([volume], self.policy, self.node):
+        departure = find_planned_deletion(volume)
+        if departure is None or not find_removed([volume], self.policy, self.node):
             return
         where = await self._name([("volumes",)])
         raise RefusedError(

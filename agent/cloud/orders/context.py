@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.orphans import OrphanOrders
 from agent.cloud.orders.request_fields import find_volume
-from agent.cloud.orders.runner import Follower, Tell
+from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.orders.snapshots import SnapshotOrders
 from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.plan.decisions import NodeView
@@ -81,6 +81,6 @@ class NodeOrderContext:
     node: NodeSide
     keep: Callable[[VolumeId], None]
     """Gives a released volume back to the policy."""
-    tell: Tell
+    report: Report
     open_aws: Callable[[], Awaitable[OrderContext]]
     """Returns what asks AWS, or raises AgentError where the policy says not to."""

@@ -35,7 +35,7 @@ class State(str, Enum):
     FAILED = "failed"
 
     @property
-    def is_let_go(self) -> bool:
+    def is_released(self) -> bool:
         return self in {State.DETACHED, State.RELEASED, State.NOT_DETACHED}
 
 
@@ -65,24 +65,24 @@ async def release_all(context: NodeOrderContext) -> dict[str, Any]:
     here = await context.node.note_all_by_hand()
     outcomes: dict[VolumeId, Outcome] = {}
 
-    async def let_go(volume_id: VolumeId) -> None:
-        outcomes[volume_id] = await _let_go(context, volume_id)
+    async def release_one(volume_id: VolumeId) -> None:
+        outcomes[volume_id] = await _release(context, volume_id)
 
     async with anyio.create_task_group() as tasks:
         for volume_id in here:
-            tasks.start_soon(let_go, volume_id)
+            tasks.start_soon(release_one, volume_id)
     if not await context.node.write_released():
-        await context.tell(
+        await context.report(
             "What is released could not be written down: an agent that is started anew uses it again."
             " `journalctl -u ebs-agent` says why."
         )
-    free = [volume_id for volume_id in here if outcomes[volume_id].state.is_let_go]
+    free = [volume_id for volume_id in here if outcomes[volume_id].state.is_released]
     if free:
         await _detach_all(context, free, outcomes)
     return _answer([outcomes[volume_id] for volume_id in here])
 
 
-async def _let_go(context: NodeOrderContext, volume_id: VolumeId) -> Outcome:
+async def _release(context: NodeOrderContext, volume_id: VolumeId) -> Outcome:
     """Unmount and flush one volume; its errors are its outcome."""
     status = context.board.get(volume_id)
     outcome = Outcome(
@@ -100,7 +100,7 @@ async def _let_go(context: NodeOrderContext, volume_id: VolumeId) -> Outcome:
         elif isinstance(error, RefusedError):
             state = State.NOT_OURS
         outcome = replace(outcome, state=state, message=error.message, hint=error.hint)
-    await context.tell(outcome.message)
+    await context.report(outcome.message)
     return outcome
 
 
@@ -131,7 +131,7 @@ async def _tell_attached(
     here = [volume_id for volume_id in free if volume_id in context.node.list_devices()]
     if not here:
         return
-    await context.tell(f"Still attached: {', '.join(here)}; {why} {DETACH_YOURSELF}")
+    await context.report(f"Still attached: {', '.join(here)}; {why} {DETACH_YOURSELF}")
     for volume_id in here:
         message = f"{volume_id} is unmounted and flushed, and stays so; it is still attached: {why}"
         outcomes[volume_id] = replace(outcomes[volume_id], message=message, hint=DETACH_YOURSELF)
@@ -148,7 +148,7 @@ async def _detach(context: NodeOrderContext, aws: OrderContext, outcome: Outcome
         if error.reason is Reason.DEVICE_BUSY:  # by somebody who has begun to use it since
             return replace(outcome, state=State.IN_USE, message=error.message, hint=error.hint)
         explained = explain_attached(volume_id, error)
-        await context.tell(explained.message)
+        await context.report(explained.message)
         return replace(outcome, state=State.NOT_DETACHED, message=explained.message, hint=explained.hint)
     return replace(outcome, state=State.DETACHED, message=f"{volume_id} is detached.")
 

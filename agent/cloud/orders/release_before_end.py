@@ -25,7 +25,7 @@ LEAST_S = 10.0
 log = get_logger(__name__)
 
 
-async def leave_node(context: NodeOrderContext, why: str, left_s: float) -> None:
+async def release_before_end(context: NodeOrderContext, why: str, left_s: float) -> None:
     """Unmount, flush and detach every volume, each by itself; return when all are gone, or time is up.
 
     ``why``: a clause for the status of each. One that somebody uses is flushed under them, told, and tried
@@ -35,7 +35,7 @@ async def leave_node(context: NodeOrderContext, why: str, left_s: float) -> None
     left = set(here)
 
     async def take_away(volume_id: VolumeId) -> None:
-        if await _let_go(context, volume_id) and await _detach(context, volume_id):
+        if await _release(context, volume_id) and await _detach(context, volume_id):
             left.discard(volume_id)
 
     with anyio.move_on_after(max(LEAST_S, left_s)):
@@ -45,7 +45,7 @@ async def leave_node(context: NodeOrderContext, why: str, left_s: float) -> None
     log.warning("instance.left", volumes=len(here), left=sorted(left))
 
 
-async def _let_go(context: NodeOrderContext, volume_id: VolumeId) -> bool:
+async def _release(context: NodeOrderContext, volume_id: VolumeId) -> bool:
     """Unmount and flush one volume, as soon as nobody uses it; False where it cannot be."""
     told = None
     while (error := await _try_release(context, volume_id)) is not None:

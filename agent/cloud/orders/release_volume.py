@@ -27,7 +27,7 @@ async def attach(context: NodeOrderContext, request: OrderRequest, order: Order)
     volume_id = find_volume(context.board, str(request.get("volume", "")))
     if volume_id in context.node.released and volume_id in context.node.list_devices():
         context.keep(volume_id)
-        await context.tell(f"{volume_id} is here, and the policy's again.")
+        await context.report(f"{volume_id} is here, and the policy's again.")
         return {"volume_id": volume_id}
     return await order(await context.open_aws(), request)
 
@@ -44,7 +44,7 @@ async def detach(context: NodeOrderContext, request: OrderRequest, order: Order)
     except AgentError as unreachable:
         if volume_id not in context.node.list_devices():
             raise  # there is nothing that the node could do
-        await context.tell(f"Unmounting and flushing {volume_id}.")
+        await context.report(f"Unmounting and flushing {volume_id}.")
         await context.node.note_by_hand(volume_id)
         await release(context.node, volume_id, is_forced=request.get("force") is True)
         raise explain_attached(volume_id, unreachable) from unreachable

@@ -24,7 +24,7 @@ from agent.cloud.orders.request_fields import (
     read_new_volume,
     refuse_request,
 )
-from agent.cloud.orders.runner import Follower, Tell
+from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.orders.snapshots import show_snapshot
 from agent.cloud.plan.decisions import NodeView
 from agent.core.errors import AgentError, ExitCode
@@ -36,7 +36,7 @@ from agent.report import api
 from agent.report.board.board import Board
 from agent.report.serving.json_lines import open_lines
 
-PrepareOrders = Callable[[Tell], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
+PrepareOrders = Callable[[Report], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
 """Returns what carries orders out, or raises AgentError where AWS is switched off."""
 
 
@@ -72,47 +72,47 @@ class OrderTaker:
     async def take_order(self, http: web.Request) -> web.StreamResponse:
         name, request = http.match_info["order"], await _read_request(http)
 
-        async def carry_out(tell: Tell) -> Answer:
+        async def carry_out(report: Report) -> Answer:
             order = _find_order(name)
             check_request(name, request)
-            context = self.open_node_context(tell)
+            context = self.open_node_context(report)
             if context is not None and name in NODE_ORDERS:
                 return await NODE_ORDERS[name](context, request, order)
-            return await order(await self._open_aws(tell), request)
+            return await order(await self._open_aws(report), request)
 
         return await _answer(http, carry_out)
 
     async def take_release(self, http: web.Request) -> web.StreamResponse:
         request = await _read_request(http)
 
-        async def carry_out(tell: Tell) -> Answer:
-            context = self.open_node_context(tell)
+        async def carry_out(report: Report) -> Answer:
+            context = self.open_node_context(report)
             if context is None or request.keys() != {"all"} or request["all"] is not True:
                 raise refuse_request("What is to be released is not said.", 'The request are {"all": true}.')
             return await release_all(context)
 
         return await _answer(http, carry_out)
 
-    async def _open_aws(self, tell: Tell) -> OrderContext:
-        follower, view = await self.prepare(tell)
+    async def _open_aws(self, report: Report) -> OrderContext:
+        follower, view = await self.prepare(report)
         return OrderContext(follower, view, self.board, self.keep, self.policy, self.policy_file)
 
-    def open_node_context(self, tell: Tell) -> NodeOrderContext | None:
+    def open_node_context(self, report: Report) -> NodeOrderContext | None:
         """Return what carries orders out on the node first; None where there is no node to do that."""
         if self.node is None:
             return None
-        return NodeOrderContext(self.board, self.node, self.keep, tell, lambda: self._open_aws(tell))
+        return NodeOrderContext(self.board, self.node, self.keep, report, lambda: self._open_aws(report))
 
 
-async def _answer(http: web.Request, carry_out: Callable[[Tell], Awaitable[Answer]]) -> web.StreamResponse:
+async def _answer(http: web.Request, carry_out: Callable[[Report], Awaitable[Answer]]) -> web.StreamResponse:
     """Answer with lines: what is told meanwhile, and last what came of it, which may hold an error."""
     async with open_lines(http) as lines:
 
-        async def tell(text: str) -> None:
+        async def report(text: str) -> None:
             await lines.write({"text": text})
 
         try:
-            answer = await carry_out(tell)
+            answer = await carry_out(report)
         except AgentError as error:
             await lines.write(api.show_error(error))
         else:

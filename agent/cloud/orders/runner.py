@@ -20,7 +20,7 @@ from agent.core.errors import AgentError, ExitCode, NotAnsweringError, RefusedEr
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 
-Tell = Callable[[str], Awaitable[None]]
+Report = Callable[[str], Awaitable[None]]
 
 PATIENCE_S = 600.0
 """For what AWS brings about within a minute when all is well."""
@@ -43,11 +43,11 @@ class Sighting:
 
 @dataclass
 class Follower:
-    """What orders are carried out with. ``tell`` takes sentences for the person who gave the order."""
+    """What orders are carried out with. ``report`` takes sentences for the person who gave the order."""
 
     make: Make
     hands: Hands
-    tell: Tell
+    report: Report
     note_by_hand: Callable[[VolumeId], Awaitable[None]] | None = None
     """Writes down, before a volume is let go, that a person took it away."""
     record: Record | None = None
@@ -67,10 +67,10 @@ class Follower:
         return record_changes(self._ask, self.record or log_event, volume_id=volume_id, by="order")
 
     async def say(self, text: str) -> None:
-        """Tell a sentence, unless it was the last one told."""
+        """Report a sentence, unless it was the last one told."""
         if text != self._said:
             self._said = text
-            await self.tell(text)
+            await self.report(text)
 
     async def follow(
         self, subject: str, look: Callable[[], Awaitable[Sighting]], patience_s: float = PATIENCE_S

@@ -57,17 +57,17 @@ class VolumeOrders:
 
     async def detach(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         """Unmount, flush and detach the volume; ends when it is gone from API and node."""
-        has_let_go = False  # by this order: whoever has begun to use it since an earlier one is to be named
+        has_released = False  # by this order: whoever has begun to use it since an earlier one is to be named
 
         async def look() -> Sighting:
-            nonlocal has_let_go
+            nonlocal has_released
             volume = await describe_one(self._follower, volume_id)
             node = self._view()
-            decision = plan_detach(volume, node, is_released=has_let_go)
+            decision = plan_detach(volume, node, is_released=has_released)
             _require_api(decision, node)
             done = f"{volume_id} is detached."
             sighting = await self._follower.carry_out(volume_id, decision, done, is_forced=is_forced)
-            has_let_go = has_let_go or isinstance(decision, Release)
+            has_released = has_released or isinstance(decision, Release)
             return sighting
 
         await self._follower.follow(volume_id, look)

@@ -36,7 +36,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
-class Departure:
+class PlannedDeletion:
     """A volume that is going to be deleted."""
 
     volume_id: VolumeId
@@ -55,7 +55,7 @@ class Departure:
         return f"{self.volume_id} has no entry any more: {when} {last}, as claim {self.claim!r} said."
 
 
-def find_orphans(volumes: Iterable[CloudVolume], policy: Policy, node: NodeView) -> tuple[CloudVolume, ...]:
+def find_removed(volumes: Iterable[CloudVolume], policy: Policy, node: NodeView) -> tuple[CloudVolume, ...]:
     """Return this node's volumes that nothing in the policy is for; never those of the whole cluster."""
     if node.node_key is None:
         return ()
@@ -80,8 +80,8 @@ def is_meant(entry: VolumeEntry, volume: CloudVolume) -> bool:
     return entry.match is not None and is_matching(entry.match, volume)
 
 
-def find_pardoned(
-    volumes: Iterable[CloudVolume], orphans: Sequence[CloudVolume], node: NodeView
+def find_wanted_again(
+    volumes: Iterable[CloudVolume], removed: Sequence[CloudVolume], node: NodeView
 ) -> tuple[CloudVolume, ...]:
     """Return this node's volumes that were to be deleted, and are wanted again."""
     return tuple(
@@ -91,17 +91,17 @@ def find_pardoned(
         and not volume.is_gone
         and volume.is_made_by_agent
         and (volume.tag(TAG_CLUSTER), volume.tag(TAG_NODE)) == (node.cluster_key, node.node_key)
-        and volume not in orphans
+        and volume not in removed
     )
 
 
-def plan_pardon(volume: CloudVolume) -> Decision:
+def plan_cancel_deletion(volume: CloudVolume) -> Decision:
     """Take the time of its deletion off a volume that is wanted again."""
     return Do(CreateTags(volume.volume_id, ((TAG_DELETE_AFTER, ""),)))
 
 
-def find_departure(volume: CloudVolume) -> Departure | None:
-    """Return that an orphan is going to be deleted; None: it is retained.
+def find_planned_deletion(volume: CloudVolume) -> PlannedDeletion | None:
+    """Return that a volume whose claim is gone is going to be deleted; None: it is retained.
 
     What the policy said when the claim was in it counts, and is on the volume itself. Anything but an exact
     ``delete`` or ``snapshot`` retains.
@@ -109,7 +109,7 @@ def find_departure(volume: CloudVolume) -> Departure | None:
     rule = volume.tag(TAG_ON_DELETE)
     if rule not in {"delete", "snapshot"}:
         return None
-    return Departure(
+    return PlannedDeletion(
         volume.volume_id, volume.tag(TAG_CLAIM) or "", rule, parse_time(volume.tag(TAG_DELETE_AFTER))
     )
 
@@ -127,7 +127,7 @@ def write_time(moment: datetime) -> str:
     return f"{moment:{_TIME}}"
 
 
-def plan_orphan(
+def plan_removed(
     volume: CloudVolume,
     snapshots: Sequence[CloudSnapshot],
     node: NodeView,
@@ -140,16 +140,16 @@ def plan_orphan(
 
     ``deadline``: the time of its deletion that is written on it, unless one is.
     """
-    departure = find_departure(volume)
-    if departure is None:
+    deletion = find_planned_deletion(volume)
+    if deletion is None:
         return None
     instance_id = node.identity.instance_id or ""
     is_here = volume.volume_id in node.devices or volume.attachment_to(instance_id) is not None
     if volume.attachments and not is_here:
         return None
-    if departure.after is None:
+    if deletion.after is None:
         return Do(CreateTags(volume.volume_id, ((TAG_DELETE_AFTER, write_time(deadline)),)))
-    if now < departure.after:
+    if now < deletion.after:
         return None
     if is_here:
         return plan_detach(volume, node, is_released=is_released)

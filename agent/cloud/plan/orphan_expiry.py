@@ -25,7 +25,7 @@ _CLOCK_ERROR = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Unheld:
+class OrphanTimes:
     """Since when a volume is known to be free, and when it was last seen so."""
 
     since: datetime
@@ -36,13 +36,13 @@ class Unheld:
         return f"{write_time(self.since)} {write_time(self.seen)}"
 
 
-def read_unheld(volume: CloudVolume, now: datetime) -> Unheld | None:
+def read_orphan_times(volume: CloudVolume, now: datetime) -> OrphanTimes | None:
     """Return what is written on a volume; None where that says nothing about the present time."""
     since, _, seen = (volume.tag(TAG_UNHELD) or "").partition(" ")
     first, last = parse_time(since), parse_time(seen)
     if first is None or last is None or not first <= last <= now + _CLOCK_ERROR:
         return None
-    return Unheld(first, last) if now - last <= SEEN_LIMIT else None
+    return OrphanTimes(first, last) if now - last <= SEEN_LIMIT else None
 
 
 def find_obstacle(volume: CloudVolume, policy: Policy, gone: Collection[str]) -> str | None:
@@ -65,11 +65,11 @@ def find_deadline(volume: CloudVolume, limit: timedelta, now: datetime) -> datet
     """Return when a free volume is to be deleted; None where what it was made under does not want that."""
     if volume.tag(TAG_ON_DELETE) not in {"delete", "snapshot"}:
         return None
-    unheld = read_unheld(volume, now)
-    return limit + (now if unheld is None else unheld.since)
+    times = read_orphan_times(volume, now)
+    return limit + (now if times is None else times.since)
 
 
-def plan_unheld(
+def plan_orphan(
     volume: CloudVolume, limit: timedelta, snapshots: Sequence[CloudSnapshot], now: datetime
 ) -> Decision | None:
     """Decide the next thing about a free volume whose last holder is gone; None: nothing, for now.
@@ -79,10 +79,10 @@ def plan_unheld(
     deadline = find_deadline(volume, limit, now)
     if deadline is None or volume.attachments or volume.state != "available":
         return None
-    unheld = read_unheld(volume, now)
-    if unheld is not None and now >= deadline:
+    times = read_orphan_times(volume, now)
+    if times is not None and now >= deadline:
         return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
-    if unheld is not None and now - unheld.seen < SEEN_EVERY:
+    if times is not None and now - times.seen < SEEN_EVERY:
         return None
-    written = Unheld(now if unheld is None else unheld.since, now).write()
+    written = OrphanTimes(now if times is None else times.since, now).write()
     return Do(CreateTags(volume.volume_id, ((TAG_UNHELD, written),)))

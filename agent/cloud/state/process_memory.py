@@ -11,7 +11,7 @@ from agent.core.model import VolumeId
 
 @dataclass
 class CloudMemory:
-    """The cloud loop's memory, which its concerns read and write."""
+    """The cloud loop's memory, which its tasks read and write."""
 
     makings: Makings = field(default_factory=Makings)
     """Of claims' volumes; on a node this outlasts the process."""

@@ -1,4 +1,4 @@
-"""The concern about volumes of claims that nobody holds, and that their claim has deleted in time.
+"""The task about volumes of claims that nobody holds, and that their claim has deleted in time.
 
 Every node of the cluster looks for them, rarely; what one has written on a volume is enough for the others.
 """
@@ -17,10 +17,10 @@ from agent.cloud.aws.models import CloudVolume
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.instance_gone import find_gone
-from agent.cloud.plan.orphan_expiry import find_deadline, find_obstacle, plan_unheld
+from agent.cloud.plan.orphan_expiry import find_deadline, find_obstacle, plan_orphan
 from agent.cloud.plan.pools import find_last_holder, find_pool, rank_holder
 from agent.cloud.plan.wanted_volume import WantedVolume
-from agent.cloud.tasks.task import Concern, Means
+from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_pools
@@ -32,7 +32,7 @@ FIRST_LOOK_S = 600.0
 """The nodes of a cluster that start at once look for the first time within this."""
 
 
-class Expiry(Concern):
+class DeleteOrphansTask(CloudTask):
     """What nobody holds for as long as its claim says is to go."""
 
     key = "(unheld volumes)"
@@ -95,7 +95,7 @@ class Expiry(Concern):
         if holder is None or deadline is None or find_obstacle(volume, look.policy, {holder}) is not None:
             return None
         final = await self._means.snapshots.find_final(volume) if now >= deadline else ()
-        decision = plan_unheld(volume, limit, final, now)
+        decision = plan_orphan(volume, limit, final, now)
         marked_s = memory.unheld_marked_s.get(volume.volume_id)
         is_mark = isinstance(decision, Do) and isinstance(decision.call, CreateTags)
         is_marked = is_mark and marked_s is not None and now_s - marked_s <= pending_calls.LIMIT_S
@@ -115,7 +115,7 @@ class Expiry(Concern):
             look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline)
 
     @override
-    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
+    def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say nothing of entries: theirs are other volumes."""
 
 

@@ -1,4 +1,4 @@
-"""Makes the one call that a concern decided on, and takes note of what came of it."""
+"""Makes the one call that a task decided on, and takes note of what came of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOST_CODES = frozenset({"VolumeInUse", "IncorrectState"})
 """What an attach is answered with where somebody else has the volume, by EC2 and by HyperPod."""
 
 
-class Doer:
+class CallSender:
     """Makes changes, and remembers what has to be remembered of them."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Doer:
         self._clock = clock
         self._record = record
 
-    async def do(self, name: str, key: str, decision: Do) -> None:
+    async def send(self, name: str, key: str, decision: Do) -> None:
         """Make the call for an entry ``name``; ``key`` is what it is remembered under. Raises CloudError."""
         call = decision.call
         if isinstance(call, (CreateVolume, CopyVolumes)):

@@ -1,7 +1,7 @@
-"""What a concern of the cloud half is, and what it decides with.
+"""What a task of the cloud half is, and what it decides with.
 
-A concern decides the one next thing about its volume; the loop does it, in the same way for all of them, and
-lets a concern that failed rest without keeping the others from theirs.
+A task decides the one next thing about its volume; the loop does it, in the same way for all of them, and
+lets a task that failed rest without keeping the others from theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agent.core.steps import Refuse, Wait
 
 @dataclass(frozen=True)
 class Means:
-    """What concerns decide with."""
+    """What tasks decide with."""
 
     make: Make
     memory: CloudMemory
@@ -34,7 +34,7 @@ class Means:
     now: Callable[[], datetime]
 
 
-class Concern(ABC):
+class CloudTask(ABC):
     """One thing to bring about, call by call."""
 
     name: str
@@ -48,7 +48,7 @@ class Concern(ABC):
     async def decide(self, look: CloudState) -> Decision | None:
         """Return the next thing to do; None: nothing, now."""
 
-    def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
+    def list_following(self, volume: CloudVolume) -> Iterator[CloudTask]:
         """Return what is to be seen to once ``volume`` is here."""
         del volume
         return iter(())
@@ -57,10 +57,10 @@ class Concern(ABC):
         """Note what is decided on for a later time."""
         del look
 
-    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
+    def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why this is not as wanted: here, why the volume cannot be used."""
         look.endings[self.name] = ending
 
-    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
+    def report_asked(self, waiting: Wait, look: CloudState) -> None:
         """Say that AWS was asked for what is wanted."""
-        self.tell(waiting, look)
+        self.report(waiting, look)

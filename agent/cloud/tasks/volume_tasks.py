@@ -1,4 +1,4 @@
-"""What the cloud half is concerned with: that a volume is here, has its shape, its snapshots, or goes."""
+"""The tasks of the cloud half: that a volume is here, has its shape, its snapshots, or goes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from agent.cloud.plan.pools import plan_pool
 from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import Making, note_described
 from agent.cloud.state.released_volumes import EVERYTHING
-from agent.cloud.tasks.delete_orphans import Expiry
-from agent.cloud.tasks.task import Concern, Means
-from agent.cloud.tasks.unwanted_volumes import list_leaving
+from agent.cloud.tasks.delete_orphans import DeleteOrphansTask
+from agent.cloud.tasks.task import CloudTask, Means
+from agent.cloud.tasks.unwanted_volumes import list_unwanted
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_modifications, is_searchable
@@ -31,15 +31,15 @@ from agent.core.steps import Refuse, Wait
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 
 
-def list_concerns(look: CloudState, means: Means) -> Iterator[Concern]:
-    """Return the concerns a look begins with."""
+def list_tasks(look: CloudState, means: Means) -> Iterator[CloudTask]:
+    """Return the tasks a look begins with."""
     for entry in look.entries:
-        yield Presence(entry, means)
-    yield from list_leaving(look, means)
-    yield Expiry(means)
+        yield AttachTask(entry, means)
+    yield from list_unwanted(look, means)
+    yield DeleteOrphansTask(means)
 
 
-class Presence(Concern):
+class AttachTask(CloudTask):
     """The volume of a policy entry is to be here."""
 
     def __init__(self, entry: VolumeEntry, means: Means) -> None:
@@ -137,7 +137,7 @@ class Presence(Concern):
         )
 
     @override
-    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
+    def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
         claimed = look.claimed.get(self.name, self._entry.volume_id)
         if look.has_device(claimed):
@@ -146,15 +146,15 @@ class Presence(Concern):
             look.endings[self.name] = ending
 
     @override
-    def list_following(self, volume: CloudVolume) -> Iterator[Concern]:
+    def list_following(self, volume: CloudVolume) -> Iterator[CloudTask]:
         if self._entry.claim is not None:
-            yield Shape(self.name, self._entry.claim, volume, self._means)
-            yield Tagging(self.name, self._entry.claim, volume, self._means)
+            yield MatchClassTask(self.name, self._entry.claim, volume, self._means)
+            yield MatchTagsTask(self.name, self._entry.claim, volume, self._means)
         if self._entry.snapshots is not None:
-            yield Snapshots(self.name, self._entry.snapshots, volume, self._means)
+            yield SnapshotTask(self.name, self._entry.snapshots, volume, self._means)
 
 
-class Upkeep(Concern):
+class UpkeepTask(CloudTask):
     """Something about a volume that is here, and is used whatever comes of it."""
 
     def __init__(self, name: str, what: str, volume: CloudVolume, means: Means) -> None:
@@ -163,16 +163,16 @@ class Upkeep(Concern):
         self._means = means
 
     @override
-    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
+    def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever."""
         look.note(self.name, ending)
 
     @override
-    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
+    def report_asked(self, waiting: Wait, look: CloudState) -> None:
         """Say nothing: that a volume in use is being changed is no defect of it."""
 
 
-class Likeness(Upkeep):
+class MatchTask(UpkeepTask):
     """A claim's volume is to be as its claim and class say. What it is not is told, whatever comes of it."""
 
     def __init__(self, name: str, what: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
@@ -187,7 +187,7 @@ class Likeness(Upkeep):
             look.drift[self.name] = (*look.drift.get(self.name, ()), *differences)
 
     @override
-    def tell(self, ending: Wait | Refuse, look: CloudState) -> None:
+    def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Note what cannot be changed, now or ever, and why not."""
         with suppress(AgentError):  # what is wanted cannot be said: that is the ending
             differences = self._find(look.want(self.name, self._claim))
@@ -197,7 +197,7 @@ class Likeness(Upkeep):
         look.note(self.name, ending)
 
     @override
-    def tell_asked(self, waiting: Wait, look: CloudState) -> None:
+    def report_asked(self, waiting: Wait, look: CloudState) -> None:
         """Tell of what AWS was not asked for, since it would not do it."""
         differences = ask(self._find(look.want(self.name, self._claim)))
         self._note(look, differences)
@@ -206,7 +206,7 @@ class Likeness(Upkeep):
             look.note(self.name, notice)
 
 
-class Shape(Likeness):
+class MatchClassTask(MatchTask):
     """It is to have the size, type and numbers its class says."""
 
     def __init__(self, name: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
@@ -234,7 +234,7 @@ class Shape(Likeness):
         return planned
 
 
-class Tagging(Likeness):
+class MatchTagsTask(MatchTask):
     """It is to have the tags its class says, and the agent's marks."""
 
     def __init__(self, name: str, claim: Claim, volume: CloudVolume, means: Means) -> None:
@@ -249,7 +249,7 @@ class Tagging(Likeness):
         return plan_tags(self._volume, look.want(self.name, self._claim))
 
 
-class Snapshots(Upkeep):
+class SnapshotTask(UpkeepTask):
     """A volume is to have the snapshots its schedule says."""
 
     def __init__(self, name: str, entry: SnapshotsEntry, volume: CloudVolume, means: Means) -> None:

@@ -12,7 +12,7 @@ from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.plan.attach_volume import is_matching
-from agent.cloud.plan.claim_removed import Departure
+from agent.cloud.plan.claim_removed import PlannedDeletion
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import Do, NodeView, Release
 from agent.cloud.plan.device_names import list_given_names
@@ -47,7 +47,7 @@ class CloudState:
     notices: dict[str, Wait | Refuse] = field(default_factory=dict)
     drift: dict[str, tuple[Difference, ...]] = field(default_factory=dict)
     """By entry name, in what its claim's volume is not as the claim and its class say."""
-    departures: dict[VolumeId, Departure] = field(default_factory=dict)
+    departures: dict[VolumeId, PlannedDeletion] = field(default_factory=dict)
     calls: list[NextCall] = field(default_factory=list)
     """What is decided on and not seen to have happened."""
     asked: frozenset[VolumeId] = frozenset()

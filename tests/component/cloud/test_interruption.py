@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.orders import release_before_end as ending
-from agent.cloud.orders.release_before_end import leave_node
+from agent.cloud.orders.release_before_end import release_before_end
 from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError
@@ -158,7 +158,7 @@ async def leave(node: Node, left_s: float) -> None:
     context = taker.open_node_context(tell)
     assert context is not None
     with anyio.fail_after(60):
-        await leave_node(context, "was let go", left_s)
+        await release_before_end(context, "was let go", left_s)
 
 
 async def test_everything_leaves_and_is_not_noted(world: World, node: Node) -> None:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agent.cli.client import Client
 from agent.cloud.orders.routes import add_cloud_routes
-from agent.cloud.orders.runner import Follower, Tell
+from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.state.released_volumes import EVERYTHING
 from agent.core.errors import AgentError, ExitCode
@@ -88,12 +88,12 @@ class Node:
         self.node = node
         self.path = path
 
-    async def prepare(self, tell: Tell) -> tuple[Follower, Callable[[], NodeView]]:
+    async def prepare(self, report: Report) -> tuple[Follower, Callable[[], NodeView]]:
         await self.begins.wait()
         if self.unreachable is not None:
             raise self.unreachable
         note = self.hands.note_by_hand
-        return Follower(self.node.make, self.hands, tell, pause_s=0.01, note_by_hand=note), self._view
+        return Follower(self.node.make, self.hands, report, pause_s=0.01, note_by_hand=note), self._view
 
     def _view(self) -> NodeView:
         return NodeView(self.node.identity, self.api, frozenset(self.hands.list_devices()))

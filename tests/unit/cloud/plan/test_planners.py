@@ -32,7 +32,7 @@ from agent.cloud.permissions.iam_policy import (
     makes_encrypted,
 )
 from agent.cloud.plan.attach_volume import choose_volume, plan_attach, plan_detach
-from agent.cloud.plan.claim_removed import plan_orphan
+from agent.cloud.plan.claim_removed import plan_removed
 from agent.cloud.plan.claims import plan_claim
 from agent.cloud.plan.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.plan.instance_gone import is_absent
@@ -278,13 +278,13 @@ def test_only_the_exact_word_deletes(rule: str) -> None:
     """Whatever else the tag says, the volume is retained."""
     tags = tuple((name, rule if name == "ebs-agent:on-delete" else value) for name, value in WANTED.all_tags)
     orphan = replace(FREE, tags=tags)
-    assert plan_orphan(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
+    assert plan_removed(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
 
 
 def test_orphan_on_another_node_is_left() -> None:
     """A volume that is in use elsewhere is not this node's to drop."""
     orphan = replace(held("attached", OTHER), tags=replace(WANTED, on_delete="delete").all_tags)
-    assert plan_orphan(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
+    assert plan_removed(orphan, (), NODE, is_released=False, now=START, deadline=START) is None
 
 
 def test_orphan_goes_when_its_time_has_come() -> None:
@@ -294,7 +294,7 @@ def test_orphan_goes_when_its_time_has_come() -> None:
     marked = replace(FREE, tags=(*tags, ("ebs-agent:delete-after", "2026-11-02T12:00:00Z")))
 
     def plan(volume: CloudVolume, now: datetime) -> object:
-        return plan_orphan(volume, (), NODE, is_released=False, now=now, deadline=LATER)
+        return plan_removed(volume, (), NODE, is_released=False, now=now, deadline=LATER)
 
     written = (("ebs-agent:delete-after", "2026-11-02T12:00:00Z"),)
     assert plan(orphan, START) == Do(CreateTags(VOLUME, written))

@@ -6,12 +6,10 @@ reuses its device number for nothing else.
 
 from __future__ import annotations
 
-import array
+import ctypes
 import errno
-import fcntl
 import os
 import stat
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +18,7 @@ from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, Identity, Partition, Reason
 from agent.node.isolate.messages import Fd
+from agent.node.kernel.ioctl import Request, ioctl
 from agent.node.kernel.sysfs import (
     SECTOR_BYTES,
     SYSFS,
@@ -31,9 +30,6 @@ from agent.node.kernel.sysfs import (
     read_integer,
 )
 
-_BLKROGET = 0x125E
-_BLKGETSIZE64 = 0x80081272
-_BLKGETDISKSEQ = 0x80081280
 T = TypeVar("T")
 
 
@@ -82,7 +78,7 @@ def observe_device(fd: int, path: str, identify: Callable[[int], Identity], sysf
         identity=identity,
         size_bytes=size_bytes,
         diskseq=diskseq,
-        is_read_only=_ioctl_int(fd, _BLKROGET) != 0,
+        is_read_only=_is_read_only(fd),
         # A partition's directory bears its disk's name and its number.
         partitions=_read_partitions(node, [entry for entry in entries if entry.startswith(name)]),
         holders=_list_holders(node),
@@ -137,13 +133,13 @@ def reopen(fd: int, flags: int) -> Fd:
 
 def read_size(fd: int) -> int:
     """Return the size in bytes the kernel has for the device now."""
-    return _ioctl_u64(fd, _BLKGETSIZE64)
+    return _read_u64(fd, Request.BLKGETSIZE64)
 
 
 def read_diskseq(fd: int) -> int | None:
     """Return the number of this appearance of a disk, or None from a kernel before 5.15."""
     try:
-        return _ioctl_u64(fd, _BLKGETDISKSEQ)
+        return _read_u64(fd, Request.BLKGETDISKSEQ)
     except OSError as error:
         if error.errno in {errno.ENOTTY, errno.EINVAL}:
             return None
@@ -186,15 +182,16 @@ def _open_block(path: str) -> Fd:
         os.close(handle)
 
 
-def _ioctl_u64(fd: int, request: int) -> int:
-    buffer = array.array("Q", [0])
-    fcntl.ioctl(fd, request, buffer, True)  # noqa: FBT003 -- its only form
-    return buffer[0]
+def _read_u64(fd: int, request: Request) -> int:
+    answer = ctypes.c_uint64()
+    ioctl(fd, request, answer)
+    return answer.value
 
 
-def _ioctl_int(fd: int, request: int) -> int:
-    value: int = struct.unpack("i", fcntl.ioctl(fd, request, struct.pack("i", 0)))[0]
-    return value
+def _is_read_only(fd: int) -> bool:
+    answer = ctypes.c_int()
+    ioctl(fd, Request.BLKROGET, answer)
+    return answer.value != 0
 
 
 # -- Facts of sysfs ------------------------------------------------------------------------------------------

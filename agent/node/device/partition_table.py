@@ -7,10 +7,8 @@ a partition, and grows none but the last on its disk.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import re
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +18,13 @@ from agent.core.errors import AgentError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
 from agent.node.isolate.programs import Run, descriptor_path, run
+from agent.node.kernel.ioctl import BlkpgArg, BlkpgPartition, Request, ioctl
 from agent.node.state.record_files import write_synced
 
 Save: TypeAlias = Callable[[Path, str], Awaitable[None]]
 """Puts the text of a partition table on disk, or raises, so that the table is left as it is."""
 
 _TIMEOUT_S = 60.0
-_BLKPG = 0x1269
 _BLKPG_RESIZE_PARTITION = 3
 _EXTENDED_TYPES = {"5", "f", "85"}
 
@@ -213,11 +211,12 @@ def resize_kernel_partition(device_fd: int, number: int, start_bytes: int, size_
 
     The kernel compares the start and refuses to move it (OSError EINVAL); include/uapi/linux/blkpg.h.
     """
-    partition = struct.pack("=qqi64s64s4x", start_bytes, size_bytes, number, b"", b"")
-    buffer = ctypes.create_string_buffer(partition, len(partition))
-    request = struct.pack("@iiiP", _BLKPG_RESIZE_PARTITION, 0, len(partition), ctypes.addressof(buffer))
+    partition = BlkpgPartition(start_bytes, size_bytes, number)
+    request = BlkpgArg(
+        op=_BLKPG_RESIZE_PARTITION, datalen=ctypes.sizeof(partition), data=ctypes.pointer(partition)
+    )
     try:
-        fcntl.ioctl(device_fd, _BLKPG, request)
+        ioctl(device_fd, Request.BLKPG, request)
     except OSError as error:
         raise AgentError(
             f"The kernel did not take the new size of partition {number}: {error.strerror}.",

@@ -7,43 +7,29 @@ they visit every other mount of the machine first, of which one may be stalled. 
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import fcntl
 import os
-import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber, FsType, Reason
+from agent.node.kernel.ioctl import (
+    BtrfsDevInfo,
+    BtrfsFsInfo,
+    BtrfsVolArgs,
+    Request,
+    XfsGeometryV1,
+    XfsGrowData,
+    ioctl,
+)
 from agent.node.kernel.sysfs import SYSFS, list_names, read_attribute, read_device_number
-
-# include/uapi: _IOC(direction, type, number, size) of each, the same on x86-64 and arm64.
-_EXT4_IOC_RESIZE_FS = 0x40086610
-_XFS_IOC_FSGEOMETRY_V1 = 0x80705864
-_XFS_IOC_FSGROWFSDATA = 0x4010586E
-_BTRFS_IOC_RESIZE = 0x50009403
-_BTRFS_IOC_DEV_INFO = 0xD000941E
-_BTRFS_IOC_FS_INFO = 0x8400941F
-
-_XFS_GEOMETRY_BYTES = 112
-_BTRFS_INFO_BYTES = 1024
-_BTRFS_DEVICE_BYTES = 4096
-_BTRFS_RESIZE_BYTES = 4096
 
 _EXT4_SUPERBLOCK_OFFSET = 1024
 _EXT4_SUPERBLOCK_BYTES = 1024
 _EXT4_MAGIC = 0xEF53
-
-
-@dataclass(frozen=True)
-class XfsGeometry:
-    """The part of an xfs filesystem's geometry that growing needs."""
-
-    block_bytes: int
-    data_blocks: int
-    inode_percent: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +51,8 @@ def read_size_bytes(root_fd: int, device_fd: int, fs_type: FsType) -> int:
     if fs_type is FsType.EXT4:
         return read_ext4_size_bytes(device_fd)
     if fs_type is FsType.XFS:
-        geometry = read_xfs_geometry(root_fd)
-        return geometry.block_bytes * geometry.data_blocks
+        geometry = _read_xfs_geometry(root_fd)
+        return int(geometry.blocksize * geometry.datablocks)
     return read_btrfs_device(root_fd).size_bytes
 
 
@@ -112,57 +98,53 @@ def _grow_ext4(root_fd: int, device_fd: int, size_bytes: int) -> None:
     superblock = os.pread(device_fd, _EXT4_SUPERBLOCK_BYTES, _EXT4_SUPERBLOCK_OFFSET)
     blocks = size_bytes // _ext4_block_bytes(superblock)
     if blocks > _ext4_blocks(superblock):
-        _ask(root_fd, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", blocks))
+        ioctl(root_fd, Request.EXT4_IOC_RESIZE_FS, ctypes.c_uint64(blocks))
 
 
 # -- xfs -----------------------------------------------------------------------------------------------------
 
 
-def read_xfs_geometry(root_fd: int) -> XfsGeometry:
-    """Return what XFS_IOC_FSGEOMETRY_V1 tells (fs/xfs/libxfs/xfs_fs.h, struct xfs_fsop_geom_v1)."""
-    answer = _ask(root_fd, _XFS_IOC_FSGEOMETRY_V1, bytes(_XFS_GEOMETRY_BYTES))
-    (data_blocks,) = struct.unpack_from("=Q", answer, 32)
-    return XfsGeometry(_u32(answer, 0), data_blocks, _u32(answer, 28))
+def _read_xfs_geometry(root_fd: int) -> XfsGeometryV1:
+    geometry = XfsGeometryV1()
+    ioctl(root_fd, Request.XFS_IOC_FSGEOMETRY_V1, geometry)
+    return geometry
 
 
 def _grow_xfs(root_fd: int, size_bytes: int) -> None:
-    geometry = read_xfs_geometry(root_fd)
-    blocks = size_bytes // geometry.block_bytes
-    if blocks > geometry.data_blocks:
-        wanted = struct.pack("=QIxxxx", blocks, geometry.inode_percent)
-        _ask(root_fd, _XFS_IOC_FSGROWFSDATA, wanted)
+    geometry = _read_xfs_geometry(root_fd)
+    blocks = size_bytes // geometry.blocksize
+    if blocks > geometry.datablocks:
+        ioctl(root_fd, Request.XFS_IOC_FSGROWFSDATA, XfsGrowData(blocks, geometry.imaxpct))
 
 
 # -- btrfs ---------------------------------------------------------------------------------------------------
 
 
 def read_btrfs_device(root_fd: int) -> BtrfsDevice:
-    """Return the only device of a mounted btrfs (include/uapi/linux/btrfs.h, FS_INFO and DEV_INFO).
+    """Return the only device of a mounted btrfs.
 
     AgentError where the filesystem spans several: the agent mounts and grows none of those.
     """
-    info = _ask(root_fd, _BTRFS_IOC_FS_INFO, bytes(_BTRFS_INFO_BYTES))
-    max_id, devices = struct.unpack_from("=QQ", info)
-    if devices != 1:
+    info = BtrfsFsInfo()
+    ioctl(root_fd, Request.BTRFS_IOC_FS_INFO, info)
+    if info.num_devices != 1:
         raise AgentError(
-            f"The btrfs filesystem spans {devices} devices.",
+            f"The btrfs filesystem spans {info.num_devices} devices.",
             hint="Mount it yourself; the agent takes filesystems on one volume only.",
             reason=Reason.FILESYSTEM_MISMATCH,
             retryable=False,
         )
-    fsid = str(uuid.UUID(bytes=info[16:32]))
+    fsid = str(uuid.UUID(bytes=bytes(info.fsid)))
     # Device IDs are not reused: a filesystem that once had more devices may have a higher one, and only that.
-    for device_id in range(1, min(max_id, 1 << 16) + 1):
+    for device_id in range(1, min(info.max_id, 1 << 16) + 1):
         try:
-            asked = struct.pack("=Q", device_id).ljust(_BTRFS_DEVICE_BYTES, b"\0")
-            answer = _ask(root_fd, _BTRFS_IOC_DEV_INFO, asked)
+            device = BtrfsDevInfo(devid=device_id)
+            ioctl(root_fd, Request.BTRFS_IOC_DEV_INFO, device)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             continue
-        (size_bytes,) = struct.unpack_from("=Q", answer, 32)
-        path = os.fsdecode(answer[3072:].partition(b"\0")[0])
-        return BtrfsDevice(fsid, device_id, path, size_bytes)
+        return BtrfsDevice(fsid, device_id, os.fsdecode(device.path), device.total_bytes)
     raise AgentError("The btrfs filesystem does not name its device.", reason=Reason.PROBE_FAILED)
 
 
@@ -183,9 +165,7 @@ def find_btrfs_number(root_fd: int, uuid_wanted: str, sysfs: Path = SYSFS) -> De
 
 def _grow_btrfs(root_fd: int) -> None:
     device_id = read_btrfs_device(root_fd).device_id
-    # struct btrfs_ioctl_vol_args: an unused descriptor, then the request as text.
-    wanted = bytes(8) + f"{device_id}:max".encode()
-    _ask(root_fd, _BTRFS_IOC_RESIZE, wanted.ljust(_BTRFS_RESIZE_BYTES, b"\0"))
+    ioctl(root_fd, Request.BTRFS_IOC_RESIZE, BtrfsVolArgs(name=f"{device_id}:max".encode()))
 
 
 def _cannot_grow(fs_type: FsType, size_bytes: int, error: OSError) -> AgentError:
@@ -202,13 +182,6 @@ def _cannot_grow(fs_type: FsType, size_bytes: int, error: OSError) -> AgentError
         hint=hints.get(error.errno or 0, "See the kernel log."),
         reason=Reason.NOT_GROWN,
     )
-
-
-def _ask(fd: int, request: int, content: bytes) -> bytes:
-    # Only a mutable buffer may be longer than 1024 bytes.
-    buffer = bytearray(content)
-    fcntl.ioctl(fd, request, buffer, True)  # noqa: FBT003
-    return bytes(buffer)
 
 
 def _u16(content: bytes, offset: int) -> int:

@@ -9,27 +9,49 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import errno
-import fcntl
 import os
-import struct
+import re
 from collections.abc import Iterator
 
-# From 424 on, system calls have the same number on x86-64 and arm64 (kernel: scripts/syscall.tbl).
-_SYS_OPEN_TREE = 428
-_SYS_MOVE_MOUNT = 429
-_SYS_FSOPEN = 430
-_SYS_FSCONFIG = 431
-_SYS_FSMOUNT = 432
-_SYS_FSPICK = 433
-_SYS_MOUNT_SETATTR = 442
+from agent.node.kernel.ioctl import Request, describe_descriptor, ioctl, name_call
+
+
+class _Syscall(enum.IntEnum):
+    """From 424 on, system calls have the same number on x86-64 and arm64 (kernel: scripts/syscall.tbl)."""
+
+    OPEN_TREE = 428
+    MOVE_MOUNT = 429
+    FSOPEN = 430
+    FSCONFIG = 431
+    FSMOUNT = 432
+    FSPICK = 433
+    MOUNT_SETATTR = 442
+
+
+class _Command(enum.IntEnum):
+    """``enum fsconfig_command`` (linux/mount.h)."""
+
+    FSCONFIG_SET_FLAG = 0
+    FSCONFIG_SET_STRING = 1
+    FSCONFIG_CMD_CREATE = 6
+    FSCONFIG_CMD_RECONFIGURE = 7
+
+
+class MountAttr(ctypes.Structure):
+    """``struct mount_attr`` (linux/mount.h)."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
 
 # include/uapi/linux/mount.h
 _FSOPEN_CLOEXEC = 1
-_FSCONFIG_SET_FLAG = 0
-_FSCONFIG_SET_STRING = 1
-_FSCONFIG_CMD_CREATE = 6
-_FSCONFIG_CMD_RECONFIGURE = 7
 _FSMOUNT_CLOEXEC = 1
 _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
@@ -70,9 +92,6 @@ _OLD_FLAGS = {
 }
 """MS_* of each per-mount option, for mount(2)."""
 
-FIFREEZE = 0xC0045877
-FITHAW = 0xC0045878
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
@@ -104,9 +123,9 @@ def old_flags(attributes: frozenset[str]) -> int:
 @contextlib.contextmanager
 def open_filesystem(fs_type: str) -> Iterator[FilesystemContext]:
     """Begin to configure a filesystem of a type (fsopen). OSError ENODEV: the kernel has no such type."""
-    fd = _call(_SYS_FSOPEN, fs_type.encode(), _FSOPEN_CLOEXEC)
+    fd = _call(_Syscall.FSOPEN, f"of {fs_type}", fs_type.encode(), _FSOPEN_CLOEXEC)
     try:
-        yield FilesystemContext(fd)
+        yield FilesystemContext(fd, fs_type)
     finally:
         os.close(fd)
 
@@ -114,9 +133,10 @@ def open_filesystem(fs_type: str) -> Iterator[FilesystemContext]:
 @contextlib.contextmanager
 def pick_filesystem(mount_fd: int) -> Iterator[FilesystemContext]:
     """Begin to reconfigure the filesystem of an open mount (fspick)."""
-    fd = _call(_SYS_FSPICK, mount_fd, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
+    flags = _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH
+    fd = _call(_Syscall.FSPICK, mount_fd, mount_fd, b"", flags)
     try:
-        yield FilesystemContext(fd)
+        yield FilesystemContext(fd, describe_descriptor(mount_fd))
     finally:
         os.close(fd)
 
@@ -124,27 +144,29 @@ def pick_filesystem(mount_fd: int) -> Iterator[FilesystemContext]:
 class FilesystemContext:
     """A filesystem being configured, and the kernel's own words about what is wrong with it."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, subject: str) -> None:
         self._fd = fd
+        self._subject = subject
 
     def set(self, option: str) -> None:
         """Set ``key=value`` or a bare flag. OSError EINVAL for what the filesystem does not know."""
         key, separator, value = option.partition("=")
         if separator:
-            self._configure(_FSCONFIG_SET_STRING, key.encode(), os.fsencode(value))
+            self._configure(_Command.FSCONFIG_SET_STRING, key.encode(), os.fsencode(value))
         else:
-            self._configure(_FSCONFIG_SET_FLAG, key.encode(), None)
+            self._configure(_Command.FSCONFIG_SET_FLAG, key.encode(), None)
 
     def create(self) -> None:
         """Read the superblock and set the filesystem up: the moment its log is replayed."""
-        self._configure(_FSCONFIG_CMD_CREATE, None, None)
+        self._configure(_Command.FSCONFIG_CMD_CREATE, None, None)
 
     def reconfigure(self) -> None:
-        self._configure(_FSCONFIG_CMD_RECONFIGURE, None, None)
+        self._configure(_Command.FSCONFIG_CMD_RECONFIGURE, None, None)
 
     def open_mount(self, attributes: frozenset[str]) -> int:
         """Return a descriptor of a mount that is attached nowhere, so nobody can see it yet (fsmount)."""
-        return _call(_SYS_FSMOUNT, self._fd, _FSMOUNT_CLOEXEC, attribute_bits(attributes))
+        bits = attribute_bits(attributes)
+        return _call(_Syscall.FSMOUNT, f"of {self._subject}", self._fd, _FSMOUNT_CLOEXEC, bits)
 
     def read_messages(self) -> list[str]:
         """Return what the kernel has said since the last call: errors, warnings and notes, untagged."""
@@ -155,28 +177,31 @@ class FilesystemContext:
                 messages.append(text if tag in {"e", "w", "i"} else f"{tag} {text}".strip())
         return messages
 
-    def _configure(self, command: int, key: bytes | None, value: bytes | None) -> None:
-        _call(_SYS_FSCONFIG, self._fd, command, key, value, 0)
+    def _configure(self, command: _Command, key: bytes | None, value: bytes | None) -> None:
+        # The value is left out: it may be long, and the key leads to it.
+        what = command.name if key is None else f'{command.name}, "{key.decode()}"'
+        _call(_Syscall.FSCONFIG, f"({what}) of {self._subject}", self._fd, command, key, value, 0)
 
 
 def attach_mount(mount_fd: int, directory_fd: int) -> None:
     """Attach a detached mount at an open directory (move_mount): no path that could be swapped is used."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    _call(_SYS_MOVE_MOUNT, mount_fd, b"", directory_fd, b"", flags)
+    _call(_Syscall.MOVE_MOUNT, directory_fd, mount_fd, b"", directory_fd, b"", flags)
 
 
 def clone_mount(mount_fd: int) -> int:
     """Return a descriptor of a detached copy of an open mount (open_tree), which nobody can see yet."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
-    return _call(_SYS_OPEN_TREE, mount_fd, b"", flags)
+    return _call(_Syscall.OPEN_TREE, mount_fd, mount_fd, b"", flags)
 
 
 def set_mount_attributes(mount_fd: int, attributes: frozenset[str]) -> None:
     """Give an open mount exactly these per-mount options (mount_setattr)."""
     wanted = attribute_bits(attributes)
-    # attr_set, attr_clr, propagation, userns_fd; the access-time bits are one field and cleared together.
-    settings = struct.pack("=QQQQ", wanted, (_ATTRIBUTES_ALL & ~wanted) | _ATTRIBUTE_ATIME_MASK, 0, 0)
-    _call(_SYS_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, settings, len(settings))
+    # The access-time bits are one field and cleared together.
+    unwanted = (_ATTRIBUTES_ALL & ~wanted) | _ATTRIBUTE_ATIME_MASK
+    settings = bytes(MountAttr(attr_set=wanted, attr_clr=unwanted))
+    _call(_Syscall.MOUNT_SETATTR, mount_fd, mount_fd, b"", _AT_EMPTY_PATH, settings, len(settings))
 
 
 def mount_by_old_call(source: str, target: str, fs_type: str, flags: int, parameters: str) -> None:
@@ -185,40 +210,43 @@ def mount_by_old_call(source: str, target: str, fs_type: str, flags: int, parame
         os.fsencode(source), os.fsencode(target), fs_type.encode(), flags, os.fsencode(parameters)
     )
     if result != 0:
-        _raise_errno()
+        raise name_call(ctypes.get_errno(), f"mount of {source} at {_resolve(target)}")
 
 
 def unmount(path: str, flags: int) -> None:
     """Unmount what is at ``path`` (umount2). OSError EBUSY while it is used."""
     if _libc.umount2(os.fsencode(path), flags) != 0:
-        _raise_errno()
+        raise name_call(ctypes.get_errno(), f"umount2 of {_resolve(path)}")
 
 
 def freeze(mount_fd: int) -> None:
     """Stop writes to a filesystem and flush it (FIFREEZE). OSError EBUSY where it is frozen already."""
-    fcntl.ioctl(mount_fd, FIFREEZE, 0)
+    ioctl(mount_fd, Request.FIFREEZE)
 
 
 def thaw(mount_fd: int) -> None:
     """Let writes go on (FITHAW). OSError EINVAL where it is not frozen."""
-    fcntl.ioctl(mount_fd, FITHAW, 0)
+    ioctl(mount_fd, Request.FITHAW)
 
 
-def _call(number: int, *arguments: int | bytes | None) -> int:
+def _call(call: _Syscall, subject: int | str, *arguments: int | bytes | None) -> int:
+    """Make a system call; its error says ``subject`` behind its name: a descriptor's path, or words."""
     # Variadic: every argument must fill a register, or its upper half is whatever was there before.
     converted = [
         ctypes.c_long(argument) if isinstance(argument, int) else ctypes.c_char_p(argument)
         for argument in arguments
     ]
-    result: int = _libc.syscall(ctypes.c_long(number), *converted)
+    result: int = _libc.syscall(ctypes.c_long(call), *converted)
     if result < 0:
-        _raise_errno()
+        number = ctypes.get_errno()
+        words = subject if isinstance(subject, str) else f"of {describe_descriptor(subject)}"
+        raise name_call(number, f"{call.name.lower()}{'' if words.startswith('(') else ' '}{words}")
     return result
 
 
-def _raise_errno() -> None:
-    number = ctypes.get_errno()
-    raise OSError(number, os.strerror(number))
+def _resolve(path: str) -> str:
+    """Return a path through a descriptor as the path of what is open there."""
+    return re.sub(r"^/proc/self/fd/(\d+)", lambda found: describe_descriptor(int(found[1])), path)
 
 
 def is_unavailable(error: OSError) -> bool:

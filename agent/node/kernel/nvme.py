@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from agent.core.errors import AgentError, InconclusiveError, RefusedError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Identity, Reason, VolumeId
+from agent.node.kernel.ioctl import NvmeAdminCommand, Request, ioctl
 from agent.node.kernel.sysfs import SYSFS, list_names, locate, read_attribute
 
 FABRICS_VARIABLE = "EBS_AGENT_TEST_FABRICS"
@@ -27,7 +27,6 @@ FABRICS_VARIABLE = "EBS_AGENT_TEST_FABRICS"
 FABRICS_WARNING = f"{FABRICS_VARIABLE} is set, so any target over a network may pass for a volume."
 FABRICS_HINT = f"Take {FABRICS_VARIABLE} out of the unit's environment and restart it. It is for tests alone."
 
-_NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 _GET_LOG_PAGE = 0x02
 _IDENTIFY = 0x06
 _CNS_NAMESPACE = 0
@@ -54,31 +53,6 @@ _CONTROLLER = re.compile(r"nvme\d+", re.ASCII)
 
 _SERIAL = re.compile(r"vol(?P<digits>[0-9a-f]{17}|[0-9a-f]{8})", re.ASCII)
 _ATTACH_NAME = re.compile(r"(?:/dev/)?(?P<name>[a-z][a-z0-9]{1,15})", re.ASCII)
-
-
-class AdminCommand(ctypes.Structure):
-    """``struct nvme_admin_cmd`` of ``linux/nvme_ioctl.h``: 72 bytes."""
-
-    _fields_ = (
-        ("opcode", ctypes.c_uint8),
-        ("flags", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint16),
-        ("nsid", ctypes.c_uint32),
-        ("cdw2", ctypes.c_uint32),
-        ("cdw3", ctypes.c_uint32),
-        ("metadata", ctypes.c_uint64),
-        ("addr", ctypes.c_uint64),
-        ("metadata_len", ctypes.c_uint32),
-        ("data_len", ctypes.c_uint32),
-        ("cdw10", ctypes.c_uint32),
-        ("cdw11", ctypes.c_uint32),
-        ("cdw12", ctypes.c_uint32),
-        ("cdw13", ctypes.c_uint32),
-        ("cdw14", ctypes.c_uint32),
-        ("cdw15", ctypes.c_uint32),
-        ("timeout_ms", ctypes.c_uint32),
-        ("result", ctypes.c_uint32),
-    )
 
 
 @dataclass(frozen=True)
@@ -228,9 +202,9 @@ def _miss(why: str) -> InconclusiveError:
     )
 
 
-def make_admin_command(opcode: int, nsid: int, cdw10: int, address: int) -> AdminCommand:
+def make_admin_command(opcode: int, nsid: int, cdw10: int, address: int) -> NvmeAdminCommand:
     """Return an admin command that reads a page to ``address``, and waits for it as long as it takes."""
-    return AdminCommand(
+    return NvmeAdminCommand(
         opcode=opcode,
         nsid=nsid,
         addr=address,
@@ -247,7 +221,7 @@ def _send_admin_command(fd: int, opcode: int, nsid: int, cdw10: int) -> bytes:
         command = make_admin_command(opcode, nsid, cdw10, ctypes.addressof(view))
         del view
         try:
-            status = fcntl.ioctl(fd, _NVME_IOCTL_ADMIN_CMD, command)
+            status = ioctl(fd, Request.NVME_IOCTL_ADMIN_CMD, command)
         except OSError as error:
             words = os.strerror(error.errno or 0)
             if error.errno == errno.EAGAIN:  # no path to a device that may have several

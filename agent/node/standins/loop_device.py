@@ -7,11 +7,9 @@ Touches the loop devices and files it is told to and no others. Runs in a worker
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber
+from agent.node.kernel.ioctl import LoopConfig, LoopInfo, Request, ioctl
 from agent.node.kernel.sysfs import (
     SECTOR_BYTES,
     SYSFS,
@@ -31,23 +30,9 @@ from agent.node.kernel.sysfs import (
 
 DEV = Path("/dev")
 
-_LOOP_SET_FD = 0x4C00
-_LOOP_CLR_FD = 0x4C01
-_LOOP_SET_STATUS64 = 0x4C04
-_LOOP_GET_STATUS64 = 0x4C05
-_LOOP_SET_CAPACITY = 0x4C07
-_LOOP_SET_DIRECT_IO = 0x4C08
-_LOOP_CONFIGURE = 0x4C0A
-_LOOP_CTL_GET_FREE = 0x4C82
-
 _READ_ONLY, _PARTSCAN, _DIRECT_IO = 1, 8, 16
 _MAX_TRIES = 16
 _NAME = re.compile(r"loop\d+", re.ASCII)
-
-_INFO = struct.Struct("=5Q4I64s64s32s2Q")
-"""``struct loop_info64``: device, inode, rdevice, offset, size limit; number, encryption, flags; names."""
-_CONFIG = struct.Struct(f"=II{_INFO.size}s64s")
-"""``struct loop_config``: descriptor, block size, info, reserved."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +71,9 @@ def list_loops() -> list[Loop]:
 
 def read_backing(fd: int) -> Backing:
     """Return what the loop device open at ``fd`` stands on. Raises OSError: ENXIO for one without a file."""
-    info = _INFO.unpack(fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_INFO.size)))
-    device, inode, _, offset, size_limit = info[:5]
-    return Backing(device=device, inode=inode, is_whole=offset == 0 and size_limit == 0)
+    info = LoopInfo()
+    ioctl(fd, Request.LOOP_GET_STATUS64, info)
+    return Backing(device=info.device, inode=info.inode, is_whole=info.offset == 0 and info.sizelimit == 0)
 
 
 def attach_file(path: Path) -> str:
@@ -113,7 +98,7 @@ def attach_file(path: Path) -> str:
 def update_size(path: str) -> None:
     """Let the loop device at ``path`` have the size its file has now."""
     with _opened(path) as loop:
-        fcntl.ioctl(loop, _LOOP_SET_CAPACITY)
+        ioctl(loop, Request.LOOP_SET_CAPACITY)
 
 
 def detach(path: str, backing_file: str | None = None) -> None:
@@ -127,7 +112,7 @@ def detach(path: str, backing_file: str | None = None) -> None:
         if backing_file not in {None, _read_backing_file(Path(path).name)}:
             return
         try:
-            fcntl.ioctl(loop, _LOOP_CLR_FD)
+            ioctl(loop, Request.LOOP_CLR_FD)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -158,27 +143,27 @@ def _open_file(path: Path) -> Iterator[tuple[int, int]]:
 
 def _configure(loop: int, file: int, flags: int) -> None:
     name = os.fsencode(Path(f"/proc/self/fd/{file}").readlink())[:63]
-    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
+    info = LoopInfo(flags=flags, file_name=name)
     try:
-        fcntl.ioctl(loop, _LOOP_CONFIGURE, _CONFIG.pack(file, 0, info, b""))
+        ioctl(loop, Request.LOOP_CONFIGURE, LoopConfig(fd=file, info=info))
     except OSError as error:
         # Linux before 5.8 does it in steps.
         if error.errno not in {errno.ENOTTY, errno.EINVAL}:
             raise
-        fcntl.ioctl(loop, _LOOP_SET_FD, file)
+        ioctl(loop, Request.LOOP_SET_FD, file)
         try:
-            fcntl.ioctl(loop, _LOOP_SET_STATUS64, info)
+            ioctl(loop, Request.LOOP_SET_STATUS64, info)
         except OSError:
-            fcntl.ioctl(loop, _LOOP_CLR_FD)
+            ioctl(loop, Request.LOOP_CLR_FD)
             raise
         with suppress(OSError):
-            fcntl.ioctl(loop, _LOOP_SET_DIRECT_IO, 1)
+            ioctl(loop, Request.LOOP_SET_DIRECT_IO, 1)
 
 
 def _find_free() -> Path:
     control = os.open(DEV / "loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
-        number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+        number = ioctl(control, Request.LOOP_CTL_GET_FREE)
     finally:
         os.close(control)
     node = DEV / f"loop{number}"

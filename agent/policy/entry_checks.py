@@ -1,4 +1,4 @@
-"""What contradicts what in a policy whose single values are sound: within an entry, and between entries."""
+"""What contradicts what within one entry, class or section of a policy whose single values are sound."""
 
 from __future__ import annotations
 

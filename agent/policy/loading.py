@@ -25,7 +25,7 @@ from agent.policy.entry_checks import (
     check_volume,
 )
 from agent.policy.entry_conflicts import Claims
-from agent.policy.model_validation import ValidatedPiece, check_list, check_mapping, check_piece
+from agent.policy.field_checks import ValidatedPiece, check_list, check_mapping, check_piece
 from agent.policy.policy import Head, Policy
 from agent.policy.settings import AgentSettings
 from agent.policy.values.fields import NAME_PATTERN

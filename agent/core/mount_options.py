@@ -20,7 +20,7 @@ ATTRIBUTES = frozenset(
 )
 """Options of mount_setattr(2) that restrict or choose; each shown in mountinfo's per-mount field."""
 
-_OPPOSITES = {
+OPPOSITES = {
     "rw": "ro",
     "suid": "nosuid",
     "dev": "nodev",
@@ -48,8 +48,8 @@ def split_options(options: Iterable[str]) -> tuple[frozenset[str], tuple[str, ..
             attributes = (attributes - _ACCESS_TIMES) | {option}
         elif option in ATTRIBUTES:
             attributes.add(option)
-        elif option in _OPPOSITES:
-            attributes.discard(_OPPOSITES[option])
+        elif option in OPPOSITES:
+            attributes.discard(OPPOSITES[option])
         elif option and option != "defaults":
             parameters.append(option)
     if not attributes & _ACCESS_TIMES:

@@ -10,24 +10,14 @@ from collections.abc import Sequence
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import FsType
+from agent.core.mount_options import OPPOSITES
 
 _FSTAB_WORDS = frozenset(
     {"auto", "defaults", "nofail", "_netdev", "silent", "loud", "nouser", "nousers", "noowner", "nogroup"}
 )
 """fstab's and mount(8)'s own words. The kernel knows none; they ask for what the agent does anyway."""
 
-_OPPOSITES = {
-    "rw": "ro",
-    "suid": "nosuid",
-    "dev": "nodev",
-    "exec": "noexec",
-    "async": "sync",
-    "atime": "noatime",
-    "diratime": "nodiratime",
-    "relatime": "norelatime",
-    "strictatime": "nostrictatime",
-    "lazytime": "nolazytime",
-}
+_OPPOSITES = OPPOSITES | {"async": "sync", "lazytime": "nolazytime"}
 _ABSENT_WHEN_CHOSEN = frozenset({"rw", "suid", "dev", "exec", "async"})
 """What a mount is when nothing is said; saying so only stops the agent's own default."""
 
@@ -61,8 +51,6 @@ _FLAGS = frozenset(
         *_OPPOSITES,
         *_OPPOSITES.values(),
         "dirsync",
-        "nosymfollow",
-        "symfollow",
         "mand",
         "nomand",
     }

@@ -116,6 +116,7 @@ def test_options_that_are_not_a_persons_to_set(option: str) -> None:
         (["noload"], [0]),
         (["norecovery", "ro"], []),
         (["ro", "noatime", "nodev"], []),
+        (["symfollow", "nosymfollow"], [1]),
     ],
 )
 def test_options_that_contradict_each_other(options: list[str], places: list[int]) -> None:

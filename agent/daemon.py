@@ -389,7 +389,7 @@ class Daemon:
             findings.endings, findings.notices, findings.departures, findings.drift, findings.provisioned
         )
         self._board.put_snapshots(findings.snapshots)
-        self._board.next_calls = findings.calls
+        self._board.next_calls, self._board.attachments = findings.calls, findings.attachments
         self._board.put_checks(findings.checks)
         self._surveyor.refresh()
         for volume in changed & self._present.keys():

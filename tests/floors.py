@@ -72,7 +72,7 @@ FLOORS = (
             "cloud.identity cloud.state cloud.aws_worker",
             "cloud.plan",
             "cloud.view",
-            "cloud.snapshots",
+            "cloud.snapshots cloud.limits",
             "cloud.tasks",
             "cloud.orders",
             "cloud",

@@ -18,6 +18,7 @@ import anyio
 from agent.cloud.aws.call import Make
 from agent.cloud.identity.last_identity import KnownIdentity
 from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.limits.type_limits import TypeLimits
 from agent.cloud.orders.runner import FINAL
 from agent.cloud.plan.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.plan.device_names import list_attached_names, list_given_names
@@ -84,7 +85,8 @@ class CloudLoop:
         self._untold = UntoldVolumes(clock)
         self._memory = CloudMemory(makings or Makings())
         self._snapshots = SnapshotKeeper(make, hands.freeze, now, record)
-        self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now)
+        limits = TypeLimits(make, self._rests)
+        self._means = Means(make, self._memory, self._snapshots, hands.released, clock, now, limits)
         self._sender = CallSender(make, hands, self._memory, self._recent, clock, record)
         self._checkups = Checkups(make, self._rests, clock, self._rng)
         self._suspicion = Suspicion(make, self._rests, clock, self._rng)
@@ -179,6 +181,7 @@ class CloudLoop:
         if not look.has_acted and not marked & look.endings.keys():
             self._searched = policy
         await self._checkups.tend(look)
+        await self._means.limits.tend(look)
         facts = self._snapshots.list_facts(look.list_here(), look.list_scheduled())
         self._put_findings(replace(look.find(), snapshots=facts, checks=self._checkups.list_recent()))
         return look.has_acted

@@ -60,6 +60,7 @@ class Reason(str, Enum):
     IO_ERRORS = "IoErrors"
     NOT_GROWN = "NotGrown"
     DRIFTED = "Drifted"
+    FASTER_THAN_INSTANCE = "FasterThanInstance"
     NEARLY_FULL = "NearlyFull"
     FILES_FULL = "FilesFull"
     THROTTLED_BY_VOLUME = "ThrottledByVolume"

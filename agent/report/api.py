@@ -11,7 +11,7 @@ from typing import Any
 
 import agent
 from agent.core.errors import AgentError
-from agent.core.model import AwsChecks, Difference, NextCall, SnapshotFacts
+from agent.core.model import Attachments, AwsChecks, Difference, NextCall, SnapshotFacts
 from agent.report.board.board import Board
 from agent.report.board.events import Event
 from agent.report.board.readiness import Readiness, assess_node
@@ -121,6 +121,19 @@ def show_next_call(call: NextCall) -> dict[str, Any]:
     }
 
 
+def show_attachments(attachments: Attachments | None) -> dict[str, Any] | None:
+    """Return how many of the instance's places are taken, as JSON values; null where it is not known."""
+    if attachments is None:
+        return None
+    return {
+        "instance_type": attachments.instance_type,
+        "used": attachments.used,
+        "most": attachments.most,
+        "shared": attachments.is_shared,
+        "text": attachments.describe(),
+    }
+
+
 def show_verdicts(health: Health | None) -> list[dict[str, Any]]:
     """Return everything that is wrong, worst first; the first may be the volume's condition."""
     return [
@@ -144,6 +157,7 @@ def show_node(board: Board) -> dict[str, Any]:
     return {
         "version": agent.__version__,
         "ready": assess_node(board).is_ready,
+        "attachments": show_attachments(board.attachments),
         "volumes": show_statuses(board.statuses()),
     }
 

@@ -66,6 +66,19 @@ MODIFICATION = {
     "StartTime": "2026-01-01T00:00:00+00:00",
     "StatusMessage": "so far",
 }
+INSTANCE_TYPE = {
+    "InstanceType": "p5.48xlarge",
+    "InstanceStorageInfo": {"Disks": [{"Count": 8}]},
+    "EbsInfo": {
+        "MaximumEbsAttachments": 64,
+        "AttachmentLimitType": "dedicated",
+        "EbsOptimizedInfo": {
+            "MaximumBandwidthInMbps": 80000,
+            "MaximumIops": 260000,
+        },
+        "EbsCards": [{"MaximumBandwidthInMbps": 80000, "MaximumIops": 260000}],
+    },
+}
 SNAPSHOT = {
     "SnapshotId": "snap-0123456789abcdef0",
     "VolumeId": VOLUME,
@@ -93,6 +106,7 @@ FAST_RESTORES = {
 ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
     status_calls.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
+    status_calls.DescribeInstanceTypes: {"InstanceTypes": [INSTANCE_TYPE]},
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
     calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
     calls.DescribeInstances: {

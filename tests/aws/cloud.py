@@ -204,6 +204,9 @@ class Cloud:
                 f"The volume '{volume_id}' is not in the same availability zone as instance '{instance_id}'"
             )
             raise CallError("InvalidVolume.ZoneMismatch", message)
+        if len(instance.block_device_mapping) >= self.attachment_limit:
+            message = f"Volume attachment limit exceeded for {instance_id}."
+            raise CallError("AttachmentLimitExceeded", message)
         if device in instance.block_device_mapping:
             message = f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
             raise CallError("InvalidParameterValue", message)

@@ -114,6 +114,7 @@ class HyperPod:
         details = {
             "InstanceGroupName": node.instance_group_name,
             "InstanceId": node.instance_id,
+            "InstanceType": node.instance_type,
             "InstanceStatus": {"Status": node.status},
             "Placement": {"AvailabilityZone": self._cloud.zones[node.instance_id]},
         }

@@ -158,6 +158,9 @@ class AwsServer:
 
     def _answer_for_moto(self, operation: str, parameters: dict[str, Any]) -> str | None:
         """Return what the answer to a call holds, as XML, that moto knows nothing of; None of others."""
+        if operation == "DescribeInstanceTypes" and parameters.get("DryRun") == "true":
+            message = "Request would have succeeded, but DryRun flag is set."
+            raise CallError("DryRunOperation", message, 412)
         if operation in keeping.OPERATIONS:
             return self.cloud.keeping.call(operation, parameters, self.cloud.now())
         if operation == "DescribeVolumeStatus":

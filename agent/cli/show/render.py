@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.show.render_steps import draw_calls, draw_steps, is_named
+from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_steps, is_named
 from agent.core.units import show_duration, show_size
 
 STYLES = {
@@ -74,7 +74,7 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
             Text(_show_use(volume)),
             _show_last_step(volume),
         )
-    return Group(table, *_show_remarks(volumes))
+    return Group(table, *_show_remarks(volumes), *draw_attachments(answer))
 
 
 def show_volume(volume: dict[str, Any]) -> RenderableType:
@@ -117,6 +117,7 @@ def show_plan(answer: dict[str, Any]) -> RenderableType:
         parts.append(Text(name, style="bold"))
         parts.extend(draw_calls(call for call in calls if call["name"] == name))
     parts.extend(Text(one["text"], style="yellow") for one in clean(answer.get("departures", [])))
+    parts.extend(draw_attachments(answer) if parts else ())
     return Group(*parts) if parts else Text("There is no volume to do anything for.")
 
 
@@ -130,6 +131,7 @@ def show_explanation(volume: dict[str, Any]) -> RenderableType:
         *draw_steps(volume),
         Text("\nObserved", style="bold"),
         _grid(facts),
+        *draw_attachments(volume),
     )
 
 

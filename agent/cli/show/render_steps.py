@@ -31,3 +31,11 @@ def draw_steps(volume: dict[str, Any], *, has_more: bool = False) -> Iterable[Re
         yield Text(f"  {number}. {step['text']}")
         if step["hint"]:
             yield Text(f"     {step['hint']}", style="dim")
+
+
+def draw_attachments(answer: dict[str, Any]) -> Iterable[RenderableType]:
+    """Show how many of the instance's places for volumes are taken, where that is known."""
+    told = answer.get("attachments")
+    if told is not None:
+        sharing = ", a limit that network interfaces and the instance store share" if told["shared"] else ""
+        yield Text(f"\n{told['instance_type']}: {told['text']}{sharing}", style="dim")

@@ -37,6 +37,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "DescribeVolumesModifications": (Statement("ec2:DescribeVolumesModifications", (ANY,)),),
     "DescribeSnapshots": (Statement("ec2:DescribeSnapshots", (ANY,)),),
     "DescribeInstances": (Statement("ec2:DescribeInstances", (ANY,)),),
+    "DescribeInstanceTypes": (Statement("ec2:DescribeInstanceTypes", (ANY,)),),
     "AttachClusterNodeVolume": (
         Statement("sagemaker:AttachClusterNodeVolume", (CLUSTER,)),
         Statement("ec2:AttachVolume", (VOLUMES,)),

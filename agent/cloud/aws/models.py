@@ -144,6 +144,8 @@ class ClusterNode:
     status: str
     """Running | Failure | Pending | ShuttingDown | SystemUpdating | DeepHealthCheckInProgress | NotFound"""
     zone: str | None = None
+    instance_type: str | None = None
+    """``ml.p5.48xlarge``"""
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def parse_node(value: Any) -> ClusterNode:
         instance_group=members.text("InstanceGroupName"),
         status=members.members("InstanceStatus").text("Status"),
         zone=None if placement is None else placement.find_text("AvailabilityZone"),
+        instance_type=members.find_text("InstanceType"),
     )
 
 

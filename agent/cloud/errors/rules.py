@@ -37,7 +37,8 @@ SERVER = Rule(
 LIMIT = Rule(
     Reason.ATTACHMENT_LIMIT,
     "This instance has no room for another volume: {message}",
-    "Detach a volume, or use an instance type with more attachments. Network interfaces may share the limit.",
+    "Detach a volume (ebs-agent detach VOLUME), or use an instance type with more attachments. Network "
+    "interfaces may share the limit.",
     retry_after_s=120.0,
 )
 QUOTA = Rule(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from typing_extensions import override
 
 from agent.core.errors import AgentError
 from agent.core.model import Reason
+
+_INSTANCE_TYPE = re.compile(r"(?:ml\.)?([a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30})", re.ASCII)
 
 
 class IdentitySource(str, Enum):
@@ -48,6 +52,8 @@ class NodeFields:
     zone: str | None = None
     partition: str | None = None
     orchestrator: Orchestrator | None = None
+    instance_type: str | None = None
+    """As EC2 calls it: without the ``ml.`` that SageMaker puts before it."""
     eks_cluster: str | None = None
     """The name of the EKS cluster that orchestrates it."""
     hyperpod_sign: str | None = None
@@ -108,6 +114,12 @@ def partition_of_region(region: str) -> str:
         "eusc-": "aws-eusc",
     }
     return next((name for start, name in beginnings.items() if region.startswith(start)), "aws")
+
+
+def parse_instance_type(value: Any) -> str | None:
+    """Return EC2's name of an instance type, which SageMaker's begins with ``ml.``; None of anything else."""
+    found = _INSTANCE_TYPE.fullmatch(value) if isinstance(value, str) else None
+    return None if found is None else found[1]
 
 
 def require_identity(identity: CloudIdentity, *names: str) -> None:

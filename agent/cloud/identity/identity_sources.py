@@ -23,6 +23,7 @@ import psutil
 from agent.base.file_reading import find_directory, read_file
 from agent.base.off_loop import Aside, do_here
 from agent.cloud.identity import whoami
+from agent.cloud.identity.cloud_identity import parse_instance_type
 from agent.cloud.identity.whoami import CloudIdentity, IdentitySource, SourceAnswer
 from agent.core.errors import AgentError
 
@@ -151,6 +152,7 @@ async def _ask_api(
         instance_group=node.instance_group,
         instance_id=node.instance_id,
         zone=node.zone,
+        instance_type=parse_instance_type(node.instance_type),
     )
 
 

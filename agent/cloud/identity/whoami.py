@@ -20,6 +20,7 @@ from agent.cloud.identity.cloud_identity import (
     NodeFields,
     Orchestrator,
     SourceAnswer,
+    parse_instance_type,
     partition_of_region,
     require_identity,
 )
@@ -108,6 +109,7 @@ def parse_resource_config(content: bytes, addresses: Collection[str]) -> SourceA
             instance_group=_check(_NAME, _take(group, "Name", str), "instance group"),
             instance_name=_check(_NAME, _take(instance, "InstanceName", str), "instance name"),
             instance_id=_check(_INSTANCE_ID, _take(instance, "InstanceId", str), "instance ID"),
+            instance_type=parse_instance_type(group.get("InstanceType")),
         )
     except _UnusableError as error:
         return replace(of_cluster, problem=f"resource_config.json {error}")
@@ -217,6 +219,7 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Sou
             region=_check(_REGION, _take(document, "region", str), "region"),
             zone=_check(_ZONE, _take(document, "availabilityZone", str), "zone"),
             account=_check(_ACCOUNT, _take(document, "accountId", str), "account"),
+            instance_type=parse_instance_type(document.get("instanceType")),
             partition=partition if partition and re.fullmatch(r"aws[a-z-]*", partition) else None,
         )
     except (ValueError, RecursionError):
@@ -228,7 +231,7 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Sou
 
 
 _FIELDS = tuple(found.name for found in fields(NodeFields) if found.name != "hyperpod_sign")
-_NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id")
+_NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id", "instance_type")
 
 
 @dataclass

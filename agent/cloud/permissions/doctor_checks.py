@@ -26,7 +26,7 @@ from agent.cloud.aws.calls import (
 from agent.cloud.aws.iam_statements import STATEMENTS
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudVolume
-from agent.cloud.aws.status_calls import DescribeVolumeStatus, GetCallerIdentity
+from agent.cloud.aws.status_calls import DescribeInstanceTypes, DescribeVolumeStatus, GetCallerIdentity
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node
 from agent.cloud.identity.whoami import CloudIdentity
@@ -38,8 +38,8 @@ from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
 from agent.policy import Policy
 
-_TRIED_DRY = (Change, DescribeVolumeStatus)
-"""What is tried by EC2's dry run: what changes something, and what fails over an ID that is not there."""
+_TRIED_DRY = (Change, DescribeVolumeStatus, DescribeInstanceTypes)
+"""What is tried by EC2's dry run: what changes something, and what fails over what is not there."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def _make_trial(operation: str, node: NodeView, volume: CloudVolume | None) -> C
         "DescribeVolumes": DescribeVolumes((("volume-id", ("vol-00000000",)),)),
         "DescribeVolumesModifications": DescribeVolumesModifications((VolumeId("vol-00000000"),)),
         "DescribeVolumeStatus": DescribeVolumeStatus(()),
+        "DescribeInstanceTypes": DescribeInstanceTypes((identity.instance_type or "m5.large",)),
         "DescribeSnapshots": DescribeSnapshots((("snapshot-id", ("snap-00000000",)),)),
     }
     if cluster and node.api is AttachApi.HYPERPOD:

@@ -30,6 +30,7 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
     if can_attach or any(map(needs_cloud, policy.volumes)):
         yield from ("DescribeVolumes", "DescribeVolumeStatus")
     if can_attach:
+        yield "DescribeInstanceTypes"
         yield "AttachClusterNodeVolume" if api is AttachApi.HYPERPOD else "AttachVolume"
     if api is AttachApi.HYPERPOD and can_attach:
         yield "DescribeClusterNode"

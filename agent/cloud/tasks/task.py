@@ -13,6 +13,7 @@ from datetime import datetime
 
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.models import CloudVolume
+from agent.cloud.limits.type_limits import TypeLimits
 from agent.cloud.plan.decisions import Decision
 from agent.cloud.snapshots.take_due import SnapshotKeeper
 from agent.cloud.state.process_memory import CloudMemory
@@ -32,6 +33,7 @@ class Means:
     """Taken away, most of them by hand, and to be left so; ``EVERYTHING`` may be among them."""
     clock: Callable[[], float]
     now: Callable[[], datetime]
+    limits: TypeLimits
 
 
 class CloudTask(ABC):

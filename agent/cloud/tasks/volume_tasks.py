@@ -52,6 +52,9 @@ class AttachTask(CloudTask):
     async def decide(self, look: CloudState) -> Decision | None:
         decision = self._hold_back(await self._plan(look))
         if isinstance(decision, Do):
+            refusal = await self._means.limits.hold_back(self.name, decision.call, look)
+            if refusal is not None:
+                return refusal
             look.reserve_name(decision.call)
         return decision
 

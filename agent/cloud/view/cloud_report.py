@@ -10,6 +10,7 @@ from typing import Protocol
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.core.errors import AgentError
 from agent.core.model import (
+    Attachments,
     AwsChecks,
     Difference,
     NextCall,
@@ -73,6 +74,8 @@ class CloudReport:
     """Of the volumes here, what AWS says they are given."""
     checks: Mapping[VolumeId, AwsChecks] = field(default_factory=dict)
     """Of the volumes here, what AWS's own status checks found."""
+    attachments: Attachments | None = None
+    """None: it is not known how many volumes this instance takes."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

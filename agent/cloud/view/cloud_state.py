@@ -27,7 +27,7 @@ from agent.cloud.view.describe_all import (
     make_origin,
 )
 from agent.core.errors import AgentError
-from agent.core.model import Difference, NextCall, Origin, Provisioned, VolumeId
+from agent.core.model import Attachments, Difference, NextCall, Origin, Provisioned, VolumeId
 from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
@@ -61,6 +61,9 @@ class CloudState:
     untold: frozenset[VolumeId] = frozenset()
     """Volumes that it will not tell about."""
     has_acted: bool = False
+    coming: set[str] = field(default_factory=set)
+    """What gets a place on this instance in this look: volumes, and entries whose volume is being made."""
+    attachments: Attachments | None = None
     unproven: AgentError | None = None
     """Why it could not be found out whether an instance that holds a claim's volume is gone."""
 
@@ -205,6 +208,7 @@ class CloudState:
             self.untold,
             unread=self.list_unread(),
             drift=self.drift,
+            attachments=self.attachments,
             calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
             provisioned={
                 one.volume_id: Provisioned(one.iops, one.throughput)

@@ -6,7 +6,7 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 from __future__ import annotations
 
 from agent.core.model.checks import AwsChecks, Initialization
-from agent.core.model.cluster import NodeFacts, Origin, OriginAnswer
+from agent.core.model.cluster import Attachments, NodeFacts, Origin, OriginAnswer
 from agent.core.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
 from agent.core.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
 from agent.core.model.drift import Difference, Provisioned, Remedy
@@ -28,6 +28,7 @@ from agent.core.model.wanted import (
 from agent.core.reasons import Condition, Reason
 
 __all__ = [
+    "Attachments",
     "AwsChecks",
     "Blank",
     "Checked",

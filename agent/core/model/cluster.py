@@ -32,6 +32,21 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
+class Attachments:
+    """How many of the volumes that an instance takes it has."""
+
+    instance_type: str
+    used: int
+    most: int
+    is_shared: bool
+    """Network interfaces and disks of the instance store take places of the same limit."""
+
+    def describe(self) -> str:
+        """Return it as part of a sentence: ``3 of 27 attachments``."""
+        return f"{self.used} of {self.most} attachments"
+
+
+@dataclass(frozen=True)
 class Origin:
     """What the cloud knows about a volume, where it was asked and answered."""
 

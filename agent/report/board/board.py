@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.base.log import get_logger
 from agent.core.model import (
+    Attachments,
     AwsChecks,
     Condition,
     Difference,
@@ -63,6 +64,8 @@ class Board:
         self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
         self.next_calls: tuple[NextCall, ...] = ()
         """What the cloud half has decided on and not seen to have happened."""
+        self.attachments: Attachments | None = None
+        """Of how many volumes this instance has room for, where that is known."""
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:

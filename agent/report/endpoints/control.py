@@ -107,7 +107,12 @@ class _Control:
         departures = [{"volume_id": volume_id, "text": text} for volume_id, text in leaving]
         calls = [api.show_next_call(call) for call in self._board.next_calls]
         return web.json_response(
-            {"volumes": api.show_statuses(statuses), "cloud": calls, "departures": departures}
+            {
+                "volumes": api.show_statuses(statuses),
+                "cloud": calls,
+                "departures": departures,
+                "attachments": api.show_attachments(self._board.attachments),
+            }
         )
 
     async def explain(self, request: web.Request) -> web.Response:
@@ -122,7 +127,8 @@ class _Control:
                 snapshots=known.snapshots,
                 drift=known.drift,
             )
-        return web.json_response(api.show_explanation(status))
+        attachments = api.show_attachments(self._board.attachments)
+        return web.json_response({**api.show_explanation(status), "attachments": attachments})
 
     async def show_events(self, request: web.Request) -> web.StreamResponse:
         """Answer the events kept, one JSON object a line, and with ``follow`` every new one as it comes."""

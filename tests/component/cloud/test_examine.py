@@ -27,7 +27,7 @@ def surroundings(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) 
         "CustomerIpAddress": "10.0.0.1",
         "InstanceId": node.identity.instance_id,
     }
-    groups = [{"Name": "compute", "Instances": [instance]}]
+    groups = [{"Name": "compute", "InstanceType": "ml.m5.xlarge", "Instances": [instance]}]
     config = {"ClusterConfig": {"ClusterArn": CLUSTER_ARN}, "InstanceGroups": groups}
     path.write_text(json.dumps(config), "utf-8")
     for name, value in {**CREDENTIALS, "EBS_AGENT_CLOUD_ENDPOINT": world.aws.endpoint}.items():
@@ -46,14 +46,27 @@ async def test_doctor_tells_sources_and_permissions(
     assert examined["zone"].found == "us-west-2a (API)"
     assert examined["ec2:DescribeVolumes"].is_ok
     assert examined["ec2:DescribeVolumeStatus"].is_ok
+    assert examined["ec2:DescribeInstanceTypes"].is_ok
+    assert examined["instance type"].found == "m5.xlarge (resource_config.json)"
     assert examined["AWS role"].is_ok
     assert examined["AWS role"].found.startswith("arn:aws:")
     assert world.aws.calls["DescribeVolumeStatus"] == 0, "its dry run only"
+    assert world.aws.calls["DescribeInstanceTypes"] == 0, "likewise"
     denied = examined["ec2:CreateVolume ec2:CreateTags"]
     assert denied.is_ok is False
     assert "execution role" in str(denied.mend)
     assert examined["ec2:ModifyVolume"].is_ok is None
     assert not world.cloud.volumes
+
+
+async def test_missing_limits_are_one_finding(
+    world: World, surroundings: IdentitySources, tmp_path: Path
+) -> None:
+    """Who may not ask what the instance can do is told so here, with the action."""
+    world.use_policy(tmp_path, POLICY)
+    world.aws.faults.add(deny("DescribeInstanceTypes", "ec2:DescribeInstanceTypes"))
+    examined = await examine_cloud(world.policy, surroundings)
+    assert [one.subject for one in examined if one.is_ok is False] == ["ec2:DescribeInstanceTypes"]
 
 
 async def test_dry_run_changes_nothing(world: World, surroundings: IdentitySources, tmp_path: Path) -> None:

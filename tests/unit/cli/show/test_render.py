@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from agent.cli.show import render
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.orders.snapshots import show_snapshot
-from agent.core.model import NextCall
+from agent.core.model import Attachments, NextCall
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
@@ -27,6 +27,20 @@ def test_status_shows_each_volume_and_explains_what_is_wrong() -> None:
     for word in ("checkpoints", "✓ Ready", "/data/ckpt", "500 GiB", "50 %", "⊘ Refused NotBlank"):
         assert word in text
     assert text.rstrip().endswith("⊘ Volume datasets holds data. Mount it with format: never.")
+
+
+def test_places_of_the_instance_are_shown() -> None:
+    """Status, plan and explain tell how many of the instance's places are taken, where that is known."""
+    board = make_board(READY)
+    assert api.show_node(board)["attachments"] is None
+    board.attachments = Attachments("m5.xlarge", 3, 27, is_shared=True)
+    shown = api.show_attachments(board.attachments)
+    views = (
+        render.show_volumes(api.show_node(board)),
+        render.show_plan({"volumes": [api.show_status(READY)], "attachments": shown}),
+        render.show_explanation({**api.show_explanation(READY), "attachments": shown}),
+    )
+    assert all("m5.xlarge: 3 of 27 attachments, a limit that" in draw(view) for view in views)
 
 
 def test_empty_node_is_said_in_words() -> None:

@@ -38,6 +38,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),
     calls.DescribeSnapshots((("tag:a", ("b",)),)),
+    status_calls.DescribeInstanceTypes(("p5.48xlarge",)),
     status_calls.DescribeVolumeStatus((VOLUME,)),
     calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
     calls.DescribeVolumesModifications((VOLUME,)),

@@ -60,6 +60,31 @@ def change(path: tuple[str | int, ...], value: object) -> bytes:
     return json.dumps(config).encode()
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("ml.p5.48xlarge", "p5.48xlarge"),
+        ("p5.48xlarge", "p5.48xlarge"),
+        ("ml.p6e-gb200.36xlarge", "p6e-gb200.36xlarge"),
+        ("u-12tb1.metal", "u-12tb1.metal"),
+        ("ml.", None),
+        ("p5", None),
+        ("p5.48xlarge\n", None),
+        ("../p5.48xlarge", None),
+        ("", None),
+        (None, None),
+        (48, None),
+        (["p5.48xlarge"], None),
+    ],
+)
+def test_instance_type_is_ec2s(told: object, expected: str | None) -> None:
+    """SageMaker's name has ml. before it; what is none leaves all else of the file as it is."""
+    finding = parse_resource_config(change(("InstanceGroups", 0, "InstanceType"), told), {"10.1.2.3"})
+    assert finding.instance_type == expected
+    assert finding.instance_id == ID
+    assert finding.problem is None
+
+
 def test_file_tells_who_this_is() -> None:
     """The node is the one in the file with its address; region, account and partition come from the ARN."""
     finding = parse_resource_config(json.dumps(CONFIG).encode(), {"127.0.0.1", "10.1.2.3"})
@@ -72,6 +97,7 @@ def test_file_tells_who_this_is() -> None:
         region="us-west-2",
         account="111122223333",
         partition="aws",
+        instance_type="trn1.32xlarge",
     )
 
 

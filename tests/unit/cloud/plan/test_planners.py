@@ -461,6 +461,7 @@ def test_policy_gets_its_least_permissions(tmp_path: Path) -> None:
     assert actions == {
         "ec2:AttachVolume", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:CreateVolume", "ec2:DeleteSnapshot",
         "ec2:DeleteVolume", "ec2:DescribeSnapshots", "ec2:DescribeVolumes", "ec2:DetachVolume",
+        "ec2:DescribeInstanceTypes",
         "ec2:DescribeVolumeStatus", "ec2:DescribeVolumesModifications", "ec2:ModifyVolume",
         "eks:DescribeCluster",
         "sagemaker:AttachClusterNodeVolume",
@@ -484,7 +485,8 @@ def test_local_policy_needs_nothing(tmp_path: Path) -> None:
     policy = load_policy(path, trust_owner=True)
     assert list_operations(policy, AttachApi.NONE) == ()
     assert list_operations(policy, AttachApi.HYPERPOD) == (
-        "DescribeVolumes", "DescribeVolumeStatus", "AttachClusterNodeVolume", "DescribeClusterNode",
+        "DescribeVolumes", "DescribeVolumeStatus", "DescribeInstanceTypes", "AttachClusterNodeVolume",
+        "DescribeClusterNode",
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What this node's instance type can do with EBS volumes: asked once, and held against what is wanted."""

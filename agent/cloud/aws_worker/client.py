@@ -36,7 +36,7 @@ class CloudClient:
     ) -> None:
         self._settings = settings
         self._count = count
-        self._pacer = Pacer()
+        self._pacer = Pacer(attempts_at_failure=settings.attempts)
         self._worker: WorkerProcess | None = None
         self._starting = asyncio.Lock()
         self._last_id = 0
@@ -127,7 +127,7 @@ class CloudClient:
         try:
             return await worker.ask(self._last_id, asked, self._settings.call_timeout_s)
         except asyncio.TimeoutError:
-            # botocore bounds each attempt; a worker that exceeds the sum of them is stuck.
+            # botocore bounds the time of each request; a worker that takes as long for one call is stuck.
             worker.end()
             waited = f"no answer in {self._settings.call_timeout_s:.0f} s"
             raise explain_failure(Failure(call.service, call.operation, "WorkerTimeout", waited)) from None

@@ -80,40 +80,31 @@ def limit_resources(processes: int) -> None:
 
 
 class Caller:
-    """Makes calls with botocore's adaptive retries: one rate for all, exponential back-off, full jitter.
+    """Makes each call once: whether and when it is asked again is for the daemon's ``Pacer`` alone to say."""
 
-    A call that is not repeatable is tried once: when its answer was lost, only a look can tell what became of
-    it. Those that AWS throttled are asked again by the daemon's ``Pacer``.
-    """
-
-    def __init__(self, region: str | None, endpoint: str | None, attempts: int) -> None:
+    def __init__(self, region: str | None, endpoint: str | None) -> None:
         self._region = region
         self._endpoint = endpoint
-        self._clients: dict[tuple[str, bool], Any] = {}
+        self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._attempts = attempts
 
     def _find_client(self, call: type[Call[Any]]) -> Any:
-        key = (call.service, call.is_repeatable)
         with self._lock:  # making a client is not safe in two threads
-            if key not in self._clients:
+            if call.service not in self._clients:
                 config = Config(
-                    retries={
-                        "mode": "adaptive",
-                        "total_max_attempts": self._attempts if call.is_repeatable else 1,
-                    },
+                    retries={"mode": "standard", "total_max_attempts": 1},
                     connect_timeout=5,
                     read_timeout=30,
                     max_pool_connections=_CONCURRENT_CALLS,
                     user_agent_extra="ebs-agent",
                 )
                 session = boto3.session.Session(region_name=self._region)
-                self._clients[key] = session.client(
+                self._clients[call.service] = session.client(
                     call.service,  # type: ignore[call-overload]  # a name from calls.py, not a literal
                     config=config,
                     endpoint_url=self._endpoint,
                 )
-            return self._clients[key]
+            return self._clients[call.service]
 
     def call(self, call: type[Call[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer's members, all pages together, or raise botocore's error."""
@@ -232,10 +223,10 @@ def serve(stream: socket.socket, caller: Caller) -> None:
 
 def main() -> None:
     """Serve the socket that is standard input; the arguments are what ``worker_process`` starts it with."""
-    region, endpoint, attempts, processes = sys.argv[1:5]
+    region, endpoint, processes = sys.argv[1:4]
     give_up_privileges()
     limit_resources(int(processes))
-    serve(socket.socket(fileno=0), Caller(region or None, endpoint or None, int(attempts)))
+    serve(socket.socket(fileno=0), Caller(region or None, endpoint or None))
 
 
 if __name__ == "__main__":

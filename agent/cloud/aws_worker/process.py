@@ -51,7 +51,7 @@ class WorkerSettings:
     user: str | int | None = None
     """Unprivileged user to run as, by name or number; only root can and has to say one: ``choose_user``."""
     attempts: int = 3
-    """How often the worker itself tries a repeatable call, with jitter, before it tells of a failure."""
+    """How often a repeatable call is made before it is told that AWS fails, or cannot be reached."""
     idle_s: float = 60.0
     call_timeout_s: float = 120.0
     start_timeout_s: float = 30.0
@@ -239,7 +239,6 @@ def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.so
         "agent.cloud.aws_worker.main",
         settings.region or "",
         settings.endpoint or "",
-        str(settings.attempts),
         # Counted per user: a limit only where the user is the worker's own.
         str(_PROCESSES if isinstance(settings.user, str) else 0),
     ]

@@ -3,7 +3,7 @@
 Limits are an account's, shared by every node. While nothing is throttled, calls go out several at a time and
 at once. After a throttled one they go out singly, with a pause that doubles, and halves again with each that
 is let through, be it to be refused. Pauses are drawn at random, so that nodes that booted together do not ask
-together.
+together. Nothing else repeats a call: what botocore did of itself would count against the limits unseen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -53,13 +54,22 @@ class _Lane:
 class Pacer:
     """Makes calls no faster than AWS lets this node."""
 
-    def __init__(self, rng: random.Random | None = None, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self, rng: random.Random | None = None, attempts: int = ATTEMPTS, *, attempts_at_failure: int = 1
+    ) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._attempts = attempts
+        self._attempts_at_failure = attempts_at_failure
         self._lanes: dict[bool, _Lane] = {}
 
     async def make(self, call: Call[Any], ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``ask`` answers, asking again while AWS throttles it, which means it did nothing."""
+        """Return what ``ask`` answers, asking again while AWS throttles it, which means it did nothing.
+
+        A call that may be repeated is asked again where AWS failed, too; of others only a look can tell what
+        became of them.
+        """
+        if call.is_repeatable:
+            ask = partial(self._repeat, ask)
         lane = self._lanes.setdefault(isinstance(call, Change), _Lane())
         for _ in range(self._attempts - 1):
             answer = await self._try(lane, ask)
@@ -67,6 +77,17 @@ class Pacer:
                 return answer
         async with lane.limiter:
             return await ask()
+
+    async def _repeat(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again, soon and a few times, while AWS fails or cannot be reached."""
+        for failures in range(self._attempts_at_failure - 1):
+            try:
+                return await ask()
+            except CloudError as error:
+                if not error.is_transient:
+                    raise
+            await anyio.sleep(self._rng.uniform(0.0, FIRST_PAUSE_S) * 2.0**failures)
+        return await ask()
 
     async def _try(self, lane: _Lane, ask: Callable[[], Awaitable[T]]) -> T | CloudError:
         """Ask once, in turn and after the pause; returns the error of a call that was throttled."""

@@ -67,6 +67,8 @@ class CloudError(AgentError):
     code: str = ""
     operation: str = ""
     retry_after_s: float = 0.0
+    is_transient: bool = False
+    """AWS failed, or could not be reached: it may do what is asked in a moment."""
     denied_action: str | None = None
     """The IAM action that is missing, where AWS knows who asks, and says that it will not tell or do it."""
     encoded: str | None = None
@@ -122,6 +124,8 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
         code=code,
         operation=failure.operation,
         retry_after_s=_find_wait(rule, failure.message),
+        # What became of the worker its client knows, and has it asked again where that may be.
+        is_transient=rule in {SERVER, UNREACHABLE} and not code.startswith("Worker"),
         denied_action=action if rule is DENIED else None,
         encoded=find_encoded(failure.message),
     )

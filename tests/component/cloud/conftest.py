@@ -22,7 +22,7 @@ def caller(server: AwsServer) -> Iterator[Caller]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
-        yield Caller(REGION, server.endpoint, 2)
+        yield Caller(REGION, server.endpoint)
 
 
 @pytest.fixture

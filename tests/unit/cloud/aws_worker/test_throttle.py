@@ -69,6 +69,23 @@ def test_other_errors_are_not_asked_again() -> None:
     assert len(service.times_s) == 1
 
 
+@pytest.mark.parametrize(("call", "asked"), [(DescribeVolumes(), 3), (CHANGE, 1)], ids=["look", "change"])
+@pytest.mark.parametrize("failed", [2, 8])
+def test_failure_is_asked_again_where_that_may_be_repeated(
+    call: Call[object], asked: int, failed: int
+) -> None:
+    """Where AWS fails, a call that may be repeated is made a few times in seconds, others once."""
+    service = Service(failed, "InternalError")
+
+    async def story() -> None:
+        with suppress(CloudError):
+            await Pacer(RNG, attempts_at_failure=3).make(call, service.ask)
+        assert anyio.current_time() < 5
+
+    play(story)
+    assert len(service.times_s) == asked
+
+
 def test_what_is_refused_for_another_reason_was_let_through() -> None:
     """A refusal of a call that AWS had time for shortens the pause as an answer does; silence does not."""
 

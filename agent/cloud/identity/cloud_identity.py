@@ -98,9 +98,6 @@ class CloudIdentity(NodeFields):
             return False
         return not self.is_hyperpod or None not in {self.cluster_arn, self.instance_group}
 
-    def source_of(self, name: str) -> IdentitySource | None:
-        return next((source for found, source in self.sources if found == name), None)
-
 
 def partition_of_region(region: str) -> str:
     """Return the partition a region lies in, by its name's beginning."""

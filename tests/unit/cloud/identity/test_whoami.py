@@ -317,8 +317,8 @@ def test_cluster_account_wins_over_metadata() -> None:
         [parse_resource_config(json.dumps(CONFIG).encode(), {"10.1.2.3"}), parse_identity_document(DOCUMENT)]
     )
     assert (identity.account, identity.zone) == ("111122223333", "us-west-2b")
-    assert identity.source_of("account") is IdentitySource.RESOURCE_CONFIG
-    assert identity.source_of("zone") is IdentitySource.METADATA
+    assert dict(identity.sources)["account"] is IdentitySource.RESOURCE_CONFIG
+    assert dict(identity.sources)["zone"] is IdentitySource.METADATA
     assert identity.cluster_id == "abcde01234yz"
     assert not identity.problems
 
@@ -395,7 +395,7 @@ async def test_api_tells_what_files_do_not(tmp_path: Path) -> None:
     surroundings = IdentitySources(path, None, host_name=f"hyperpod-{ID}")
     identity = await identify_node(surroundings, describe)
     assert (identity.instance_group, identity.zone) == ("workers", "us-west-2c")
-    assert identity.source_of("zone") is IdentitySource.API
+    assert dict(identity.sources)["zone"] is IdentitySource.API
     assert asked == [DescribeClusterNode(ARN, ID)]
 
 

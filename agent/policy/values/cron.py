@@ -1,4 +1,8 @@
-"""Schedules in cron's five fields, read strictly, in UTC."""
+"""Schedules in cron's five fields, read strictly, in UTC.
+
+Not cronsim: it takes seconds, ``L`` and ``#`` too, and a step of 90 minutes, and does not take ``sat-sun``;
+it says which field is bad, and not what may stand there.
+"""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ class Story:
 def check_events(stage: Stage) -> None:
     """Every change whose answer an agent lived to see is an event of its kind, and none is two of them.
 
-    A volume that is asked for again, under its token, was made once. To end a fast restore that has ended is
-    no change, as AWS's answer says.
+    A volume that is asked for again, under its token, was made once, and each node that heard of it says so. To
+    end a fast restore that has ended is no change, as AWS's answer says.
     """
     answered = [call for node in stage.nodes for call in node.answered]
     again = [
@@ -151,11 +151,13 @@ def check_events(stage: Stage) -> None:
     )
     calls["volume.created"] -= len(again)
     told = Counter(name for node in stage.nodes for name, _ in node.events if name in calls)
+    made = [about for node in stage.nodes for about in node.events if about[0] == "volume.created"]
+    told["volume.created"] -= len(made) - len(set(made))
     ended = {"snapshot.fast_restore_disabled": calls["snapshot.fast_restore_disabled"]}
     assert told | Counter(ended) == calls
     assert told <= calls
     once = [
-        (name, volume, fields.get("snapshot_id"))
+        (id(node), name, volume, fields.get("snapshot_id"))
         for node in stage.nodes
         for (name, volume), fields in zip(node.events, node.told, strict=True)
         if EventName(name) in HAPPENS_ONCE

@@ -72,7 +72,7 @@ from pathlib import Path
 
 site = Path(sysconfig.get_path("purelib"))
 (site / "agent_stub.py").write_text((Path(__file__).parent / "wheels" / sys.argv[1]).read_text())
-for name in ("__init__", "daemon", "cli/__init__", "cli/app", "cloud/__init__", "cloud/aws_worker/__init__", "cloud/aws_worker/main"):
+for name in ("daemon", "cli/app", "cloud/aws_worker/main"):
     module = site / "agent" / f"{name}.py"
     module.parent.mkdir(parents=True, exist_ok=True)
     module.touch()

@@ -137,8 +137,8 @@ class Story:
 def check_events(stage: Stage) -> None:
     """Every change whose answer an agent lived to see is an event of its kind, and none is two of them.
 
-    A volume that is asked for again, under its token, was made once, and each node that heard of it says so. To
-    end a fast restore that has ended is no change, as AWS's answer says.
+    A volume that is asked for again, under its token, was made once, and each node that heard of it says
+    so. To end a fast restore that has ended is no change, as AWS's answer says.
     """
     answered = [call for node in stage.nodes for call in node.answered]
     again = [

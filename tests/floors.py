@@ -82,7 +82,7 @@ FLOORS = (
     ),
     Floor(
         "daemon",
-        ("systemd_notify", "daemon"),
+        ("daemon",),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
     Floor(

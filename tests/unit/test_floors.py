@@ -21,7 +21,6 @@ CIRCLE = {"agent.node.machine", "agent.node.mounts.exchange_paths"}
 
 MOST_LINES = 300
 LONGER: dict[str, str] = {
-    "agent.daemon": "to be divided",
     "agent.node.machine": "to be divided",
     "agent.node.volume_session.actions": "to be divided",
     "agent.node.volume_session.session": "to be divided",

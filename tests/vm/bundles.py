@@ -59,6 +59,6 @@ def make_later_folder(scratch: Path, version: str, python: str, *, is_broken: bo
     init = source / "agent/__init__.py"
     init.write_text(init.read_text().replace(f'"{VERSION}"', f'"{version}"'))
     if is_broken:
-        with (source / "agent/daemon.py").open("a") as file:
+        with (source / "agent/daemon/__init__.py").open("a") as file:
             file.write(BREAKAGE)
     return make_folder(scratch / "dist", source, pythons=[python])

@@ -50,7 +50,7 @@ from agent.report.mqtt.publisher import MqttPublisher
 from agent.report.serving.certificates import Tls
 from agent.report.serving.serve import HttpFace, serve_control
 from agent.report.serving.sockets import Listen
-from agent.systemd_notify import ServiceNotifier
+from agent.daemon.systemd_notify import ServiceNotifier
 
 if TYPE_CHECKING:
     from aiohttp import web

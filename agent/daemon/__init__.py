@@ -1,4 +1,4 @@
-"""The daemon: what is made and started, in which order, and what follows for all of it from what one part says.
+"""The daemon: what is made and started, in which order, and what follows for all from what one part says.
 
 Composition only: what is to be done with a volume is decided below.
 """

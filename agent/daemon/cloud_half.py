@@ -1,0 +1,149 @@
+"""The cloud half as the daemon has it: what follows when it says something, and its orders on the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agent.base.error_barrier import supervise
+from agent.base.log import get_logger
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.node_actions import NodeHands
+from agent.cloud.service import CloudService
+from agent.cloud.spot_interruption import InterruptionWatch
+from agent.cloud.state.state_file import FileStore
+from agent.cloud.view.cloud_report import CloudReport, explain_fault
+from agent.core.errors import AgentError
+from agent.core.model import Seen, VolumeId
+from agent.daemon.faces import Faces
+from agent.daemon.in_force import InForce
+from agent.loop.goals import Want
+from agent.loop.reconcile import Reconciler
+from agent.loop.wake_causes import Cause
+from agent.node.machine import Machine
+from agent.policy import Policy, PolicyFile
+from agent.report.board.events import EventName
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+CLOUD_RETRY_S = 60.0
+
+log = get_logger(__name__)
+
+
+class CloudHalf:
+    """Asks AWS and hands on what it says. A fault in it must never take down the half that needs no cloud."""
+
+    def __init__(
+        self,
+        node: Machine,
+        faces: Faces,
+        in_force: InForce,
+        policy_file: PolicyFile,
+        reconciler: Reconciler,
+        refresh: Callable[[], None],
+    ) -> None:
+        self._board = faces.board
+        self._in_force = in_force
+        self._policy_file = policy_file
+        self._reconciler = reconciler
+        self._refresh = refresh
+        self.hands = NodeHands(node, reconciler, lambda: in_force.present, refresh)
+        self._service = CloudService(
+            self._get_policy,
+            self.hands,
+            self._put_report,
+            faces.counters.count_cloud_request,
+            has_standins=in_force.has_standins,
+            surroundings=in_force.look_around,
+            claims=FileStore(node.paths.state / "claims.json", node.aside),
+            note_by_hand=self.hands.note_by_hand,
+            record=self._record,
+        )
+        self.interruptions = InterruptionWatch(lambda: in_force.identity_sources, self._leave_node)
+
+    async def run(self, identity: CloudIdentity) -> None:
+        """Ask AWS while the policy needs it, until cancelled. ``identity``: what is known of the node."""
+        known = [identity]
+
+        async def run() -> None:
+            # What was known when it failed is asked for again.
+            await self._service.run(known.pop() if known else None)
+
+        def tell(error: AgentError) -> None:
+            self._board.explain_by_cloud(explain_fault(self._in_force.policy, error), {})
+
+        await supervise("ask AWS", run, retry_s=(CLOUD_RETRY_S,), tell=tell)
+
+    def heed_policy(self) -> None:
+        """Look at the cloud as the policy in force says."""
+        release_on = self._in_force.policy.agent.cloud.release_on
+        self.interruptions.apply(is_wanted="spot-interruption" in release_on)
+        self._service.wake()
+
+    def assign(
+        self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
+    ) -> Mapping[VolumeId, Want]:
+        """Return what is wanted of each volume; of one that is released nothing, whatever the policy says."""
+        old = self._in_force.present.keys()
+        if present.keys() != old:
+            if self._board.is_first_look_done:
+                self.hands.note_arrived(present.keys() - old)
+            self._service.wake()
+        wants = self._in_force.assign(present, recorded)
+        return {volume: self.hands.withhold(volume, want) for volume, want in wants.items()}
+
+    def keep(self, volume_id: VolumeId) -> None:
+        """Have a volume that was released used again as the policy says."""
+        self.hands.keep(volume_id)
+        self._service.wake()
+
+    def add_routes(self, app: web.Application) -> None:
+        """Let the control socket take orders for the cloud, and examine what the agent may do there."""
+        from agent.cloud.orders.routes import add_cloud_routes  # noqa: PLC0415
+        from agent.cloud.permissions.doctor_in_agent import add_examination  # noqa: PLC0415
+
+        orders, file = self._service.prepare_orders, self._policy_file
+        add_cloud_routes(app, self._board, orders, self.keep, self._get_policy, file, self.hands)
+        add_examination(app, self._get_policy, self._in_force.look_around)
+
+    def _get_policy(self) -> Policy:
+        return self._in_force.policy
+
+    # -- What the cloud half says ----------------------------------------------------------------------------
+
+    def _put_report(self, report: CloudReport) -> None:
+        """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
+        changed = self._in_force.origins.put(report.origins, report.untold, report.unread)
+        self._in_force.claimed = report.claimed
+        self._in_force.put_facts(report.facts)
+        self._board.explain_by_cloud(
+            report.endings, report.notices, report.departures, report.drift, report.provisioned
+        )
+        self._board.put_snapshots(report.snapshots)
+        self._board.next_calls, self._board.attachments = report.calls, report.attachments
+        self._board.put_checks(report.checks)
+        self._refresh()
+        for volume in changed & self._in_force.present.keys():
+            self._reconciler.wake(volume, Cause.ANSWER)
+
+    def _record(self, name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
+        """Keep an event of the cloud half, unless it is of the kind that happens once and is kept already."""
+        event = EventName(name)
+        if not self._board.history.has_once(event, volume_id, fields.get("snapshot_id")):
+            self._board.record(event, volume_id, **fields)
+
+    async def _leave_node(self, why: str, left_s: float) -> None:
+        """Have every volume leave this node, whose end is near."""
+        from agent.cloud.orders.release_before_end import release_before_end  # noqa: PLC0415
+        from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
+
+        async def tell(text: str) -> None:
+            log.info("instance.leaving", text=text)
+
+        orders, file = self._service.prepare_orders, self._policy_file
+        taker = OrderTaker(self._board, orders, self.keep, self._get_policy, file, self.hands)
+        context = taker.open_node_context(tell)
+        if context is not None:
+            await release_before_end(context, why, left_s)

@@ -1,0 +1,95 @@
+"""What shows volumes to others: the board, and the history, sampler, HTTP, broker and hooks that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cloud.state.state_file import FileStore
+from agent.core.model import NodeFacts, VolumeId
+from agent.node.machine import Machine
+from agent.policy import Policy
+from agent.report.agent_counters import Counters
+from agent.report.board.board import Board
+from agent.report.health.sampler import Sampler
+from agent.report.history import FILE_NAME, HistoryKeeper
+from agent.report.hooks import HookRunner
+from agent.report.mqtt.publisher import MqttPublisher
+from agent.report.serving.certificates import Tls
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+class Faces:
+    """The board and all that reads it, each as the policy in force has it."""
+
+    def __init__(
+        self,
+        node: Machine,
+        board: Board,
+        counters: Counters,
+        policy: Policy,
+        wake: Callable[[VolumeId], None],
+    ) -> None:
+        self.board = board
+        self.counters = counters
+        self._node = node
+        self._facts = NodeFacts()
+        self._sampler = Sampler(node, board, wake)
+        retained = FileStore(node.paths.state / "mqtt.json", node.aside)
+        self._mqtt = MqttPublisher(board, counters, node.aside, retained)
+        self._http = HttpFace(
+            self._make_http_app, _choose_listen(policy), counters.count_connection, aside=node.aside
+        )
+        self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, aside=node.aside)
+        self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)
+
+    def list_tasks(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        """Yield what is to be run, each with what it does."""
+        yield "answer over HTTP", self._http.run
+        yield "run hooks", self._hooks.run
+        yield "write the history down", self._history_keeper.run
+        yield "publish over MQTT", self._mqtt.run
+        yield "sample how volumes are", self._sampler.run
+
+    def put_policy(self, policy: Policy) -> None:
+        """Sample and serve as the policy says from now on."""
+        self._sampler.interval_s = policy.agent.health.interval_s
+        self._sampler.may_write = policy.agent.health.write_probe
+        self._http.apply(_choose_listen(policy))
+        self.counters.note_policy_reload(is_in_force=True)
+
+    def put_facts(self, policy: Policy, facts: NodeFacts) -> None:
+        """Publish, and call hooks, as the node that ``facts`` tell of."""
+        self._facts = facts
+        self._mqtt.apply(policy.agent.mqtt, facts)
+
+    async def flush_history(self) -> None:
+        """Write down what is not written yet."""
+        await self._history_keeper.flush()
+
+    def summarize(self) -> str:
+        """Return the line that ``systemctl status`` shows."""
+        statuses = self.board.statuses()
+        usable = sum(status.condition.is_usable for status in statuses)
+        return f"{usable} of {len(statuses)} volumes usable"
+
+    def _make_http_app(self) -> web.Application:
+        # Imported when somebody asks, as agent.report.serving.serve says.
+        from agent.report.endpoints.http import make_app  # noqa: PLC0415
+        from agent.report.metrics.exposition import Exposition  # noqa: PLC0415
+
+        exposition = Exposition(self.board, self.counters, self._node.count_abandoned)
+        return make_app(self.board, exposition, self._sampler.readings)
+
+
+def _choose_listen(policy: Policy) -> Listen:
+    http = policy.agent.http
+    if http.tls is None:
+        return Listen(http.host, http.port)
+    client_ca = None if http.tls.client_ca is None else Path(http.tls.client_ca)
+    return Listen(http.host, http.port, Tls(Path(http.tls.cert), Path(http.tls.key), client_ca))

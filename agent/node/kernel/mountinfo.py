@@ -79,17 +79,17 @@ def _parse_line(line: bytes) -> Mount | None:
         mount_id=int(words[0]),
         parent_id=int(words[1]),
         device_number=DeviceNumber(int(device[1]), int(device[2])),
-        root=_unescape(words[3]),
-        path=_unescape(words[4]),
+        root=unescape(words[3]),
+        path=unescape(words[4]),
         options=_split_options(words[5]),
-        fs_type=_unescape(tail[0]),
-        source=_unescape(tail[1]),
+        fs_type=unescape(tail[0]),
+        source=unescape(tail[1]),
         super_options=_split_options(tail[2]),
     )
 
 
 def _split_options(word: bytes) -> frozenset[str]:
-    return frozenset(_unescape(option) for option in word.split(b","))
+    return frozenset(unescape(option) for option in word.split(b","))
 
 
 def _escape(path: str) -> bytes:
@@ -97,7 +97,8 @@ def _escape(path: str) -> bytes:
     return _ESCAPED.sub(lambda match: b"\\%03o" % ord(match[0]), os.fsencode(path))
 
 
-def _unescape(word: bytes) -> str:
+def unescape(word: bytes) -> str:
+    r"""Return a path as it is, from how the kernel writes it in any of its tables (``\040``)."""
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), word))
 
 

@@ -1,13 +1,12 @@
-r"""What the kernel swaps to, as ``/proc/swaps`` tells it: partitions and whole disks, and files."""
+"""What the kernel swaps to, as ``/proc/swaps`` tells it: partitions and whole disks, and files."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from agent.node.kernel.mountinfo import unescape
 from agent.node.kernel.sysfs import PROC
 
-_ESCAPE = re.compile(r"\\([0-3][0-7]{2})")
 _DELETED = " (deleted)"
 
 
@@ -22,10 +21,5 @@ def list_swap_files(proc: Path = PROC) -> tuple[str, ...]:
 
 
 def _read_swaps(proc: Path) -> list[tuple[str, str]]:
-    lines = (proc / "swaps").read_text("utf-8", "surrogateescape").splitlines()[1:]
-    return [(_unescape(line.split()[0]), line.split()[1]) for line in lines]
-
-
-def _unescape(text: str) -> str:
-    r"""Return a path with its octal escapes (``\040``) resolved."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    lines = (proc / "swaps").read_bytes().splitlines()[1:]
+    return [(unescape(words[0]), words[1].decode("ascii")) for words in map(bytes.split, lines)]

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.agent_process import AgentProcess, Scratch
+from tests.aws.cloud import Cloud
+from tests.aws.files import FileVolumes
+from tests.aws.server import AwsServer
 from tests.loop.disks import Bench, open_bench
 
 
@@ -38,3 +41,18 @@ def agent(scratch: Scratch) -> Iterator[AgentProcess]:
     process = AgentProcess(scratch)
     yield process
     process.end_anyhow()
+
+
+@pytest.fixture
+def files(short_path: Path) -> Iterator[FileVolumes]:
+    """Give a place for volumes that AWS has, and take down what was attached of them."""
+    yield FileVolumes(short_path / "store")
+    # A loop device still stands on the file that was stored away with its volume attached.
+    Scratch(short_path).clean()
+
+
+@pytest.fixture
+def aws(files: FileVolumes) -> Iterator[AwsServer]:
+    """Give an AWS that has those volumes."""
+    with AwsServer(Cloud(files)) as server:
+        yield server

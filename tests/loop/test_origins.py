@@ -9,26 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.aws.cloud import Cloud
 from tests.aws.faults import Fault
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
-from tests.loop.test_cloud_story import ClusterNode
+from tests.loop.cluster_node import ClusterNode
 from tests.waiting import wait_until
 
 SOURCE = "vol-00000000000000000"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def files(short_path: Path) -> FileVolumes:
-    return FileVolumes(short_path / "store")
-
-
-@pytest.fixture
-def aws(files: FileVolumes) -> Iterator[AwsServer]:
-    with AwsServer(Cloud(files)) as server:
-        yield server
 
 
 @pytest.fixture

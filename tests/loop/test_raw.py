@@ -29,6 +29,15 @@ def make_entry(scratch: Scratch) -> dict[str, Any]:
     }
 
 
+def hand_out(scratch: Scratch, agent: AgentProcess) -> str:
+    """Start an agent that hands a volume out raw, and return the volume's device."""
+    scratch.write_policy(RAW, resync="1s")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    device: str = agent.wait_condition(VOLUME, "Ready")["device"]
+    return device
+
+
 def switch(scratch: Scratch, agent: AgentProcess, entry: dict[str, Any]) -> None:
     scratch.write_policy(entry, resync="1s")
     agent.reload()
@@ -101,10 +110,7 @@ def test_mounted_volume_that_becomes_raw(scratch: Scratch, agent: AgentProcess) 
 
 def test_raw_volume_mounted_by_hand_is_not_exposed(scratch: Scratch, agent: AgentProcess) -> None:
     """Its link by name goes for as long as its own user has it mounted."""
-    scratch.write_policy(RAW, resync="1s")
-    scratch.add_volume(VOLUME)
-    agent.start()
-    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    device = hand_out(scratch, agent)
     link = scratch.paths.dev_ebs / "raw"
     assert link.is_symlink()
     run("mkfs.ext4", "-q", "-F", device)
@@ -122,10 +128,7 @@ def test_raw_volume_mounted_by_hand_is_not_exposed(scratch: Scratch, agent: Agen
 
 def test_raw_volume_that_becomes_a_filesystem_is_let_go_first(scratch: Scratch, agent: AgentProcess) -> None:
     """Nothing is made or mounted below a process that has the raw device open."""
-    scratch.write_policy(RAW, resync="1s")
-    scratch.add_volume(VOLUME)
-    agent.start()
-    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    device = hand_out(scratch, agent)
     with open_raw(device) as user:
         switch(scratch, agent, make_entry(scratch))
         wait_named(agent, user)
@@ -136,10 +139,7 @@ def test_raw_volume_that_becomes_a_filesystem_is_let_go_first(scratch: Scratch, 
 
 def test_raw_user_survives_restart(scratch: Scratch, agent: AgentProcess) -> None:
     """That a volume was handed out raw outlasts the agent: nothing is made below who has it open since."""
-    scratch.write_policy(RAW, resync="1s")
-    scratch.add_volume(VOLUME)
-    agent.start()
-    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    device = hand_out(scratch, agent)
     with open_raw(device) as user:
         switch(scratch, agent, make_entry(scratch))
         for end in (agent.stop, agent.kill):
@@ -154,10 +154,7 @@ def test_raw_user_survives_restart(scratch: Scratch, agent: AgentProcess) -> Non
 
 def test_raw_user_is_found_without_a_note(scratch: Scratch, agent: AgentProcess) -> None:
     """Handed out by an agent that kept no notes, or with a note that is spoilt: it counts all the same."""
-    scratch.write_policy(RAW, resync="1s")
-    scratch.add_volume(VOLUME)
-    agent.start()
-    device = agent.wait_condition(VOLUME, "Ready")["device"]
+    device = hand_out(scratch, agent)
     (note,) = scratch.root.rglob(f"raw/{VOLUME}.json")
     with open_raw(device) as user:
         agent.kill()

@@ -15,8 +15,9 @@ from agent.core.model import FsType, Mount, Reason
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.directories import open_mount_point
 from agent.node.filesystem.mount import mount_filesystem
+from agent.node.filesystem.try_write import begin_write, probe_write
 from agent.node.kernel.mountinfo import find_top_mount, read_mounts
-from agent.node.sampling.mount_sample import probe_write, sample_mount
+from agent.node.sampling.mount_sample import sample_mount
 from agent.node.volume_session.inspect import LookRequest, look_at
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus.tools import run
@@ -96,7 +97,7 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
             lambda: change_mount.read_root_inode(path, mine.device_number),
             lambda: change_mount.unmount(mine),
             lambda: change_mount.thaw(path, mine.device_number),
-            lambda: change_mount.begin_write(path, mine.device_number),
+            lambda: begin_write(path, mine.device_number),
         ):
             with pytest.raises(CoveredError, match="hidden beneath") as caught:
                 touch()

@@ -13,11 +13,11 @@ import pytest
 
 from agent.core.errors import AgentError, FrozenError
 from agent.core.model import FsType, VolumeId
-from agent.node.filesystem import change_mount
 from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.filesystem.hold_frozen import hold_frozen
+from agent.node.filesystem.try_write import begin_write
 from agent.node.isolate.workers import Workers
-from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.mount_sample import MountSample, try_writing
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.loop.disks import Bench
 from tests.loop.test_daemon import VOLUME, entry, find_mount
@@ -103,16 +103,14 @@ async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
         freezes = Freezes(workers)
         with freezes.holding(volume):
             async with hold_frozen(workers, path, number, limit_s=60):
-                assert await freezes.try_writing(volume, sample, timeout_s=60) == sample
+                assert await try_writing(freezes, volume, sample, timeout_s=60) == sample
                 # One that had begun when the freeze came is held up by it.
                 with pytest.raises(FrozenError):
-                    await workers.call(
-                        change_mount.begin_write, path, number, timeout_s=1, subject=f"writes to {volume}"
-                    )
+                    await workers.call(begin_write, path, number, timeout_s=1, subject=f"writes to {volume}")
                 assert not freezes.is_frozen(volume)
                 assert not await freezes.is_stuck(volume, 0.1)
         await until(lambda: not workers._pool.dying)
-        assert await freezes.try_writing(volume, sample, timeout_s=60) == sample
+        assert await try_writing(freezes, volume, sample, timeout_s=60) == sample
 
 
 @pytest.mark.anyio

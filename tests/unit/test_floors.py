@@ -10,18 +10,8 @@ import pytest
 
 from tests.floors import DESIGN, PACKAGE, find_breaches, find_circle, find_modules, render
 
-BREACHES = {
-    "agent.node.filesystem.frozen_filesystems imports agent.node.sampling.mount_sample",
-    "agent.node.mounts.exchange_paths imports agent.node.machine",
-    "agent.node.volume_session.actions imports agent.node.machine",
-    "agent.node.volume_session.session imports agent.node.machine",
-    "agent.node.volume_session.raw_handover imports agent.node.machine",
-}
-CIRCLE = {"agent.node.machine", "agent.node.mounts.exchange_paths"}
-
 MOST_LINES = 300
 LONGER: dict[str, str] = {
-    "agent.node.machine": "to be divided",
     "agent.node.volume_session.actions": "to be divided",
     "agent.node.volume_session.session": "to be divided",
 }
@@ -38,12 +28,12 @@ FULLER: dict[str, str] = {
 
 def test_floors_are_kept() -> None:
     """Nothing is imported from above, nor from the room beside; not even for an annotation."""
-    assert set(find_breaches(find_modules())) == BREACHES
+    assert list(find_breaches(find_modules())) == []
 
 
 def test_no_modules_import_each_other() -> None:
     """There is no circle, however long, not even one of annotations."""
-    assert set(find_circle(find_modules())) == CIRCLE
+    assert find_circle(find_modules()) == []
 
 
 @pytest.mark.parametrize(

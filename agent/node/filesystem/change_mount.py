@@ -29,9 +29,6 @@ from agent.node.kernel.mountinfo import (
 )
 from agent.node.kernel.swaps import list_swap_files
 
-NAME_MAX = 255
-"""Bytes of a file's name, in every filesystem the agent mounts (include/uapi/linux/limits.h)."""
-
 
 def remount(path: str, device_number: DeviceNumber, options: tuple[str, ...]) -> None:
     """Give a mount its options in place; parameters not named are left as they are."""
@@ -98,21 +95,6 @@ def thaw(path: str, device_number: DeviceNumber) -> None:
             raise AgentError(
                 f"{path} could not be thawed: {error.strerror}.", reason=Reason.STEP_FAILED
             ) from error
-
-
-def begin_write(path: str, device_number: DeviceNumber) -> None:
-    """Begin to write to a mounted filesystem, and change nothing: who does so waits while it is frozen.
-
-    OSError where it takes no writes at all.
-    """
-    with open_mount(path, device_number) as (mount_fd, _):
-        try:
-            # Leave to write is taken before the name is looked at (do_unlinkat in fs/namei.c), and no
-            # filesystem takes a name as long as this one, so there is nothing that it could remove.
-            os.unlink("x" * (NAME_MAX + 1), dir_fd=mount_fd)
-        except OSError as error:
-            if error.errno not in {errno.ENAMETOOLONG, errno.ENOENT}:
-                raise
 
 
 def set_root_ownership(

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 from agent.core.errors import FrozenError, NotAnsweringError, NotMountedError
 from agent.core.frozen_filesystem import hint_at_thaw, tell_frozen
 from agent.core.model import DeviceNumber, Mount, Observed, Reason, VolumeId
 from agent.core.steps import Action, GrowFilesystem, MoveMount, Remount, SetRootOwnership, Unmount
-from agent.node.filesystem import change_mount
+from agent.node.filesystem.try_write import begin_write, probe_write
 from agent.node.isolate.workers import Workers
-from agent.node.sampling.mount_sample import MountSample, probe_write
 
 BEGIN_TIMEOUT_S = 5.0
 """To begin to write takes no I/O, but the directory's lock: whoever holds that one has a slow device."""
@@ -65,7 +63,7 @@ class Freezes:
         try:
             with suppress(OSError, NotMountedError):
                 await self._workers.call(
-                    change_mount.begin_write,
+                    begin_write,
                     path,
                     device_number,
                     timeout_s=BEGIN_TIMEOUT_S,
@@ -78,26 +76,20 @@ class Freezes:
             if error.may_be_frozen:
                 raise
 
-    async def try_writing(self, volume: VolumeId, mount: MountSample, timeout_s: float) -> MountSample:
-        """Return the sample with what came of making a nameless file there; as it is while we froze it.
+    def is_held(self, volume: VolumeId) -> bool:
+        """Tell whether the agent itself keeps the volume's filesystem frozen."""
+        return volume in self._held
+
+    async def try_writing(
+        self, volume: VolumeId, path: str, number: DeviceNumber, mount_id: int, timeout_s: float
+    ) -> int | None:
+        """Return the errno of making a nameless file in a mount, or raise FrozenError.
 
         Raises NotAnsweringError where that is not answered, and for another reason than a freeze.
         """
-        number = mount.device_number
-        if number is None or volume in self._held or mount.is_read_only or mount.root_errno is not None:
-            return mount
-        try:
-            failure = await self._workers.call(
-                probe_write,
-                mount.path,
-                number,
-                mount.mount_id,
-                timeout_s=timeout_s,
-                subject=_name_subject(volume),
-            )
-        except FrozenError:
-            return replace(mount, is_frozen=volume not in self._held)
-        return replace(mount, write_errno=failure)
+        return await self._workers.call(
+            probe_write, path, number, mount_id, timeout_s=timeout_s, subject=_name_subject(volume)
+        )
 
     def _hear_release(self, subject: str) -> None:
         volume = VolumeId(subject.removeprefix(_PREFIX))

@@ -7,24 +7,24 @@ each volume is wanted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
 from agent.core.errors import AgentError, OvertakenError
 from agent.core.model import MountRecord, Reason, Relocation, VolumeId
+from agent.node.filesystem.frozen_filesystems import Freezes
+from agent.node.isolate.workers import Workers
 from agent.node.mounts.exchange_mounts import are_seen, exchange_mounts, refuse_used
+from agent.node.state.volume_records import Records
 
 if sys.version_info >= (3, 11):
     from typing import TypeVarTuple, Unpack
 else:
     from typing_extensions import TypeVarTuple, Unpack
-
-if TYPE_CHECKING:
-    from agent.node.machine import Machine
 
 _TIMEOUT_S = 600.0
 """As for any other mount: it may have to wait for its device."""
@@ -33,6 +33,25 @@ _PATIENCE_S = 10.0
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+class Node(Protocol):
+    """What is asked of the node whose mounts these are."""
+
+    workers: Workers
+    records: Records
+    freezes: Freezes
+    boot_id: str
+    allowed_roots: tuple[str, ...]
+
+    def list_recorded(self) -> Iterable[VolumeId]:
+        """Return the volumes that the agent has mounted and not unmounted, here or not."""
+
+    async def read(self, read: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Return what ``read`` finds among the notes."""
+
+    async def note_mount(self, note: MountRecord) -> None:
+        """Write down what was mounted where."""
 
 
 @dataclass
@@ -51,7 +70,7 @@ class Rings:
     ``hear_free`` is told of a path that a mount has left. All are put here by whoever follows volumes.
     """
 
-    def __init__(self, node: Machine) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
         self._meetings: dict[frozenset[Relocation], _Meeting] = {}
         self.find_path: Callable[[VolumeId], str | None] = lambda _: None

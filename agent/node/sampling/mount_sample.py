@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.core.errors import AgentError, CoveredError, NotMountedError
+from agent.core.errors import AgentError, CoveredError, FrozenError, NotMountedError
 from agent.core.exhaustion import is_shortage
-from agent.core.model import Device, DeviceNumber, FsType, Mount
+from agent.core.model import Device, DeviceNumber, FsType, Mount, VolumeId
 from agent.node.content.superblocks import FS_TYPES
-from agent.node.filesystem import change_mount as mounted
+from agent.node.filesystem import change_mount
+from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.kernel import grow_filesystem
 from agent.node.kernel.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
@@ -61,10 +61,27 @@ def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None
     if mount is None or not is_whole(mount) or not _is_of(mount, device):
         return None, device.size_bytes
     try:
-        with mounted.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
+        with change_mount.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
             return _sample_open_mount(fd, device, mount, mount_fd)
     except (CoveredError, NotMountedError):
         return None, device.size_bytes
+
+
+async def try_writing(
+    freezes: Freezes, volume: VolumeId, mount: MountSample, timeout_s: float
+) -> MountSample:
+    """Return the sample with what came of making a nameless file there; as it is while we froze it.
+
+    Raises NotAnsweringError where that is not answered, and for another reason than a freeze.
+    """
+    number = mount.device_number
+    if number is None or freezes.is_held(volume) or mount.is_read_only or mount.root_errno is not None:
+        return mount
+    try:
+        failure = await freezes.try_writing(volume, mount.path, number, mount.mount_id, timeout_s)
+    except FrozenError:
+        return replace(mount, is_frozen=not freezes.is_held(volume))
+    return replace(mount, write_errno=failure)
 
 
 def _sample_open_mount(fd: int, device: Device, mount: Mount, mount_fd: int) -> tuple[MountSample, int]:
@@ -133,33 +150,10 @@ def _measure(fd: int, mount: Mount, mount_fd: int) -> int | None:
         if kind is FsType.EXT4:
             # By its superblock alone, which is on the device that this mount was found to be of.
             return grow_filesystem.read_ext4_size_bytes(fd)
-        with mounted.open_root(mount_fd) as root_fd:
+        with change_mount.open_root(mount_fd) as root_fd:
             return grow_filesystem.read_size_bytes(root_fd, fd, kind)
     except AgentError:
         return None
-
-
-def probe_write(path: str, number: DeviceNumber, mount_id: int) -> int | None:
-    """Return the errno of making a file without a name in a mount; it is gone when it is closed.
-
-    None too where something hides the mount by now, or it is gone.
-    """
-    try:
-        with mounted.open_mount(path, number, mount_id) as (mount_fd, _):
-            return _probe_write(mount_fd)
-    except (CoveredError, NotMountedError):
-        return None
-
-
-def _probe_write(mount_fd: int) -> int | None:
-    try:
-        os.close(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=mount_fd))
-    except OSError as error:
-        if is_shortage(error):
-            raise
-        # A full filesystem takes no file and is not broken for it; that is told by its usage.
-        return error.errno if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP} else None
-    return None
 
 
 def has_refused_writes(fd: int, number: DeviceNumber, sysfs: Path = SYSFS, proc: Path = PROC) -> bool:

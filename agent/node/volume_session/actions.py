@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError, VanishedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -56,12 +56,10 @@ from agent.node.filesystem.frozen_filesystems import find_touched_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
 from agent.node.mounts.detached_mounts import detach_and_note
 from agent.node.volume_session import release_device
+from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin, find_partition
 from agent.node.volume_session.raw_handover import need_raw_note, note_raw, note_restored, refuse_raw
 from agent.node.volume_session.recheck import Unchanged, read_state, verify_unchanged
-
-if TYPE_CHECKING:
-    from agent.node.machine import Machine
 
 VERIFY_TIMEOUT_S = 30.0
 MOUNT_TIMEOUT_S = 600.0
@@ -80,7 +78,7 @@ DUPLICATE_UUID = "duplicate UUID"
 class VolumeActions:
     """How each step is done."""
 
-    def __init__(self, node: Machine, pin: Pin) -> None:
+    def __init__(self, node: NodeContext, pin: Pin) -> None:
         self._node = node
         self._pin = pin
         self._do: dict[type[Any], Callable[[Any, Observed], Awaitable[None]]] = {

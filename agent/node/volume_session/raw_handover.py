@@ -8,16 +8,13 @@ have the device open.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from agent.base.log import get_logger
 from agent.core.errors import RefusedError
 from agent.core.model import Device, Observed, RawRecord, Reason, RootInode, Wanted
 from agent.node.device.links import BY_ID
+from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts
-
-if TYPE_CHECKING:
-    from agent.node.machine import Machine
 
 log = get_logger(__name__)
 
@@ -26,7 +23,7 @@ NODE_GROUP = "disk"
 
 
 async def find_raw_note(
-    node: Machine, look: DeviceFacts, wanted: Wanted | None, *, for_show: bool
+    node: NodeContext, look: DeviceFacts, wanted: Wanted | None, *, for_show: bool
 ) -> RawRecord | None:
     """Return the note that a volume was handed out raw; None where nobody can have it open since it was.
 
@@ -54,12 +51,12 @@ async def find_raw_note(
     return adopted
 
 
-async def note_raw(node: Machine, device: Device, owner: RootInode | None) -> None:
+async def note_raw(node: NodeContext, device: Device, owner: RootInode | None) -> None:
     """Write down, and sync, that a volume is about to be handed out; ``owner`` is its node's until then."""
     await node.save(node.records.write_raw, _make_note(node, device, owner))
 
 
-async def note_restored(node: Machine, note: RawRecord) -> None:
+async def note_restored(node: NodeContext, note: RawRecord) -> None:
     """Write down that the node has its owner and mode again. Who has the volume open has it on."""
     await node.save(node.records.write_raw, replace(note, node_owner=None))
 
@@ -87,7 +84,7 @@ def need_raw_note(observed: Observed) -> RawRecord:
     return observed.raw
 
 
-def _make_note(node: Machine, device: Device, owner: RootInode | None) -> RawRecord:
+def _make_note(node: NodeContext, device: Device, owner: RootInode | None) -> RawRecord:
     return RawRecord(device.identity.volume_id, node.boot_id, device.diskseq, owner)
 
 
@@ -108,7 +105,7 @@ def _guess_owner(now: RootInode, usual: RootInode, wanted: Wanted | None) -> Roo
     )
 
 
-async def _find_usual_owner(node: Machine) -> RootInode:
+async def _find_usual_owner(node: NodeContext) -> RootInode:
     """Return what udev gives a block device's node where no rule of the node's says otherwise."""
     ids = await node.find_ids(None, NODE_GROUP)
     return RootInode(0, 0, 0o600) if ids.gid is None else RootInode(0, ids.gid, 0o660)

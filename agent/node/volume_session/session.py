@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -35,12 +34,10 @@ from agent.node.mounts.mount_users import find_processes
 from agent.node.mounts.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import is_decided, prove_content, recall_check
+from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, Pin
 from agent.node.volume_session.raw_handover import find_raw_note
-
-if TYPE_CHECKING:
-    from agent.node.machine import Machine
 
 PROCESSES_TIMEOUT_S = 10.0
 
@@ -48,7 +45,7 @@ PROCESSES_TIMEOUT_S = 10.0
 class VolumeSession:
     """One pass over one volume; ``close`` lets go of its device."""
 
-    def __init__(self, node: Machine, volume: VolumeId, paths: tuple[str, ...]) -> None:
+    def __init__(self, node: NodeContext, volume: VolumeId, paths: tuple[str, ...]) -> None:
         self._node = node
         self._volume = volume
         self._paths = paths

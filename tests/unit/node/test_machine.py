@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.node.kernel.disk_counters import BlockCounters
-from agent.node.machine import stands_still
+from agent.node.volume_session.context import stands_still
 
 BEFORE = BlockCounters(
     reads=100, read_bytes=4096, read_ms=10, writes=100, write_bytes=4096, write_ms=10, in_flight=2, busy_ms=10

@@ -16,8 +16,9 @@ from agent.node.content.blankness import ReadPlace, prove_blank, scan_places
 from agent.node.content.recognize import recognize
 from agent.node.device import links, usage_facts
 from agent.node.device.open_device import verify_pin
+from agent.node.filesystem import try_write
 from agent.node.filesystem.directories import open_directory
-from agent.node.sampling import mount_sample, sample
+from agent.node.sampling import sample
 from agent.node.standins import files, loop_device
 from agent.node.state.volume_records import read_machine_id
 from tests.descriptors import used_up_descriptors
@@ -80,7 +81,7 @@ def test_mounted_filesystem_is_not_blamed_for_a_full_table(tmp_path: Path) -> No
     fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
     try:
         with used_up_descriptors(), pytest.raises(OSError, match="Too many open files"):
-            mount_sample._probe_write(fd)
+            try_write._probe_write(fd)
     finally:
         os.close(fd)
 

@@ -1,0 +1,199 @@
+"""What the passes over volumes share: the notes, what the cloud said, and what was seen of each volume.
+
+Knows no pass; each is given it. What is put here by others is said where it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import anyio
+
+from agent.base.paths import Paths
+from agent.core.errors import NotAnsweringError
+from agent.core.model import (
+    Foreign,
+    Ids,
+    MountRecord,
+    Observed,
+    Origin,
+    OriginAnswer,
+    OriginRecord,
+    VolumeId,
+    Wanted,
+    WantedBlock,
+    WantedMount,
+)
+from agent.node.content.blankness import Trust
+from agent.node.device.links import list_links
+from agent.node.device.source import DeviceSource
+from agent.node.filesystem.frozen_filesystems import Freezes
+from agent.node.filesystem.owner_ids import resolve_ids
+from agent.node.isolate.workers import Workers, make_aside
+from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
+from agent.node.kernel.mountinfo import find_node_number
+from agent.node.mounts.detached_mounts import Leftover
+from agent.node.mounts.exchange_paths import Rings
+from agent.node.state.volume_records import Records, read_boot_id
+from agent.node.volume_session.recheck import Verdicts
+
+if sys.version_info >= (3, 11):
+    from typing import TypeVarTuple, Unpack
+else:
+    from typing_extensions import TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+DEATH_PATIENCE_S = 5.0
+STANDSTILL_S = 5.0
+"""A volume that completes nothing for so long, and was asked to, does not answer. What it is asked takes it
+milliseconds, and seconds where it is throttled."""
+NAMES_TIMEOUT_S = 5.0
+SAVE_TIMEOUT_S = 30.0
+
+
+class NodeContext:
+    """What all passes of a node work with."""
+
+    def __init__(self, paths: Paths, source: DeviceSource, workers: Workers) -> None:
+        self.paths = paths
+        self.source = source
+        self.workers = workers
+        self.aside = make_aside(workers)
+        self.records = Records(paths.state)
+        self.boot_id = read_boot_id()
+        self.allowed_roots: tuple[str, ...] = ()
+        self.recorded: set[VolumeId] = set()
+        """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
+        self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
+        """Returns what the cloud answered about a volume; put here by whoever asks it."""
+        self.unsigned_data: dict[VolumeId, tuple[tuple[int, int], Foreign]] = {}
+        """By volume: its appearance, as disk sequence number and size, and the data a proof found on it."""
+        self.verdicts = Verdicts()
+        """What checks found wrong with volumes that nobody has written to since."""
+        self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
+        """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
+        self._noted_origins: dict[VolumeId, OriginRecord | None] = {}
+        """The notes about what volumes were made from, as far as they were read; they only ever come."""
+        self.lost: set[VolumeId] = set()
+        """Vanished while mounted, since this agent started."""
+        self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
+        """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
+        self.duplicate_uuids: set[str] = set()
+        """UUIDs that the kernel would not mount because another filesystem in use has them."""
+        self.doubt: Callable[[str], None] = lambda _: None
+        """Told of a device that is not the volume it was taken for; put here by whoever keeps the list."""
+        self.freezes, self.rings = Freezes(workers), Rings(self)
+
+    def allow_roots(self, roots: Sequence[str]) -> None:
+        """Say beneath which directories volumes may be mounted."""
+        self.allowed_roots = tuple(roots)
+
+    def list_recorded(self) -> Iterable[VolumeId]:
+        """Return the volumes that the agent has mounted and not unmounted, here or not."""
+        return tuple(self.recorded)
+
+    async def is_stuck(self, volume: VolumeId) -> bool:
+        """Tell whether a worker that was asked about the volume hangs in the kernel since.
+
+        One that merely got no processor in time dies when it is killed, if not at once.
+        """
+        is_stuck = await self.workers.is_stuck(volume, DEATH_PATIENCE_S)
+        return is_stuck or await self.freezes.is_stuck(volume, DEATH_PATIENCE_S)
+
+    async def is_stalled(self, volume: VolumeId, path: str | None) -> bool:
+        """Tell whether a volume that was asked in vain is to blame, and not a machine that is short of time.
+
+        It is where it holds on to who asked it, or to what others asked, and completes nothing meanwhile.
+        """
+        number = None if path is None else find_node_number(path)
+        before = None if number is None else read_block_counters(number)
+        is_stuck = await self.is_stuck(volume)
+        if number is None or before is None:
+            return is_stuck
+        if not is_stuck:
+            await anyio.sleep(STANDSTILL_S)
+        return stands_still(before, read_block_counters(number), is_stuck=is_stuck)
+
+    async def resolve_ids(self, wanted: WantedMount | WantedBlock | None) -> Ids:
+        """Return the IDs of the policy's owner and group. A name service that is silent knows nobody."""
+        if wanted is None or (wanted.owner is None and wanted.group is None):
+            return Ids()
+        return await self.find_ids(wanted.owner, wanted.group)
+
+    async def find_ids(self, owner: str | None, group: str | None) -> Ids:
+        """Return the IDs of a user and a group; ``missing`` names one that is not known."""
+        try:
+            return await self.workers.call(
+                resolve_ids, owner, group, timeout_s=NAMES_TIMEOUT_S, subject="name service"
+            )
+        except NotAnsweringError:
+            return Ids(missing="The owner (the name service does not answer)")
+
+    async def read(self, read: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Return what ``read`` finds among the notes, on whose disk the loop does not wait either."""
+        return await self.workers.call(read, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
+
+    async def list_notes(self) -> None:
+        """Find out which volumes have a note about a mount."""
+        self.recorded = set(await self.read(self.records.list_mounted))
+
+    async def note_mount(self, note: MountRecord) -> None:
+        """Write down what was mounted where."""
+        self.recorded.add(note.volume_id)
+        await self.save(self.records.write_mount, note)
+
+    async def forget_mount(self, volume: VolumeId) -> None:
+        """Take away the note about a mount."""
+        await self.save(self.records.remove_mount, volume)
+        self.recorded.discard(volume)
+
+    async def save(self, write: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
+        """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
+        await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
+
+    async def find_origin(self, volume: VolumeId, *, for_show: bool = False) -> OriginAnswer:
+        """Return what is known of where a volume comes from: what the cloud says, or ever said for good.
+
+        What it was made from is noted for the time when the cloud does not answer. Raises AgentError where
+        that note cannot be written, or trusted. ``for_show``: nothing is noted.
+        """
+        if volume not in self._noted_origins:
+            self._noted_origins[volume] = await self.read(self.records.read_origin, volume)
+        answer, noted = self.find_answer(volume), self._noted_origins[volume]
+        origin = answer.origin
+        if origin is not None and origin.made_from is not None and noted is None and not for_show:
+            noted = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
+            await self.save(self.records.write_origin, noted)
+            self._noted_origins[volume] = noted
+        if noted is None or (origin is not None and origin.made_from is not None):
+            return answer
+        known = replace(
+            origin or Origin(),
+            snapshot_id=noted.snapshot_id,
+            source_volume_id=noted.source_volume_id,
+            is_made_by_agent=False,
+        )
+        return replace(answer, origin=known)
+
+    def find_links_named(self, names: Iterable[str]) -> frozenset[str]:
+        """Return those of ``names`` that are links below ``/dev/ebs`` now, wherever they lead."""
+        return frozenset(names) & list_links(self.paths.dev_ebs).keys()
+
+    def choose_trust(self, volume: VolumeId) -> Trust:
+        """Return how much is known about a volume before it is read."""
+        origin = self.find_answer(volume).origin
+        is_fresh = origin is not None and origin.is_made_by_agent and origin.made_from is None
+        return Trust.FRESH if is_fresh else Trust.NONE
+
+
+def stands_still(before: BlockCounters, after: BlockCounters | None, *, is_stuck: bool) -> bool:
+    """Tell whether a device completed nothing between two counts, though it was asked all the time."""
+    if after is None or after.completed != before.completed:
+        return False
+    # What the agent asked is not counted, where it was no read or write.
+    return is_stuck or min(before.in_flight, after.in_flight) > 0

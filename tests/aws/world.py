@@ -17,6 +17,7 @@ import botocore.exceptions
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws_worker.main import Caller, describe_failure, encode_reply
 from agent.cloud.aws_worker.process import WorkerSettings
+from agent.cloud.aws_worker.throttle import Pacer
 from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
@@ -216,10 +217,15 @@ class NodeUnderTest:
     async def _ask(self, call: Call[Any]) -> Any:
         self.made.append(call)
         self.hands.asked_while_frozen += [call] if self.hands.is_frozen else []
-        try:
-            answer = await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            raise explain_failure(describe_failure(type(call), error)) from error
+
+        async def ask() -> dict[str, Any]:
+            try:
+                return await anyio.to_thread.run_sync(self.world.caller.call, type(call), call.parameters())
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+                raise explain_failure(describe_failure(type(call), error)) from error
+
+        # What may be repeated is asked twice where AWS fails, as of the daemon; throttled it is asked once.
+        answer = await Pacer(attempts=1, attempts_at_failure=2).make(call, ask)
         told = json.loads(encode_reply(answer))
         self.spoil(call, told)
         return call.parse(told)

@@ -1,4 +1,4 @@
-"""What is on a volume that is mounted nowhere, as far as it bears on what may be done with it.
+"""What of a volume, and of what is on it, bears on what may be done with it.
 
 A signature answers at once. What has none is proven blank or not where a format would follow, under the lock
 that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not.
@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import os
 
+from agent.core.errors import AgentError, InconclusiveError
+from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import (
     Checked,
     Content,
     Device,
+    Exclusion,
     Filesystem,
     Foreign,
     FormatRecord,
     FormatStage,
     FsType,
+    Mount,
+    MountRecord,
+    Reason,
+    VolumeId,
+    Wanted,
     WantedFilesystem,
 )
+from agent.core.mount_options import needs_check_first
 from agent.node.content.blankness import Trust, holds_data
 from agent.node.content.interrupted_format import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.filesystem.mkfs import make_reference
 from agent.node.isolate.messages import Fd
+from agent.node.mounts.own_mounts import find_mounts_of_absent
+from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.volume_session.recheck import Verdicts, read_state
@@ -105,3 +116,69 @@ async def _explain(
         )
     finally:
         os.close(reference)
+
+
+def is_raw(wanted: Wanted | None) -> bool:
+    """Tell whether the volume is to be handed out raw."""
+    return wanted is not None and wanted.block is not None
+
+
+def needs_contents(wanted: Wanted | None) -> bool:
+    """Whether what is on the volume bears on what is done: of a raw one it is its owner's business."""
+    return wanted is not None and wanted.block is None
+
+
+def find_mount_to_leave(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
+    """Return the agent's mount that is to be taken away, if nobody uses it."""
+    if wanted is None or not look.mounts:
+        return None
+    here = find_here(look, wanted)
+    if here is None:
+        return look.mounts[0]
+    is_unchecked = wanted.mount is not None and needs_check_first(here, wanted.mount.options)
+    return here if is_unchecked else look.cut_off
+
+
+def find_here(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
+    """Return the mount that is where it is wanted."""
+    if wanted is None or wanted.mount is None:
+        return None
+    return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)
+
+
+def explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
+    """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
+    if is_shortage(error):
+        return explain_shortage(f"{volume} could not be looked at", error)
+    return AgentError(
+        f"{volume} answers with an error: {error.strerror or error}.",
+        hint="Its filesystem may be shut down or its device failing; see the kernel log. What was written and"
+        " not flushed may be lost; unmount it, and it is checked and mounted again.",
+        reason=Reason.IO_ERRORS,
+    )
+
+
+async def find_stale_mounts(pin: Pin, node: NodeContext, record: MountRecord) -> tuple[Mount, ...]:
+    """Return the mounts that a volume without a device has left; raise InconclusiveError where they live."""
+    left = await pin.call(
+        find_mounts_of_absent, record, node.boot_id, node.source.is_present, timeout_s=LOOK_TIMEOUT_S
+    )
+    if left.alive:
+        raise InconclusiveError(
+            f"{record.volume_id} is mounted at {left.alive[0].path}, and no device node leads to it now.",
+            hint=f"The kernel still has its device, {left.alive[0].device_number}. If this lasts, see the"
+            " kernel log and: udevadm trigger --subsystem-match=block",
+            reason=Reason.UNREACHABLE,
+        )
+    return left.stale
+
+
+def exclude_duplicate(volume: VolumeId, paths: tuple[str, ...]) -> Exclusion | None:
+    """Return that several devices say they are this volume, where they do."""
+    if len(paths) <= 1:
+        return None
+    return Exclusion(
+        Reason.DUPLICATE_DEVICE,
+        f"Several devices say they are {volume}: {', '.join(paths)}.",
+        hint="Which of them is meant cannot be known; detach the volume and attach it again.",
+    )

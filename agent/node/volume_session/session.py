@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
-from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import (
     Content,
     Device,
-    Exclusion,
     Filesystem,
     Foreign,
     Ids,
@@ -25,18 +23,27 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
-from agent.core.mount_options import needs_check_first
 from agent.core.steps import Action
 from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen
 from agent.node.mounts.detached_mounts import list_left
 from agent.node.mounts.mount_users import find_processes
-from agent.node.mounts.own_mounts import LeftMounts, find_mounts_of_absent
 from agent.node.volume_session.actions import VolumeActions
-from agent.node.volume_session.assess import is_decided, prove_content, recall_check
+from agent.node.volume_session.assess import (
+    exclude_duplicate,
+    explain_bad_answer,
+    find_here,
+    find_mount_to_leave,
+    find_stale_mounts,
+    is_decided,
+    is_raw,
+    needs_contents,
+    prove_content,
+    recall_check,
+)
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest
-from agent.node.volume_session.pin import LOOK_TIMEOUT_S, Pin
+from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 PROCESSES_TIMEOUT_S = 10.0
@@ -88,7 +95,7 @@ class VolumeSession:
         try:
             return await self._observe(wanted, for_show=for_show)
         except OSError as error:
-            raise _explain_bad_answer(self._volume, error) from error
+            raise explain_bad_answer(self._volume, error) from error
         except FrozenError as error:
             raise explain_frozen(self._volume, await self._find_noted_path()) from error
         except NotAnsweringError as error:
@@ -128,8 +135,8 @@ class VolumeSession:
             boot_id=self._node.boot_id,
             wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
             record=record,
-            reads_contents=_needs_contents(wanted) and self._exclude_duplicate() is None,
-            is_raw=_is_raw(wanted),
+            reads_contents=needs_contents(wanted) and exclude_duplicate(self._volume, self._paths) is None,
+            is_raw=is_raw(wanted),
             known=self._pin.recognized,
         )
         look = await self._pin.look(request)
@@ -142,10 +149,10 @@ class VolumeSession:
     async def _describe(
         self, look: DeviceFacts, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
     ) -> Observed:
-        exclusion = self._exclude_duplicate() or look.exclusion
-        here = _find_here(look, wanted)
+        exclusion = exclude_duplicate(self._volume, self._paths) or look.exclusion
+        here = find_here(look, wanted)
         format_record = None
-        if wanted is not None and _needs_contents(wanted) and exclusion is None:
+        if wanted is not None and needs_contents(wanted) and exclusion is None:
             format_record = await self._node.read(self._node.records.read_format, self._volume)
         if here is not None:
             note = self._make_note(here, look.device, record)
@@ -197,7 +204,7 @@ class VolumeSession:
             awaited_since=answer.since,
             awaited_until=answer.until,
         )
-        if wanted is None or not _needs_contents(wanted) or exclusion is not None or look.mounts:
+        if wanted is None or not needs_contents(wanted) or exclusion is not None or look.mounts:
             return observed
         return await self._find_content(observed, look, wanted, for_show=for_show)
 
@@ -241,37 +248,22 @@ class VolumeSession:
         return isinstance(content, Filesystem) and content.uuid in self._node.duplicate_uuids
 
     async def _describe_absent(self, wanted: Wanted | None, record: MountRecord | None) -> Observed:
-        left = LeftMounts()
-        if record is not None:
-            left = await self._pin.call(
-                find_mounts_of_absent,
-                record,
-                self._node.boot_id,
-                self._node.source.is_present,
-                timeout_s=LOOK_TIMEOUT_S,
-            )
-        if left.alive:
-            raise InconclusiveError(
-                f"{self._volume} is mounted at {left.alive[0].path}, and no device node leads to it now.",
-                hint=f"The kernel still has its device, {left.alive[0].device_number}. If this lasts, see the"
-                " kernel log and: udevadm trigger --subsystem-match=block",
-                reason=Reason.UNREACHABLE,
-            )
+        stale = () if record is None else await find_stale_mounts(self._pin, self._node, record)
         return Observed(
             volume_id=self._volume,
-            stale_mounts=left.stale,
+            stale_mounts=stale,
             was_lost=self._volume in self._node.lost,
             wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
             origin=self._node.find_answer(self._volume).origin,
         )
 
     async def _find_origin(self, wanted: Wanted | None, *, for_show: bool) -> OriginAnswer:
-        if _needs_contents(wanted):
+        if needs_contents(wanted):
             return await self._node.find_origin(self._volume, for_show=for_show)
         return self._node.find_answer(self._volume)
 
     async def _list_processes(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Process, ...]:
-        mount = _find_mount_to_leave(look, wanted)
+        mount = find_mount_to_leave(look, wanted)
         if mount is None:
             return ()
         return await self._pin.call(
@@ -280,7 +272,7 @@ class VolumeSession:
 
     async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:
         is_to_move = wanted is not None and wanted.mount is not None and bool(look.mounts)
-        if not is_to_move or look.obstacle is None or look.is_hidden or _find_here(look, wanted) is not None:
+        if not is_to_move or look.obstacle is None or look.is_hidden or find_here(look, wanted) is not None:
             return ()
         return await self._node.rings.find(self._volume)
 
@@ -292,15 +284,6 @@ class VolumeSession:
         if not left:
             self._node.leftovers.pop(self._volume, None)
         return left
-
-    def _exclude_duplicate(self) -> Exclusion | None:
-        if len(self._paths) <= 1:
-            return None
-        return Exclusion(
-            Reason.DUPLICATE_DEVICE,
-            f"Several devices say they are {self._volume}: {', '.join(self._paths)}.",
-            hint="Which of them is meant cannot be known; detach the volume and attach it again.",
-        )
 
     def _list_rightful_links(self, wanted: Wanted | None) -> frozenset[str]:
         names = {f"{links.BY_ID}/{self._volume}"}
@@ -314,41 +297,3 @@ class VolumeSession:
         return MountRecord(
             self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
         )
-
-
-def _is_raw(wanted: Wanted | None) -> bool:
-    return wanted is not None and wanted.block is not None
-
-
-def _needs_contents(wanted: Wanted | None) -> bool:
-    """Whether what is on the volume bears on what is done: of a raw one it is its owner's business."""
-    return wanted is not None and wanted.block is None
-
-
-def _find_mount_to_leave(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
-    """Return the agent's mount that is to be taken away, if nobody uses it."""
-    if wanted is None or not look.mounts:
-        return None
-    here = _find_here(look, wanted)
-    if here is None:
-        return look.mounts[0]
-    is_unchecked = wanted.mount is not None and needs_check_first(here, wanted.mount.options)
-    return here if is_unchecked else look.cut_off
-
-
-def _find_here(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
-    if wanted is None or wanted.mount is None:
-        return None
-    return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)
-
-
-def _explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
-    """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
-    if is_shortage(error):
-        return explain_shortage(f"{volume} could not be looked at", error)
-    return AgentError(
-        f"{volume} answers with an error: {error.strerror or error}.",
-        hint="Its filesystem may be shut down or its device failing; see the kernel log. What was written and"
-        " not flushed may be lost; unmount it, and it is checked and mounted again.",
-        reason=Reason.IO_ERRORS,
-    )

@@ -15,7 +15,6 @@ LONGER: dict[str, str] = {}
 """Modules that are longer, each with the reason."""
 MOST_MODULES = 12
 FULLER: dict[str, str] = {
-    "node.kernel": "a module for each table and each family of calls that the kernel has",
     "": "what python -m agent runs, alone",
     "node": "the machine alone, which composes all the rooms of its floor",
     "report.health": "with its rules in a room of their own",

@@ -17,8 +17,9 @@ from agent.core.errors import AgentError, CoveredError, NotMountedError, Refused
 from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.core.mount_options import NEVER_REMOUNTED, needs_check_first, split_options
 from agent.core.quoting import make_printable
+from agent.node.filesystem import grow
 from agent.node.filesystem.directories import open_directory, read_mount_id
-from agent.node.kernel import grow_filesystem, mount_api
+from agent.node.kernel import mount_api
 from agent.node.kernel.kmsg import follow_kernel_log
 from agent.node.kernel.mountinfo import (
     describe_mount,
@@ -115,13 +116,13 @@ def read_root_inode(path: str, device_number: DeviceNumber) -> RootInode:
 def read_mounted_size_bytes(path: str, device_number: DeviceNumber, device_fd: int, fs_type: FsType) -> int:
     """Return the bytes a mounted filesystem spans; ``device_fd`` is its device, not opened with O_DIRECT."""
     with open_mount(path, device_number) as (mount_fd, _), open_root(mount_fd) as root_fd:
-        return grow_filesystem.read_size_bytes(root_fd, device_fd, fs_type)
+        return grow.read_size_bytes(root_fd, device_fd, fs_type)
 
 
 def grow_mounted(path: str, device_number: DeviceNumber, device_fd: int, fs_type: FsType) -> int:
     """Let a mounted filesystem fill its device ``device_fd`` and return the bytes it spans then."""
     with open_mount(path, device_number) as (mount_fd, _), open_root(mount_fd) as root_fd:
-        return grow_filesystem.grow_filesystem(root_fd, device_fd, fs_type)
+        return grow.grow_filesystem(root_fd, device_fd, fs_type)
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import DeviceNumber, FsType, Reason
 from agent.core.mount_options import split_options
+from agent.node.filesystem import grow
 from agent.node.filesystem.change_mount import detach, open_mount, open_root, set_owner, unmount_unused
 from agent.node.filesystem.directories import open_directory, open_mount_point, read_mount_id
-from agent.node.kernel import grow_filesystem, mount_api
+from agent.node.kernel import mount_api
 from agent.node.kernel.kmsg import follow_kernel_log
 from agent.node.kernel.mountinfo import describe_mount, find_top_mount, read_mounts_towards
 
@@ -183,7 +184,7 @@ def _check_device(mount_fd: int, request: MountRequest) -> None:
     with open_root(mount_fd) as root_fd:
         found: DeviceNumber | None
         if request.type is FsType.BTRFS:
-            found = grow_filesystem.find_btrfs_number(root_fd, request.uuid)
+            found = grow.find_btrfs_number(root_fd, request.uuid)
         else:
             number = os.fstat(root_fd).st_dev
             found = DeviceNumber(os.major(number), os.minor(number))

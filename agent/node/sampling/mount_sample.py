@@ -11,9 +11,8 @@ from agent.core.errors import AgentError, CoveredError, FrozenError, NotMountedE
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, FsType, Mount, VolumeId
 from agent.node.content.superblocks import FS_TYPES
-from agent.node.filesystem import change_mount
+from agent.node.filesystem import change_mount, grow
 from agent.node.filesystem.frozen_filesystems import Freezes
-from agent.node.kernel import grow_filesystem
 from agent.node.kernel.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
 from agent.node.volume_session.inspect import open_partition
@@ -149,9 +148,9 @@ def _measure(fd: int, mount: Mount, mount_fd: int) -> int | None:
     try:
         if kind is FsType.EXT4:
             # By its superblock alone, which is on the device that this mount was found to be of.
-            return grow_filesystem.read_ext4_size_bytes(fd)
+            return grow.read_ext4_size_bytes(fd)
         with change_mount.open_root(mount_fd) as root_fd:
-            return grow_filesystem.read_size_bytes(root_fd, fd, kind)
+            return grow.read_size_bytes(root_fd, fd, kind)
     except AgentError:
         return None
 

@@ -26,8 +26,8 @@ from agent.node.isolate.workers import Workers
 from agent.node.isolate.zygote import Forked
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
-from agent.node.sampling.mount_sample import try_writing
 from agent.node.sampling.sample import Sample, SampleRequest, take_sample
+from agent.node.sampling.trial_write import try_writing
 from agent.node.standins.source import LoopbackSource, check_directory
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import identify_device

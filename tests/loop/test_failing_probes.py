@@ -11,7 +11,7 @@ import pytest
 from agent.core.errors import AgentError, NotAnsweringError
 from agent.core.model import FsType, Reason
 from agent.core.units import GIB
-from agent.node import machine
+from agent.node.volume_session import context
 from tests.corpus.case import MIB
 from tests.corpus.tools import digest
 from tests.loop.moments import FORMAT, SIZE_BYTES, VOLUME, WatchedWorkers, staged
@@ -34,7 +34,7 @@ async def test_failure_of_any_call_before_mkfs_prevents_it(
 ) -> None:
     """Whichever question or note fails, in whatever way, nothing is formatted and the reason is told."""
     # For as long it is watched whether the device completes anything: that is not what is tested.
-    monkeypatch.setattr(machine, "STANDSTILL_S", 0.05)
+    monkeypatch.setattr(context, "STANDSTILL_S", 0.05)
 
     def fail() -> None:
         raise ERRORS[name]

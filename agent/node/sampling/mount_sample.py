@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.errors import AgentError, CoveredError, FrozenError, NotMountedError
+from agent.core.errors import AgentError, CoveredError, NotMountedError
 from agent.core.exhaustion import is_shortage
-from agent.core.model import Device, DeviceNumber, FsType, Mount, VolumeId
+from agent.core.model import Device, DeviceNumber, FsType, Mount
 from agent.node.content.superblocks import FS_TYPES
 from agent.node.filesystem import change_mount, grow
-from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.kernel.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
 from agent.node.volume_session.inspect import open_partition
@@ -64,23 +63,6 @@ def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None
             return _sample_open_mount(fd, device, mount, mount_fd)
     except (CoveredError, NotMountedError):
         return None, device.size_bytes
-
-
-async def try_writing(
-    freezes: Freezes, volume: VolumeId, mount: MountSample, timeout_s: float
-) -> MountSample:
-    """Return the sample with what came of making a nameless file there; as it is while we froze it.
-
-    Raises NotAnsweringError where that is not answered, and for another reason than a freeze.
-    """
-    number = mount.device_number
-    if number is None or freezes.is_held(volume) or mount.is_read_only or mount.root_errno is not None:
-        return mount
-    try:
-        failure = await freezes.try_writing(volume, mount.path, number, mount.mount_id, timeout_s)
-    except FrozenError:
-        return replace(mount, is_frozen=not freezes.is_held(volume))
-    return replace(mount, write_errno=failure)
 
 
 def _sample_open_mount(fd: int, device: Device, mount: Mount, mount_fd: int) -> tuple[MountSample, int]:

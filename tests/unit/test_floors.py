@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.floors import DESIGN, PACKAGE, find_breaches, find_circle, find_modules, render
 
+ROOT = PACKAGE.parent
 MOST_LINES = 300
 LONGER: dict[str, str] = {}
 """Modules that are longer, each with the reason."""
@@ -97,7 +99,21 @@ def test_no_room_is_crowded() -> None:
 @pytest.mark.parametrize("name", ["docs/design.md", "CONTRIBUTING.md"])
 def test_documents_lead_to_what_is_there(name: str) -> None:
     """Every module, folder and test that they name exists, as from the repository or from ``agent/``."""
-    root = PACKAGE.parent
-    named = re.findall(r"`((?!build/)[\w.]+/[\w./]*)(?<!TARGET/)`", (root / name).read_text("utf-8"))
-    assert [path for path in named if not (root / path).exists() and not (PACKAGE / path).exists()] == []
+    named = re.findall(r"`((?!build/)[\w.]+/[\w./]*)(?<!TARGET/)`", (ROOT / name).read_text("utf-8"))
+    assert [path for path in named if not (ROOT / path).exists() and not (PACKAGE / path).exists()] == []
     assert len(named) > MOST_MODULES
+
+
+DOCUMENTS = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
+BESIDE = {"emulated-ebs.md": ROOT / "tests/ebs", "testing-guest.md": ROOT / "tests/vm/guest"}
+"""Documents about one folder, which they name files of."""
+OF_OTHERS = {"lifecycle_script.py"}
+"""HyperPod's sample."""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_modules_by_their_path(path: Path) -> None:
+    """A module is named with the folders that lead to it, so that no document names one that has moved."""
+    named = set(re.findall(r"`([\w./-]+\.py)`", path.read_text("utf-8"))) - OF_OTHERS
+    places = (ROOT, PACKAGE, BESIDE.get(path.name, ROOT))
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()

@@ -1,7 +1,7 @@
 """Every call the agent may make to AWS.
 
-This is the whole list: the worker refuses what is not here, ``iam`` derives permissions from it, and tests
-check each against botocore's service model.
+This is the whole list: the worker refuses what is not here, ``permissions`` derives policies from it, and
+tests check each against botocore's service model.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def serve(stream: socket.socket, caller: Caller) -> None:
 
 
 def main() -> None:
-    """Serve the socket that is standard input; the arguments are what ``worker_process`` starts it with."""
+    """Serve the socket that is standard input; the arguments are what ``process`` starts it with."""
     region, endpoint, processes = sys.argv[1:4]
     give_up_privileges()
     limit_resources(int(processes))

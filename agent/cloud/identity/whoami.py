@@ -1,7 +1,8 @@
 """Which node this is: the cluster's file, the instance metadata, the host name and the API, put together.
 
-Pure: parsers of what ``sources`` read, and one ``merge``. A claim per node follows the instance's name, so a
-name is believed only from a source that is proven to speak of this instance; a stale file's is not.
+Pure: parsers of what ``identity_sources`` reads, and one ``merge``. A claim per node follows the instance's
+name, so a name is believed only from a source that is proven to speak of this instance; a stale file's is
+not.
 
 Sources of facts: resource_config.json as HyperPod writes it; the instance identity document, IMDSv2.
 """

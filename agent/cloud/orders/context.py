@@ -27,7 +27,7 @@ Order = Callable[["OrderContext", OrderRequest], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class OrderContext:
-    """What orders are carried out with, and what their request are understood by."""
+    """What orders are carried out with, and what their words are understood by."""
 
     follower: Follower
     view: Callable[[], NodeView]

@@ -88,7 +88,7 @@ class OrderTaker:
         async def carry_out(report: Report) -> Answer:
             context = self.open_node_context(report)
             if context is None or request.keys() != {"all"} or request["all"] is not True:
-                raise refuse_request("What is to be released is not said.", 'The request are {"all": true}.')
+                raise refuse_request("What is to be released is not said.", 'The words are {"all": true}.')
             return await release_all(context)
 
         return await _answer(http, carry_out)

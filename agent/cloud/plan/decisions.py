@@ -69,7 +69,7 @@ class NodeView:
     devices: frozenset[VolumeId] = frozenset()
     """Volumes whose devices are here now, whatever the API says."""
     gone: frozenset[str] = frozenset()
-    """Instances proven gone: see ``holders``."""
+    """Instances proven gone: see ``instance_gone``."""
     used_names: frozenset[str] = frozenset()
     """Block device names that are taken on this instance; only EC2's own attach chooses one."""
     cluster_name: str | None = None

@@ -1,9 +1,9 @@
 """Holds a filesystem frozen for a moment, and thaws it whatever dies.
 
 A frozen filesystem stays frozen when the process that froze it ends. So a small guardian process freezes and
-thaws (``guardian``): when the daemon dies its end of the pipe closes, which the guardian takes for "thaw";
-when it hears nothing for too long it thaws by itself; when the guardian dies, the daemon thaws. The guardian
-is never killed: one that hangs in the kernel thaws as soon as the kernel lets it.
+thaws (``thaw_guardian``): when the daemon dies its end of the pipe closes, which the guardian takes for
+"thaw"; when it hears nothing for too long it thaws by itself; when the guardian dies, the daemon thaws.
+The guardian is never killed: one that hangs in the kernel thaws as soon as the kernel lets it.
 """
 
 from __future__ import annotations

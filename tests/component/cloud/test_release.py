@@ -225,6 +225,7 @@ async def test_words_of_a_release(node: Node) -> None:
             read = lambda body=body: list(client._stream("POST", "/v1/release", 60, body))  # noqa: E731
             (answer,) = await anyio.to_thread.run_sync(read)
             assert answer["exit_code"] == ExitCode.USAGE
+            assert answer["hint"] == 'The words are {"all": true}.'
     assert not node.hands.released
 
 

@@ -114,9 +114,9 @@ async def _answer(http: web.Request, carry_out: Callable[[Report], Awaitable[Ans
         try:
             answer = await carry_out(report)
         except AgentError as error:
-            await lines.write(api.show_error(error))
+            await lines.write(api.show_error(error), is_last=True)
         else:
-            await lines.write(answer if "error" in answer else {"done": True, **answer})
+            await lines.write(answer if "error" in answer else {"done": True, **answer}, is_last=True)
     return lines.stream
 
 

@@ -22,10 +22,17 @@ class Lines:
         self.stream = stream
         self._turn = anyio.Lock()
         self._written = anyio.Event()
+        self._is_over = False
 
-    async def write(self, line: Mapping[str, Any]) -> None:
-        """Send one line; a client that has gone away ends the request by that, and is not told."""
+    async def write(self, line: Mapping[str, Any], *, is_last: bool = False) -> None:
+        """Send one line, unless the last one was; a client that has gone away is not told.
+
+        That it goes on may be about to be said while the answer ends, and is not said after it.
+        """
         async with self._turn:
+            if self._is_over:
+                return
+            self._is_over = is_last
             with suppress(ConnectionError):
                 await self.stream.write(json.dumps(line, default=str).encode() + b"\n")
         self._written.set()

@@ -14,7 +14,17 @@ from agent.cloud.state.released_volumes import EVERYTHING, ReleasedNote
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
 from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
-from agent.core.model import DeviceNumber, Mount, Observed, Process, Reason, Released, Seen, VolumeId, Wanted
+from agent.core.model import (
+    DeviceNumber,
+    Mount,
+    Observed,
+    Process,
+    Reason,
+    Released,
+    Seen,
+    VolumeId,
+    Wanted,
+)
 from agent.core.steps import Relinquish, Unmount
 from agent.loop.goals import Want
 from agent.loop.passes import Session
@@ -225,7 +235,12 @@ class NodeHands:
             if not observed.mounts:
                 yield False
                 return
-            _check_freezable(observed)
+            _check_ours(
+                observed,
+                f"The filesystem of {volume_id} is not frozen: ",
+                f"ebs-agent snapshot {volume_id} --no-freeze takes one as after a power cut; "
+                "from: SNAPSHOT makes volumes of it.",
+            )
             # One filesystem, however often it is mounted: freezing it at one place freezes it.
             mount = observed.mounts[0]
             limit_s = FREEZE_LIMIT_S + 2
@@ -263,12 +278,16 @@ class NodeHands:
             note.unlink(missing_ok=True)
 
 
-def _check_ours(observed: Observed) -> None:
-    """Raise RefusedError for what is not anybody's to detach through the agent, forced or not."""
+def _check_ours(observed: Observed, sentence: str = "", hint: str | None = None) -> None:
+    """Raise RefusedError, which begins with ``sentence``, for what is not anybody's to touch by the agent."""
     exclusion = observed.exclusion
     if exclusion is not None and exclusion.reason in _HANDS_OFF:
         raise RefusedError(
-            exclusion.message, exclusion.hint, exclusion.reason, retryable=False, exit_code=ExitCode.REFUSED
+            f"{sentence}{exclusion.message}",
+            hint or exclusion.hint,
+            exclusion.reason,
+            retryable=False,
+            exit_code=ExitCode.REFUSED,
         )
 
 
@@ -279,16 +298,3 @@ async def _release_all_uses(session: Session, observed: Observed) -> None:
     observed = await session.observe(None)
     if observed.device is not None:
         await session.execute(Relinquish(), observed)
-
-
-def _check_freezable(observed: Observed) -> None:
-    exclusion = observed.exclusion
-    if exclusion is not None and exclusion.reason in _HANDS_OFF:
-        raise RefusedError(
-            f"The filesystem of {observed.volume_id} is not frozen: {exclusion.message}",
-            hint=f"ebs-agent snapshot {observed.volume_id} --no-freeze takes one as after a power cut; "
-            "from: SNAPSHOT makes volumes of it.",
-            reason=exclusion.reason,
-            retryable=False,
-            exit_code=ExitCode.REFUSED,
-        )

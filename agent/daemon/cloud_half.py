@@ -27,6 +27,8 @@ from agent.report.board.events import EventName
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from agent.cloud.orders.routes import OrderTaker
+
 CLOUD_RETRY_S = 60.0
 
 log = get_logger(__name__)
@@ -104,9 +106,14 @@ class CloudHalf:
         from agent.cloud.orders.routes import add_cloud_routes  # noqa: PLC0415
         from agent.cloud.permissions.doctor_in_agent import add_examination  # noqa: PLC0415
 
-        orders, file = self._service.prepare_orders, self._policy_file
-        add_cloud_routes(app, self._board, orders, self.keep, self._get_policy, file, self.hands)
+        add_cloud_routes(app, self._make_order_taker())
         add_examination(app, self._get_policy, self._in_force.look_around)
+
+    def _make_order_taker(self) -> OrderTaker:
+        from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
+
+        orders, file = self._service.prepare_orders, self._policy_file
+        return OrderTaker(self._board, orders, self.keep, self._get_policy, file, self.hands)
 
     def _get_policy(self) -> Policy:
         return self._in_force.policy
@@ -137,13 +144,10 @@ class CloudHalf:
     async def _leave_node(self, why: str, left_s: float) -> None:
         """Have every volume leave this node, whose end is near."""
         from agent.cloud.orders.release_before_end import release_before_end  # noqa: PLC0415
-        from agent.cloud.orders.routes import OrderTaker  # noqa: PLC0415
 
         async def tell(text: str) -> None:
             log.info("instance.leaving", text=text)
 
-        orders, file = self._service.prepare_orders, self._policy_file
-        taker = OrderTaker(self._board, orders, self.keep, self._get_policy, file, self.hands)
-        context = taker.open_node_context(tell)
+        context = self._make_order_taker().open_node_context(tell)
         if context is not None:
             await release_before_end(context, why, left_s)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from agent.core.model import FormatRule, FsType
+from agent.core.model import LABEL_LIMIT_BYTES, FormatRule
 from agent.core.quoting import quote
 from agent.core.units import GIB, TIB, format_size
 from agent.policy.entries import Claim, VolumeClass, VolumeEntry
@@ -28,7 +28,6 @@ _SIZE_LIMITS: Mapping[str, tuple[int, int]] = {
 """EC2's, by type. Limits of IOPS and throughput are EC2's to say: they have changed before."""
 _IOPS_TYPES = frozenset({"gp3", "io1", "io2"})
 _MULTI_ATTACH_TYPES = frozenset({"io1", "io2"})
-_LABEL_LIMITS = {FsType.EXT4: 16, FsType.XFS: 12, FsType.BTRFS: 255}
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _check_filesystem(entry: VolumeEntry) -> Iterator[Conflict]:
     if filesystem is None:
         return
     on_type: tuple[Loc, ...] = (("filesystem", "type"),)
-    limit = _LABEL_LIMITS[filesystem.type]
+    limit = LABEL_LIMIT_BYTES[filesystem.type]
     if filesystem.label is not None and len(filesystem.label.encode()) > limit:
         message = f"A label of {filesystem.type} has {limit} characters at most."
         yield Conflict(("filesystem", "label"), message, None, on_type)

@@ -30,7 +30,7 @@ from agent.cloud.orders.request_fields import (
     read_modification,
     read_new_volume,
 )
-from agent.cloud.orders.routes import _find_order, add_cloud_routes
+from agent.cloud.orders.routes import OrderTaker, _find_order, add_cloud_routes
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import VolumeId
 from agent.core.units import parse_size
@@ -150,7 +150,8 @@ def _make_apps(board: Board) -> Callable[[], web.Application]:
 
     def make() -> web.Application:
         app = make_control_app(board, ScriptedEngine(board))
-        add_cloud_routes(app, board, prepare, lambda _: None, lambda: Policy(version=1, classes={}))
+        policy = Policy(version=1, classes={})
+        add_cloud_routes(app, OrderTaker(board, prepare, lambda _: None, lambda: policy))
         read_only = make_app(board, Exposition(board, Counters()))
         for route in read_only.router.routes():
             if route.method == "GET" and route.resource is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import shutil
 import socket
@@ -16,10 +14,10 @@ from pathlib import Path
 from agent.base.paths import Paths
 from agent.core.errors import AgentError
 from agent.node.isolate.installed_programs import locate_program
+from agent.node.kernel import mount_api
 from agent.node.kernel.mountinfo import read_mounts
+from agent.node.standins import loop_device
 
-MNT_DETACH = 2
-LOOP_CLR_FD = 0x4C01
 RELEASE_TIMEOUT_S = 5.0
 
 
@@ -122,15 +120,13 @@ def _find_free_port() -> int:
 
 
 def _unmount(path: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(path), 0) != 0:  # someone looks around in it: let it go when they leave
-        libc.umount2(os.fsencode(path), MNT_DETACH)
+    try:
+        mount_api.unmount(path, 0)
+    except OSError:  # someone looks around in it: let it go when they leave
+        with contextlib.suppress(OSError):
+            mount_api.unmount(path, mount_api.MNT_DETACH)
 
 
 def _release_loop(device: Path) -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(descriptor, LOOP_CLR_FD)
-        finally:
-            os.close(descriptor)
+        loop_device.detach(str(device))

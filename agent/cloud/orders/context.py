@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.orphans import OrphanOrders
-from agent.cloud.orders.request_fields import find_volume
+from agent.cloud.orders.request_fields import read_volume
 from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.orders.snapshots import SnapshotOrders
 from agent.cloud.orders.volumes import VolumeOrders
@@ -51,7 +51,7 @@ class OrderContext:
         return OrphanOrders(self.follower, self.view(), self.policy())
 
     def read_volume(self, request: OrderRequest) -> VolumeId:
-        return find_volume(self.board, str(request.get("volume", "")))
+        return read_volume(self.board, request)
 
 
 class NodeSide(Hands, Protocol):

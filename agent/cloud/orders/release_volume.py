@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from agent.cloud.orders.context import Answer, NodeOrderContext, Order, OrderRequest
-from agent.cloud.orders.request_fields import find_volume
+from agent.cloud.orders.request_fields import read_volume
 from agent.cloud.orders.runner import release
 from agent.cloud.orders.volumes import describe_one
 from agent.core.errors import AgentError, ExitCode, RefusedError
@@ -24,7 +24,7 @@ DETACH_YOURSELF = (
 
 async def attach(context: NodeOrderContext, request: OrderRequest, order: Order) -> Answer:
     """Give a released volume that is still here back to the policy; have AWS attach any other."""
-    volume_id = find_volume(context.board, str(request.get("volume", "")))
+    volume_id = read_volume(context.board, request)
     if volume_id in context.node.released and volume_id in context.node.list_devices():
         context.keep(volume_id)
         await context.report(f"{volume_id} is here, and the policy's again.")
@@ -37,7 +37,7 @@ async def detach(context: NodeOrderContext, request: OrderRequest, order: Order)
 
     AWS is asked about the volume first, since its tags may say that it is the CSI driver's.
     """
-    volume_id = find_volume(context.board, str(request.get("volume", "")))
+    volume_id = read_volume(context.board, request)
     try:
         aws = await context.open_aws()
         await describe_one(aws.follower, volume_id)

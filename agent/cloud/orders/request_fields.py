@@ -75,6 +75,11 @@ def find_volume(board: Board, text: str) -> VolumeId:
     return parse_volume_id(text)
 
 
+def read_volume(board: Board, request: Mapping[str, Any]) -> VolumeId:
+    """Return the volume that an order is about."""
+    return find_volume(board, str(request.get("volume", "")))
+
+
 def parse_snapshot_id(text: object) -> str:
     """Return ``text`` as a snapshot ID, or raise: ``snap-`` and 8 or 17 hexadecimal digits."""
     if isinstance(text, str) and re.fullmatch(r"snap-(?:[0-9a-f]{8}|[0-9a-f]{17})", text, re.ASCII):

@@ -40,20 +40,11 @@ PrepareOrders = Callable[[Report], Awaitable[tuple[Follower, Callable[[], NodeVi
 """Returns what carries orders out, or raises AgentError where AWS is switched off."""
 
 
-def add_cloud_routes(
-    app: web.Application,
-    board: Board,
-    prepare: PrepareOrders,
-    keep: Callable[[VolumeId], None],
-    policy: Callable[[], Policy],
-    policy_file: PolicyFile | None = None,
-    node: NodeSide | None = None,
-) -> None:
+def add_cloud_routes(app: web.Application, taker: OrderTaker) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object.
 
-    ``node``: does by itself what of an order needs no AWS, and takes ``POST /v1/release``.
+    Where ``taker`` has a node's side it takes ``POST /v1/release`` as well.
     """
-    taker = OrderTaker(board, prepare, keep, policy, policy_file, node)
     app.router.add_post("/v1/cloud/{order}", taker.take_order)
     app.router.add_post("/v1/release", taker.take_release)
 
@@ -66,8 +57,9 @@ class OrderTaker:
     prepare: PrepareOrders
     keep: Callable[[VolumeId], None]
     policy: Callable[[], Policy]
-    policy_file: PolicyFile | None
-    node: NodeSide | None
+    policy_file: PolicyFile | None = None
+    node: NodeSide | None = None
+    """Does by itself what of an order needs no AWS."""
 
     async def take_order(self, http: web.Request) -> web.StreamResponse:
         name, request = http.match_info["order"], await _read_request(http)

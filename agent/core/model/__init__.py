@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from agent.core.model.checks import AwsChecks, Initialization
 from agent.core.model.cluster import Attachments, NodeFacts, Origin, OriginAnswer
-from agent.core.model.content import Blank, Content, Filesystem, Foreign, FsType, Unknown, Unproven
+from agent.core.model.content import (
+    LABEL_LIMIT_BYTES,
+    Blank,
+    Content,
+    Filesystem,
+    Foreign,
+    FsType,
+    Unknown,
+    Unproven,
+)
 from agent.core.model.device import Device, DeviceNumber, Identity, Partition, RootInode, Seen
 from agent.core.model.drift import Difference, Provisioned, Remedy
 from agent.core.model.next_call import NextCall
@@ -28,6 +37,7 @@ from agent.core.model.wanted import (
 from agent.core.reasons import Condition, Reason
 
 __all__ = [
+    "LABEL_LIMIT_BYTES",
     "Attachments",
     "AwsChecks",
     "Blank",

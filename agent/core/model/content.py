@@ -18,6 +18,10 @@ class FsType(str, Enum):
         return self.value
 
 
+LABEL_LIMIT_BYTES = {FsType.EXT4: 16, FsType.XFS: 12, FsType.BTRFS: 255}
+"""How long a label may be."""
+
+
 @dataclass(frozen=True)
 class Blank:
     """Proven: no signature, no partition, no holder, and every sampled read succeeded and was zero."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from agent.core.model import FsType
 
 _EXT_MAGIC = 0xEF53
+_EXT_SUPERBLOCK_BYTES = 1024
 _EXT_MAX_LOG_BLOCK_SIZE = 6
 _EXT_ERRORS_PANIC = 3
 _XFS_VERSION_WITH_CRC = 5
@@ -54,26 +55,32 @@ class Layout:
     parse: Callable[[bytes], Superblock]
 
 
-def parse_ext4(raw: bytes) -> Superblock:
-    """Return what an ext4 superblock (1024 bytes, found at 1024) says."""
-    if _u16(raw, 0x38) != _EXT_MAGIC:
+def parse_ext4_size(raw: bytes) -> tuple[int, int]:
+    """Return how many blocks an ext4 superblock counts, and the bytes of each; ValueError for none."""
+    if len(raw) < _EXT_SUPERBLOCK_BYTES or _u16(raw, 0x38) != _EXT_MAGIC:
         raise ValueError("an ext4 superblock without its magic number")
-    log_block_size, state = _u32(raw, 0x18), _u16(raw, 0x3A)
-    incompat, ro_compat = _u32(raw, 0x60), _u32(raw, 0x64)
+    log_block_size = _u32(raw, 0x18)
     if log_block_size > _EXT_MAX_LOG_BLOCK_SIZE:
         raise ValueError("an ext4 superblock with an impossible block size")
+    is_64bit = bool(_u32(raw, 0x60) & 0x80)
+    return _u32(raw, 0x4) | (_u32(raw, 0x150) << 32 if is_64bit else 0), 1024 << log_block_size
+
+
+def parse_ext4(raw: bytes) -> Superblock:
+    """Return what an ext4 superblock (1024 bytes, found at 1024) says."""
+    blocks, block_bytes = parse_ext4_size(raw)
+    incompat, ro_compat = _u32(raw, 0x60), _u32(raw, 0x64)
     if incompat & 0x8:
         raise SpreadError("the journal of another ext4 filesystem")
     if ro_compat & 0x400 and crc32c(raw[:0x3FC], finish=False) != _u32(raw, 0x3FC):
         raise TornError("an ext4 filesystem whose superblock is damaged (checksum)")
     if _has_external_journal(raw):
         raise SpreadError("an ext4 filesystem whose journal is on another device")
-    blocks = _u32(raw, 0x4) | (_u32(raw, 0x150) << 32 if incompat & 0x80 else 0)
     return Superblock(
         uuid=str(uuid.UUID(bytes=raw[0x68:0x78])),
         label=_read_label(raw[0x78:0x88]),
-        size_bytes=blocks << (10 + log_block_size),
-        has_errors=bool(state & 0x2),
+        size_bytes=blocks * block_bytes,
+        has_errors=bool(_u16(raw, 0x3A) & 0x2),
         # Mount count, time of the last mount, and a journal to replay: each mount for writing leaves one of
         # them.
         is_pristine=_u16(raw, 0x34) == 0 and _u32(raw, 0x2C) == 0 and not incompat & 0x4,
@@ -161,7 +168,7 @@ def parse_settled(layout: Layout, read: Callable[[], bytes]) -> Superblock:
 
 
 LAYOUTS: dict[FsType, Layout] = {
-    FsType.EXT4: Layout(1024, 1024, parse_ext4),
+    FsType.EXT4: Layout(1024, _EXT_SUPERBLOCK_BYTES, parse_ext4),
     FsType.XFS: Layout(0, 4096, parse_xfs),
     FsType.BTRFS: Layout(65536, 4096, parse_btrfs),
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber, FsType, Reason
+from agent.node.content.superblocks import LAYOUTS, parse_ext4_size
 from agent.node.kernel.ioctl import (
     BtrfsDevInfo,
     BtrfsFsInfo,
@@ -26,10 +27,6 @@ from agent.node.kernel.ioctl import (
     ioctl,
 )
 from agent.node.kernel.sysfs import SYSFS, list_names, read_attribute, read_device_number
-
-_EXT4_SUPERBLOCK_OFFSET = 1024
-_EXT4_SUPERBLOCK_BYTES = 1024
-_EXT4_MAGIC = 0xEF53
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,25 @@ def grow_filesystem(root_fd: int, device_fd: int, fs_type: FsType) -> int:
 
 def read_ext4_size_bytes(device_fd: int) -> int:
     """Return block count times block size of the primary superblock (fs/ext4/ext4.h, ext4_super_block)."""
-    superblock = os.pread(device_fd, _EXT4_SUPERBLOCK_BYTES, _EXT4_SUPERBLOCK_OFFSET)
-    if len(superblock) < _EXT4_SUPERBLOCK_BYTES or _u16(superblock, 56) != _EXT4_MAGIC:
-        raise AgentError("There is no ext4 superblock where it should be.", reason=Reason.FILESYSTEM_ERRORS)
-    return _ext4_blocks(superblock) * _ext4_block_bytes(superblock)
+    blocks, block_bytes = _read_ext4_size(device_fd)
+    return blocks * block_bytes
 
 
-def _ext4_blocks(superblock: bytes) -> int:
-    is_64bit = bool(_u32(superblock, 96) & 0x80)
-    return _u32(superblock, 4) | (_u32(superblock, 336) << 32 if is_64bit else 0)
-
-
-def _ext4_block_bytes(superblock: bytes) -> int:
-    return 1024 << min(_u32(superblock, 24), 6)
+def _read_ext4_size(device_fd: int) -> tuple[int, int]:
+    """Return blocks and the bytes of each; its checksum is left alone, since the kernel may be writing it."""
+    layout = LAYOUTS[FsType.EXT4]
+    try:
+        return parse_ext4_size(os.pread(device_fd, layout.length_bytes, layout.offset_bytes))
+    except ValueError:
+        raise AgentError(
+            "There is no ext4 superblock where it should be.", reason=Reason.FILESYSTEM_ERRORS
+        ) from None
 
 
 def _grow_ext4(root_fd: int, device_fd: int, size_bytes: int) -> None:
-    superblock = os.pread(device_fd, _EXT4_SUPERBLOCK_BYTES, _EXT4_SUPERBLOCK_OFFSET)
-    blocks = size_bytes // _ext4_block_bytes(superblock)
-    if blocks > _ext4_blocks(superblock):
+    filled, block_bytes = _read_ext4_size(device_fd)
+    blocks = size_bytes // block_bytes
+    if blocks > filled:
         ioctl(root_fd, Request.EXT4_IOC_RESIZE_FS, ctypes.c_uint64(blocks))
 
 
@@ -182,11 +179,3 @@ def _cannot_grow(fs_type: FsType, size_bytes: int, error: OSError) -> AgentError
         hint=hints.get(error.errno or 0, "See the kernel log."),
         reason=Reason.NOT_GROWN,
     )
-
-
-def _u16(content: bytes, offset: int) -> int:
-    return int.from_bytes(content[offset : offset + 2], "little")
-
-
-def _u32(content: bytes, offset: int) -> int:
-    return int.from_bytes(content[offset : offset + 4], "little")

@@ -11,14 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 
 from agent.core.errors import InvalidValueError
-from agent.core.model import FsType
+from agent.core.model import LABEL_LIMIT_BYTES, FsType
 from agent.node.isolate.installed_programs import find_program
 from agent.node.isolate.programs import Run, descriptor_path, run
 
 MKFS_TIMEOUT_S = 600.0
 WIPE_TIMEOUT_S = 120.0
 
-LABEL_LIMIT_BYTES = {FsType.EXT4: 16, FsType.XFS: 12, FsType.BTRFS: 255}
 
 _WITHOUT_DEVICES = (
     *("unshare", "--mount", "--propagation", "private", "--"),

@@ -147,10 +147,11 @@ def _iowr(group: str | int, number: int, argument: type[ctypes.Structure | ctype
 
 
 class Request(enum.IntEnum):
-    """Every ioctl the agent's workers make."""
+    """Every ioctl the agent makes."""
 
     # linux/fs.h
     BLKROGET = _io(0x12, 94)
+    BLKFLSBUF = _io(0x12, 97)
     BLKPG = _io(0x12, 105)
     BLKGETSIZE64 = _ior(0x12, 114, ctypes.c_uint64)
     BLKGETDISKSEQ = _ior(0x12, 128, ctypes.c_uint64)

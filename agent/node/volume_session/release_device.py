@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -23,14 +22,14 @@ import psutil
 
 from agent.core.errors import AgentError, CoveredError
 from agent.core.model import Device, DeviceNumber, FsType, Mount, Partition, Process, Reason
+from agent.core.quoting import make_printable
 from agent.node.filesystem import change_mount
+from agent.node.kernel.ioctl import Request, ioctl, name_call
 from agent.node.kernel.open_files import PROC, has_ended, is_shielded_init, list_descriptors, list_processes
 from agent.node.kernel.sysfs import list_names, locate
 from agent.node.mounts.mount_users import describe_process
 from agent.node.volume_session.inspect import open_partition
 
-BLKFLSBUF = 0x1261
-"""Write back and forget the buffer cache: linux/fs.h."""
 _NODE_TYPES = frozenset({"devtmpfs", "tmpfs", "overlay", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs"})
 """Filesystems device nodes live on, of the host and of containers. Asking about a file on any other may have
 to wait for its server; on a mount with ``nodev``, as the volumes' own are, no device node can be opened."""
@@ -213,7 +212,7 @@ def flush_device(fd: int) -> None:
     """Have everything written to the device on it; OSError where the device did not take it."""
     os.fsync(fd)
     with contextlib.suppress(PermissionError):
-        fcntl.ioctl(fd, BLKFLSBUF, 0)
+        ioctl(fd, Request.BLKFLSBUF)
 
 
 def flush_mount(path: str, device_number: DeviceNumber) -> None:
@@ -224,8 +223,7 @@ def flush_mount(path: str, device_number: DeviceNumber) -> None:
         change_mount.open_root(mount_fd) as root_fd,
     ):
         if libc.syncfs(root_fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
+            raise name_call(ctypes.get_errno(), f"syncfs of {make_printable(path)}")
 
 
 def flush_any_mount(mount: Mount, device: Device) -> None:
@@ -241,5 +239,5 @@ def flush_any_mount(mount: Mount, device: Device) -> None:
         if path is None or mount.fs_type not in _FLUSHED_BY_DEVICE:
             raise
         with contextlib.closing(open_partition(path, mount.device_number)) as fd:
-            fcntl.ioctl(fd, BLKFLSBUF, 0)
+            ioctl(fd, Request.BLKFLSBUF)
             os.fsync(fd)

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from agent.cli.client import Client
-from agent.cloud.orders.routes import add_cloud_routes
+from agent.cloud.orders.routes import OrderTaker, add_cloud_routes
 from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.state.released_volumes import EVERYTHING
@@ -103,7 +103,8 @@ class Node:
         def make_app() -> web.Application:
             app = web.Application()
             policy = lambda: self.node.policy  # noqa: E731
-            add_cloud_routes(app, Board(), self.prepare, self.hands.keep, policy, node=self.hands)
+            taker = OrderTaker(Board(), self.prepare, self.hands.keep, policy, node=self.hands)
+            add_cloud_routes(app, taker)
             return app
 
         async with anyio.create_task_group() as tasks:

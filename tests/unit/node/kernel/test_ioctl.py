@@ -14,6 +14,7 @@ from agent.node.kernel.ioctl import Request
 
 NUMBERS = {
     "BLKROGET": 0x125E,
+    "BLKFLSBUF": 0x1261,
     "BLKPG": 0x1269,
     "BLKGETSIZE64": 0x80081272,
     "BLKGETDISKSEQ": 0x80081280,

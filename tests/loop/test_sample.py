@@ -1,4 +1,4 @@
-"""What a sample finds out about a real ext4 that has met an error."""
+"""What a sample finds out about real filesystems: one that met an error, one on a partition among others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.model import DeviceNumber
-from agent.node.sampling.mount_sample import has_refused_writes, read_error_count
+from agent.core.model import DeviceNumber, Filesystem, FsType
+from agent.node.sampling.mount_sample import has_refused_writes, read_error_count, sample_mount
+from agent.node.standins import loop_device
+from agent.node.volume_session.inspect import LookRequest, look_at
 from tests.agent_process import MIB
 from tests.corpus.tools import run
-from tests.loop.devices import attached
+from tests.loop.devices import attached, identify, opened
 from tests.waiting import wait_until
 
 
@@ -101,3 +103,29 @@ def test_error_of_an_earlier_mount(tmp_path: Path) -> None:
     with attached(image) as device, mounted(device, tmp_path / "again", "-o", "errors=remount-ro"):
         assert look(device) == (False, 1)
         assert takes_writes(tmp_path / "again")
+
+
+@pytest.mark.needs("addpart", "delpart")
+@pytest.mark.parametrize("kind", [FsType.EXT4, FsType.BTRFS])
+def test_filesystem_on_one_of_two_partitions(tmp_path: Path, kind: FsType) -> None:
+    """A look and a sample take the partition that is mounted, also of btrfs, which invents its number."""
+    path = tmp_path / "mount"
+    with attached(tmp_path / "image", 400 * MIB) as disk:
+        for number, start in ((1, 1), (2, 151)):
+            run("addpart", disk, str(number), str(start * 2048), str(150 * 2048))
+        try:
+            loop_device.make_partition_nodes(disk)
+            run(f"mkfs.{kind.value}", "-q", f"{disk}p2")
+            with mounted(f"{disk}p2", path), opened(disk) as (fd, device):
+                request = LookRequest(
+                    disk, identify, lambda _: True, tmp_path, boot_id="boot", wanted_path=str(path)
+                )
+                content = look_at(fd, request).content
+                sample, room_bytes = sample_mount(fd, device, str(path))
+            assert isinstance(content, Filesystem)
+            assert (content.partition, content.size_bytes) == (2, 150 * MIB)
+            assert sample is not None
+            assert (room_bytes, sample.spans_bytes) == (150 * MIB, 150 * MIB)
+        finally:
+            run("delpart", disk, "1")
+            run("delpart", disk, "2")

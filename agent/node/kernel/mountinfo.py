@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from agent.core.exhaustion import is_shortage
-from agent.core.model import DeviceNumber, Mount
+from agent.core.model import Device, DeviceNumber, Mount, Partition
 from agent.core.quoting import make_printable
 
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -174,3 +174,19 @@ def find_node_number(path: str) -> DeviceNumber | None:
     if not stat.S_ISBLK(status.st_mode):
         return None
     return DeviceNumber(os.major(status.st_rdev), os.minor(status.st_rdev))
+
+
+def is_of_device(mount: Mount, device: Device) -> bool:
+    """Tell whether a mount is of a device or of a partition of it."""
+    return not device.numbers.isdisjoint(_list_numbers(mount))
+
+
+def find_mounted_partition(device: Device, mount: Mount) -> Partition | None:
+    """Return which partition of its device a mount is of; None where it is of the whole device."""
+    numbers = _list_numbers(mount)
+    return next((partition for partition in device.partitions if partition.device_number in numbers), None)
+
+
+def _list_numbers(mount: Mount) -> tuple[DeviceNumber | None, ...]:
+    """Return what a mount's device may be known by: btrfs gives mounts numbers of their own, and a source."""
+    return mount.device_number, find_node_number(mount.source)

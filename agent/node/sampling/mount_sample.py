@@ -12,7 +12,13 @@ from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, FsType, Mount
 from agent.node.content.superblocks import FS_TYPES
 from agent.node.filesystem import change_mount, grow
-from agent.node.kernel.mountinfo import find_node_number, find_top_mount, is_whole, read_mounts_towards
+from agent.node.kernel.mountinfo import (
+    find_mounted_partition,
+    find_top_mount,
+    is_of_device,
+    is_whole,
+    read_mounts_towards,
+)
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
 from agent.node.volume_session.inspect import open_partition
 
@@ -56,7 +62,7 @@ def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None
     written by a path, which may lead elsewhere by then.
     """
     mount = find_top_mount(read_mounts_towards(path), path)
-    if mount is None or not is_whole(mount) or not _is_of(mount, device):
+    if mount is None or not is_whole(mount) or not is_of_device(mount, device):
         return None, device.size_bytes
     try:
         with change_mount.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
@@ -66,10 +72,7 @@ def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None
 
 
 def _sample_open_mount(fd: int, device: Device, mount: Mount, mount_fd: int) -> tuple[MountSample, int]:
-    partition = next((p for p in device.partitions if p.device_number == mount.device_number), None)
-    # btrfs gives its mounts numbers of their own; the agent mounts none that spans several devices.
-    if partition is None and mount.fs_type == FsType.BTRFS.value and len(device.partitions) == 1:
-        partition = device.partitions[0]
+    partition = find_mounted_partition(device, mount)
     if partition is None:
         return _look_at_mount(fd, device.device_number, mount, mount_fd), device.size_bytes
     part_fd = open_partition(partition.path, partition.device_number)
@@ -77,10 +80,6 @@ def _sample_open_mount(fd: int, device: Device, mount: Mount, mount_fd: int) -> 
         return _look_at_mount(part_fd, partition.device_number, mount, mount_fd), partition.size_bytes
     finally:
         os.close(part_fd)
-
-
-def _is_of(mount: Mount, device: Device) -> bool:
-    return mount.device_number in device.numbers or find_node_number(mount.source) in device.numbers
 
 
 def _look_at_mount(fd: int, number: DeviceNumber, mount: Mount, mount_fd: int) -> MountSample:

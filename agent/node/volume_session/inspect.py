@@ -38,7 +38,7 @@ from agent.node.device.tuning import read_tuning
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.filesystem import change_mount
 from agent.node.isolate.messages import Fd
-from agent.node.kernel.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import find_mounted_partition, read_mounts
 from agent.node.mounts.own_mounts import (
     find_any_mount,
     find_cover,
@@ -176,9 +176,7 @@ def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign 
     kind = FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
-    partition = next((p for p in found.partitions if p.device_number == mount.device_number), None)
-    if kind is FsType.BTRFS and found.partitions:
-        partition = found.partitions[0]
+    partition = find_mounted_partition(found, mount)
     if partition is None:
         return _measure(fd, kind, mount, None)
     part_fd = open_partition(partition.path, partition.device_number)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeEntry
-from agent.policy.entry_checks import Conflict
+from agent.policy.entry_checks import Defect
 from agent.policy.values.mount_path import split_template
 
 
@@ -23,21 +23,21 @@ class Claims:
     _paths: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
     _parents: dict[tuple[str, ...], dict[str | None, str]] = field(default_factory=dict)
 
-    def add(self, index: int, entry: VolumeEntry) -> Iterator[Conflict]:
+    def add(self, index: int, entry: VolumeEntry) -> Iterator[Defect]:
         """Find what ``entry`` claims that an earlier one does."""
         first = self._names.setdefault(entry.name, index)
         if first != index:
             message = f"The name {entry.name!r} is taken by volumes[{first}]."
-            yield Conflict(("name",), message, "Give each entry its own name.")
+            yield Defect(("name",), message, "Give each entry its own name.")
         if entry.volume_id is not None:
             other = _find_meeting(self._volume_ids.get(entry.volume_id), entry)
             if other is not None:
-                yield Conflict(("match", "volume_id"), f"{entry.volume_id} is claimed by {other!r} too.")
+                yield Defect(("match", "volume_id"), f"{entry.volume_id} is claimed by {other!r} too.")
             self._volume_ids.setdefault(entry.volume_id, {}).setdefault(entry.instance_group, entry.name)
         if entry.mount is not None:
             yield from self._add_path(entry, entry.mount.path)
 
-    def _add_path(self, entry: VolumeEntry, path: str) -> Iterator[Conflict]:
+    def _add_path(self, entry: VolumeEntry, path: str) -> Iterator[Defect]:
         # {name} and {volume_id} differ from entry to entry, whatever else is in the path.
         parts = tuple(
             part.replace("{name}", entry.name).replace("{volume_id}", f"{{volume_id of {entry.name}}}")
@@ -46,13 +46,13 @@ class Claims:
         above = [parts[:length] for length in range(1, len(parts))]
         meeting = _find_meeting(self._paths.get(parts), entry)
         if meeting is not None:
-            yield Conflict(("mount", "path"), f"{quote(path, 80)} is claimed by {meeting!r} too.")
+            yield Defect(("mount", "path"), f"{quote(path, 80)} is claimed by {meeting!r} too.")
         around = next((found for up in above if (found := _find_meeting(self._paths.get(up), entry))), None)
         inside = _find_meeting(self._parents.get(parts), entry)
         if around is not None or inside is not None:
             where = f"lies inside the path of {around!r}" if around else f"holds the path of {inside!r}"
             hint = "A mount hides what is mounted beneath it before. Put them side by side."
-            yield Conflict(("mount", "path"), f"{quote(path, 80)} {where}.", hint)
+            yield Defect(("mount", "path"), f"{quote(path, 80)} {where}.", hint)
         self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
         for up in above:
             self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.core.quoting import quote
-from agent.policy.entry_checks import Conflict
+from agent.policy.entry_checks import Defect
 from agent.policy.values.fields import CUSTOM_ERROR
 from agent.policy.yaml.problems import MAX_PROBLEMS, Loc
 from agent.policy.yaml.remedies import (
@@ -33,14 +33,14 @@ _MAX_ROUNDS = 12
 class ValidatedPiece(Generic[M]):
     """The sound remainder of a piece, None where there is none, with what was wrong and what was pruned."""
 
-    def __init__(self, value: M | None, findings: list[Conflict], pruned: list[Loc]) -> None:
+    def __init__(self, value: M | None, defects: list[Defect], pruned: list[Loc]) -> None:
         self.value = value
-        self.findings = findings
+        self.defects = defects
         self.pruned = pruned
 
-    def is_sure(self, finding: Conflict) -> bool:
+    def is_sure(self, defect: Defect) -> bool:
         """Tell whether a contradiction rests on nothing that was pruned."""
-        places = (finding.loc, *finding.rests_on)
+        places = (defect.loc, *defect.rests_on)
         return not any(_overlaps(place, gone) for place in places if place for gone in self.pruned)
 
 
@@ -52,19 +52,19 @@ def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None =
     remainder = _copy(content)
     # No key takes null: a key whose value was left out or commented out is a slip, not a wish.
     pruned = list(_drop_empty(remainder, ())) if isinstance(remainder, dict) else []
-    findings = [_name_no_value(loc, "one") for loc in pruned]
+    defects = [_name_no_value(loc, "one") for loc in pruned]
     for _ in range(_MAX_ROUNDS):
         try:
-            return ValidatedPiece(model.model_validate(remainder), findings, pruned)
+            return ValidatedPiece(model.model_validate(remainder), defects, pruned)
         except ValidationError as error:
             details = error.errors(include_url=False)
         fresh = [detail for detail in details if not _is_consequence(detail, pruned)]
-        findings += [_translate(whole or model, detail) for detail in fresh[: MAX_PROBLEMS - len(findings)]]
+        defects += [_translate(whole or model, detail) for detail in fresh[: MAX_PROBLEMS - len(defects)]]
         gone = [_prune(remainder, detail) for detail in details]
         if () in gone:
-            return ValidatedPiece(None, findings, [*pruned, ()])
+            return ValidatedPiece(None, defects, [*pruned, ()])
         pruned += [loc for loc in gone if loc is not None]
-    return ValidatedPiece(None, findings, [*pruned, ()])
+    return ValidatedPiece(None, defects, [*pruned, ()])
 
 
 def _drop_empty(content: Any, loc: Loc) -> Iterator[Loc]:
@@ -123,54 +123,54 @@ def _is_marker(part: str | int) -> bool:
     return part == "[key]"
 
 
-def _translate(model: type[BaseModel], detail: ErrorDetails) -> Conflict:
+def _translate(model: type[BaseModel], detail: ErrorDetails) -> Defect:
     """Say pydantic's error in the words of someone who writes YAML."""
     loc: Loc = tuple(part for part in detail["loc"] if not _is_marker(part))
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     is_key = len(loc) < len(detail["loc"])
     if kind == CUSTOM_ERROR:
-        return Conflict(loc, str(context["message"]), context["hint"], at_key=is_key)
+        return Defect(loc, str(context["message"]), context["hint"], at_key=is_key)
     if kind == "extra_forbidden":
         key = str(loc[-1])
-        return Conflict(
+        return Defect(
             loc,
             f"The key {quote(key)} is not known.",
             suggest_word(key, find_keys(model, loc[:-1])),
             at_key=True,
         )
     if kind == "missing":
-        return Conflict(loc, f"The key {loc[-1]!r} is missing.", suggest_missing(model, loc), at_key=True)
+        return Defect(loc, f"The key {loc[-1]!r} is missing.", suggest_missing(model, loc), at_key=True)
     if kind in YAML_NAMES:
         wanted = YAML_NAMES[kind]
         if value is None:
             return _name_no_value(loc, wanted)
-        return Conflict(loc, f"{quote(value)} is not {wanted}.", suggest_value(model, loc, wanted, value))
+        return Defect(loc, f"{quote(value)} is not {wanted}.", suggest_value(model, loc, wanted, value))
     if kind in {"literal_error", "enum"}:
         choices = str(context["expected"]).replace("'", "")
         meant = suggest_choice(value, choices.replace(" or ", ", ").split(", "))
-        return Conflict(loc, f"{quote(value)} is not one of {choices}.", meant)
-    return Conflict(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
+        return Defect(loc, f"{quote(value)} is not one of {choices}.", meant)
+    return Defect(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
 
 
-def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Conflict]]:
-    """Return what stands at ``loc`` of ``whole`` as a mapping, empty with a finding where it is none."""
+def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Defect]]:
+    """Return what stands at ``loc`` of ``whole`` as a mapping, empty with a defect where it is none."""
     if isinstance(content, dict):
         return content, []
     return {}, [_translate_shape(whole, content, loc, "a mapping")]
 
 
-def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Conflict]]:
-    """Return what stands at ``loc`` of ``whole`` as a list, empty with a finding where it is none."""
+def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Defect]]:
+    """Return what stands at ``loc`` of ``whole`` as a list, empty with a defect where it is none."""
     if isinstance(content, list):
         return content, []
     return [], [_translate_shape(whole, content, loc, "a list")]
 
 
-def _name_no_value(loc: Loc, wanted: str) -> Conflict:
-    return Conflict(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
+def _name_no_value(loc: Loc, wanted: str) -> Defect:
+    return Defect(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
 
 
-def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Conflict:
+def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Defect:
     if content is None:
         return _name_no_value(loc, wanted)
-    return Conflict(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))
+    return Defect(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))

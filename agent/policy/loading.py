@@ -17,7 +17,7 @@ from agent.core.errors import AgentError
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.entry_checks import (
-    Conflict,
+    Defect,
     check_claim,
     check_class,
     check_path,
@@ -89,8 +89,8 @@ def read_policy(text: bytes | str) -> tuple[Policy | None, list[Problem]]:
         return None, source.problems
     if not isinstance(source.content, dict):
         return None, [*source.problems, _name_no_mapping(source)]
-    policy, findings = _read_content(source.content)
-    problems = limit_problems([*source.problems, *(_place(finding, source) for finding in findings)])
+    policy, defects = _read_content(source.content)
+    problems = limit_problems([*source.problems, *(_place(defect, source) for defect in defects)])
     return (None if problems else policy), problems
 
 
@@ -151,60 +151,60 @@ def _name_no_mapping(source: YamlSource) -> Problem:
     return Problem(mark.line, mark.column, "", "The policy is not a mapping of keys to values.", _SMALLEST)
 
 
-def _place(finding: Conflict, source: YamlSource) -> Problem:
-    mark = source.find_mark(finding.loc, at_key=finding.at_key)
-    return Problem(mark.line, mark.column, name_place(finding.loc), finding.message, finding.hint)
+def _place(defect: Defect, source: YamlSource) -> Problem:
+    mark = source.find_mark(defect.loc, at_key=defect.at_key)
+    return Problem(mark.line, mark.column, name_place(defect.loc), defect.message, defect.hint)
 
 
-def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Conflict]]:
+def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Defect]]:
     head = {key: value for key, value in content.items() if key not in {"classes", "volumes"}}
     checked = check_piece(Head, head, whole=Policy)
-    findings = list(checked.findings)
+    defects = list(checked.defects)
     # Without a sound head its defaults stand in, so that the rest is still looked at.
     agent = checked.value.agent if checked.value is not None else AgentSettings()
-    findings += _keep_sure(check_settings(agent), checked, ("agent",))
-    classes, class_findings, has_all_classes = _read_classes(content.get("classes", {}))
-    volumes, volume_findings = _read_volumes(content.get("volumes", []))
-    findings += [*class_findings, *volume_findings]
+    defects += _keep_sure(check_settings(agent), checked, ("agent",))
+    classes, class_defects, has_all_classes = _read_classes(content.get("classes", {}))
+    volumes, volume_defects = _read_volumes(content.get("volumes", []))
+    defects += [*class_defects, *volume_defects]
     claims = Claims()
     for index, entry in volumes:
         base: Loc = ("volumes", index)
         if entry.value is None:
             continue
-        findings += _keep_sure(check_volume(entry.value), entry, base)
-        findings += _keep_sure(claims.add(index, entry.value), entry, base)
+        defects += _keep_sure(check_volume(entry.value), entry, base)
+        defects += _keep_sure(claims.add(index, entry.value), entry, base)
         if not any("allowed_roots" in loc for loc in checked.pruned) and checked.value is not None:
-            findings += _keep_sure(check_path(entry.value, agent), entry, base)
+            defects += _keep_sure(check_path(entry.value, agent), entry, base)
         if has_all_classes:
-            findings += _keep_sure(check_claim(entry.value, classes), entry, base)
+            defects += _keep_sure(check_claim(entry.value, classes), entry, base)
     sound = tuple(entry.value for _, entry in volumes if entry.value is not None)
     # Its parts are checked: pydantic need not do so again.
-    return Policy.model_construct(version=1, agent=agent, classes=classes, volumes=sound), findings
+    return Policy.model_construct(version=1, agent=agent, classes=classes, volumes=sound), defects
 
 
-def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Conflict], bool]:
+def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Defect], bool]:
     """Return the sound classes, what is wrong with any, and whether all are there to be referred to."""
-    mapping, findings = check_mapping(content, ("classes",), Policy)
+    mapping, defects = check_mapping(content, ("classes",), Policy)
     classes: dict[str, VolumeClass] = {}
     for name, item in mapping.items():
         base: Loc = ("classes", name)
         if not re.fullmatch(NAME_PATTERN.removesuffix("$"), name, re.ASCII):
-            findings.append(Conflict(base, f"{quote(name)} is not a name.", "One is fast", at_key=True))
+            defects.append(Defect(base, f"{quote(name)} is not a name.", "One is fast", at_key=True))
         body = check_piece(VolumeClass, item)
-        findings += [found.place_in(base) for found in body.findings]
+        defects += [found.place_in(base) for found in body.defects]
         if body.value is not None:
-            findings += _keep_sure(check_class(body.value), body, base)
+            defects += _keep_sure(check_class(body.value), body, base)
             classes[name] = body.value
-    return classes, findings, len(classes) == len(mapping) and isinstance(content, dict)
+    return classes, defects, len(classes) == len(mapping) and isinstance(content, dict)
 
 
-def _read_volumes(content: Any) -> tuple[list[tuple[int, ValidatedPiece[VolumeEntry]]], list[Conflict]]:
-    items, findings = check_list(content, ("volumes",), Policy)
+def _read_volumes(content: Any) -> tuple[list[tuple[int, ValidatedPiece[VolumeEntry]]], list[Defect]]:
+    items, defects = check_list(content, ("volumes",), Policy)
     volumes = [(index, check_piece(VolumeEntry, item)) for index, item in enumerate(items)]
     for index, checked in volumes:
-        findings += [found.place_in(("volumes", index)) for found in checked.findings]
-    return volumes, findings
+        defects += [found.place_in(("volumes", index)) for found in checked.defects]
+    return volumes, defects
 
 
-def _keep_sure(found: Any, checked: ValidatedPiece[Any], base: Loc) -> list[Conflict]:
-    return [finding.place_in(base) for finding in found if checked.is_sure(finding)]
+def _keep_sure(found: Any, checked: ValidatedPiece[Any], base: Loc) -> list[Defect]:
+    return [defect.place_in(base) for defect in found if checked.is_sure(defect)]

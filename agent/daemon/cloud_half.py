@@ -129,7 +129,7 @@ class CloudHalf:
             report.endings, report.notices, report.departures, report.drift, report.provisioned
         )
         self._board.put_snapshots(report.snapshots)
-        self._board.next_calls, self._board.attachments = report.calls, report.attachments
+        self._board.put_calls(report.calls, report.attachments)
         self._board.put_checks(report.checks)
         self._refresh()
         for volume in changed & self._in_force.present.keys():

@@ -154,6 +154,10 @@ class Board:
         for volume_id in (old.keys() | snapshots.keys()) & self._told.keys():
             self._show(volume_id)
 
+    def put_calls(self, calls: tuple[NextCall, ...], attachments: Attachments | None) -> None:
+        """Show what is going to be asked of AWS, and of how many volumes it lets this instance have."""
+        self.next_calls, self.attachments = calls, attachments
+
     def finish_first_look(self) -> None:
         """Note that every attached volume was looked at once since the agent started."""
         self.is_first_look_done = True

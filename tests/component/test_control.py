@@ -145,7 +145,7 @@ async def test_drift_is_shown_whatever_else_is_wrong(tmp_path: Path) -> None:
         assert [volume["drift"] for volume in answer["volumes"]] == [[shown], []]
         assert (await ask(client.explain, "checkpoints"))["drift"] == [shown]
         (finding,) = await ask(lambda: list(list_drift(tmp_path / "control.sock")))
-    assert (finding.subject, finding.verdict) == ("volume checkpoints", Grade.WARNING)
+    assert (finding.subject, finding.grade) == ("volume checkpoints", Grade.WARNING)
     assert text in finding.found
 
 

@@ -23,16 +23,17 @@ class Finding:
     """One thing looked at: what was found, and what to do about it."""
 
     subject: str
-    verdict: Grade
+    grade: Grade
     found: str
     mend: str | None = None
 
 
 def show_findings(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     """Print the findings and return the exit code they deserve."""
-    is_ready = all(finding.verdict is not Grade.FAILURE for finding in findings)
+    is_ready = all(finding.grade is not Grade.FAILURE for finding in findings)
     if as_json:
-        print_json({"ready": is_ready, "findings": [asdict(finding) for finding in findings]})
+        shown = [{**asdict(finding), "verdict": finding.grade} for finding in findings]  # its former name
+        print_json({"ready": is_ready, "findings": shown})
     else:
         _print_findings(findings, is_ready=is_ready)
     return ExitCode.DONE if is_ready else ExitCode.FAILED
@@ -49,7 +50,7 @@ def _print_findings(findings: Sequence[Finding], *, is_ready: bool) -> None:
         Grade.FAILURE: ("✗", "bold red"),
     }
     for finding in findings:
-        sign, style = signs[finding.verdict]
+        sign, style = signs[finding.grade]
         line = Text.assemble((f"{sign} ", style), (f"{finding.subject:<20}", "bold"), finding.found)
         print_view(line)
         if finding.mend:

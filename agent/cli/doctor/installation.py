@@ -40,7 +40,7 @@ def list_types(policy: Policy | None) -> frozenset[FsType]:
     return frozenset(entry.filesystem.type for entry in volumes if entry.filesystem is not None)
 
 
-_VERDICTS = {True: Grade.OK, False: Grade.FAILURE, None: Grade.WARNING}
+_GRADES = {True: Grade.OK, False: Grade.FAILURE, None: Grade.WARNING}
 
 
 def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
@@ -55,7 +55,7 @@ def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
         is_asked = any(finding.subject.startswith(("ec2:", "sagemaker:")) for finding in examined)
         return [_explain_shell(error), *examined] if is_asked else examined
     told = (
-        Finding(one["subject"], _VERDICTS[one["is_ok"]], one["found"], one["mend"])
+        Finding(one["subject"], _GRADES[one["is_ok"]], one["found"], one["mend"])
         for one in answer["findings"]
     )
     return [_show_environment(answer["environment"]), *told]
@@ -80,7 +80,7 @@ def _examine_from_here(policy: Policy) -> list[Finding]:
     from agent.cloud.permissions.doctor_checks import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
 
     examined = anyio.run(examine_cloud, policy, look_around())
-    return [Finding(one.subject, _VERDICTS[one.is_ok], one.found, one.mend) for one in examined]
+    return [Finding(one.subject, _GRADES[one.is_ok], one.found, one.mend) for one in examined]
 
 
 def examine_state(path: Path) -> Finding:

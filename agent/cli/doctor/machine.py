@@ -13,7 +13,7 @@ from agent.cli.doctor.findings import Finding, Grade
 from agent.core.errors import AgentError
 from agent.core.model import FsType
 from agent.node.isolate import programs as command
-from agent.node.isolate.installed_programs import locate_program
+from agent.node.isolate.installed_programs import hint_at_package, locate_program
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 
@@ -36,34 +36,22 @@ CAPABILITIES = {
 }
 """What the agent does as root, with the kernel's numbers for it; a container's root may lack some."""
 
-INSTALL = {
-    "e2fsprogs": "Install e2fsprogs: apt-get install e2fsprogs, or dnf install e2fsprogs.",
-    "xfsprogs": "Install xfsprogs: apt-get install xfsprogs, or dnf install xfsprogs.",
-    "btrfs-progs": "Install btrfs-progs: apt-get install btrfs-progs; Amazon Linux 2023 has none.",
-    "sfdisk": "Install sfdisk: apt-get install fdisk, or dnf install util-linux.",
-}
-
 
 @dataclass(frozen=True)
 class Toolset:
     """The programs one filesystem type, or partitioning, needs, and how one of them tells its version."""
 
     subject: str
-    package: str
     programs: tuple[str, ...]
     version_argv: tuple[str, ...]
     type: FsType | None = None
 
 
 TOOLSETS = (
-    Toolset(
-        "ext4 tools", "e2fsprogs", ("mkfs.ext4", "e2fsck", "resize2fs"), ("mkfs.ext4", "-V"), FsType.EXT4
-    ),
-    Toolset(
-        "xfs tools", "xfsprogs", ("mkfs.xfs", "xfs_growfs", "xfs_logprint"), ("mkfs.xfs", "-V"), FsType.XFS
-    ),
-    Toolset("btrfs tools", "btrfs-progs", ("mkfs.btrfs", "btrfs"), ("mkfs.btrfs", "--version"), FsType.BTRFS),
-    Toolset("partition tools", "sfdisk", ("sfdisk",), ("sfdisk", "--version")),
+    Toolset("ext4 tools", ("mkfs.ext4", "e2fsck", "resize2fs"), ("mkfs.ext4", "-V"), FsType.EXT4),
+    Toolset("xfs tools", ("mkfs.xfs", "xfs_growfs", "xfs_logprint"), ("mkfs.xfs", "-V"), FsType.XFS),
+    Toolset("btrfs tools", ("mkfs.btrfs", "btrfs"), ("mkfs.btrfs", "--version"), FsType.BTRFS),
+    Toolset("partition tools", ("sfdisk",), ("sfdisk", "--version")),
 )
 
 
@@ -152,9 +140,9 @@ def examine_filesystems(host: Host, needed: frozenset[FsType]) -> Iterator[Findi
         elif f"/{type_}.ko" in listed:
             yield Finding(subject, Grade.OK, "a module the kernel loads when asked")
         else:
-            verdict = Grade.FAILURE if type_ in needed else Grade.WARNING
+            grade = Grade.FAILURE if type_ in needed else Grade.WARNING
             mend = f"Use a kernel with {type_}, or another type in the policy."
-            yield Finding(subject, verdict, "missing", mend)
+            yield Finding(subject, grade, "missing", mend)
 
 
 def examine_tools(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
@@ -162,14 +150,14 @@ def examine_tools(host: Host, needed: frozenset[FsType]) -> Iterator[Finding]:
     for toolset in TOOLSETS:
         missing = [program for program in toolset.programs if host.find_program(program) is None]
         if missing:
-            verdict = Grade.FAILURE if toolset.type in needed else Grade.WARNING
+            grade = Grade.FAILURE if toolset.type in needed else Grade.WARNING
             found = f"missing: {', '.join(missing)}"
-            yield Finding(toolset.subject, verdict, found, INSTALL[toolset.package])
+            yield Finding(toolset.subject, grade, found, hint_at_package(missing[0]))
             continue
         try:
             yield Finding(toolset.subject, Grade.OK, host.ask_version(toolset.version_argv))
         except AgentError as error:
-            yield Finding(toolset.subject, Grade.FAILURE, error.message, INSTALL[toolset.package])
+            yield Finding(toolset.subject, Grade.FAILURE, error.message, hint_at_package(toolset.programs[0]))
 
 
 def examine_blkid(host: Host) -> Finding:

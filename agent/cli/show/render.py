@@ -167,8 +167,8 @@ def show_orphans(answer: dict[str, Any]) -> RenderableType:
         table.add_column(title, no_wrap=title != "MAY BE DELETED", overflow="fold")
     for one in found:
         words = (one["claim"], show_size(one["size_bytes"]), one["type"], one["zone"], one["held_since"][:19])
-        verdict = "yes" if one["may_be_deleted"] else f"no: {one['obstacle']}"
-        table.add_row(*map(Text, (one["volume_id"], *words, one["last_holder"] or "-", verdict)))
+        may_go = "yes" if one["may_be_deleted"] else f"no: {one['obstacle']}"
+        table.add_row(*map(Text, (one["volume_id"], *words, one["last_holder"] or "-", may_go)))
     whole = show_size(sum(one["size_bytes"] for one in found))
     free = sum(one["may_be_deleted"] for one in found)
     return Group(table, Text(f"{len(found)} volumes, {whole}; {free} may be deleted.", style="bold"))

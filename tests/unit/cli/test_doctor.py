@@ -61,11 +61,11 @@ def examine(host: Host, needed: frozenset[FsType] = NOTHING_NEEDED) -> dict[str,
 
 def test_good_node_has_nothing_to_mend(host: Host) -> None:
     """Where all is well every finding says so, and none offers a remedy."""
-    assert {(f.verdict, f.mend) for f in examine(host).values()} == {(Grade.OK, None)}
+    assert {(f.grade, f.mend) for f in examine(host).values()} == {(Grade.OK, None)}
 
 
 @pytest.mark.parametrize(
-    ("kernel", "verdict"),
+    ("kernel", "grade"),
     [
         ("5.10.0-8-amd64", Grade.FAILURE),
         ("5.12.1", Grade.WARNING),
@@ -75,13 +75,13 @@ def test_good_node_has_nothing_to_mend(host: Host) -> None:
         ("custom", Grade.FAILURE),
     ],
 )
-def test_kernel_is_judged_by_number(host: Host, kernel: str, verdict: Grade) -> None:
+def test_kernel_is_judged_by_number(host: Host, kernel: str, grade: Grade) -> None:
     """Kernels without the mount API fail, without disk sequence numbers warn, and unknown ones fail."""
-    assert machine.examine_kernel(replace(host, kernel=kernel)).verdict is verdict
+    assert machine.examine_kernel(replace(host, kernel=kernel)).grade is grade
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "verdict", "named"),
+    ("capabilities", "grade", "named"),
     [
         ("000001ffffffffff", Grade.OK, ""),
         ("000001fffeffffff", Grade.WARNING, "CAP_SYS_RESOURCE"),
@@ -89,28 +89,28 @@ def test_kernel_is_judged_by_number(host: Host, kernel: str, verdict: Grade) -> 
     ],
 )
 def test_root_of_a_container_is_told_from_root(
-    host: Host, capabilities: str, verdict: Grade, named: str
+    host: Host, capabilities: str, grade: Grade, named: str
 ) -> None:
     """Root without the right to mount is a failure; without the right to grow ext4, a warning."""
     write(host.root, "proc/self/status", f"Name:\tx\nCapEff:\t{capabilities}\n")
     finding = machine.examine_user(host)
-    assert finding.verdict is verdict
+    assert finding.grade is grade
     assert named in finding.found
 
 
 def test_missing_type_matters_if_the_policy_needs_it(host: Host) -> None:
     """A filesystem the kernel lacks is a failure for a policy that uses it, else a warning."""
     bare = replace(host, kernel="6.1.0-2")
-    assert examine(bare)["xfs in the kernel"].verdict is Grade.WARNING
-    assert examine(bare, frozenset({FsType.XFS}))["xfs in the kernel"].verdict is Grade.FAILURE
-    assert examine(bare)["ext4 in the kernel"].verdict is Grade.OK
+    assert examine(bare)["xfs in the kernel"].grade is Grade.WARNING
+    assert examine(bare, frozenset({FsType.XFS}))["xfs in the kernel"].grade is Grade.FAILURE
+    assert examine(bare)["ext4 in the kernel"].grade is Grade.OK
 
 
 def test_missing_program_is_named_with_its_package(host: Host) -> None:
     """A missing program is named, with how to install it."""
     bare = replace(host, find_program=lambda name: None if name == "xfs_growfs" else name)
     finding = examine(bare, frozenset({FsType.XFS}))["xfs tools"]
-    assert finding.verdict is Grade.FAILURE
+    assert finding.grade is Grade.FAILURE
     assert finding.found == "missing: xfs_growfs"
     assert "apt-get install xfsprogs" in str(finding.mend)
 
@@ -121,7 +121,7 @@ def test_program_that_does_not_run_fails(host: Host) -> None:
     def fail(argv: tuple[str, ...]) -> str:
         raise AgentError(f"{argv[0]} ended with 127: library missing.")
 
-    assert examine(replace(host, ask_version=fail))["ext4 tools"].verdict is Grade.FAILURE
+    assert examine(replace(host, ask_version=fail))["ext4 tools"].grade is Grade.FAILURE
 
 
 def test_missing_blkid_fails(host: Host) -> None:
@@ -130,14 +130,14 @@ def test_missing_blkid_fails(host: Host) -> None:
     def fail(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
-    assert examine(replace(host, load_library=fail))["libblkid"].verdict is Grade.FAILURE
+    assert examine(replace(host, load_library=fail))["libblkid"].grade is Grade.FAILURE
 
 
 def test_short_timeout_warns_with_the_kernel_parameter(host: Host) -> None:
     """The kernel's default timeout is named, with the parameter that mends it."""
     write(host.root, "sys/module/nvme_core/parameters/io_timeout", "30\n")
     finding = machine.examine_io_timeout(host)
-    assert finding.verdict is Grade.WARNING
+    assert finding.grade is Grade.WARNING
     assert "nvme_core.io_timeout=4294967295" in str(finding.mend)
 
 
@@ -148,19 +148,19 @@ def test_unit_that_takes_any_target_for_a_volume_fails(host: Host) -> None:
     assert not list(machine.examine_identity(host))
     write(host.root, "proc/9/environ", "HOME=/\0EBS_AGENT_TEST_FABRICS=1\0LANG=C\0")
     (finding,) = machine.examine_identity(host)
-    assert finding.verdict is Grade.FAILURE
+    assert finding.grade is Grade.FAILURE
     assert "EBS_AGENT_TEST_FABRICS" in str(finding.mend)
 
 
 def test_absent_udev_and_driver_warn(host: Host) -> None:
     """The agent works by looking now and then, so late news are a warning."""
     bare = replace(host, root=host.root / "nowhere")
-    assert machine.examine_udev(bare).verdict is Grade.WARNING
-    assert machine.examine_io_timeout(bare).verdict is Grade.WARNING
+    assert machine.examine_udev(bare).grade is Grade.WARNING
+    assert machine.examine_io_timeout(bare).grade is Grade.WARNING
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict", "needed"),
+    ("text", "grade", "needed"),
     [
         (None, Grade.WARNING, set()),
         ("version: 1\nvolumes: [{name: a, match: {size: 1GiB}}]\nnonsense: 1", Grade.FAILURE, set()),
@@ -173,25 +173,25 @@ def test_absent_udev_and_driver_warn(host: Host) -> None:
     ],
 )
 def test_policy_says_what_is_needed(
-    tmp_path: Path, text: str | None, verdict: Grade, needed: set[FsType]
+    tmp_path: Path, text: str | None, grade: Grade, needed: set[FsType]
 ) -> None:
     """No policy warns, a wrong one fails, and a good one tells which filesystems must be there."""
     if text is not None:
         write(tmp_path, "etc/ebs-agent/policy.yaml", text)
     finding, policy = installation.examine_policy(Paths(tmp_path))
-    assert finding.verdict is verdict
+    assert finding.grade is grade
     assert installation.list_types(policy) == needed
 
 
-@pytest.mark.parametrize("verdict", list(Grade))
-def test_only_failures_fail(verdict: Grade, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("grade", list(Grade))
+def test_only_failures_fail(grade: Grade, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is 1 exactly when something is a failure; JSON says the same."""
-    findings = [Finding("udev", verdict, "found", "mend")]
+    findings = [Finding("udev", grade, "found", "mend")]
     code = show_findings(findings, as_json=True)
-    assert code is (ExitCode.FAILED if verdict is Grade.FAILURE else ExitCode.DONE)
+    assert code is (ExitCode.FAILED if grade is Grade.FAILURE else ExitCode.DONE)
     answer = json.loads(capsys.readouterr().out)
     assert answer["ready"] is (code is ExitCode.DONE)
-    assert answer["findings"][0]["verdict"] == verdict.value
+    assert (answer["findings"][0]["grade"], answer["findings"][0]["verdict"]) == (grade.value, grade.value)
 
 
 def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +204,7 @@ def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("listener", "is_running", "verdict", "named"),
+    ("listener", "is_running", "grade", "named"),
     [
         (None, False, Grade.OK, "is free"),
         (None, True, Grade.WARNING, "though an agent runs"),
@@ -216,7 +216,7 @@ def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_who_answers_in_the_agent_s_place_is_named(
-    tmp_path: Path, listener: Listener | None, verdict: Grade, named: str, *, is_running: bool
+    tmp_path: Path, listener: Listener | None, grade: Grade, named: str, *, is_running: bool
 ) -> None:
     """Whoever listens at the agent's address is the agent, or somebody whom monitoring believes."""
     with closing(socket.socket(socket.AF_UNIX)) as control:
@@ -225,5 +225,5 @@ def test_who_answers_in_the_agent_s_place_is_named(
             control.bind(str(path))
             control.listen()
         found = examine_listener(None, path, lambda _host, _port: listener)
-    assert (found.verdict, named in found.found) == (verdict, True), found
+    assert (found.grade, named in found.found) == (grade, True), found
     assert "127.0.0.1:9842" in found.found

@@ -53,10 +53,19 @@ async def test_death_by_signal_is_named() -> None:
         await programs.run(["sh", "-c", "kill -SEGV $$"], timeout_s=60)
 
 
-async def test_missing_program_names_its_package() -> None:
-    """The hint is the package to install."""
-    with pytest.raises(AgentError, match=r"xfsprogs"):
-        find_program("mkfs.xfs", search_path="/nonexistent")
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("mkfs.xfs", ("apt-get install xfsprogs", "dnf install xfsprogs")),
+        ("sfdisk", ("apt-get install fdisk", "dnf install util-linux")),
+        ("mkfs.btrfs", ("apt-get install btrfs-progs", "Amazon Linux 2023 has none")),
+    ],
+)
+def test_missing_program_names_its_package(program: str, words: tuple[str, ...]) -> None:
+    """The hint is the package to install, or that a system has none."""
+    with pytest.raises(AgentError) as caught:
+        find_program(program, search_path="/nonexistent")
+    assert all(word in str(caught.value.hint) for word in words), caught.value.hint
 
 
 async def test_environment_holds_nothing_of_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,66 +17,54 @@ class Counters:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # published without a return type
         self.registry = CollectorRegistry(auto_describe=False)
-        self._reconciles = Counter(
-            "ebs_agent_reconciles",
-            "Looks at a volume, by how they ended.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self._reconcile_seconds = Histogram(
-            "ebs_agent_reconcile_duration_seconds",
+        self._reconciles = self._count("reconciles", "Looks at a volume, by how they ended.", "outcome")
+        self._reconcile_seconds = self._time(
+            "reconcile_duration_seconds",
             "Time from the start of a look at a volume until nothing more could be done for it.",
-            buckets=RECONCILE_BUCKETS_S,
-            registry=self.registry,
+            RECONCILE_BUCKETS_S,
         )
-        self._steps = Counter(
-            "ebs_agent_steps",
-            "Steps executed, by kind and by how they ended.",
-            ["step", "outcome"],
-            registry=self.registry,
+        self._steps = self._count(
+            "steps", "Steps executed, by kind and by how they ended.", "step", "outcome"
         )
-        self._attach_seconds = Histogram(
-            "ebs_agent_attach_to_ready_seconds",
+        self._attach_seconds = self._time(
+            "attach_to_ready_seconds",
             "Time from the announcement of a device until its volume was ready for use.",
-            buckets=ATTACH_BUCKETS_S,
-            registry=self.registry,
+            ATTACH_BUCKETS_S,
         )
-        self._cloud_requests = Counter(
-            "ebs_agent_cloud_requests",
-            "Calls made to AWS, by operation and by how they ended.",
-            ["operation", "outcome"],
-            registry=self.registry,
+        self._cloud_requests = self._count(
+            "cloud_requests", "Calls made to AWS, by operation and by how they ended.", "operation", "outcome"
         )
-        self._uevents = Counter(
-            "ebs_agent_uevents", "Announcements of devices received from udev.", registry=self.registry
+        self._uevents = self._count("uevents", "Announcements of devices received from udev.")
+        self._overflows = self._count(
+            "uevent_overflows", "Times announcements were lost and every device was looked at instead."
         )
-        self._overflows = Counter(
-            "ebs_agent_uevent_overflows",
-            "Times announcements were lost and every device was looked at instead.",
-            registry=self.registry,
-        )
-        self._mqtt_messages = Counter(
-            "ebs_agent_mqtt_messages",
+        self._mqtt_messages = self._count(
+            "mqtt_messages",
             "Messages for the MQTT broker: taken by it, or dropped since it was away for too long.",
-            ["outcome"],
-            registry=self.registry,
+            "outcome",
         )
-        self._mqtt_connected = Gauge(
-            "ebs_agent_mqtt_connected",
-            "1 while the agent is connected to the policy's MQTT broker.",
-            registry=self.registry,
+        self._mqtt_connected = self._show(
+            "mqtt_connected", "1 while the agent is connected to the policy's MQTT broker."
         )
-        self._connections = Counter(
-            "ebs_agent_connections",
+        self._connections = self._count(
+            "connections",
             "Connections to the agent's sockets, and what was no request, by what became of them.",
-            ["face", "outcome"],
-            registry=self.registry,
+            "face",
+            "outcome",
         )
-        self._reload_success = Gauge(
-            "ebs_agent_policy_reload_success",
+        self._reload_success = self._show(
+            "policy_reload_success",
             "1 if the policy last read is in force, 0 if it was rejected and the one before is.",
-            registry=self.registry,
         )
+
+    def _count(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"ebs_agent_{name}", text, labels, registry=self.registry)
+
+    def _time(self, name: str, text: str, buckets_s: tuple[float, ...]) -> Histogram:
+        return Histogram(f"ebs_agent_{name}", text, buckets=buckets_s, registry=self.registry)
+
+    def _show(self, name: str, text: str) -> Gauge:
+        return Gauge(f"ebs_agent_{name}", text, registry=self.registry)
 
     def count_reconcile(self, outcome: str, duration_s: float) -> None:
         """Count one look. ``outcome``: ``done``, or in a word why not; ``docs/metrics.md`` lists them."""

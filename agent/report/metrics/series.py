@@ -6,22 +6,22 @@ is scraped has not changed since the last scrape: what is made of a status is ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from prometheus_client.utils import floatToGoString
 
-from agent.core.model import SnapshotFacts
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import EbsStatistics
 from agent.node.sampling.mount_sample import MountSample
 from agent.node.sampling.sample import Sample
-from agent.report.board.readings import Health
-from agent.report.board.volume_status import Usage, VolumeStatus
+from agent.report.board.volume_status import VolumeStatus
 
 PREFIX = "ebs_agent_"
+
+P = TypeVar("P")
 
 Kind: TypeAlias = Literal["gauge", "counter", "histogram"]
 Number: TypeAlias = "float | int | bool | None"
@@ -33,9 +33,9 @@ class Family:
 
     name: str
     """With the prefix, and ``_total`` for a counter."""
-    kind: Kind
     text: str
     render: Callable[[VolumeStatus, str], str]
+    kind: Kind = "gauge"
 
     def head(self, *, is_openmetrics: bool) -> str:
         """Return the lines above the series. OpenMetrics knows a counter by its name without _total."""
@@ -54,63 +54,51 @@ def show_number(number: float) -> str:
     return str(int(number)) if isinstance(number, int) else floatToGoString(number)  # type: ignore[no-untyped-call]  # published without types
 
 
-def define_number(name: str, kind: Kind, text: str, read: Callable[[VolumeStatus], Number]) -> Family:
-    """Return a metric of one number a volume; ``read`` gives it, None where it is not known."""
-    full = f"{PREFIX}{name}"
+def define_numbers(
+    find: Callable[[VolumeStatus], P | None], *numbers: tuple[str, str, Callable[[P], Number]]
+) -> Iterator[Family]:
+    """Yield metrics of one number a volume: (name, text, how it is read from what ``find`` finds).
 
+    None for either says that it is not known. A name that ends with ``_total`` is a counter's.
+    """
+    for name, text, read in numbers:
+        yield _define_number(f"{PREFIX}{name}", text, find, read)
+
+
+def _define_number(
+    full: str, text: str, find: Callable[[VolumeStatus], P | None], read: Callable[[P], Number]
+) -> Family:
     def render(status: VolumeStatus, volume_id: str) -> str:
-        number = read(status)
+        part = find(status)
+        number = None if part is None else read(part)
         return "" if number is None else f'{full}{{volume_id="{volume_id}"}} {show_number(number)}\n'
 
-    return Family(full, kind, text, render)
+    return Family(full, text, render, "counter" if full.endswith("_total") else "gauge")
 
 
-# -- Where a number is read from -----------------------------------------------------------------------------
+# -- What numbers are read from ------------------------------------------------------------------------------
 
 
-def of_sample(read: Callable[[Sample], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number of what sampling found last; so do those below, of a part of it."""
-
-    def read_status(status: VolumeStatus) -> Number:
-        sample = None if status.health is None else status.health.sample
-        return None if sample is None else read(sample)
-
-    return read_status
+def find_sample(status: VolumeStatus) -> Sample | None:
+    """Return what sampling found last."""
+    return None if status.health is None else status.health.sample
 
 
-def of_mount(read: Callable[[MountSample], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number of the mounted filesystem."""
-    return of_sample(lambda sample: None if sample.mount is None else read(sample.mount))
+def find_mount(status: VolumeStatus) -> MountSample | None:
+    """Return what it found of the mounted filesystem."""
+    sample = find_sample(status)
+    return None if sample is None else sample.mount
 
 
-def of_health(read: Callable[[Health], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number of what was made of the samples."""
-    return lambda status: None if status.health is None else read(status.health)
+def find_counters(status: VolumeStatus) -> BlockCounters | None:
+    """Return what the kernel counts of the device."""
+    sample = find_sample(status)
+    return None if sample is None else sample.counters
 
 
-def of_usage(read: Callable[[Usage], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number of the filesystem's use."""
-    return lambda status: None if status.usage is None else read(status.usage)
-
-
-def of_snapshots(read: Callable[[SnapshotFacts], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number of the volume's scheduled snapshots."""
-    return lambda status: None if status.snapshots is None else read(status.snapshots)
-
-
-def of_counters(read: Callable[[BlockCounters], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number that the kernel counts of the device."""
-    return of_sample(lambda sample: None if sample.counters is None else read(sample.counters))
-
-
-def of_statistics(read: Callable[[EbsStatistics], Number]) -> Callable[[VolumeStatus], Number]:
-    """Read a number that EBS counts of the volume."""
-
-    def read_status(status: VolumeStatus) -> Number:
-        statistics = None if status.health is None else status.health.statistics
-        return None if statistics is None else read(statistics)
-
-    return read_status
+def find_statistics(status: VolumeStatus) -> EbsStatistics | None:
+    """Return what EBS counts of the volume."""
+    return None if status.health is None else status.health.statistics
 
 
 def to_timestamp(at: datetime | None) -> int | None:

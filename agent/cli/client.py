@@ -147,16 +147,18 @@ class Client:
 
 
 def _read_error(response: HTTPResponse) -> AgentError:
-    """Make the agent's own error again from its answer."""
-    body = response.read()
     try:
-        answer = json.loads(body)
-        exit_code = ExitCode(answer["exit_code"])
-        reason = Reason(answer["reason"]) if answer.get("reason") else None
-        kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
-        return kind(answer["error"], answer.get("hint"), reason, exit_code=exit_code)
+        return read_error(json.loads(response.read()))
     except (ValueError, KeyError, TypeError):
         return AgentError(
             f"The agent answered {response.status} {response.reason}.",
             hint="Is the command of the same version as the agent?",
         )
+
+
+def read_error(answer: dict[str, Any]) -> AgentError:
+    """Make the agent's own error again from an answer; ValueError, KeyError or TypeError if it is none."""
+    exit_code = ExitCode(answer["exit_code"])
+    reason = Reason(answer["reason"]) if answer.get("reason") else None
+    kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
+    return kind(answer["error"], answer.get("hint"), reason, exit_code=exit_code)

@@ -12,10 +12,10 @@ import typer
 from typer.core import TyperGroup
 from typing_extensions import override
 
-from agent.cli.client import Client, NoAnswerError
+from agent.cli.client import Client, NoAnswerError, read_error
 from agent.cli.show.output import JsonOption, print_answer, print_json
 from agent.cli.volumes import VolumeArgument, complete_volume
-from agent.core.errors import AgentError, ExitCode, RefusedError
+from agent.core.errors import ExitCode
 
 SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
 SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
@@ -231,13 +231,3 @@ def follow_lines(lines: Iterable[dict[str, Any]], *, as_json: bool) -> dict[str,
             exit_code=ExitCode.NO_ANSWER,
         )
     return answer
-
-
-def read_error(line: dict[str, Any]) -> AgentError:
-    """Return the error that an order's last line tells."""
-    exit_code = ExitCode(line["exit_code"])
-    from agent.core.model import Reason
-
-    reason = Reason(line["reason"]) if line.get("reason") else None
-    kind = RefusedError if exit_code is ExitCode.REFUSED else AgentError
-    return kind(line["error"], line.get("hint"), reason, exit_code=exit_code)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.cloud import follow_lines, read_error
+from agent.cli.client import read_error
+from agent.cli.cloud import follow_lines
 from agent.cli.show.output import JsonOption, print_json
 from agent.core.errors import AgentError, ExitCode
 

@@ -9,13 +9,20 @@ from agent.core.reasons import Condition, Reason
 
 
 @dataclass(frozen=True)
-class Refuse:
-    """A safety rule says no. Nothing is touched."""
+class _Said:
+    """What is said instead of going on."""
 
-    kind: ClassVar[str] = "refuse"
+    kind: ClassVar[str]
     reason: Reason
     message: str
     hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Refuse(_Said):
+    """A safety rule says no. Nothing is touched."""
+
+    kind: ClassVar[str] = "refuse"
     condition: Condition = Condition.REFUSED
 
     def describe(self) -> str:
@@ -23,13 +30,10 @@ class Refuse:
 
 
 @dataclass(frozen=True)
-class Wait:
+class Wait(_Said):
     """Something else has to happen first; a later look finds out whether it has."""
 
     kind: ClassVar[str] = "wait"
-    reason: Reason
-    message: str
-    hint: str | None = None
     condition: Condition = Condition.PENDING
 
     def describe(self) -> str:
@@ -37,13 +41,10 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Degrade:
+class Degrade(_Said):
     """The volume is usable, and something about it is not as wanted and cannot be mended now."""
 
     kind: ClassVar[str] = "degrade"
-    reason: Reason
-    message: str
-    hint: str | None = None
     condition: Condition = Condition.DEGRADED
 
     def describe(self) -> str:

@@ -7,14 +7,10 @@ descriptor and lock of the daemon's.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-if sys.version_info >= (3, 11):
-    from typing import TypeVarTuple, Unpack
-else:
-    from typing_extensions import TypeVarTuple, Unpack
+from typing_extensions import TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

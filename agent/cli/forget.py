@@ -35,7 +35,7 @@ def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, st
         volume = parse_volume_id(status.get("volume_id") or name)
     _refuse_mounted(records, volume)
     noted = _describe(records, volume)
-    records.remove_format(volume)
+    records.formats.remove(volume)
     if status:
         client.reconcile(str(volume))
     return volume, noted
@@ -51,10 +51,12 @@ def _find_volume(paths: Paths, records: Records, name: str, no_answer: AgentErro
     if entry is not None and entry.volume_id is not None:
         return entry.volume_id
     path = name if name.startswith("/") else entry.mount.path if entry is not None and entry.mount else None
-    at_path = [volume for volume in records.list_mounted() if path and _read_path(records, volume) == path]
+    at_path = [
+        volume for volume in records.mounts.list_volumes() if path and _read_path(records, volume) == path
+    ]
     if len(at_path) == 1:
         return at_path[0]
-    noted = ", ".join(records.list_formatted()) or "none"
+    noted = ", ".join(records.formats.list_volumes()) or "none"
     raise InvalidValueError(
         f"Which volume is called {quote(name)} is not known while no agent runs.",
         hint=f"Give its ID. Volumes with a note about formatting: {noted}.",
@@ -72,14 +74,14 @@ def _read_entries(paths: Paths) -> tuple[VolumeEntry, ...]:
 
 def _read_path(records: Records, volume: VolumeId) -> str | None:
     try:
-        mounted = records.read_mount(volume)
+        mounted = records.mounts.read(volume)
     except RefusedError:
         return None
     return mounted.path if mounted is not None else None
 
 
 def _refuse_mounted(records: Records, volume: VolumeId) -> None:
-    mounted = records.read_mount(volume)
+    mounted = records.mounts.read(volume)
     places = {(mount.path, mount.device_number) for mount in read_mounts()}
     if mounted is not None and (mounted.path, mounted.device_number) in places:
         raise RefusedError(
@@ -92,7 +94,7 @@ def _refuse_mounted(records: Records, volume: VolumeId) -> None:
 
 def _describe(records: Records, volume: VolumeId) -> str:
     try:
-        record: FormatRecord | None = records.read_format(volume)
+        record: FormatRecord | None = records.formats.read(volume)
     except RefusedError as error:
         return f"{volume}: a note that could not be trusted is forgotten. {error.message}"
     if record is None:

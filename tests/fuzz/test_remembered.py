@@ -61,19 +61,19 @@ def _make_check(
 
 def test_format_notes(fuzz: Fuzz, tmp_path: Path) -> None:
     """A note about formatting is the record it was, or refused by name."""
-    check = _make_check(tmp_path, "formats", lambda records: records.read_format(VolumeId(VOLUME)))
+    check = _make_check(tmp_path, "formats", lambda records: records.formats.read(VolumeId(VOLUME)))
     fuzz(check, _make_notes("format", FORMAT_NOTE))
 
 
 def test_mount_notes(fuzz: Fuzz, tmp_path: Path) -> None:
     """A note about a mount is the record it was, or refused by name."""
-    check = _make_check(tmp_path, "mounts", lambda records: records.read_mount(VolumeId(VOLUME)))
+    check = _make_check(tmp_path, "mounts", lambda records: records.mounts.read(VolumeId(VOLUME)))
     fuzz(check, _make_notes("mount", MOUNT_NOTE))
 
 
 def test_raw_notes(fuzz: Fuzz, tmp_path: Path) -> None:
     """A note that a volume was handed out raw is the record it was, or refused by name."""
-    check = _make_check(tmp_path, "raw", lambda records: records.read_raw(VolumeId(VOLUME)))
+    check = _make_check(tmp_path, "raw", lambda records: records.raws.read(VolumeId(VOLUME)))
     fuzz(check, _make_notes("raw", RAW_NOTE))
 
 
@@ -87,9 +87,9 @@ def test_notes_of_samples_are_sound(tmp_path: Path) -> None:
         (place / f"{VOLUME}.json").chmod(0o600)
     records = Records(tmp_path, MACHINE)
     try:
-        assert records.read_format(VolumeId(VOLUME)) is not None
-        assert records.read_mount(VolumeId(VOLUME)) is not None
-        assert records.read_raw(VolumeId(VOLUME)) is not None
+        assert records.formats.read(VolumeId(VOLUME)) is not None
+        assert records.mounts.read(VolumeId(VOLUME)) is not None
+        assert records.raws.read(VolumeId(VOLUME)) is not None
     except AgentError as error:
         raise AssertionError(error.message) from error
 

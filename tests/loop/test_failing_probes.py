@@ -80,7 +80,7 @@ async def test_device_that_stops_reading_after_its_proof_is_not_formatted(tmp_pa
             outcome = await stage.run_pass()
             assert not outcome.is_done
             assert stage.image.stat().st_size == 0
-            assert stage.node.records.read_format(VOLUME) is None
+            assert stage.node.records.formats.read(VOLUME) is None
 
 
 @pytest.mark.parametrize("fs_type", FsType)

@@ -25,7 +25,7 @@ async def test_wiped_volume_is_formatted_again_once_its_note_is_forgotten(tmp_pa
         record = FormatRecord(
             VOLUME, "0a1b2c3d-0a1b-4c3d-8e5f-0a1b2c3d4e5f", FsType.EXT4, 1, FormatStage.DONE, "2026"
         )
-        stage.node.records.write_format(record)
+        stage.node.records.formats.write(record)
         assert (await stage.run_pass()).reason == "AlreadyFormatted"
         assert record.uuid in forget(stage)
         outcome = await stage.run_pass()
@@ -39,7 +39,7 @@ async def test_note_of_a_mounted_volume_is_kept(tmp_path: Path) -> None:
         assert (await stage.run_pass()).is_done
         with pytest.raises(RefusedError, match="is mounted at"):
             forget(stage)
-        assert stage.node.records.read_format(VOLUME) is not None
+        assert stage.node.records.formats.read(VOLUME) is not None
 
 
 async def test_unsound_note_can_be_forgotten(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ async def test_nothing_of_others_is_formatted(tmp_path: Path, name: str) -> None
                     if not is_blank_as_proven and not _is_adopted(outcome.steps, name):
                         assert outcome.reason, f"{moment}: {outcome}"
                         assert digest(stage.image) == left[0], f"{moment}: {outcome}"
-                        assert stage.node.records.read_format(VOLUME) is None, moment
+                        assert stage.node.records.formats.read(VOLUME) is None, moment
                     workers.before.clear()
                     if actor.is_lasting and not _is_adopted(outcome.steps, name):
                         again = await stage.run_pass()

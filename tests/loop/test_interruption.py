@@ -86,7 +86,7 @@ def check_converged(base: Path, fs_type: FsType, kept: bytes | None = None) -> N
                 await converge(stage)
                 mounts = [mount for mount in read_mounts() if mount.path == str(stage.data / "ckpt")]
                 assert [mount.fs_type for mount in mounts] == [fs_type.value]
-                record = stage.node.records.read_format(VOLUME)
+                record = stage.node.records.formats.read(VOLUME)
                 if kept is None:
                     assert record is not None
                     assert record.stage is FormatStage.DONE
@@ -145,7 +145,7 @@ def test_killed_at_random_instants_it_converges(tmp_path: Path) -> None:
 def intend(stage: Stage, fs_type: FsType) -> None:
     """Leave the note of an interrupted format."""
     size_bytes = stage.image.stat().st_size
-    stage.node.records.write_format(
+    stage.node.records.formats.write(
         FormatRecord(VOLUME, UUID, fs_type, size_bytes, FormatStage.INTENDED, "2026-01-01T00:00:00+00:00")
     )
 

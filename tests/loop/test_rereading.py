@@ -44,13 +44,13 @@ def note(scratch: Scratch, write: Callable[[Records], None]) -> None:
 
 def note_copy(scratch: Scratch) -> None:
     record = OriginRecord(VOLUME, source_volume_id="vol-00000000000000000")
-    note(scratch, lambda records: records.write_origin(record))
+    note(scratch, lambda records: records.origins.write(record))
 
 
 def note_format(scratch: Scratch) -> None:
     uuid = "6f1c1f0e-5a0b-4d0a-9c43-0d6c1d7a2b11"
     record = FormatRecord(VOLUME, uuid, FsType.EXT4, SIZE_BYTES, FormatStage.DONE, "2026-01-01T00:00:00Z")
-    note(scratch, lambda records: records.write_format(record))
+    note(scratch, lambda records: records.formats.write(record))
 
 
 def write_data(image: Path) -> None:

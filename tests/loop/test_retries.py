@@ -172,7 +172,7 @@ async def test_failed_mkfs_keeps_its_pauses(tmp_path: Path, *, is_wiped: bool) -
             assert trial.count_failures() == attempt
             if is_wiped:
                 assert trial.count("format", "failed") == attempt
-                trial.stage.node.records.remove_format(VOLUME)
+                trial.stage.node.records.formats.remove(VOLUME)
                 run("blkdiscard", "-z", trial.stage.device)
             trial.reconciler.wake(VOLUME, Cause.ORDER)
         assert 0 < trial.changes <= 6

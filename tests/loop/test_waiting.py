@@ -62,7 +62,7 @@ async def test_loop_reads_and_writes_no_note_itself(tmp_path: Path) -> None:
             await stage.node.save(save_table, state / "partition-tables/t", "label: gpt\n")
         assert seen == []
         with watching(state) as seen:
-            assert stage.node.records.read_mount(VOLUME) is not None
+            assert stage.node.records.mounts.read(VOLUME) is not None
         assert seen != []
 
 
@@ -98,9 +98,9 @@ async def test_look_for_show_notes_nothing(tmp_path: Path, fs_type: FsType) -> N
         await stage.node.forget_mount(VOLUME)
         stage.node.lost.add(VOLUME)
         await look_for_show(stage)
-        assert (stage.node.records.list_mounted(), stage.node.lost) == ((), {VOLUME})
+        assert (stage.node.records.mounts.list_volumes(), stage.node.lost) == ((), {VOLUME})
         assert (await stage.run_pass()).is_done
-        assert (stage.node.records.list_mounted(), stage.node.lost) == ((VOLUME,), set())
+        assert (stage.node.records.mounts.list_volumes(), stage.node.lost) == ((VOLUME,), set())
 
 
 async def look_for_show(stage: Stage) -> None:

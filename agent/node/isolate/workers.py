@@ -12,12 +12,12 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
 import anyio
+from typing_extensions import Self, TypeVarTuple, Unpack
 
 from agent.base.error_barrier import Barrier
 from agent.base.off_loop import Aside
@@ -30,11 +30,6 @@ from agent.node.isolate.worker_lifecycle import MAX_AT_ONCE, Job, Worker, Worker
 from agent.node.isolate.zygote import Forked, Raised, Returned
 from agent.node.isolate.zygote_handle import ZygoteProcess
 from agent.node.kernel.wait_channels import Hold, find_hold
-
-if sys.version_info >= (3, 11):
-    from typing import Self, TypeVarTuple, Unpack
-else:
-    from typing_extensions import Self, TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

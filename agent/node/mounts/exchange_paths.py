@@ -6,13 +6,13 @@ each volume is wanted.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import anyio
+from typing_extensions import TypeVarTuple, Unpack
 
 from agent.core.errors import AgentError, OvertakenError
 from agent.core.model import MountRecord, Reason, Relocation, VolumeId
@@ -20,11 +20,6 @@ from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.isolate.workers import Workers
 from agent.node.mounts.exchange_mounts import are_seen, exchange_mounts, refuse_used
 from agent.node.state.volume_records import Records
-
-if sys.version_info >= (3, 11):
-    from typing import TypeVarTuple, Unpack
-else:
-    from typing_extensions import TypeVarTuple, Unpack
 
 _TIMEOUT_S = 600.0
 """As for any other mount: it may have to wait for its device."""
@@ -82,7 +77,7 @@ class Rings:
         notes: dict[VolumeId, MountRecord] = {}
         for other in self._node.list_recorded():
             with suppress(AgentError):  # a note that cannot be trusted is told by its own volume
-                note = await self._node.read(self._node.records.read_mount, other)
+                note = await self._node.read(self._node.records.mounts.read, other)
                 if note is not None and note.boot_id == self._node.boot_id:
                     notes[other] = note
         ring = find_ring(volume, notes, self.find_path)
@@ -145,7 +140,7 @@ class Rings:
         for one in ring:
             await self._node.freezes.refuse_frozen(one.volume_id, one.path, one.device_number)
         # What was asked for since it was mounted goes with it; else no option would be changed any more.
-        notes = [await self._node.read(self._node.records.read_mount, one.volume_id) for one in ring]
+        notes = [await self._node.read(self._node.records.mounts.read, one.volume_id) for one in ring]
         await self._call(exchange_mounts, ring, self._node.allowed_roots)
         for one, note in zip(ring, notes, strict=True):
             if note is not None:

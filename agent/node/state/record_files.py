@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -68,13 +68,13 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The notes of one kind, each in a file of its own."""
+class Shelf(Generic[Record]):
+    """The notes of one kind, each in a file of its own; one about each volume at most."""
 
     directory: Path
     kind: str
-    names: frozenset[str]
-    """The fields of a record of this kind."""
+    record: type[Record]
+    parse: Callable[[Fields], Record]
     machine_id: str
 
     def path_of(self, volume_id: VolumeId) -> Path:
@@ -96,7 +96,7 @@ class Shelf:
                     found.append(parse_volume_id(name.removesuffix(_SUFFIX)))
         return tuple(found)
 
-    def read(self, volume_id: VolumeId, parse: Callable[[Fields], Record]) -> Record | None:
+    def read(self, volume_id: VolumeId) -> Record | None:
         """Return the note about a volume, None without one.
 
         RefusedError where its file is not sound, InconclusiveError where it could not be looked at, which is
@@ -107,7 +107,7 @@ class Shelf:
             content = self._read_bytes(path)
             if content is None:
                 return None
-            record = parse(self._open_envelope(content))
+            record = self.parse(self._open_envelope(content))
         except InconclusiveError:
             raise
         except (ValueError, AgentError) as error:
@@ -116,7 +116,7 @@ class Shelf:
             raise _unsound(path, ValueError(f"it is about {record.volume_id}"))
         return record
 
-    def write(self, record: FormatRecord | MountRecord | OriginRecord | RawRecord) -> None:
+    def write(self, record: Record) -> None:
         """Put a note on disk and sync it and its directory; AgentError where that failed."""
         path = self.path_of(record.volume_id)
         fields = dataclasses.asdict(record)
@@ -187,7 +187,7 @@ class Shelf:
             raise ValueError("its checksum does not match")
         if machine_id != self.machine_id:
             raise ValueError(f"it was written on another machine ({machine_id or 'without an ID'})")
-        return Fields(fields, self.names)
+        return Fields(fields, frozenset(field.name for field in dataclasses.fields(self.record)))
 
 
 def _parse_json(content: bytes) -> object:

@@ -17,7 +17,6 @@ from agent.core.model import (
     OriginRecord,
     RawRecord,
     RootInode,
-    VolumeId,
     parse_volume_id,
 )
 from agent.node.state.record_fields import Fields, check_number, check_text
@@ -49,60 +48,10 @@ class Records:
 
     def __init__(self, directory: Path, machine_id: str | None = None) -> None:
         machine = read_machine_id() if machine_id is None else machine_id
-        self._formats = Shelf(directory / "formats", "format", _field_names(FormatRecord), machine)
-        self._mounts = Shelf(directory / "mounts", "mount", _field_names(MountRecord), machine)
-        self._origins = Shelf(directory / "origins", "origin", _field_names(OriginRecord), machine)
-        self._raws = Shelf(directory / "raw", "raw", _field_names(RawRecord), machine)
-
-    def read_format(self, volume_id: VolumeId) -> FormatRecord | None:
-        """Return the note about formatting a volume, or None; RefusedError where its file is not sound."""
-        return self._formats.read(volume_id, _parse_format)
-
-    def write_format(self, record: FormatRecord) -> None:
-        self._formats.write(record)
-
-    def remove_format(self, volume_id: VolumeId) -> None:
-        """Forget that a volume was formatted; done also when there is no note, or none that can be read."""
-        self._formats.remove(volume_id)
-
-    def list_formatted(self) -> tuple[VolumeId, ...]:
-        """Return the volumes with a note about formatting, sound or not."""
-        return self._formats.list_volumes()
-
-    def read_mount(self, volume_id: VolumeId) -> MountRecord | None:
-        """Return the note about a volume's mount, or None; RefusedError where its file is not sound."""
-        return self._mounts.read(volume_id, _parse_mount)
-
-    def write_mount(self, record: MountRecord) -> None:
-        self._mounts.write(record)
-
-    def remove_mount(self, volume_id: VolumeId) -> None:
-        self._mounts.remove(volume_id)
-
-    def list_mounted(self) -> tuple[VolumeId, ...]:
-        """Return the volumes with a note about a mount, sound or not."""
-        return self._mounts.list_volumes()
-
-    def read_origin(self, volume_id: VolumeId) -> OriginRecord | None:
-        """Return the note about what a volume was made from, or None; RefusedError where it is not sound."""
-        return self._origins.read(volume_id, _parse_origin)
-
-    def write_origin(self, record: OriginRecord) -> None:
-        self._origins.write(record)
-
-    def read_raw(self, volume_id: VolumeId) -> RawRecord | None:
-        """Return the note that a volume was handed out raw, or None; RefusedError where it is not sound."""
-        return self._raws.read(volume_id, _parse_raw)
-
-    def write_raw(self, record: RawRecord) -> None:
-        self._raws.write(record)
-
-    def remove_raw(self, volume_id: VolumeId) -> None:
-        self._raws.remove(volume_id)
-
-
-def _field_names(record: type[FormatRecord | MountRecord | OriginRecord | RawRecord]) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(record))
+        self.formats = Shelf(directory / "formats", "format", FormatRecord, _parse_format, machine)
+        self.mounts = Shelf(directory / "mounts", "mount", MountRecord, _parse_mount, machine)
+        self.origins = Shelf(directory / "origins", "origin", OriginRecord, _parse_origin, machine)
+        self.raws = Shelf(directory / "raw", "raw", RawRecord, _parse_raw, machine)
 
 
 def _parse_format(fields: Fields) -> FormatRecord:

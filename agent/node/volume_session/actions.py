@@ -154,7 +154,7 @@ class VolumeActions:
 
     async def _end_raw(self, _: EndRaw, observed: Observed) -> None:
         await self._pin.call(release_device.check_unused, need_device(observed), timeout_s=FIND_TIMEOUT_S)
-        await self._node.save(self._node.records.remove_raw, self._pin.volume)
+        await self._node.save(self._node.records.raws.remove, self._pin.volume)
 
     async def _tune(self, action: Tune, observed: Observed) -> None:
         # A new scheduler waits for the requests under way, and a stalled device never ends them.

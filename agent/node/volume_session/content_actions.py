@@ -60,14 +60,14 @@ class ContentActions:
             observed.device, self._node.source.identify, action.resume_uuid, self._pin.writes
         )
         await self._pin.call(format_guard.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
-        await self._node.save(self._node.records.write_format, record)
+        await self._node.save(self._node.records.formats.write, record)
         # A synced note takes its time, in which someone else may have come, or the permission gone.
         try:
             await self._pin.call(format_guard.verify_formattable, fd, request, timeout_s=VERIFY_TIMEOUT_S)
             self._confirm_format(observed, confirm)
         except (AgentError, OSError):
             if action.resume_uuid is None:
-                await self._node.save(self._node.records.remove_format, self._pin.volume)
+                await self._node.save(self._node.records.formats.remove, self._pin.volume)
             raise
         await mkfs.make_filesystem(
             fd,
@@ -84,7 +84,7 @@ class ContentActions:
         # Not before: announced, a failure would wake its own next attempt, and no pause be kept.
         self._pin.is_changed = True
         self._pin.checked_state = None
-        await self._node.save(self._node.records.write_format, format_guard.complete(record))
+        await self._node.save(self._node.records.formats.write, format_guard.complete(record))
         self._pin.checked = Checked(is_clean=True, detail="made just now")
 
     def _confirm_format(self, observed: Observed, confirm: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ class ContentActions:
     async def settle_format(self, _: SettleFormat, observed: Observed) -> None:
         if observed.format_record is not None:
             record = format_guard.complete(observed.format_record)
-            await self._node.save(self._node.records.write_format, record)
+            await self._node.save(self._node.records.formats.write, record)
 
     async def check(self, action: Check, observed: Observed) -> None:
         device = need_device(observed)

@@ -5,12 +5,12 @@ Knows no pass; each is given it. What is put here by others is said where it is.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import anyio
+from typing_extensions import TypeVarTuple, Unpack
 
 from agent.base.paths import Paths
 from agent.core.errors import NotAnsweringError
@@ -39,11 +39,6 @@ from agent.node.mounts.detached_mounts import Leftover
 from agent.node.mounts.exchange_paths import Rings
 from agent.node.state.volume_records import Records, read_boot_id
 from agent.node.volume_session.recheck import Verdicts
-
-if sys.version_info >= (3, 11):
-    from typing import TypeVarTuple, Unpack
-else:
-    from typing_extensions import TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -140,16 +135,16 @@ class NodeContext:
 
     async def list_notes(self) -> None:
         """Find out which volumes have a note about a mount."""
-        self.recorded = set(await self.read(self.records.list_mounted))
+        self.recorded = set(await self.read(self.records.mounts.list_volumes))
 
     async def note_mount(self, note: MountRecord) -> None:
         """Write down what was mounted where."""
         self.recorded.add(note.volume_id)
-        await self.save(self.records.write_mount, note)
+        await self.save(self.records.mounts.write, note)
 
     async def forget_mount(self, volume: VolumeId) -> None:
         """Take away the note about a mount."""
-        await self.save(self.records.remove_mount, volume)
+        await self.save(self.records.mounts.remove, volume)
         self.recorded.discard(volume)
 
     async def save(self, write: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
@@ -163,12 +158,12 @@ class NodeContext:
         that note cannot be written, or trusted. ``for_show``: nothing is noted.
         """
         if volume not in self._noted_origins:
-            self._noted_origins[volume] = await self.read(self.records.read_origin, volume)
+            self._noted_origins[volume] = await self.read(self.records.origins.read, volume)
         answer, noted = self.find_answer(volume), self._noted_origins[volume]
         origin = answer.origin
         if origin is not None and origin.made_from is not None and noted is None and not for_show:
             noted = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
-            await self.save(self.records.write_origin, noted)
+            await self.save(self.records.origins.write, noted)
             self._noted_origins[volume] = noted
         if noted is None or (origin is not None and origin.made_from is not None):
             return answer

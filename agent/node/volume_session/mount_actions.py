@@ -85,7 +85,7 @@ class MountActions:
             timeout_s=MOUNT_TIMEOUT_S,
         )
         # What was asked for since it was mounted goes with it; else no option would be changed any more.
-        note = await self._node.read(self._node.records.read_mount, self._pin.volume)
+        note = await self._node.read(self._node.records.mounts.read, self._pin.volume)
         if note is not None and note.path == action.from_path:
             await self._node.note_mount(replace(note, path=action.to_path))
         self._node.rings.hear_free(action.from_path)

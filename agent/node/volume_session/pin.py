@@ -7,10 +7,11 @@ the kernel gives its device number to no other disk.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from typing_extensions import TypeVarTuple, Unpack
 
 from agent.core.errors import VanishedError
 from agent.core.model import Checked, Content, Device, DeviceNumber, Filesystem, Partition, VolumeId
@@ -22,11 +23,6 @@ from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look, open_partition
 from agent.node.volume_session.recheck import State
-
-if sys.version_info >= (3, 11):
-    from typing import TypeVarTuple, Unpack
-else:
-    from typing_extensions import TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -33,7 +33,7 @@ async def find_raw_note(
     volume = look.device.identity.volume_id
     is_trusted = True
     try:
-        note = await node.read(node.records.read_raw, volume)
+        note = await node.read(node.records.raws.read, volume)
     except RefusedError as error:
         note, is_trusted = None, False
         if not for_show:
@@ -47,18 +47,18 @@ async def find_raw_note(
         owner = _guess_owner(owner, await _find_usual_owner(node), wanted)
     adopted = _make_note(node, look.device, owner)
     if not for_show:
-        await node.save(node.records.write_raw, adopted)
+        await node.save(node.records.raws.write, adopted)
     return adopted
 
 
 async def note_raw(node: NodeContext, device: Device, owner: RootInode | None) -> None:
     """Write down, and sync, that a volume is about to be handed out; ``owner`` is its node's until then."""
-    await node.save(node.records.write_raw, _make_note(node, device, owner))
+    await node.save(node.records.raws.write, _make_note(node, device, owner))
 
 
 async def note_restored(node: NodeContext, note: RawRecord) -> None:
     """Write down that the node has its owner and mode again. Who has the volume open has it on."""
-    await node.save(node.records.write_raw, replace(note, node_owner=None))
+    await node.save(node.records.raws.write, replace(note, node_owner=None))
 
 
 def refuse_raw(observed: Observed) -> RefusedError:

@@ -108,14 +108,14 @@ class VolumeSession:
             ) from error
 
     async def _find_noted_path(self) -> str | None:
-        record = await self._node.read(self._node.records.read_mount, self._volume)
+        record = await self._node.read(self._node.records.mounts.read, self._volume)
         return None if record is None else record.path
 
     async def _is_stalled(self) -> bool:
         return await self._node.is_stalled(self._volume, self._pin.path)
 
     async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
-        record = await self._node.read(self._node.records.read_mount, self._volume)
+        record = await self._node.read(self._node.records.mounts.read, self._volume)
         if self._pin.path is not None:
             try:
                 look = await self._look(self._pin.path, wanted, record)
@@ -153,7 +153,7 @@ class VolumeSession:
         here = find_here(look, wanted)
         format_record = None
         if wanted is not None and needs_contents(wanted) and exclusion is None:
-            format_record = await self._node.read(self._node.records.read_format, self._volume)
+            format_record = await self._node.read(self._node.records.formats.read, self._volume)
         if here is not None:
             note = self._make_note(here, look.device, record)
             if not for_show:

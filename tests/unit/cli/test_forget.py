@@ -40,8 +40,8 @@ def paths(tmp_path: Path) -> Paths:
     paths.policy.write_text(POLICY)
     records = Records(paths.state)
     for volume in (BY_ID, BY_PATH):
-        records.write_format(FormatRecord(volume, "u", FsType.EXT4, 1, FormatStage.DONE, "2026"))
-    records.write_mount(MountRecord(BY_PATH, "/data/scratch", DeviceNumber(1, 2), "another boot", None, ()))
+        records.formats.write(FormatRecord(volume, "u", FsType.EXT4, 1, FormatStage.DONE, "2026"))
+    records.mounts.write(MountRecord(BY_PATH, "/data/scratch", DeviceNumber(1, 2), "another boot", None, ()))
     return paths
 
 
@@ -52,8 +52,8 @@ def paths(tmp_path: Path) -> Paths:
 def test_a_name_is_looked_up(paths: Paths, name: str, volume: VolumeId) -> None:
     """The entry that names a volume, or the note of one mounted at the entry's path, says which is meant."""
     assert forget_format(paths, Client(paths.socket), name)[0] == volume
-    assert Records(paths.state).read_format(volume) is None
-    assert len(Records(paths.state).list_formatted()) == 1
+    assert Records(paths.state).formats.read(volume) is None
+    assert len(Records(paths.state).formats.list_volumes()) == 1
 
 
 @pytest.mark.parametrize("name", ["raw", "nosuch", "vol-1", "", "/data/nothing"])
@@ -63,7 +63,7 @@ def test_what_is_not_known_is_wrong_usage(paths: Paths, name: str) -> None:
         forget_format(paths, Client(paths.socket), name)
     assert raised.value.exit_code is ExitCode.USAGE
     assert name.startswith("vol-") or f"{BY_ID}, {BY_PATH}" in str(raised.value.hint)
-    assert len(Records(paths.state).list_formatted()) == 2
+    assert len(Records(paths.state).formats.list_volumes()) == 2
 
 
 def test_a_policy_with_problems_names_nothing(paths: Paths) -> None:

@@ -208,7 +208,7 @@ async def test_note_holds_for_one_appearance(node: Machine) -> None:
         (replace(NOTE, diskseq=6), False),
         (replace(NOTE, diskseq=None), True),
     ):
-        node.records.write_raw(note)
+        node.records.raws.write(note)
         assert await find_raw_note(node, LOOK, FILES, for_show=False) == (note if is_found else None)
 
 
@@ -224,7 +224,7 @@ SPOILT = {
 @pytest.mark.parametrize("content", SPOILT.values(), ids=SPOILT.keys())
 async def test_spoilt_note_counts_as_handed_out(node: Machine, content: bytes | None) -> None:
     """What cannot be trusted is taken for the worse, and written anew, so that it can be taken back."""
-    node.records.write_raw(replace(NOTE, boot_id="another boot", node_owner=RootInode(1 << 40, 0, 0o660)))
+    node.records.raws.write(replace(NOTE, boot_id="another boot", node_owner=RootInode(1 << 40, 0, 0o660)))
     if content is not None:
         file_of(node).write_bytes(content)
     before = file_of(node).read_bytes()
@@ -235,17 +235,17 @@ async def test_spoilt_note_counts_as_handed_out(node: Machine, content: bytes | 
     assert found == shown
     assert found.node_owner is not None
     assert found.node_owner.mode in {0o600, 0o660}
-    assert node.records.read_raw(VOLUME) == found
+    assert node.records.raws.read(VOLUME) == found
 
 
 async def test_note_that_others_could_have_changed_is_not_followed(node: Machine) -> None:
     """In a directory that others write in nothing is noted; nothing is handed out or made there either."""
-    node.records.write_raw(NOTE)
+    node.records.raws.write(NOTE)
     file_of(node).parent.chmod(0o777)
     with pytest.raises(RefusedError, match="others may write to it"):
         await find_raw_note(node, LOOK, FILES, for_show=False)
     with pytest.raises(RefusedError, match="others may write to it"):
-        node.records.remove_raw(VOLUME)
+        node.records.raws.remove(VOLUME)
 
 
 @pytest.mark.parametrize("wanted", [None, FILES, RAW], ids=["no entry", "filesystem", "raw"])
@@ -256,7 +256,7 @@ async def test_link_without_a_note_counts_as_handed_out(node: Machine, wanted: W
     assert found.node_owner is not None
     assert found.node_owner.mode in {0o600, 0o660}
     assert await find_raw_note(node, LOOK, wanted, for_show=False) == found
-    node.records.remove_raw(VOLUME)
+    node.records.raws.remove(VOLUME)
     named = replace(RAW, block=WantedBlock())
     kept = await find_raw_note(node, LINKED, named, for_show=False)
     assert kept is not None

@@ -69,9 +69,9 @@ def format_file(tmp_path: Path) -> Path:
 def test_format_comes_back_as_written(tmp_path_factory: pytest.TempPathFactory, record: FormatRecord) -> None:
     """Whatever is written is read back equal, and the last one written wins."""
     records = Records(tmp_path_factory.getbasetemp() / "formats", "machine-1")
-    records.write_format(FORMAT)
-    records.write_format(record)
-    assert records.read_format(record.volume_id) == record
+    records.formats.write(FORMAT)
+    records.formats.write(record)
+    assert records.formats.read(record.volume_id) == record
 
 
 @few_examples
@@ -79,8 +79,8 @@ def test_format_comes_back_as_written(tmp_path_factory: pytest.TempPathFactory, 
 def test_mount_comes_back_as_written(tmp_path_factory: pytest.TempPathFactory, record: MountRecord) -> None:
     """Whatever is written is read back equal, paths of any characters included."""
     records = Records(tmp_path_factory.getbasetemp() / "mounts", "machine-1")
-    records.write_mount(record)
-    assert records.read_mount(record.volume_id) == record
+    records.mounts.write(record)
+    assert records.mounts.read(record.volume_id) == record
 
 
 @pytest.mark.parametrize(
@@ -92,49 +92,49 @@ def test_mount_comes_back_as_written(tmp_path_factory: pytest.TempPathFactory, r
 )
 def test_origin_comes_back_as_written(records: Records, record: OriginRecord) -> None:
     """What a volume was made from is read back equal, and is no note of another kind."""
-    assert records.read_origin(VOLUME) is None
-    records.write_origin(record)
-    assert records.read_origin(VOLUME) == record
-    assert records.read_format(VOLUME) is None
-    assert records.list_mounted() == ()
+    assert records.origins.read(VOLUME) is None
+    records.origins.write(record)
+    assert records.origins.read(VOLUME) == record
+    assert records.formats.read(VOLUME) is None
+    assert records.mounts.list_volumes() == ()
 
 
 def test_no_note_is_none(records: Records) -> None:
     """What was never written is not there, and removing it is done."""
-    assert records.read_format(VOLUME) is None
-    assert records.read_mount(VOLUME) is None
-    assert records.list_mounted() == ()
-    records.remove_format(VOLUME)
-    records.remove_mount(VOLUME)
+    assert records.formats.read(VOLUME) is None
+    assert records.mounts.read(VOLUME) is None
+    assert records.mounts.list_volumes() == ()
+    records.formats.remove(VOLUME)
+    records.mounts.remove(VOLUME)
 
 
 def test_volumes_and_kinds_are_apart(records: Records) -> None:
     """A note concerns one volume and one kind, and removing it removes no other."""
-    records.write_format(FORMAT)
-    records.write_mount(MOUNT)
-    assert records.read_format(OTHER) is None
-    assert records.list_mounted() == (VOLUME,)
-    records.remove_mount(VOLUME)
-    assert records.list_mounted() == ()
-    assert records.read_format(VOLUME) == FORMAT
+    records.formats.write(FORMAT)
+    records.mounts.write(MOUNT)
+    assert records.formats.read(OTHER) is None
+    assert records.mounts.list_volumes() == (VOLUME,)
+    records.mounts.remove(VOLUME)
+    assert records.mounts.list_volumes() == ()
+    assert records.formats.read(VOLUME) == FORMAT
 
 
 def test_notes_are_roots_alone(records: Records, tmp_path: Path) -> None:
     """Nobody else can read or write a note or its directory."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     assert format_file(tmp_path).stat().st_mode & 0o777 == 0o600
     assert format_file(tmp_path).parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_torn_note_is_refused_at_every_length(records: Records, tmp_path: Path) -> None:
     """A note cut short anywhere is refused by name; none is read as another note, or as no note."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     path = format_file(tmp_path)
     whole = path.read_bytes()
     for length in range(len(whole.rstrip())):
         path.write_bytes(whole[:length])
         with pytest.raises(RefusedError, match=str(path)):
-            records.read_format(VOLUME)
+            records.formats.read(VOLUME)
 
 
 @few_examples
@@ -142,10 +142,10 @@ def test_torn_note_is_refused_at_every_length(records: Records, tmp_path: Path) 
 def test_any_other_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """No bytes but a note's own are a note, and none crash the reader."""
     records = Records(tmp_path_factory.getbasetemp() / "noise", "machine-1")
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     (tmp_path_factory.getbasetemp() / "noise/formats" / f"{VOLUME}.json").write_bytes(content)
     with pytest.raises(RefusedError):
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
 
 
 @few_examples
@@ -156,13 +156,13 @@ def test_flipped_bit_is_never_believed(
     """After any single bit flips, the note is refused or says exactly what it said."""
     directory = tmp_path_factory.getbasetemp() / "flipped"
     records = Records(directory, "machine-1")
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     path = directory / "formats" / f"{VOLUME}.json"
     content = bytearray(path.read_bytes())
     content[position % len(content)] ^= 1 << bit
     path.write_bytes(content)
     with contextlib.suppress(RefusedError):
-        assert records.read_format(VOLUME) == FORMAT
+        assert records.formats.read(VOLUME) == FORMAT
 
 
 def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -173,26 +173,26 @@ def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 def test_note_of_another_machine_is_refused(records: Records, tmp_path: Path) -> None:
     """A state directory that came with a copied disk says nothing about this node's volumes."""
-    Records(tmp_path / "state", "machine-2").write_format(FORMAT)
+    Records(tmp_path / "state", "machine-2").formats.write(FORMAT)
     with pytest.raises(RefusedError, match="another machine"):
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
 
 
 def test_note_of_another_volume_is_refused(records: Records, tmp_path: Path) -> None:
     """A note copied under another volume's name is not about that volume."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     format_file(tmp_path).rename(format_file(tmp_path).with_name(f"{OTHER}.json"))
     with pytest.raises(RefusedError, match=f"about {VOLUME}"):
-        records.read_format(OTHER)
+        records.formats.read(OTHER)
 
 
 def test_note_of_another_kind_is_refused(records: Records, tmp_path: Path) -> None:
     """A note about a mount is none about a format."""
-    records.write_mount(MOUNT)
-    records.write_format(FORMAT)
+    records.mounts.write(MOUNT)
+    records.formats.write(FORMAT)
     (tmp_path / "state/mounts" / f"{VOLUME}.json").replace(format_file(tmp_path))
     with pytest.raises(RefusedError, match="'mount' note"):
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
 
 
 @pytest.mark.parametrize(
@@ -212,29 +212,29 @@ def test_note_changed_by_hand_is_refused(
     records: Records, tmp_path: Path, change: Callable[[dict[str, object]], object]
 ) -> None:
     """A note says what the agent wrote or nothing."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     rewrite(format_file(tmp_path), change)
     with pytest.raises(RefusedError):
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
 
 
 @pytest.mark.parametrize("content", [b"[" * 60_000, b'{"a":' * 10_000, b" " * 70_000, b"9" * 60_000])
 def test_note_that_would_cost_much_is_refused(records: Records, tmp_path: Path, content: bytes) -> None:
     """Deep, long and huge content is refused without being worked through."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     format_file(tmp_path).write_bytes(content)
     with pytest.raises(RefusedError):
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
 
 
 @pytest.mark.parametrize("words", ["x" * 20_000, "\x1b[2J\nno\x00"])
 def test_what_a_note_says_does_not_become_the_error(records: Records, tmp_path: Path, words: str) -> None:
     """A note of somebody's writing is refused in a sentence that can be shown, whatever is in it."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     for field in ("kind", "machine_id", "version"):
         rewrite(format_file(tmp_path), lambda note, field=field: note.update({field: words}))  # type: ignore[misc]
         with pytest.raises(RefusedError, match="cannot be trusted") as raised:
-            records.read_format(VOLUME)
+            records.formats.read(VOLUME)
         assert raised.value.message.isprintable()
         assert len(raised.value.message) < 600
 
@@ -282,39 +282,39 @@ def test_note_others_could_have_made_is_refused(
     records: Records, tmp_path: Path, tamper: Callable[[Path], None]
 ) -> None:
     """A link, a pipe, and whatever others may write to is refused at once, by name and with a way out."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     tamper(format_file(tmp_path))
     with pytest.raises(RefusedError, match=str(format_file(tmp_path))) as caught:
-        records.read_format(VOLUME)
+        records.formats.read(VOLUME)
     assert "mv " in (caught.value.hint or "")
 
 
 def test_nothing_is_written_where_others_may_write(records: Records, tmp_path: Path) -> None:
     """A note in a directory open to others would be worth nothing, so writing it fails."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     format_file(tmp_path).parent.chmod(0o777)
     with pytest.raises(AgentError):
-        records.write_format(FORMAT)
+        records.formats.write(FORMAT)
 
 
 def test_failed_write_leaves_the_old_note(records: Records, tmp_path: Path) -> None:
     """Where a note cannot be put in place, the writer hears of it and the old one still stands."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
     # A directory in the way of the temporary file stands for any error of the filesystem.
     (format_file(tmp_path).parent / f".new-{VOLUME}.json").mkdir()
     with pytest.raises(AgentError, match="could not be written"):
-        records.write_format(FormatRecord(VOLUME, "x", FsType.EXT4, 1, FormatStage.DONE, ""))
-    assert records.read_format(VOLUME) == FORMAT
+        records.formats.write(FormatRecord(VOLUME, "x", FsType.EXT4, 1, FormatStage.DONE, ""))
+    assert records.formats.read(VOLUME) == FORMAT
 
 
 def test_what_a_killed_writer_left_is_no_note(records: Records, tmp_path: Path) -> None:
     """A temporary file is not read, not listed, and not in the way of the next write."""
-    records.write_mount(MOUNT)
+    records.mounts.write(MOUNT)
     leftover = tmp_path / "state/mounts" / f".new-{VOLUME}.json"
     leftover.write_text("half")
-    assert records.list_mounted() == (VOLUME,)
-    records.write_mount(MOUNT)
-    assert records.read_mount(VOLUME) == MOUNT
+    assert records.mounts.list_volumes() == (VOLUME,)
+    records.mounts.write(MOUNT)
+    assert records.mounts.read(VOLUME) == MOUNT
     assert not leftover.exists()
 
 
@@ -334,19 +334,19 @@ def test_boot_id_is_of_this_boot() -> None:
 
 def test_full_table_of_descriptors_casts_no_doubt_on_a_note(records: Records) -> None:
     """Where nothing can be opened, a note is neither there nor bad, and nobody is told to move it away."""
-    records.write_format(FORMAT)
-    records.write_mount(MOUNT)
+    records.formats.write(FORMAT)
+    records.mounts.write(MOUNT)
     for attempt in (
-        lambda: records.read_format(VOLUME),
-        lambda: records.read_mount(VOLUME),
-        records.list_mounted,
-        lambda: records.write_format(FORMAT),
-        lambda: records.remove_mount(VOLUME),
+        lambda: records.formats.read(VOLUME),
+        lambda: records.mounts.read(VOLUME),
+        records.mounts.list_volumes,
+        lambda: records.formats.write(FORMAT),
+        lambda: records.mounts.remove(VOLUME),
     ):
         with used_up_descriptors(), pytest.raises(ShortageError) as caught:
             attempt()
         assert "mv " not in str(caught.value)
-    assert records.read_format(VOLUME) == FORMAT
+    assert records.formats.read(VOLUME) == FORMAT
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENFILE, errno.ENOMEM])
@@ -355,7 +355,7 @@ def test_note_that_could_not_be_read_is_not_bad(
     records: Records, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
     """An error of the disk the note is on leaves it as trustworthy as it was."""
-    records.write_format(FORMAT)
+    records.formats.write(FORMAT)
 
     def fail(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
@@ -363,10 +363,10 @@ def test_note_that_could_not_be_read_is_not_bad(
     with monkeypatch.context() as patch:
         patch.setattr(f"agent.node.state.record_files.os.{call}", fail)
         with pytest.raises(InconclusiveError, match="could not be read") as caught:
-            records.read_format(VOLUME)
+            records.formats.read(VOLUME)
     assert "mv " not in str(caught.value)
     assert caught.value.retryable
-    assert records.read_format(VOLUME) == FORMAT
+    assert records.formats.read(VOLUME) == FORMAT
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -380,4 +380,4 @@ def test_disk_without_space_for_a_note_is_told_as_that(
 
     monkeypatch.setattr("agent.node.state.record_files.os.fsync", fail)
     with pytest.raises(ShortageError, match="Free some space"):
-        records.write_format(FORMAT)
+        records.formats.write(FORMAT)

@@ -67,6 +67,11 @@ def make_look_request(disk: Disk, path: str | None) -> LookRequest:
     )
 
 
+def list_mounts(bench: Bench) -> list[Mount]:
+    """Return the mounts of this test: others come and go meanwhile."""
+    return [mount for mount in read_mounts() if mount.path.startswith(str(bench.directory))]
+
+
 @covered
 def test_covered_volume_is_told_as_that(bench: Bench, cover: tuple[str, tuple[str, ...]]) -> None:
     """A look finds the device, its mount and what hides it, and asks neither filesystem anything."""
@@ -89,7 +94,7 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
     disk, path = prepare(bench)
     mine = see(path)
     with cover_up(path, cover) as where, opened(disk.path) as (fd, _):
-        before = Path(path).parent.stat(), read_mounts()
+        before = Path(path).parent.stat(), list_mounts(bench)
         for touch in (
             lambda: change_mount.remount(path, mine.device_number, ("ro",)),
             lambda: change_mount.set_root_ownership(path, mine.device_number, 1, 1, 0o700),
@@ -102,7 +107,7 @@ def test_nothing_is_done_to_what_covers(bench: Bench, cover: tuple[str, tuple[st
             with pytest.raises(CoveredError, match="hidden beneath") as caught:
                 touch()
             assert caught.value.reason is Reason.PATH_IN_USE
-        assert (Path(path).parent.stat(), read_mounts()) == before
+        assert (Path(path).parent.stat(), list_mounts(bench)) == before
         assert see(where).mount_id != mine.mount_id
     change_mount.unmount(mine)
     assert mine not in read_mounts()
@@ -185,6 +190,22 @@ def test_btrfs_copy_of_a_mounted_one_is_mounted(bench: Bench) -> None:
     other = bench.request(copy, FsType.BTRFS, request.uuid, name="copy")
     mount_id = mount_filesystem(other)
     assert see(other.path).mount_id == mount_id
+    assert see(other.path).source == copy.path
+    assert see(request.path).source == disk.path
+
+
+def test_btrfs_copy_is_mounted_where_the_kernel_remembers_another_disk(bench: Bench) -> None:
+    """A filesystem on two devices that nobody mounts leaves its device numbers known; a copy comes to one."""
+    disk = bench.add_disk()
+    request = bench.request(disk, FsType.BTRFS, disk.make(FsType.BTRFS))
+    mount_filesystem(request)
+    run("sync", "-f", request.path)
+    copy, second = bench.copy_disk(disk), bench.add_disk()
+    held = Path(copy.image).read_bytes()
+    run("mkfs.btrfs", "-q", "-f", copy.path, second.path)
+    Path(copy.path).write_bytes(held)
+    other = bench.request(copy, FsType.BTRFS, request.uuid, name="copy")
+    mount_filesystem(other)
     assert see(other.path).source == copy.path
     assert see(request.path).source == disk.path
 

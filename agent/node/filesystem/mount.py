@@ -46,6 +46,10 @@ class MountRequest:
     mode: int | None = None
 
 
+class _KnownAlreadyError(AgentError):
+    """The kernel takes a btrfs filesystem for one that is mounted."""
+
+
 def mount_filesystem(request: MountRequest) -> int:
     """Mount as requested and return the mount's ID, or raise and leave nothing mounted.
 
@@ -104,6 +108,14 @@ def _make_mount(request: MountRequest, directory_fd: int) -> Iterator[int]:
 
 def _open_detached_mount(request: MountRequest) -> int:
     """Set the filesystem up and return a mount nobody can see. OSError ENOSYS: no such calls here."""
+    try:
+        return _set_up(request)
+    except _KnownAlreadyError:
+        mount_api.forget_btrfs_device(request.source)
+        return _set_up(request)
+
+
+def _set_up(request: MountRequest) -> int:
     attributes, parameters = split_options(request.options)
     _check_source(request)
     with mount_api.open_filesystem(request.type.value) as context, follow_kernel_log() as kernel_log:
@@ -117,7 +129,10 @@ def _open_detached_mount(request: MountRequest) -> int:
         except OSError as error:
             # The context has what the parser of options said, the kernel's log what the filesystem did.
             said = context.read_messages() or kernel_log.read_about(request.source)
-            raise explain_mount_failure(request, error, said) from error
+            failure = explain_mount_failure(request, error, said)
+            if request.type is FsType.BTRFS and error.errno == errno.EEXIST:
+                raise _KnownAlreadyError(failure.message, failure.hint, failure.reason) from error
+            raise failure from error
 
 
 def _check_source(request: MountRequest) -> None:

@@ -162,6 +162,7 @@ class Request(enum.IntEnum):
     XFS_IOC_FSGEOMETRY_V1 = _ior("X", 100, XfsGeometryV1)
     XFS_IOC_FSGROWFSDATA = _iow("X", 110, XfsGrowData)
     BTRFS_IOC_RESIZE = _iow(0x94, 3, BtrfsVolArgs)
+    BTRFS_IOC_FORGET_DEV = _iow(0x94, 5, BtrfsVolArgs)
     BTRFS_IOC_DEV_INFO = _iowr(0x94, 30, BtrfsDevInfo)
     BTRFS_IOC_FS_INFO = _ior(0x94, 31, BtrfsFsInfo)
     # linux/loop.h has these as plain numbers.

@@ -15,7 +15,9 @@ import os
 import re
 from collections.abc import Iterator
 
-from agent.node.kernel.ioctl import Request, describe_descriptor, ioctl, name_call
+from agent.node.kernel.ioctl import BtrfsVolArgs, Request, describe_descriptor, ioctl, name_call
+
+_BTRFS_CONTROL = "/dev/btrfs-control"
 
 
 class _Syscall(enum.IntEnum):
@@ -252,3 +254,17 @@ def _resolve(path: str) -> str:
 def is_unavailable(error: OSError) -> bool:
     """Whether the kernel does not have the call, or a filter of system calls does not let it through."""
     return error.errno in {errno.ENOSYS, errno.EPERM}
+
+
+def forget_btrfs_device(path: str) -> None:
+    """Have btrfs forget what it heard of a device number when another disk had it.
+
+    It keeps that for ever of filesystems on several devices that nobody mounts (``mkfs.btrfs`` and ``btrfs
+    device scan`` tell it of them), and only a copy on a number it knows nothing of gets an ID of its own
+    beside the original that is mounted (find_fsid_by_device in fs/btrfs/volumes.c). What is mounted stays.
+    """
+    fd = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        ioctl(fd, Request.BTRFS_IOC_FORGET_DEV, BtrfsVolArgs(name=os.fsencode(path)))
+    finally:
+        os.close(fd)

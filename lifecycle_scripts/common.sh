@@ -24,6 +24,9 @@ readonly unproven=$home/.unproven
 readonly policy_in_force=$etc/policy.yaml
 # The policy that was in force before one that is not known to work yet; gone when that is known.
 readonly policy_before=$home/.policy-before
+# The hooks that were replaced by some that are not known to work yet, and in .added the names of those that are new;
+# gone when that is known.
+readonly hooks_before=$home/.hooks-before
 # In a release's directory: the policy that was in force with it last, for going back to it by hand.
 readonly last_policy=share/ebs-agent/policy.yaml
 
@@ -150,8 +153,46 @@ restore_policy() { # fails where no other was in force
     say "the policy before is in force again"
 }
 
-# start_release RELEASE [POLICY]: puts both in force and has it run; fails when it does not say that it is ready.
-# First the release: it reads the policy before as well, while the release before may not read the new one.
+# replace_hooks DIR: those before are kept until the new ones are known to work. The agent runs hooks as root, so they
+# become root's.
+replace_hooks() {
+    local hook name
+    mkdir -p "$etc/hooks.d"
+    [[ -n $1 ]] || return 0
+    for hook in "$1"/*; do
+        name=${hook##*/}
+        [[ -f $hook ]] || continue
+        ! cmp --silent "$hook" "$etc/hooks.d/$name" || continue
+        if [[ -e $hooks_before/$name || -e $hooks_before/.added/$name ]]; then
+            : # by a run that was cut off: what was before that one counts
+        elif [[ -e $etc/hooks.d/$name ]]; then
+            put_file "$etc/hooks.d/$name" "$hooks_before/$name" "$(stat --format=%a "$etc/hooks.d/$name")"
+        else
+            put_file /dev/null "$hooks_before/.added/$name" 0644
+        fi
+        put_file "$hook" "$etc/hooks.d/$name" 0755
+    done
+}
+
+restore_hooks() { # those that somebody else has put there meanwhile stay
+    local hook
+    [[ -e $hooks_before ]] || return 0
+    for hook in "$hooks_before"/*; do
+        [[ ! -f $hook ]] || put_file "$hook" "$etc/hooks.d/${hook##*/}" "$(stat --format=%a "$hook")"
+    done
+    for hook in "$hooks_before"/.added/*; do
+        [[ ! -f $hook ]] || rm -f "$etc/hooks.d/${hook##*/}"
+    done
+    say "the hooks before are in place again"
+}
+
+forget_before() { # what is in force is known to work, or was put back
+    rm -f "$policy_before"
+    rm -rf "$hooks_before"
+}
+
+# start_release RELEASE [POLICY] [HOOKS]: puts them in force and has it run; fails when it does not say that it is
+# ready. First the release: it reads the policy before as well, while the release before may not read the new one.
 start_release() {
     local unit enabled=()
     install_units "$1"
@@ -159,7 +200,7 @@ start_release() {
         [[ ! -e $units/$unit ]] || enabled+=("$unit")
     done
     systemctl reset-failed ebs-agent.service 2>/dev/null || true
-    put_in_force "$1" && replace_policy "${2:-}" && systemctl daemon-reload && systemctl --quiet enable "${enabled[@]}" &&
+    put_in_force "$1" && replace_policy "${2:-}" && replace_hooks "${3:-}" && systemctl daemon-reload && systemctl --quiet enable "${enabled[@]}" &&
         systemctl restart ebs-agent.service
 }
 
@@ -171,8 +212,8 @@ keep_policy() {
     put_file "$worked_with" "$home/$1/$last_policy" 0644
 }
 
-# take_over RELEASE [POLICY]: with what was usable before still usable, or back to release and policy before, with
-# exit status 3.
+# take_over RELEASE [POLICY] [HOOKS]: with what was usable before still usable, or back to release, policy and hooks
+# before, with exit status 3.
 take_over() {
     local previous volumes
     previous=$(cat "$unproven" 2>/dev/null || release_in_force || true)
@@ -182,8 +223,9 @@ take_over() {
     printf '%s\n' "$previous" >"$unproven.new"
     sync "$unproven.new"
     mv "$unproven.new" "$unproven"
-    if start_release "$1" "${2:-}" && is_healthy "$1" "$volumes"; then
-        rm -f "$unproven" "$policy_before"
+    if start_release "$1" "${2:-}" "${3:-}" && is_healthy "$1" "$volumes"; then
+        rm -f "$unproven"
+        forget_before
         say "release $1 is in force"
         return
     fi
@@ -195,12 +237,15 @@ take_over() {
         restore_policy || true
     fi
     if [[ -z $previous || ! -e $home/$previous/$stamp ]]; then
-        rm -f "$unproven" "$policy_before"
+        rm -f "$unproven"
+        forget_before
         fail "release $1 does not become ready, and there is none to go back to"
     fi
     warn "release $1 does not become ready: going back to $previous"
+    restore_hooks
     start_release "$previous" || fail "release $previous does not become ready either"
-    rm -f "$unproven" "$policy_before"
+    rm -f "$unproven"
+    forget_before
     is_healthy "$previous" "$volumes" || fail "release $previous is not what it was"
     say "release $previous is in force again"
     exit 3

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs this bundle, or makes sure that it is installed: install.sh [--policy FILE] [--hooks DIR]
 #
-# A new version goes beside the one in force, takes over with the new policy, and is replaced by the old one and the
-# old policy again if it does not become ready. Mounts stay mounted throughout: the agent unmounts nothing when it ends.
+# A new version goes beside the one in force, takes over with the new policy and hooks, and is replaced by the old one
+# with the old policy and hooks if it does not become ready. Mounts stay mounted throughout: the agent unmounts nothing
+# when it ends.
 # Settings by environment, see ebs-agent.conf. Exit status: 0 installed, 1 not, 3 rolled back to what was before.
 set -euo pipefail
 
@@ -165,19 +166,11 @@ load_policy() {
     replace_policy "$policy"
     if [[ -n $is_changed ]] && ! systemctl reload ebs-agent.service; then
         restore_policy || true
-        rm -f "$policy_before"
+        forget_before
         fail "the agent does not take the new policy; it goes on with the one before"
     fi
-    rm -f "$policy_before"
-}
-
-install_hooks() { # the agent runs these as root, so they become root's
-    local hook
-    mkdir -p "$etc/hooks.d"
-    [[ -n $hooks ]] || return 0
-    for hook in "$hooks"/*; do
-        [[ ! -f $hook ]] || put_file "$hook" "$etc/hooks.d/${hook##*/}" 0755
-    done
+    replace_hooks "$hooks" # which the agent reads at each event
+    forget_before
 }
 
 # Services that are not to start before the volumes: only those named in EBS_AGENT_HOLD.
@@ -224,7 +217,6 @@ main() {
     fi
     make_user
     check_policy "$release"
-    install_hooks
     install_drop_ins
     install_tools "${policy:-$policy_in_force}"
     mkdir -p "${command_link%/*}"
@@ -235,7 +227,7 @@ main() {
         load_policy
         systemctl daemon-reload
     else
-        take_over "$release" "$policy"
+        take_over "$release" "$policy" "$hooks"
         [[ $previous == "$release" ]] || remove_old_releases "$release" "$previous"
     fi
     systemctl --no-block start ebs-volumes.target

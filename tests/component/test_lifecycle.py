@@ -421,6 +421,62 @@ def test_hooks_beside_the_script_are_installed(node: Node, tmp_path: Path) -> No
     assert installed.stat().st_mode & 0o777 == 0o755
 
 
+def write_hooks(on_create: Path, **hooks: str) -> None:
+    (on_create.parent / "hooks.d").mkdir()
+    for name, content in hooks.items():
+        (on_create.parent / "hooks.d" / name).write_text(content)
+
+
+def read_hooks(node: Node) -> dict[str, str]:
+    """Return what the agent may run: what a killed installation left half-written has no name of a hook's."""
+    hooks = (node.root / "etc/ebs-agent/hooks.d").iterdir()
+    return {hook.name: hook.read_text() for hook in hooks if "." not in hook.name}
+
+
+@pytest.mark.parametrize("kill_at", [None, 34, 40])
+def test_an_upgrade_that_fails_goes_back_to_the_hooks_too(
+    node: Node, tmp_path: Path, kill_at: int | None
+) -> None:
+    """What was replaced is as it was, mode and all, what was new is gone, and an operator's own stays.
+
+    Where the upgrade was cut off and run again, what was before the first run counts.
+    """
+    old = make_folder(tmp_path / "old", "1.0", policy=POLICY)
+    write_hooks(old, tell="old", same="same")
+    install(node, old)
+    own = node.root / "etc/ebs-agent/hooks.d/own"
+    own.write_text("own")
+    (own.parent / "tell").chmod(0o700)
+    before = read_hooks(node)
+    new = make_folder(tmp_path / "new", "1.1", policy=POLICY, is_broken=True)
+    write_hooks(new, tell="new", same="same", more="more")
+    if kill_at is not None:
+        assert node.run(new, kill_at=kill_at).returncode != 0
+        for leftover in node.root.glob("ebs-agent.*"):
+            shutil.rmtree(leftover)
+    assert "the hooks before are in place again" in install(node, new)
+    assert read_hooks(node) == before
+    assert (own.parent / "tell").stat().st_mode & 0o777 == 0o700
+    assert not list(node.home.glob(".hooks-before*"))
+    check_installed(node, "1.0")
+
+
+def test_an_upgrade_that_succeeds_keeps_its_hooks(node: Node, tmp_path: Path) -> None:
+    """Of those before nothing is left, and new hooks alone are put in place by the release that runs."""
+    old = make_folder(tmp_path / "old", "1.0", policy=POLICY)
+    write_hooks(old, tell="old")
+    install(node, old)
+    new = make_folder(tmp_path / "new", "1.1", policy=POLICY)
+    write_hooks(new, tell="new", more="more")
+    install(node, new)
+    assert read_hooks(node) == {"tell": "new", "more": "more"}
+    (new.parent / "hooks.d/more").write_text("newer")
+    install(node, new)
+    assert read_hooks(node) == {"tell": "new", "more": "newer"}
+    assert not list(node.home.glob(".hooks-before*"))
+    check_installed(node, "1.1")
+
+
 @pytest.mark.parametrize(
     ("manager", "others", "package"),
     [("apt-get", ("dnf*",), "python3"), ("dnf", ("apt*", "dpkg*"), "python3.11")],

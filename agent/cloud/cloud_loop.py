@@ -120,8 +120,7 @@ class CloudLoop:
         """Look until cancelled, more often while something is under way."""
         quiet = 0
         while True:
-            has_acted = await self.look()
-            quiet = 0 if has_acted else quiet + 1
+            quiet = 0 if await self.look() else quiet + 1
             with anyio.move_on_after(self._rests.count_left_s(LOOK) or self._choose_pause_s(quiet)):
                 await self._wake.wait()
                 # Devices come in bursts; one look is enough for all of them.
@@ -221,6 +220,7 @@ class CloudLoop:
             if unserved:
                 look.add_pool(await describe_pools(self._make, unserved, state, last_digit))
                 await self._suspicion.find_leaver(look)
+        self._identity.doubt(look.unproven)
 
     # -- One task --------------------------------------------------------------------------------------------
 

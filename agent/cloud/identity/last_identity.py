@@ -1,7 +1,7 @@
 """Who this node is, as last found out: asked again where that may be another one by now.
 
 MoveClusterNodes takes a running node to another cluster under the same instance ID. What it was keeps it from
-its volumes then: AWS answers that there is no such node in the cluster.
+its volumes then: AWS answers that there is no such node in the cluster, or lists the cluster without it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,26 @@ from collections.abc import Awaitable, Callable
 
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.identity.cloud_identity import CloudIdentity
+from agent.core.errors import AgentError
+from agent.core.model import Reason
 from agent.policy import Policy
 
 _UNKNOWN_NODE_CODES = frozenset(
     {"ResourceNotFound", "ResourceNotFoundException", "InvalidInstanceID.NotFound"}
 )
 """HyperPod says so of a cluster and of a node in it, EC2 of an instance. Of volumes both have other codes."""
+
+
+class StrangerError(AgentError):
+    """AWS's own list of where this node is known to be does not have it."""
+
+    def __init__(self, place: str, instance_id: str) -> None:
+        super().__init__(
+            f"AWS's list of {place} does not have this node, {instance_id}, so nothing is proven by it.",
+            hint="It may have been moved to another cluster: which one it is in is asked again by itself. "
+            "`ebs-agent doctor` shows what each source says of it.",
+            reason=Reason.WAITING_FOR_CLOUD,
+        )
 
 
 class KnownIdentity:
@@ -36,6 +50,7 @@ class KnownIdentity:
             self._asked_under, self._is_doubted = policy, False
         return self.last
 
-    def doubt(self, error: BaseException) -> None:
-        """Have it asked again where AWS says that it knows no such node, cluster or instance."""
-        self._is_doubted |= isinstance(error, CloudError) and error.code in _UNKNOWN_NODE_CODES
+    def doubt(self, error: BaseException | None) -> None:
+        """Have it asked again where AWS knows no such node, cluster or instance, or lists all without it."""
+        is_unknown = isinstance(error, CloudError) and error.code in _UNKNOWN_NODE_CODES
+        self._is_doubted |= is_unknown or isinstance(error, StrangerError)

@@ -22,6 +22,7 @@ from agent.cloud.aws.models import (
     CloudVolume,
 )
 from agent.cloud.errors.explain import explain_unread, require_read
+from agent.cloud.identity.last_identity import StrangerError
 from agent.cloud.orders.runner import Follower
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.plan.instance_gone import find_gone
@@ -68,7 +69,11 @@ class OrphanOrders:
 
     async def _judge(self, volumes: Sequence[CloudVolume]) -> list[Orphan]:
         holders = sorted({holder for holder in map(find_last_holder, volumes) if holder is not None})
-        gone = await find_gone(self._make, self._node, holders)
+        try:
+            gone = await find_gone(self._make, self._node, holders)
+        except StrangerError as error:
+            await self._follower.say(error.message)
+            gone = frozenset()
         return [Orphan(volume, find_obstacle(volume, self._policy, gone)) for volume in volumes]
 
     async def delete(self, volume_id: VolumeId) -> None:

@@ -14,6 +14,7 @@ from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DescribeClusterNode, DescribeInstances, ListClusterNodes
 from agent.cloud.aws.models import ClusterNode
 from agent.cloud.errors.explain import CloudError
+from agent.cloud.identity.last_identity import StrangerError
 from agent.cloud.identity.whoami import parse_instance_id, require_identity
 from agent.cloud.plan.decisions import AttachApi, NodeView
 
@@ -23,10 +24,14 @@ _MOST_SUSPECTS = 199
 """Asked about in one call, with ourselves: a call's filters take 200 values."""
 
 
+def is_listed(nodes: tuple[ClusterNode, ...], instance_id: str) -> bool:
+    """Return whether the cluster's whole list has the instance."""
+    return any(node.instance_id == instance_id for node in nodes if node.status != "NotFound")
+
+
 def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
     """Return whether the cluster's whole list, in which we find ourselves, does not have the instance."""
-    listed = {node.instance_id for node in nodes if node.status != "NotFound"}
-    return own_id in listed and instance_id not in listed
+    return is_listed(nodes, own_id) and not is_listed(nodes, instance_id)
 
 
 async def find_gone(
@@ -35,6 +40,7 @@ async def find_gone(
     """Return those of ``suspects`` that are proven gone; costs no call where there is no suspect.
 
     ``enough``: proving so many of a cluster's nodes gone, those first that come first, is as good as all.
+    Raises StrangerError where this node itself is not where it is asked.
     """
     own_id = node.identity.instance_id
     ordered = tuple(parse_instance_id(suspect) for suspect in suspects if suspect != own_id)
@@ -51,6 +57,8 @@ async def _find_gone_nodes(
     require_identity(node.identity, "cluster_arn")
     cluster, own_id = str(node.identity.cluster_arn), str(node.identity.instance_id)
     nodes: tuple[ClusterNode, ...] = await make(ListClusterNodes(cluster))
+    if not is_listed(nodes, own_id):
+        raise StrangerError(f"cluster {cluster.rpartition('/')[2]}", own_id)
     absent = [suspect for suspect in suspects if is_absent(nodes, suspect, own_id)]
     gone: set[str] = set()
     for suspect in absent:
@@ -79,6 +87,7 @@ async def _find_gone_instances(make: Make, suspects: Sequence[str], own_id: str)
             DescribeInstances((own_id, *chunk))
         )
         known = dict(itertools.chain.from_iterable(reservations))
-        if own_id in known:
-            gone |= {suspect for suspect in chunk if known.get(suspect) == "terminated"}
+        if own_id not in known:
+            raise StrangerError("instances", own_id)
+        gone |= {suspect for suspect in chunk if known.get(suspect) == "terminated"}
     return frozenset(gone)

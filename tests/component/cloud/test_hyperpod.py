@@ -132,6 +132,21 @@ async def test_node_that_was_moved_to_another_cluster_finds_out_by_the_answer(
     assert node.loop.findings.facts.cluster_id == moved.cluster_id
 
 
+async def test_list_of_the_cluster_without_this_node_has_it_asked_again(world: World, tmp_path: Path) -> None:
+    """A node that was moved is not in the list it asks for: that proves nothing, and is told."""
+    world.use_policy(tmp_path, CLAIM.replace("1GiB}", "1GiB, per: cluster}"))
+    await world.add_node(1).settle()
+    node = world.add_node(2)
+    del world.cloud.nodes[str(node.identity.instance_id)]
+    ending = (await node.look()).endings["data"]
+    assert "does not have this node" in ending.message
+    assert ending.reason is Reason.WAITING_FOR_CLOUD
+    assert "another cluster" in str(ending.hint)
+    node.identity = replace(node.identity, cluster_arn=OLD_CLUSTER_ARN)
+    assert (await node.look()).facts.cluster_id == node.identity.cluster_id
+    assert world.aws.calls["DetachClusterNodeVolume"] == 0
+
+
 async def test_reload_asks_again_which_node_this_is(world: World, tmp_path: Path) -> None:
     """After a reload claims and marks are those of the cluster that the node is in by now."""
     world.use_policy(tmp_path, CLAIM)

@@ -67,6 +67,11 @@ async def ask_interruption(surroundings: IdentitySources) -> Interruption | None
     return None if content is None else parse_interruption(content)
 
 
+def log_interruption(notice: Interruption) -> None:
+    """Tell of a notice nowhere but in the log."""
+    log.warning("instance.interrupted", action=notice.action, time=notice.at.isoformat())
+
+
 class InterruptionWatch:
     """Asks again and again while the policy wants to know; ``leave`` is called once for each notice."""
 
@@ -75,11 +80,13 @@ class InterruptionWatch:
         surroundings: Callable[[], IdentitySources],
         leave: Callable[[str, float], Awaitable[None]],
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        tell: Callable[[Interruption], None] = log_interruption,
     ) -> None:
         self._surroundings = surroundings
         self._leave = leave
         """Takes a clause that says why, and how many seconds are left."""
         self._now = now
+        self._tell = tell
         self._is_wanted = False
         self._changed = anyio.Event()
         self._heard: set[Interruption] = set()
@@ -112,7 +119,7 @@ class InterruptionWatch:
         if notice is None or notice in self._heard:
             return
         left_s = (notice.at - self._now()).total_seconds() - MARGIN_S
-        log.warning("instance.interrupted", action=notice.action, time=notice.at.isoformat())
+        self._tell(notice)
         if notice.is_end:
             await self._leave(f"was let go, since AWS is about to {notice.action} this instance", left_s)
         self._heard.add(notice)

@@ -9,12 +9,13 @@ from agent.base.error_barrier import supervise
 from agent.base.log import get_logger
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.node_actions import NodeHands
+from agent.cloud.power_off import LIMIT_S
 from agent.cloud.service import CloudService
-from agent.cloud.spot_interruption import InterruptionWatch
+from agent.cloud.spot_interruption import Interruption, InterruptionWatch
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import CloudReport, explain_fault
 from agent.core.errors import AgentError
-from agent.core.model import Seen, VolumeId
+from agent.core.model import EndCause, Ending, Seen, VolumeId
 from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce
 from agent.loop.goals import Want
@@ -63,7 +64,11 @@ class CloudHalf:
             note_by_hand=self.hands.note_by_hand,
             record=self._record,
         )
-        self.interruptions = InterruptionWatch(lambda: in_force.identity_sources, self._leave_node)
+        self._is_return_meant = False
+        """This instance is stopped, not terminated: volumes leave it that come back by themselves."""
+        self.interruptions = InterruptionWatch(
+            lambda: in_force.identity_sources, self._leave, tell=self._hear_interruption
+        )
 
     async def run(self, identity: CloudIdentity) -> None:
         """Ask AWS while the policy needs it, until cancelled. ``identity``: what is known of the node."""
@@ -81,8 +86,13 @@ class CloudHalf:
     def heed_policy(self) -> None:
         """Look at the cloud as the policy in force says."""
         release_on = self._in_force.policy.agent.cloud.release_on
-        self.interruptions.apply(is_wanted="spot-interruption" in release_on)
+        self.interruptions.apply(is_wanted=EndCause.SPOT_INTERRUPTION in release_on)
         self._service.wake()
+
+    @property
+    def leaves_at_power_off(self) -> bool:
+        """Whether volumes are to leave a machine that is powered off."""
+        return EndCause.POWER_OFF in self._in_force.policy.agent.cloud.release_on
 
     def assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
@@ -141,13 +151,31 @@ class CloudHalf:
         if not self._board.history.has_once(event, volume_id, fields.get("snapshot_id")):
             self._board.record(event, volume_id, **fields)
 
-    async def _leave_node(self, why: str, left_s: float) -> None:
-        """Have every volume leave this node, whose end is near."""
-        from agent.cloud.orders.release_before_end import release_before_end  # noqa: PLC0415
+    async def leave_before_power_off(self) -> None:
+        """Have those volumes leave that come back by themselves when this machine is started again."""
+        self._is_return_meant = True
+        self._board.record(EventName.INSTANCE_POWERED_OFF)
+        self._board.ending = Ending(
+            EndCause.POWER_OFF, "This machine is being powered off, and volumes leave it."
+        )
+        await self._leave("was let go, since this machine is being powered off", LIMIT_S)
+
+    def _hear_interruption(self, notice: Interruption) -> None:
+        self._is_return_meant = notice.action == "stop"
+        at = notice.at.isoformat()
+        self._board.record(EventName.INSTANCE_INTERRUPTED, action=notice.action, time=at)
+        if notice.is_end:
+            text = f"AWS is about to {notice.action} this instance, at {at}, and volumes leave it."
+            self._board.ending = Ending(EndCause.SPOT_INTERRUPTION, text)
+
+    async def _leave(self, why: str, left_s: float) -> None:
+        """Have volumes leave this node, whose end is near."""
+        from agent.cloud.orders.release_before_end import find_returning, release_before_end  # noqa: PLC0415
 
         async def tell(text: str) -> None:
             log.info("instance.leaving", text=text)
 
         context = self._make_order_taker().open_node_context(tell)
         if context is not None:
-            await release_before_end(context, why, left_s)
+            only = find_returning(self._board, self._in_force.policy) if self._is_return_meant else None
+            await release_before_end(context, why, left_s, only=only)

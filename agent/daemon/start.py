@@ -17,6 +17,7 @@ import agent
 from agent.base.error_barrier import Barrier, supervise, supervise_service
 from agent.base.log import get_logger
 from agent.base.paths import Paths
+from agent.cloud.power_off import LIMIT_S, is_going_off
 from agent.core.errors import AgentError
 from agent.core.plan import needs_proof
 from agent.daemon.cloud_half import CloudHalf
@@ -183,14 +184,34 @@ class Daemon:
         )
 
     async def _heed_signals(self, signals: AsyncIterator[signal.Signals], running: anyio.CancelScope) -> None:
-        """Reload on SIGHUP, once the agent has started; end on SIGTERM or SIGINT, at any time."""
-        async with anyio.create_task_group() as reloads:
+        """Reload on SIGHUP, once the agent has started; end on SIGTERM or SIGINT, at any time.
+
+        What is to be done before the end is given up on another one of these.
+        """
+        is_ending = False
+        async with anyio.create_task_group() as tasks:
             async for number in signals:
-                if number != signal.SIGHUP:
-                    log.info("agent.stopping", signal=number.name)
+                if number == signal.SIGHUP:
+                    tasks.start_soon(self._reload_on_signal)
+                    continue
+                log.info("agent.stopping", signal=number.name)
+                if is_ending or not self._cloud_half.leaves_at_power_off:
                     running.cancel()
                     return
-                reloads.start_soon(self._reload_on_signal)
+                is_ending = True
+                tasks.start_soon(self._leave_and_end, running)
+
+    async def _leave_and_end(self, running: anyio.CancelScope) -> None:
+        """End; where the machine goes off for good, once the volumes have left it, or time is up."""
+        with self._barrier.containing("have volumes leave a machine that is powered off"):
+            if await is_going_off():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._service.ask_for_time)
+                    with anyio.move_on_after(LIMIT_S):
+                        await self._is_started.wait()
+                        await self._cloud_half.leave_before_power_off()
+                    tasks.cancel_scope.cancel()
+        running.cancel()
 
     async def _reload_on_signal(self) -> None:
         await self._is_started.wait()

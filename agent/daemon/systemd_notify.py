@@ -16,6 +16,8 @@ import anyio
 
 CLOCK_MONOTONIC = 1
 US_PER_S = 1_000_000
+EXTENSION_S = 20.0
+"""How long a stop may go on after each word that more time is needed: the unit's own limit, begun anew."""
 
 
 class ServiceNotifier:
@@ -44,6 +46,12 @@ class ServiceNotifier:
     def tell_stopping(self) -> None:
         """Say that the service is ending."""
         self._send("STOPPING=1")
+
+    async def ask_for_time(self) -> None:
+        """Have systemd wait for the end of the service for as long as this runs and the event loop turns."""
+        while True:
+            self._send(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * US_PER_S)}")
+            await anyio.sleep(EXTENSION_S / 4)
 
     async def feed_watchdog(self) -> None:
         """Tell systemd that the event loop turns, thrice in the time it allows; return if it does not ask.

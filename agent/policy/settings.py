@@ -129,8 +129,9 @@ class CloudSettings(Section):
         default=86400.0, alias="grace", json_schema_extra={"default": "1d"}
     )
     """How long a volume whose claim is gone is kept before on_delete has it deleted."""
-    release_on: tuple[Literal["spot-interruption"], ...] = ()
-    """When every volume is unmounted, flushed and detached: as AWS takes a Spot instance back."""
+    release_on: tuple[Literal["spot-interruption", "power-off"], ...] = ()
+    """When every volume is unmounted, flushed and detached: as AWS takes a Spot instance back, as the machine
+    is powered off; a reboot is neither."""
     format_without_origin_after_s: PatienceSeconds = Field(
         default=300.0, alias="format_without_origin_after", json_schema_extra={"default": "5m"}
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import agent
 from agent.core.errors import AgentError
-from agent.core.model import Attachments, AwsChecks, Difference, NextCall, SnapshotFacts
+from agent.core.model import Attachments, AwsChecks, Difference, Ending, NextCall, SnapshotFacts
 from agent.report.board.board import Board
 from agent.report.board.events import Event
 from agent.report.board.readiness import Readiness, assess_node
@@ -134,6 +134,11 @@ def show_attachments(attachments: Attachments | None) -> dict[str, Any] | None:
     }
 
 
+def show_ending(ending: Ending | None) -> dict[str, Any] | None:
+    """Return that this instance ends, as JSON values; null while nothing is heard of that."""
+    return None if ending is None else {"cause": ending.cause.value, "text": ending.text}
+
+
 def show_verdicts(health: Health | None) -> list[dict[str, Any]]:
     """Return everything that is wrong, worst first; the first may be the volume's condition."""
     return [
@@ -158,6 +163,7 @@ def show_node(board: Board) -> dict[str, Any]:
         "version": agent.__version__,
         "ready": assess_node(board).is_ready,
         "attachments": show_attachments(board.attachments),
+        "ending": show_ending(board.ending),
         "volumes": show_statuses(board.statuses()),
     }
 

@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 DATA, BUSY, RAW = "vol-0123456789abcde01", "vol-0123456789abcde02", "vol-0123456789abcde03"
 
 
-def write_policy(scratch: Scratch, **data: Any) -> None:
+def write_policy(scratch: Scratch, cloud: dict[str, Any] | None = None, **data: Any) -> None:
     def mounted(name: str, volume: str, **more: Any) -> dict[str, Any]:
         return {
             "name": name,
@@ -29,7 +29,7 @@ def write_policy(scratch: Scratch, **data: Any) -> None:
 
     raw = {"name": "rawdb", "match": {"volume_id": RAW}, "block": {}}
     entries = mounted("data", DATA, **data), mounted("busy", BUSY), raw
-    scratch.write_policy(*entries, cloud={"enabled": False}, resync="1s")
+    scratch.write_policy(*entries, cloud=cloud or {"enabled": False}, resync="1s")
 
 
 def start(scratch: Scratch, agent: AgentProcess) -> None:
@@ -152,3 +152,12 @@ def test_release_cut_off_mounts_nothing_again(
     assert list_mounted(scratch) == mounted
     assert list(agent.client.release_all())[-1]["done"]
     assert list_mounted(scratch) == []
+
+
+def test_stop_that_is_no_power_off_lets_nothing_go(scratch: Scratch, agent: AgentProcess) -> None:
+    """Where the policy has volumes leave at a power-off, a stop for any other reason leaves them mounted."""
+    write_policy(scratch, cloud={"enabled": False, "release_on": ["power-off"]})
+    start(scratch, agent)
+    before = list_mounted(scratch)
+    assert agent.stop() == 0
+    assert before == list_mounted(scratch) == ["busy", "data"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.daemon.systemd_notify import EXTENSION_S
 from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, DESCRIPTORS
 from agent.report.serving.serve import CONTROL_LIMITS, HTTP_LIMITS
 
@@ -82,13 +83,25 @@ def test_what_is_left_out_is_explained() -> None:
 
 
 def test_the_agent_waits_for_neither_network_nor_cloud() -> None:
-    """A boot without network mounts what is attached: the unit is ordered after nothing of the network."""
+    """A boot without network mounts what is attached: no connection is waited for, and nothing is required.
+
+    What manages the network is to be stopped after the agent, which may have AWS detach volumes at the end.
+    """
     settings = find_settings(SERVICE)
-    for value in [
-        word for name in ("After", "Requires", "Wants", "BindsTo") for word in settings.get(name, [])
-    ]:
-        assert "network" not in value
-        assert "cloud" not in value
+    words = [
+        word
+        for name in ("After", "Requires", "Wants", "BindsTo")
+        for value in settings.get(name, [])
+        for word in value.split()
+    ]
+    assert [word for word in words if "network" in word or "cloud" in word] == ["network.target"]
+    assert "network.target" in settings["After"][0].split()
+
+
+def test_a_stop_that_takes_longer_is_asked_for_in_time() -> None:
+    """Each word that more time is needed comes before the unit's own limit has passed."""
+    (limit,) = find_settings(SERVICE)["TimeoutStopSec"]
+    assert EXTENSION_S / 4 < int(limit.removesuffix("s")) <= EXTENSION_S
 
 
 def test_a_wrong_policy_is_not_tried_again() -> None:

@@ -27,6 +27,26 @@ name=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
 ip address add 10.0.2.15/24 dev "$name"
 ip link set "$name" up
 """
+NETWORK = """
+[Unit]
+Wants=network.target
+Before=network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -euc '. /etc/configure-network'
+ExecStop=/bin/sh -c 'ip link set "$(ls /sys/class/net | grep -v ^lo$ | head -n 1)" down'
+
+[Install]
+WantedBy=multi-user.target
+"""
+"""What manages the network, and takes it down when it is stopped."""
+STAYS_UP = {
+    "guest-command.service": "[Unit]\nBefore=ebs-agent.service\n",
+    "ebs-target.service": "[Unit]\nDefaultDependencies=no\n",
+}
+"""By unit, what keeps a shutdown from stopping too early what stands for AWS, and for the hardware."""
 FIRST, REPLACEMENT = "i-00000000000000001", "i-00000000000000002"
 
 
@@ -269,4 +289,55 @@ def test_volume_attached_before_aws_answers_is_not_formatted(
     aws.faults.clear()
     assert snapshot in agent.wait_condition(volume, "Refused", "FromSnapshot")["message"]
     assert target.count_writes(volume) == 0
+    assert agent.read_events("volume.formatted") == []
+
+
+@pytest.mark.timeout(900)
+def test_volumes_leave_a_machine_that_is_powered_off_and_no_other(
+    guest: Guest, target: EbsTarget, aws: AwsServer
+) -> None:
+    """Stopped, and rebooted, the agent detaches nothing; at a power-off it does while the network is there.
+
+    What has left is attached and mounted again by itself when the machine is started, with its data.
+    """
+    for unit, drop_in in STAYS_UP.items():
+        guest.put(f"/etc/systemd/system/{unit}.d/stays-up.conf", drop_in.encode())
+    guest.put("/etc/configure-network", CONFIGURE_NETWORK.encode())
+    guest.put("/etc/systemd/system/emulated-network.service", NETWORK.encode())
+    become(guest, aws, FIRST)
+    target.kill()
+    target.start()
+    volume = aws.cloud.make_volume(1)
+    agent = GuestAgent(guest).install()
+    mounted = {"filesystem": {"type": "ext4", "format": "if-blank"}, "mount": {"path": "/data/db"}}
+    agent.write_policy(
+        {"name": "db", "match": {"volume_id": volume}, **mounted},
+        cloud={"enabled": True, "release_on": ["power-off"]},
+    )
+    guest.run(["systemctl", "enable", "emulated-network.service"])
+    guest.run(["sync"])
+
+    def start() -> None:
+        target.start()
+        agent.start()
+        wait_ready(guest, "db")
+
+    start()
+    guest.shell("echo kept > /data/db/kept")
+    guest.reboot()
+    target.start()
+    target.connect(volume)  # which stayed attached
+    start()
+    agent.stop()
+    agent.start()
+    wait_ready(guest, "db")
+    assert aws.calls["DetachClusterNodeVolume"] == 0
+    guest.shell("cmp /data/db/kept - << 'END'\nkept\nEND\necho more > /data/db/kept")
+
+    guest.power_off(timeout_s=300)
+    assert aws.calls["DetachClusterNodeVolume"] == 1
+    assert aws.cloud.volumes[volume].status == "available"
+    guest.start()
+    start()
+    assert guest.shell("cat /data/db/kept") == "more\n"
     assert agent.read_events("volume.formatted") == []

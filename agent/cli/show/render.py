@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_steps, is_named
+from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_ending, draw_steps, is_named
 from agent.core.units import show_duration, show_size
 
 STYLES = {
@@ -58,7 +58,8 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
     """Return the table of ``status``."""
     volumes = clean(answer["volumes"])
     if not volumes:
-        return Text("No EBS volume is attached to this instance, and the policy expects none.")
+        nothing = Text("No EBS volume is attached to this instance, and the policy expects none.")
+        return Group(*draw_ending(answer), nothing)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("VOLUME", "CONDITION", "USED AT", "TYPE", "SIZE", "USE", "LAST STEP"):
         table.add_column(
@@ -74,7 +75,7 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
             Text(_show_use(volume)),
             _show_last_step(volume),
         )
-    return Group(table, *_show_remarks(volumes), *draw_attachments(answer))
+    return Group(*draw_ending(answer), table, *_show_remarks(volumes), *draw_attachments(answer))
 
 
 def show_volume(volume: dict[str, Any]) -> RenderableType:

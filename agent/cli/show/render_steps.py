@@ -39,3 +39,10 @@ def draw_attachments(answer: dict[str, Any]) -> Iterable[RenderableType]:
     if told is not None:
         sharing = ", a limit that network interfaces and the instance store share" if told["shared"] else ""
         yield Text(f"\n{told['instance_type']}: {told['text']}{sharing}", style="dim")
+
+
+def draw_ending(answer: dict[str, Any]) -> Iterable[RenderableType]:
+    """Show that this instance ends, where that is known."""
+    told = answer.get("ending")
+    if told is not None:
+        yield Text(f"{told['text']}\n", style="bold red")

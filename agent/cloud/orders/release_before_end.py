@@ -6,6 +6,7 @@ started again, uses its volumes as the policy says.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import anyio
@@ -14,8 +15,12 @@ from agent.base.log import get_logger
 from agent.cloud.orders.context import NodeOrderContext
 from agent.cloud.orders.runner import release
 from agent.cloud.orders.volumes import VolumeOrders
+from agent.cloud.view.describe_all import is_searchable
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
+from agent.policy import Policy
+from agent.report.board.board import Board
+from agent.report.board.events import EventName
 
 AGAIN_S = 2.0
 """Before a volume that somebody uses is tried again: those who are ended meanwhile let go of it."""
@@ -25,13 +30,16 @@ LEAST_S = 10.0
 log = get_logger(__name__)
 
 
-async def release_before_end(context: NodeOrderContext, why: str, left_s: float) -> None:
+async def release_before_end(
+    context: NodeOrderContext, why: str, left_s: float, *, only: Collection[VolumeId] | None = None
+) -> None:
     """Unmount, flush and detach every volume, each by itself; return when all are gone, or time is up.
 
     ``why``: a clause for the status of each. One that somebody uses is flushed under them, told, and tried
-    again until they let go.
+    again until they let go. ``only``: the others are left as they are, mounted and attached.
     """
-    here = await context.node.withdraw_all(why)
+    withdrawn = await context.node.withdraw_all(why)
+    here = [volume_id for volume_id in withdrawn if only is None or volume_id in only]
     left = set(here)
 
     async def take_away(volume_id: VolumeId) -> None:
@@ -42,7 +50,20 @@ async def release_before_end(context: NodeOrderContext, why: str, left_s: float)
         async with anyio.create_task_group() as tasks:
             for volume_id in here:
                 tasks.start_soon(take_away, volume_id)
-    log.warning("instance.left", volumes=len(here), left=sorted(left))
+    context.board.record(EventName.INSTANCE_LEFT, volumes=len(here), left=sorted(left))
+
+
+def find_returning(board: Board, policy: Policy) -> frozenset[VolumeId]:
+    """Return the volumes that the agent attaches again by itself, once this instance is started anew.
+
+    An entry that goes by a device name, a size or a type is for what somebody else attached: it finds no
+    volume that is detached.
+    """
+    finders = {
+        entry.name for entry in policy.volumes if entry.claim or entry.volume_id or is_searchable(entry)
+    }
+    here = {status.volume_id for status in board.statuses() if status.name in finders}
+    return frozenset(volume_id for volume_id in here if volume_id is not None)
 
 
 async def _release(context: NodeOrderContext, volume_id: VolumeId) -> bool:
@@ -50,7 +71,7 @@ async def _release(context: NodeOrderContext, volume_id: VolumeId) -> bool:
     told = None
     while (error := await _try_release(context, volume_id)) is not None:
         if error.message != told:
-            log.warning("volume.not_let_go", volume_id=volume_id, error=error.message)
+            context.board.record(EventName.VOLUME_NOT_LET_GO, volume_id, error=error.message)
         told = error.message
         if error.reason is not Reason.DEVICE_BUSY:
             return False
@@ -83,6 +104,6 @@ async def _detach(context: NodeOrderContext, volume_id: VolumeId) -> bool:
         # Not a person's doing, so nothing is written down.
         await VolumeOrders(replace(aws.follower, note_by_hand=None), aws.view).detach(volume_id)
     except AgentError as error:
-        log.warning("volume.not_detached", volume_id=volume_id, error=error.message, hint=error.hint)
+        context.board.record(EventName.VOLUME_NOT_DETACHED, volume_id, error=error.message, hint=error.hint)
         return False
     return True

@@ -6,7 +6,7 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 from __future__ import annotations
 
 from agent.core.model.checks import AwsChecks, Initialization
-from agent.core.model.cluster import Attachments, NodeFacts, Origin, OriginAnswer
+from agent.core.model.cluster import Attachments, EndCause, Ending, NodeFacts, Origin, OriginAnswer
 from agent.core.model.content import (
     LABEL_LIMIT_BYTES,
     Blank,
@@ -47,6 +47,8 @@ __all__ = [
     "Device",
     "DeviceNumber",
     "Difference",
+    "EndCause",
+    "Ending",
     "Exclusion",
     "Expected",
     "Filesystem",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
 CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name"})
 """What the EBS CSI driver tags its volumes with."""
@@ -44,6 +45,22 @@ class Attachments:
     def describe(self) -> str:
         """Return it as part of a sentence: ``3 of 27 attachments``."""
         return f"{self.used} of {self.most} attachments"
+
+
+class EndCause(str, Enum):
+    """Why an instance ends, as the policy's ``release_on`` names it."""
+
+    SPOT_INTERRUPTION = "spot-interruption"
+    POWER_OFF = "power-off"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """That this instance ends, and volumes leave it."""
+
+    cause: EndCause
+    text: str
+    """A sentence."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from agent.core.model import (
     AwsChecks,
     Condition,
     Difference,
+    Ending,
     Expected,
     NextCall,
     Provisioned,
@@ -66,6 +67,8 @@ class Board:
         """What the cloud half has decided on and not seen to have happened."""
         self.attachments: Attachments | None = None
         """Of how many volumes this instance has room for, where that is known."""
+        self.ending: Ending | None = None
+        """That this instance ends, once it is heard of."""
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:

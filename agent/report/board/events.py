@@ -58,6 +58,13 @@ class EventName(str, Enum):
     SNAPSHOT_LOCKED = "snapshot.locked"
     SNAPSHOT_FAST_RESTORE_ENABLED = "snapshot.fast_restore_enabled"
     SNAPSHOT_FAST_RESTORE_DISABLED = "snapshot.fast_restore_disabled"
+    VOLUME_NOT_LET_GO = "volume.not_let_go"
+    """It was to leave an instance that ends, and somebody uses it, or it could not be flushed."""
+    VOLUME_NOT_DETACHED = "volume.not_detached"
+    """Likewise; it was let go, and AWS has not detached it."""
+    INSTANCE_INTERRUPTED = "instance.interrupted"
+    INSTANCE_POWERED_OFF = "instance.powered_off"
+    INSTANCE_LEFT = "instance.left"
     STEP_FAILED = "step.failed"
     HOOK_FAILED = "hook.failed"
     UEVENTS_OVERFLOWED = "uevents.overflowed"
@@ -77,6 +84,11 @@ class EventName(str, Enum):
             EventName.VOLUME_DEGRADED,
             EventName.VOLUME_REFUSED,
             EventName.SNAPSHOT_FAILED,
+            EventName.VOLUME_NOT_LET_GO,
+            EventName.VOLUME_NOT_DETACHED,
+            EventName.INSTANCE_INTERRUPTED,
+            EventName.INSTANCE_POWERED_OFF,
+            EventName.INSTANCE_LEFT,
             EventName.HOOK_FAILED,
             EventName.UEVENTS_OVERFLOWED,
         }:

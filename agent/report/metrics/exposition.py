@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 import agent
-from agent.core.model import VolumeId
+from agent.core.model import Attachments, EndCause, VolumeId
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readiness import assess_node
@@ -83,8 +83,29 @@ class AgentCollector(Collector):
             "1 if every volume this node requires can be used, as /healthz says.",
             value=float(assess_node(self._board).is_ready),
         )
+        yield from _count_places(self._board.attachments)
+        ending = GaugeMetricFamily(
+            "ebs_agent_instance_ending", "1 once this instance ends and volumes leave it.", labels=["cause"]
+        )
+        for cause in EndCause:
+            is_ending = self._board.ending is not None and self._board.ending.cause is cause
+            ending.add_metric([cause.value], float(is_ending))
+        yield ending
         yield CounterMetricFamily(
             "ebs_agent_abandoned_calls",
             "Calls to a device, filesystem or program given up because they did not answer in time.",
             value=self._count_abandoned(),
         )
+
+
+def _count_places(attachments: Attachments | None) -> Iterator[Metric]:
+    """Yield how many volumes this instance has and takes; nothing where AWS has not told."""
+    if attachments is None:
+        return
+    for name, text, value in (
+        ("used", "EBS volumes attached to this instance, the root volume among them.", attachments.used),
+        ("limit", "EBS volumes this instance takes; network interfaces may share it.", attachments.most),
+    ):
+        family = GaugeMetricFamily(f"ebs_agent_instance_attachments_{name}", text, labels=["instance_type"])
+        family.add_metric([attachments.instance_type], float(value))
+        yield family

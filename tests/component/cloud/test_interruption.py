@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +15,16 @@ from aiohttp import web
 
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.orders import release_before_end as ending
-from agent.cloud.orders.release_before_end import release_before_end
+from agent.cloud.orders.release_before_end import find_returning, release_before_end
 from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError
-from agent.core.model import VolumeId
+from agent.core.model import Condition, VolumeId
+from agent.policy import load_policy
 from agent.policy.settings import CloudSettings
 from agent.report.board.board import Board
+from agent.report.board.events import Event, EventName
+from agent.report.board.volume_status import VolumeStatus
 from tests.aws.world import World
 from tests.component.cloud.test_release import Node, add_volumes
 from tests.waiting import until
@@ -151,23 +154,66 @@ def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     return node
 
 
-async def leave(node: Node, left_s: float) -> None:
+async def leave(
+    node: Node, left_s: float, only: Collection[VolumeId] | None = None
+) -> dict[EventName, Event]:
+    """Have everything leave, and return what was told, the last of each event."""
+
     async def tell(_text: str) -> None: ...
 
-    taker = OrderTaker(Board(), node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)
+    board = Board()
+    taker = OrderTaker(board, node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)
     context = taker.open_node_context(tell)
     assert context is not None
     with anyio.fail_after(60):
-        await release_before_end(context, "was let go", left_s)
+        await release_before_end(context, "was let go", left_s, only=only)
+    return {event.name: event for event in board.history.latest()}
 
 
 async def test_everything_leaves_and_is_not_noted(world: World, node: Node) -> None:
     """All volumes are detached for others, and a start on the same instance uses them again."""
     async with node.serving():
         await add_volumes(world, node, 2)
-    await leave(node, 100)
+    told = await leave(node, 100)
     assert not node.hands.list_devices()
     assert not node.hands.noted
+    assert told.keys() == {EventName.INSTANCE_LEFT}
+    assert told[EventName.INSTANCE_LEFT].fields == {"volumes": 2, "left": []}
+
+
+async def test_volume_that_nothing_attaches_again_stays(world: World, node: Node) -> None:
+    """It is neither unmounted nor detached: an instance that is started again has it as it was."""
+    async with node.serving():
+        returning, staying = await add_volumes(world, node, 2)
+    node.hands.busy.add(staying)  # so that letting go of it would be told and flushed
+    await leave(node, 100, only={returning})
+    assert node.hands.list_devices().keys() == {staying}
+    assert staying not in node.hands.flushed
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_returning"),
+    [
+        ("claim: {class: fast, size: 1GiB}", True),
+        ("match: {volume_id: vol-0123456789abcdef0}", True),
+        ("match: {tags: {role: db}}", True),
+        ("match: {tags: {role: db}, size: 1GiB}", True),
+        ("match: {device_name: /dev/sdf}", False),
+        ("match: {device_name: /dev/sdf, tags: {role: db}}", False),
+        ("match: {size: 1GiB}", False),
+        ("match: {type: gp3}", False),
+    ],
+)
+def test_what_comes_back_by_itself(tmp_path: Path, entry: str, is_returning: bool) -> None:  # noqa: FBT001 -- a table
+    """Only a volume that its entry finds wherever it is; never one that no entry is for."""
+    path = tmp_path / "policy.yaml"
+    classes = "classes: {fast: {type: gp3}}\n"
+    path.write_text(f"version: 1\n{classes}volumes: [{{name: db, {entry}, block: {{}}}}]\n", "utf-8")
+    policy, board = load_policy(path, trust_owner=True), Board()
+    volume, other = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
+    board.publish(VolumeStatus(volume, "db", Condition.READY))
+    board.publish(VolumeStatus(other, None, Condition.UNMANAGED))
+    assert find_returning(board, policy) == ({volume} if is_returning else set())
 
 
 async def test_volume_in_use_is_flushed_and_leaves_once_it_is_free(world: World, node: Node) -> None:
@@ -192,8 +238,11 @@ async def test_volume_in_use_to_the_end_stays_with_who_writes(
     async with node.serving():
         (used,) = await add_volumes(world, node, 1)
     node.hands.busy.add(used)
-    await leave(node, -5)
+    told = await leave(node, -5)
     assert node.hands.list_devices().keys() == {used}
+    assert told[EventName.VOLUME_NOT_LET_GO].volume_id == used
+    assert "python3 (pid 4711)" in told[EventName.VOLUME_NOT_LET_GO].fields["error"]
+    assert told[EventName.INSTANCE_LEFT].fields == {"volumes": 1, "left": [used]}
     assert used in node.hands.flushed
     assert used not in node.hands.released
     assert world.aws.calls["DetachClusterNodeVolume"] == 0
@@ -204,5 +253,6 @@ async def test_without_aws_everything_is_flushed(world: World, node: Node) -> No
     async with node.serving():
         (volume,) = await add_volumes(world, node, 1)
     node.unreachable = AgentError("AWS does not answer.")
-    await leave(node, 100)
+    told = await leave(node, 100)
     assert VolumeId(volume) in node.hands.released
+    assert told[EventName.VOLUME_NOT_DETACHED].volume_id == volume

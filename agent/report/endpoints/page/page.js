@@ -150,8 +150,9 @@ function drawHeadline(content) {
   const unwell = content.volumes.filter((volume) => ["Degraded", "Failed", "Lost", "Refused"].includes(volume.condition));
   const names = (volumes) => volumes.map((volume) => volume.name || volume.volume_id).join(", ");
   const headline = byId("headline");
-  headline.className = !content.first_look_done ? "wait" : waiting.length ? "bad" : unwell.length ? "wait" : "good";
-  write(headline, !content.first_look_done ? "The agent has just started and is looking at the volumes."
+  headline.className = content.ending ? "bad" : !content.first_look_done ? "wait" : waiting.length ? "bad" : unwell.length ? "wait" : "good";
+  write(headline, content.ending ? content.ending.text
+    : !content.first_look_done ? "The agent has just started and is looking at the volumes."
     : waiting.length ? `Required and not usable: ${names(waiting)}.`
     : unwell.length ? `Every required volume can be used. Not as they should be: ${names(unwell)}.`
     : "Every volume this node requires can be used.");

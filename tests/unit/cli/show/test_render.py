@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from agent.cli.show import render
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.orders.snapshots import show_snapshot
-from agent.core.model import Attachments, NextCall
+from agent.core.model import Attachments, EndCause, Ending, NextCall
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
@@ -41,6 +41,16 @@ def test_places_of_the_instance_are_shown() -> None:
         render.show_explanation({**api.show_explanation(READY), "attachments": shown}),
     )
     assert all("m5.xlarge: 3 of 27 attachments, a limit that" in draw(view) for view in views)
+
+
+def test_end_of_the_instance_is_said_first() -> None:
+    """Whoever asks for the status of a node that ends learns why its volumes are gone."""
+    for board in (make_board(READY), make_board()):
+        assert api.show_node(board)["ending"] is None
+        board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
+        node = api.show_node(board)
+        assert node["ending"] == {"cause": "power-off", "text": "This machine is being powered off."}
+        assert draw(render.show_volumes(node)).startswith("This machine is being powered off.\n")
 
 
 def test_empty_node_is_said_in_words() -> None:

@@ -8,7 +8,16 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.core.model import Condition, Difference, Reason, Remedy, SnapshotFacts
+from agent.core.model import (
+    Attachments,
+    Condition,
+    Difference,
+    EndCause,
+    Ending,
+    Reason,
+    Remedy,
+    SnapshotFacts,
+)
 from agent.node.sampling.ebs_statistics import parse_statistics
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -264,3 +273,27 @@ def test_prometheus_finds_nothing_to_object_to() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_places_of_the_instance_are_counted_once_they_are_known() -> None:
+    """How many volumes are attached, and how many the instance takes, with its type."""
+    board = make_board(READY)
+    assert "instance_attachments" not in expose(board)
+    board.attachments = Attachments("m5.xlarge", 3, 27, is_shared=True)
+    samples = read_samples(expose(board))
+    labels = frozenset({("instance_type", "m5.xlarge")})
+    assert samples["ebs_agent_instance_attachments_used", labels] == 3
+    assert samples["ebs_agent_instance_attachments_limit", labels] == 27
+
+
+def test_instance_that_ends_is_told_with_the_cause() -> None:
+    """For an alert: 0 until it is heard of, so that the rise is seen."""
+    board = make_board(READY)
+
+    def read() -> dict[str, float]:
+        name, samples = "ebs_agent_instance_ending", read_samples(expose(board))
+        return {dict(labels)["cause"]: value for (of, labels), value in samples.items() if of == name}
+
+    assert read() == {"spot-interruption": 0, "power-off": 0}
+    board.ending = Ending(EndCause.SPOT_INTERRUPTION, "AWS is about to stop this instance.")
+    assert read() == {"spot-interruption": 1, "power-off": 0}

@@ -66,12 +66,13 @@ class VolumeActions:
     def __init__(self, node: NodeContext, pin: Pin) -> None:
         self._node = node
         self._pin = pin
-        self._content = ContentActions(node, pin)
-        mounts = MountActions(node, pin)
-        self._do: dict[type[Any], Callable[[Any, Observed], Awaitable[None]]] = {
-            SettleFormat: self._content.settle_format,
-            Check: self._content.check,
-            GrowFilesystem: self._content.grow_filesystem,
+        content, mounts = ContentActions(node, pin), MountActions(node, pin)
+        self.deeds: dict[type[Any], Callable[..., Awaitable[None]]] = {
+            Format: content.format,
+            GrowPartition: content.grow_partition,
+            SettleFormat: content.settle_format,
+            Check: content.check,
+            GrowFilesystem: content.grow_filesystem,
             MountFilesystem: mounts.mount,
             Remount: mounts.remount,
             MoveMount: mounts.move,
@@ -100,12 +101,8 @@ class VolumeActions:
                 await self._node.freezes.refuse_frozen(self._pin.volume, touched.path, touched.device_number)
             if isinstance(action, (Check, MountFilesystem)):
                 await self._verify_unchanged(observed)
-            if isinstance(action, Format):
-                await self._content.format(action, observed, confirm)
-            elif isinstance(action, GrowPartition):
-                await self._content.grow_partition(action, observed, confirm)
-            else:
-                await self._do[type(action)](action, observed)
+            asks_again = isinstance(action, (Format, GrowPartition))
+            await self.deeds[type(action)](action, observed, *((confirm,) if asks_again else ()))
         except OSError as error:
             if is_shortage(error):
                 raise explain_shortage(f"{self._pin.volume}: to {action.describe()} failed", error) from error

@@ -140,6 +140,7 @@ class CloudHalf:
         )
         self._board.put_snapshots(report.snapshots)
         self._board.put_calls(report.calls, report.attachments)
+        self._board.remarks = report.remarks
         self._board.put_checks(report.checks)
         self._refresh()
         for volume in changed & self._in_force.present.keys():

@@ -164,6 +164,7 @@ def show_node(board: Board) -> dict[str, Any]:
         "ready": assess_node(board).is_ready,
         "attachments": show_attachments(board.attachments),
         "ending": show_ending(board.ending),
+        "remarks": list(board.remarks),
         "volumes": show_statuses(board.statuses()),
     }
 

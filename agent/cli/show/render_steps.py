@@ -39,6 +39,7 @@ def draw_attachments(answer: dict[str, Any]) -> Iterable[RenderableType]:
     if told is not None:
         sharing = ", a limit that network interfaces and the instance store share" if told["shared"] else ""
         yield Text(f"\n{told['instance_type']}: {told['text']}{sharing}", style="dim")
+    yield from (Text(remark, style="dim") for remark in answer.get("remarks", ()))
 
 
 def draw_ending(answer: dict[str, Any]) -> Iterable[RenderableType]:

@@ -27,6 +27,10 @@ class InstanceLimits:
     """At most, in bursts too, by all volumes together."""
     throughput_mb_s: int | None = None
     """Likewise; 10⁶ bytes, where a volume's is told in 2²⁰."""
+    baseline_iops: int | None = None
+    """At all times, by all volumes together. A smaller instance does what is above for half an hour a day at
+    least (EC2 user guide, "Amazon EBS-optimized instance types"); of a larger one both are the same."""
+    baseline_throughput_mb_s: int | None = None
 
 
 def parse_instance_type(value: Any) -> InstanceLimits:
@@ -36,14 +40,20 @@ def parse_instance_type(value: Any) -> InstanceLimits:
     ebs = members.members("EbsInfo")
     whole = ebs.find_members("EbsOptimizedInfo")
     cards = [Members(one, f"an EBS card of {name}") for one in ebs.find_list("EbsCards", _LISTED_LIMIT)]
-    megabits = _find_most("MaximumBandwidthInMbps", whole, cards)
+
+    def find_megabytes(name: str) -> int | None:
+        megabits = _find_most(name, whole, cards)
+        return None if megabits is None else megabits // _MBITS_OF_MBYTE
+
     return InstanceLimits(
         name,
         attachments=ebs.find_number("MaximumEbsAttachments"),
         is_shared=ebs.find_text("AttachmentLimitType") != "dedicated",
         store_disks=_count_disks(members),
         iops=_find_most("MaximumIops", whole, cards),
-        throughput_mb_s=None if megabits is None else megabits // _MBITS_OF_MBYTE,
+        throughput_mb_s=find_megabytes("MaximumBandwidthInMbps"),
+        baseline_iops=_find_most("BaselineIops", whole, cards),
+        baseline_throughput_mb_s=find_megabytes("BaselineBandwidthInMbps"),
     )
 
 

@@ -19,7 +19,7 @@ from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.aws.status_calls import DescribeInstanceTypes
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
-from agent.cloud.limits.instance_speed import PAID_TYPES, find_too_fast
+from agent.cloud.limits.instance_speed import PAID_TYPES, find_burst_only, find_too_fast
 from agent.cloud.plan.claims import find_claimed
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.view.retry_pauses import BackOffs
@@ -108,6 +108,7 @@ class TypeLimits:
         given = {entry.name: one for entry in look.entries if (one := _find_given(entry, look)) is not None}
         for name, notice in find_too_fast(given, limits).items():
             look.note(name, notice)
+        look.remarks = find_burst_only(given, limits)
 
 
 def _find_made(look: CloudState) -> set[VolumeId]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.cloud.limits.order_warnings import OrderWarnings
 from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.orphans import OrphanOrders
 from agent.cloud.orders.request_fields import read_volume
@@ -40,7 +41,8 @@ class OrderContext:
     @property
     def volumes(self) -> VolumeOrders:
         guard = PolicyGuard(self.policy(), self.view(), self.policy_file)
-        return VolumeOrders(self.follower, self.view, guard)
+        warnings = OrderWarnings(self.follower.make, self.follower.say, self.board.provisioned)
+        return VolumeOrders(self.follower, self.view, guard, warnings)
 
     @property
     def snapshots(self) -> SnapshotOrders:

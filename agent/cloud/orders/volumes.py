@@ -13,6 +13,7 @@ from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.errors.explain import require_read
 from agent.cloud.identity.whoami import require_identity
+from agent.cloud.limits.order_warnings import OrderWarnings
 from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.named_volumes import NewVolume, Place, find_or_make
 from agent.cloud.orders.runner import Follower, Sighting
@@ -22,7 +23,7 @@ from agent.cloud.plan.modify_volume import find_change, plan_expand, wait_for
 from agent.cloud.plan.wanted_volume import check_kms_key
 from agent.cloud.view.describe_all import describe_known, describe_modifications
 from agent.core.errors import AgentError, ExitCode, RefusedError
-from agent.core.model import Reason, VolumeId
+from agent.core.model import Provisioned, Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 from agent.core.units import GIB
 from agent.policy.entry_checks import find_size_fault
@@ -32,17 +33,29 @@ class VolumeOrders:
     """Carries orders out with the daemon's own client and hands."""
 
     def __init__(
-        self, follower: Follower, view: Callable[[], NodeView], guard: PolicyGuard | None = None
+        self,
+        follower: Follower,
+        view: Callable[[], NodeView],
+        guard: PolicyGuard | None = None,
+        warnings: OrderWarnings | None = None,
     ) -> None:
         self._follower = follower
         self._guard = guard
+        self._warnings = warnings
         self._make = follower.make
         self._view = view
 
     async def attach(self, volume_id: VolumeId) -> None:
         """Attach the volume here; ends when its device is here."""
-        if self._guard is not None:
-            await self._guard.check_attach(await describe_one(self._follower, volume_id))
+        await self._attach(volume_id, self._warnings)
+
+    async def _attach(self, volume_id: VolumeId, warnings: OrderWarnings | None) -> None:
+        if self._guard is not None or warnings is not None:
+            volume = await describe_one(self._follower, volume_id)
+            if self._guard is not None:
+                await self._guard.check_attach(volume)
+            if warnings is not None:
+                await self._warn_of(volume, warnings)
 
         async def look() -> Sighting:
             view = self._view()
@@ -54,6 +67,13 @@ class VolumeOrders:
             return await self._follower.carry_out(volume_id, decision, f"{volume_id} is here.")
 
         await self._follower.follow(volume_id, look)
+
+    async def _warn_of(self, volume: CloudVolume, warnings: OrderWarnings) -> None:
+        node = self._view()
+        if volume.volume_id in node.devices or volume.attachment_to(node.identity.instance_id or ""):
+            return
+        given = Provisioned(volume.iops, volume.throughput)
+        await warnings.warn(volume.volume_id, volume.type, given, node)
 
     async def detach(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         """Unmount, flush and detach the volume; ends when it is gone from API and node."""
@@ -74,6 +94,17 @@ class VolumeOrders:
 
     async def create(self, wanted: NewVolume) -> VolumeId:
         """Make a volume in this node's zone that no policy entry claims; ends when it is available."""
+        await self._warn_of_new(wanted)
+        return await self._create(wanted)
+
+    async def _warn_of_new(self, wanted: NewVolume, *, is_refused: bool = False) -> None:
+        if self._warnings is not None:
+            given = Provisioned(wanted.iops, wanted.throughput)
+            await self._warnings.warn(
+                "the new volume", wanted.type, given, self._view(), is_refused=is_refused
+            )
+
+    async def _create(self, wanted: NewVolume) -> VolumeId:
         node = self._view()
         identity = node.identity
         require_identity(identity, "zone")
@@ -94,8 +125,10 @@ class VolumeOrders:
 
     async def restore(self, wanted: NewVolume) -> VolumeId:
         """Make a volume from a snapshot and attach it here; ends when its device is here."""
-        volume_id = await self.create(wanted)
-        await self.attach(volume_id)
+        # One with a name may be made already, and here.
+        await self._warn_of_new(wanted, is_refused=wanted.name is None)
+        volume_id = await self._create(wanted)
+        await self._attach(volume_id, warnings=None)
         await self._follower.say(
             f"{volume_id} holds what {wanted.snapshot_id} does. A policy entry with match: "
             f"{{volume_id: {volume_id}}} has it mounted."

@@ -76,6 +76,8 @@ class CloudReport:
     """Of the volumes here, what AWS's own status checks found."""
     attachments: Attachments | None = None
     """None: it is not known how many volumes this instance takes."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about this instance and its volumes that are no defect of any."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

@@ -64,6 +64,7 @@ class CloudState:
     coming: set[str] = field(default_factory=set)
     """What gets a place on this instance in this look: volumes, and entries whose volume is being made."""
     attachments: Attachments | None = None
+    remarks: tuple[str, ...] = ()
     unproven: AgentError | None = None
     """Why it could not be found out whether an instance that holds a claim's volume is gone."""
 
@@ -209,6 +210,7 @@ class CloudState:
             unread=self.list_unread(),
             drift=self.drift,
             attachments=self.attachments,
+            remarks=self.remarks,
             calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
             provisioned={
                 one.volume_id: Provisioned(one.iops, one.throughput)

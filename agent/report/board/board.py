@@ -67,6 +67,8 @@ class Board:
         """What the cloud half has decided on and not seen to have happened."""
         self.attachments: Attachments | None = None
         """Of how many volumes this instance has room for, where that is known."""
+        self.remarks: tuple[str, ...] = ()
+        """Sentences about this instance and its volumes that are no defect of any."""
         self.ending: Ending | None = None
         """That this instance ends, once it is heard of."""
         self._subscriptions: set[Subscription] = set()

@@ -112,6 +112,7 @@ class _Control:
                 "cloud": calls,
                 "departures": departures,
                 "attachments": api.show_attachments(self._board.attachments),
+                "remarks": list(self._board.remarks),
             }
         )
 

@@ -10,10 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.cloud.aws.call import Call
-from agent.core.model import Attachments, Reason
+from agent.core.errors import RefusedError
+from agent.core.model import Attachments, Provisioned, Reason, VolumeId
 from tests.aws.faults import Fault, deny, throttle
 from tests.aws.world import NodeUnderTest, World
 from tests.component.cloud.test_ec2 import add_instance
+from tests.component.cloud.test_orders import Clerk
 
 POLICY = """
 classes: {fast: {type: gp3}}
@@ -133,7 +135,12 @@ async def test_faster_than_the_instance_is_a_notice(world: World, tmp_path: Path
     notice = findings.notices["one"]
     assert notice.reason is Reason.FASTER_THAN_INSTANCE
     assert "1000 MiB/s" in notice.message
-    assert "593 MB/s" in notice.message
+    assert "593 MB/s at most, for half an hour a day, and 143 at all times" in notice.message
+    (remark,) = findings.remarks
+    assert remark == (
+        "one: The volume is given 16000 IOPS, and m5.xlarge does 18750 IOPS at most, for half an hour a day, "
+        "and 6000 at all times."
+    )
 
 
 async def test_denied_is_silent(world: World, tmp_path: Path) -> None:
@@ -202,3 +209,78 @@ async def test_failure_passes(world: World, tmp_path: Path, fault: Fault) -> Non
         node.time_s += 900
         await node.look()
     assert node.loop.findings.attachments is not None
+
+
+# -- Orders by hand ------------------------------------------------------------------------------------------
+
+
+async def test_attaching_by_hand_is_warned_of_and_aws_is_asked(world: World) -> None:
+    """That there is no place is told with the numbers; whether it is so, EC2 says."""
+    node = name_type(world.add_node(1))
+    allow(node, 1)
+    clerk = Clerk(node)
+    first, second = world.cloud.make_volume(), world.cloud.make_volume(iops=17000)
+    said = await clerk.order("attach", volume=first)
+    assert not [text for text in said if "no room" in text]
+    said = await clerk.order("attach", volume=second)
+    assert f"no room for {second}: 1 volumes are attached, and m5.xlarge takes 1." in said[0]
+    assert "17000 IOPS, and m5.xlarge does 18750 IOPS at most, for half an hour a day, and 6000" in said[1]
+    assert said[-1] == f"{second} is here."
+    assert await clerk.order("attach", volume=second) == [f"{second} is here."]
+
+
+async def test_attaching_by_hand_with_little_room_is_warned_of(world: World) -> None:
+    """Where an interface may have the last place, that is told."""
+    node = name_type(world.add_node(1))
+    allow(node, 1, "shared")
+    said = await Clerk(node).order("attach", volume=world.cloud.make_volume())
+    assert "may have no room" in said[0]
+    assert "0 of 1 attachments, which network interfaces may share" in said[0]
+
+
+async def test_making_by_hand_is_warned_of(world: World) -> None:
+    """A volume is made as it was asked for: it may be for another instance."""
+    node = name_type(world.add_node(1))
+    allow(node, 1)
+    clerk = Clerk(node)
+    await clerk.order("attach", volume=world.cloud.make_volume())
+    said = await clerk.order("create", size="40GiB", type="gp3", iops=20000)
+    assert "no room for the new volume" in said[0]
+    assert "20000 IOPS, and m5.xlarge does 18750 IOPS at most" in said[1]
+    assert clerk.answer["volume_id"] in world.cloud.volumes
+
+
+async def test_volumes_here_count_for_the_speed_of_a_new_one(world: World) -> None:
+    """What is too fast only together is told of both."""
+    node = name_type(world.add_node(1))
+    clerk = Clerk(node)
+    clerk.board.provisioned = {VolumeId("vol-0123456789abcdef0"): Provisioned(16000, 125)}
+    said = await clerk.order("create", size="40GiB", type="gp3", iops=5000)
+    assert "The node's volumes are given 21000 IOPS together" in said[0]
+
+
+async def test_restoring_makes_nothing_that_surely_has_no_room(world: World) -> None:
+    """Otherwise it would be billed, and be of no use; one with a name may be here already, and goes on."""
+    node = name_type(world.add_node(1))
+    allow(node, 1)
+    clerk = Clerk(node)
+    volume = world.cloud.make_volume()
+    snapshot = world.cloud.ec2.create_snapshot(volume, "").id
+    said = await clerk.order("restore", snapshot=snapshot, name="copy")
+    made = clerk.answer["volume_id"]
+    assert said[-1].startswith(f"{made} holds what {snapshot} does.")
+    with pytest.raises(RefusedError, match=r"m5\.xlarge takes 1") as raised:
+        await clerk.order("restore", snapshot=snapshot)
+    assert raised.value.reason is Reason.ATTACHMENT_LIMIT
+    assert len(world.cloud.volumes) == 2
+    await clerk.order("restore", snapshot=snapshot, name="copy")
+    assert clerk.answer["volume_id"] == made
+
+
+async def test_orders_go_on_where_limits_are_not_told(world: World) -> None:
+    """Without the permission nothing is said, and nothing refused."""
+    world.aws.faults.add(deny("DescribeInstanceTypes", "ec2:DescribeInstanceTypes"))
+    volume = world.cloud.make_volume()
+    said = await Clerk(name_type(world.add_node(1))).order("attach", volume=volume)
+    assert said == [said[0], f"{volume} is here."]
+    assert said[0].startswith("Asking AWS to attach")

@@ -36,6 +36,7 @@ class Clerk:
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
         self.node = node
+        self.board = Board()
         self.context = self._make_context()
 
     def _make_context(self) -> OrderContext:
@@ -44,7 +45,7 @@ class Clerk:
         )
         policy, path = self.node.policy, self.policy_path
         file = None if path is None else PolicyFile(path)
-        return OrderContext(follower, self._view, Board(), self._keep, lambda: policy, file)
+        return OrderContext(follower, self._view, self.board, self._keep, lambda: policy, file)
 
     async def _note(self, volume_id: VolumeId) -> None:
         assert volume_id not in self.node.hands.released, "noted before it is let go"

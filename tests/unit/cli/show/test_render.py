@@ -43,6 +43,16 @@ def test_places_of_the_instance_are_shown() -> None:
     assert all("m5.xlarge: 3 of 27 attachments, a limit that" in draw(view) for view in views)
 
 
+def test_remarks_about_the_instance_are_shown() -> None:
+    """Below the table and below the plan, as the cloud half says them."""
+    board = make_board(READY)
+    board.remarks = ("one: The volume is given 16000 IOPS.",)
+    node = api.show_node(board)
+    plan = {"volumes": [api.show_status(READY)], "remarks": node["remarks"]}
+    for view in (render.show_volumes(node), render.show_plan(plan)):
+        assert draw(view).rstrip().endswith("one: The volume is given 16000 IOPS.")
+
+
 def test_end_of_the_instance_is_said_first() -> None:
     """Whoever asks for the status of a node that ends learns why its volumes are gone."""
     for board in (make_board(READY), make_board()):

@@ -24,6 +24,23 @@ from agent.cloud.aws.instance_type_models import InstanceLimits, parse_instance_
         ),
         (
             {
+                "EbsOptimizedInfo": {
+                    "MaximumBandwidthInMbps": 4750,
+                    "MaximumIops": 18750,
+                    "BaselineBandwidthInMbps": 1150,
+                    "BaselineIops": 6000,
+                }
+            },
+            InstanceLimits(
+                "a.b", iops=18750, throughput_mb_s=593, baseline_iops=6000, baseline_throughput_mb_s=143
+            ),
+        ),
+        (
+            {"EbsCards": [{"BaselineBandwidthInMbps": 40000, "BaselineIops": 200000}] * 2},
+            InstanceLimits("a.b", baseline_iops=400000, baseline_throughput_mb_s=10000),
+        ),
+        (
+            {
                 "EbsOptimizedInfo": {"MaximumBandwidthInMbps": 80000, "MaximumIops": 400000},
                 "EbsCards": [{"MaximumBandwidthInMbps": 80000, "MaximumIops": 400000}] * 2,
             },

@@ -99,13 +99,18 @@ class AgentCollector(Collector):
 
 
 def _count_places(attachments: Attachments | None) -> Iterator[Metric]:
-    """Yield how many volumes this instance has and takes; nothing where AWS has not told."""
-    if attachments is None:
-        return
-    for name, text, value in (
-        ("used", "EBS volumes attached to this instance, the root volume among them.", attachments.used),
-        ("limit", "EBS volumes this instance takes; network interfaces may share it.", attachments.most),
-    ):
-        family = GaugeMetricFamily(f"ebs_agent_instance_attachments_{name}", text, labels=["instance_type"])
-        family.add_metric([attachments.instance_type], float(value))
-        yield family
+    """Yield how many volumes this instance has and takes, without a number where AWS has not told."""
+    used = GaugeMetricFamily(
+        "ebs_agent_instance_attachments_used",
+        "EBS volumes attached to this instance, the root volume among them.",
+        labels=["instance_type"],
+    )
+    limit = GaugeMetricFamily(
+        "ebs_agent_instance_attachments_limit",
+        "EBS volumes this instance takes; network interfaces may share it.",
+        labels=["instance_type"],
+    )
+    if attachments is not None:
+        used.add_metric([attachments.instance_type], float(attachments.used))
+        limit.add_metric([attachments.instance_type], float(attachments.most))
+    yield from (used, limit)

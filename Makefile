@@ -64,8 +64,13 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(or $(wildcard $(BIN)/shellcheck),shellcheck) --external-sources $(SHELL_SCRIPTS)
+	$(MAKE) --no-print-directory $(VENV)/shell.stamp
 	$(if $(UNITS),scripts/verify-units $(UNITS))
+
+# The slowest of them, and few changes are to a script, or to what scripts source beside them.
+$(VENV)/shell.stamp: $(SHELL_SCRIPTS) $(wildcard lifecycle_scripts/*.* monitoring/slurm/*.*) $(VENV)/dev.stamp
+	$(or $(wildcard $(BIN)/shellcheck),shellcheck) --external-sources $(SHELL_SCRIPTS)
+	touch $@
 
 test: $(VENV)/dev.stamp
 	scripts/prepare test

@@ -16,6 +16,7 @@ from agent.node.filesystem import change_mount
 from agent.node.filesystem.directories import open_mount_point
 from agent.node.filesystem.mount import mount_filesystem
 from agent.node.filesystem.try_write import begin_write, probe_write
+from agent.node.kernel.mount_api import forget_btrfs_device
 from agent.node.kernel.mountinfo import find_top_mount, read_mounts
 from agent.node.sampling.mount_sample import sample_mount
 from agent.node.volume_session.inspect import LookRequest, look_at
@@ -207,6 +208,17 @@ def test_btrfs_copy_is_mounted_where_the_kernel_remembers_another_disk(bench: Be
     other = bench.request(copy, FsType.BTRFS, request.uuid, name="copy")
     mount_filesystem(other)
     assert see(other.path).source == copy.path
+    assert see(request.path).source == disk.path
+
+
+def test_btrfs_forgets_neither_what_is_mounted_nor_what_it_never_heard_of(bench: Bench) -> None:
+    """Then the first answer stands, with its hint: as of a copy beside its original before Linux 6.7."""
+    disk, blank = bench.add_disk(), bench.add_disk()
+    request = bench.request(disk, FsType.BTRFS, disk.make(FsType.BTRFS))
+    mount_filesystem(request)
+    forget_btrfs_device(blank.path)  # what it was told of a disk that had this number before
+    assert not forget_btrfs_device(disk.path)
+    assert not forget_btrfs_device(blank.path)
     assert see(request.path).source == disk.path
 
 

@@ -111,7 +111,8 @@ def _open_detached_mount(request: MountRequest) -> int:
     try:
         return _set_up(request)
     except _KnownAlreadyError:
-        mount_api.forget_btrfs_device(request.source)
+        if not mount_api.forget_btrfs_device(request.source):
+            raise
         return _set_up(request)
 
 
@@ -288,6 +289,9 @@ def _choose_hint(request: MountRequest, error: OSError, reason: Reason) -> str:
         )
     return {
         errno.EBUSY: "Something holds the device, or mounted it with other options (lsblk, findmnt).",
+        errno.EEXIST: "What has the same ID is mounted (lsblk -o NAME,UUID,MOUNTPOINT), and before Linux 6.7"
+        " btrfs mounts no copy beside it: unmount that, or give this one an ID of its own:"
+        f" btrfstune -m {request.source}",
         errno.ENODEV: f"Load the kernel's module: modprobe {request.type}.",
         errno.EINVAL: "Does this filesystem know all mount options of the policy? The kernel log tells more.",
     }.get(error.errno or 0, "The kernel log (dmesg) tells more.")

@@ -256,15 +256,22 @@ def is_unavailable(error: OSError) -> bool:
     return error.errno in {errno.ENOSYS, errno.EPERM}
 
 
-def forget_btrfs_device(path: str) -> None:
-    """Have btrfs forget what it heard of a device number when another disk had it.
+def forget_btrfs_device(path: str) -> bool:
+    """Have btrfs forget what it heard of a device number when another disk had it; return whether it did.
 
     It keeps that for ever of filesystems on several devices that nobody mounts (``mkfs.btrfs`` and ``btrfs
     device scan`` tell it of them), and only a copy on a number it knows nothing of gets an ID of its own
-    beside the original that is mounted (find_fsid_by_device in fs/btrfs/volumes.c). What is mounted stays.
+    beside the original that is mounted (find_fsid_by_device in fs/btrfs/volumes.c). What is mounted stays
+    (EBUSY), and of what it never heard there is nothing to forget (ENOENT): of any copy before Linux 6.7.
     """
-    fd = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
     try:
         ioctl(fd, Request.BTRFS_IOC_FORGET_DEV, BtrfsVolArgs(name=os.fsencode(path)))
+    except OSError:
+        return False
     finally:
         os.close(fd)
+    return True

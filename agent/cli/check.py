@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from agent.cli.show.output import print_json
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import ExitCode, InvalidValueError
 from agent.policy import read_policy
 
 
@@ -15,10 +15,9 @@ def check_file(path: Path, *, as_json: bool) -> ExitCode:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise AgentError(
+        raise InvalidValueError(
             f"The policy {path} cannot be read: {error.strerror or error}.",
             hint="Give the path of the policy file: ebs-agent check FILE.",
-            exit_code=ExitCode.USAGE,
         ) from error
     policy, problems = read_policy(text)
     if as_json:

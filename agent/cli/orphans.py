@@ -8,7 +8,7 @@ import typer
 
 from agent.cli.cloud import carry_out
 from agent.cli.show.output import JsonOption, print_answer, print_json
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import InvalidValueError
 
 
 def orphans(
@@ -27,11 +27,9 @@ def orphans(
     """
     named = volumes or []
     if bool(named or all_of_them) != delete or (named and all_of_them):
-        raise AgentError(
+        raise InvalidValueError(
             "Deleting takes --delete and either volumes or --all.",
             hint="Example: ebs-agent orphans --delete vol-0123456789abcdef0",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
         )
     if not delete or all_of_them:
         answer = carry_out(context, "orphans", as_json)

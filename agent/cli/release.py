@@ -9,7 +9,7 @@ import typer
 from agent.cli.client import read_error
 from agent.cli.cloud import follow_lines
 from agent.cli.show.output import JsonOption, print_json
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import InvalidValueError
 
 
 def release(
@@ -22,11 +22,9 @@ def release(
     What somebody uses stays theirs, is named with who it is, and has this end with code 5.
     """
     if not all_of_them:
-        raise AgentError(
+        raise InvalidValueError(
             "What is to be released is not said.",
             hint="Say release --all for every volume; ebs-agent detach VOLUME takes one away.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
         )
     answer = follow_lines(context.obj.client.release_all(), as_json=as_json)
     if as_json and "volumes" in answer:

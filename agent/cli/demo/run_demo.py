@@ -20,7 +20,7 @@ from agent.cli.demo.sandbox import Stage, check_machine
 from agent.cli.demo.scenarios import SCENES
 from agent.cli.demo.scene import Scene, check_play
 from agent.cli.demo.view import View
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import AgentError, ExitCode, InvalidValueError
 
 START_TIMEOUT_S = 30.0
 SCENE_TIMEOUT_S = 90.0
@@ -211,9 +211,7 @@ def _read_seconds() -> float | None:
     try:
         return max(0.0, float(text))
     except ValueError as error:
-        raise AgentError(
-            f"DEMO_SECONDS is {text!r}, which is not a number.", exit_code=ExitCode.USAGE
-        ) from error
+        raise InvalidValueError(f"DEMO_SECONDS is {text!r}, which is not a number.") from error
 
 
 def _make_hints(stage: Stage) -> list[str]:

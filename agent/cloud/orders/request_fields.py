@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.orders.named_volumes import NewVolume
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import InvalidValueError
 from agent.core.model import VolumeId, parse_volume_id
 from agent.core.quoting import quote
 from agent.core.units import GIB, parse_size
@@ -55,13 +55,15 @@ def check_request(order: str, words: Mapping[str, Any]) -> None:
     for name, value in words.items():
         kind = FIELDS[order].get(name)
         if kind is None:
-            raise refuse_request(
+            raise InvalidValueError(
                 f"{order} takes no word {name!r:.40}.", f"Its words are {', '.join(sorted(FIELDS[order]))}."
             )
         if value is not None and type(value) is not kind:
-            raise refuse_request(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
+            raise InvalidValueError(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
         if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
-            raise refuse_request(f"{name} of {order} is no text that anything is called by: {value!a:.40}.")
+            raise InvalidValueError(
+                f"{name} of {order} is no text that anything is called by: {value!a:.40}."
+            )
 
 
 # -- What they mean ------------------------------------------------------------------------------------------
@@ -84,11 +86,9 @@ def parse_snapshot_id(text: object) -> str:
     """Return ``text`` as a snapshot ID, or raise: ``snap-`` and 8 or 17 hexadecimal digits."""
     if isinstance(text, str) and re.fullmatch(r"snap-(?:[0-9a-f]{8}|[0-9a-f]{17})", text, re.ASCII):
         return text
-    raise AgentError(
+    raise InvalidValueError(
         f"{quote(str(text))} is not an EBS snapshot ID.",
         hint="An ID is snap- followed by 8 or 17 hexadecimal digits, as in snap-0123456789abcdef0.",
-        retryable=False,
-        exit_code=ExitCode.USAGE,
     )
 
 
@@ -97,15 +97,15 @@ def read_new_volume(words: Mapping[str, Any]) -> NewVolume:
     size = words.get("size")
     size_bytes = None if size is None else parse_size(str(size))
     if size_bytes is None and words.get("from") is None:
-        raise refuse_request(
+        raise InvalidValueError(
             "A new volume needs a size, or a snapshot to be made from.", "Add --size 500GiB or --from snap-…."
         )
     if size_bytes is not None and (size_bytes <= 0 or size_bytes % GIB):
-        raise refuse_request("A volume's size is whole GiB.")
+        raise InvalidValueError("A volume's size is whole GiB.")
     volume_class = _read_class(words)
     fault = None if size_bytes is None else find_size_fault(size_bytes, volume_class.type)
     if fault is not None:
-        raise refuse_request(fault)
+        raise InvalidValueError(fault)
     return NewVolume(
         size_gib=None if size_bytes is None else size_bytes // GIB,
         type=volume_class.type,
@@ -122,12 +122,12 @@ def read_modification(volume_id: VolumeId, words: Mapping[str, Any]) -> ModifyVo
     """Return the modification that was asked for; raises AgentError where its words say none."""
     kind = words.get("type")
     if kind is not None and kind not in get_args(VolumeType):
-        raise refuse_request(
+        raise InvalidValueError(
             f"{quote(kind, 20)} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
         )
     iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
     if kind is iops is throughput is None:
-        raise refuse_request(
+        raise InvalidValueError(
             "A modification needs something to change.", "Add --type, --iops or --throughput."
         )
     if kind is not None:
@@ -144,19 +144,14 @@ def _read_class(words: Mapping[str, Any]) -> VolumeClass:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise refuse_request(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    for finding in check_class(volume_class):
-        raise refuse_request(finding.message, finding.hint)
+        raise InvalidValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for defect in check_class(volume_class):
+        raise InvalidValueError(defect.message, defect.hint)
     return volume_class
-
-
-def refuse_request(message: str, hint: str | None = None) -> AgentError:
-    """Return the error of an order that does not say what it has to."""
-    return AgentError(message, hint, retryable=False, exit_code=ExitCode.USAGE)
 
 
 def _read_count(words: Mapping[str, Any], name: str) -> int | None:
     value = words.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT):
         return value
-    raise refuse_request(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")
+    raise InvalidValueError(f"{name} is not a number of at least 1 and at most {MAX_COUNT}.")

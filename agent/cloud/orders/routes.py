@@ -22,12 +22,11 @@ from agent.cloud.orders.request_fields import (
     parse_snapshot_id,
     read_modification,
     read_new_volume,
-    refuse_request,
 )
 from agent.cloud.orders.runner import Follower, Report
 from agent.cloud.orders.snapshots import show_snapshot
 from agent.cloud.plan.decisions import NodeView
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.quoting import quote
 from agent.core.units import parse_size
@@ -80,7 +79,7 @@ class OrderTaker:
         async def carry_out(report: Report) -> Answer:
             context = self.open_node_context(report)
             if context is None or request.keys() != {"all"} or request["all"] is not True:
-                raise refuse_request("What is to be released is not said.", 'The words are {"all": true}.')
+                raise InvalidValueError("What is to be released is not said.", 'The words are {"all": true}.')
             return await release_all(context)
 
         return await _answer(http, carry_out)
@@ -118,7 +117,7 @@ async def _read_request(http: web.Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
-        raise AgentError("An order is a JSON object.", retryable=False, exit_code=ExitCode.USAGE)
+        raise InvalidValueError("An order is a JSON object.")
     return request
 
 
@@ -210,4 +209,4 @@ ORDERS: Mapping[str, Order] = {
 def _find_order(name: str) -> Order:
     if name in ORDERS:
         return ORDERS[name]
-    raise refuse_request(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")
+    raise InvalidValueError(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")

@@ -22,7 +22,7 @@ from agent.cloud.plan.decisions import AttachApi, Decision, NodeView, Release
 from agent.cloud.plan.modify_volume import find_change, plan_expand, wait_for
 from agent.cloud.plan.wanted_volume import check_kms_key
 from agent.cloud.view.describe_all import describe_known, describe_modifications
-from agent.core.errors import AgentError, ExitCode, RefusedError
+from agent.core.errors import AgentError, ExitCode, InvalidValueError, RefusedError
 from agent.core.model import Provisioned, Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 from agent.core.units import GIB
@@ -138,11 +138,11 @@ class VolumeOrders:
     async def expand(self, volume_id: VolumeId, size_bytes: int) -> None:
         """Make the volume larger; ends when the size is usable. Filesystems grow by the policy's ``grow``."""
         if size_bytes % GIB:
-            raise AgentError("A volume's size is whole GiB.", retryable=False, exit_code=ExitCode.USAGE)
+            raise InvalidValueError("A volume's size is whole GiB.")
         volume = await describe_one(self._follower, volume_id)
         fault = find_size_fault(size_bytes, volume.type)
         if fault is not None and size_bytes > volume.size_gib * GIB:
-            raise AgentError(fault, retryable=False, exit_code=ExitCode.USAGE)
+            raise InvalidValueError(fault)
         modifications = await describe_modifications(self._make, [volume_id])
         planned = plan_expand(volume, size_bytes // GIB, modifications.get(volume_id))
         if planned is None:

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from agent.base.log import get_logger
-from agent.core.errors import AgentError, ExitCode, NotAnsweringError, ShortageError
+from agent.core.errors import InvalidValueError, NotAnsweringError, ShortageError
 from agent.core.model import DeviceNumber, Identity
 from agent.node.device.source import Hint, explain_unlisted
 from agent.node.isolate.workers import Workers
@@ -38,11 +38,9 @@ def check_directory(directory: Path) -> None:
     try:
         files.list_states(str(directory))
     except OSError as error:
-        raise AgentError(
+        raise InvalidValueError(
             f"The stand-in volumes in {directory} cannot be read: {error.strerror}.",
             hint="--devices names a directory with files called vol-….img; it may be empty.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
         ) from error
 
 

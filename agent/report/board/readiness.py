@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import InvalidValueError
 from agent.report.board.board import Board
 from agent.report.board.volume_status import VolumeStatus
 
@@ -39,16 +39,16 @@ def assess_volumes(board: Board, names: Sequence[str]) -> Readiness:
     found = {name: board.find(name) for name in names}
     unknown = sorted(name for name, status in found.items() if status is None)
     if unknown and board.is_first_look_done:
-        known = ", ".join(status.label for status in board.statuses()) or "none"
-        raise AgentError(
-            f"No volume is called {', '.join(unknown)}.",
-            hint=f"Volumes known here: {known}.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
-        )
+        raise name_unknown(board, ", ".join(unknown))
     return _assess(board, needed=tuple(status for status in found.values() if status is not None))
 
 
 def _assess(board: Board, needed: tuple[VolumeStatus, ...]) -> Readiness:
     waiting = tuple(status for status in needed if not status.condition.is_usable)
     return Readiness(board.is_first_look_done, waiting)
+
+
+def name_unknown(board: Board, name: str) -> InvalidValueError:
+    """Return the error that no volume is called so, with those there are."""
+    known = ", ".join(status.label for status in board.statuses()) or "none"
+    return InvalidValueError(f"No volume is called {name}.", hint=f"Volumes known here: {known}.")

@@ -17,11 +17,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import AgentError, ExitCode, InvalidValueError
 from agent.core.model import VolumeId
 from agent.report import api
 from agent.report.board.board import Board
-from agent.report.board.readiness import Readiness, assess_volumes
+from agent.report.board.readiness import Readiness, assess_volumes, name_unknown
 from agent.report.board.volume_status import VolumeStatus, combine
 from agent.report.endpoints.authority import NotPermittedError, may_order, read_uid, refuse_orders_of_others
 from agent.report.serving.requests import Turns
@@ -86,13 +86,7 @@ class _Control:
     def _find(self, name: str) -> VolumeStatus:
         status = self._board.find(name)
         if status is None:
-            known = ", ".join(status.label for status in self._board.statuses()) or "none"
-            raise AgentError(
-                f"No volume is called {name}.",
-                hint=f"Volumes known here: {known}.",
-                retryable=False,
-                exit_code=ExitCode.USAGE,
-            )
+            raise name_unknown(self._board, name)
         return status
 
     async def show_node(self, _: web.Request) -> web.Response:
@@ -183,9 +177,7 @@ def _parse_timeout(text: str) -> float:
     try:
         return min(MAX_WAIT_S, max(0.0, float(text)))
     except ValueError as error:
-        raise AgentError(
-            f"{text!r} is not a number of seconds.", retryable=False, exit_code=ExitCode.USAGE
-        ) from error
+        raise InvalidValueError(f"{text!r} is not a number of seconds.") from error
 
 
 async def _start_stream(request: web.Request) -> web.StreamResponse:
@@ -226,7 +218,7 @@ async def _take_body(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def _not_understood(why: str) -> AgentError:
-    return AgentError(f"The request was not understood: {why}.", retryable=False, exit_code=ExitCode.USAGE)
+    return InvalidValueError(f"The request was not understood: {why}.")
 
 
 @web.middleware

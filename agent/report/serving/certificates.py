@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.base.file_reading import read_file
 from agent.base.off_loop import Aside
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import InvalidValueError
 
 MAX_BYTES = 4 << 20
 """Far more than all authorities that a distribution trusts."""
@@ -130,9 +130,7 @@ def _blaming(what: str, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # ssl.SSLError is one
-        raise AgentError(
+        raise InvalidValueError(
             f"{what} cannot be used: {error.strerror or error}.",
             hint=f"Correct {setting} in the policy: PEM files that root can read.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
         ) from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.base.off_loop import Aside
-from agent.core.errors import AgentError, ExitCode
+from agent.core.errors import AgentError, InvalidValueError
 from agent.node.kernel.tcp_listeners import find_listener
 from agent.report.serving.certificates import Tls
 
@@ -86,11 +86,9 @@ async def name_taker(error: AgentError, listen: Listen, aside: Aside) -> AgentEr
 def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
     """Return a socket listening at ``path``, and its inode: mode 0660, group ``ebs-agent`` if it exists."""
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise AgentError(
+        raise InvalidValueError(
             f"The control socket {path} cannot be made: its path has more than {MAX_PATH_BYTES} bytes.",
             hint="Choose a shorter --root DIR.",
-            retryable=False,
-            exit_code=ExitCode.USAGE,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale_socket(path)

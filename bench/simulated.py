@@ -24,8 +24,7 @@ from agent.cloud.aws.calls import (
 from agent.cloud.aws.making_calls import CreateVolume
 from agent.cloud.aws.models import CloudAttachment, CloudVolume, ClusterNode
 from agent.cloud.aws.request_syntax import Pattern
-from agent.cloud.aws.status_calls import DescribeVolumeStatus
-from agent.cloud.aws.status_models import CheckedVolume
+from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.core.model import AwsChecks, VolumeId
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, making_calls, status_calls
+from agent.cloud.aws import calls, instance_types, making_calls, volume_status
 from agent.cloud.aws.call import Call
 from agent.core.model import VolumeId
 
@@ -105,8 +105,8 @@ FAST_RESTORES = {
 }
 ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
-    status_calls.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
-    status_calls.DescribeInstanceTypes: {"InstanceTypes": [INSTANCE_TYPE]},
+    volume_status.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
+    instance_types.DescribeInstanceTypes: {"InstanceTypes": [INSTANCE_TYPE]},
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
     calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
     calls.DescribeInstances: {
@@ -114,7 +114,7 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     },
     calls.DescribeClusterNode: {"NodeDetails": NODE},
     calls.ListClusterNodes: {"ClusterNodeSummaries": [NODE]},
-    status_calls.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
+    calls.GetCallerIdentity: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:role/r"},
     calls.AttachVolume: {"State": "attaching"},
     calls.DetachVolume: {"State": "detaching"},
     calls.AttachClusterNodeVolume: {"Status": "attaching"},

@@ -97,6 +97,11 @@ class ListClusterNodes(
     cluster: _Cluster
 
 
+@dataclass(frozen=True)
+class GetCallerIdentity(Call[tuple[str, str]], service="sts", reads=models.parse_caller):
+    """(account, ARN of the role) the node's credentials belong to. Needs no permission."""
+
+
 # -- Attaching -----------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ certain: refused is only what surely has no room, and what may have none is trie
 
 from __future__ import annotations
 
-from agent.cloud.aws.instance_type_models import InstanceLimits
+from agent.cloud.aws.instance_types import InstanceLimits
 from agent.core.model import Attachments, Reason
 from agent.core.steps import Wait
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.cloud.aws.instance_type_models import InstanceLimits
+from agent.cloud.aws.instance_types import InstanceLimits
 from agent.core.model import Provisioned, Reason
 from agent.core.steps import Wait
 

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from agent.cloud.aws.call import Make
-from agent.cloud.aws.instance_type_models import InstanceLimits
-from agent.cloud.aws.status_calls import DescribeInstanceTypes
+from agent.cloud.aws.instance_types import DescribeInstanceTypes, InstanceLimits
 from agent.cloud.limits.attachment_room import find_little_room, find_no_room
 from agent.cloud.limits.instance_speed import PAID_TYPES, find_burst_only, find_too_fast
 from agent.cloud.plan.decisions import AttachApi, NodeView

@@ -14,9 +14,8 @@ import anyio
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume
-from agent.cloud.aws.instance_type_models import InstanceLimits
+from agent.cloud.aws.instance_types import DescribeInstanceTypes, InstanceLimits
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
-from agent.cloud.aws.status_calls import DescribeInstanceTypes
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
 from agent.cloud.limits.instance_speed import PAID_TYPES, find_burst_only, find_too_fast

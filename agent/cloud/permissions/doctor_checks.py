@@ -20,13 +20,15 @@ from agent.cloud.aws.calls import (
     DescribeSnapshots,
     DescribeVolumes,
     DescribeVolumesModifications,
+    GetCallerIdentity,
     ListClusterNodes,
     ModifyVolume,
 )
 from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.aws.instance_types import DescribeInstanceTypes
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudVolume
-from agent.cloud.aws.status_calls import DescribeInstanceTypes, DescribeVolumeStatus, GetCallerIdentity
+from agent.cloud.aws.volume_status import DescribeVolumeStatus
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node
 from agent.cloud.identity.whoami import CloudIdentity

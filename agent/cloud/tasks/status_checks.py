@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from agent.base.log import get_logger
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Make
-from agent.cloud.aws.status_calls import DescribeVolumeStatus
+from agent.cloud.aws.volume_status import DescribeVolumeStatus
 from agent.cloud.view.retry_pauses import BackOffs
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Reason, VolumeId

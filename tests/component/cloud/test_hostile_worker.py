@@ -14,8 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.cloud.aws.answer_fields import Unread
-from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes
-from agent.cloud.aws.status_calls import GetCallerIdentity
+from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes, GetCallerIdentity
 from agent.cloud.aws_worker import stderr_log
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import NOBODY_UID, WorkerSettings

@@ -14,9 +14,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cloud.aws.calls import DescribeVolumes, ModifyVolume
+from agent.cloud.aws.calls import DescribeVolumes, GetCallerIdentity, ModifyVolume
 from agent.cloud.aws.making_calls import CreateVolume
-from agent.cloud.aws.status_calls import GetCallerIdentity
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import CloudError, require_read

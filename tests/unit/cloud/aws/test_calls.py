@@ -7,7 +7,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud.aws import calls, making_calls, status_calls
+from agent.cloud.aws import calls, instance_types, making_calls, volume_status
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Call, Change
 from agent.cloud.aws.iam_statements import STATEMENTS
@@ -38,15 +38,15 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),
     calls.DescribeSnapshots((("tag:a", ("b",)),)),
-    status_calls.DescribeInstanceTypes(("p5.48xlarge",)),
-    status_calls.DescribeVolumeStatus((VOLUME,)),
+    instance_types.DescribeInstanceTypes(("p5.48xlarge",)),
+    volume_status.DescribeVolumeStatus((VOLUME,)),
     calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
     calls.DescribeVolumesModifications((VOLUME,)),
     calls.DetachClusterNodeVolume(ARN, INSTANCE, VOLUME),
     calls.DetachVolume(INSTANCE, VOLUME),
     calls.DisableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
     calls.EnableFastSnapshotRestores(SNAPSHOT, ("us-west-2a",)),
-    status_calls.GetCallerIdentity(),
+    calls.GetCallerIdentity(),
     calls.ListClusterNodes(ARN),
     calls.LockSnapshot(SNAPSHOT, "governance", 7),
     calls.ModifyVolume(VOLUME, 6, "io2", 5000, None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cloud.aws.instance_type_models import InstanceLimits
+from agent.cloud.aws.instance_types import InstanceLimits
 from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
 from agent.core.model import Reason
 

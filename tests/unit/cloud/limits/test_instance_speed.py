@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cloud.aws.instance_type_models import InstanceLimits
+from agent.cloud.aws.instance_types import InstanceLimits
 from agent.cloud.limits.instance_speed import find_burst_only, find_too_fast
 from agent.core.model import Provisioned, Reason
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.aws.instance_type_models import InstanceLimits, parse_instance_type
+from agent.cloud.aws.instance_types import InstanceLimits, parse_instance_type
 
 
 @pytest.mark.parametrize(

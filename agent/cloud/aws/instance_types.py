@@ -1,12 +1,13 @@
-"""Reads what DescribeInstanceTypes says that an instance type can do with EBS volumes."""
+"""The call that asks what instance types can do with EBS volumes, and what it says of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from agent.cloud.aws.answer_fields import Members
+from agent.cloud.aws.call import Call, SentAs
 
 _LISTED_LIMIT = 64
 _MBITS_OF_MBYTE = 8
@@ -71,3 +72,12 @@ def _count_disks(members: Members) -> int:
     store = members.find_members("InstanceStorageInfo")
     disks = () if store is None else store.find_list("Disks", _LISTED_LIMIT)
     return sum(Members(disk, f"a disk of {members.what}").number("Count") for disk in disks)
+
+
+@dataclass(frozen=True)
+class DescribeInstanceTypes(
+    Call[tuple[InstanceLimits, ...]], pages="InstanceTypes", reads=parse_instance_type
+):
+    """What instances of these types can do; one that there is none of fails the call for all."""
+
+    instance_types: Annotated[tuple[str, ...], SentAs("InstanceTypes")]

@@ -1,11 +1,12 @@
-"""Reads what DescribeVolumeStatus says of a volume."""
+"""The call that asks how AWS itself finds volumes, and what it says of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from agent.cloud.aws.answer_fields import Members, clean
+from agent.cloud.aws.answer_fields import Members, Unread, clean
+from agent.cloud.aws.call import Call, SentAs
 from agent.core.model import AwsChecks, Initialization, VolumeId, parse_volume_id
 
 _DETAILS_LIMIT = 64
@@ -58,3 +59,15 @@ def _parse_events(members: Members) -> list[str]:
         for one in events[:_EVENTS_SHOWN]
     ]
     return sorted(": ".join(filter(None, words)) for words in said if any(words))
+
+
+@dataclass(frozen=True)
+class DescribeVolumeStatus(
+    Call[tuple[CheckedVolume | Unread, ...]],
+    pages="VolumeStatuses",
+    named_by="VolumeId",
+    reads=parse_volume_status,
+):
+    """The checks EBS makes of volumes. No filter takes IDs, and one that is gone fails the call for all."""
+
+    volume_ids: Annotated[tuple[VolumeId, ...], SentAs("VolumeIds")]

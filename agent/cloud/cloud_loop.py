@@ -20,9 +20,9 @@ from agent.cloud.identity.last_identity import KnownIdentity
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.limits.type_limits import TypeLimits
 from agent.cloud.orders.runner import FINAL
+from agent.cloud.plan.claims.pools import choose_share
 from agent.cloud.plan.decisions import Decision, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.plan.device_names import list_attached_names, list_given_names
-from agent.cloud.plan.pools import choose_share
 from agent.cloud.snapshots.take_due import SnapshotKeeper
 from agent.cloud.state.made_volumes import Makings
 from agent.cloud.state.process_memory import CloudMemory

@@ -171,7 +171,7 @@ class CloudHalf:
 
     async def _leave(self, why: str, left_s: float) -> None:
         """Have volumes leave this node, whose end is near."""
-        from agent.cloud.orders.release_before_end import find_returning, release_before_end  # noqa: PLC0415
+        from agent.cloud.orders.release.before_end import find_returning, release_before_end  # noqa: PLC0415
 
         async def tell(text: str) -> None:
             log.info("instance.leaving", text=text)

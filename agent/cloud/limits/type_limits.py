@@ -19,7 +19,7 @@ from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
 from agent.cloud.limits.instance_speed import PAID_TYPES, find_burst_only, find_too_fast
-from agent.cloud.plan.claims import find_claimed
+from agent.cloud.plan.claims.find_or_make import find_claimed
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.view.retry_pauses import BackOffs
 from agent.core.errors import AgentError

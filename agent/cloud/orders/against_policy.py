@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import TAG_CLAIM, TAG_CLUSTER, CloudVolume
-from agent.cloud.plan.claim_removed import find_planned_deletion, find_removed
+from agent.cloud.plan.claims.claim_removed import find_planned_deletion, find_removed
+from agent.cloud.plan.claims.wanted_volume import WantedVolume, want_volume
 from agent.cloud.plan.decisions import NodeView
-from agent.cloud.plan.wanted_volume import WantedVolume, want_volume
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Reason
 from agent.policy import Policy, PolicyFile

@@ -24,10 +24,10 @@ from agent.cloud.aws.models import (
 from agent.cloud.errors.explain import explain_unread, require_read
 from agent.cloud.identity.last_identity import StrangerError
 from agent.cloud.orders.runner import Follower
+from agent.cloud.plan.claims.orphan_expiry import find_obstacle
+from agent.cloud.plan.claims.pools import find_last_holder
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.plan.instance_gone import find_gone
-from agent.cloud.plan.orphan_expiry import find_obstacle
-from agent.cloud.plan.pools import find_last_holder
 from agent.cloud.view.describe_all import describe_known
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import VolumeId

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from agent.cloud.orders.context import Answer, NodeOrderContext, NodeSide, Order, OrderContext, OrderRequest
 from agent.cloud.orders.orphans import show_orphan
-from agent.cloud.orders.release_all import release_all
-from agent.cloud.orders.release_volume import NODE_ORDERS
+from agent.cloud.orders.release.everything import release_all
+from agent.cloud.orders.release.one_volume import NODE_ORDERS
 from agent.cloud.orders.request_fields import (
     check_request,
     parse_snapshot_id,

@@ -18,9 +18,9 @@ from agent.cloud.orders.against_policy import PolicyGuard
 from agent.cloud.orders.named_volumes import NewVolume, Place, find_or_make
 from agent.cloud.orders.runner import Follower, Sighting
 from agent.cloud.plan.attach_volume import plan_attach, plan_detach
+from agent.cloud.plan.claims.wanted_volume import check_kms_key
 from agent.cloud.plan.decisions import AttachApi, Decision, NodeView, Release
 from agent.cloud.plan.modify_volume import find_change, plan_expand, wait_for
-from agent.cloud.plan.wanted_volume import check_kms_key
 from agent.cloud.view.describe_all import describe_known, describe_modifications
 from agent.core.errors import AgentError, ExitCode, InvalidValueError, RefusedError
 from agent.core.model import Provisioned, Reason, VolumeId

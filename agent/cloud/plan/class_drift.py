@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from agent.cloud.aws.models import CloudVolume, Modification
-from agent.cloud.plan.wanted_volume import WantedVolume
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.core.model import Difference, Reason, Remedy
 from agent.core.steps import Refuse, Wait
 

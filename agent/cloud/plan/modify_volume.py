@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 
 from agent.cloud.aws.calls import CreateTags, ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.class_drift import aim, ask, find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.snapshot_schedule import parse_time
-from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 

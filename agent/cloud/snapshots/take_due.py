@@ -29,7 +29,7 @@ from agent.cloud.aws.models import (
     CloudVolume,
 )
 from agent.cloud.errors.explain import require_read
-from agent.cloud.plan.claim_removed import TAG_FINAL
+from agent.cloud.plan.claims.claim_removed import TAG_FINAL
 from agent.cloud.plan.snapshot_schedule import (
     find_scheduled,
     is_fast,

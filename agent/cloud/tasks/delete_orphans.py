@@ -14,12 +14,12 @@ from typing_extensions import override
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import CloudVolume
-from agent.cloud.plan.claims import find_claimed
+from agent.cloud.plan.claims.find_or_make import find_claimed
+from agent.cloud.plan.claims.orphan_expiry import find_deadline, find_obstacle, plan_orphan
+from agent.cloud.plan.claims.pools import find_last_holder, find_pool, rank_holder
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.instance_gone import find_gone
-from agent.cloud.plan.orphan_expiry import find_deadline, find_obstacle, plan_orphan
-from agent.cloud.plan.pools import find_last_holder, find_pool, rank_holder
-from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState

@@ -12,9 +12,9 @@ from agent.cloud.aws.calls import DeleteVolume
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume, MakingCall
 from agent.cloud.errors.explain import CloudError, is_throttled
 from agent.cloud.errors.rules import NAME_TAKEN_CODE, is_token_burnt
+from agent.cloud.plan.claims.pools import Take
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.device_names import list_given_names
-from agent.cloud.plan.pools import Take
 from agent.cloud.state.made_volumes import find_key, note_burnt, note_made, note_mismatch
 from agent.cloud.state.process_memory import CloudMemory
 from agent.cloud.tasks.copy_volume import make_volume

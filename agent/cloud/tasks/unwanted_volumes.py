@@ -10,16 +10,16 @@ from typing_extensions import override
 from agent.cloud.aws.calls import DeleteVolume
 from agent.cloud.aws.models import TAG_CLAIM, CloudVolume
 from agent.cloud.plan.attach_volume import plan_detach
-from agent.cloud.plan.claim_removed import (
+from agent.cloud.plan.claims.claim_removed import (
     find_planned_deletion,
     find_removed,
     find_wanted_again,
     plan_cancel_deletion,
     plan_removed,
 )
-from agent.cloud.plan.claims import find_claimed
+from agent.cloud.plan.claims.find_or_make import find_claimed
+from agent.cloud.plan.claims.pools import find_last_holder, find_taken
 from agent.cloud.plan.decisions import Decision, Do
-from agent.cloud.plan.pools import find_last_holder, find_taken
 from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view.cloud_state import CloudState
 

@@ -11,12 +11,18 @@ from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.errors.explain import explain_unread
 from agent.cloud.plan.attach_volume import choose_volume, plan_attach
-from agent.cloud.plan.claims import choose_claimed, find_claim_notice, find_claimed, is_disowned, plan_claim
+from agent.cloud.plan.claims.find_or_make import (
+    choose_claimed,
+    find_claim_notice,
+    find_claimed,
+    is_disowned,
+    plan_claim,
+)
+from agent.cloud.plan.claims.pools import plan_pool
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.class_drift import ask, find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.modify_volume import plan_modify, plan_tags
-from agent.cloud.plan.pools import plan_pool
-from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import Making, note_described
 from agent.cloud.state.released_volumes import EVERYTHING
 from agent.cloud.tasks.delete_orphans import DeleteOrphansTask

@@ -12,12 +12,18 @@ from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.plan.attach_volume import is_matching
-from agent.cloud.plan.claim_removed import PlannedDeletion
-from agent.cloud.plan.claims import find_claimed
+from agent.cloud.plan.claims.claim_removed import PlannedDeletion
+from agent.cloud.plan.claims.find_or_make import find_claimed
+from agent.cloud.plan.claims.pools import (
+    find_candidates,
+    find_last_holder,
+    find_pool,
+    find_taken,
+    rank_holder,
+)
+from agent.cloud.plan.claims.wanted_volume import WantedVolume, want_volume
 from agent.cloud.plan.decisions import Do, NodeView, Release
 from agent.cloud.plan.device_names import list_given_names
-from agent.cloud.plan.pools import find_candidates, find_last_holder, find_pool, find_taken, rank_holder
-from agent.cloud.plan.wanted_volume import WantedVolume, want_volume
 from agent.cloud.view.cloud_report import CloudReport, choose_entries, make_facts
 from agent.cloud.view.describe_all import (
     describe_known,

@@ -24,8 +24,8 @@ from agent.cloud.aws.models import (
 )
 from agent.cloud.aws.request_syntax import Pattern
 from agent.cloud.plan.attach_volume import is_matching
+from agent.cloud.plan.claims.wanted_volume import CLUSTER_WIDE, WantedVolume
 from agent.cloud.plan.decisions import NodeView
-from agent.cloud.plan.wanted_volume import CLUSTER_WIDE, WantedVolume
 from agent.core.model import Origin, VolumeId
 from agent.policy.entries import Match, VolumeEntry
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cloud.plan.orphan_expiry import SEEN_EVERY, SEEN_LIMIT
+from agent.cloud.plan.claims.orphan_expiry import SEEN_EVERY, SEEN_LIMIT
 from agent.policy import Policy, load_policy, tell_expiring
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.faults import deny

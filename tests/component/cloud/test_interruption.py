@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from agent.cloud.identity.identity_sources import IdentitySources
-from agent.cloud.orders import release_before_end as ending
-from agent.cloud.orders.release_before_end import find_returning, release_before_end
+from agent.cloud.orders.release import before_end as ending
+from agent.cloud.orders.release.before_end import find_returning, release_before_end
 from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.cloud_loop import CloudLoop
-from agent.cloud.plan.pools import choose_share
+from agent.cloud.plan.claims.pools import choose_share
 from agent.core.model import Reason
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE
 from tests.aws.faults import deny

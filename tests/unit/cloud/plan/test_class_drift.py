@@ -8,10 +8,10 @@ import pytest
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.class_drift import find_differences, tell_drift
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.modify_volume import plan_modify, plan_tags
-from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.core.model import Reason, Remedy, VolumeId
 from agent.core.steps import Refuse, Wait
 

@@ -32,12 +32,12 @@ from agent.cloud.permissions.iam_policy import (
     makes_encrypted,
 )
 from agent.cloud.plan.attach_volume import choose_volume, plan_attach, plan_detach
-from agent.cloud.plan.claim_removed import plan_removed
-from agent.cloud.plan.claims import plan_claim
+from agent.cloud.plan.claims.claim_removed import plan_removed
+from agent.cloud.plan.claims.find_or_make import plan_claim
+from agent.cloud.plan.claims.wanted_volume import WantedVolume, check_kms_key, want_volume
 from agent.cloud.plan.decisions import AttachApi, Do, NodeView, Release, Settled, choose_attach_api
 from agent.cloud.plan.instance_gone import is_absent
 from agent.cloud.plan.modify_volume import plan_expand, plan_modify, plan_tags
-from agent.cloud.plan.wanted_volume import WantedVolume, check_kms_key, want_volume
 from agent.cloud.state.made_volumes import Making, note_burnt, note_described, note_made, note_mismatch
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId

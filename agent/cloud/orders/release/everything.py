@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from agent.cloud.orders.context import NodeOrderContext, OrderContext
-from agent.cloud.orders.release_volume import DETACH_YOURSELF, explain_attached
+from agent.cloud.orders.release.one_volume import DETACH_YOURSELF, explain_attached
 from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.plan.decisions import AttachApi
 from agent.core.errors import AgentError, ExitCode, RefusedError

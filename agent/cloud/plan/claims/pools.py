@@ -29,8 +29,8 @@ from agent.cloud.aws.models import (
     CloudVolume,
 )
 from agent.cloud.plan.attach_volume import plan_attach
+from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.decisions import Decision, Do, NodeView, make_detach_call
-from agent.cloud.plan.wanted_volume import WantedVolume
 from agent.cloud.state.made_volumes import Making
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Wait

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 
 from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import TAG_NODE, TAG_ON_DELETE, TAG_UNHELD, CloudSnapshot, CloudVolume
-from agent.cloud.plan.claim_removed import is_meant, parse_time, plan_final_snapshot, write_time
+from agent.cloud.plan.claims.claim_removed import is_meant, parse_time, plan_final_snapshot, write_time
+from agent.cloud.plan.claims.pools import find_last_holder
+from agent.cloud.plan.claims.wanted_volume import CLUSTER_WIDE
 from agent.cloud.plan.decisions import Decision, Do
-from agent.cloud.plan.pools import find_last_holder
-from agent.cloud.plan.wanted_volume import CLUSTER_WIDE
 from agent.policy import Policy
 
 SEEN_EVERY = timedelta(days=1)

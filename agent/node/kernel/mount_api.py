@@ -261,8 +261,8 @@ def forget_btrfs_device(path: str) -> bool:
 
     It keeps that for ever of filesystems on several devices that nobody mounts (``mkfs.btrfs`` and ``btrfs
     device scan`` tell it of them), and only a copy on a number it knows nothing of gets an ID of its own
-    beside the original that is mounted (find_fsid_by_device in fs/btrfs/volumes.c). What is mounted stays
-    (EBUSY), and of what it never heard there is nothing to forget (ENOENT): of any copy before Linux 6.7.
+    beside the original that is mounted (find_fsid_by_device in fs/btrfs/volumes.c). What is mounted
+    stays (EBUSY).
     """
     try:
         fd = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)

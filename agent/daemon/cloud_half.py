@@ -91,8 +91,10 @@ class CloudHalf:
 
     @property
     def leaves_at_power_off(self) -> bool:
-        """Whether volumes are to leave a machine that is powered off."""
-        return EndCause.POWER_OFF in self._in_force.policy.agent.cloud.release_on
+        """Whether volumes are to leave a machine that is powered off: not where nothing could detach them."""
+        settings = self._in_force.policy.agent.cloud
+        is_possible = settings.enabled is not False and settings.attach_api != "none"
+        return is_possible and EndCause.POWER_OFF in settings.release_on
 
     def assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.core.model import Condition, Reason, VolumeId
+from agent.core.model import Condition, EndCause, Ending, Reason, VolumeId
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -118,6 +118,8 @@ async def test_shows_each_volume_and_follows_it(tmp_path: Path) -> None:
         assert await page.run("document.querySelector('article').dataset.kept") == "yes"
         assert "volume.lost" in await page.run("document.querySelector('#events tr').innerText")
         assert "checkpoints" in await page.run("document.querySelector('#headline').innerText")
+        board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
+        await page.until("document.querySelector('#headline').innerText.includes('being powered off')")
         assert page.complaints == []
 
 

@@ -156,7 +156,7 @@ def test_release_cut_off_mounts_nothing_again(
 
 def test_stop_that_is_no_power_off_lets_nothing_go(scratch: Scratch, agent: AgentProcess) -> None:
     """Where the policy has volumes leave at a power-off, a stop for any other reason leaves them mounted."""
-    write_policy(scratch, cloud={"enabled": False, "release_on": ["power-off"]})
+    write_policy(scratch, cloud={"release_on": ["power-off"]})
     start(scratch, agent)
     before = list_mounted(scratch)
     assert agent.stop() == 0

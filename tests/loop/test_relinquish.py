@@ -13,7 +13,7 @@ import pytest
 from agent.core.errors import AgentError, CoveredError
 from agent.core.model import FsType, Reason
 from agent.core.steps import Relinquish
-from agent.node.volume_session.release_device import check_unused, find_users, flush_device, flush_mount
+from agent.node.mounts.release_device import check_unused, find_users, flush_device, flush_mount
 from tests.corpus.tools import run
 from tests.loop.devices import VOLUME, attached, opened
 from tests.loop.moments import WatchedWorkers, staged

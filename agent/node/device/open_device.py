@@ -54,6 +54,16 @@ def open_device(path: str, identify: Callable[[int], Identity]) -> tuple[Fd, Dev
         raise
 
 
+def open_partition(path: str, number: DeviceNumber) -> Fd:
+    """Open a partition's node for reading and make sure that it is that partition; the caller closes it."""
+    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
+    rdev = os.fstat(fd).st_rdev
+    if DeviceNumber(os.major(rdev), os.minor(rdev)) != number:
+        fd.close()
+        raise AgentError(f"{path} is not the partition {number} any more.")
+    return fd
+
+
 def observe_device(fd: int, path: str, identify: Callable[[int], Identity], sysfs: Path = SYSFS) -> Device:
     """Return what the kernel has of the device open at ``fd``, checked against sysfs."""
     rdev = os.fstat(fd).st_rdev

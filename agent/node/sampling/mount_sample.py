@@ -11,6 +11,7 @@ from agent.core.errors import AgentError, CoveredError, NotMountedError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Device, DeviceNumber, FsType, Mount
 from agent.node.content.superblocks import FS_TYPES
+from agent.node.device.open_device import open_partition
 from agent.node.filesystem import change_mount, grow
 from agent.node.kernel.mountinfo import (
     find_mounted_partition,
@@ -20,7 +21,6 @@ from agent.node.kernel.mountinfo import (
     read_mounts_towards,
 )
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
-from agent.node.volume_session.inspect import open_partition
 
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44

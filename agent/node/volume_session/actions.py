@@ -44,7 +44,7 @@ from agent.node.device import links
 from agent.node.device.node_owner import set_node_owner
 from agent.node.device.tuning import set_tuning
 from agent.node.filesystem.frozen_filesystems import find_touched_mount
-from agent.node.volume_session import release_device
+from agent.node.mounts import release_device
 from agent.node.volume_session.content_actions import ContentActions
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.mount_actions import MountActions

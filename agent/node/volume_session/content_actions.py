@@ -23,7 +23,7 @@ from agent.core.steps import (
 )
 from agent.node.device import partition_table
 from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
-from agent.node.volume_session import release_device
+from agent.node.mounts import release_device
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.recheck import read_state

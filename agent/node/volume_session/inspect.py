@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.core.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
+from agent.core.errors import CoveredError, InconclusiveError, NotMountedError
 from agent.core.model import (
     Device,
     DeviceNumber,
@@ -179,7 +179,7 @@ def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign 
     partition = find_mounted_partition(found, mount)
     if partition is None:
         return _measure(fd, kind, mount, None)
-    part_fd = open_partition(partition.path, partition.device_number)
+    part_fd = device.open_partition(partition.path, partition.device_number)
     try:
         return _measure(part_fd, kind, mount, partition.number)
     finally:
@@ -205,16 +205,6 @@ def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> File
         has_errors=superblock.has_errors,
         is_panicking=superblock.is_panicking,
     )
-
-
-def open_partition(path: str, number: DeviceNumber) -> Fd:
-    """Open a partition's node for reading and make sure that it is that partition; the caller closes it."""
-    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
-    rdev = os.fstat(fd).st_rdev
-    if DeviceNumber(os.major(rdev), os.minor(rdev)) != number:
-        fd.close()
-        raise AgentError(f"{path} is not the partition {number} any more.")
-    return fd
 
 
 def identify_device(path: str, identify: Callable[[int], Identity]) -> Device:

@@ -18,10 +18,11 @@ from agent.core.model import Checked, Content, Device, DeviceNumber, Filesystem,
 from agent.node.content.blankness import Trust
 from agent.node.content.recognize import probe
 from agent.node.device.device_lock import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
+from agent.node.device.open_device import open_partition
 from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
-from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look, open_partition
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look
 from agent.node.volume_session.recheck import State
 
 T = TypeVar("T")

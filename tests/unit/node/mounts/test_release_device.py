@@ -16,9 +16,9 @@ import pytest
 from agent.core.errors import AgentError
 from agent.core.model import Device, DeviceNumber, Identity, Process, Reason, VolumeId
 from agent.node.kernel.open_files import list_descriptors, list_processes
+from agent.node.mounts import release_device
 from agent.node.mounts.detached_mounts import Leftover, User, list_left
-from agent.node.volume_session import release_device
-from agent.node.volume_session.release_device import Users, check_unused, find_users
+from agent.node.mounts.release_device import Users, check_unused, find_users
 
 PID = 5_000_001
 """More than any kernel gives out, so that no process of this machine is meant."""

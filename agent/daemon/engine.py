@@ -61,7 +61,7 @@ class DaemonEngine:
     def wake(self, volume_id: VolumeId | None) -> None:
         """Have a volume, or all of them (None), looked at soon, and what is damaged checked again."""
         for volume in self.reconciler.list_volumes() if volume_id is None else (volume_id,):
-            self.node.verdicts.forget(volume)
+            self.node.remember(volume).forget_check()
             self.reconciler.wake(volume, Cause.ORDER)
 
     async def reload(self) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ async def test_damaged_filesystem_is_checked_once_as_long_as_nobody_writes_to_it
         shown = await trial.reconciler.look(VOLUME)
         assert (shown.condition, shown.message) == (status.condition, status.message)
         # An order to look at it is one to check it.
-        trial.stage.node.verdicts.forget(VOLUME)
+        trial.stage.node.remember(VOLUME).forget_check()
         trial.reconciler.wake(VOLUME, Cause.ORDER)
         await trial.hear()
         assert trial.count("check", "done") == 2

@@ -96,11 +96,12 @@ async def test_look_for_show_notes_nothing(tmp_path: Path, fs_type: FsType) -> N
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers, fs_type) as stage:
         assert (await stage.run_pass()).is_done
         await stage.node.forget_mount(VOLUME)
-        stage.node.lost.add(VOLUME)
+        memory = stage.node.remember(VOLUME)
+        memory.was_lost = True
         await look_for_show(stage)
-        assert (stage.node.records.mounts.list_volumes(), stage.node.lost) == ((), {VOLUME})
+        assert (stage.node.records.mounts.list_volumes(), memory.was_lost) == ((), True)
         assert (await stage.run_pass()).is_done
-        assert (stage.node.records.mounts.list_volumes(), stage.node.lost) == ((VOLUME,), set())
+        assert (stage.node.records.mounts.list_volumes(), memory.was_lost) == ((VOLUME,), False)
 
 
 async def look_for_show(stage: Stage) -> None:

@@ -36,7 +36,8 @@ from agent.node.mounts.own_mounts import find_mounts_of_absent
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
-from agent.node.volume_session.recheck import Verdicts, read_state
+from agent.node.volume_session.recheck import read_state
+from agent.node.volume_session.volume_memory import VolumeMemory
 
 
 def is_decided(look: DeviceFacts, record: FormatRecord | None) -> bool:
@@ -45,15 +46,17 @@ def is_decided(look: DeviceFacts, record: FormatRecord | None) -> bool:
     return look.content is not None and not is_interrupted
 
 
-async def recall_check(pin: Pin, verdicts: Verdicts, look: DeviceFacts, *, for_show: bool) -> Checked | None:
+async def recall_check(
+    pin: Pin, memory: VolumeMemory, look: DeviceFacts, *, for_show: bool
+) -> Checked | None:
     """Return what a check in an earlier pass found wrong with what is there, if nobody has written since.
 
     ``for_show``: nothing is flushed for it.
     """
-    if pin.volume not in verdicts or look.mounts or not isinstance(look.content, Filesystem):
+    if not memory.has_fault or look.mounts or not isinstance(look.content, Filesystem):
         return None
     state = await pin.call(read_state, pin.fd, look.device, not for_show, timeout_s=LOOK_TIMEOUT_S)
-    return verdicts.find(pin.volume, state)
+    return memory.recall_check(state)
 
 
 async def prove_content(

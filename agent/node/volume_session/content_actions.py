@@ -114,7 +114,7 @@ class ContentActions:
         self._pin.recognized = None
         state = await self._pin.call(read_state, self._pin.fd, device, timeout_s=FLUSH_TIMEOUT_S)
         self._pin.checked_state = state
-        self._node.verdicts.keep(self._pin.volume, state, checked)
+        self._node.remember(self._pin.volume).keep_check(state, checked)
 
     async def grow_partition(
         self, action: GrowPartition, observed: Observed, confirm: Callable[[], None]

@@ -15,7 +15,6 @@ from typing_extensions import TypeVarTuple, Unpack
 from agent.base.paths import Paths
 from agent.core.errors import NotAnsweringError
 from agent.core.model import (
-    Foreign,
     Ids,
     MountRecord,
     Observed,
@@ -35,10 +34,9 @@ from agent.node.filesystem.owner_ids import resolve_ids
 from agent.node.isolate.workers import Workers, make_aside
 from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
 from agent.node.kernel.mountinfo import find_node_number
-from agent.node.mounts.detached_mounts import Leftover
 from agent.node.mounts.exchange_paths import Rings
 from agent.node.state.volume_records import Records, read_boot_id
-from agent.node.volume_session.recheck import Verdicts
+from agent.node.volume_session.volume_memory import VolumeMemory
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -66,18 +64,11 @@ class NodeContext:
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
-        self.unsigned_data: dict[VolumeId, tuple[tuple[int, int], Foreign]] = {}
-        """By volume: its appearance, as disk sequence number and size, and the data a proof found on it."""
-        self.verdicts = Verdicts()
-        """What checks found wrong with volumes that nobody has written to since."""
         self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
         """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
         self._noted_origins: dict[VolumeId, OriginRecord | None] = {}
         """The notes about what volumes were made from, as far as they were read; they only ever come."""
-        self.lost: set[VolumeId] = set()
-        """Vanished while mounted, since this agent started."""
-        self.leftovers: dict[VolumeId, tuple[Leftover, ...]] = {}
-        """Mounts of volumes that vanished since this agent started: out of sight, perhaps still in use."""
+        self._memories: dict[VolumeId, VolumeMemory] = {}
         self.duplicate_uuids: set[str] = set()
         """UUIDs that the kernel would not mount because another filesystem in use has them."""
         self.doubt: Callable[[str], None] = lambda _: None
@@ -87,6 +78,10 @@ class NodeContext:
     def allow_roots(self, roots: Sequence[str]) -> None:
         """Say beneath which directories volumes may be mounted."""
         self.allowed_roots = tuple(roots)
+
+    def remember(self, volume: VolumeId) -> VolumeMemory:
+        """Return what is remembered of a volume from pass to pass; whoever asks may add to it."""
+        return self._memories.setdefault(volume, VolumeMemory())
 
     def list_recorded(self) -> Iterable[VolumeId]:
         """Return the volumes that the agent has mounted and not unmounted, here or not."""

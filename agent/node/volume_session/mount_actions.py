@@ -92,10 +92,10 @@ class MountActions:
 
     async def unmount(self, action: Unmount, _: Observed) -> None:
         if action.is_stale:
-            self._node.lost.add(self._pin.volume)
+            memory = self._node.remember(self._pin.volume)
+            memory.was_lost = True
             leftover = await self._pin.call(detach_and_note, action.mount, timeout_s=OWN_TIMEOUT_S)
-            earlier = self._node.leftovers.get(self._pin.volume, ())
-            self._node.leftovers[self._pin.volume] = (*earlier, leftover)
+            memory.leftovers = (*memory.leftovers, leftover)
         else:
             await self._pin.call(change_mount.unmount, action.mount, timeout_s=MOUNT_TIMEOUT_S)
         await self._node.forget_mount(self._pin.volume)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core.errors import AgentError, RefusedError
-from agent.core.model import Checked, Device, Filesystem, Foreign, Identity, Reason, VolumeId
+from agent.core.model import Device, Filesystem, Foreign, Identity, Reason
 from agent.node.content.recognize import find_signatures
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.open_device import count_writes, verify_pin
@@ -38,31 +38,6 @@ class Unchanged:
     identify: Callable[[int], Identity]
     content: Filesystem
     checked: State | None = None
-
-
-class Verdicts:
-    """What checks found wrong with volumes, and on what."""
-
-    def __init__(self) -> None:
-        self._kept: dict[VolumeId, tuple[State, Checked]] = {}
-
-    def __contains__(self, volume: VolumeId) -> bool:
-        return volume in self._kept
-
-    def keep(self, volume: VolumeId, state: State | None, checked: Checked) -> None:
-        """Keep what a check found wrong, where the state that it found it in can be told from others."""
-        self.forget(volume)
-        if state is not None and not checked.is_clean:
-            self._kept[volume] = (state, checked)
-
-    def find(self, volume: VolumeId, state: State | None) -> Checked | None:
-        """Return what was found wrong with a volume that is in the same state still."""
-        kept_state, checked = self._kept.get(volume, (None, None))
-        return checked if state is not None and state == kept_state else None
-
-    def forget(self, volume: VolumeId) -> None:
-        """Have a volume checked again, whatever was found before."""
-        self._kept.pop(volume, None)
 
 
 def read_state(fd: int, device: Device, is_flushing: bool = True) -> State | None:  # noqa: FBT001, FBT002 -- for workers

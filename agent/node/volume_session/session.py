@@ -10,7 +10,6 @@ from agent.core.model import (
     Content,
     Device,
     Filesystem,
-    Foreign,
     Ids,
     Mount,
     MountRecord,
@@ -58,6 +57,7 @@ class VolumeSession:
         self._paths = paths
         self._pin = Pin(node.workers, volume, paths[0] if paths else None)
         self._actions = VolumeActions(node, self._pin)
+        self._memory = node.remember(volume)
 
     async def close(self) -> None:
         """Let go of the device and its lock."""
@@ -160,7 +160,7 @@ class VolumeSession:
                 # As long as there is a mount that a move left behind, only the note of it tells whose it is.
                 if note != record and look.cut_off is None:
                     await self._node.note_mount(note)
-                self._node.lost.discard(self._volume)
+                self._memory.was_lost = False
             record = note
         rightful = self._list_rightful_links(wanted)
         if look.mounted_at is not None:
@@ -170,7 +170,7 @@ class VolumeSession:
         raw = await find_raw_note(self._node, look, wanted, for_show=for_show)
         answer = await self._find_origin(wanted, for_show=for_show)
         checked = self._pin.checked = self._pin.checked or await recall_check(
-            self._pin, self._node.verdicts, look, for_show=for_show
+            self._pin, self._memory, look, for_show=for_show
         )
         observed = Observed(
             volume_id=self._volume,
@@ -180,7 +180,7 @@ class VolumeSession:
             mounts=look.mounts,
             is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,
-            was_lost=self._volume in self._node.lost,
+            was_lost=self._memory.was_lost,
             applied_options=None if record is None or here is None else record.options or None,
             obstacle=look.obstacle,
             mounted_at=look.mounted_at,
@@ -218,9 +218,9 @@ class VolumeSession:
         if kind is None or not self._node.needs_proof(observed, wanted):
             return observed if look.content is not None else replace(observed, content=Unproven())
         trust = self._node.choose_trust(self._volume)
-        seen = None if record is not None else self._recall_data(look.device)
+        seen = None if record is not None else self._memory.recall_data(look.device)
         content = await prove_content(self._pin, look, kind, record, trust, seen=seen, for_show=for_show)
-        self._keep_data(look.device, content)
+        self._memory.keep_content(look.device, content)
         # Asked again: a proof may take minutes, and what AWS says meanwhile counts.
         answer = await self._find_origin(wanted, for_show=for_show)
         return replace(
@@ -233,17 +233,6 @@ class VolumeSession:
             awaited_until=answer.until,
         )
 
-    def _recall_data(self, device: Device) -> Foreign | None:
-        """Return the unsigned data that a proof found on this appearance of the device."""
-        appearance, data = self._node.unsigned_data.get(self._volume, (None, None))
-        return data if appearance == (device.diskseq, device.size_bytes) else None
-
-    def _keep_data(self, device: Device, content: Content) -> None:
-        if isinstance(content, Foreign) and not content.is_signed and device.diskseq is not None:
-            self._node.unsigned_data[self._volume] = ((device.diskseq, device.size_bytes), content)
-        else:
-            self._node.unsigned_data.pop(self._volume, None)
-
     def _is_duplicate(self, content: Content | None) -> bool:
         return isinstance(content, Filesystem) and content.uuid in self._node.duplicate_uuids
 
@@ -252,7 +241,7 @@ class VolumeSession:
         return Observed(
             volume_id=self._volume,
             stale_mounts=stale,
-            was_lost=self._volume in self._node.lost,
+            was_lost=self._memory.was_lost,
             wrong_links=self._node.find_links_named(self._list_rightful_links(wanted)),
             origin=self._node.find_answer(self._volume).origin,
         )
@@ -277,12 +266,12 @@ class VolumeSession:
         return await self._node.rings.find(self._volume)
 
     async def _list_left_behind(self) -> tuple[Process, ...]:
-        leftovers = self._node.leftovers.get(self._volume)
-        if leftovers is None:
+        leftovers = self._memory.leftovers
+        if not leftovers:
             return ()
         left = await self._pin.call(list_left, leftovers, timeout_s=PROCESSES_TIMEOUT_S)
         if not left:
-            self._node.leftovers.pop(self._volume, None)
+            self._memory.leftovers = ()
         return left
 
     def _list_rightful_links(self, wanted: Wanted | None) -> frozenset[str]:

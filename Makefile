@@ -64,7 +64,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(MAKE) --no-print-directory $(VENV)/shell.stamp
+	$(MAKE) --silent $(VENV)/shell.stamp
 	$(if $(UNITS),scripts/verify-units $(UNITS))
 
 # The slowest of them, and few changes are to a script, or to what scripts source beside them.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from agent.base.log import get_logger
@@ -15,7 +13,6 @@ from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
 from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
 from agent.core.model import (
-    DeviceNumber,
     Mount,
     Observed,
     Process,
@@ -29,8 +26,7 @@ from agent.core.steps import Relinquish, Unmount
 from agent.loop.goals import Want
 from agent.loop.passes import Session
 from agent.loop.wake_causes import Cause
-from agent.node.filesystem import change_mount
-from agent.node.filesystem.hold_frozen import THAW_TIMEOUT_S, hold_frozen
+from agent.node.filesystem.hold_frozen import hold_frozen, noted, thaw_noted
 from agent.node.machine import Machine
 from agent.node.mounts.mount_users import find_processes
 
@@ -243,39 +239,15 @@ class NodeHands:
             )
             # One filesystem, however often it is mounted: freezing it at one place freezes it.
             mount = observed.mounts[0]
-            limit_s = FREEZE_LIMIT_S + 2
-            note = self._note_frozen(volume_id, mount)
-            try:
-                with self._node.freezes.holding(volume_id):
-                    async with hold_frozen(self._node.workers, mount.path, mount.device_number, limit_s):
-                        yield True
-            finally:
-                # Left behind, it would have the next agent thaw what somebody else froze by then.
-                note.unlink(missing_ok=True)
-
-    def _note_frozen(self, volume_id: VolumeId, mount: Mount) -> Path:
-        """Write down what is about to be frozen, for a start after even the guardian was killed."""
-        directory = self._node.paths.runtime / FROZEN
-        directory.mkdir(mode=0o700, exist_ok=True)
-        note = directory / volume_id
-        note.write_text(json.dumps([mount.path, *mount.device_number]), "utf-8")
-        return note
+            note = self._node.paths.runtime / FROZEN / volume_id
+            with self._node.freezes.holding(volume_id), noted(note, mount):
+                number, limit_s = mount.device_number, FREEZE_LIMIT_S + 2
+                async with hold_frozen(self._node.workers, mount.path, number, limit_s):
+                    yield True
 
     async def thaw_leftovers(self) -> None:
         """Thaw what an agent that was killed together with its guardian may have left frozen."""
-        for note in sorted((self._node.paths.runtime / FROZEN).glob("vol-*")):
-            try:
-                path, major, minor = json.loads(note.read_text("utf-8"))
-                await self._node.workers.call(
-                    change_mount.thaw,
-                    str(path),
-                    DeviceNumber(int(major), int(minor)),
-                    timeout_s=THAW_TIMEOUT_S,
-                    subject=note.name,
-                )
-            except (AgentError, OSError, ValueError, TypeError) as error:
-                log.warning("freeze.leftover", volume_id=note.name, error=str(error))
-            note.unlink(missing_ok=True)
+        await thaw_noted(self._node.workers, self._node.paths.runtime / FROZEN)
 
 
 def _check_ours(observed: Observed, sentence: str = "", hint: str | None = None) -> None:

@@ -8,17 +8,20 @@ The guardian is never killed: one that hangs in the kernel thaws as soon as the 
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import anyio
 from anyio.abc import Process
 
+from agent.base.log import get_logger
 from agent.core.errors import AgentError, FrozenError, NotAnsweringError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.frozen_filesystem import hint_at_thaw
-from agent.core.model import DeviceNumber, Reason
+from agent.core.model import DeviceNumber, Mount, Reason
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.thaw_guardian import FROZEN_BY_OTHERS
 from agent.node.isolate.workers import Workers
@@ -26,6 +29,8 @@ from agent.node.isolate.workers import Workers
 FREEZE_TIMEOUT_S = 10.0
 """Flushing what is dirty comes first; a busy volume may need seconds."""
 THAW_TIMEOUT_S = 10.0
+
+log = get_logger(__name__)
 
 
 @asynccontextmanager
@@ -69,6 +74,42 @@ async def hold_frozen(
                 await workers.call(
                     change_mount.thaw, path, device_number, timeout_s=THAW_TIMEOUT_S, subject=path
                 )
+
+
+# -- For a start after even the guardian was killed ----------------------------------------------------------
+
+
+@contextmanager
+def noted(note: Path, mount: Mount) -> Iterator[None]:
+    """Have it written down, within, that a mount is frozen."""
+    note.parent.mkdir(mode=0o700, exist_ok=True)
+    note.write_text(json.dumps([mount.path, *mount.device_number]), "utf-8")
+    try:
+        yield
+    finally:
+        # Left behind, it would have the next agent thaw what somebody else froze by then.
+        note.unlink(missing_ok=True)
+
+
+async def thaw_noted(workers: Workers, directory: Path) -> None:
+    """Thaw whatever the notes in a directory, each named after its volume, say may be frozen still."""
+    for note in _list_notes(directory):
+        try:
+            path, major, minor = json.loads(note.read_text("utf-8"))
+            number = DeviceNumber(int(major), int(minor))
+            await workers.call(
+                change_mount.thaw, str(path), number, timeout_s=THAW_TIMEOUT_S, subject=note.name
+            )
+        except (AgentError, OSError, ValueError, TypeError) as error:
+            log.warning("freeze.leftover", volume_id=note.name, error=str(error))
+        note.unlink(missing_ok=True)
+
+
+def _list_notes(directory: Path) -> list[Path]:
+    return sorted(directory.glob("vol-*"))
+
+
+# -- The guardian --------------------------------------------------------------------------------------------
 
 
 async def _tell(guardian: Process, words: bytes) -> None:

@@ -292,14 +292,16 @@ def test_volume_attached_before_aws_answers_is_not_formatted(
     assert agent.read_events("volume.formatted") == []
 
 
-@pytest.mark.timeout(900)
-def test_volumes_leave_a_machine_that_is_powered_off_and_no_other(
-    guest: Guest, target: EbsTarget, aws: AwsServer
-) -> None:
-    """Stopped, and rebooted, the agent detaches nothing; at a power-off it does while the network is there.
+HOLD = """
+systemd-run --quiet --unit=holder --property=TimeoutStopSec=40s \\
+    sh -c 'trap "" TERM; exec 3>> /data/db/kept; exec sleep infinity'
+until fuser --silent /data/db/kept; do sleep 0.1; done
+"""
+"""Holds a volume for longer than the agent's unit may take to stop."""
 
-    What has left is attached and mounted again by itself when the machine is started, with its data.
-    """
+
+def prepare_power_off(guest: Guest, target: EbsTarget, aws: AwsServer) -> tuple[GuestAgent, str]:
+    """Have the guest be a node whose volumes leave at a power-off; return its agent and its one volume."""
     for unit, drop_in in STAYS_UP.items():
         guest.put(f"/etc/systemd/system/{unit}.d/stays-up.conf", drop_in.encode())
     guest.put("/etc/configure-network", CONFIGURE_NETWORK.encode())
@@ -316,6 +318,18 @@ def test_volumes_leave_a_machine_that_is_powered_off_and_no_other(
     )
     guest.run(["systemctl", "enable", "emulated-network.service"])
     guest.run(["sync"])
+    return agent, volume
+
+
+@pytest.mark.timeout(900)
+def test_volumes_leave_a_machine_that_is_powered_off_and_no_other(
+    guest: Guest, target: EbsTarget, aws: AwsServer
+) -> None:
+    """Stopped, and rebooted, the agent detaches nothing; at a power-off it does while the network is there.
+
+    What has left is attached and mounted again by itself when the machine is started, with its data.
+    """
+    agent, volume = prepare_power_off(guest, target, aws)
 
     def start() -> None:
         target.start()
@@ -341,3 +355,26 @@ def test_volumes_leave_a_machine_that_is_powered_off_and_no_other(
     start()
     assert guest.shell("cat /data/db/kept") == "more\n"
     assert agent.read_events("volume.formatted") == []
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_volume_in_use_at_a_power_off_leaves_once_it_is_free(
+    guest: Guest, target: EbsTarget, aws: AwsServer
+) -> None:
+    """It is waited for longer than the unit says: the agent asks for time. Who was in the way is told."""
+    agent, volume = prepare_power_off(guest, target, aws)
+    agent.start()
+    wait_ready(guest, "db")
+    guest.shell(HOLD)
+    guest.power_off(timeout_s=400)
+    assert aws.calls["DetachClusterNodeVolume"] == 1
+    assert aws.cloud.volumes[volume].status == "available"
+    guest.start()
+    target.start()
+    agent.start()
+    wait_ready(guest, "db")
+    told = guest.run([EBS_AGENT, "events", "--json"]).stdout.decode().splitlines()
+    events = {event["event"]: event for event in map(json.loads, told)}
+    assert "sleep" in events["volume.not_let_go"]["error"]
+    assert events["instance.left"]["left"] == []

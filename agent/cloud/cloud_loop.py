@@ -33,7 +33,7 @@ from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.tasks.undescribed_volumes import ASK_AGAIN_S, UntoldVolumes
 from agent.cloud.tasks.volume_tasks import list_tasks
 from agent.cloud.view.change_events import Record, log_event, log_failure
-from agent.cloud.view.cloud_report import CloudReport, Hands, make_ending, make_facts, needs_cloud
+from agent.cloud.view.cloud_report import CloudReport, Hands, make_ending, make_facts, report_failure
 from agent.cloud.view.cloud_state import CloudState, describe_all
 from agent.cloud.view.describe_all import describe_pools
 from agent.cloud.view.pending_calls import RecentCalls
@@ -280,17 +280,13 @@ class CloudLoop:
         self, policy: Policy, error: AgentError, described: Mapping[VolumeId, Origin]
     ) -> None:
         """Say of every entry that needs AWS why nothing is known; what was found before stays."""
-        ending = make_ending(error)
-        old = self.findings
         if self._failure != error.message:
             log_failure(error)
         self._failure = error.message
-        facts = make_facts(self._identity.last) if self._identity.last else old.facts
-        endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry)}
-        origins = {**old.origins, **described}
-        told = replace(old, facts=facts, origins=origins, endings=endings, notices={})
-        untold, checks = self._untold.volumes - origins.keys(), self._checkups.list_recent()
-        self._put_findings(replace(told, untold=untold, checks=checks))
+        told = report_failure(self.findings, policy, error, described)
+        facts = make_facts(self._identity.last) if self._identity.last else told.facts
+        untold, checks = self._untold.volumes - told.origins.keys(), self._checkups.list_recent()
+        self._put_findings(replace(told, facts=facts, untold=untold, checks=checks))
 
     def _put_findings(self, findings: CloudReport) -> None:
         is_news = findings != self.findings or not self._has_published

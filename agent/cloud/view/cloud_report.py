@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.cloud.identity.whoami import CloudIdentity
@@ -105,6 +105,15 @@ def make_ending(error: AgentError) -> Wait | Refuse:
     if error.retryable:
         return Wait(reason, error.message, error.hint)
     return Refuse(reason, error.message, error.hint)
+
+
+def report_failure(
+    before: CloudReport, policy: Policy, error: AgentError, described: Mapping[VolumeId, Origin]
+) -> CloudReport:
+    """Return what is told where not all could be described: what was told before, and why no more is."""
+    ending = make_ending(error)
+    endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry)}
+    return replace(before, origins={**before.origins, **described}, endings=endings, notices={})
 
 
 def explain_fault(policy: Policy, error: BaseException) -> dict[str, Wait | Refuse]:

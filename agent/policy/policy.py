@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agent.core.errors import AgentError
-from agent.core.model import Expected, Identity, NodeFacts, Origin, Seen, VolumeId, Wanted
+from agent.core.model import Expected, NodeFacts, Origin, Seen, VolumeId
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.matching import Candidate, MatchContext, MatchExplanation, explain_match
@@ -36,19 +35,6 @@ class Policy(Head):
     """Parameters of volumes the agent makes, by name."""
     volumes: tuple[VolumeEntry, ...] = ()
     """What is wanted of each volume."""
-
-    def choose(
-        self, identity: Identity, size_bytes: int, node: NodeFacts, origin: Origin | None = None
-    ) -> Wanted | None:
-        """Return what is wanted of one volume, as if it were the only one; None if no entry matches it.
-
-        Raises AgentError: SeveralEntries, PathNotAllowed. Where other volumes are present, ask ``assign``.
-        """
-        volume = Candidate(identity.volume_id, identity.attach_name, size_bytes, origin)
-        chosen = assign(self.volumes, (volume,), self._surround(node))[volume.volume_id]
-        if isinstance(chosen, AgentError):
-            raise chosen
-        return chosen
 
     def assign(
         self,

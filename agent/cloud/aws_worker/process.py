@@ -54,7 +54,6 @@ class WorkerSettings:
     """How often a repeatable call is made before it is told that AWS fails, or cannot be reached."""
     idle_s: float = 60.0
     call_timeout_s: float = 120.0
-    start_timeout_s: float = 30.0
     environment: Mapping[str, str] | None = None
     """Added to what the worker keeps of the daemon's environment."""
     python: str = sys.executable

@@ -23,13 +23,6 @@ _HINT_NEW = (
 _HINT_SIZE = "Say the size it has in the policy, or copy its contents to a new, smaller volume."
 
 
-def find_differences(
-    volume: CloudVolume, wanted: WantedVolume, modification: Modification | None = None
-) -> tuple[Difference, ...]:
-    """Return all differences: those that AWS is ending already among them."""
-    return (*find_shape_differences(volume, wanted, modification), *find_tag_differences(volume, wanted))
-
-
 def find_shape_differences(
     volume: CloudVolume, wanted: WantedVolume, modification: Modification | None = None
 ) -> tuple[Difference, ...]:

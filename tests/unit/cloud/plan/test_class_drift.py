@@ -9,10 +9,10 @@ import pytest
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
-from agent.cloud.plan.class_drift import find_differences, tell_drift
+from agent.cloud.plan.class_drift import find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.modify_volume import plan_modify, plan_tags
-from agent.core.model import Reason, Remedy, VolumeId
+from agent.core.model import Difference, Reason, Remedy, VolumeId
 from agent.core.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -20,6 +20,11 @@ KEY = "arn:aws:kms:us-west-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890
 NOON = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 WANTED = WantedVolume("ckpt", "abcde01234yz", "compute-1", "us-west-2a", "gp3", 8, iops=3000, throughput=125)
 HERE = CloudVolume(VOLUME, "in-use", 8, "gp3", "us-west-2a", iops=3000, throughput=125, tags=WANTED.all_tags)
+
+
+def find_differences(volume: CloudVolume, wanted: WantedVolume) -> tuple[Difference, ...]:
+    """Return all differences, as the two tasks find them one after the other."""
+    return (*find_shape_differences(volume, wanted), *find_tag_differences(volume, wanted))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _NUMBER = "[0-9]{1,9}"
 _SIZE = f"{_NUMBER} ?(?:{'|'.join(_SIZE_UNITS)})"
 _DURATION = f"{_NUMBER} ?(?:{'|'.join(_DURATION_UNITS)})"
 SIZE_PATTERN = f"^{_SIZE}$"
-SIZE_RANGE_PATTERN = rf"^(?:(?:>=|<=)? ?{_SIZE}|{_SIZE} ?\.\. ?{_SIZE})$"
+SIZE_RANGE_PATTERN = rf"^(?:(?:(?:>=|<=)\s*)?{_SIZE}|{_SIZE}\s*\.\.\s*{_SIZE})$"
 DURATION_PATTERN = f"^{_DURATION}$"
 
 _AMOUNT = re.compile(f"({_NUMBER}) ?([A-Za-z]*)", re.ASCII)

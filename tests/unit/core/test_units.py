@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core.errors import InvalidValueError
@@ -124,6 +124,9 @@ def test_sizes_are_shown_as_they_are_written(size_bytes: int) -> None:
         assert parse_size(shown) == size_bytes
 
 
+@example(" 0B")
+@example(">=  1GiB")
+@example("1GiB  ..  2GiB")
 @given(st.text("0123456789 .<>=BKMGTiBsmhd", max_size=14))
 def test_patterns_for_editors_agree_with_the_parsers(text: str) -> None:
     """An editor accepts what the agent accepts, and nothing else, but for ranges that end too early."""

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import FsType, Relocation, VolumeId
+from agent.core.model import DeviceNumber, FsType, Relocation, VolumeId
 from agent.node.filesystem.mount import mount_filesystem
-from agent.node.kernel.mountinfo import read_mounts
+from agent.node.kernel.mountinfo import find_top_mount, read_mounts
 from agent.node.mounts.exchange_mounts import exchange_mounts
 from tests.agent_process import AgentProcess, Scratch
 from tests.loop.disks import Bench
@@ -42,6 +42,12 @@ def write(scratch: Scratch, names: list[str], options: tuple[str, ...] = (), **s
     scratch.write_policy(*entries, **settings)
 
 
+def number(scratch: Scratch, names: list[str]) -> list[DeviceNumber | None]:
+    """Return whose mount is at each name, without using it: who waits by reading a file is in the way."""
+    mounts = (find_top_mount(read_mounts(), str(scratch.data / name)) for name in names)
+    return [None if mount is None else mount.device_number for mount in mounts]
+
+
 def read(scratch: Scratch, names: list[str]) -> list[str]:
     """Return what was at each name at the start."""
     return [
@@ -68,14 +74,16 @@ def test_volumes_change_places(scratch: Scratch, agent: AgentProcess, count: int
     old = ["a", "b", "c"][:count]
     new = [*old[1:], old[0]]
     start(scratch, agent, old)
+    numbers = number(scratch, old)
     write(scratch, new, options=("noatime",))
     agent.reload()
-    wait_until(lambda: read(scratch, new) == old, "they changed places")
+    wait_until(lambda: number(scratch, new) == numbers, "they changed places")
     for volume, name in zip(VOLUMES, new, strict=False):
         is_told = partial(is_ready_at, agent, volume, scratch.data / name)
         wait_until(is_told, f"{volume} is Ready at {name}")
         has_options = partial(has_option, scratch.data / name, "noatime")
         wait_until(has_options, f"{name} has its options")
+    assert read(scratch, new) == old
     assert list_mounts(scratch) == [str(scratch.data / name) for name in old]
     for event in ("volume.refused", "volume.degraded", "volume.failed", "step.failed"):
         assert agent.read_events(event) == []
@@ -86,7 +94,7 @@ def test_volumes_change_places(scratch: Scratch, agent: AgentProcess, count: int
 def test_nothing_is_moved_while_one_is_in_use(scratch: Scratch, agent: AgentProcess) -> None:
     """As long as somebody uses one of them each stays where it is, and it is said who; then they go."""
     start(scratch, agent, ["a", "b"])
-    before = list_mounts(scratch)
+    before, numbers = list_mounts(scratch), number(scratch, ["a", "b"])
     sleeper = subprocess.Popen(["sleep", "600"], cwd=scratch.data / "b")
     try:
         write(scratch, ["b", "a"])
@@ -98,19 +106,22 @@ def test_nothing_is_moved_while_one_is_in_use(scratch: Scratch, agent: AgentProc
     finally:
         sleeper.kill()
         sleeper.wait()
-    wait_until(lambda: read(scratch, ["b", "a"]) == ["a", "b"], "they changed places")
+    wait_until(lambda: number(scratch, ["b", "a"]) == numbers, "they changed places")
     for volume in VOLUMES[:2]:
         agent.wait_condition(volume, "Ready")
+    assert read(scratch, ["b", "a"]) == ["a", "b"]
 
 
 def test_chain_moves_one_after_the_other(scratch: Scratch, agent: AgentProcess) -> None:
     """What waits for a place that becomes free has it at once, and not when it is looked at next."""
     start(scratch, agent, ["a", "b"], resync="1h")
+    numbers = number(scratch, ["a", "b"])
     write(scratch, ["b", "c"], resync="1h")
     agent.reload()
-    wait_until(lambda: read(scratch, ["b", "c"]) == ["a", "b"], "both have moved")
+    wait_until(lambda: number(scratch, ["b", "c"]) == numbers, "both have moved")
     for volume in VOLUMES[:2]:
         agent.wait_condition(volume, "Ready")
+    assert read(scratch, ["b", "c"]) == ["a", "b"]
 
 
 def test_what_was_unmounted_is_put_back(bench: Bench) -> None:

@@ -61,7 +61,8 @@ def detach_and_note(mount: Mount) -> Leftover:
 def _find_users(mount: Mount) -> tuple[Process, ...]:
     """Return who uses the mount; whoever may not be looked at keeps nothing in sight whose device is gone."""
     try:
-        return find_processes(mount.path, mount.device_number)
+        # A worker of the agent's too: stuck on its device, it keeps the filesystem for as long.
+        return find_processes(mount.path, mount.device_number, are_workers_named=True)
     except ShortageError:
         raise
     except InconclusiveError:

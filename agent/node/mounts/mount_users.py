@@ -27,6 +27,7 @@ from agent.node.kernel.open_files import (
     has_ended,
     is_shielded_init,
     list_processes,
+    list_workers,
     read_link,
 )
 
@@ -42,6 +43,8 @@ class _Search:
     path: str
     device_number: DeviceNumber
     deadline: float
+    own: frozenset[int] = field(default_factory=lambda: frozenset({os.getpid()}))
+    """Processes that are not asked."""
     found: dict[int, Process] = field(default_factory=dict)
     failure: OSError | None = None
     """Why a process that had not ended could not be asked."""
@@ -59,18 +62,27 @@ class _Search:
 
 
 def find_processes(
-    path: str, device_number: DeviceNumber, time_limit_s: float = 2.0, proc: Path = PROC
+    path: str,
+    device_number: DeviceNumber,
+    time_limit_s: float = 2.0,
+    proc: Path = PROC,
+    *,
+    are_workers_named: bool = False,
 ) -> tuple[Process, ...]:
     """Return the processes that use the mount at ``path``: at most 50 of them, found within the time.
 
     A use is a working or root directory, a running program, an open or a mapped file on the mount. A process
     of another mount namespace, as in a container, uses it where it has the device mounted for itself, so that
-    an unmount outside does not reach it.
+    an unmount outside does not reach it. The agent's workers are left out unless ``are_workers_named``: one
+    that looks at the mount for another volume's sake is done in a moment, and must keep nothing from going.
 
     Raises InconclusiveError where none is found and one that has not ended could not be asked.
     """
     search = _Search(path, device_number, monotonic() + time_limit_s)
     insiders, outsiders = _sort_processes(search, proc)
+    if not are_workers_named:
+        with _noting_failure(search, PROC / "self"):
+            search.own = list_workers()
     # The cheap questions to all processes first, so that running out of time costs the rarest answers.
     _ask(search, insiders, _has_link)
     _ask(search, insiders, _has_descriptor)
@@ -116,7 +128,7 @@ def _ask(search: _Search, processes: Iterable[Path], is_using: Callable[[Path, _
         pid = int(process.name)
         if search.is_over:
             return
-        if pid in search.found or pid == os.getpid():
+        if pid in search.found or pid in search.own:
             continue
         with _noting_failure(search, process):
             if is_using(process, search):

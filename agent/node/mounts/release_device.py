@@ -26,7 +26,14 @@ from agent.core.quoting import make_printable
 from agent.node.device.open_device import open_partition
 from agent.node.filesystem import change_mount
 from agent.node.kernel.ioctl import Request, ioctl, name_call
-from agent.node.kernel.open_files import PROC, has_ended, is_shielded_init, list_descriptors, list_processes
+from agent.node.kernel.open_files import (
+    PROC,
+    has_ended,
+    is_shielded_init,
+    list_descriptors,
+    list_processes,
+    list_workers,
+)
 from agent.node.kernel.sysfs import list_names, locate
 from agent.node.mounts.mount_users import describe_process
 
@@ -115,8 +122,9 @@ def find_users(path: str, numbers: frozenset[DeviceNumber], proc: Path = PROC) -
 
     Raises PermissionError where not all processes can be seen, OSError where the device does not answer.
     """
+    all_processes = list_processes(proc)
     own = _list_own_processes()
-    processes = [process for process in list_processes(proc) if int(process.name) not in own]
+    processes = [process for process in all_processes if int(process.name) not in own]
     found: list[Process] = []
     unread: list[Process] = []
     safe_mounts = _SafeMounts()
@@ -195,7 +203,7 @@ def _name(processes: tuple[Process, ...]) -> list[str]:
 def _list_own_processes() -> frozenset[int]:
     """Return this worker, its siblings, their parent, and the daemon, which holds the device as well."""
     zygote = psutil.Process(os.getppid())
-    return frozenset({os.getpid(), zygote.pid, zygote.ppid(), *(one.pid for one in zygote.children())})
+    return list_workers() | {zygote.pid, zygote.ppid()}
 
 
 def _is_claimed(path: str) -> bool:

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 
 from agent.core.errors import InconclusiveError, ShortageError
-from agent.core.model import DeviceNumber
+from agent.core.model import DeviceNumber, Process
+from agent.node.isolate.workers import Workers
 from agent.node.mounts.mount_users import find_processes
+from tests.waiting import WAIT_S, until, wait_until
 
 NOWHERE = DeviceNumber(0, 1 << 20)
 
@@ -69,6 +72,36 @@ def test_agent_itself_is_not_found(tmp_path: Path) -> None:
     """Who asks is not in the way."""
     with (tmp_path / "file").open("w"):
         assert find_processes(str(tmp_path), NOWHERE) == ()
+
+
+def hold_until(path: str, end: str) -> None:
+    """Have a file open, as a worker has what it looks at, until another one is there."""
+    with Path(path).open("w"):
+        wait_until(Path(end).exists, f"{end} was made")
+
+
+async def test_worker_that_looks_is_not_in_the_way(tmp_path: Path) -> None:
+    """What is looked at for another volume's sake can go all the same; what it keeps for good is told."""
+    held, end = tmp_path / "data/file", tmp_path / "end"
+    held.parent.mkdir()
+    async with Workers() as workers, anyio.create_task_group() as tasks:
+
+        async def hold() -> None:
+            await workers.call(hold_until, str(held), str(end), timeout_s=WAIT_S, subject="other")
+
+        tasks.start_soon(hold)
+        await until(held.exists)
+        found = await workers.call(
+            find_processes, str(held.parent), NOWHERE, timeout_s=WAIT_S, subject="this one"
+        )
+        named = await workers.call(find_all, str(held.parent), timeout_s=WAIT_S, subject="this one")
+        end.touch()
+    assert found == ()
+    assert len(named) == 1
+
+
+def find_all(path: str) -> tuple[Process, ...]:
+    return find_processes(path, NOWHERE, are_workers_named=True)
 
 
 def test_search_without_time_ends_at_once(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ class AgentProcess:
 
     def start(self, *, wait: bool = True) -> AgentProcess:
         """Start the agent, and wait until its first full look is done."""
-        argv = [sys.executable, "-m", "agent", "--root", str(self._scratch.root)]
+        # A run that is killed leaves no agent, which would mount anew what the next run takes away.
+        argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "agent"]
+        argv += ["--root", str(self._scratch.root)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*argv, "run", "--devices", str(self._scratch.devices)],

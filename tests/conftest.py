@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.leftovers import find_runs, sweep
 from tests.summary import SummaryPlugin
 from tests.tiers import TIERS, TierPlugin, parse_tiers
 
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(program, …): skip where one of the programs is absent")
     config.pluginmanager.register(TierPlugin(config.getoption("--require-tiers")), "tiers")
     config.pluginmanager.register(SummaryPlugin(), "summary")
+    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
+        sweep(find_runs())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

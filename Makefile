@@ -33,8 +33,9 @@ UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS))
 FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
-# A worker for each core, each with tests that lie together; PYTEST_ARGS=-n0 has one process run them all.
-PARALLEL := --numprocesses $(shell nproc) --maxprocesses 8 --dist worksteal
+# Three workers for two cores, since a third of the time they wait, each with tests that lie together;
+# PYTEST_ARGS=-n0 has one process run them all.
+PARALLEL := --numprocesses $(shell echo $$(($$(nproc) + ($$(nproc) + 1) / 2))) --maxprocesses 8 --dist worksteal
 # Each may have two guests of 1.5 GiB. Files stay whole, since tests of one may build on one another.
 PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -16,12 +16,18 @@ from tests.tiers import TIERS, TierPlugin, parse_tiers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Deadlines measure the machine, not the code. CI tries the same examples every time, so its failures recur.
+# Deadlines measure the machine, not the code. CI tries the same examples every time, so its failures recur;
+# runs by hand try others each time, and fewer.
 hypothesis.settings.register_profile(
-    "dev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "dev", deadline=None, max_examples=30, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile(
-    "ci", parent=hypothesis.settings.get_profile("dev"), derandomize=True, database=None, print_blob=True
+    "ci",
+    parent=hypothesis.settings.get_profile("dev"),
+    max_examples=100,
+    derandomize=True,
+    database=None,
+    print_blob=True,
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

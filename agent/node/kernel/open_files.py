@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from agent.core.errors import InconclusiveError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
@@ -57,17 +55,6 @@ def list_processes(proc: Path = PROC) -> tuple[Path, ...]:
         # The first process is always there: hidepid= keeps us from seeing it, and others with it.
         raise PermissionError(errno.EACCES, "not all processes are shown", str(proc))
     return found
-
-
-def list_workers() -> frozenset[int]:
-    """Return the IDs of this worker and of the agent's others, who have what they look at open for a moment.
-
-    To be asked after the processes are listed, so that one forked in between is not taken for a stranger.
-    """
-    parent = os.getppid()
-    # Whose parent has ended is given to the first process, and no worker is what that has started.
-    children = psutil.Process(parent).children() if parent > 1 else ()
-    return frozenset({os.getpid(), *(child.pid for child in children)})
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from agent.node.kernel.open_files import (
     has_ended,
     is_shielded_init,
     list_processes,
-    list_workers,
     read_link,
 )
 
@@ -91,6 +90,17 @@ def find_processes(
     if search.failure is not None and not search.found:
         raise cannot_look(f"who uses what is mounted at {make_printable(path)}", search.failure)
     return tuple(search.found.values())
+
+
+def list_workers() -> frozenset[int]:
+    """Return the IDs of this worker and of the agent's others, who have what they look at open for a moment.
+
+    To be asked after the processes are listed, so that one forked in between is not taken for a stranger.
+    """
+    parent = os.getppid()
+    # Whose parent has ended is given to the first process, and no worker is what that has started.
+    children = psutil.Process(parent).children() if parent > 1 else ()
+    return frozenset({os.getpid(), *(child.pid for child in children)})
 
 
 def _sort_processes(search: _Search, proc: Path) -> tuple[list[Path], list[Path]]:

@@ -26,16 +26,9 @@ from agent.core.quoting import make_printable
 from agent.node.device.open_device import open_partition
 from agent.node.filesystem import change_mount
 from agent.node.kernel.ioctl import Request, ioctl, name_call
-from agent.node.kernel.open_files import (
-    PROC,
-    has_ended,
-    is_shielded_init,
-    list_descriptors,
-    list_processes,
-    list_workers,
-)
+from agent.node.kernel.open_files import PROC, has_ended, is_shielded_init, list_descriptors, list_processes
 from agent.node.kernel.sysfs import list_names, locate
-from agent.node.mounts.mount_users import describe_process
+from agent.node.mounts.mount_users import describe_process, list_workers
 
 _NODE_TYPES = frozenset({"devtmpfs", "tmpfs", "overlay", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs"})
 """Filesystems device nodes live on, of the host and of containers. Asking about a file on any other may have

@@ -81,12 +81,19 @@ FLOORS = (
         ("core", "base", "policy", "node", "report", "loop"),
     ),
     Floor(
-        "daemon",
-        ("daemon",),
+        "csi",
+        ("csi.wire csi.calls csi.sockets csi.kubelet_root", "csi.service csi.volumes", "csi"),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
     Floor(
-        "cli", ("cli", "__main__"), ("core", "base", "policy", "node", "report", "loop", "cloud", "daemon")
+        "daemon",
+        ("daemon",),
+        ("core", "base", "policy", "node", "report", "loop", "cloud", "csi"),
+    ),
+    Floor(
+        "cli",
+        ("cli", "__main__"),
+        ("core", "base", "policy", "node", "report", "loop", "cloud", "csi", "daemon"),
     ),
 )
 """From the ground up."""

@@ -77,6 +77,7 @@ class Reason(str, Enum):
     UNREACHABLE = "Unreachable"
     TOO_SLOW = "TooSlow"
     # Waiting.
+    NOT_STAGED = "NotStaged"
     RELEASED = "Released"
     NOT_ATTACHED = "NotAttached"
     WAITING_FOR_CLOUD = "WaitingForCloud"

@@ -138,8 +138,8 @@ class Reconciler:
         """Return the volumes that something is wanted of, released or not."""
         return tuple(sorted(volume for volume, want in self._wants.items() if want is not None))
 
-    async def wait_settled(self, volumes: Iterable[VolumeId], timeout_s: float) -> None:
-        """Return when all ``volumes`` were looked at since they were woken last, or after ``timeout_s``.
+    async def wait_settled(self, volumes: Iterable[VolumeId], timeout_s: float) -> bool:
+        """Return True when all were looked at since they were woken last, False after ``timeout_s``.
 
         A device that does not answer must hold up nobody.
         """
@@ -148,6 +148,8 @@ class Reconciler:
                 track = self._tracks.get(volume)
                 if track is not None and track.is_followed:
                     await track.settled.wait()
+            return True
+        return False
 
     async def look(self, volume: VolumeId) -> VolumeStatus:
         """Look at one volume now and return how it is and what would be done, doing none of it.

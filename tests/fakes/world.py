@@ -43,6 +43,8 @@ from agent.core.steps import (
     MountFilesystem,
     MoveMount,
     NoteRaw,
+    Publish,
+    Relinquish,
     Remount,
     RestoreNodeOwnership,
     SetNodeOwnership,
@@ -51,6 +53,7 @@ from agent.core.steps import (
     Tune,
     Unlink,
     Unmount,
+    Unpublish,
 )
 
 GIB = 1024**3
@@ -59,6 +62,14 @@ HALF_MADE = Foreign("data at byte 4096", 4096, is_signed=False, is_own_remains=T
 
 class AgentDiedError(BaseException):
     """The agent was killed here: nothing catches it, as nothing catches SIGKILL."""
+
+
+def is_death(error: BaseException) -> bool:
+    """Tell whether the agent died, alone or in a group of tasks that all died."""
+    if isinstance(error, AgentDiedError):
+        return True
+    inner = getattr(error, "exceptions", ())
+    return bool(inner) and all(is_death(one) for one in inner)
 
 
 class RuleBrokenError(BaseException):
@@ -79,6 +90,7 @@ class FakeVolume:
     is_attached: bool = True
     mount: Mount | None = None
     stale_mount: Mount | None = None
+    views: tuple[Mount, ...] = ()
     record: FormatRecord | None = None
     links: frozenset[str] = frozenset()
     root_inode: RootInode = field(default_factory=lambda: RootInode(0, 0, 0o755))
@@ -149,6 +161,7 @@ class FakeSession:
             serial = volume.volume_id.replace("-", "")
             identity = Identity(volume.volume_id, "Amazon Elastic Block Store", serial)
             device = Device("/dev/nvme1n1", DeviceNumber(259, 1), identity, volume.size_bytes, diskseq=1)
+        views = volume.views if wanted is not None and wanted.is_kubelets else ()
         names = {f"by-id/{volume.volume_id}"}
         if wanted is not None and wanted.block is not None:
             names.add(wanted.name)
@@ -157,7 +170,8 @@ class FakeSession:
             volume.volume_id,
             device=device,
             content=volume.content if needs_content else None,
-            mounts=() if volume.mount is None else (volume.mount,),
+            mounts=() if volume.mount is None else (volume.mount, *views),
+            views=views,
             stale_mounts=() if volume.stale_mount is None else (volume.stale_mount,),
             obstacle=None if device is None or volume.stale_mount is None else "what is left of it",
             was_lost=device is None and volume.volume_id in self._node.lost,
@@ -194,7 +208,7 @@ class FakeSession:
         self._node.interrupt(f"after {action.kind}")
         await self._node.reach(f"after {action.kind}")
 
-    def _do(self, action: Action) -> None:  # noqa: C901, PLR0912 -- one branch a step
+    def _do(self, action: Action) -> None:  # noqa: C901, PLR0912, PLR0915 -- one branch a step
         volume = self._volume
         if isinstance(action, Format):
             self._format(action)
@@ -216,6 +230,19 @@ class FakeSession:
         elif isinstance(action, Unmount) and action.is_stale:
             self._node.lost.add(volume.volume_id)
             volume.stale_mount = None
+        elif isinstance(action, Unmount):
+            assert not volume.views, "unmounted below a pod"
+            volume.mount = None
+        elif isinstance(action, Relinquish):
+            if volume.raw_users:
+                raise failing(Reason.DEVICE_BUSY)
+            assert volume.mount is None
+        elif isinstance(action, Publish):
+            view = replace(action.staged, mount_id=70 + len(volume.views), path=action.path)
+            options = frozenset(action.options) | ({"rw"} - set(action.options))
+            volume.views += (replace(view, options=options),)
+        elif isinstance(action, Unpublish):
+            volume.views = tuple(view for view in volume.views if view.path != action.path)
         elif isinstance(action, Remount):
             assert volume.mount is not None
             volume.mount = replace(volume.mount, options=frozenset({"rw", "relatime", *action.options}))

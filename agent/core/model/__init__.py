@@ -33,6 +33,7 @@ from agent.core.model.wanted import (
     WantedFilesystem,
     WantedMount,
     WantedTuning,
+    WantedView,
 )
 from agent.core.reasons import Condition, Reason
 
@@ -88,5 +89,6 @@ __all__ = [
     "WantedFilesystem",
     "WantedMount",
     "WantedTuning",
+    "WantedView",
     "parse_volume_id",
 ]

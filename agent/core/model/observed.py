@@ -103,6 +103,10 @@ class Observed:
     """Mounts of this device and its partitions."""
     stale_mounts: tuple[Mount, ...] = ()
     """Mounts the agent made of an appearance of this volume that is gone."""
+    views: tuple[Mount, ...] = ()
+    """Of a volume of kubelet's: where but at its staging path it, a part of it or its node is mounted."""
+    is_place_missing: bool = False
+    """The directory of kubelet's where it is to be mounted is not there."""
     was_lost: bool = False
     """It vanished while mounted and has not been ready since."""
     applied_options: tuple[str, ...] | None = None

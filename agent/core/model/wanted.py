@@ -27,6 +27,8 @@ class WantedFilesystem:
     format: FormatRule = FormatRule.NEVER
     label: str | None = None
     mkfs_options: tuple[str, ...] = ()
+    partition: int | None = None
+    """The partition that is to hold it; None: the volume itself, or its only one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ class Wanted:
     tune: WantedTuning = field(default_factory=WantedTuning)
     is_broad: bool = False
     """The volume is meant by what it is like (its size, its device name), and not named."""
+    is_kubelets: bool = False
+    """Kubelet wants it: at a directory of kubelet's, which kubelet has made, and shown to pods from there."""
+    is_leaving: bool = False
+    """It is about to be taken from where it is mounted, so that its filesystem is asked nothing."""
+
+
+@dataclass(frozen=True)
+class WantedView:
+    """Where a pod is to see a volume: the filesystem that is mounted on the node, or the device node."""
+
+    path: str
+    is_read_only: bool = False
+    options: tuple[str, ...] = ()
+    """Of this mount alone: ``nosuid``, ``noexec`` and their like."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ safety argument: what is not ours is refused before anything on it is even consi
 ``keep_mounted``  mounted at its path: options, growth, ownership, tuning
 ``move_mount``    mounted elsewhere
 ``released``      taken away by a person: left alone until it is given back
+``publish``       shown to pods, for kubelet, and taken back from there
 ================  ==========================================================================================
 """
 
 from __future__ import annotations
 
+from agent.core.plan.publish import plan_publish, plan_unstage
 from agent.core.plan.released import plan_released
 from agent.core.plan.rules import make_plan, needs_proof
 
-__all__ = ["make_plan", "needs_proof", "plan_released"]
+__all__ = ["make_plan", "needs_proof", "plan_publish", "plan_released", "plan_unstage"]

@@ -38,6 +38,14 @@ def plan_content(observed: Observed, device: Device, wanted: Wanted) -> tuple[St
                 hint="Free the path, or give the volume another one in the policy.",
             ),
         )
+    if observed.is_place_missing and wanted.mount is not None:
+        return (
+            Wait(
+                Reason.NOT_STAGED,
+                f"{wanted.mount.path} is not there: kubelet makes it when it asks for {observed.volume_id}.",
+                hint="It is asked for by itself when a pod needs it; until then nothing is done.",
+            ),
+        )
     refusal = _find_refusal(observed, device, filesystem)
     if refusal is not None:
         return (refusal,)
@@ -115,6 +123,13 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
             Reason.PROBE_FAILED,
             f"What is on {observed.volume_id} is not known: {why}.",
             hint="A volume that cannot be read is never formatted; see the kernel log for its device.",
+        )
+    found = content.partition if isinstance(content, Filesystem) else None
+    if filesystem.partition not in {None, found}:
+        return Refuse(
+            Reason.FILESYSTEM_MISMATCH,
+            f"{observed.volume_id} holds no filesystem in partition {filesystem.partition}, which is wanted.",
+            hint="Correct the partition, or leave it out: the volume itself, or its only partition, is used.",
         )
     if isinstance(content, Filesystem) and content.type is not filesystem.type:
         return Refuse(

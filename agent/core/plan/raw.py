@@ -43,7 +43,7 @@ def plan_taking_back(observed: Observed, wanted: Wanted | None) -> tuple[Step, .
     AWS has yet to say the entry of.
     """
     note = observed.raw
-    if note is None or note.node_owner is None or find_raw_exclusion(observed) is not None:
+    if note is None or note.node_owner is None or find_raw_exclusion(observed, wanted) is not None:
         return ()
     if wanted is None and observed.is_origin_awaited:
         return ()
@@ -58,7 +58,7 @@ def plan_end(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
 
 
 def _find_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | None:
-    exclusion = find_raw_exclusion(observed)
+    exclusion = find_raw_exclusion(observed, wanted)
     if exclusion is not None:
         return refuse_excluded(exclusion)
     if observed.mounted_at is not None:

@@ -83,7 +83,7 @@ def _plan_link_by_id(observed: Observed) -> tuple[Step, ...]:
 
 
 def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[Step, ...]:
-    exclusion = find_exclusion(observed)
+    exclusion = find_exclusion(observed, wanted)
     if exclusion is not None:
         return (refuse_excluded(exclusion),)
     if device.identity.is_shared or (observed.origin is not None and observed.origin.is_multi_attach):
@@ -100,12 +100,23 @@ def _plan_mounted(observed: Observed, device: Device, wanted: Wanted) -> tuple[S
     here = _find_mount_at_path(observed, wanted.mount)
     if here is not None and wanted.mount is not None:
         return plan_upkeep(observed, device, wanted, wanted.mount, here)
+    if observed.mounts and wanted.is_kubelets:
+        return (_refuse_elsewhere(observed, observed.mounts[0]),)
     if observed.mounts:
         return plan_move(observed, wanted, observed.mounts[0])
     waiting = find_wait_for_owner(observed, wanted)
     if waiting is not None:
         return (waiting,)
     return plan_end(observed, wanted) or plan_content(observed, device, wanted)
+
+
+def _refuse_elsewhere(observed: Observed, mount: Mount) -> Refuse:
+    # It may be a pod's: what kubelet has is moved by nobody.
+    return Refuse(
+        Reason.DEVICE_BUSY,
+        f"{observed.volume_id} is mounted at {mount.path}, and kubelet wants it elsewhere.",
+        hint="Take it out of the policy, or end the pods that have it; it is used once it is unmounted.",
+    )
 
 
 def _wait_for_thaw(observed: Observed, mount: Mount) -> Wait:

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from agent.core.model import Observed, Wanted
 
 
-def find_exclusion(observed: Observed) -> Exclusion | None:
-    """Return why the volume is not the agent's to touch: by what the node shows of it, or by its tags."""
+def find_exclusion(observed: Observed, wanted: Wanted | None = None) -> Exclusion | None:
+    """Return why the volume is not the agent's to touch: by what the node shows of it, or by its tags.
+
+    Tags of the EBS CSI driver say that it is Kubernetes', for which kubelet asks the agent.
+    """
     if observed.exclusion is not None or observed.origin is None:
         return observed.exclusion
-    if not observed.origin.is_csi:
+    if not observed.origin.is_csi or (wanted is not None and wanted.is_kubelets):
         return None
     return Exclusion(
         Reason.MANAGED_BY_CSI,
@@ -32,10 +35,10 @@ def find_exclusion(observed: Observed) -> Exclusion | None:
     )
 
 
-def find_raw_exclusion(observed: Observed) -> Exclusion | None:
+def find_raw_exclusion(observed: Observed, wanted: Wanted | None) -> Exclusion | None:
     """Return why a raw volume is not the agent's to touch."""
     # What a raw volume holds, and who builds on it, is its owner's business; whose it is, is not.
-    exclusion = find_exclusion(observed)
+    exclusion = find_exclusion(observed, wanted)
     return None if exclusion is not None and exclusion.reason is Reason.DEVICE_BUSY else exclusion
 
 

@@ -28,6 +28,7 @@ from agent.core.steps.actions import (
 )
 from agent.core.steps.endings import Degrade, Ending, Refuse, Wait
 from agent.core.steps.plan import Plan, Step
+from agent.core.steps.views import Publish, PublishNode, Unpublish
 
 __all__ = [
     "Action",
@@ -43,6 +44,8 @@ __all__ = [
     "MoveMount",
     "NoteRaw",
     "Plan",
+    "Publish",
+    "PublishNode",
     "Refuse",
     "Relinquish",
     "Remount",
@@ -54,5 +57,6 @@ __all__ = [
     "Tune",
     "Unlink",
     "Unmount",
+    "Unpublish",
     "Wait",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from agent.core.model import DeviceNumber, FsType, Mount, Relocation, RootInode
+from agent.core.steps.views import Publish, PublishNode, Unpublish
 
 
 @dataclass(frozen=True)
@@ -259,5 +260,5 @@ class Relinquish:
 Action: TypeAlias = (
     "Format | SettleFormat | Check | GrowPartition | GrowFilesystem | MountFilesystem | Remount | MoveMount"
     " | Unmount | SetRootOwnership | Link | Unlink | NoteRaw | SetNodeOwnership | RestoreNodeOwnership"
-    " | EndRaw | Tune | Relinquish"
+    " | EndRaw | Tune | Relinquish | Publish | PublishNode | Unpublish"
 )

@@ -79,19 +79,23 @@ def find_exclusion(
     records: Iterable[MountRecord] = (),
     boot_id: str = "",
     wanted_path: str | None = None,
+    is_kubelets: bool = False,
 ) -> Exclusion | None:
     """Return why ``device`` must not be touched, or None.
 
     A mount counts as the agent's own where it shows a whole filesystem, at ``wanted_path`` or at the path of
     a record made in this boot for this device; then other mounts of it are views of that one. CSI's
-    mounts are CSI's in any case, wherever kubelet keeps them: below a directory of the system's as well.
+    mounts are CSI's, wherever kubelet keeps them: below a directory of the system's as well. Only of a volume
+    that kubelet asks the agent for (``is_kubelets``) they are the agent's: where it is mounted by the agent,
+    and where it is raw.
     """
     ours = _find_ours(device, surroundings, tuple(records), boot_id, wanted_path)
+    is_raw = is_kubelets and wanted_path is None
     return (
         _exclude_system(device, surroundings)
-        or _exclude_csi(device, surroundings)
+        or (None if is_kubelets and ours else _exclude_csi(device, surroundings, may_be_raw=is_raw))
         or _exclude_swap(device, surroundings)
-        or _exclude_held(device, surroundings)
+        or _exclude_held(device, surroundings, may_be_raw=is_raw)
         or (None if ours else _exclude_mounted(device, surroundings))
     )
 
@@ -122,12 +126,12 @@ def _exclude_swap(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     return None
 
 
-def _exclude_csi(device: Device, surroundings: UsageFacts) -> Exclusion | None:
+def _exclude_csi(device: Device, surroundings: UsageFacts, *, may_be_raw: bool) -> Exclusion | None:
     names = _node_names(device)
     for mount in surroundings.mounts:
         if not _is_kubelets(mount):
             continue
-        if _is_raw(mount, names) or device.numbers & surroundings.devices_of(mount):
+        if (_is_raw(mount, names) and not may_be_raw) or device.numbers & surroundings.devices_of(mount):
             return Exclusion(
                 Reason.MANAGED_BY_CSI,
                 f"{device.path} is used by the EBS CSI driver at {make_printable(mount.path)}.",
@@ -140,12 +144,22 @@ def _is_kubelets(mount: Mount) -> bool:
     return _CSI_PLACE.search(mount.path) is not None
 
 
+def list_views(device: Device, surroundings: UsageFacts, place: str | None) -> tuple[Mount, ...]:
+    """Return where else than at ``place`` a device is mounted, in part or whole, or its node is."""
+    names = _node_names(device)
+    return tuple(
+        mount
+        for mount in surroundings.mounts
+        if mount.path != place and (_is_raw(mount, names) or device.numbers & surroundings.devices_of(mount))
+    )
+
+
 def _is_raw(mount: Mount, names: frozenset[str]) -> bool:
     """Whether a mount is a device node, of one of these names, that is mounted over a file."""
     return mount.fs_type == "devtmpfs" and mount.root.removeprefix("/") in names
 
 
-def _exclude_held(device: Device, surroundings: UsageFacts) -> Exclusion | None:
+def _exclude_held(device: Device, surroundings: UsageFacts, *, may_be_raw: bool) -> Exclusion | None:
     holders = (*device.holders, *(name for partition in device.partitions for name in partition.holders))
     by_name = {block.name: block for block in surroundings.blocks.values()}
     if holders:
@@ -162,7 +176,7 @@ def _exclude_held(device: Device, surroundings: UsageFacts) -> Exclusion | None:
         return Exclusion(Reason.DEVICE_BUSY, f"{device.path} backs the loop device {name}.")
     names = _node_names(device)
     for mount in surroundings.mounts:
-        if _is_raw(mount, names):
+        if _is_raw(mount, names) and not (may_be_raw and _is_kubelets(mount)):
             return Exclusion(
                 Reason.DEVICE_BUSY,
                 f"{device.path} is handed to someone as a raw device at {make_printable(mount.path)}.",

@@ -26,15 +26,29 @@ _ACCESS_LIST = "system.posix_acl_access"
 
 
 @contextlib.contextmanager
-def open_mount_point(path: str, allowed_roots: Sequence[str]) -> Iterator[int]:
+def open_mount_point(path: str, allowed_roots: Sequence[str], *, is_making: bool = True) -> Iterator[int]:
     """Yield an O_PATH descriptor of the directory at ``path``, made with its parents where missing.
 
-    Raises RefusedError with reason PathNotAllowed for a path that is not beneath an allowed root, leads
-    through a symbolic link, or could be swapped by someone other than root.
+    ``is_making`` False: NotMountedError where it is missing. Raises RefusedError with reason PathNotAllowed
+    for a path that is not beneath an allowed root, leads through a symbolic link, or could be swapped by
+    someone other than root.
     """
     check_beneath(path, allowed_roots)
-    with _walk(path, is_making=True) as fd:
+    with _walk(path, is_making=is_making, is_held_to_rule=True) as fd:
         yield fd
+
+
+def is_missing(path: str | None) -> bool:
+    """Tell whether there is a path, and no directory at it."""
+    if path is None:
+        return False
+    try:
+        with open_directory(path):
+            return False
+    except NotMountedError:
+        return True
+    except RefusedError:
+        return False  # something is there; what, is told when it is to be mounted on
 
 
 @contextlib.contextmanager
@@ -43,7 +57,7 @@ def open_directory(path: str) -> Iterator[int]:
 
     NotMountedError where there is none, and so nothing is mounted on it.
     """
-    with _walk(path, is_making=False) as fd:
+    with _walk(path, is_making=False, is_held_to_rule=False) as fd:
         yield fd
 
 
@@ -87,12 +101,12 @@ def read_mount_id(fd: int) -> int:
 
 
 @contextlib.contextmanager
-def _walk(path: str, *, is_making: bool) -> Iterator[int]:
+def _walk(path: str, *, is_making: bool, is_held_to_rule: bool) -> Iterator[int]:
     fd = os.open("/", _OPEN_FLAGS)
     try:
         walked = ""
         for component in split_path(path):
-            child = _enter(fd, component, walked, is_making=is_making)
+            child = _enter(fd, component, walked, is_making=is_making, is_held_to_rule=is_held_to_rule)
             os.close(fd)
             fd = child
             walked = f"{walked}/{component}"
@@ -101,7 +115,7 @@ def _walk(path: str, *, is_making: bool) -> Iterator[int]:
         os.close(fd)
 
 
-def _enter(parent: int, name: str, parent_path: str, *, is_making: bool) -> int:
+def _enter(parent: int, name: str, parent_path: str, *, is_making: bool, is_held_to_rule: bool) -> int:
     path = f"{parent_path}/{name}"
     try:
         if is_making and not _exists(parent, name):
@@ -110,7 +124,7 @@ def _enter(parent: int, name: str, parent_path: str, *, is_making: bool) -> int:
         child = os.open(name, _OPEN_FLAGS, dir_fd=parent)
     except OSError as error:
         raise _cannot_enter(parent, name, path, error) from error
-    if is_making:
+    if is_held_to_rule:
         try:
             _check_entry(parent, os.fstat(child), parent_path or "/", path)
         except BaseException:

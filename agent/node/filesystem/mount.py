@@ -44,6 +44,8 @@ class MountRequest:
     uid: int | None = None
     gid: int | None = None
     mode: int | None = None
+    is_directory_made: bool = True
+    """The directory is made where it is missing."""
 
 
 class _KnownAlreadyError(AgentError):
@@ -58,7 +60,8 @@ def mount_filesystem(request: MountRequest) -> int:
     RefusedError where the path is not safe or is taken, VanishedError where the device at ``source`` is
     another one by now, AgentError with the kernel's words where it will not mount.
     """
-    with open_mount_point(request.path, request.allowed_roots) as directory_fd:
+    opening = open_mount_point(request.path, request.allowed_roots, is_making=request.is_directory_made)
+    with opening as directory_fd:
         check_free(directory_fd, request.path)
         with _make_mount(request, directory_fd) as mount_fd:
             return read_mount_id(mount_fd)

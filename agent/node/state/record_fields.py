@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+from agent.core.model import VolumeId
+
+
+class Note(Protocol):
+    """A frozen dataclass about one volume, of values that JSON has."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def volume_id(self) -> VolumeId:
+        """The volume that it is about."""
 
 
 class Fields:
@@ -24,6 +36,13 @@ class Fields:
     def take_number(self, name: str) -> int:
         """Return a whole number from 0 on."""
         return check_number(self._value[name])
+
+    def take_flag(self, name: str) -> bool:
+        """Return whether it is so."""
+        value = self._value[name]
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is neither true nor false")  # noqa: TRY004
+        return value
 
     def take_object(self, name: str) -> object:
         """Return a value as it is."""

@@ -20,17 +20,9 @@ from typing import Any, Generic, TypeVar
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
-from agent.core.model import (
-    FormatRecord,
-    MountRecord,
-    OriginRecord,
-    RawRecord,
-    Reason,
-    VolumeId,
-    parse_volume_id,
-)
+from agent.core.model import Reason, VolumeId, parse_volume_id
 from agent.core.quoting import fit
-from agent.node.state.record_fields import Fields
+from agent.node.state.record_fields import Fields, Note
 
 _VERSION = 1
 """Of the format below; one more whenever a field of a record comes or goes."""
@@ -38,7 +30,7 @@ _LIMIT_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _TEMPORARY_PREFIX = ".new-"
 
-Record = TypeVar("Record", FormatRecord, MountRecord, OriginRecord, RawRecord)
+Record = TypeVar("Record", bound=Note)
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -30,6 +30,8 @@ from agent.core.steps import (
     MountFilesystem,
     MoveMount,
     NoteRaw,
+    Publish,
+    PublishNode,
     Relinquish,
     Remount,
     RestoreNodeOwnership,
@@ -39,6 +41,7 @@ from agent.core.steps import (
     Tune,
     Unlink,
     Unmount,
+    Unpublish,
 )
 from agent.node.device import links
 from agent.node.device.node_owner import set_node_owner
@@ -77,6 +80,9 @@ class VolumeActions:
             Remount: mounts.remount,
             MoveMount: mounts.move,
             Unmount: mounts.unmount,
+            Publish: mounts.publish,
+            PublishNode: mounts.publish_node,
+            Unpublish: mounts.unpublish,
             SetRootOwnership: mounts.set_root_ownership,
             Link: self._link,
             Unlink: self._unlink,

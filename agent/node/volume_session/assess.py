@@ -149,6 +149,13 @@ def find_here(look: DeviceFacts, wanted: Wanted | None) -> Mount | None:
     return next((mount for mount in look.mounts if mount.path == wanted.mount.path), None)
 
 
+def make_note(here: Mount, device: Device, boot_id: str, record: MountRecord | None) -> MountRecord:
+    """Return the note that is true of the mount, whoever made it: its stale rest is known by it later."""
+    options = record.options if record is not None and record.path == here.path else ()
+    volume = device.identity.volume_id
+    return MountRecord(volume, here.path, here.device_number, boot_id, device.diskseq, options)
+
+
 def explain_bad_answer(volume: VolumeId, error: OSError) -> AgentError:
     """Say what it means that a device or its mounted filesystem answered a simple question with an error."""
     if is_shortage(error):

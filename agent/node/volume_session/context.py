@@ -60,6 +60,8 @@ class NodeContext:
         self.records = Records(paths.state)
         self.boot_id = read_boot_id()
         self.allowed_roots: tuple[str, ...] = ()
+        self.kubelet_root: str | None = None
+        """The real path of kubelet's directory, below which the mounts are that kubelet asks for."""
         self.recorded: set[VolumeId] = set()
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
@@ -82,6 +84,16 @@ class NodeContext:
     def remember(self, volume: VolumeId) -> VolumeMemory:
         """Return what is remembered of a volume from pass to pass; whoever asks may add to it."""
         return self._memories.setdefault(volume, VolumeMemory())
+
+    def choose_roots(self, path: str) -> tuple[tuple[str, ...], bool]:
+        """Return beneath which directories a mount at ``path`` may be, and whether it is made for it.
+
+        What is kubelet's is made by kubelet.
+        """
+        root = self.kubelet_root
+        if root is not None and path.startswith(f"{root}/"):
+            return (root,), False
+        return self.allowed_roots, True
 
     def list_recorded(self) -> Iterable[VolumeId]:
         """Return the volumes that the agent has mounted and not unmounted, here or not."""

@@ -31,12 +31,13 @@ from agent.core.model import (
 from agent.node.content.recognize import recognize
 from agent.node.content.superblocks import FS_TYPES, LAYOUTS, SpreadError, parse_settled
 from agent.node.device import open_device as device
-from agent.node.device.foreign_use import find_exclusion
+from agent.node.device.foreign_use import find_exclusion, list_views
 from agent.node.device.links import find_links_to
 from agent.node.device.node_owner import read_node_owner
 from agent.node.device.tuning import read_tuning
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.filesystem import change_mount
+from agent.node.filesystem.directories import is_missing
 from agent.node.isolate.messages import Fd
 from agent.node.kernel.mountinfo import find_mounted_partition, read_mounts
 from agent.node.mounts.own_mounts import (
@@ -66,6 +67,10 @@ class LookRequest:
     """Recognise what is on a device that is not mounted and that nothing keeps the agent's hands off."""
     is_raw: bool = False
     """It is to be used raw: whether anybody has it mounted is asked."""
+    is_kubelets: bool = False
+    """Kubelet wants it: its mounts at places of kubelet's are the agent's."""
+    is_leaving: bool = False
+    """Its mounted filesystem is asked nothing: it may be dead, and is to go."""
     known: Filesystem | None = None
     """What an earlier look through the same descriptor recognised."""
 
@@ -78,6 +83,9 @@ class DeviceFacts:
     exclusion: Exclusion | None
     mounts: tuple[Mount, ...] = ()
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
+    views: tuple[Mount, ...] = ()
+    """Of a volume of kubelet's, its other mounts, in part or of its node."""
+    is_place_missing: bool = False
     stale_mounts: tuple[Mount, ...] = ()
     cut_off: Mount | None = None
     """Where it was mounted before, left by a move that was cut off half way."""
@@ -139,6 +147,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         records=() if request.record is None else (request.record,),
         boot_id=request.boot_id,
         wanted_path=request.wanted_path,
+        is_kubelets=request.is_kubelets,
     )
     noted_path = None if request.record is None else request.record.path
     mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
@@ -148,7 +157,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     here = mounts[0] if mounts and mounts[0].path == request.wanted_path else None
     cover = None if not mounts else find_cover(all_mounts, mounts[0])
     # What is hidden is not reached by its path, and what hides it may be a server that does not answer.
-    seen = here if cover is None else None
+    seen = here if cover is None and not request.is_leaving else None
     others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
     content: Filesystem | Foreign | Unknown | None = None
     if seen is not None:
@@ -159,6 +168,8 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         device=found,
         exclusion=exclusion,
         mounts=mounts,
+        views=list_views(found, surroundings, request.wanted_path) if request.is_kubelets else (),
+        is_place_missing=request.is_kubelets and is_missing(request.wanted_path),
         stale_mounts=stale,
         cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
         obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),

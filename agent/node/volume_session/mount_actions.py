@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.model import (
     Device,
     DeviceNumber,
     MountRecord,
     Observed,
     Partition,
+    Reason,
 )
 from agent.core.steps import (
     MountFilesystem,
     MoveMount,
+    Publish,
+    PublishNode,
     Remount,
     SetRootOwnership,
     Unmount,
+    Unpublish,
 )
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
 from agent.node.mounts.detached_mounts import detach_and_note
+from agent.node.mounts.pod_views import View, publish_mount, publish_node, remove_view
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin, find_partition
 from agent.node.volume_session.step_needs import MOUNT_TIMEOUT_S, OWN_TIMEOUT_S, need_device, need_mount
@@ -42,13 +47,15 @@ class MountActions:
         part: Device | Partition = device
         if action.partition is not None:
             part = find_partition(device, action.partition)
+        roots, is_directory_made = self._node.choose_roots(action.path)
         request = MountRequest(
             source=part.path,
             device_number=part.device_number,
             type=action.type,
             uuid=action.uuid or "",
             path=action.path,
-            allowed_roots=self._node.allowed_roots,
+            allowed_roots=roots,
+            is_directory_made=is_directory_made,
             options=action.options,
             uid=action.uid,
             gid=action.gid,
@@ -111,6 +118,49 @@ class MountActions:
             action.mode,
             timeout_s=OWN_TIMEOUT_S,
         )
+
+    async def publish(self, action: Publish, _: Observed) -> None:
+        await self._pin.call(
+            publish_mount,
+            action.staged,
+            action.path,
+            action.options,
+            self._find_roots(action.path),
+            timeout_s=OWN_TIMEOUT_S,
+        )
+
+    async def publish_node(self, action: PublishNode, observed: Observed) -> None:
+        device = need_device(observed)
+        await self._pin.call(
+            publish_node,
+            device.path,
+            device.device_number,
+            action.path,
+            ("ro",) if action.is_read_only else (),
+            self._find_roots(action.path),
+            timeout_s=OWN_TIMEOUT_S,
+        )
+
+    async def unpublish(self, action: Unpublish, observed: Observed) -> None:
+        view = View(
+            action.path,
+            frozenset() if observed.device is None else observed.device.numbers,
+            None if observed.device is None else observed.device.path,
+            self._node.source.is_present if action.is_noted else None,
+        )
+        await self._pin.call(remove_view, view, self._find_roots(action.path), timeout_s=MOUNT_TIMEOUT_S)
+
+    def _find_roots(self, path: str) -> tuple[str, ...]:
+        """Return beneath which directory pods see volumes: kubelet's, and no other."""
+        roots, is_made = self._node.choose_roots(path)
+        if is_made:
+            raise RefusedError(
+                f"{path} is not below kubelet's directory ({self._node.kubelet_root or 'not known'}).",
+                hint="agent.csi.kubelet_root in the policy says where that is.",
+                reason=Reason.PATH_NOT_ALLOWED,
+                retryable=False,
+            )
+        return roots
 
     async def _note_mount(
         self, path: str, number: DeviceNumber, device: Device, options: tuple[str, ...]

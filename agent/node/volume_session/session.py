@@ -8,10 +8,8 @@ from dataclasses import replace
 from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.core.model import (
     Content,
-    Device,
     Filesystem,
     Ids,
-    Mount,
     MountRecord,
     Observed,
     OriginAnswer,
@@ -36,6 +34,7 @@ from agent.node.volume_session.assess import (
     find_stale_mounts,
     is_decided,
     is_raw,
+    make_note,
     needs_contents,
     prove_content,
     recall_check,
@@ -137,6 +136,8 @@ class VolumeSession:
             record=record,
             reads_contents=needs_contents(wanted) and exclude_duplicate(self._volume, self._paths) is None,
             is_raw=is_raw(wanted),
+            is_kubelets=wanted is not None and wanted.is_kubelets,
+            is_leaving=wanted is not None and wanted.is_leaving,
             known=self._pin.recognized,
         )
         look = await self._pin.look(request)
@@ -155,7 +156,7 @@ class VolumeSession:
         if wanted is not None and needs_contents(wanted) and exclusion is None:
             format_record = await self._node.read(self._node.records.formats.read, self._volume)
         if here is not None:
-            note = self._make_note(here, look.device, record)
+            note = make_note(here, look.device, self._node.boot_id, record)
             if not for_show:
                 # As long as there is a mount that a move left behind, only the note of it tells whose it is.
                 if note != record and look.cut_off is None:
@@ -178,6 +179,8 @@ class VolumeSession:
             exclusion=exclusion,
             content=look.content,
             mounts=look.mounts,
+            views=look.views,
+            is_place_missing=look.is_place_missing,
             is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,
             was_lost=self._memory.was_lost,
@@ -279,10 +282,3 @@ class VolumeSession:
         if wanted is not None and wanted.block is not None:
             names.add(wanted.name)
         return frozenset(names)
-
-    def _make_note(self, here: Mount, device: Device, record: MountRecord | None) -> MountRecord:
-        """Return the note that is true of the mount, whoever made it: its stale rest is known by it later."""
-        options = record.options if record is not None and record.path == here.path else ()
-        return MountRecord(
-            self._volume, here.path, here.device_number, self._node.boot_id, device.diskseq, options
-        )

@@ -38,8 +38,8 @@ from agent.node.machine import Machine
 from agent.node.standins.source import LoopbackSource
 from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.raw_handover import find_raw_note
-from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume
-from tests.unit.loop.test_reconcile import _is_death, reconciling, wait_condition, wait_for
+from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume, is_death
+from tests.unit.loop.test_reconcile import reconciling, wait_condition, wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +138,7 @@ async def live(node: FakeNode, wanted: Wanted | None, is_reached: Condition) -> 
         async with reconciling(node, {VOLUME: wanted}) as (_, board):
             await wait_condition(board, is_reached)
     except BaseException as error:
-        if not _is_death(error):
+        if not is_death(error):
             raise
         return False
     return True

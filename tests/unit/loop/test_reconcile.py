@@ -30,7 +30,7 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
-from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failing
+from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failing, is_death
 
 pytestmark = pytest.mark.anyio
 
@@ -341,17 +341,10 @@ async def run_until_ready_or_dead(node: FakeNode) -> bool:
         async with reconciling(node, {VOLUME: WANTED}) as (_, board):
             await wait_condition(board, Condition.READY)
     except BaseException as error:
-        if not _is_death(error):
+        if not is_death(error):
             raise
         return False
     return True
-
-
-def _is_death(error: BaseException) -> bool:
-    if isinstance(error, AgentDiedError):
-        return True
-    inner = getattr(error, "exceptions", ())
-    return bool(inner) and all(_is_death(one) for one in inner)
 
 
 @pytest.mark.parametrize("instant", range(INSTANTS))

@@ -160,6 +160,22 @@ def test_volume_of_the_csi_driver_is_excluded(mount: Mount) -> None:
         assert exclusion.reason is Reason.MANAGED_BY_CSI
 
 
+@pytest.mark.parametrize("mount", CSI_MOUNTS.values(), ids=CSI_MOUNTS.keys())
+def test_volume_that_kubelet_asks_the_agent_for_is_the_agents_where_it_staged_it(mount: Mount) -> None:
+    """Staged by another driver it is that one's; what pods see of one that the agent staged is a view."""
+    staging = "/opt/sagemaker/kubelet/plugins/kubernetes.io/csi/ours/0a1b/globalmount"
+    exclusion = find_exclusion(DEVICE, stack(mount), wanted_path=staging, is_kubelets=True)
+    assert exclusion is not None
+    assert exclusion.reason in {Reason.MANAGED_BY_CSI, Reason.DEVICE_BUSY}
+    own = make_mount(staging, mount_id=2)
+    exclusion = find_exclusion(DEVICE, stack(own, mount), wanted_path=staging, is_kubelets=True)
+    is_node = mount.fs_type == "devtmpfs"
+    assert (exclusion is None) == (not is_node)
+    # Raw, it is kubelet's place that has its node; a filesystem mounted there is another's.
+    exclusion = find_exclusion(DEVICE, stack(mount), is_kubelets=True)
+    assert (exclusion is None) == is_node
+
+
 def test_system_disk_stays_the_systems_beside_the_csi_driver() -> None:
     """A driver that keeps its volumes on the root disk does not make that one Kubernetes'."""
     for mounts in ((CSI_MOUNTS["staged"], make_mount("/")), (make_mount("/"), CSI_MOUNTS["raw"])):

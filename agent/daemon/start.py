@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from socket import socket
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -19,6 +20,7 @@ from agent.base.log import get_logger
 from agent.base.paths import Paths
 from agent.cloud.power_off import LIMIT_S, is_going_off
 from agent.core.errors import AgentError
+from agent.core.model import Seen, VolumeId
 from agent.core.plan import needs_proof
 from agent.daemon.cloud_half import CloudHalf
 from agent.daemon.engine import DaemonEngine
@@ -26,17 +28,22 @@ from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce
 from agent.daemon.systemd_notify import ServiceNotifier
 from agent.loop.device_survey import Surveyor, look_periodically
+from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
 from agent.node.isolate.zygote import Forked
 from agent.node.machine import Machine, open_node
 from agent.policy import Policy, PolicyFile
+from agent.policy.settings import CsiSettings
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventHistory, EventName
 from agent.report.history import FILE_NAME, load_history
 from agent.report.serving.serve import serve_control
+
+if TYPE_CHECKING:
+    from agent.csi.face import KubeletFace
 
 FIRST_LOOK_TIMEOUT_S = 30.0
 """One volume that hangs, or takes long to format, must not keep the node from starting."""
@@ -91,7 +98,8 @@ class Daemon:
         self._cloud_half = CloudHalf(
             node, self._faces, self._in_force, policy_file, reconciler, self._refresh
         )
-        self._surveyor = Surveyor(node, self._cloud_half.assign, reconciler, counters)
+        self._kubelet = self._make_kubelet_face(policy)
+        self._surveyor = Surveyor(node, self._assign, reconciler, counters)
         self._engine = DaemonEngine(
             node,
             policy_file,
@@ -114,6 +122,32 @@ class Daemon:
         node.needs_proof = needs_proof
         node.freezes.hear_thaw = node.rings.call = partial(reconciler.wake, cause=Cause.WAY)
         node.rings.find_path, node.rings.hear_free = reconciler.find_path, reconciler.hear_free
+
+    def _make_kubelet_face(self, policy: Policy) -> KubeletFace | None:
+        """Return what serves kubelet, where the policy of the start wants it."""
+        settings = policy.agent.csi
+        if settings is None or settings.enabled is False:
+            return None
+        # Imported where it is wanted: most nodes that are not Kubernetes' never need it.
+        from agent.csi.face import KubeletFace  # noqa: PLC0415
+        from agent.csi.volumes.engine import Engine  # noqa: PLC0415
+
+        engine = Engine(self._reconciler, self._board, self._refresh)
+        return KubeletFace(self._node, engine, self._counters, settings, self._in_force)
+
+    async def _let_go_of_kubelet(self) -> None:
+        """Take away the sockets of an agent before, which served kubelet as this one does not."""
+        from agent.csi.sockets.fd_store import FdStore  # noqa: PLC0415
+        from agent.csi.sockets.keep_sockets import clear_sockets  # noqa: PLC0415
+
+        settings = self._in_force.policy.agent.csi or CsiSettings()
+        await clear_sockets(settings.root, settings.driver, FdStore(), self._node.aside)
+
+    def _assign(
+        self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
+    ) -> Mapping[VolumeId, Want]:
+        wants = self._cloud_half.assign(present, recorded)
+        return wants if self._kubelet is None else self._kubelet.merge(wants, present)
 
     def _refresh(self) -> None:
         self._surveyor.refresh()
@@ -152,6 +186,9 @@ class Daemon:
         hands = self._cloud_half.hands
         with self._barrier.containing("thaw what was left frozen"):
             await hands.thaw_leftovers()
+        if self._kubelet is not None:
+            with self._barrier.containing("find what kubelet has staged"):
+                await self._kubelet.load()
         identity = await self._in_force.identify()
         with self._barrier.containing("look at every device"):
             await self._surveyor.look_everywhere()
@@ -162,6 +199,10 @@ class Daemon:
         tasks.start_soon(self._cloud_half.run, identity, name="cloud")
         heed = self._cloud_half.interruptions.run
         tasks.start_soon(supervise, "heed what AWS does with this instance", heed, name="interruptions")
+        if self._kubelet is not None:
+            tasks.start_soon(supervise, "serve kubelet", self._kubelet.run, name="kubelet")
+        elif self._node.paths.is_real:
+            tasks.start_soon(supervise, "let go of kubelet", self._let_go_of_kubelet, name="kubelet")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from agent.policy.values.csi_fields import AttachLimit, DriverName, KubeletRoot, Reserved
 from agent.policy.values.fields import (
     AutoFlag,
     DurationSeconds,
@@ -24,6 +25,9 @@ from agent.policy.values.fields import (
 
 MQTT_TLS_PORT = 8883
 """Registered for MQTT over TLS."""
+
+KUBELET_ROOT = "/var/lib/kubelet"
+"""Unless its --root-dir says otherwise."""
 
 
 def _check_grace(seconds: float) -> float:
@@ -138,6 +142,26 @@ class CloudSettings(Section):
     """How long a blank volume waits for AWS to say what it was made from, or never to go without that."""
 
 
+class CsiSettings(Section):
+    """The Kubernetes face: volumes of pods, asked for by kubelet."""
+
+    enabled: AutoFlag = Field(default=None, json_schema_extra={"default": "auto"})
+    """auto: where kubelet's root directory is; true: a node without one is told as well; false: nowhere."""
+    driver: DriverName = "ebs.csi.hyperpod-agent"
+    """Name of the driver in Kubernetes; ebs.csi.aws.com serves volumes whose controller is AWS's."""
+    kubelet_root: KubeletRoot = Field(default=None, json_schema_extra={"default": "auto"})
+    """kubelet's root directory, as its --root-dir has it; auto: /var/lib/kubelet."""
+    attach_limit: AttachLimit = Field(default=None, json_schema_extra={"default": "auto"})
+    """How many volumes the scheduler may place on the node; auto: what the instance has room for."""
+    reserved: Reserved = 0
+    """Attachments of the node that are kept free for others, such as another driver."""
+
+    @property
+    def root(self) -> str:
+        """The root directory of kubelet, as kubelet writes it."""
+        return self.kubelet_root or KUBELET_ROOT
+
+
 class AgentSettings(Section):
     """How the agent itself runs."""
 
@@ -149,6 +173,8 @@ class AgentSettings(Section):
     """How closely volumes are watched."""
     cloud: CloudSettings = Field(default_factory=CloudSettings)
     """What the agent may ask of AWS."""
+    csi: CsiSettings | None = None
+    """Serve volumes of pods to kubelet; without it nothing is."""
     allowed_roots: tuple[RootPath, ...] = ("/data", "/mnt")
     """Mount paths lie beneath one of these."""
     resync_s: Annotated[DurationSeconds, AfterValidator(_check_resync)] = Field(

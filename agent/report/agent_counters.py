@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ATTACH_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+CSI_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
 
 
 class Counters:
@@ -52,6 +53,21 @@ class Counters:
             "face",
             "outcome",
         )
+        self._csi_calls = self._count(
+            "csi_calls",
+            "Calls of kubelet's, by name and by the code they were answered with.",
+            "method",
+            "code",
+        )
+        self._csi_seconds = self._time(
+            "csi_call_duration_seconds",
+            "Time from the arrival of a call of kubelet's to its answer.",
+            CSI_BUCKETS_S,
+            "method",
+        )
+        self._csi_registered = self._show(
+            "csi_registered", "1 while kubelet takes the agent for its driver's plugin on this node."
+        )
         self._reload_success = self._show(
             "policy_reload_success",
             "1 if the policy last read is in force, 0 if it was rejected and the one before is.",
@@ -60,8 +76,8 @@ class Counters:
     def _count(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ebs_agent_{name}", text, labels, registry=self.registry)
 
-    def _time(self, name: str, text: str, buckets_s: tuple[float, ...]) -> Histogram:
-        return Histogram(f"ebs_agent_{name}", text, buckets=buckets_s, registry=self.registry)
+    def _time(self, name: str, text: str, buckets_s: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"ebs_agent_{name}", text, labels, buckets=buckets_s, registry=self.registry)
 
     def _show(self, name: str, text: str) -> Gauge:
         return Gauge(f"ebs_agent_{name}", text, registry=self.registry)
@@ -94,6 +110,14 @@ class Counters:
     def count_connection(self, face: str, outcome: str) -> None:
         """Count one at the ``face`` ``http`` or ``control``; outcomes are ``flood_log``'s."""
         self._connections.labels(face, outcome).inc()
+
+    def count_csi_call(self, method: str, code: str, duration_s: float) -> None:
+        """Count one call of kubelet's, answered with a ``code`` of gRPC after ``duration_s``."""
+        self._csi_calls.labels(method, code).inc()
+        self._csi_seconds.labels(method).observe(duration_s)
+
+    def note_csi_registration(self, *, is_registered: bool) -> None:
+        self._csi_registered.set(int(is_registered))
 
     def count_uevent(self) -> None:
         self._uevents.inc()

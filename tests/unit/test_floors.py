@@ -105,7 +105,11 @@ def test_documents_lead_to_what_is_there(name: str) -> None:
 
 
 DOCUMENTS = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
-BESIDE = {"emulated-ebs.md": ROOT / "tests/ebs", "testing-guest.md": ROOT / "tests/vm/guest"}
+BESIDE = {
+    "emulated-ebs.md": ROOT / "tests/ebs",
+    "testing-guest.md": ROOT / "tests/vm/guest",
+    "testing-kubernetes.md": ROOT / "tests/kubernetes",
+}
 """Documents about one folder, which they name files of."""
 OF_OTHERS = {"lifecycle_script.py"}
 """HyperPod's sample."""

@@ -12,6 +12,10 @@ LATER = {
     "pygments": "it comes with rich",
     "typer": "the command line is not the daemon's",
     "aiohttp": "agent.report.serving.serve takes it when somebody first asks",
+    "grpclib": "agent.csi.service takes it when the policy has the agent serve kubelet",
+    "h2": "it comes with grpclib",
+    "google.protobuf": "likewise",
+    "agent.csi": "only where the policy has the agent serve kubelet",
     "boto3": "it lives in the cloud worker",
     "botocore": "it lives in the cloud worker",
     "aiomqtt": "agent.report.mqtt.publisher takes it when the policy names a broker",
@@ -33,3 +37,24 @@ def test_small_processes_stay_small(module: str) -> None:
     code = f"import sys, {module}; print(*({{'asyncio', 'anyio', 'structlog'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+MEMORY_KIB = 9 * 1024
+"""What serving kubelet may take on top of the daemon."""
+
+
+def test_the_kubernetes_face_is_small() -> None:
+    """With all its libraries it fits in 9 MiB."""
+    code = """
+import agent.daemon, aiohttp
+
+def read_kib():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Rss:"))
+
+before = read_kib()
+import agent.csi.face, agent.csi.service.plugin
+print(read_kib() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < MEMORY_KIB

@@ -57,6 +57,12 @@ def test_the_agent_lives_in_the_mount_namespace_of_the_host() -> None:
     assert not set(find_settings(SERVICE)) & set(IMPLY_MOUNT_NAMESPACE)
 
 
+def test_what_kubelet_calls_outlives_a_restart() -> None:
+    """Both sockets of each driver that the agent may serve have room in systemd's store."""
+    [most] = find_settings(SERVICE)["FileDescriptorStoreMax"]
+    assert int(most) >= 4
+
+
 def assess(unit: str) -> str:
     """Return what `systemd-analyze security` says of a unit of ours; skip where it cannot."""
     if shutil.which("systemd-analyze") is None:

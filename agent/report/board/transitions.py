@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agent.core.errors import AgentError
 from agent.core.model import Condition, Observed
-from agent.core.steps import Action, MountFilesystem, Unmount
+from agent.core.steps import Action, MountFilesystem, Publish, PublishNode, Unmount, Unpublish
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
@@ -31,6 +31,9 @@ _STEP_EVENTS = {
     "unmount": EventName.VOLUME_UNMOUNTED,
     "link": EventName.VOLUME_LINKED,
     "tune": EventName.VOLUME_TUNED,
+    "publish": EventName.VOLUME_PUBLISHED,
+    "publish-node": EventName.VOLUME_PUBLISHED,
+    "unpublish": EventName.VOLUME_UNPUBLISHED,
 }
 
 
@@ -69,7 +72,7 @@ def record_step(
     event = _STEP_EVENTS.get(action.kind)
     if event is None:
         return
-    if isinstance(action, MountFilesystem):
+    if isinstance(action, (MountFilesystem, Publish, PublishNode, Unpublish)):
         fields["path"] = action.path
     if isinstance(action, Unmount):
         fields["path"] = action.mount.path

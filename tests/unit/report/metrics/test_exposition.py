@@ -140,6 +140,7 @@ def test_counters_count_what_the_engine_did() -> None:
     counters.count_reconcile("ready", 0.02)
     counters.count_step("format", "done")
     counters.count_attach(0.3)
+    counters.count_csi_call("NodeStageVolume", "OK", 0.3)
     counters.count_uevent()
     counters.count_overflow()
     counters.note_policy_reload(is_in_force=True)
@@ -149,6 +150,8 @@ def test_counters_count_what_the_engine_did() -> None:
         ("ebs_agent_reconcile_duration_seconds_count", frozenset()),
         ("ebs_agent_steps_total", frozenset({("step", "format"), ("outcome", "done")})),
         ("ebs_agent_attach_to_ready_seconds_count", frozenset()),
+        ("ebs_agent_csi_calls_total", frozenset({("method", "NodeStageVolume"), ("code", "OK")})),
+        ("ebs_agent_csi_call_duration_seconds_count", frozenset({("method", "NodeStageVolume")})),
         ("ebs_agent_uevents_total", frozenset()),
         ("ebs_agent_uevent_overflows_total", frozenset()),
         ("ebs_agent_abandoned_calls_total", frozenset()),

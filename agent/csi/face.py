@@ -1,0 +1,142 @@
+"""The Kubernetes face of a running agent: what kubelet wants beside the policy, and where it asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import agent
+from agent.base.log import get_logger
+from agent.core.errors import AgentError
+from agent.core.model import NodeFacts, VolumeId
+from agent.csi.calls import NodeInfo
+from agent.csi.kubelet_root import KubeletRoot
+from agent.csi.sockets.fd_store import FdStore
+from agent.csi.sockets.keep_sockets import KubeletSockets
+from agent.csi.volumes.engine import Engine
+from agent.csi.volumes.kubelet_volumes import KubeletVolumes
+from agent.csi.volumes.kubelet_wants import KubeletWants
+from agent.csi.volumes.node_info import describe_node
+from agent.csi.volumes.staged_records import StagedRecords
+from agent.loop.goals import Want
+from agent.node.machine import Machine
+from agent.node.state.volume_records import read_machine_id
+from agent.policy.settings import CsiSettings
+from agent.report.agent_counters import Counters
+from agent.report.board.events import EventName
+
+if TYPE_CHECKING:
+    from agent.csi.service.registration import Registration
+
+log = get_logger(__name__)
+
+
+class Surroundings(Protocol):
+    """What is known of the node."""
+
+    @property
+    def facts(self) -> NodeFacts:
+        """Who it is."""
+
+    @property
+    def has_standins(self) -> bool:
+        """Files stand in for its volumes."""
+
+
+class KubeletFace:
+    """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
+
+    def __init__(
+        self, node: Machine, engine: Engine, counters: Counters, settings: CsiSettings, around: Surroundings
+    ) -> None:
+        self._node = node
+        self._engine = engine
+        self._counters = counters
+        self._settings = settings
+        self._around = around
+        self._root = KubeletRoot(settings.root, self._note_root)
+        self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
+        self._wants = KubeletWants(self._records.all, self._root.resolve)
+        self._registration: Registration | None = None
+        self._obstacle: str | None = None
+        # Before any program is started, which would be handed what systemd kept.
+        store = FdStore()
+        self._sockets = KubeletSockets(
+            settings.root,
+            settings.driver,
+            store,
+            node.aside,
+            self._note_obstacle,
+            is_expected=settings.enabled is True,
+        )
+        self._volumes = KubeletVolumes(engine, self._records, self._wants, node.sample, self._describe_node)
+
+    def _note_root(self, real: str) -> None:
+        self._node.kubelet_root = real
+
+    async def load(self) -> None:
+        """Find out what kubelet has staged since the node was started; before the first look."""
+        await self._records.load()
+
+    def merge(self, wants: Mapping[VolumeId, Want], present: Collection[VolumeId]) -> Mapping[VolumeId, Want]:
+        """Return what is wanted of each volume, by the policy and by kubelet."""
+        return self._wants.merge(wants, present)
+
+    def _describe_node(self) -> NodeInfo:
+        board = self._engine.board
+        return describe_node(
+            self._around.facts,
+            board.attachments,
+            board.statuses(),
+            attach_limit=self._settings.attach_limit,
+            reserved=self._settings.reserved,
+            has_standins=self._around.has_standins,
+        )
+
+    async def run(self) -> None:
+        """Serve kubelet until cancelled."""
+        # With the libraries that speak gRPC, which no node without kubelet is to hold.
+        from agent.csi.service.identity import Plugin  # noqa: PLC0415
+        from agent.csi.service.plugin import NodePlugin  # noqa: PLC0415
+
+        plugin = NodePlugin(
+            Plugin(self._settings.driver, agent.__version__),
+            self._volumes,
+            self._root.given,
+            is_ready=lambda: self._engine.board.is_first_look_done,
+            tell_registration=self._note_registration,
+            tell_progress=self._tell_progress,
+            count=self._counters.count_csi_call,
+        )
+        await self._sockets.run(plugin.serve)
+
+    def _tell_progress(self, volume: VolumeId) -> str | None:
+        status = self._engine.board.get(volume)
+        return None if status is None else status.message.removesuffix(".")
+
+    def _note_registration(self, registration: Registration) -> None:
+        """Say whether kubelet takes the agent for the plugin; the same as before is no news."""
+        remedy = getattr(registration, "remedy", None)
+        self._counters.note_csi_registration(is_registered=remedy is None)
+        if registration == self._registration:
+            return
+        self._registration = registration
+        if remedy is None:
+            self._engine.board.record(EventName.KUBELET_REGISTERED, driver=registration.driver)
+            return
+        self._engine.board.record(
+            EventName.KUBELET_REFUSED,
+            driver=registration.driver,
+            reason="RegistrationRefused",
+            error=getattr(registration, "error", ""),
+            hint=remedy,
+        )
+
+    def _note_obstacle(self, error: AgentError | None) -> None:
+        """Say what is in the way of the sockets; without them kubelet finds no plugin."""
+        if error is None:
+            self._obstacle = None
+        elif error.message != self._obstacle:
+            self._obstacle = error.message
+            self._counters.note_csi_registration(is_registered=False)
+            log.warning("csi.unreachable", error=error.message, hint=error.hint)

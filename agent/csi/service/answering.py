@@ -1,0 +1,90 @@
+"""Answers one call: reads its request, waits for what is answered, and turns what was raised into a code.
+
+The barrier of the Kubernetes face: whatever goes wrong in a call ends here, as an answer to that call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import anyio
+from google.protobuf.message import DecodeError, Message
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Stream
+
+from agent.base.error_barrier import Barrier
+from agent.base.log import get_logger
+from agent.core.errors import InvalidValueError
+from agent.csi.service.codes import Call, find_code
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+log = get_logger(__name__)
+
+
+class CountCall(Protocol):
+    """Counts one call by its name and the code it was answered with."""
+
+    def __call__(self, method: str, code: str, duration_s: float) -> None: ...
+
+
+def count_nothing(method: str, code: str, duration_s: float) -> None:
+    """For whoever does not count."""
+
+
+class Answering:
+    """Answers calls, each counted, and logged where it was about a volume or went wrong."""
+
+    def __init__(self, count: CountCall = count_nothing) -> None:
+        self._count = count
+        self._barrier = Barrier()
+
+    async def answer(
+        self,
+        stream: Stream[Request, Response],
+        method: str,
+        respond: Callable[[Request], Awaitable[Response]],
+        call: Call | None = None,
+    ) -> None:
+        """Answer the call that ``stream`` is with what ``respond`` returns, or with the code of its error."""
+        began = anyio.current_time()
+        code = Status.CANCELLED  # if nothing below is reached: who asked hung up
+        volume = ""
+        try:
+            request = await _read(stream, method)
+            volume = getattr(request, "volume_id", "")
+            response = await respond(request)
+            code = Status.OK
+        except GRPCError as error:
+            code = error.status
+            raise
+        except Exception as error:
+            failure = self._barrier.explain(error, f"answer {method}", volume=volume)
+            code = find_code(failure, call)
+            log.warning(
+                "csi.failed",
+                call=method,
+                volume=volume,
+                code=code.name,
+                error=failure.message,
+                hint=failure.hint,
+            )
+            raise GRPCError(code, str(failure)) from error
+        finally:
+            self._count(method, code.name, anyio.current_time() - began)
+        if call is not None and call is not Call.MEASURE:
+            log.info("csi.answered", call=method, volume=volume)
+        await stream.send_message(response)
+
+
+async def _read(stream: Stream[Request, Response], method: str) -> Request:
+    try:
+        request = await stream.recv_message()
+    except DecodeError as error:
+        raise InvalidValueError(f"What was sent is no request of {method}: {error}.") from error
+    if request is None:
+        raise InvalidValueError(f"{method} was called without a request.")
+    return request

@@ -1,0 +1,69 @@
+"""The Identity service: who the plugin is, what it can do, and whether it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.wrappers_pb2 import BoolValue
+from grpclib.server import Stream
+from typing_extensions import override
+
+from agent.csi.service.answering import Answering
+from agent.csi.wire import csi_pb2 as wire
+from agent.csi.wire.csi_grpc import IdentityBase
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What the agent is to Kubernetes."""
+
+    driver: str
+    """Its name: ``spec.csi.driver`` of every PersistentVolume it serves."""
+    version: str
+    manifest: Mapping[str, str] = field(default_factory=dict)
+
+
+class IdentityService(IdentityBase):
+    """Answers as ``plugin``, which is ready when ``is_ready`` says so."""
+
+    def __init__(self, plugin: Plugin, answering: Answering, is_ready: Callable[[], bool]) -> None:
+        self._plugin = plugin
+        self._answering = answering
+        self._is_ready = is_ready
+
+    @override
+    async def GetPluginInfo(
+        self, stream: Stream[wire.GetPluginInfoRequest, wire.GetPluginInfoResponse]
+    ) -> None:
+        await self._answering.answer(stream, "GetPluginInfo", self._describe)
+
+    @override
+    async def GetPluginCapabilities(
+        self, stream: Stream[wire.GetPluginCapabilitiesRequest, wire.GetPluginCapabilitiesResponse]
+    ) -> None:
+        await self._answering.answer(stream, "GetPluginCapabilities", self._list_capabilities)
+
+    @override
+    async def Probe(self, stream: Stream[wire.ProbeRequest, wire.ProbeResponse]) -> None:
+        await self._answering.answer(stream, "Probe", self._probe)
+
+    async def _describe(self, _: wire.GetPluginInfoRequest) -> wire.GetPluginInfoResponse:
+        plugin = self._plugin
+        return wire.GetPluginInfoResponse(
+            name=plugin.driver, vendor_version=plugin.version, manifest=plugin.manifest
+        )
+
+    async def _list_capabilities(
+        self, _: wire.GetPluginCapabilitiesRequest
+    ) -> wire.GetPluginCapabilitiesResponse:
+        kind, growth = wire.PluginCapability.Service, wire.PluginCapability.VolumeExpansion
+        return wire.GetPluginCapabilitiesResponse(
+            capabilities=[
+                wire.PluginCapability(service=kind(type=kind.VOLUME_ACCESSIBILITY_CONSTRAINTS)),
+                wire.PluginCapability(volume_expansion=growth(type=growth.ONLINE)),
+            ]
+        )
+
+    async def _probe(self, _: wire.ProbeRequest) -> wire.ProbeResponse:
+        return wire.ProbeResponse(ready=BoolValue(value=self._is_ready()))

@@ -1,0 +1,79 @@
+"""Has identical requests wait for one piece of work, which goes on when nobody waits any longer.
+
+kubelet asks again whenever an answer is late, or after it was started anew. What it asked for is under way
+then, and must neither be begun twice nor be cut short because who asked first hung up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup
+from typing_extensions import Self
+
+from agent.csi.service.codes import StillWorkingError
+
+LIMIT_S = 100.0
+"""kubelet waits two minutes (``csiTimeout``), and learns nothing from a call that it gave up itself."""
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class _Work:
+    """What is done once for all who ask."""
+
+    is_done: anyio.Event = field(default_factory=anyio.Event)
+    result: Any = None
+    error: Exception | None = None
+
+
+class Joining:
+    """Work under way, by what was asked for. A context manager: what is not done at its end is left."""
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._under_way: dict[Hashable, _Work] = {}
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._tasks.cancel_scope.cancel()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    async def join(
+        self, key: Hashable, begin: Callable[[], Awaitable[T]], explain_delay: Callable[[], str]
+    ) -> T:
+        """Return what ``begin`` returns or raise what it raises, begun only where no work of this key is.
+
+        Raises StillWorkingError, whose sentence ``explain_delay`` gives, where it takes too long.
+        """
+        work = self._under_way.get(key)
+        if work is None:
+            work = self._under_way[key] = _Work()
+            self._tasks.start_soon(self._do, key, work, begin)
+        with anyio.move_on_after(self._limit_s):
+            await work.is_done.wait()
+        if not work.is_done.is_set():
+            raise StillWorkingError(explain_delay(), hint="kubelet asks for it again, and joins in.")
+        if work.error is not None:
+            raise work.error
+        return cast("T", work.result)
+
+    async def _do(self, key: Hashable, work: _Work, begin: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            work.result = await begin()
+        except Exception as error:  # noqa: BLE001 -- whoever waits for it raises it, at a barrier of its own
+            work.error = error
+        finally:
+            del self._under_way[key]
+            work.is_done.set()

@@ -1,0 +1,51 @@
+"""The plugin as kubelet has it: its services, each at the socket that kubelet asks for it at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import anyio
+
+from agent.core.model import VolumeId
+from agent.csi.calls import NodeVolumes
+from agent.csi.service.answering import Answering, CountCall, count_nothing
+from agent.csi.service.identity import IdentityService, Plugin
+from agent.csi.service.join import LIMIT_S, Joining
+from agent.csi.service.node import NodeService, tell_nothing
+from agent.csi.service.parse_paths import KubeletPaths
+from agent.csi.service.registration import Registration, RegistrationService
+from agent.csi.service.serve import ROOT_ONLY, serve_calls
+from agent.csi.sockets.keep_sockets import Listeners
+from agent.csi.sockets.kubelet_root import Places
+
+
+@dataclass(frozen=True)
+class NodePlugin:
+    """What is served to kubelet, whose root it calls ``kubelet_root`` in the paths that it names."""
+
+    plugin: Plugin
+    volumes: NodeVolumes
+    kubelet_root: str
+    is_ready: Callable[[], bool]
+    tell_registration: Callable[[Registration], None]
+    tell_progress: Callable[[VolumeId], str | None] = tell_nothing
+    count: CountCall = count_nothing
+    allowed_uids: Collection[int] = ROOT_ONLY
+    limit_s: float = LIMIT_S
+
+    async def serve(self, listeners: Listeners) -> None:
+        """Answer at both sockets until cancelled; the plugin's own first, since kubelet asks it at once."""
+        roots = tuple(dict.fromkeys((self.kubelet_root, listeners.places.root)))
+        paths = KubeletPaths(roots)
+        driver = self.plugin.driver
+        endpoint = Places(self.kubelet_root, driver).endpoint
+        answering = Answering(self.count)
+        async with Joining(self.limit_s) as joining, anyio.create_task_group() as tasks:
+            services = (
+                IdentityService(self.plugin, answering, self.is_ready),
+                NodeService(self.volumes, lambda: paths, joining, answering, self.tell_progress),
+            )
+            registration = RegistrationService(driver, str(endpoint), answering, self.tell_registration)
+            await tasks.start(serve_calls, listeners.endpoint, services, self.allowed_uids)
+            await tasks.start(serve_calls, listeners.registration, (registration,), self.allowed_uids)

@@ -1,0 +1,66 @@
+"""Who this node is to the attaching controller, and how many volumes it takes. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+from agent.core.errors import AgentError
+from agent.core.model import Attachments, NodeFacts, Reason
+from agent.csi.calls import NodeInfo
+from agent.report.board.volume_status import VolumeStatus
+
+
+def describe_node(
+    facts: NodeFacts,
+    attachments: Attachments | None,
+    statuses: Iterable[VolumeStatus],
+    *,
+    attach_limit: int | None,
+    reserved: int,
+    zone: str | None = None,
+    has_standins: bool = False,
+) -> NodeInfo:
+    """Return what NodeGetInfo answers, or raise AgentError while the node does not know who it is.
+
+    On HyperPod a node's ID is ``hyperpod-<cluster ID>-<instance ID>``, as in its providerID: by that AWS's
+    controller, and ours, tell that it is to be attached by SageMaker.
+    """
+    if facts.instance_id is not None:
+        prefix = "" if facts.cluster_id is None else f"hyperpod-{facts.cluster_id}-"
+        node_id = f"{prefix}{facts.instance_id}"
+    elif has_standins:
+        node_id = socket.gethostname()
+    else:
+        raise AgentError(
+            "It is not known yet which instance this is.",
+            hint="The agent asks the metadata service and the cluster's file again by itself.",
+            reason=Reason.WAITING_FOR_CLOUD,
+        )
+    topology = {} if zone is None else {"topology.kubernetes.io/zone": zone}
+    return NodeInfo(node_id, count_room(attachments, statuses, attach_limit, reserved), topology)
+
+
+def count_room(
+    attachments: Attachments | None,
+    statuses: Iterable[VolumeStatus],
+    attach_limit: int | None,
+    reserved: int,
+) -> int | None:
+    """Return how many volumes of Kubernetes the instance takes; None where that is not known.
+
+    Of its limit the places of all else that is attached now are taken away: the root volume, those of the
+    policy, network interfaces. What the policy does not name counts as Kubernetes'.
+    """
+    if attach_limit is not None:
+        return max(1, attach_limit - reserved)
+    if attachments is None:
+        return None
+    of_policy = sum(
+        status.device is not None and status.name is not None and status.name != status.volume_id
+        for status in statuses
+    )
+    here = [status for status in statuses if status.device is not None]
+    of_kubernetes = len(here) - of_policy
+    others = max(0, attachments.used - of_kubernetes)
+    return max(1, attachments.most - others - reserved)

@@ -1,0 +1,76 @@
+"""Types of the values of ``agent.csi``: names, places and numbers of Kubernetes."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator, StrictInt, WithJsonSchema
+
+from agent.core.errors import InvalidValueError
+from agent.core.quoting import quote
+from agent.policy.values.fields import refuse
+from agent.policy.values.mount_path import parse_directory
+
+DRIVER_PATTERN = r"^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$"
+"""A DNS name: of it kubelet makes directories, and the cluster objects."""
+
+MAX_DRIVER = 63
+"""Characters, by CSI's own bound."""
+
+MAX_ATTACHMENTS = 1000
+"""More than any instance takes."""
+
+
+def _parse_driver(value: Any) -> str:
+    is_name = isinstance(value, str) and re.fullmatch(DRIVER_PATTERN.removesuffix("$"), value, re.ASCII)
+    if not is_name or len(value) > MAX_DRIVER or ".." in value:
+        raise refuse(
+            f"{quote(value)} is not a driver's name.",
+            "It is a DNS name of 63 characters at most, as in ebs.csi.hyperpod-agent",
+        )
+    return str(value)
+
+
+def _parse_root(value: Any) -> str | None:
+    if value == "auto":
+        return None
+    if not isinstance(value, str):
+        raise refuse(f"{quote(value)} is not a path.", "Write auto, or a path as in /var/lib/kubelet")
+    try:
+        return parse_directory(value)
+    except InvalidValueError as error:
+        raise refuse(error.message, error.hint) from None
+
+
+def _parse_limit(value: Any) -> int | None:
+    if value == "auto":
+        return None
+    if type(value) is not int or not 1 <= value <= MAX_ATTACHMENTS:
+        raise refuse(
+            f"{quote(value, 40)} is not auto, nor a number of volumes.",
+            f"Write auto, or a number from 1 to {MAX_ATTACHMENTS}.",
+        )
+    return value
+
+
+DriverName = Annotated[
+    str,
+    BeforeValidator(_parse_driver),
+    WithJsonSchema({"type": "string", "pattern": DRIVER_PATTERN, "maxLength": MAX_DRIVER}),
+]
+KubeletRoot = Annotated[
+    str | None,
+    PlainValidator(_parse_root),
+    WithJsonSchema({"type": "string", "pattern": "^(?:auto$|/)"}),
+]
+"""None: where kubelet keeps it unless it is told otherwise."""
+AttachLimit = Annotated[
+    int | None,
+    PlainValidator(_parse_limit),
+    WithJsonSchema(
+        {"oneOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_ATTACHMENTS}]}
+    ),
+]
+"""None: what the instance has room for."""
+Reserved = Annotated[StrictInt, Field(ge=0, le=MAX_ATTACHMENTS)]

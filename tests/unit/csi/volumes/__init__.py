@@ -1,0 +1,1 @@
+"""Tests of what the agent does for kubelet."""

@@ -1,0 +1,77 @@
+"""Who a node is to controllers, and how many volumes of Kubernetes it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.core.errors import AgentError
+from agent.core.model import Attachments, Condition, NodeFacts, VolumeId
+from agent.csi.volumes.node_info import count_room, describe_node
+from agent.report.board.volume_status import VolumeStatus
+
+INSTANCE = "i-0123456789abcdef0"
+CLAIM = VolumeId("vol-0aaaaaaaaaaaaaaa0")
+POLICY = VolumeId("vol-0bbbbbbbbbbbbbbb0")
+
+
+def status(volume: VolumeId, name: str | None, device: str | None = "/dev/nvme1n1") -> VolumeStatus:
+    """Return a volume on the board."""
+    return VolumeStatus(volume, name, Condition.READY, device=device)
+
+
+@pytest.mark.parametrize(
+    ("facts", "node_id"),
+    [
+        (NodeFacts(instance_id=INSTANCE), INSTANCE),
+        (
+            NodeFacts(instance_id=INSTANCE, cluster_id="abcde01234yz"),
+            f"hyperpod-abcde01234yz-{INSTANCE}",
+        ),
+    ],
+)
+def test_node_is_called_as_controllers_attach_it(facts: NodeFacts, node_id: str) -> None:
+    """On HyperPod the name holds cluster and instance."""
+    info = describe_node(facts, None, (), attach_limit=None, reserved=0)
+    assert (info.node_id, info.max_volumes, info.topology) == (node_id, None, {})
+
+
+def test_node_that_does_not_know_itself_says_so() -> None:
+    """A wrong name would have volumes attached elsewhere; kubelet asks again."""
+    with pytest.raises(AgentError, match="not known yet which instance") as caught:
+        describe_node(NodeFacts(), None, (), attach_limit=None, reserved=0)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("attachments", "statuses", "limit", "reserved", "room"),
+    [
+        (None, (), None, 2, None),
+        (None, (), 20, 2, 18),
+        (Attachments("ml.g5.8xlarge", 1, 27, is_shared=True), (), None, 0, 26),
+        # The root volume and one of the policy's; two of Kubernetes', one staged here and one not yet.
+        (
+            Attachments("ml.g5.8xlarge", 4, 27, is_shared=True),
+            (status(POLICY, "cache"), status(CLAIM, CLAIM), status(VolumeId("vol-0c0"), None)),
+            None,
+            0,
+            25,
+        ),
+        (
+            Attachments("ml.g5.8xlarge", 4, 27, is_shared=True),
+            (status(POLICY, "cache"), status(CLAIM, CLAIM, None)),
+            None,
+            3,
+            20,
+        ),
+        (Attachments("ml.g5.8xlarge", 30, 27, is_shared=True), (), None, 0, 1),
+    ],
+)
+def test_room_is_what_others_leave(
+    attachments: Attachments | None,
+    statuses: tuple[VolumeStatus, ...],
+    limit: int | None,
+    reserved: int,
+    room: int | None,
+) -> None:
+    """Of the instance's limit what is attached for anyone else is taken away; never less than one."""
+    assert count_room(attachments, statuses, limit, reserved) == room

@@ -1,0 +1,145 @@
+"""Notes about what kubelet wants: on disk before the deed, of this boot alone, and none lost to another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from agent.core.errors import RefusedError
+from agent.core.model import FsType, VolumeId
+from agent.csi.calls import AccessMode, Capability, StageCall
+from agent.csi.volumes.staged_records import (
+    DIRECTORY,
+    Publication,
+    StagedRecord,
+    StagedRecords,
+    make_record,
+)
+
+if sys.version_info >= (3, 11):
+    from typing import TypeVarTuple, Unpack
+else:
+    from typing_extensions import TypeVarTuple, Unpack
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+VOLUME = VolumeId("vol-0123456789abcdef0")
+OTHER = VolumeId("vol-0fedcba9876543210")
+POD = Publication("/k/pods/a/mount", is_read_only=True, access=AccessMode.SINGLE_NODE_WRITER)
+CALL = StageCall(
+    VOLUME,
+    "/k/globalmount",
+    Capability(AccessMode.SINGLE_NODE_WRITER, fs_type=FsType.XFS, mount_flags=("noatime",)),
+    mkfs_options=("-i", "size=512"),
+    partition=1,
+    is_copy=True,
+)
+RECORD = dataclasses.replace(make_record(CALL, "boot"), published=(POD,))
+
+
+class Notes:
+    """A disk that takes a moment for each thing."""
+
+    async def read(self, read: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Read it after a moment."""
+        await anyio.lowlevel.checkpoint()
+        return read(*args)
+
+    async def save(self, write: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
+        """Write it after a moment."""
+        await anyio.lowlevel.checkpoint()
+        write(*args)
+
+
+async def open_records(state: Path, boot_id: str = "boot") -> StagedRecords:
+    """Return the notes as a start of the agent finds them."""
+    records = StagedRecords(state, Notes(), boot_id, "machine")
+    await records.load()
+    return records
+
+
+async def test_restart_finds_what_was_noted(tmp_path: Path) -> None:
+    """Every field outlasts the process."""
+    records = await open_records(tmp_path)
+    await records.change(VOLUME, lambda _: RECORD)
+    assert (await open_records(tmp_path)).all == {VOLUME: RECORD}
+
+
+async def test_reboot_ends_all_of_it(tmp_path: Path) -> None:
+    """What was staged in another boot is not: kubelet begins anew, and its file goes."""
+    await (await open_records(tmp_path)).change(VOLUME, lambda _: RECORD)
+    records = await open_records(tmp_path, "next boot")
+    assert records.all == {}
+    assert records.find(VOLUME) is None
+    assert list((tmp_path / DIRECTORY).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("access", "ROOT"),
+        ("is_block", 1),
+        ("published", [{"target_path": "/x"}]),
+        ("mount_flags", [7]),
+        ("volume_id", "vol-1; rm"),
+        ("partition", -1),
+    ],
+)
+async def test_note_that_is_none_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    """A volume whose note was tampered with is left alone; the others are served."""
+    records = await open_records(tmp_path)
+    await records.change(VOLUME, lambda _: RECORD)
+    await records.change(OTHER, lambda _: dataclasses.replace(RECORD, volume_id=OTHER))
+    path = tmp_path / DIRECTORY / f"{VOLUME}.json"
+    note = json.loads(path.read_text("utf-8"))
+    note["record"][field] = value
+    path.write_text(json.dumps(note), "utf-8")
+    records = await open_records(tmp_path)
+    assert set(records.all) == {OTHER}
+    with pytest.raises(RefusedError, match=str(path)):
+        records.find(VOLUME)
+
+
+async def test_changes_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Fifty pods are published at once, and each is noted."""
+    records = await open_records(tmp_path)
+    await records.change(VOLUME, lambda _: dataclasses.replace(RECORD, published=()))
+
+    async def publish(number: int) -> None:
+        pod = dataclasses.replace(POD, target_path=f"/k/pods/{number}/mount")
+
+        def add(known: StagedRecord | None) -> StagedRecord:
+            assert known is not None
+            return known.publishes(pod, pod.target_path)
+
+        await records.change(VOLUME, add)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon(publish, number)
+    assert len(records.all[VOLUME].published) == 50
+    assert (await open_records(tmp_path)).all == records.all
+
+
+async def test_what_a_change_refuses_stays(tmp_path: Path) -> None:
+    """The note before holds, on disk as well."""
+    records = await open_records(tmp_path)
+    await records.change(VOLUME, lambda _: RECORD)
+
+    def refuse(_: StagedRecord | None) -> StagedRecord:
+        raise RefusedError("No.")
+
+    with pytest.raises(RefusedError):
+        await records.change(VOLUME, refuse)
+    assert (await open_records(tmp_path)).all == {VOLUME: RECORD}

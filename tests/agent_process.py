@@ -42,6 +42,15 @@ def reserve_port() -> int:
     return port
 
 
+def hand_over(descriptors: Mapping[str, int], argv: list[str]) -> list[str]:
+    """Return what starts a program with these descriptors as 3, 4, … (sd_listen_fds(3))."""
+    if not descriptors:
+        return argv
+    moves = " ".join(f"{to}<&{fd} {fd}<&-" for to, fd in enumerate(descriptors.values(), start=3))
+    said = f"LISTEN_FDS={len(descriptors)} LISTEN_FDNAMES={':'.join(descriptors)}"
+    return ["bash", "-c", f'exec env LISTEN_PID=$$ {said} "$@" {moves}', "agent", *argv]
+
+
 @dataclass(frozen=True)
 class Scratch:
     """Directories of one test's agent: its own files, the stand-in volumes, and where they are mounted."""
@@ -59,6 +68,11 @@ class Scratch:
     @property
     def data(self) -> Path:
         return self.base / "data"
+
+    @property
+    def kubelet(self) -> Path:
+        """What an agent may be told is kubelet's root; whoever plays kubelet makes it."""
+        return self.base / "kubelet"
 
     @property
     def paths(self) -> Paths:
@@ -114,6 +128,8 @@ class AgentProcess:
     def __init__(self, scratch: Scratch) -> None:
         self.environment: dict[str, str] = {}
         """Variables to start it with, beside the test's own."""
+        self.stored: Mapping[str, int] = {}
+        """Descriptors from 64 on to hand over at its start, by name, as systemd does with those it stores."""
         self._scratch = scratch
         self._log = scratch.base / "agent.base.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -131,10 +147,11 @@ class AgentProcess:
         argv += ["--root", str(self._scratch.root)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*argv, "run", "--devices", str(self._scratch.devices)],
+                hand_over(self.stored, [*argv, "run", "--devices", str(self._scratch.devices)]),
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
+                pass_fds=tuple(self.stored.values()),
             )
         if wait:
             wait_until(self._is_started, "the agent started")

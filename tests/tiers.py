@@ -64,6 +64,22 @@ def vm_unavailable_reason() -> str | None:
     return reason
 
 
+def sanity_unavailable_reason() -> str | None:
+    """Return why csi-sanity cannot be built and run here, or None: what it is built with knows."""
+    toolchain = importlib.import_module("tests.sanity.toolchain")
+    reason: str | None = toolchain.sanity_unavailable_reason()
+    return reason
+
+
+def kubernetes_unavailable_reason() -> str | None:
+    """Return why no cluster can be started here, or None: the tier's own equipment knows."""
+    if not (Path(__file__).parent / "kubernetes/availability.py").exists():
+        return "has no cluster to test in"
+    availability = importlib.import_module("tests.kubernetes.availability")
+    reason: str | None = availability.kubernetes_unavailable_reason()
+    return reason
+
+
 def always_available() -> None:
     return None
 
@@ -72,8 +88,10 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "unit": always_available,
     "component": always_available,
     "loop": loop_unavailable_reason,
+    "sanity": sanity_unavailable_reason,
     "fuzz": always_available,
     "vm": vm_unavailable_reason,
+    "kubernetes": kubernetes_unavailable_reason,
 }
 
 

@@ -1,0 +1,36 @@
+"""An agent that serves a kubelet of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.agent_process import AgentProcess, Scratch
+from tests.csi.kubelet import Kubelet, running_kubelet
+
+DRIVER = "ebs.csi.hyperpod-agent"
+
+
+@pytest.fixture
+def write_policy(scratch: Scratch) -> Callable[..., None]:
+    """Give what writes a policy with kubelet served, and these volumes and settings."""
+
+    def write(*volumes: Any, **agent: Any) -> None:
+        csi = {"enabled": True, "driver": DRIVER, "kubelet_root": str(scratch.kubelet)}
+        scratch.write_policy(*volumes, csi=csi, **agent)
+
+    return write
+
+
+@pytest.fixture
+def kubelet(scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None]) -> Iterator[Kubelet]:
+    """Give a kubelet that has an agent registered, whose policy names no volume."""
+    write_policy()
+    with ExitStack() as stack:
+        kubelet = stack.enter_context(running_kubelet(scratch.kubelet, DRIVER))
+        agent.start()
+        kubelet.wait_registered()
+        yield kubelet

@@ -1,0 +1,172 @@
+"""kubelet and the agent end and begin, each at any time: neither loses the other, nor a volume."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.agent_process import AgentProcess, Scratch
+from tests.csi.fd_store import FdStore
+from tests.csi.kubelet import Kubelet, running_kubelet
+from tests.csi.places import Claim
+from tests.loop.csi.conftest import DRIVER
+from tests.loop.csi.views import find_mount, find_mounts
+from tests.waiting import wait_until
+
+VOLUME = "vol-0123456789abcdef0"
+
+
+def list_sockets(scratch: Scratch) -> list[str]:
+    return sorted(path.name for path in scratch.kubelet.rglob("*.sock"))
+
+
+def test_nothing_is_below_kubelets_root_before_kubelet_is(
+    scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None]
+) -> None:
+    """A lifecycle script moves kubelet's directory: no socket may be in its way before kubelet runs."""
+    write_policy()
+    agent.start()
+    assert list_sockets(scratch) == []
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        info = kubelet.wait_registered()
+        assert info.node_id
+        assert kubelet.history == [f"registered {DRIVER}"]
+
+
+def test_agent_that_ends_is_deregistered_and_comes_back(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
+) -> None:
+    """A stopped agent is no plugin any more; one that died leaves sockets, which the next one replaces."""
+    assert agent.stop() == 0
+    wait_until(lambda: not kubelet.registered, "it is deregistered")
+    assert list_sockets(scratch) == []
+    agent.start()
+    kubelet.wait_registered()
+    agent.kill()
+    sockets = list_sockets(scratch)
+    agent.start()
+    wait_until(lambda: kubelet.history.count(f"registered {DRIVER}") == 3, "it registers again")
+    assert list_sockets(scratch) == sockets == ["csi.sock", f"{DRIVER}-reg.sock"]
+
+
+@pytest.mark.parametrize("end", [AgentProcess.stop, AgentProcess.kill])
+def test_restart_behind_stored_sockets_is_not_noticed(
+    scratch: Scratch,
+    agent: AgentProcess,
+    write_policy: Callable[..., None],
+    end: Callable[[AgentProcess], object],
+) -> None:
+    """With systemd keeping the sockets kubelet sees no restart, and a call in between waits for its end."""
+    write_policy()
+    scratch.add_volume(VOLUME)
+    store = FdStore(scratch.base / "notify")
+    agent.environment["NOTIFY_SOCKET"] = str(store.path)
+    agent.stored = store.stored
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        agent.start()
+        kubelet.wait_registered()
+        wait_until(lambda: len(store.stored) == 2, "both sockets are stored")
+        end(agent)
+        call = kubelet.begin(kubelet.node.stage, Claim(VOLUME))
+        agent.start()
+        assert len(find_mounts(call.result())) == 1
+        assert kubelet.history == [f"registered {DRIVER}"]
+    store.close()
+
+
+def test_kubelet_that_restarts_finds_agent_and_volumes(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
+) -> None:
+    """It registers the plugin that was there all along, and publishes anew what its pods have."""
+    scratch.add_volume(VOLUME)
+    claim = Claim(VOLUME)
+    kubelet.stage(claim)
+    before = find_mount(kubelet.publish(claim)).mount_id
+    kubelet.stop()
+    kubelet.start()
+    kubelet.wait_registered()
+    assert find_mount(kubelet.publish(claim)).mount_id == before
+    assert agent.read_events("volume.mounted")
+
+
+def test_kubelets_root_that_moves_is_found(
+    scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None]
+) -> None:
+    """A root behind a link, which then leads elsewhere: kubelet names it unresolved, and all works."""
+    write_policy()
+    for name in ("first", "second"):
+        (scratch.base / name).mkdir()
+    scratch.kubelet.symlink_to(scratch.base / "first")
+    scratch.add_volume(VOLUME)
+    agent.start()
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        kubelet.wait_registered()
+        claim = Claim(VOLUME)
+        kubelet.stage(claim)
+        target = kubelet.publish(claim)
+        assert len(find_mounts(target.resolve())) == 1
+        kubelet.unpublish(claim)
+        kubelet.unstage(claim)
+        kubelet.stop()
+        scratch.kubelet.unlink()
+        scratch.kubelet.symlink_to(scratch.base / "second")
+        kubelet.start()
+        kubelet.wait_registered()
+        kubelet.stage(claim)
+        assert len(find_mounts(kubelet.publish(claim).resolve())) == 1
+
+
+def test_refused_registration_is_on_the_board(
+    scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None]
+) -> None:
+    """Why kubelet does not take the agent is said where people look, until it does."""
+    write_policy()
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        kubelet.objection = "detected topology value collision: driver reported something else"
+        agent.start()
+        wait_until(lambda: "RegistrationRefused" in agent.read_log(), "it is said")
+        kubelet.objection = None
+        kubelet.wait_registered()
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+def test_killed_while_it_stages(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet, fs_type: str
+) -> None:
+    """Whatever it had come to, asked again it ends with one filesystem and one mount."""
+    claim = Claim(VOLUME, fs_type=fs_type)
+    for _ in range(3):
+        call = kubelet.begin(kubelet.node.stage, claim)
+        if not scratch.image(VOLUME).exists():
+            scratch.add_volume(VOLUME)
+        wait_until(lambda: agent.status(VOLUME), "the volume was seen")
+        agent.kill()
+        call.exception()
+        agent.start()
+        kubelet.wait_registered()
+    staging = kubelet.stage(claim)
+    assert find_mount(staging).fs_type == fs_type
+    (kubelet.publish(claim) / "file").write_text("written")
+
+
+def test_volumes_that_kubelet_forgot_are_taken_back_when_it_asks(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
+) -> None:
+    """An agent without its notes knows a staged volume by its mounts, and gives it back."""
+    scratch.add_volume(VOLUME)
+    claim = Claim(VOLUME)
+    staging = kubelet.stage(claim)
+    target = kubelet.publish(claim)
+    (target / "file").write_text("written")
+    agent.stop()
+    shutil.rmtree(scratch.paths.state)
+    agent.start()
+    kubelet.wait_registered()
+    assert len(find_mounts(target)) == 1
+    kubelet.unpublish(claim)
+    kubelet.unstage(claim)
+    assert find_mounts(staging) == find_mounts(target) == []
+    kubelet.stage(claim)
+    assert (kubelet.publish(claim) / "file").read_text() == "written"

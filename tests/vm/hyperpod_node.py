@@ -92,14 +92,19 @@ class HyperPodNode:
         volumes: Sequence[Mapping[str, Any]],
         *,
         settings: Mapping[str, object] | None = None,
+        agent: Mapping[str, object] | None = None,
         has_hooks: bool = False,
     ) -> None:
         """Put the folder from S3 where HyperPod puts it, with what an operator writes into it."""
         self.unstage()
         self.guest.put_tree(folder, STAGED)
         # No AWS answers in the guest, so what a blank volume was made from is never known.
-        agent = {"allowed_roots": ["/data"], "cloud": {"format_without_origin_after": "5s"}}
-        policy = {"version": 1, "agent": agent, "volumes": list(volumes)}
+        origin = {"format_without_origin_after": "5s"}
+        policy = {
+            "version": 1,
+            "agent": {"allowed_roots": ["/data"], "cloud": origin, **(agent or {})},
+            "volumes": list(volumes),
+        }
         self.guest.put(f"{STAGED}/policy.yaml", yaml.safe_dump(policy).encode())
         lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in (settings or {}).items()]
         self.guest.put(f"{STAGED}/ebs-agent.conf", "".join(lines).encode())

@@ -38,7 +38,7 @@ SHUTDOWN_TIMEOUT_S = 90.0
 POLL_S = 0.1
 AGENT_HOME = "/opt/ebs-agent/current"
 # As the kernel names virtio disks, in the order of the command line.
-DISK_NAMES = ("vda", "vdb", "vdc")
+DISK_NAMES = ("vda", "vdb", "vdc", "vdd")
 # Without a machine ID each boot of a fresh guest would be a first boot, when systemd sets up all units anew.
 KERNEL_ARGS = (
     "systemd.machine_id=00000000000000000000000000000eb5",
@@ -65,6 +65,8 @@ class GuestOptions:
     # The agent's venv of the working tree in /opt/ebs-agent; without it the guest is bare.
     has_agent: bool = False
     has_network: bool = False
+    # An image with more programs, units and settings for /usr/local, of which the guest has an overlay.
+    local_disk: str = ""
     kernel_args: tuple[str, ...] = ()
     memory_mib: int = 1536
     cpus: int = 2
@@ -368,6 +370,8 @@ class Guest:
         make_scratch(self.directory / "scratch.img", self.options.scratch_bytes)
         if self.options.has_agent:
             make_overlay(self.directory / "agent.qcow2", get_agent_disk(self._image))
+        if self.options.local_disk:
+            make_overlay(self.directory / "local.qcow2", Path(self.options.local_disk))
 
     def _find_own(self, cached: Path) -> Path:
         own = self.directory / cached.name
@@ -380,6 +384,11 @@ class Guest:
             *(
                 [Disk(self.directory / "agent.qcow2", "qcow2", "guest-agent", "/opt/ebs-agent")]
                 if self.options.has_agent
+                else []
+            ),
+            *(
+                [Disk(self.directory / "local.qcow2", "qcow2", "guest-local", "/usr/local")]
+                if self.options.local_disk
                 else []
             ),
         )

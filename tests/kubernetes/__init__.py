@@ -1,0 +1,1 @@
+"""Real Kubernetes: its control plane on this machine, its kubelet beside the installed agent in a guest."""

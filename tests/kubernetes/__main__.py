@@ -1,0 +1,42 @@
+"""A cluster by hand: ``python -m tests.kubernetes`` boots one and keeps it until it is interrupted.
+
+``EBS_AGENT_CLUSTER=DIRECTORY`` has the tests use it, its agent replaced by the working tree's.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.kubernetes.control_plane import run_control_plane
+from tests.kubernetes.kept_cluster import note_cluster
+from tests.kubernetes.node import KubernetesNode, boot_options
+from tests.vm.bundles import make_folder
+from tests.vm.guest import Guest
+from tests.vm.guest.agent_disk import GUEST_PYTHON
+
+
+def main() -> int:
+    """Boot a cluster, tell where it is, and end it when interrupted."""
+    with tempfile.TemporaryDirectory(prefix="ebs-cluster-") as name:
+        directory = Path(name)
+        with run_control_plane(directory) as plane:
+            guest = Guest.boot(boot_options(), directory=directory / "guest")
+            try:
+                node = KubernetesNode(guest, plane)
+                node.install_agent(make_folder(directory / "bundle", pythons=[GUEST_PYTHON]))
+                node.join()
+                guest.detach()
+                note_cluster(plane)
+                print(f"EBS_AGENT_CLUSTER={directory}", flush=True)  # noqa: T201 -- a program's own output
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            finally:
+                guest.close()
+    return 0
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    sys.exit(main())

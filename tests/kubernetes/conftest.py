@@ -1,0 +1,73 @@
+"""One cluster of one node for all tests: a control plane here, a guest with kubelet and the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.control_plane import read_logs, run_control_plane
+from tests.kubernetes.kept_cluster import find_kept_cluster
+from tests.kubernetes.node import KubernetesNode, boot_options
+from tests.kubernetes.workloads import Workloads
+from tests.vm.bundles import make_folder
+from tests.vm.guest import Guest
+from tests.vm.guest.agent_disk import GUEST_PYTHON
+
+# The first test may build the image, and starts the cluster.
+TIMEOUT_S = 900
+START_TIMEOUT_S = 2400
+
+_running: list[KubernetesNode] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    timeout_s = START_TIMEOUT_S
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(timeout_s))
+            timeout_s = TIMEOUT_S
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Show what node and control plane logged when a test failed."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed:
+        for node in _running:
+            report.sections.append(("the guest's console", node.guest.read_console()))
+            report.sections.append(("the guest's journal", node.guest.read_journal(lines=150)))
+            report.sections.append(("the control plane", read_logs(node.plane.directory)))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesNode]:
+    """Give the node as the lifecycle script leaves it, once kubelet is ready; or one that is kept running."""
+    if (kept := find_kept_cluster()) is not None:
+        _running.append(kept)
+        yield kept
+        kept.guest.detach()
+        return
+    with run_control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
+        guest = Guest.boot(boot_options())
+        try:
+            node = KubernetesNode(guest, plane)
+            _running.append(node)
+            folder = make_folder(tmp_path_factory.mktemp("bundle"), pythons=[GUEST_PYTHON])
+            node.install_agent(folder)
+            node.join()
+            yield node
+        finally:
+            guest.close()
+
+
+@pytest.fixture
+def workloads(node: KubernetesNode) -> Iterator[Workloads]:
+    """Lend the cluster, and take volumes and pods of the test away after it."""
+    workloads = Workloads(node)
+    workloads.declare_driver()
+    node.ebs.start()
+    yield workloads
+    workloads.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import agent
 from agent.base.log import get_logger
+from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
 from agent.csi.calls import NodeInfo
@@ -42,6 +43,10 @@ class Surroundings(Protocol):
     def has_standins(self) -> bool:
         """Files stand in for its volumes."""
 
+    @property
+    def identity_sources(self) -> IdentitySources:
+        """Where it may be asked who the node is."""
+
 
 class KubeletFace:
     """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
@@ -57,6 +62,7 @@ class KubeletFace:
         self._root = KubeletRoot(settings.root, self._note_root)
         self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
         self._wants = KubeletWants(self._records.all, self._root.resolve)
+        self._zone = settings.zone
         self._registration: Registration | None = None
         self._obstacle: str | None = None
         # Before any program is started, which would be handed what systemd kept.
@@ -82,16 +88,22 @@ class KubeletFace:
         """Return what is wanted of each volume, by the policy and by kubelet."""
         return self._wants.merge(wants, present)
 
-    def _describe_node(self) -> NodeInfo:
+    async def _describe_node(self) -> NodeInfo:
         board = self._engine.board
         return describe_node(
             self._around.facts,
             board.attachments,
             board.statuses(),
-            attach_limit=self._settings.attach_limit,
-            reserved=self._settings.reserved,
+            self._settings,
+            zone=await self._find_zone(),
             has_standins=self._around.has_standins,
         )
+
+    async def _find_zone(self) -> str | None:
+        """Return the node's zone: as the policy says it, or the metadata service, asked until it does."""
+        if self._zone is None:
+            self._zone = (await ask_metadata(self._around.identity_sources)).zone
+        return self._zone
 
     async def run(self) -> None:
         """Serve kubelet until cancelled."""

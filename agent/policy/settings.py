@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from agent.policy.values.csi_fields import AttachLimit, DriverName, KubeletRoot, Reserved
+from agent.policy.values.csi_fields import AttachLimit, DriverName, KubeletRoot, Reserved, ZoneName
 from agent.policy.values.fields import (
     AutoFlag,
     DurationSeconds,
@@ -155,6 +155,8 @@ class CsiSettings(Section):
     """How many volumes the scheduler may place on the node; auto: what the instance has room for."""
     reserved: Reserved = 0
     """Attachments of the node that are kept free for others, such as another driver."""
+    zone: ZoneName = Field(default=None, json_schema_extra={"default": "auto"})
+    """The node's zone as the cluster's account calls it; auto: as the instance's metadata has it."""
 
     @property
     def root(self) -> str:

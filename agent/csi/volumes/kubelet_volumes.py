@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from agent.core.model import VolumeId
 from agent.csi.calls import ExpandCall, NodeInfo, PublishCall, SpaceUsage, StageCall
@@ -23,7 +23,7 @@ class KubeletVolumes:
         records: StagedRecords,
         wants: KubeletWants,
         sample: TakeSample,
-        get_info: Callable[[], NodeInfo],
+        get_info: Callable[[], Awaitable[NodeInfo]],
     ) -> None:
         self._stager = Stager(engine, records, wants)
         self._publisher = Publisher(engine, records, wants)
@@ -56,4 +56,4 @@ class KubeletVolumes:
 
     async def describe_node(self) -> NodeInfo:
         """Return who this node is and what it takes."""
-        return self._get_info()
+        return await self._get_info()

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, NodeFacts, Reason
 from agent.csi.calls import NodeInfo
+from agent.policy.settings import CsiSettings
 from agent.report.board.volume_status import VolumeStatus
+
+AWS_DRIVER = "ebs.csi.aws.com"
+"""In whose name the agent may serve volumes that AWS's controller makes and attaches."""
 
 
 def describe_node(
     facts: NodeFacts,
     attachments: Attachments | None,
-    statuses: Iterable[VolumeStatus],
+    statuses: Collection[VolumeStatus],
+    settings: CsiSettings,
     *,
-    attach_limit: int | None,
-    reserved: int,
     zone: str | None = None,
     has_standins: bool = False,
 ) -> NodeInfo:
@@ -37,13 +40,27 @@ def describe_node(
             hint="The agent asks the metadata service and the cluster's file again by itself.",
             reason=Reason.WAITING_FOR_CLOUD,
         )
-    topology = {} if zone is None else {"topology.kubernetes.io/zone": zone}
-    return NodeInfo(node_id, count_room(attachments, statuses, attach_limit, reserved), topology)
+    room = count_room(attachments, statuses, settings.attach_limit, settings.reserved)
+    return NodeInfo(node_id, room, describe_place(settings.driver, zone))
+
+
+def describe_place(driver: str, zone: str | None) -> dict[str, str]:
+    """Return where volumes must be so that this node can have them; empty where that is not known.
+
+    kubelet compares it with the node's labels, and refuses a plugin that says otherwise. In the name of AWS's
+    driver it is said by the older key too, which PersistentVolumes have that were made with it.
+    """
+    if zone is None:
+        return {}
+    keys = ["topology.kubernetes.io/zone"]
+    if driver == AWS_DRIVER:
+        keys.append(f"topology.{AWS_DRIVER}/zone")
+    return dict.fromkeys(keys, zone)
 
 
 def count_room(
     attachments: Attachments | None,
-    statuses: Iterable[VolumeStatus],
+    statuses: Collection[VolumeStatus],
     attach_limit: int | None,
     reserved: int,
 ) -> int | None:

@@ -18,6 +18,9 @@ DRIVER_PATTERN = r"^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$"
 MAX_DRIVER = 63
 """Characters, by CSI's own bound."""
 
+ZONE_PATTERN = r"^[a-z]{2}(?:-[a-z0-9]+)+-[0-9][a-z]$"
+"""An availability zone's name, local zones among them."""
+
 MAX_ATTACHMENTS = 1000
 """More than any instance takes."""
 
@@ -54,6 +57,14 @@ def _parse_limit(value: Any) -> int | None:
     return value
 
 
+def _parse_zone(value: Any) -> str | None:
+    if value == "auto":
+        return None
+    if not isinstance(value, str) or not re.fullmatch(ZONE_PATTERN.removesuffix("$"), value, re.ASCII):
+        raise refuse(f"{quote(value, 80)} is not a zone.", "Write auto, or a zone's name as in us-west-2a")
+    return value
+
+
 DriverName = Annotated[
     str,
     BeforeValidator(_parse_driver),
@@ -73,4 +84,10 @@ AttachLimit = Annotated[
     ),
 ]
 """None: what the instance has room for."""
+ZoneName = Annotated[
+    str | None,
+    PlainValidator(_parse_zone),
+    WithJsonSchema({"oneOf": [{"const": "auto"}, {"type": "string", "pattern": ZONE_PATTERN}]}),
+]
+"""None: as the instance's metadata has it."""
 Reserved = Annotated[StrictInt, Field(ge=0, le=MAX_ATTACHMENTS)]

@@ -62,6 +62,11 @@ class Scene:
         self.reconciler.set_wants(self.wants.merge({**self.policy, **wants}, present))
 
 
+async def describe_node() -> NodeInfo:
+    """Say who the node is."""
+    return NodeInfo("node")
+
+
 async def never_sample(request: SampleRequest, timeout_s: float) -> Sample:
     """Fail: nothing is to be sampled."""
     raise AssertionError(f"{request.volume} was sampled within {timeout_s} s")
@@ -77,7 +82,7 @@ async def open_scene(node: FakeNode, state: Path) -> AsyncIterator[Scene]:
     wants = KubeletWants(records.all, resolve)
     scene = Scene(node, board, reconciler, records, wants)
     engine = Engine(reconciler, board, scene.refresh)
-    scene.volumes = KubeletVolumes(engine, records, wants, never_sample, lambda: NodeInfo("node"))
+    scene.volumes = KubeletVolumes(engine, records, wants, never_sample, describe_node)
     async with anyio.create_task_group() as tasks:
         await tasks.start(lambda *, task_status: reconciler.run(task_status=task_status))
         scene.refresh()

@@ -7,6 +7,7 @@ import pytest
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Condition, NodeFacts, VolumeId
 from agent.csi.volumes.node_info import count_room, describe_node
+from agent.policy.settings import CsiSettings
 from agent.report.board.volume_status import VolumeStatus
 
 INSTANCE = "i-0123456789abcdef0"
@@ -31,15 +32,36 @@ def status(volume: VolumeId, name: str | None, device: str | None = "/dev/nvme1n
 )
 def test_node_is_called_as_controllers_attach_it(facts: NodeFacts, node_id: str) -> None:
     """On HyperPod the name holds cluster and instance."""
-    info = describe_node(facts, None, (), attach_limit=None, reserved=0)
+    info = describe_node(facts, None, (), CsiSettings())
     assert (info.node_id, info.max_volumes, info.topology) == (node_id, None, {})
 
 
 def test_node_that_does_not_know_itself_says_so() -> None:
     """A wrong name would have volumes attached elsewhere; kubelet asks again."""
     with pytest.raises(AgentError, match="not known yet which instance") as caught:
-        describe_node(NodeFacts(), None, (), attach_limit=None, reserved=0)
+        describe_node(NodeFacts(), None, (), CsiSettings())
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("driver", "zone", "place"),
+    [
+        ("ebs.csi.hyperpod-agent", None, {}),
+        ("ebs.csi.hyperpod-agent", "us-west-2a", {"topology.kubernetes.io/zone": "us-west-2a"}),
+        (
+            "ebs.csi.aws.com",
+            "us-west-2a",
+            {"topology.kubernetes.io/zone": "us-west-2a", "topology.ebs.csi.aws.com/zone": "us-west-2a"},
+        ),
+    ],
+)
+def test_place_is_said_by_the_keys_that_volumes_have(
+    driver: str, zone: str | None, place: dict[str, str]
+) -> None:
+    """In the name of AWS's driver its older volumes can be scheduled here as well."""
+    facts = NodeFacts(instance_id=INSTANCE)
+    info = describe_node(facts, None, (), CsiSettings(driver=driver), zone=zone)
+    assert info.topology == place
 
 
 @pytest.mark.parametrize(

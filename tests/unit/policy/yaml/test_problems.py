@@ -78,6 +78,7 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         ("version: 1\nagent: {csi: {driver: a..b}}", "agent.csi.driver: 'a..b' is not a driver's name."),
         (f"version: 1\nagent: {{csi: {{driver: {'b' * 64}}}}}", "agent.csi.driver: 'bbbb"),
         ("version: 1\nagent: {csi: {kubelet_root: a}}", "agent.csi.kubelet_root: 'a' is not absolute."),
+        ("version: 1\nagent: {csi: {zone: us-west}}", "agent.csi.zone: 'us-west' is not a zone."),
         ("version: 1\nagent: {csi: {kubelet_root: 1}}", "agent.csi.kubelet_root: 1 is not a path."),
         (
             "version: 1\nagent: {csi: {attach_limit: 0}}",

@@ -61,6 +61,7 @@ class KubeletFace:
         self._around = around
         self._root = KubeletRoot(settings.root, self._note_root)
         self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
+        self._records.hear_change = self._name_volumes
         self._wants = KubeletWants(self._records.all, self._root.resolve)
         self._zone = settings.zone
         self._registration: Registration | None = None
@@ -83,6 +84,12 @@ class KubeletFace:
     async def load(self) -> None:
         """Find out what kubelet has staged since the node was started; before the first look."""
         await self._records.load()
+        self._name_volumes()
+
+    def _name_volumes(self) -> None:
+        """Have it told which PersistentVolumes the volumes are."""
+        names = {volume: record.persistent_volume for volume, record in self._records.all.items()}
+        self._engine.board.persistent_volumes = {volume: name for volume, name in names.items() if name}
 
     def merge(self, wants: Mapping[VolumeId, Want], present: Collection[VolumeId]) -> Mapping[VolumeId, Want]:
         """Return what is wanted of each volume, by the policy and by kubelet."""

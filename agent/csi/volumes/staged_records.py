@@ -6,6 +6,7 @@ A restart of the agent goes on with them. A reboot ends them all: kubelet begins
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ else:
 
 DIRECTORY = "kubelet"
 """Below the state directory."""
+
+_NAMED = re.compile(
+    r"/volumes/kubernetes\.io~csi/([^/]+)/mount$|/volumeDevices/(?:staging|publish)/([^/]+)(?:/|$)", re.ASCII
+)
+"""Where kubelet publishes a filesystem, and stages and publishes a device (pkg/volume/csi in Kubernetes)."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,6 +70,13 @@ class StagedRecord:
     published: tuple[Publication, ...] = ()
     is_leaving: bool = False
     """Kubelet has taken it back, and something of it is mounted or held still."""
+
+    @property
+    def persistent_volume(self) -> str | None:
+        """The name of the PersistentVolume, as kubelet's paths have it; None before they do."""
+        paths = (self.staging_path, *(one.target_path for one in self.published))
+        named = filter(None, map(_NAMED.search, paths))
+        return next((found[1] or found[2] for found in named), None)
 
     def publishes(self, publication: Publication | None, target_path: str) -> StagedRecord:
         """Return the record with this at a target; None: with nothing there."""
@@ -124,6 +137,8 @@ class StagedRecords:
         self._records: dict[VolumeId, StagedRecord] = {}
         self._unsound: dict[VolumeId, AgentError] = {}
         self._locks: dict[VolumeId, anyio.Lock] = {}
+        self.hear_change: Callable[[], None] = lambda: None
+        """Called after each change, by whoever put it here."""
 
     @property
     def all(self) -> Mapping[VolumeId, StagedRecord]:
@@ -165,7 +180,8 @@ class StagedRecords:
             elif record is not None and record != known:
                 await self._notes.save(self._shelf.write, record)
                 self._records[volume_id] = record
-            return record
+        self.hear_change()
+        return record
 
 
 def _names(record: type[StagedRecord | Publication]) -> frozenset[str]:

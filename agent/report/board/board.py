@@ -65,6 +65,8 @@ class Board:
         self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
         self.next_calls: tuple[NextCall, ...] = ()
         """What the cloud half has decided on and not seen to have happened."""
+        self.persistent_volumes: Mapping[VolumeId, str] = {}
+        """Of the volumes that kubelet asked for, their names in Kubernetes."""
         self.attachments: Attachments | None = None
         """Of how many volumes this instance has room for, where that is known."""
         self.remarks: tuple[str, ...] = ()

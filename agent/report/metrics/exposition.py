@@ -6,7 +6,7 @@ A volume's series exist exactly as long as the board knows the volume.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -84,6 +84,7 @@ class AgentCollector(Collector):
             value=float(assess_node(self._board).is_ready),
         )
         yield from _count_places(self._board.attachments)
+        yield _name_volumes(self._board.persistent_volumes)
         ending = GaugeMetricFamily(
             "ebs_agent_instance_ending", "1 once this instance ends and volumes leave it.", labels=["cause"]
         )
@@ -96,6 +97,17 @@ class AgentCollector(Collector):
             "Calls to a device, filesystem or program given up because they did not answer in time.",
             value=self._count_abandoned(),
         )
+
+
+def _name_volumes(names: Mapping[VolumeId, str]) -> Metric:
+    family = GaugeMetricFamily(
+        "ebs_agent_persistentvolume_info",
+        "1 for each volume of Kubernetes', with its PersistentVolume.",
+        labels=["volume_id", "persistentvolume"],
+    )
+    for volume_id, name in sorted(names.items()):
+        family.add_metric([volume_id, name], 1)
+    return family
 
 
 def _count_places(attachments: Attachments | None) -> Iterator[Metric]:

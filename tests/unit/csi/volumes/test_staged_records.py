@@ -143,3 +143,21 @@ async def test_what_a_change_refuses_stays(tmp_path: Path) -> None:
     with pytest.raises(RefusedError):
         await records.change(VOLUME, refuse)
     assert (await open_records(tmp_path)).all == {VOLUME: RECORD}
+
+
+@pytest.mark.parametrize(
+    ("staging", "target", "name"),
+    [
+        ("/k/plugins/kubernetes.io/csi/d/0a1b/globalmount", None, None),
+        ("/k/globalmount", "/k/pods/u/volumes/kubernetes.io~csi/pvc-1/mount", "pvc-1"),
+        ("/k/plugins/kubernetes.io/csi/volumeDevices/staging/pvc-2", None, "pvc-2"),
+        ("/k/other", "/k/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-3/u-1", "pvc-3"),
+    ],
+)
+def test_persistent_volume_is_named_by_kubelets_paths(
+    staging: str, target: str | None, name: str | None
+) -> None:
+    """No call of a filesystem's staging says it; a pod's path does."""
+    published = () if target is None else (dataclasses.replace(POD, target_path=target),)
+    record = dataclasses.replace(RECORD, staging_path=staging, published=published)
+    assert record.persistent_volume == name

@@ -289,6 +289,15 @@ def test_places_of_the_instance_are_counted_once_they_are_known() -> None:
     assert samples["ebs_agent_instance_attachments_limit", labels] == 27
 
 
+def test_persistent_volumes_are_named() -> None:
+    """A volume of Kubernetes' is joined to what Kubernetes calls it."""
+    board = make_board(READY)
+    assert not [name for name, _ in read_samples(expose(board)) if "persistentvolume" in name]
+    board.persistent_volumes = {CHECKPOINTS: "pvc-1"}
+    labels = frozenset({("volume_id", CHECKPOINTS), ("persistentvolume", "pvc-1")})
+    assert read_samples(expose(board))["ebs_agent_persistentvolume_info", labels] == 1
+
+
 def test_instance_that_ends_is_told_with_the_cause() -> None:
     """For an alert: 0 until it is heard of, so that the rise is seen."""
     board = make_board(READY)

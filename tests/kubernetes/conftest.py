@@ -37,7 +37,8 @@ def pytest_runtest_makereport() -> Iterator[None]:
     if report.failed:
         for node in _running:
             report.sections.append(("the guest's console", node.guest.read_console()))
-            report.sections.append(("the guest's journal", node.guest.read_journal(lines=150)))
+            if node.guest.is_alive():
+                report.sections.append(("the guest's journal", node.guest.read_journal(lines=150)))
             report.sections.append(("the control plane", read_logs(node.plane.directory)))
     return report  # type: ignore[return-value]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,6 +37,9 @@ BOOT_TIMEOUT_S = 300.0
 COMMAND_TIMEOUT_S = 60.0
 SHUTDOWN_TIMEOUT_S = 90.0
 POLL_S = 0.1
+MOST_BOOTS = 3
+EARLY_PANIC = re.compile(rb"^\[ {4}[0-9]\.[0-9]+\] Kernel panic", re.MULTILINE)
+"""In the first ten seconds of the kernel's own clock: nothing of the guest's system runs by then."""
 AGENT_HOME = "/opt/ebs-agent/current"
 # As the kernel names virtio disks, in the order of the command line.
 DISK_NAMES = ("vda", "vdb", "vdc", "vdd")
@@ -162,9 +166,28 @@ class Guest:
             cpus=self.options.cpus,
             has_network=self.options.has_network,
         )
-        self._machine = Machine.start(spec, self._hotplug.images, outlives_us=self.options.outlives_us)
-        self._save_state()
-        self.wait_until_up(timeout_s=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        left = MOST_BOOTS
+        while left:
+            self._machine = Machine.start(spec, self._hotplug.images, outlives_us=self.options.outlives_us)
+            self._save_state()
+            left -= 1
+            if not self._panics_at_boot(deadline):
+                break
+            # An emulated processor may run code that the kernel is patching at that moment.
+            if left:
+                self.kill()
+        self.wait_until_up(timeout_s=max(deadline - time.monotonic(), 1))
+
+    def _panics_at_boot(self, deadline: float) -> bool:
+        """Tell, once the guest answers or time is up, whether its kernel panicked before its system ran."""
+        log = self.directory / "console.log"
+        seen = log.stat().st_size if log.exists() else 0
+        while time.monotonic() < deadline and self.machine.is_running() and not self.is_alive():
+            if EARLY_PANIC.search(log.read_bytes()[seen:] if log.exists() else b""):
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def wait_until_up(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait for a boot other than the last one known, until systemd has started all it had to."""

@@ -109,10 +109,8 @@ def plan_unstage(observed: Observed, path: str) -> Plan:
 
     What is somebody else's by now is nothing of ours, and is left.
     """
-    if observed.device is None:
-        return Plan(tuple(Unmount(mount, is_stale=True) for mount in observed.stale_mounts))
     stale = tuple(Unmount(mount, is_stale=True) for mount in observed.stale_mounts)
-    if observed.exclusion is not None:
+    if observed.device is None or observed.exclusion is not None:
         return Plan(stale)
     views = [mount.path for mount in observed.views if mount.path != path]
     if views:

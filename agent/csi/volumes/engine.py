@@ -52,9 +52,8 @@ async def carry_out(
     volume: VolumeId,
     wanted: Wanted,
     make_plan: Callable[[Observed], Plan],
-    end: Action | None = None,
 ) -> Observed:
-    """Do what ``make_plan`` says of each look until nothing is left, then ``end``; return the last look.
+    """Do what ``make_plan`` says of each look until nothing is left to do; return the last look.
 
     Raises AgentError where a step fails, or where the plan ends short of its goal.
     """
@@ -66,13 +65,11 @@ async def carry_out(
             actions = plan.next_actions
             if not actions:
                 raise_ending(plan)
-                if end is not None:
-                    await execute(engine, session, end, observed)
                 return observed
             if previous == (observed, actions):
                 break
             for action in actions:
-                await execute(engine, session, action, observed)
+                await _execute(engine, session, action, observed)
             previous = (observed, actions)
     raise AgentError(
         f"{volume} did not become as kubelet asked.",
@@ -81,7 +78,14 @@ async def carry_out(
     )
 
 
-async def execute(engine: Engine, session: Session, action: Action, observed: Observed) -> None:
+async def do_step(engine: Engine, volume: VolumeId, wanted: Wanted, action: Action) -> None:
+    """Look at the volume and do one step that finds for itself what is left of it to be done."""
+    async with engine.passes.hold(volume) as session:
+        observed = await session.observe(wanted)
+        await _execute(engine, session, action, observed)
+
+
+async def _execute(engine: Engine, session: Session, action: Action, observed: Observed) -> None:
     """Do one step, and record that it was done."""
     began = engine.clock()
     await session.execute(action, observed)

@@ -9,7 +9,7 @@ from agent.core.model import Reason, VolumeId, WantedView
 from agent.core.plan import plan_publish
 from agent.core.steps import Unpublish
 from agent.csi.calls import AccessMode, PublishCall
-from agent.csi.volumes.engine import Engine, carry_out, execute
+from agent.csi.volumes.engine import Engine, carry_out, do_step
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
 from agent.csi.volumes.staged_records import Publication, StagedRecord, StagedRecords, make_bare_record
 
@@ -64,11 +64,8 @@ class Publisher:
         is_noted = record is not None and record.find_publication(target_path) is not None
         known = record or make_bare_record(volume, self._records.boot_id, target_path)
         path = self._wants.resolve(target_path)
-        wanted = make_want(known, self._wants.resolve)
-        # Not planned: what is at the target is found by the step, which is as good done twice.
-        async with self._engine.passes.hold(volume) as session:
-            observed = await session.observe(replace(wanted, is_leaving=True))
-            await execute(self._engine, session, Unpublish(path, is_noted=is_noted), observed)
+        wanted = replace(make_want(known, self._wants.resolve), is_leaving=True)
+        await do_step(self._engine, volume, wanted, Unpublish(path, is_noted=is_noted))
         await self._note(volume, None, target_path)
 
 

@@ -10,9 +10,9 @@ from agent.base.log import get_logger
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import Reason, VolumeId, Wanted
 from agent.core.plan import plan_unstage
-from agent.core.steps import Plan, Relinquish
+from agent.core.steps import Relinquish
 from agent.csi.calls import StageCall
-from agent.csi.volumes.engine import Engine, carry_out, find_fault
+from agent.csi.volumes.engine import Engine, carry_out, do_step, find_fault
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
 from agent.csi.volumes.staged_records import StagedRecord, StagedRecords, make_bare_record, make_record
 from agent.loop.wake_causes import Cause
@@ -115,7 +115,7 @@ class Stager:
         What a device that fails does not take is lost whatever is done, and keeps nobody from detaching it.
         """
         try:
-            await carry_out(self._engine, volume, wanted, lambda _: Plan(), end=Relinquish())
+            await do_step(self._engine, volume, wanted, Relinquish())
         except AgentError as error:
             if error.reason is not Reason.STEP_FAILED:
                 raise

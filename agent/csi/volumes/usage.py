@@ -66,28 +66,26 @@ class Measurer:
         """
         record = self._find(call.volume_id, call.volume_path)
         self._engine.passes.wake(call.volume_id, Cause.ORDER)
-        if not await self._await_size(call):
-            return await self._see_grown(record)
-        raise AgentError(
-            f"The device of {call.volume_id} has not grown to {show_size(call.required_bytes or 0)} yet.",
-            hint="AWS is still at it, or its change was not made; it is looked at again by itself.",
-            reason=Reason.NOT_GROWN,
-        )
+        await self._await_size(call.volume_id, call.required_bytes or 0)
+        return await self._see_grown(record)
 
-    async def _await_size(self, call: ExpandCall) -> bool:
-        """Return once a look saw the device as large as it is to be; True where it took too long."""
-        volume = call.volume_id
-        with anyio.move_on_after(GROWTH_PATIENCE_S) as waiting, self._engine.board.subscribe() as changes:
+    async def _await_size(self, volume: VolumeId, size_bytes: int) -> None:
+        """Return once a look saw the device as large as it is to be; AgentError where that takes too long."""
+        with anyio.move_on_after(GROWTH_PATIENCE_S), self._engine.board.subscribe() as changes:
             while True:
                 if await self._engine.passes.wait_settled([volume], PATIENCE_S):
                     status = self._engine.board.get(volume)
-                    if status is not None and (status.size_bytes or 0) >= (call.required_bytes or 0):
-                        break
+                    if status is not None and (status.size_bytes or 0) >= size_bytes:
+                        return
                     with anyio.move_on_after(PATIENCE_S):
                         await anext(changes)
                     # The kernel announces a new size; where that was missed, a look sees it.
                     self._engine.passes.wake(volume, Cause.ORDER)
-        return waiting.cancelled_caught
+        raise AgentError(
+            f"The device of {volume} has not grown to {show_size(size_bytes)} yet.",
+            hint="AWS is still at it, or its change was not made; it is looked at again by itself.",
+            reason=Reason.NOT_GROWN,
+        )
 
     async def _see_grown(self, record: StagedRecord) -> int:
         """Return the size of the device where nothing of it is left to be filled; raise what keeps it so."""

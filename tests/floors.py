@@ -82,7 +82,7 @@ FLOORS = (
     ),
     Floor(
         "csi",
-        ("csi.wire csi.calls csi.sockets csi.kubelet_root", "csi.service csi.volumes", "csi"),
+        ("csi.wire csi.calls csi.sockets csi.real_paths", "csi.service csi.volumes", "csi"),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
     Floor(

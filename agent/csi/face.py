@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,9 +12,9 @@ from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
 from agent.csi.calls import NodeInfo
-from agent.csi.kubelet_root import KubeletRoot
+from agent.csi.real_paths import RealPaths
 from agent.csi.sockets.fd_store import FdStore
-from agent.csi.sockets.keep_sockets import KubeletSockets
+from agent.csi.sockets.keep_sockets import KubeletSockets, Listeners
 from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
@@ -59,10 +60,10 @@ class KubeletFace:
         self._counters = counters
         self._settings = settings
         self._around = around
-        self._root = KubeletRoot(settings.root, self._note_root)
+        self._paths = RealPaths(settings.root, settings.root)
         self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
         self._records.hear_change = self._name_volumes
-        self._wants = KubeletWants(self._records.all, self._root.resolve)
+        self._wants = KubeletWants(self._records.all, self._paths.resolve)
         self._zone = settings.zone
         self._registration: Registration | None = None
         self._obstacle: str | None = None
@@ -79,10 +80,13 @@ class KubeletFace:
         self._volumes = KubeletVolumes(engine, self._records, self._wants, node.sample, self._describe_node)
 
     def _note_root(self, real: str) -> None:
-        self._node.kubelet_root = real
+        """Have kubelet's paths lead below ``real``, which is found by whoever may wait for its disk."""
+        self._paths.real = self._node.kubelet_root = real
 
     async def load(self) -> None:
         """Find out what kubelet has staged since the node was started; before the first look."""
+        root = self._settings.root
+        self._note_root(await self._node.aside(os.path.realpath, root, subject=root))
         await self._records.load()
         self._name_volumes()
 
@@ -121,13 +125,18 @@ class KubeletFace:
         plugin = NodePlugin(
             Plugin(self._settings.driver, agent.__version__),
             self._volumes,
-            self._root.given,
+            self._settings.root,
             is_ready=lambda: self._engine.board.is_first_look_done,
             tell_registration=self._note_registration,
             tell_progress=self._tell_progress,
             count=self._counters.count_csi_call,
         )
-        await self._sockets.run(plugin.serve)
+
+        async def serve(listeners: Listeners) -> None:
+            self._note_root(listeners.places.root)
+            await plugin.serve(listeners)
+
+        await self._sockets.run(serve)
 
     def _tell_progress(self, volume: VolumeId) -> str | None:
         status = self._engine.board.get(volume)
@@ -135,20 +144,21 @@ class KubeletFace:
 
     def _note_registration(self, registration: Registration) -> None:
         """Say whether kubelet takes the agent for the plugin; the same as before is no news."""
-        remedy = getattr(registration, "remedy", None)
-        self._counters.note_csi_registration(is_registered=remedy is None)
+        from agent.csi.service.registration import Registered  # noqa: PLC0415
+
+        self._counters.note_csi_registration(is_registered=isinstance(registration, Registered))
         if registration == self._registration:
             return
         self._registration = registration
-        if remedy is None:
+        if isinstance(registration, Registered):
             self._engine.board.record(EventName.KUBELET_REGISTERED, driver=registration.driver)
             return
         self._engine.board.record(
             EventName.KUBELET_REFUSED,
             driver=registration.driver,
             reason="RegistrationRefused",
-            error=getattr(registration, "error", ""),
-            hint=remedy,
+            error=registration.error,
+            hint=registration.remedy,
         )
 
     def _note_obstacle(self, error: AgentError | None) -> None:

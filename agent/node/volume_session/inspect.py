@@ -169,7 +169,7 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         exclusion=exclusion,
         mounts=mounts,
         views=list_views(found, surroundings, request.wanted_path) if request.is_kubelets else (),
-        is_place_missing=request.is_kubelets and is_missing(request.wanted_path),
+        is_place_missing=request.is_kubelets and not mounts and is_missing(request.wanted_path),
         stale_mounts=stale,
         cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),
         obstacle=cover or find_obstacle(staying, request.wanted_path, mounts),

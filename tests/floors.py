@@ -85,6 +85,7 @@ FLOORS = (
         ("csi.wire csi.calls csi.sockets csi.real_paths", "csi.service csi.volumes", "csi"),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
+    Floor("controller", ("controller",), ("core", "base", "policy", "cloud", "csi")),
     Floor(
         "daemon",
         ("daemon",),
@@ -93,7 +94,7 @@ FLOORS = (
     Floor(
         "cli",
         ("cli", "__main__"),
-        ("core", "base", "policy", "node", "report", "loop", "cloud", "csi", "daemon"),
+        ("core", "base", "policy", "node", "report", "loop", "cloud", "csi", "controller", "daemon"),
     ),
 )
 """From the ground up."""

@@ -44,6 +44,9 @@ PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 # Each may have two guests of 1.5 GiB. Files stay whole, since tests of one may build on one another.
 PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
+MAKE_AGAIN := $(MAKE)
+
 .PHONY: help venv check test fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
 
 help:
@@ -70,7 +73,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(MAKE) --silent $(VENV)/shell.stamp
+	$(MAKE_AGAIN) --silent $(VENV)/shell.stamp
 	$(if $(UNITS),scripts/verify-units $(UNITS))
 
 # The slowest of them, and few changes are to a script, or to what scripts source beside them.
@@ -80,7 +83,7 @@ $(VENV)/shell.stamp: $(SHELL_SCRIPTS) $(wildcard lifecycle_scripts/*.* monitorin
 
 test: $(VENV)/dev.stamp
 	scripts/prepare test
-	$(MAKE) --no-print-directory check
+	$(MAKE_AGAIN) --no-print-directory check
 	scripts/find-go --install >/dev/null || true # without it the tier sanity is skipped, and says why
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS) $(FAST_TIERS)
 

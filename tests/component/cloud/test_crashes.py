@@ -350,10 +350,13 @@ async def test_crash_around_every_call(
 def list_crashes(undisturbed: Counter[str]) -> Iterator[Crash]:
     """Return where to die: after every change AWS made, in CI before it too, nightly before each question.
 
-    Questions leave AWS as it is, so dying after one is dying before the next call.
+    Questions leave AWS as it is, so dying after one is dying before the next call. What is made over and over
+    is left at its beginning and at its end elsewhere.
     """
     for operation, times in sorted(undisturbed.items()):
         for nth in range(1, times + 1):
+            if not IS_CI and 2 < nth < times:
+                continue
             if operation in CHANGES:
                 yield Crash(operation, nth, is_after=True)
             if IS_NIGHTLY or (IS_CI and operation in CHANGES):

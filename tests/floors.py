@@ -85,7 +85,16 @@ FLOORS = (
         ("csi.wire csi.calls csi.sockets csi.real_paths", "csi.service csi.volumes", "csi"),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
-    Floor("controller", ("controller",), ("core", "base", "policy", "cloud", "csi")),
+    Floor(
+        "controller",
+        (
+            "controller.calls controller.patience",
+            "controller.node_ids controller.pages",
+            "controller.volumes",
+            "controller",
+        ),
+        ("core", "base", "policy", "cloud", "csi"),
+    ),
     Floor(
         "daemon",
         ("daemon",),

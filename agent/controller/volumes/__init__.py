@@ -1,0 +1,1 @@
+"""What the controller does with the volumes of a cluster."""

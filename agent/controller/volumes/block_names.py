@@ -1,0 +1,83 @@
+"""Chooses the block device names under which EC2 attaches volumes to instances.
+
+Several volumes that come to one instance at once never get one name from here. Another replica may give the
+same one; EC2 refuses it then, and the next is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from agent.cloud.aws.call import Make
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.errors.explain import require_read
+from agent.cloud.plan.device_names import choose_device_name, list_attached_names
+from agent.core.errors import AgentError
+from agent.core.reasons import Reason
+
+MOST_INSTANCES = 8192
+"""Instances whose names are remembered; of one that is not, AWS is asked again."""
+
+
+@dataclass
+class _Instance:
+    used: set[str] | None = None
+    """Names that a volume has, or had when AWS was asked last; None: it was not asked yet."""
+    pending: Counter[str] = field(default_factory=Counter)
+    """Names in calls that AWS has not answered."""
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class BlockNames:
+    """The names of every instance that volumes were attached to lately."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+        self._instances: OrderedDict[str, _Instance] = OrderedDict()
+
+    async def take(self, instance_id: str) -> str:
+        """Return a name that is free on the instance, as far as is known, and is not given again.
+
+        Raises AgentError where every name is taken.
+        """
+        instance = self._instances.setdefault(instance_id, _Instance())
+        self._instances.move_to_end(instance_id)
+        self._forget_the_oldest()
+        async with instance.asking:
+            if instance.used is None:
+                instance.used = await self._describe(instance_id)
+            name = choose_device_name(instance.used | set(instance.pending))
+            if name is None:  # names of volumes that have left meanwhile are free again
+                instance.used = await self._describe(instance_id)
+                name = choose_device_name(instance.used | set(instance.pending))
+        if name is None:
+            raise AgentError(
+                f"Every block device name of {instance_id} is taken.",
+                hint="Detach a volume, or use another node.",
+                reason=Reason.ATTACHMENT_LIMIT,
+            )
+        instance.used.add(name)
+        instance.pending[name] += 1
+        return name
+
+    def settle(self, instance_id: str, name: str, *, is_free: bool) -> None:
+        """Take note that AWS has answered a call with this name; ``is_free``: it was not used."""
+        instance = self._instances.get(instance_id)
+        if instance is None:
+            return
+        instance.pending -= Counter((name,))
+        if is_free and instance.used is not None:
+            instance.used.discard(name)
+
+    async def _describe(self, instance_id: str) -> set[str]:
+        filters = (("attachment.instance-id", (instance_id,)),)
+        return set(list_attached_names(require_read(await self._make(DescribeVolumes(filters))), instance_id))
+
+    def _forget_the_oldest(self) -> None:
+        while len(self._instances) > MOST_INSTANCES:
+            oldest, instance = next(iter(self._instances.items()))
+            if instance.pending or instance.asking.locked():
+                return
+            del self._instances[oldest]

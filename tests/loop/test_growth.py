@@ -9,7 +9,8 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber, FsType, Reason
-from agent.node.device.partition_table import grow_partition, read_table, resize_kernel_partition
+from agent.node.device.partition_steps import resize_kernel_partition
+from agent.node.device.partition_table import grow_partition, read_table
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem
 from agent.node.kernel.mountinfo import find_top_mount, read_mounts

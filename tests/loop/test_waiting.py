@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.model import Blank, FsType, VolumeId
-from agent.node.device.partition_table import save_table
+from agent.node.device.partition_steps import save_table
 from tests.loop.moments import VOLUME, Stage, WatchedWorkers, staged
 
 _FILE_EVENTS = {"open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename"}

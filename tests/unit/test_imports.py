@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+
+from tests.floors import find_modules
 
 LATER = {
     "rich": "agent.base.log keeps structlog from it; only agent.cli.show.render and the demo draw with it",
@@ -37,6 +41,53 @@ def test_small_processes_stay_small(module: str) -> None:
     code = f"import sys, {module}; print(*({{'asyncio', 'anyio', 'structlog'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+WAYS_TO_WORKERS = {"call", "aside", "_aside", "read", "save"}
+"""What is given a function that a worker is to call, for which the worker imports its module."""
+
+CARRIERS = {"Shelf"}
+"""What is sent to workers with functions and classes in it."""
+
+
+def find_sent(sources: dict[str, str]) -> Iterator[str]:
+    """Yield the modules of what is sent to workers by name, as far as it is imported or defined by name."""
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        homes = {node.name: module for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                for alias in node.names:
+                    member = f"{node.module}.{alias.name}"
+                    homes[alias.name] = member if member in sources else node.module
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            way = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            sent = node.args if way in CARRIERS else node.args[:1] if way in WAYS_TO_WORKERS else []
+            for value in sent:
+                name = value.value if isinstance(value, ast.Attribute) else value
+                home = homes.get(name.id, "") if isinstance(name, ast.Name) else ""
+                if home in sources:
+                    yield home
+
+
+def test_workers_import_no_event_loop() -> None:
+    """What workers are sent is in modules that bring them no event loop: each would take a tenth of a second.
+
+    Nor is it shared: a worker that has it takes ten megabytes more.
+    """
+    sent = sorted(set(find_sent(find_modules())))
+    assert {"agent.node.filesystem.mount", "agent.csi.volumes.staged_record"} <= set(sent)
+    code = f"""
+import importlib, sys
+for name in {sent!r}:
+    importlib.import_module(name)
+    if {{"asyncio", "anyio", "structlog"}} & sys.modules.keys():
+        sys.exit(f"{{name}} does")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 MEMORY_KIB = 9 * 1024

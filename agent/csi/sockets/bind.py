@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from agent.core.errors import AgentError, RefusedError
+from agent.csi.sockets.kubelet_root import Places
 
 BACKLOG = 128
 """Calls wait here while the agent is started anew."""
@@ -90,3 +92,11 @@ def remove_stale(path: Path) -> None:
         hint="Two plugins of one name cannot be on a node. Keep the other's DaemonSet off it, and the agent"
         " takes over by itself; or give the agent another name: agent.csi.driver in the policy.",
     )
+
+
+def remove_left(given: str, driver: str) -> None:
+    """Remove the sockets of a driver that nobody answers at; kubelet then lets go of it."""
+    places = Places(os.path.realpath(given), driver)
+    for path in (places.registration, places.endpoint):
+        with suppress(AgentError, OSError):
+            remove_stale(path)

@@ -6,7 +6,6 @@ systemd's store. What is left of an agent that died is removed before kubelet co
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -19,7 +18,7 @@ import anyio
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside
 from agent.core.errors import AgentError
-from agent.csi.sockets.bind import bind_socket, find_path, remove_stale
+from agent.csi.sockets.bind import bind_socket, find_path, remove_left, remove_stale
 from agent.csi.sockets.fd_store import PREFIX, FdStore
 from agent.csi.sockets.kubelet_root import Places, Seen, look_at_root, read_inode
 
@@ -202,14 +201,6 @@ async def clear_sockets(given: str, driver: str, store: FdStore, aside: Aside) -
     """Take away all that an agent which served a driver has left, now that this one does not serve it."""
     drop_stored(store)
     await aside(remove_left, given, driver, subject=given)
-
-
-def remove_left(given: str, driver: str) -> None:
-    """Remove the sockets of a driver that nobody answers at; kubelet then lets go of it."""
-    places = Places(os.path.realpath(given), driver)
-    for path in (places.registration, places.endpoint):
-        with suppress(AgentError, OSError):
-            remove_stale(path)
 
 
 def _unlink(path: Path, inode: int) -> None:

@@ -16,7 +16,7 @@ from agent.core.model import (
     WantedFilesystem,
     WantedMount,
 )
-from agent.csi.volumes.staged_records import StagedRecord
+from agent.csi.volumes.staged_record import StagedRecord
 from agent.loop.goals import Want
 
 

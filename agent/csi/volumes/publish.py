@@ -11,7 +11,8 @@ from agent.core.steps import Unpublish
 from agent.csi.calls import AccessMode, PublishCall
 from agent.csi.volumes.engine import Engine, carry_out, do_step
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
-from agent.csi.volumes.staged_records import Publication, StagedRecord, StagedRecords, make_bare_record
+from agent.csi.volumes.staged_record import Publication, StagedRecord, make_bare_record
+from agent.csi.volumes.staged_records import StagedRecords
 
 
 class Publisher:

@@ -14,7 +14,8 @@ from agent.core.steps import Relinquish
 from agent.csi.calls import StageCall
 from agent.csi.volumes.engine import Engine, carry_out, do_step, find_fault
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
-from agent.csi.volumes.staged_records import StagedRecord, StagedRecords, make_bare_record, make_record
+from agent.csi.volumes.staged_record import StagedRecord, make_bare_record, make_record
+from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.wake_causes import Cause
 
 ATTACH_PATIENCE_S = 15.0

@@ -14,7 +14,8 @@ from agent.core.units import show_size
 from agent.csi.calls import ExpandCall, SpaceUsage
 from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
-from agent.csi.volumes.staged_records import StagedRecord, StagedRecords
+from agent.csi.volumes.staged_record import StagedRecord
+from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.wake_causes import Cause
 from agent.node.sampling.mount_sample import MountSample
 from agent.node.sampling.sample import Sample, SampleRequest

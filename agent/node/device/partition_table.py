@@ -6,7 +6,6 @@ a partition, and grows none but the last on its disk.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -15,17 +14,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from agent.core.errors import AgentError, RefusedError
-from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
+from agent.node.device.partition_steps import save_table
 from agent.node.isolate.programs import Run, descriptor_path, run
-from agent.node.kernel.ioctl import BlkpgArg, BlkpgPartition, Request, ioctl
-from agent.node.state.record_files import write_synced
 
 Save: TypeAlias = Callable[[Path, str], Awaitable[None]]
 """Puts the text of a partition table on disk, or raises, so that the table is left as it is."""
 
 _TIMEOUT_S = 60.0
-_BLKPG_RESIZE_PARTITION = 3
 _EXTENDED_TYPES = {"5", "f", "85"}
 
 
@@ -190,36 +186,3 @@ def _check_growable(table: Table, entry: Entry, to_bytes: int) -> None:
             reason=Reason.NOT_GROWN,
             retryable=False,
         )
-
-
-def save_table(path: Path, table: str) -> None:
-    """Put the text of a partition table on disk; AgentError where that failed. For workers."""
-    try:
-        write_synced(path, table.encode())
-    except (OSError, ValueError) as error:
-        if is_shortage(error, writes=True):
-            raise explain_shortage(f"The partition table could not be saved to {path}", error) from error
-        raise AgentError(
-            f"The partition table could not be saved to {path}, so it is left as it is: {error}.",
-            hint="Free some space, or see why the state directory cannot be written.",
-            reason=Reason.STEP_FAILED,
-        ) from error
-
-
-def resize_kernel_partition(device_fd: int, number: int, start_bytes: int, size_bytes: int) -> None:
-    """Tell the kernel that a partition has another size, while it is in use (BLKPG). For workers.
-
-    The kernel compares the start and refuses to move it (OSError EINVAL); include/uapi/linux/blkpg.h.
-    """
-    partition = BlkpgPartition(start_bytes, size_bytes, number)
-    request = BlkpgArg(
-        op=_BLKPG_RESIZE_PARTITION, datalen=ctypes.sizeof(partition), data=ctypes.pointer(partition)
-    )
-    try:
-        ioctl(device_fd, Request.BLKPG, request)
-    except OSError as error:
-        raise AgentError(
-            f"The kernel did not take the new size of partition {number}: {error.strerror}.",
-            hint="Its table on the disk is right; a reboot makes the kernel read it.",
-            reason=Reason.NOT_GROWN,
-        ) from error

@@ -36,6 +36,7 @@ from agent.node.kernel import libblkid
 
 PRELOADED = (
     "agent.node.volume_session.inspect",
+    "agent.node.volume_session.recheck",
     "agent.node.sampling.sample",
     "agent.node.filesystem.format_guard",
     "agent.node.filesystem.mount",

@@ -21,7 +21,7 @@ from agent.core.steps import (
     GrowPartition,
     SettleFormat,
 )
-from agent.node.device import partition_table
+from agent.node.device import partition_steps, partition_table
 from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
 from agent.node.mounts import release_device
 from agent.node.volume_session.context import NodeContext
@@ -123,14 +123,14 @@ class ContentActions:
         saved = self._node.paths.state / "partition-tables" / f"{self._pin.volume}.sfdisk"
 
         async def save(path: Path, table: str) -> None:
-            await self._node.save(partition_table.save_table, path, table)
+            await self._node.save(partition_steps.save_table, path, table)
 
         async with self._pin.locked():
             entry = await partition_table.grow_partition(
                 self._pin.fd, action.partition, action.to_bytes, saved, save=save, confirm=confirm
             )
             await self._pin.call(
-                partition_table.resize_kernel_partition,
+                partition_steps.resize_kernel_partition,
                 self._pin.fd,
                 entry.number,
                 entry.start_bytes,

@@ -8,7 +8,7 @@ from agent.core.errors import RefusedError
 from agent.core.model import FormatRule, FsType, Reason, Wanted
 from agent.csi.calls import AccessMode, Capability
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
-from agent.csi.volumes.staged_records import make_record
+from agent.csi.volumes.staged_record import make_record
 from tests.unit.csi.volumes.kubelet_scene import REAL_STAGING, STAGE, VOLUME, resolve
 
 

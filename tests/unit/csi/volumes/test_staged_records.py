@@ -16,13 +16,8 @@ import pytest
 from agent.core.errors import RefusedError
 from agent.core.model import FsType, VolumeId
 from agent.csi.calls import AccessMode, Capability, StageCall
-from agent.csi.volumes.staged_records import (
-    DIRECTORY,
-    Publication,
-    StagedRecord,
-    StagedRecords,
-    make_record,
-)
+from agent.csi.volumes.staged_record import Publication, StagedRecord, make_record
+from agent.csi.volumes.staged_records import DIRECTORY, StagedRecords
 
 if sys.version_info >= (3, 11):
     from typing import TypeVarTuple, Unpack

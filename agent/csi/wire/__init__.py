@@ -1,6 +1,7 @@
-"""What goes over kubelet's sockets, as bytes: two .proto files of our own and the code generated from them.
+"""What goes over kubelet's and the sidecars' sockets, as bytes: .proto files and the code made from them.
 
 The names, numbers and types are those of the Container Storage Interface 1.12 and of kubelet's plugin
 registration, v1, as far as the agent serves them. ``make proto`` generates the code anew; protobuf is
-imported with it, so only ``agent.csi.service`` imports this, and that only while the face is on.
+imported with it, so only the services import this, and that only while their face is on. What a controller
+alone needs is apart: no node carries it.
 """

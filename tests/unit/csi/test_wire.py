@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
 from agent.csi import wire
-from agent.csi.wire import csi_pb2, registration_pb2
+from agent.csi.wire import controller_pb2, csi_pb2, registration_pb2
 
 STAGE = (
     b"\n\x05vol-1\x12\x18\n\ndevicePath\x12\n/dev/xvdaa\x1a\x02/s"
@@ -156,7 +156,7 @@ def test_answers_are_sent_as_they_are_read(answer: Message, said: dict[str, obje
 def test_generated_code_is_of_what_is_written() -> None:
     """A message, field or call added to a .proto file was generated too: make proto was not forgotten."""
     folder = Path(wire.__file__).parent
-    for generated in (csi_pb2, registration_pb2):
+    for generated in (controller_pb2, csi_pb2, registration_pb2):
         written = (folder / Path(generated.DESCRIPTOR.name).name).read_text("utf-8")
         services = generated.DESCRIPTOR.services_by_name.values()
         assert set(re.findall(r"^  rpc (\w+)", written, re.MULTILINE)) == {

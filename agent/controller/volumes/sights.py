@@ -33,9 +33,11 @@ class Sights:
     async def look(self, volume_id: VolumeId) -> CloudVolume | None:
         """Return the volume as AWS describes it now, without attachments that have ended."""
         volume = await self._find(volume_id)
-        if volume is None:
-            return None
-        kept = tuple(one for one in volume.attachments if not self._is_past(volume_id, one))
+        return None if volume is None else self.drop_past(volume)
+
+    def drop_past(self, volume: CloudVolume) -> CloudVolume:
+        """Return the volume without attachments that have ended."""
+        kept = tuple(one for one in volume.attachments if not self._is_past(volume.volume_id, one))
         return volume if len(kept) == len(volume.attachments) else replace(volume, attachments=kept)
 
     def note_gone(self, volume_id: VolumeId, attachments: Iterable[CloudAttachment]) -> None:

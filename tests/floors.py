@@ -88,7 +88,7 @@ FLOORS = (
     Floor(
         "controller",
         (
-            "controller.calls controller.patience",
+            "controller.calls controller.patience controller.name_tags",
             "controller.node_ids controller.pages",
             "controller.volumes",
             "controller",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Tags
+from agent.core.errors import RefusedError
 from agent.core.model import VolumeId
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ Pairs = tuple[tuple[str, str], ...]
 """Keys with their values, sorted by key."""
 
 GIB = 1 << 30
+
+
+class DiffersError(RefusedError):
+    """Under this name something else was made before, which is neither changed nor taken for it."""
 
 
 @dataclass(frozen=True)

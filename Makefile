@@ -4,7 +4,7 @@
 #   make test       check, then the unit, component, loop and sanity tiers
 #   make fuzz       feed the parsers nonsense, for FUZZ_SECONDS (60) in all; make test-all leaves it out
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
-#   make test-kubernetes  the tier with real Kubernetes; make build-kubernetes builds it once, in half an hour
+#   make test-kubernetes  the tier with real Kubernetes; make build-kubernetes builds its programs once, in half an hour
 #   make bench      measure the agent
 #   make build      wheel and source distribution into dist/
 #   make bundle     what is put into S3: everything a node without internet needs, into dist/

@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+import anyio
+
 import agent
 from agent.base.log import get_logger
 from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
@@ -29,6 +31,9 @@ from agent.report.board.events import EventName
 
 if TYPE_CHECKING:
     from agent.csi.service.registration import Registration
+
+REREAD_S = 2.0
+"""Until a note is looked at again that the node was short of something to read."""
 
 log = get_logger(__name__)
 
@@ -63,7 +68,7 @@ class KubeletFace:
         self._paths = RealPaths(settings.root, settings.root)
         self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
         self._records.hear_change = self._name_volumes
-        self._wants = KubeletWants(self._records.all, self._paths.resolve)
+        self._wants = KubeletWants(self._records.all, self._paths.resolve, self._records.faults)
         self._zone = settings.zone
         self._registration: Registration | None = None
         self._obstacle: str | None = None
@@ -88,7 +93,13 @@ class KubeletFace:
         root = self._settings.root
         self._note_root(await self._node.aside(os.path.realpath, root, subject=root))
         await self._records.load()
-        self._name_volumes()
+
+    async def read_rest(self) -> None:
+        """Read what of kubelet's could not be read at the start, until all of it is."""
+        while not self._records.is_read:
+            await anyio.sleep(REREAD_S)
+            await self._records.load()
+            self._engine.refresh()
 
     def _name_volumes(self) -> None:
         """Have it told which PersistentVolumes the volumes are."""

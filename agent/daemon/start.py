@@ -201,6 +201,8 @@ class Daemon:
         tasks.start_soon(supervise, "heed what AWS does with this instance", heed, name="interruptions")
         if self._kubelet is not None:
             tasks.start_soon(supervise, "serve kubelet", self._kubelet.run, name="kubelet")
+            again = self._kubelet.read_rest
+            tasks.start_soon(supervise, "read what kubelet has staged", again, name="kubelet notes")
         elif self._node.paths.is_real:
             tasks.start_soon(supervise, "let go of kubelet", self._let_go_of_kubelet, name="kubelet")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)

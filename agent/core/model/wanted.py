@@ -65,7 +65,7 @@ class WantedTuning:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What someone (today the policy file, later a CSI service) wants of one volume."""
+    """What the policy or kubelet wants of one volume."""
 
     volume_id: VolumeId
     name: str

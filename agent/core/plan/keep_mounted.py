@@ -12,6 +12,12 @@ from agent.core.mount_options import (
     differs_by_attributes,
     needs_check_first,
 )
+from agent.core.plan.who_wants import (
+    explain_leaving_alone,
+    explain_read_only,
+    explain_type,
+    name_wanter,
+)
 from agent.core.steps import (
     Check,
     Degrade,
@@ -48,8 +54,9 @@ def plan_upkeep(
         return (
             Degrade(
                 Reason.FILESYSTEM_MISMATCH,
-                f"{mount.path} holds {mount.fs_type} and the policy wants {wanted.filesystem.type}.",
-                hint=f"Say type: {mount.fs_type} in the policy to use it as it is.",
+                f"{mount.path} holds {mount.fs_type} and {name_wanter(wanted)} wants"
+                f" {wanted.filesystem.type}.",
+                hint=explain_type(wanted, mount.fs_type),
             ),
         )
     if "ro" in mount.super_options and "ro" not in mount.options:
@@ -66,11 +73,11 @@ def plan_upkeep(
             Degrade(
                 Reason.FILESYSTEM_MISMATCH,
                 f"{mount.path} holds {observed.content.what}; the agent leaves it as it is.",
-                hint="Keep the volume out of the policy, or copy its data to one that needs no other device.",
+                hint=f"{explain_leaving_alone(wanted)}, or copy its data to one that needs no other device.",
             ),
         )
     if needs_check_first(mount, place.options):
-        return _plan_check_first(observed, device, mount)
+        return _plan_check_first(observed, device, wanted, mount)
     steps: list[Step] = []
     record = observed.format_record
     if record is not None and record.stage is FormatStage.INTENDED:
@@ -89,12 +96,12 @@ def plan_upkeep(
         *note_owner(observed),
         *_note_left_behind(observed, mount),
         *_note_panic(observed, mount),
-        *_note_options(mount, change),
+        *_note_options(wanted, mount, change),
     )
     return (*steps, *plan_tuning(observed, wanted), *notes)
 
 
-def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple[Step, ...]:
+def _plan_check_first(observed: Observed, device: Device, wanted: Wanted, mount: Mount) -> tuple[Step, ...]:
     """Plan for a filesystem that is to be written to from now on: only what is unmounted can be checked."""
     reason, state = Reason.READ_ONLY, "read-only and is to be writable"
     if not mount.is_read_only:
@@ -110,7 +117,7 @@ def _plan_check_first(observed: Observed, device: Device, mount: Mount) -> tuple
             Degrade(
                 reason,
                 f"{mount.path} is mounted {state}: {why}.",
-                hint="End what is in the way, or put ro in the policy.",
+                hint=f"End what is in the way, or {explain_read_only(wanted)}.",
             ),
         )
     content = observed.content
@@ -123,9 +130,10 @@ def _find_change(mount: Mount, place: WantedMount, applied: tuple[str, ...] | No
     return ParameterChange() if applied is None else compare_parameters(mount, place.options, applied)
 
 
-def _note_options(mount: Mount, change: ParameterChange) -> tuple[Step, ...]:
+def _note_options(wanted: Wanted, mount: Mount, change: ParameterChange) -> tuple[Step, ...]:
     """Say which options only a new mount brings, or takes away."""
-    without = f"without {', '.join(change.missing)}, which the policy wants" if change.missing else ""
+    wanter = name_wanter(wanted)
+    without = f"without {', '.join(change.missing)}, which {wanter} wants" if change.missing else ""
     beside = f"with {', '.join(change.left)}, which it does not name any more" if change.left else ""
     how = " and ".join(filter(None, (without, beside)))
     if not how:

@@ -17,6 +17,13 @@ from agent.core.model import (
     Unproven,
 )
 from agent.core.plan.keep_mounted import plan_tuning
+from agent.core.plan.who_wants import (
+    explain_format,
+    explain_path,
+    explain_type,
+    name_type_field,
+    name_wanter,
+)
 from agent.core.plan.whose_volume import tell_since, tell_until
 from agent.core.steps import Check, Format, MountFilesystem, Refuse, SettleFormat, Wait
 
@@ -35,7 +42,7 @@ def plan_content(observed: Observed, device: Device, wanted: Wanted) -> tuple[St
             Refuse(
                 Reason.PATH_IN_USE,
                 f"{wanted.mount.path} is taken: {observed.obstacle}.",
-                hint="Free the path, or give the volume another one in the policy.",
+                hint=explain_path(wanted),
             ),
         )
     if observed.is_place_missing and wanted.mount is not None:
@@ -46,7 +53,7 @@ def plan_content(observed: Observed, device: Device, wanted: Wanted) -> tuple[St
                 hint="It is asked for by itself when a pod needs it; until then nothing is done.",
             ),
         )
-    refusal = _find_refusal(observed, device, filesystem)
+    refusal = _find_refusal(observed, device, wanted, filesystem)
     if refusal is not None:
         return (refusal,)
     if isinstance(observed.content, Filesystem) and not _is_half_made(observed):
@@ -82,7 +89,7 @@ def _plan_mount(observed: Observed, device: Device, wanted: Wanted, content: Fil
         return (
             Refuse(
                 Reason.READ_ONLY_DEVICE,
-                f"{device.path} is read-only and the policy wants it writable.",
+                f"{device.path} is read-only and {name_wanter(wanted)} wants it writable.",
                 hint="Add ro to the mount options, or attach the volume writable.",
             ),
         )
@@ -115,7 +122,9 @@ def _plan_first_mount(
 # -- Refusals: the reasons to keep hands off what is on the volume -------------------------------------------
 
 
-def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesystem) -> Refuse | Wait | None:
+def _find_refusal(
+    observed: Observed, device: Device, wanted: Wanted, filesystem: WantedFilesystem
+) -> Refuse | Wait | None:
     content = observed.content
     if content is None or isinstance(content, Unknown):
         why = "it was not looked at" if content is None else content.why
@@ -134,8 +143,8 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
     if isinstance(content, Filesystem) and content.type is not filesystem.type:
         return Refuse(
             Reason.FILESYSTEM_MISMATCH,
-            f"{observed.volume_id} holds {content.type} and the policy wants {filesystem.type}.",
-            hint=f"Say type: {content.type} in the policy to use it as it is.",
+            f"{observed.volume_id} holds {content.type} and {name_wanter(wanted)} wants {filesystem.type}.",
+            hint=explain_type(wanted, content.type),
         )
     if isinstance(content, Filesystem) and not _is_half_made(observed):
         return None
@@ -146,7 +155,7 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
             hint="Nothing was changed. To use the volume for this entry, empty it yourself (wipefs and"
             f" blkdiscard -z){_name_forgetting(observed)}, or match another one.",
         )
-    refusal = _find_format_refusal(observed, device, filesystem)
+    refusal = _find_format_refusal(observed, device, wanted, filesystem)
     if refusal is None and isinstance(content, Unproven):
         return Refuse(
             Reason.PROBE_FAILED,
@@ -157,15 +166,15 @@ def _find_refusal(observed: Observed, device: Device, filesystem: WantedFilesyst
 
 
 def _find_format_refusal(
-    observed: Observed, device: Device, filesystem: WantedFilesystem
+    observed: Observed, device: Device, wanted: Wanted, filesystem: WantedFilesystem
 ) -> Refuse | Wait | None:
     """Return why a volume that looks blank, or is half-made by a format of ours, may not be formatted."""
     volume, record, origin = observed.volume_id, observed.format_record, observed.origin
     if filesystem.format is not FormatRule.IF_BLANK:
         return Refuse(
             Reason.FORMAT_NOT_ALLOWED,
-            f"{volume} {_tell_emptiness(observed)}, and the policy does not allow formatting it.",
-            hint="Say format: if-blank in its filesystem entry to have it formatted if it is proven blank.",
+            f"{volume} {_tell_emptiness(observed)}, and {name_wanter(wanted)} does not allow formatting it.",
+            hint=explain_format(wanted),
         )
     if origin is not None and origin.snapshot_id is not None:
         return Refuse(
@@ -192,9 +201,10 @@ def _find_format_refusal(
     if record is not None and (record.type is not filesystem.type or record.size_bytes != device.size_bytes):
         return Refuse(
             Reason.NOT_BLANK,
-            f"A format of {volume} as {record.type} was interrupted, and the policy or the volume has"
-            " changed since.",
-            hint=f"Put type: {record.type} back, or empty the volume and run ebs-agent forget {volume}.",
+            f"A format of {volume} as {record.type} was interrupted, and {name_wanter(wanted)} or the"
+            " volume has changed since.",
+            hint=f"Put {name_type_field(wanted)}: {record.type} back, or empty the volume and run"
+            f" ebs-agent forget {volume}.",
         )
     if origin is None and observed.is_origin_awaited:
         return Wait(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.core.model import Reason
 from agent.core.plan.keep_mounted import has_ownership, name_processes, note_owner, plan_tuning
+from agent.core.plan.who_wants import explain_raw
 from agent.core.plan.whose_volume import (
     find_exclusion,
     find_raw_exclusion,
@@ -62,7 +63,7 @@ def _find_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | Non
     if exclusion is not None:
         return refuse_excluded(exclusion)
     if observed.mounted_at is not None:
-        return _refuse_mounted(observed)
+        return _refuse_mounted(observed, wanted)
     is_exposed = wanted.name in observed.links
     return None if is_exposed else find_wait_for_owner(observed, wanted)
 
@@ -76,13 +77,13 @@ def _is_own_unused_mount(observed: Observed) -> bool:
     return is_own and not observed.is_hidden and not observed.is_frozen and not observed.processes
 
 
-def _refuse_mounted(observed: Observed) -> Refuse:
+def _refuse_mounted(observed: Observed, wanted: Wanted) -> Refuse:
     users = f", and {name_processes(observed.processes)} use it" if observed.processes else ""
     return Refuse(
         Reason.DEVICE_BUSY,
         f"{observed.volume_id} is to be raw and is mounted {observed.mounted_at}{users}: whoever wrote to"
         " the device would destroy the filesystem.",
-        hint="Unmount it there, or give it a filesystem entry in the policy.",
+        hint=explain_raw(wanted),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import (
@@ -21,10 +22,19 @@ from agent.loop.goals import Want
 
 
 class KubeletWants:
-    """The wants beside the policy's. ``resolve`` returns where a path of kubelet's leads."""
+    """The wants beside the policy's. ``resolve`` returns where a path of kubelet's leads.
 
-    def __init__(self, records: Mapping[VolumeId, StagedRecord], resolve: Callable[[str], str]) -> None:
+    ``faults``: of volumes whose note says nothing, why it does not.
+    """
+
+    def __init__(
+        self,
+        records: Mapping[VolumeId, StagedRecord],
+        resolve: Callable[[str], str],
+        faults: Mapping[VolumeId, AgentError] = MappingProxyType({}),
+    ) -> None:
         self._records = records
+        self._faults = faults
         self.resolve = resolve
         self.refusals: dict[VolumeId, AgentError] = {}
         """Why the last call about a volume was refused: shown until it is called again, or goes."""
@@ -32,7 +42,8 @@ class KubeletWants:
     def merge(self, wants: Mapping[VolumeId, Want], present: Collection[VolumeId]) -> dict[VolumeId, Want]:
         """Return what is wanted of each volume, by the policy and by kubelet; what both want, nobody gets.
 
-        Of a volume that kubelet has taken back nothing is wanted until all of it is gone.
+        Of a volume that kubelet has taken back nothing is wanted until all of it is gone; and none of which
+        it is not known what kubelet wants is touched for the policy meanwhile.
         """
         for volume in self.refusals.keys() - set(present):
             del self.refusals[volume]
@@ -42,7 +53,7 @@ class KubeletWants:
             volume: None if record.is_leaving else _settle(wants.get(volume), make_want(record, self.resolve))
             for volume, record in self._records.items()
         }
-        return {**wants, **refused, **by_kubelet}
+        return {**wants, **refused, **self._faults, **by_kubelet}
 
 
 def make_want(record: StagedRecord, resolve: Callable[[str], str]) -> Wanted:

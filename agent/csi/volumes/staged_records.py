@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 
 from agent.base.log import get_logger
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.csi.volumes.staged_record import StagedRecord, parse_record
 from agent.node.state.record_files import Shelf
@@ -51,8 +52,12 @@ class StagedRecords:
         self._notes = notes
         self.boot_id = boot_id
         self._records: dict[VolumeId, StagedRecord] = {}
-        self._unsound: dict[VolumeId, AgentError] = {}
-        self._locks: dict[VolumeId, anyio.Lock] = {}
+        self._unread: AgentError | None = None
+        """Why it is not known yet of which volumes there are notes."""
+        self._faults: dict[VolumeId, AgentError] = {}
+        """Why the note about a volume says nothing: it is not sound, or could not be looked at yet."""
+        self._locks: WeakValueDictionary[VolumeId, anyio.Lock] = WeakValueDictionary()
+        """Each for as long as somebody has it or waits for it."""
         self.hear_change: Callable[[], None] = lambda: None
         """Called after each change, by whoever put it here."""
 
@@ -61,25 +66,57 @@ class StagedRecords:
         """What is noted of each volume."""
         return self._records
 
+    @property
+    def faults(self) -> Mapping[VolumeId, AgentError]:
+        """Of volumes that have a note which says nothing, why it does not."""
+        return self._faults
+
+    @property
+    def is_read(self) -> bool:
+        """Nothing is left to be read again: one that is not sound stays so."""
+        return self._unread is None and not any(map(_may_be_sound, self._faults.values()))
+
     async def load(self) -> None:
-        """Read the notes; those of an earlier boot go, and one that is not sound stands by itself."""
-        for volume in await self._notes.read(self._shelf.list_volumes):
-            try:
-                record = await self._notes.read(self._shelf.read, volume)
-                if record is None:
-                    continue
-                if record.boot_id == self.boot_id:
-                    self._records[volume] = record
-                else:
-                    await self._notes.save(self._shelf.remove, volume)
-            except AgentError as error:
-                log.warning("kubelet.note_unsound", volume_id=volume, error=error.message, hint=error.hint)
-                self._unsound[volume] = error
+        """Read the notes that were not read yet; those of an earlier boot go.
+
+        One that is not sound stands by itself. What could not be looked at is left for the next time.
+        """
+        try:
+            listed = await self._notes.read(self._shelf.list_volumes)
+        except AgentError as error:
+            if self._unread is None:
+                log.warning("kubelet.notes_unread", error=error.message, hint=error.hint)
+            self._unread = error
+            return
+        self._unread = None
+        for volume in listed:
+            async with self._lock(volume):
+                if volume not in self._records and _may_be_sound(self._faults.get(volume)):
+                    await self._read(volume)
+        self.hear_change()
+
+    async def _read(self, volume: VolumeId) -> None:
+        """Find out what is noted of one volume."""
+        try:
+            record = await self._notes.read(self._shelf.read, volume)
+            if record is not None and record.boot_id == self.boot_id:
+                self._records[volume] = record
+            elif record is not None:
+                await self._notes.save(self._shelf.remove, volume)
+            self._faults.pop(volume, None)
+        except AgentError as error:
+            event = "kubelet.note_unread" if _may_be_sound(error) else "kubelet.note_unsound"
+            if volume not in self._faults or not _may_be_sound(error):
+                log.warning(event, volume_id=volume, error=error.message, hint=error.hint)
+            self._faults[volume] = error
 
     def find(self, volume_id: VolumeId) -> StagedRecord | None:
-        """Return what is noted of a volume; raise AgentError where its note is not sound."""
-        if volume_id in self._unsound:
-            raise self._unsound[volume_id]
+        """Return what is noted of a volume; raise AgentError where that is not known."""
+        fault = self._faults.get(volume_id)
+        if fault is None and volume_id not in self._records:
+            fault = self._unread
+        if fault is not None:
+            raise fault
         return self._records.get(volume_id)
 
     async def change(self, volume_id: VolumeId, change: Callable[[StagedRecord | None], Noted]) -> Noted:
@@ -87,7 +124,7 @@ class StagedRecords:
 
         One change follows the other, so that none is lost. What ``change`` raises leaves the note as it is.
         """
-        async with self._locks.setdefault(volume_id, anyio.Lock()):
+        async with self._lock(volume_id):
             known = self.find(volume_id)
             record = change(known)
             if record is None and known is not None:
@@ -98,3 +135,11 @@ class StagedRecords:
                 self._records[volume_id] = record
         self.hear_change()
         return record
+
+    def _lock(self, volume_id: VolumeId) -> anyio.Lock:
+        return self._locks.setdefault(volume_id, anyio.Lock())
+
+
+def _may_be_sound(fault: AgentError | None) -> bool:
+    """Whether a note may say something when it is looked at again."""
+    return not isinstance(fault, RefusedError)

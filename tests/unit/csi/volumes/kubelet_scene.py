@@ -79,7 +79,7 @@ async def open_scene(node: FakeNode, state: Path) -> AsyncIterator[Scene]:
     reconciler = Reconciler(node, board, Counters())
     records = StagedRecords(state, Notes(), "boot", "machine")
     await records.load()
-    wants = KubeletWants(records.all, resolve)
+    wants = KubeletWants(records.all, resolve, records.faults)
     scene = Scene(node, board, reconciler, records, wants)
     engine = Engine(reconciler, board, scene.refresh)
     scene.volumes = KubeletVolumes(engine, records, wants, never_sample, describe_node)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.core.errors import RefusedError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.model import FormatRule, FsType, Reason, Wanted
 from agent.csi.calls import AccessMode, Capability
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
@@ -59,3 +59,10 @@ def test_volume_of_policy_and_kubelet_is_nobodys() -> None:
     leaving = KubeletWants({VOLUME: replace(record, is_leaving=True)}, resolve)
     assert leaving.merge({VOLUME: by_policy}, {VOLUME}) == {VOLUME: None}
     assert KubeletWants({}, resolve).merge({VOLUME: by_policy}, {VOLUME}) == {VOLUME: by_policy}
+
+
+def test_policy_does_not_get_what_may_be_kubelets() -> None:
+    """A note that could not be read may say that pods have the volume."""
+    error = AgentError("The note could not be read.")
+    wants = KubeletWants({}, resolve, {VOLUME: error})
+    assert wants.merge({VOLUME: Wanted(VOLUME, name="ckpt")}, {VOLUME}) == {VOLUME: error}

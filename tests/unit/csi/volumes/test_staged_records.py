@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +15,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from agent.core.errors import RefusedError
-from agent.core.model import FsType, VolumeId
+from agent.core.errors import RefusedError, ShortageError
+from agent.core.model import FsType, Reason, VolumeId
 from agent.csi.calls import AccessMode, Capability, StageCall
 from agent.csi.volumes.staged_record import Publication, StagedRecord, make_record
 from agent.csi.volumes.staged_records import DIRECTORY, StagedRecords
@@ -138,6 +140,61 @@ async def test_what_a_change_refuses_stays(tmp_path: Path) -> None:
     with pytest.raises(RefusedError):
         await records.change(VOLUME, refuse)
     assert (await open_records(tmp_path)).all == {VOLUME: RECORD}
+
+
+class ShortNotes(Notes):
+    """A disk that is read by a node which is short of something, as long as it is."""
+
+    def __init__(self) -> None:
+        self.refused = {"list_volumes", "read"}
+
+    async def read(self, read: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Fail where what is asked is refused."""
+        if read.__name__ in self.refused:
+            raise ShortageError("There is no descriptor left.", reason=Reason.NODE_EXHAUSTED)
+        return await super().read(read, *args)
+
+
+async def test_note_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    """A node that was short of something at the start has lost nothing of what kubelet wants."""
+    await (await open_records(tmp_path)).change(VOLUME, lambda _: RECORD)
+    notes = ShortNotes()
+    records = StagedRecords(tmp_path, notes, "boot", "machine")
+    for refused in ({"list_volumes"}, {"read"}):
+        notes.refused = refused
+        await records.load()
+        assert not records.is_read
+        with pytest.raises(ShortageError):
+            records.find(VOLUME)
+        with pytest.raises(ShortageError):  # or a pod's view would be forgotten
+            await records.change(VOLUME, lambda _: make_record(CALL, "boot"))
+    assert set(records.faults) == {VOLUME}
+    notes.refused = set()
+    await records.load()
+    assert records.is_read
+    assert records.find(VOLUME) == RECORD
+    assert not records.faults
+
+
+async def test_nothing_is_kept_of_volumes_that_are_gone(tmp_path: Path) -> None:
+    """An agent runs for years, and volumes come and go by thousands."""
+    records = await open_records(tmp_path)
+    before = _count_locks()
+    for number in range(200):
+        volume = VolumeId(f"vol-{number:017x}")
+        record = dataclasses.replace(RECORD, volume_id=volume)
+        await records.change(volume, partial(_put, record))
+        await records.change(volume, lambda _: None)
+    assert records.all == {}
+    assert _count_locks() - before < 10
+
+
+def _put(record: StagedRecord, _: StagedRecord | None) -> StagedRecord:
+    return record
+
+
+def _count_locks() -> int:
+    return sum(isinstance(one, anyio.Lock) for one in gc.get_objects())
 
 
 @pytest.mark.parametrize(

@@ -259,17 +259,21 @@ class DisableFastSnapshotRestores(
 
 
 @dataclass(frozen=True)
-class LockSnapshot(
-    Change["str | None"],
-    is_repeatable=True,
-    says="lock {snapshot_id} for {duration_days} days ({mode})",
-    reads=snapshot_models.parse_lock_end,
-):
-    """Protect a snapshot from deletion for ``duration_days``; ``compliance`` binds everyone.
+class LockSnapshot(Change["str | None"], is_repeatable=True, reads=snapshot_models.parse_lock_end):
+    """Protect a snapshot from deletion, for some days or until some time; ``compliance`` binds everyone.
 
     Answers when the lock ends, ISO 8601; None where AWS does not say.
     """
 
     snapshot_id: _Snapshot
     mode: Annotated[str, SentAs("LockMode")]
-    duration_days: Annotated[int, SentAs("LockDuration")]
+    duration_days: Annotated[_Count, SentAs("LockDuration")] = None
+    expires_at: Annotated[str | None, SentAs("ExpirationDate")] = None
+    """ISO 8601, in place of ``duration_days``."""
+    cool_off_hours: Annotated[_Count, SentAs("CoolOffPeriod")] = None
+    """For so long a lock of mode ``compliance`` can still be taken back."""
+
+    @override
+    def describe(self) -> str:
+        end = f"for {self.duration_days} days" if self.expires_at is None else f"until {self.expires_at}"
+        return f"lock {self.snapshot_id} {end} ({self.mode})"

@@ -163,7 +163,8 @@ def plan_locks(entry: SnapshotsEntry, taken: Sequence[CloudSnapshot]) -> tuple[L
 
 def mark_locked(call: LockSnapshot, end: str | None, now: datetime) -> CreateTags:
     """Return the call that notes a lock, by when AWS says it ends, else by when it should."""
-    until = end or (now + timedelta(days=call.duration_days)).isoformat(timespec="seconds")
+    planned = call.expires_at or (now + timedelta(days=call.duration_days or 0)).isoformat(timespec="seconds")
+    until = end or planned
     return CreateTags(call.snapshot_id, ((TAG_LOCKED, until),))
 
 

@@ -49,6 +49,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.GetCallerIdentity(),
     calls.ListClusterNodes(ARN),
     calls.LockSnapshot(SNAPSHOT, "governance", 7),
+    calls.LockSnapshot(SNAPSHOT, "compliance", None, "2027-01-01T00:00:00+00:00", 24),
     calls.ModifyVolume(VOLUME, 6, "io2", 5000, None),
 )
 MODELS = {

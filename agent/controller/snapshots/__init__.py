@@ -1,0 +1,1 @@
+"""What the controller does with snapshots of a cluster's volumes."""

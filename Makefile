@@ -62,8 +62,10 @@ $(VENV)/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml ag
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Without looking for what is needed, since all of it is locked: pip takes what is needed with an extra,
+# httpx2[http2], for something that is not.
 $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
-	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements/dev.txt
+	$(PIP_INSTALL) --require-hashes --only-binary :all: --no-deps -r requirements/dev.txt
 	touch $@
 
 venv: $(VENV)/dev.stamp
@@ -127,7 +129,9 @@ lock: $(BIN)/python
 	}
 	compile pyproject.toml -o requirements/run.txt
 	compile --group build -c requirements/run.txt -o requirements/build.txt
-	compile pyproject.toml --group dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
+	compile pyproject.toml --extra controller -c requirements/run.txt -o requirements/controller.txt
+	compile pyproject.toml --extra controller --group dev -c requirements/controller.txt -c requirements/build.txt \
+		-o requirements/dev.txt
 	compile --group go -o requirements/go.txt
 
 # The compiler comes with libraries of its own, which the agent does not run with: they stay beside the venv.

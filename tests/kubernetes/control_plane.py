@@ -20,11 +20,13 @@ START_S = 180.0
 HOST_AS_SEEN_BY_GUESTS = "10.0.2.2"
 """QEMU's address for the machine that it runs on; what is sent there arrives on that one's loopback."""
 NODE_NAME = "guest"
-# Users by token, with their groups. What runs on this machine may do anything, a node only what is a node's.
+# Users by token, with their groups. What runs on this machine may do anything, a node only what is a node's,
+# and the controller what docs/controller-rbac.yaml allows, once a test has applied it.
 USERS = {
     "admin": ("admin", "system:masters"),
     "controllers": ("controllers", "system:masters"),
     "node": (f"system:node:{NODE_NAME}", "system:nodes"),
+    "controller": ("system:serviceaccount:default:ebs-agent-controller", "system:authenticated"),
 }
 # Those that a node and volumes need; the others would only take processor time.
 CONTROLLERS = (
@@ -76,21 +78,40 @@ class ControlPlane:
 @contextmanager
 def run_control_plane(directory: Path) -> Iterator[ControlPlane]:
     """Have a new cluster without nodes, in a directory that keeps its data and logs."""
-    plane = ControlPlane(directory, reserve_port())
-    _make_secrets(directory)
+    plane = declare_control_plane(directory)
     kubeconfig = directory / "controllers.kubeconfig"
     kubeconfig.write_text(plane.write_kubeconfig("controllers", "127.0.0.1"))
-    client_port, peer_port = reserve_port(), reserve_port()
     common = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--secure-port=0"]
     with ExitStack() as stack:
-        stack.enter_context(_run("etcd", _etcd_arguments(directory, client_port, peer_port), directory))
-        stack.enter_context(_run("kube-apiserver", _api_arguments(plane, client_port), directory))
-        wait_until(plane.api.is_ready, f"the API server was to be ready: see {directory}", START_S)
+        etcd_port = stack.enter_context(run_etcd(directory))
+        stack.enter_context(run_api_server(plane, etcd_port))
         # Or it makes a directory for plug-ins among the machine's own.
         controllers = [f"--controllers={','.join(CONTROLLERS)}", f"--flex-volume-plugin-dir={directory}/flex"]
         stack.enter_context(_run("kube-controller-manager", [*common, *controllers], directory))
         stack.enter_context(_run("kube-scheduler", common, directory))
         yield plane
+
+
+def declare_control_plane(directory: Path) -> ControlPlane:
+    """Return one that does not run yet, with the keys and users that it needs."""
+    _make_secrets(directory)
+    return ControlPlane(directory, reserve_port())
+
+
+@contextmanager
+def run_etcd(directory: Path) -> Iterator[int]:
+    """Have what keeps the objects run, and tell its port."""
+    client_port, peer_port = reserve_port(), reserve_port()
+    with _run("etcd", _etcd_arguments(directory, client_port, peer_port), directory):
+        yield client_port
+
+
+@contextmanager
+def run_api_server(plane: ControlPlane, etcd_port: int) -> Iterator[None]:
+    """Have the API server run, until it is ready and from then on; it may be run again after it."""
+    with _run("kube-apiserver", _api_arguments(plane, etcd_port), plane.directory):
+        wait_until(plane.api.is_ready, f"the API server was to be ready: see {plane.directory}", START_S)
+        yield
 
 
 def read_logs(directory: Path, tail_bytes: int = 4000) -> str:

@@ -27,9 +27,13 @@ def test_locks_are_hashed_and_name_no_index(lock: Path) -> None:
 
 def test_every_dependency_is_locked() -> None:
     """A dependency added to pyproject.toml is locked too: make lock was not forgotten."""
-    names = {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in requires("hyperpod-ebs-agent") or []}
-    (run,) = (lock for lock in LOCKS if lock.name == "run.txt")
-    assert names - read_pins(run).keys() == set()
+    wanted: dict[str, set[str]] = {"run": set(), "controller": set()}
+    for line in requires("hyperpod-ebs-agent") or []:
+        name = re.split(r"[^A-Za-z0-9._-]", line)[0].lower()
+        wanted["controller" if "extra ==" in line else "run"].add(name)
+    for lock in LOCKS:
+        assert wanted.get(lock.stem, set()) - read_pins(lock).keys() == set()
+    assert all(wanted.values())
 
 
 def test_locks_agree() -> None:
@@ -39,5 +43,5 @@ def test_locks_agree() -> None:
         stem: {name: block.split(maxsplit=1)[0] for name, block in pins.items()}
         for stem, pins in by_name.items()
     }
-    assert versions["run"].items() <= versions["dev"].items()
+    assert versions["run"].items() <= versions["controller"].items() <= versions["dev"].items()
     assert versions["build"].items() <= versions["dev"].items()

@@ -1,0 +1,1 @@
+"""What the controller does for the cluster beside its claims, by Kubernetes' API, one replica at a time."""

@@ -1,0 +1,194 @@
+"""Kubernetes' API as the controller uses it: the only module that asks it, and says what went wrong.
+
+``used`` tells what was asked; docs/controller-rbac.yaml allows that and no more, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import httpx2
+import msgspec
+from lightkube import AsyncClient
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.core.exceptions import ApiError, ConfigError
+from lightkube.core.resource import GlobalResource, NamespacedResource, Resource, api_info
+from lightkube.types import PatchType
+
+from agent.core.errors import AgentError, InvalidValueError
+from agent.core.quoting import quote
+
+G = TypeVar("G", bound=GlobalResource)
+N = TypeVar("N", bound=NamespacedResource)
+
+Operations = Sequence[Mapping[str, Any]]
+"""A JSON patch (RFC 6902)."""
+
+CALL_TIMEOUT_S = 10.0
+PAGE = 250
+"""Objects of one answer: a few MB of nodes, which are read and let go."""
+WATCH_S = 300
+"""The API server ends a watch after it, and a new one begins where that ended."""
+SILENCE_S = WATCH_S + 30.0
+"""A watch that says nothing for as long has lost its connection and was not told."""
+
+NOT_FOUND, CONFLICT, GONE, UNPROCESSABLE, TOO_MANY = 404, 409, 410, 422, 429
+_OVERTAKEN = frozenset({NOT_FOUND, CONFLICT, UNPROCESSABLE})
+"""How a change of an object is refused that is not as it was; a patch's test that fails is 422."""
+
+
+@dataclass(eq=False)
+class ClusterError(AgentError):
+    """Kubernetes' API said no, or did not answer."""
+
+    status: int = 0
+    """HTTP's; 0: no answer came."""
+    retry_after_s: float = 0.0
+
+    @property
+    def is_overtaken(self) -> bool:
+        """The object is not as it was when the change was decided on."""
+        return self.status in _OVERTAKEN
+
+
+class ClusterApi:
+    """One connection, as one user."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self.namespace: str = client.namespace or "default"
+        """The controller's own, where it runs in one."""
+        self.used: set[tuple[str, str, str]] = set()
+        """(API group, resource, verb) of all that was asked."""
+
+    async def list_all(self, kind: type[G], fields: Mapping[str, str] | None = None) -> tuple[str, list[G]]:
+        """Return the list's version, and all objects of a kind, or those whose ``fields`` are as said."""
+        with self._asking("list", kind):
+            found = self._client.list(kind, chunk_size=PAGE, fields=dict(fields or {}) or None)
+            objects = [one async for one in found]
+            return found.resourceVersion, objects
+
+    async def watch(
+        self, kind: type[G], version: str, fields: Mapping[str, str] | None = None
+    ) -> AsyncIterator[tuple[str, G]]:
+        """Yield (ADDED | MODIFIED | DELETED, object) of what happens after ``version``.
+
+        Raises ClusterError when the watch is lost: all is to be listed anew then.
+        """
+        events = self._client.watch(
+            kind, resource_version=version, server_timeout=WATCH_S, fields=dict(fields or {}) or None
+        )
+        told = aiter(events)
+        while True:
+            with self._asking("watch", kind):
+                try:
+                    with anyio.fail_after(SILENCE_S):
+                        event = await anext(told)
+                except (StopAsyncIteration, TimeoutError) as error:
+                    raise ClusterError(f"The watch of {_name(kind)} fell silent.") from error
+            yield event
+
+    async def find(self, kind: type[G], name: str) -> G | None:
+        """Return an object; None where there is none of the name."""
+        try:
+            with self._asking("get", kind, name):
+                return await self._client.get(kind, name)
+        except ClusterError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    async def find_in(self, kind: type[N], name: str, namespace: str) -> N | None:
+        """Return an object of a namespace; None where there is none of the name."""
+        try:
+            with self._asking("get", kind, name):
+                return await self._client.get(kind, name, namespace=namespace)
+        except ClusterError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    async def change(self, kind: type[G], name: str, operations: Operations) -> None:
+        """Change an object by a JSON patch: all of it, or nothing."""
+        with self._asking("patch", kind, name):
+            await self._client.patch(kind, name, list(operations), patch_type=PatchType.JSON)
+
+    async def create(self, made: NamespacedResource, name: str) -> None:
+        """Make an object in the namespace that it names."""
+        with self._asking("create", type(made), name):
+            await self._client.create(made)
+
+    async def replace(self, changed: NamespacedResource, name: str) -> None:
+        """Write an object anew, unless it changed since it was read."""
+        with self._asking("update", type(changed), name):
+            await self._client.replace(changed)
+
+    @contextmanager
+    def _asking(self, verb: str, kind: type[Resource], name: str = "") -> Iterator[None]:
+        """Raise what the client raises as ClusterError that names what was asked."""
+        info = api_info(kind)
+        self.used.add((info.resource.group, info.plural, verb))
+        try:
+            yield
+        except httpx2.HTTPError as error:
+            raise _explain(error, verb, f"{_name(kind)} {name}".rstrip()) from error
+        except msgspec.MsgspecError as error:
+            raise ClusterError(
+                f"What Kubernetes' API says of {_name(kind)} is not understood: {error}."
+            ) from error
+        except ConfigError as error:
+            raise ClusterError(f"Kubernetes' API cannot be asked: {error}.") from error
+
+
+@asynccontextmanager
+async def connect(kubeconfig: Path | None) -> AsyncIterator[ClusterApi]:
+    """Give the API of the cluster that a kubeconfig names; None: of the one that this pod runs in."""
+    try:
+        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()
+        config = found.get()
+        client = AsyncClient(config=config, timeout=httpx2.Timeout(CALL_TIMEOUT_S), trust_env=False)
+    except (ConfigError, OSError, LookupError, ValueError) as error:
+        where = quote(str(kubeconfig)) if kubeconfig else "a pod's service account"
+        raise InvalidValueError(
+            f"Kubernetes' API cannot be found by {where}: {error}.",
+            hint="Run it in a pod with a service account, or give --kubeconfig.",
+        ) from error
+    async with client:
+        yield ClusterApi(client)
+
+
+def _name(kind: type[Resource]) -> str:
+    kind_name: str = api_info(kind).resource.kind
+    return kind_name
+
+
+def _explain(error: httpx2.HTTPError, verb: str, what: str) -> ClusterError:
+    """Return what went wrong, in the API server's words where it answered."""
+    if isinstance(error, ApiError):
+        said, status = error.status.message or "", error.status.code or 0
+    elif isinstance(error, httpx2.HTTPStatusError):
+        said, status = error.response.reason_phrase, error.response.status_code
+    else:
+        said, status = str(error) or type(error).__name__, 0
+    if status in {401, 403}:
+        hint = "docs/controller-rbac.yaml has what the controller is to be allowed."
+        return ClusterError(
+            f"Kubernetes does not let the controller {verb} {what}: {said}.", hint, status=status
+        )
+    return ClusterError(
+        f"Kubernetes' API was asked to {verb} {what}, and failed: {said}.",
+        status=status,
+        retry_after_s=_find_wait(error),
+    )
+
+
+def _find_wait(error: httpx2.HTTPError) -> float:
+    """Return how long the API server says to wait (the header Retry-After, in seconds), where it does."""
+    response = error.response if isinstance(error, httpx2.HTTPStatusError) else None
+    told = "" if response is None else response.headers.get("Retry-After", "")
+    return min(float(told), 60.0) if told.isdecimal() else 0.0

@@ -90,7 +90,7 @@ FLOORS = (
         (
             "controller.calls controller.patience controller.name_tags",
             "controller.node_ids controller.pages",
-            "controller.volumes controller.snapshots controller.care",
+            "controller.volumes controller.snapshots controller.care controller.service",
             "controller",
         ),
         ("core", "base", "policy", "cloud", "csi"),

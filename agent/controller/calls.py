@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Tags
-from agent.core.errors import RefusedError
+from agent.core.errors import AgentError, InvalidValueError, RefusedError
 from agent.core.model import VolumeId
 
 T = TypeVar("T")
@@ -24,6 +24,15 @@ GIB = 1 << 30
 
 class DiffersError(RefusedError):
     """Under this name something else was made before, which is neither changed nor taken for it."""
+
+
+class NoSuchThingError(AgentError):
+    """What was named is not there, nor can be: a volume, a snapshot or a node."""
+
+
+@dataclass(eq=False)
+class SizeError(InvalidValueError):
+    """No volume of the asked type, source or range can have such a size."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from grpclib.server import Stream
 
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger
-from agent.core.errors import InvalidValueError
-from agent.csi.service.codes import Call, find_code
+from agent.core.errors import AgentError, InvalidValueError
+from agent.csi.service.codes import find_code
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -47,15 +47,20 @@ class Answering:
         stream: Stream[Request, Response],
         method: str,
         respond: Callable[[Request], Awaitable[Response]],
-        call: Call | None = None,
+        choose_code: Callable[[AgentError], Status] = find_code,
+        *,
+        is_deed: bool = False,
     ) -> None:
-        """Answer the call that ``stream`` is with what ``respond`` returns, or with the code of its error."""
+        """Answer the call that ``stream`` is with what ``respond`` returns, or with the code of its error.
+
+        ``is_deed``: it changes something, which is logged.
+        """
         began = anyio.current_time()
         code = Status.CANCELLED  # if nothing below is reached: who asked hung up
         volume = ""
         try:
             request = await _read(stream, method)
-            volume = getattr(request, "volume_id", "")
+            volume = getattr(request, "volume_id", "") or getattr(request, "name", "")
             response = await respond(request)
             code = Status.OK
         except GRPCError as error:
@@ -63,7 +68,7 @@ class Answering:
             raise
         except Exception as error:
             failure = self._barrier.explain(error, f"answer {method}", volume=volume)
-            code = find_code(failure, call)
+            code = choose_code(failure)
             log.warning(
                 "csi.failed",
                 call=method,
@@ -75,7 +80,7 @@ class Answering:
             raise GRPCError(code, str(failure)) from error
         finally:
             self._count(method, code.name, anyio.current_time() - began)
-        if call is not None and call is not Call.MEASURE:
+        if is_deed:
             log.info("csi.answered", call=method, volume=volume)
         await stream.send_message(response)
 

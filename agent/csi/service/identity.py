@@ -22,6 +22,8 @@ class Plugin:
     """Its name: ``spec.csi.driver`` of every PersistentVolume it serves."""
     version: str
     manifest: Mapping[str, str] = field(default_factory=dict)
+    has_controller: bool = False
+    """It makes and attaches volumes, at this very socket."""
 
 
 class IdentityService(IdentityBase):
@@ -58,9 +60,12 @@ class IdentityService(IdentityBase):
         self, _: wire.GetPluginCapabilitiesRequest
     ) -> wire.GetPluginCapabilitiesResponse:
         kind, growth = wire.PluginCapability.Service, wire.PluginCapability.VolumeExpansion
+        services = [kind.VOLUME_ACCESSIBILITY_CONSTRAINTS]
+        if self._plugin.has_controller:
+            services.append(kind.CONTROLLER_SERVICE)
         return wire.GetPluginCapabilitiesResponse(
             capabilities=[
-                wire.PluginCapability(service=kind(type=kind.VOLUME_ACCESSIBILITY_CONSTRAINTS)),
+                *(wire.PluginCapability(service=kind(type=service)) for service in services),
                 wire.PluginCapability(volume_expansion=growth(type=growth.ONLINE)),
             ]
         )

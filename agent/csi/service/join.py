@@ -1,7 +1,7 @@
 """Has identical requests wait for one piece of work, which goes on when nobody waits any longer.
 
-kubelet asks again whenever an answer is late, or after it was started anew. What it asked for is under way
-then, and must neither be begun twice nor be cut short because who asked first hung up.
+kubelet asks again whenever an answer is late, or after it was started anew, and so do the sidecars. What was
+asked for is under way then, and must neither be begun twice nor be cut short because who asked first hung up.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Joining:
         with anyio.move_on_after(self._limit_s):
             await work.is_done.wait()
         if not work.is_done.is_set():
-            raise StillWorkingError(explain_delay(), hint="kubelet asks for it again, and joins in.")
+            raise StillWorkingError(explain_delay(), hint="Whoever asks for it again joins in.")
         if work.error is not None:
             raise work.error
         return cast("T", work.result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import TypeVar
 
 from grpclib.server import Stream
@@ -11,7 +12,7 @@ from typing_extensions import override
 from agent.core.model import VolumeId
 from agent.csi.calls import NodeVolumes, SpaceUsage
 from agent.csi.service.answering import Answering, Request, Response
-from agent.csi.service.codes import Call
+from agent.csi.service.codes import Call, find_code
 from agent.csi.service.join import Joining
 from agent.csi.service.parse_paths import KubeletPaths
 from agent.csi.service.parse_requests import (
@@ -168,7 +169,9 @@ class NodeService(NodeBase):
         call: Call,
         respond: Callable[[Request], Awaitable[Response]],
     ) -> None:
-        await self._answering.answer(stream, call.value, respond, call)
+        choose_code = partial(find_code, call=call)
+        is_deed = call is not Call.MEASURE
+        await self._answering.answer(stream, call.value, respond, choose_code, is_deed=is_deed)
 
     async def _join(
         self, call: Call, volume: VolumeId, asked: Hashable, begin: Callable[[], Awaitable[T]]

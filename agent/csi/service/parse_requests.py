@@ -6,20 +6,13 @@ Whatever is wrong raises InvalidValueError, which names the field and says the w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from agent.core.errors import InvalidValueError
-from agent.core.model import FsType, VolumeId, parse_volume_id
-from agent.core.quoting import quote
-from agent.csi.calls import AccessMode, Capability, ExpandCall, PublishCall, StageCall
+from agent.core.model import VolumeId, parse_volume_id
+from agent.csi.calls import Capability, ExpandCall, PublishCall, StageCall
+from agent.csi.service.parse_capability import parse_capability
 from agent.csi.service.parse_context import parse_context
 from agent.csi.service.parse_paths import KubeletPaths
 from agent.csi.wire import csi_pb2 as wire
-from agent.policy.values.mount_options import find_contradictions, parse_option
-
-_OWN_FLAG = "nouuid"
-"""AWS's driver mounts every XFS with it, so volumes ask for it; a copy is mounted beside its original."""
-_MANY_WRITERS = frozenset({AccessMode.MULTI_NODE_SINGLE_WRITER, AccessMode.MULTI_NODE_MULTI_WRITER})
 
 
 def parse_stage(request: wire.NodeStageVolumeRequest, paths: KubeletPaths) -> StageCall:
@@ -91,59 +84,4 @@ def _parse_id(text: str) -> VolumeId:
 def _parse_capability(request: wire.NodeStageVolumeRequest | wire.NodePublishVolumeRequest) -> Capability:
     if not request.HasField("volume_capability"):
         raise InvalidValueError(f"The volume_capability of {request.volume_id} is missing.")
-    said = request.volume_capability
-    access = _parse_access(said.access_mode.mode)
-    kind = said.WhichOneof("access_type")
-    if kind is None:
-        raise InvalidValueError(
-            f"The volume_capability of {request.volume_id} has no access_type.",
-            hint="Say block, or mount; in Kubernetes that is volumeMode: Block or Filesystem.",
-        )
-    if kind == "block":
-        return Capability(access=access, is_block=True)
-    if access in _MANY_WRITERS:
-        raise InvalidValueError(
-            f"A filesystem cannot be written to by several nodes, as {access} asks of {request.volume_id}.",
-            hint="Use volumeMode: Block, or the access mode ReadWriteOnce.",
-        )
-    fs_type = _parse_fs_type(said.mount.fs_type)
-    return Capability(
-        access=access, fs_type=fs_type, mount_flags=_parse_flags(said.mount.mount_flags, fs_type)
-    )
-
-
-def _parse_access(mode: wire.VolumeCapability.AccessMode.Mode) -> AccessMode:
-    names = wire.VolumeCapability.AccessMode.Mode.DESCRIPTOR.values_by_number
-    name = names[mode].name if mode in names else str(mode)
-    if name not in AccessMode.__members__:
-        raise InvalidValueError(
-            f"The access_mode {name} is not one of the interface's.", hint=f"Say {', '.join(AccessMode)}."
-        )
-    return AccessMode[name]
-
-
-def _parse_fs_type(text: str) -> FsType:
-    if not text:
-        return FsType.EXT4
-    kinds = {str(kind): kind for kind in FsType}
-    if text not in kinds:
-        raise InvalidValueError(
-            f"The fs_type {quote(text)} is not one the agent makes.", hint=f"Use {', '.join(kinds)}."
-        )
-    return kinds[text]
-
-
-def _parse_flags(texts: Iterable[str], fs_type: FsType) -> tuple[str, ...]:
-    flags = [_parse_flag(text) for text in texts if text != _OWN_FLAG]
-    for _index, why in find_contradictions(flags):
-        raise InvalidValueError(f"The mount_flags contradict each other. {why}", hint="Keep one of them.")
-    if fs_type is FsType.XFS:
-        flags.append(_OWN_FLAG)
-    return tuple(dict.fromkeys(flags))
-
-
-def _parse_flag(text: str) -> str:
-    try:
-        return parse_option(text)
-    except InvalidValueError as error:
-        raise InvalidValueError(f"Of mount_flags: {error.message}", hint=error.hint) from error
+    return parse_capability(request.volume_capability, request.volume_id)

@@ -1,14 +1,15 @@
-"""Serves kubelet's calls at a listening Unix socket, to those who may call."""
+"""Serves the calls of kubelet and the sidecars at a listening Unix socket, to those who may call."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskStatus
-from grpclib.const import Status
+from grpclib.const import Handler, Status
 from grpclib.events import RecvRequest, listen
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import Peer
@@ -16,15 +17,18 @@ from grpclib.server import Server
 
 from agent.base.log import get_logger
 from agent.csi.sockets.callers import Caller, read_caller
-from agent.csi.wire.csi_grpc import IdentityBase, NodeBase
-from agent.csi.wire.registration_grpc import RegistrationBase
 
 CLOSE_S = 1.0
 """How long calls may take to end once serving ends."""
 
 ROOT_ONLY = frozenset({0})
 
-Service = IdentityBase | NodeBase | RegistrationBase
+
+class Service(Protocol):
+    """What grpclib serves: the handlers of calls, by their paths."""
+
+    def __mapping__(self) -> Mapping[str, Handler]: ...
+
 
 log = get_logger(__name__)
 
@@ -38,6 +42,7 @@ async def serve_calls(
 ) -> None:
     """Answer at ``listener`` until cancelled. The socket stays open, and whoever connects meanwhile waits."""
     server = Server(services)
+    who = "Only root" if ROOT_ONLY.issuperset(allowed_uids) else "Only root and the agent's own user"
 
     async def check_caller(event: RecvRequest) -> None:
         caller = _find_caller(event.peer)
@@ -45,7 +50,7 @@ async def serve_calls(
             log.warning("csi.stranger", call=event.method_name, caller=str(caller))
             raise GRPCError(
                 Status.PERMISSION_DENIED,
-                f"Only root may call the agent here, and this is {caller or 'nobody the kernel knows'}.",
+                f"{who} may call the agent here, and this is {caller or 'nobody the kernel knows'}.",
             )
 
     listen(server, RecvRequest, check_caller)

@@ -1,0 +1,1 @@
+"""Speaks with the sidecars: their requests read, the volumes asked, the answers and codes written."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     from agent.node.isolate.zygote import fork_zygote
 
     zygote = fork_zygote()
+    # All of it stays, so the collector has no use for it, neither while it comes nor ever after.
+    gc.disable()
 
     import anyio
 
@@ -45,6 +48,8 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     from agent.node.isolate.resource_limits import raise_descriptor_limit
     from agent.report.logs import configure_logs
 
+    gc.freeze()
+    gc.enable()
     raise_descriptor_limit()
     configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
     try:

@@ -82,7 +82,10 @@ class KubeletFace:
             self._note_obstacle,
             is_expected=settings.enabled is True,
         )
-        self._volumes = KubeletVolumes(engine, self._records, self._wants, node.sample, self._describe_node)
+        self._are_devices_known = anyio.Event()
+        self._volumes = KubeletVolumes(
+            engine, self._records, self._wants, node.sample, self._describe_node, self._are_devices_known
+        )
 
     def _note_root(self, real: str) -> None:
         """Have kubelet's paths lead below ``real``, which is found by whoever may wait for its disk."""
@@ -100,6 +103,10 @@ class KubeletFace:
             await anyio.sleep(REREAD_S)
             await self._records.load()
             self._engine.refresh()
+
+    def heed_calls(self) -> None:
+        """Do what kubelet calls for, which has waited until now: every device was asked who it is."""
+        self._are_devices_known.set()
 
     def _name_volumes(self) -> None:
         """Have it told which PersistentVolumes the volumes are."""
@@ -128,7 +135,7 @@ class KubeletFace:
         return self._zone
 
     async def run(self) -> None:
-        """Serve kubelet until cancelled."""
+        """Serve kubelet until cancelled: it may register the agent before its calls are heeded."""
         # With the libraries that speak gRPC, which no node without kubelet is to hold.
         from agent.csi.service.identity import Plugin  # noqa: PLC0415
         from agent.csi.service.plugin import NodePlugin  # noqa: PLC0415

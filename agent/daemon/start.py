@@ -190,6 +190,9 @@ class Daemon:
             with self._barrier.containing("find what kubelet has staged"):
                 await self._kubelet.load()
         identity = await self._in_force.identify()
+        if self._kubelet is not None:
+            # Beside the first look: a device that does not answer keeps no node from registering.
+            tasks.start_soon(supervise, "serve kubelet", self._kubelet.run, name="kubelet")
         with self._barrier.containing("look at every device"):
             await self._surveyor.look_everywhere()
         let_go = partial(self._in_force.origins.run, self._wake_for_answer)
@@ -200,7 +203,7 @@ class Daemon:
         heed = self._cloud_half.interruptions.run
         tasks.start_soon(supervise, "heed what AWS does with this instance", heed, name="interruptions")
         if self._kubelet is not None:
-            tasks.start_soon(supervise, "serve kubelet", self._kubelet.run, name="kubelet")
+            self._kubelet.heed_calls()
             again = self._kubelet.read_rest
             tasks.start_soon(supervise, "read what kubelet has staged", again, name="kubelet notes")
         elif self._node.paths.is_real:

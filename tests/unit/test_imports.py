@@ -94,6 +94,27 @@ for name in {sent!r}:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_collector_is_off_while_the_daemon_is_imported_and_on_when_it_runs() -> None:
+    """What is imported stays: a collector goes through it neither meanwhile nor afterwards."""
+    code = """
+import gc, importlib, sys, tempfile
+from pathlib import Path
+import agent.cli.run as start
+from agent.base.paths import Paths
+import anyio
+
+collected = []
+gc.callbacks.append(lambda phase, info: collected.append("agent.daemon.start" in sys.modules))
+def run(*_):
+    assert "agent.daemon" in sys.modules and not any(collected), collected
+    print(gc.isenabled(), gc.get_freeze_count() > 50_000)
+anyio.run = run
+start.run_daemon(Paths(Path(tempfile.mkdtemp())))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
 MEMORY_KIB = 9 * 1024
 """What serving kubelet may take on top of the daemon."""
 

@@ -54,6 +54,7 @@ class Scene:
     wants: KubeletWants
     policy: dict[VolumeId, Want] = field(default_factory=dict)
     volumes: KubeletVolumes = field(init=False)
+    are_devices_known: anyio.Event = field(default_factory=anyio.Event)
 
     def refresh(self) -> None:
         """Work out what is wanted, as the daemon's survey does."""
@@ -73,7 +74,7 @@ async def never_sample(request: SampleRequest, timeout_s: float) -> Sample:
 
 
 @asynccontextmanager
-async def open_scene(node: FakeNode, state: Path) -> AsyncIterator[Scene]:
+async def open_scene(node: FakeNode, state: Path, *, are_devices_known: bool = True) -> AsyncIterator[Scene]:
     """Run an engine over a node, with what is noted below ``state`` from before."""
     board = Board()
     reconciler = Reconciler(node, board, Counters())
@@ -82,7 +83,11 @@ async def open_scene(node: FakeNode, state: Path) -> AsyncIterator[Scene]:
     wants = KubeletWants(records.all, resolve, records.faults)
     scene = Scene(node, board, reconciler, records, wants)
     engine = Engine(reconciler, board, scene.refresh)
-    scene.volumes = KubeletVolumes(engine, records, wants, never_sample, describe_node)
+    scene.volumes = KubeletVolumes(
+        engine, records, wants, never_sample, describe_node, scene.are_devices_known
+    )
+    if are_devices_known:
+        scene.are_devices_known.set()
     async with anyio.create_task_group() as tasks:
         await tasks.start(lambda *, task_status: reconciler.run(task_status=task_status))
         scene.refresh()

@@ -14,6 +14,7 @@ from agent.core.model import (
     Foreign,
     FsType,
     Reason,
+    VolumeId,
     Wanted,
     WantedFilesystem,
     WantedMount,
@@ -22,10 +23,18 @@ from agent.core.steps import Format, MountFilesystem
 from agent.csi.calls import AccessMode, Capability, StageCall
 from agent.csi.volumes import stage as stage_module
 from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failing, is_death
-from tests.unit.csi.volumes.kubelet_scene import REAL_STAGING, STAGE, STAGING, VOLUME, open_scene
+from tests.unit.csi.volumes.kubelet_scene import (
+    REAL_STAGING,
+    STAGE,
+    STAGING,
+    VOLUME,
+    open_scene,
+    publish_call,
+)
 
 pytestmark = pytest.mark.anyio
 
+OTHER = VolumeId("vol-0fedcba9876543210")
 BY_POLICY = Wanted(
     VOLUME, "cache", filesystem=WantedFilesystem(FsType.EXT4), mount=WantedMount("/data/cache")
 )
@@ -41,6 +50,23 @@ async def test_blank_volume_is_formatted_and_mounted_where_kubelets_path_leads(t
         assert volume.formats == 1
         await scene.volumes.stage(STAGE)
         assert volume.formats == 1
+
+
+async def test_call_waits_until_every_device_was_asked(tmp_path: Path) -> None:
+    """A volume whose device was not met yet is not absent: nothing is done, or said, about it before."""
+    volume = FakeVolume(VOLUME)
+    async with open_scene(FakeNode(volume), tmp_path, are_devices_known=False) as scene:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.volumes.stage, STAGE)
+            tasks.start_soon(scene.volumes.publish, publish_call())
+            tasks.start_soon(scene.volumes.unstage, OTHER, STAGING)
+            await anyio.wait_all_tasks_blocked()
+            assert scene.records.all == {}
+            assert volume.mount is None
+            tasks.cancel_scope.cancel()
+        scene.are_devices_known.set()
+        await scene.volumes.stage(STAGE)
+        assert volume.mount is not None
 
 
 async def test_two_calls_at_once_are_one(tmp_path: Path) -> None:

@@ -186,31 +186,6 @@ class Cloud:
                     "Wait at least 6 hours between modifications per EBS volume.",
                 )
 
-    def check_attachment(self, volume_id: str, instance_id: str, device: str) -> None:
-        """Refuse what EC2's own attach refuses: moto takes a volume from whoever has it, under any name.
-
-        Source of the last sentence: aws-ebs-csi-driver, ``isAttachmentPointInUse``; nanovms/ops#1189.
-        """
-        volume = self.volumes.get(volume_id)
-        if volume is None:
-            raise CallError("InvalidVolume.NotFound", f"The volume '{volume_id}' does not exist.")
-        instance = self.ec2.get_instance(instance_id)
-        if volume.attachments:
-            raise CallError("VolumeInUse", f"{volume_id} is already attached to an instance")
-        if volume.status != "available":
-            raise CallError("IncorrectState", f"Volume '{volume_id}' is not 'available'.")
-        if volume.zone.name != instance.placement.zone:
-            message = (
-                f"The volume '{volume_id}' is not in the same availability zone as instance '{instance_id}'"
-            )
-            raise CallError("InvalidVolume.ZoneMismatch", message)
-        if len(instance.block_device_mapping) >= self.attachment_limit:
-            message = f"Volume attachment limit exceeded for {instance_id}."
-            raise CallError("AttachmentLimitExceeded", message)
-        if device in instance.block_device_mapping:
-            message = f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
-            raise CallError("InvalidParameterValue", message)
-
     def check_deletion(self, volume_id: str) -> None:
         """Refuse to delete what a node of the cluster has; moto knows only its own instances."""
         volume = self.volumes.get(volume_id)

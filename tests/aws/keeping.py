@@ -38,7 +38,9 @@ class Keeping:
     def call(self, operation: str, parameters: dict[str, Any], now: datetime) -> str:
         """Lock, or switch fast restores; returns what the answer holds, as XML."""
         if operation == "LockSnapshot":
-            end = now + timedelta(days=int(parameters["LockDuration"]))
+            end = now + timedelta(days=int(parameters.get("LockDuration", 0)))
+            if "ExpirationDate" in parameters:
+                end = datetime.fromisoformat(parameters["ExpirationDate"].replace("Z", "+00:00"))
             self.locks[parameters["SnapshotId"]] = end
             return f"<lockExpiresOn>{end:%Y-%m-%dT%H:%M:%S.000Z}</lockExpiresOn>"
         snapshot = parameters["SourceSnapshotId.1"]

@@ -44,6 +44,8 @@ class EmulatedAttachment:
     associated_resource: str | None
     holder: str
     pace: Pace
+    instance: Any = None
+    """moto's own, where that has it."""
     ready_at_s: float = field(init=False)
     leaves_at_s: float = NEVER
     is_busy: bool = False
@@ -108,6 +110,12 @@ class EmulatedVolume(Volume):
     def hold(self, attachments: list[EmulatedAttachment]) -> None:
         self.held = attachments
         self.attachment = attachments[0] if attachments else None  # type: ignore[assignment]  # quacks
+
+    @override
+    def get_filter_value(self, filter_name: str, method_name: str | None = None) -> Any:
+        if filter_name == "attachment.instance-id":  # which EC2 shows of its own instances only
+            return [one.instance_id for one in self.attachments if one.instance_id is not None]
+        return super().get_filter_value(filter_name, method_name)
 
     def drop(self, holder: str) -> None:
         """Let go of an instance at once."""

@@ -22,7 +22,7 @@ from moto.moto_server.werkzeug_app import (
 from typing_extensions import Self, override
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from tests.aws import keeping
+from tests.aws import instances, keeping
 from tests.aws.cloud import Cloud
 from tests.aws.copies import copy_volume
 from tests.aws.errors import CallError
@@ -135,12 +135,6 @@ class AwsServer:
         if operation in _DESCRIBES:
             with cloud.described():
                 return self._pass_on(environ)
-        if operation == "AttachVolume":
-            with cloud.lock:
-                cloud.check_attachment(parameters["VolumeId"], parameters["InstanceId"], parameters["Device"])
-                served = self._pass_on(environ)
-            self._follow(operation, parameters, served[2])
-            return served
         if operation == "ModifyVolume":
             cloud.check_modification(parameters)
         if operation == "DeleteVolume":
@@ -161,6 +155,8 @@ class AwsServer:
         if operation == "DescribeInstanceTypes" and parameters.get("DryRun") == "true":
             message = "Request would have succeeded, but DryRun flag is set."
             raise CallError("DryRunOperation", message, 412)
+        if operation in instances.OPERATIONS:
+            return instances.call(self.cloud, operation, parameters)
         if operation in keeping.OPERATIONS:
             return self.cloud.keeping.call(operation, parameters, self.cloud.now())
         if operation == "DescribeVolumeStatus":
@@ -204,10 +200,6 @@ class AwsServer:
 
     def _follow(self, operation: str, parameters: dict[str, Any], answer: bytes) -> None:
         cloud = self.cloud
-        if operation == "AttachVolume":
-            cloud.hooks.attach(parameters["VolumeId"], parameters["InstanceId"], parameters["Device"])
-        if operation == "DetachVolume":
-            cloud.hooks.detach(parameters["VolumeId"], parameters["InstanceId"])
         if operation == "ModifyVolume":
             cloud.adopt_modification(parameters["VolumeId"])
         if operation == "CreateSnapshot":

@@ -20,6 +20,9 @@ from agent.loop.wake_causes import Cause
 
 ATTACH_PATIENCE_S = 15.0
 """EC2 says "attached" before the node's kernel has met the device; mostly it takes a second."""
+HELD_PATIENCE_S = 10.0
+"""Every container that is started has a copy of all mounts for a moment, which keeps their devices."""
+HELD_PAUSE_S = 0.5
 PATIENCE_S = 5.0
 """After which it is asked again whether the call's want still holds; a pass itself may take hours."""
 
@@ -115,12 +118,20 @@ class Stager:
 
         What a device that fails does not take is lost whatever is done, and keeps nobody from detaching it.
         """
-        try:
-            await do_step(self._engine, volume, wanted, Relinquish())
-        except AgentError as error:
-            if error.reason is not Reason.STEP_FAILED:
-                raise
-            log.warning("volume.unflushed", volume_id=volume, error=error.message)
+        began = self._engine.clock()
+        while True:
+            try:
+                await do_step(self._engine, volume, wanted, Relinquish())
+            except AgentError as error:
+                if error.reason is Reason.STEP_FAILED:
+                    log.warning("volume.unflushed", volume_id=volume, error=error.message)
+                    return
+                is_patient = self._engine.clock() - began < HELD_PATIENCE_S
+                if error.reason is not Reason.DEVICE_BUSY or not is_patient:
+                    raise
+            else:
+                return
+            await anyio.sleep(HELD_PAUSE_S)
 
     async def _keep(self, volume: VolumeId) -> None:
         """Go on caring for a volume that could not be taken back, since pods have it."""

@@ -187,6 +187,20 @@ def test_filesystem_of_another_namespace_is_not_unstaged(scratch: Scratch, kubel
     kubelet.unstage(claim)
 
 
+def test_container_that_is_being_started_keeps_nothing(scratch: Scratch, kubelet: Kubelet) -> None:
+    """It has a copy of the node's mounts until it has its own: what goes soon is waited for."""
+    scratch.add_volume(VOLUME)
+    claim = Claim(VOLUME)
+    kubelet.stage(claim)
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 3"],
+        stdout=subprocess.PIPE,
+    ) as container:
+        assert container.stdout is not None
+        container.stdout.readline()
+        kubelet.unstage(claim)
+
+
 def test_pulled_volume_is_unstaged(scratch: Scratch, agent: AgentProcess, kubelet: Kubelet) -> None:
     """A volume that was detached beneath its pod is taken back all the same, to the last mount."""
     image = scratch.add_volume(VOLUME)

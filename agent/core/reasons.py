@@ -26,7 +26,7 @@ class Condition(str, Enum):
 
 
 class Reason(str, Enum):
-    """Why a volume is in its condition: the word that alerts, dashboards and runbooks key on."""
+    """Why a volume is in its condition: the word alerts and runbooks key on."""
 
     # Safety: nothing was touched.
     NOT_BLANK = "NotBlank"
@@ -88,6 +88,16 @@ class Reason(str, Enum):
     WRONG_ZONE = "WrongZone"
     CLOUD_ERROR = "CloudError"
     NOT_IN_POLICY = "NotInPolicy"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class NodeReason(str, Enum):
+    """What is wrong with the node, where no one volume is meant: words like those of ``Reason``."""
+
+    REGISTRATION_REFUSED = "RegistrationRefused"
+    KUBELET_UNREACHABLE = "KubeletUnreachable"
 
     def __str__(self) -> str:
         return self.value

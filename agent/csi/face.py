@@ -17,6 +17,7 @@ from agent.csi.calls import NodeInfo
 from agent.csi.real_paths import RealPaths
 from agent.csi.sockets.fd_store import FdStore
 from agent.csi.sockets.keep_sockets import KubeletSockets, Listeners
+from agent.csi.tell_registration import tell_obstacle, tell_registration
 from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
@@ -27,7 +28,6 @@ from agent.node.machine import Machine
 from agent.node.state.volume_records import read_machine_id
 from agent.policy.settings import CsiSettings
 from agent.report.agent_counters import Counters
-from agent.report.board.events import EventName
 
 if TYPE_CHECKING:
     from agent.csi.service.registration import Registration
@@ -71,7 +71,6 @@ class KubeletFace:
         self._wants = KubeletWants(self._records.all, self._paths.resolve, self._records.faults)
         self._zone = settings.zone
         self._registration: Registration | None = None
-        self._obstacle: str | None = None
         # Before any program is started, which would be handed what systemd kept.
         store = FdStore()
         self._sockets = KubeletSockets(
@@ -168,22 +167,13 @@ class KubeletFace:
         if registration == self._registration:
             return
         self._registration = registration
-        if isinstance(registration, Registered):
-            self._engine.board.record(EventName.KUBELET_REGISTERED, driver=registration.driver)
-            return
-        self._engine.board.record(
-            EventName.KUBELET_REFUSED,
-            driver=registration.driver,
-            reason="RegistrationRefused",
-            error=registration.error,
-            hint=registration.remedy,
-        )
+        tell_registration(self._engine.board, registration)
 
     def _note_obstacle(self, error: AgentError | None) -> None:
         """Say what is in the way of the sockets; without them kubelet finds no plugin."""
-        if error is None:
-            self._obstacle = None
-        elif error.message != self._obstacle:
-            self._obstacle = error.message
+        is_news = tell_obstacle(self._engine.board, self._settings.driver, error)
+        if error is not None and is_news:
+            # What it said of them before is no news once it says it of others.
+            self._registration = None
             self._counters.note_csi_registration(is_registered=False)
             log.warning("csi.unreachable", error=error.message, hint=error.hint)

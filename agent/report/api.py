@@ -14,6 +14,7 @@ from agent.core.errors import AgentError
 from agent.core.model import Attachments, AwsChecks, Difference, Ending, NextCall, SnapshotFacts
 from agent.report.board.board import Board
 from agent.report.board.events import Event
+from agent.report.board.node_conditions import NodeCondition
 from agent.report.board.readiness import Readiness, assess_node
 from agent.report.board.readings import Health
 from agent.report.board.volume_status import VolumeStatus
@@ -139,6 +140,17 @@ def show_ending(ending: Ending | None) -> dict[str, Any] | None:
     return None if ending is None else {"cause": ending.cause.value, "text": ending.text}
 
 
+def show_node_condition(one: NodeCondition) -> dict[str, Any]:
+    """Return what is wrong with the node as a whole, as JSON values."""
+    return {
+        "reason": one.reason.value,
+        "about": one.about,
+        "message": one.message,
+        "hint": one.hint,
+        "since": to_iso(one.since),
+    }
+
+
 def show_verdicts(health: Health | None) -> list[dict[str, Any]]:
     """Return everything that is wrong, worst first; the first may be the volume's condition."""
     return [
@@ -165,6 +177,7 @@ def show_node(board: Board) -> dict[str, Any]:
         "attachments": show_attachments(board.attachments),
         "ending": show_ending(board.ending),
         "remarks": list(board.remarks),
+        "node_conditions": [show_node_condition(one) for one in board.node_conditions],
         "volumes": show_statuses(board.statuses()),
     }
 

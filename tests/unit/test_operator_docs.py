@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.cloud.aws.iam_statements import STATEMENTS
-from agent.core.model import Reason
+from agent.core.model import NodeReason, Reason
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
@@ -21,11 +21,11 @@ PAGES = ("install-slurm.md", "install-eks.md", "s3.md", "upgrade.md", "troublesh
 
 
 def test_every_reason_has_a_remedy() -> None:
-    """docs/troubleshoot.md has a row for each reason a volume can have, with a remedy, and no others."""
+    """docs/troubleshoot.md has a row for each reason of a volume or the node, with remedy, and no others."""
     text = (DOCS / "troubleshoot.md").read_text()
     text = text[text.index("## Reasons") :]
     rows = re.findall(r"^\| `([A-Z]\w+)` \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
-    assert sorted(name for name, _, _ in rows) == sorted(reason.value for reason in Reason)
+    assert sorted(name for name, _, _ in rows) == sorted(reason.value for reason in (*Reason, *NodeReason))
     assert all(meaning.strip() and remedy.strip() for _, meaning, remedy in rows)
 
 

@@ -10,6 +10,7 @@ from agent.cli.doctor.installation import (
     examine_policy,
     examine_state,
     list_drift,
+    list_node_conditions,
     list_types,
 )
 from agent.cli.doctor.listening import examine_listener
@@ -49,5 +50,6 @@ def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:
         examine_state(paths.state),
         examine_agent(paths.socket),
         examine_listener(policy, paths.socket),
+        *list_node_conditions(paths.socket),
         *list_drift(paths.socket),
     ]

@@ -101,6 +101,16 @@ def examine_agent(socket: Path) -> Finding:
     return Finding("agent", Grade.OK, f"version {node['version']}, {len(node['volumes'])} volumes")
 
 
+def list_node_conditions(socket: Path) -> Iterator[Finding]:
+    """Tell what the running agent finds wrong with the node as a whole; nothing where none answers."""
+    try:
+        told = Client(socket).status().get("node_conditions", [])
+    except AgentError:
+        return
+    for one in told:
+        yield Finding(one["about"], Grade.FAILURE, f"{one['reason']}: {one['message']}", one["hint"])
+
+
 def list_drift(socket: Path) -> Iterator[Finding]:
     """Tell which volumes are not as their claims say; nothing where no agent answers, which is told."""
     try:

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_ending, draw_steps, is_named
+from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_node, draw_steps, is_named
 from agent.core.units import show_duration, show_size
 
 STYLES = {
@@ -57,9 +57,10 @@ def clean(answer: Any) -> Any:
 def show_volumes(answer: dict[str, Any]) -> RenderableType:
     """Return the table of ``status``."""
     volumes = clean(answer["volumes"])
+    head = tuple(draw_node(clean(answer)))
     if not volumes:
         nothing = Text("No EBS volume is attached to this instance, and the policy expects none.")
-        return Group(*draw_ending(answer), nothing)
+        return Group(*head, nothing)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("VOLUME", "CONDITION", "USED AT", "TYPE", "SIZE", "USE", "LAST STEP"):
         table.add_column(
@@ -75,7 +76,7 @@ def show_volumes(answer: dict[str, Any]) -> RenderableType:
             Text(_show_use(volume)),
             _show_last_step(volume),
         )
-    return Group(*draw_ending(answer), table, *_show_remarks(volumes), *draw_attachments(answer))
+    return Group(*head, table, *_show_remarks(volumes), *draw_attachments(answer))
 
 
 def show_volume(volume: dict[str, Any]) -> RenderableType:

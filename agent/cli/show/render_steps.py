@@ -42,8 +42,13 @@ def draw_attachments(answer: dict[str, Any]) -> Iterable[RenderableType]:
     yield from (Text(remark, style="dim") for remark in answer.get("remarks", ()))
 
 
-def draw_ending(answer: dict[str, Any]) -> Iterable[RenderableType]:
-    """Show that this instance ends, where that is known."""
+def draw_node(answer: dict[str, Any]) -> Iterable[RenderableType]:
+    """Show what concerns the node as a whole: that it ends, and what is wrong with it."""
     told = answer.get("ending")
     if told is not None:
         yield Text(f"{told['text']}\n", style="bold red")
+    for one in answer.get("node_conditions", ()):
+        line = Text.assemble(
+            ("✗ ", "bold red"), (one["reason"], "bold"), f" {one['about']}: {one['message']}"
+        )
+        yield line.append(f" {one['hint'] or ''}\n", style="dim")

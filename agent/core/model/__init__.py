@@ -35,7 +35,7 @@ from agent.core.model.wanted import (
     WantedTuning,
     WantedView,
 )
-from agent.core.reasons import Condition, Reason
+from agent.core.reasons import Condition, NodeReason, Reason
 
 __all__ = [
     "LABEL_LIMIT_BYTES",
@@ -65,6 +65,7 @@ __all__ = [
     "MountRecord",
     "NextCall",
     "NodeFacts",
+    "NodeReason",
     "Observed",
     "Origin",
     "OriginAnswer",

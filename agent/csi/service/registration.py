@@ -52,8 +52,8 @@ _REMEDIES = (
     (
         "topology",
         (
-            "A label of the node says another zone than the agent found."
-            " Mend the label, or delete the Node and let kubelet make it anew."
+            "A label of the node says another zone than the agent. Where the label is right, say so:"
+            " agent.csi.zone in the policy. Else mend the label, or delete the Node: kubelet makes it anew."
         ),
     ),
     (

@@ -30,6 +30,7 @@ from agent.core.steps import Refuse, Wait
 from agent.report.board.aws_checks import add_checks
 from agent.report.board.changes import Change, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
+from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
 from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
 
@@ -73,6 +74,8 @@ class Board:
         """Sentences about this instance and its volumes that are no defect of any."""
         self.ending: Ending | None = None
         """That this instance ends, once it is heard of."""
+        self.node_conditions = NodeConditions(now, lambda: self._tell(Change(None, None)))
+        """What is wrong with the node as a whole."""
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, status: VolumeStatus) -> None:

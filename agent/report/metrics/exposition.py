@@ -92,11 +92,23 @@ class AgentCollector(Collector):
             is_ending = self._board.ending is not None and self._board.ending.cause is cause
             ending.add_metric([cause.value], float(is_ending))
         yield ending
+        yield _list_node_conditions(self._board)
         yield CounterMetricFamily(
             "ebs_agent_abandoned_calls",
             "Calls to a device, filesystem or program given up because they did not answer in time.",
             value=self._count_abandoned(),
         )
+
+
+def _list_node_conditions(board: Board) -> Metric:
+    family = GaugeMetricFamily(
+        "ebs_agent_node_condition",
+        "1 for each thing that is wrong with the node as a whole, while it is.",
+        labels=["reason", "about"],
+    )
+    for one in board.node_conditions:
+        family.add_metric([one.reason.value, one.about], 1)
+    return family
 
 
 def _name_volumes(names: Mapping[VolumeId, str]) -> Metric:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 
 import pytest
 
+from agent.cli.doctor.findings import Grade
+from agent.cli.doctor.installation import list_node_conditions
 from tests.agent_process import AgentProcess, Scratch
 from tests.csi.fd_store import FdStore
 from tests.csi.kubelet import Kubelet, running_kubelet
@@ -126,9 +129,33 @@ def test_refused_registration_is_on_the_board(
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         kubelet.objection = "detected topology value collision: driver reported something else"
         agent.start()
-        wait_until(lambda: "RegistrationRefused" in agent.read_log(), "it is said")
+        [told] = wait_until(lambda: agent.client.status()["node_conditions"], "it is said")
+        assert (told["reason"], told["about"]) == ("RegistrationRefused", DRIVER)
+        assert "agent.csi.zone" in told["hint"]
+        found = list_node_conditions(scratch.paths.socket)
+        assert [(one.subject, one.grade) for one in found] == [(DRIVER, Grade.FAILURE)]
         kubelet.objection = None
         kubelet.wait_registered()
+        wait_until(lambda: not agent.client.status()["node_conditions"], "it is over")
+
+
+def test_what_is_in_the_way_of_the_sockets_is_on_the_board(
+    scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None]
+) -> None:
+    """Another plugin of the name, or a root that is not there: until it is gone, and then kubelet has it."""
+    write_policy()
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        other = scratch.kubelet / "plugins" / DRIVER
+        other.mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(other / "csi.sock"))
+            sock.listen()
+            agent.start()
+            [told] = wait_until(lambda: agent.client.status()["node_conditions"], "it is said")
+            assert told["reason"] == "KubeletUnreachable"
+            assert "csi.sock" in told["message"]
+        kubelet.wait_registered()
+        assert agent.client.status()["node_conditions"] == []
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs"])

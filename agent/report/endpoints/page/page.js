@@ -149,10 +149,12 @@ function drawHeadline(content) {
   const waiting = content.volumes.filter((volume) => volume.required && !["Ready", "Degraded"].includes(volume.condition));
   const unwell = content.volumes.filter((volume) => ["Degraded", "Failed", "Lost", "Refused"].includes(volume.condition));
   const names = (volumes) => volumes.map((volume) => volume.name || volume.volume_id).join(", ");
+  const troubles = content.node_conditions || [];
   const headline = byId("headline");
-  headline.className = content.ending ? "bad" : !content.first_look_done ? "wait" : waiting.length ? "bad" : unwell.length ? "wait" : "good";
+  headline.className = content.ending || troubles.length ? "bad" : !content.first_look_done ? "wait" : waiting.length ? "bad" : unwell.length ? "wait" : "good";
   write(headline, content.ending ? content.ending.text
     : !content.first_look_done ? "The agent has just started and is looking at the volumes."
+    : troubles.length ? troubles.map((one) => `${one.reason} ${one.about}: ${one.message} ${one.hint || ""}`).join(" ")
     : waiting.length ? `Required and not usable: ${names(waiting)}.`
     : unwell.length ? `Every required volume can be used. Not as they should be: ${names(unwell)}.`
     : "Every volume this node requires can be used.");

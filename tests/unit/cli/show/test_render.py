@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from agent.cli.show import render
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.orders.snapshots import show_snapshot
-from agent.core.model import Attachments, EndCause, Ending, NextCall
+from agent.core.model import Attachments, EndCause, Ending, NextCall, NodeReason
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
 from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
@@ -61,6 +61,23 @@ def test_end_of_the_instance_is_said_first() -> None:
         node = api.show_node(board)
         assert node["ending"] == {"cause": "power-off", "text": "This machine is being powered off."}
         assert draw(render.show_volumes(node)).startswith("This machine is being powered off.\n")
+
+
+def test_what_is_wrong_with_the_node_is_shown_until_it_is_over() -> None:
+    """With its reason, what it is about and the way out, on a node without volumes too."""
+    for board in (make_board(READY), make_board()):
+        assert api.show_node(board)["node_conditions"] == []
+        board.node_conditions.show(NodeReason.REGISTRATION_REFUSED, "a.driver", "kubelet says no.", "Go.")
+        told = api.show_node(board)["node_conditions"][0]
+        assert (told["reason"], told["about"], told["hint"]) == (
+            "RegistrationRefused",
+            "a.driver",
+            "Go.",
+        )
+        text = draw(render.show_volumes(api.show_node(board)))
+        assert "RegistrationRefused a.driver: kubelet says no. Go." in " ".join(text.split())
+        board.node_conditions.end(NodeReason.REGISTRATION_REFUSED, "a.driver")
+        assert api.show_node(board)["node_conditions"] == []
 
 
 def test_empty_node_is_said_in_words() -> None:

@@ -14,6 +14,7 @@ from agent.core.model import (
     Difference,
     EndCause,
     Ending,
+    NodeReason,
     Reason,
     Remedy,
     SnapshotFacts,
@@ -296,6 +297,16 @@ def test_persistent_volumes_are_named() -> None:
     board.persistent_volumes = {CHECKPOINTS: "pvc-1"}
     labels = frozenset({("volume_id", CHECKPOINTS), ("persistentvolume", "pvc-1")})
     assert read_samples(expose(board))["ebs_agent_persistentvolume_info", labels] == 1
+
+
+def test_what_is_wrong_with_the_node_is_a_series() -> None:
+    """As long as it is."""
+    board = make_board(READY)
+    series = frozenset({("reason", "RegistrationRefused"), ("about", "a.driver")})
+    board.node_conditions.show(NodeReason.REGISTRATION_REFUSED, "a.driver", "kubelet says no.")
+    assert read_samples(expose(board))["ebs_agent_node_condition", series] == 1
+    board.node_conditions.end(NodeReason.REGISTRATION_REFUSED, "a.driver")
+    assert ("ebs_agent_node_condition", series) not in read_samples(expose(board))
 
 
 def test_instance_that_ends_is_told_with_the_cause() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from agent.core.errors import AgentError, NotMountedError, RefusedError, Vanishe
 from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode
 from agent.node.filesystem import change_mount
 from agent.node.filesystem import mount as mounts
-from agent.node.filesystem.directories import open_directory, open_mount_point
+from agent.node.filesystem.directories import open_directory, open_mount_point, open_place
 from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
 from agent.node.kernel import mount_api
 from agent.node.kernel.mountinfo import find_top_mount, read_mounts
@@ -469,4 +470,10 @@ def test_directory_is_opened_without_following(bench: Bench) -> None:
     """Where an existing mount is looked for, a link is an error and not a way."""
     (bench.directory / "link").symlink_to("/etc")
     with pytest.raises(RefusedError), open_directory(f"{bench.directory}/link"):
+        pass
+    with pytest.raises(RefusedError), open_place(f"{bench.directory}/link/passwd"):
+        pass
+    with open_place(f"{bench.directory}/link") as fd:
+        assert stat.S_ISLNK(os.fstat(fd).st_mode)
+    with pytest.raises(NotMountedError), open_place(f"{bench.directory}/nothing"):
         pass

@@ -11,7 +11,9 @@ import pytest
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import DeviceNumber, FsType, Mount, Reason
-from agent.node.filesystem.mount import mount_filesystem
+from agent.node.filesystem.directories import open_place
+from agent.node.filesystem.mount import attach, mount_filesystem
+from agent.node.kernel.mount_api import clone_mount
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.mounts.pod_views import View, publish_mount, publish_node, remove_view
 from tests.corpus.tools import run
@@ -75,6 +77,38 @@ def test_second_mount_on_a_target_is_refused(staged: Staged) -> None:
         publish_mount(staged.mount, staged.target, (), staged.roots)
     assert caught.value.reason is Reason.PATH_IN_USE
     assert len(see(staged.target)) == 1
+
+
+def test_second_node_on_a_target_is_refused(staged: Staged) -> None:
+    """A file that a device is shown at is taken as a directory is, and the way out is a pod's."""
+    publish_node(staged.disk.path, staged.disk.number, staged.target, (), staged.roots)
+    with pytest.raises(RefusedError, match="is taken") as caught:
+        publish_node(staged.disk.path, staged.disk.number, staged.target, (), staged.roots)
+    assert caught.value.reason is Reason.PATH_IN_USE
+    assert "pod" in (caught.value.hint or "")
+    assert len(see(staged.target)) == 1
+    remove_view(staged.view(), staged.roots)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("what", ["nothing", "another", "link"])
+def test_place_that_was_moved_away_is_not_mounted_on(staged: Staged, what: str, is_file: bool) -> None:  # noqa: FBT001
+    """Whatever its path leads to by now, a directory or a file that was moved is left without a mount."""
+    target, moved = Path(staged.target), Path(f"{staged.target}-moved")
+    make = Path.touch if is_file else Path.mkdir
+    make(target)
+    shown = staged.disk.path if is_file else staged.mount.path
+    with open_place(staged.target) as place_fd, open_place(shown) as shown_fd:
+        copy_fd = clone_mount(shown_fd)
+        target.rename(moved)
+        if what == "another":
+            make(target)
+        elif what == "link":
+            target.symlink_to(moved)
+        with pytest.raises(RefusedError, match="moved or covered"):
+            attach(copy_fd, place_fd, staged.target)
+        os.close(copy_fd)
+    assert see(staged.target) == see(str(moved)) == []
 
 
 def test_views_stacked_at_a_target_all_go(staged: Staged) -> None:

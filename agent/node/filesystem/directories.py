@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from agent.core.errors import AgentError, NotMountedError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
+from agent.core.quoting import make_printable
+from agent.node.kernel.mountinfo import describe_mount, find_top_mount, read_mounts_towards
 from agent.node.kernel.open_files import PROC, Descriptor
 
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MADE_MODE = 0o755
+_ANOTHER_PATH = "Unmount it, or give the volume another path in the policy."
 _ACCESS_LIST = "system.posix_acl_access"
 
 
@@ -61,6 +64,25 @@ def open_directory(path: str) -> Iterator[int]:
         yield fd
 
 
+@contextlib.contextmanager
+def open_place(path: str) -> Iterator[int]:
+    """Yield an O_PATH descriptor of what is at ``path``, a directory or a file; follows no symbolic link.
+
+    A link at the end is opened itself. NotMountedError where nothing is there.
+    """
+    *parents, name = split_path(path)
+    parent_path = "".join(f"/{parent}" for parent in parents)
+    with open_directory(parent_path or "/") as parent_fd:
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+        except OSError as error:
+            raise _cannot_enter(parent_fd, name, path, error) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
 def check_beneath(path: str, allowed_roots: Sequence[str]) -> None:
     """Raise RefusedError unless ``path`` is written plainly and lies beneath an allowed root."""
     components = split_path(path)
@@ -98,6 +120,18 @@ def read_mount_id(fd: int) -> int:
     if mount_id is None:
         raise AgentError("The kernel does not tell the mount of an open descriptor.", retryable=False)
     return mount_id
+
+
+def check_free(place_fd: int, path: str, hint: str = _ANOTHER_PATH) -> None:
+    """Refuse a directory or file that something is mounted on."""
+    mount_id = read_mount_id(place_fd)
+    top = find_top_mount(read_mounts_towards(path), path)
+    if top is not None and top.mount_id == mount_id:
+        raise RefusedError(
+            f"{make_printable(path)} is taken: {describe_mount(top, path)} is mounted there.",
+            hint=hint,
+            reason=Reason.PATH_IN_USE,
+        )
 
 
 @contextlib.contextmanager

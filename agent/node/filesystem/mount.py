@@ -21,10 +21,15 @@ from agent.core.model import DeviceNumber, FsType, Reason
 from agent.core.mount_options import split_options
 from agent.node.filesystem import grow
 from agent.node.filesystem.change_mount import detach, open_mount, open_root, set_owner, unmount_unused
-from agent.node.filesystem.directories import open_directory, open_mount_point, read_mount_id
+from agent.node.filesystem.directories import (
+    check_free,
+    open_directory,
+    open_mount_point,
+    open_place,
+    read_mount_id,
+)
 from agent.node.kernel import mount_api
 from agent.node.kernel.kmsg import follow_kernel_log
-from agent.node.kernel.mountinfo import describe_mount, find_top_mount, read_mounts_towards
 
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA}
 """What filesystems answer when it is their device or their own structures that are bad."""
@@ -186,18 +191,6 @@ def _quote(parameter: str) -> str:
     return f'{key}="{value}"' if "," in value else parameter
 
 
-def check_free(directory_fd: int, path: str) -> None:
-    """Refuse a directory that something is mounted on."""
-    mount_id = read_mount_id(directory_fd)
-    top = find_top_mount(read_mounts_towards(path), path)
-    if top is not None and top.mount_id == mount_id:
-        raise RefusedError(
-            f"{path} is taken: {describe_mount(top, path)} is mounted there.",
-            hint="Unmount it, or give the volume another path in the policy.",
-            reason=Reason.PATH_IN_USE,
-        )
-
-
 def _check_device(mount_fd: int, request: MountRequest) -> None:
     """Raise VanishedError unless the mount is of the very device that was looked at."""
     with open_root(mount_fd) as root_fd:
@@ -230,16 +223,16 @@ def _give_ownership(mount_fd: int, request: MountRequest) -> None:
                 ) from error
 
 
-def attach(mount_fd: int, directory_fd: int, path: str) -> None:
-    """Attach a detached mount and make sure that it is what its path leads to."""
+def attach(mount_fd: int, place_fd: int, path: str) -> None:
+    """Attach a detached mount at a directory or file, and make sure that it is what its path leads to."""
     try:
-        mount_api.attach_mount(mount_fd, directory_fd)
+        mount_api.attach_mount(mount_fd, place_fd)
     except OSError as error:
         raise AgentError(
-            f"The filesystem could not be attached at {path}: {error.strerror}.", reason=Reason.STEP_FAILED
+            f"The volume could not be attached at {path}: {error.strerror}.", reason=Reason.STEP_FAILED
         ) from error
     try:
-        with open_directory(path) as seen_fd:
+        with open_place(path) as seen_fd:
             is_seen = read_mount_id(seen_fd) == read_mount_id(mount_fd)
     except AgentError:
         is_seen = False

@@ -10,8 +10,8 @@ from agent.core.errors import AgentError, CoveredError, NotMountedError
 from agent.core.model import Mount, Reason, Relocation
 from agent.core.quoting import make_printable
 from agent.node.filesystem.change_mount import detach, open_mount, unmount_unused
-from agent.node.filesystem.directories import check_beneath, open_directory, open_mount_point
-from agent.node.filesystem.mount import attach, check_free
+from agent.node.filesystem.directories import check_beneath, check_free, open_directory, open_mount_point
+from agent.node.filesystem.mount import attach
 from agent.node.kernel import mount_api
 from agent.node.mounts.mount_users import find_processes
 

@@ -18,11 +18,13 @@ from agent.core.errors import AgentError, NotMountedError, RefusedError, Vanishe
 from agent.core.model import DeviceNumber, Mount, Reason
 from agent.core.quoting import make_printable
 from agent.node.filesystem import change_mount
-from agent.node.filesystem.directories import open_mount_point, read_mount_id
+from agent.node.filesystem.directories import check_free, open_mount_point
+from agent.node.filesystem.mount import attach
 from agent.node.kernel import mount_api
 from agent.node.kernel.mountinfo import describe_mount, find_node_number, find_top_mount, read_mounts_towards
 
 _DIRECTORY_MODE, _FILE_MODE = 0o750, 0o640
+_WAY_OUT = "Unmount or remove it, or end the pod that has it; kubelet asks again by itself."
 _MOST_STACKED = 8
 """Mounts of one volume at one target, one above the other; kubelet knows of one."""
 
@@ -49,7 +51,7 @@ def publish_mount(staged: Mount, path: str, options: tuple[str, ...], roots: tup
             copy_fd = mount_api.clone_mount(mount_fd)
         try:
             mount_api.set_mount_attributes(copy_fd, frozenset(options))
-            _attach(copy_fd, target_fd, path)
+            attach(copy_fd, target_fd, path)
         finally:
             os.close(copy_fd)
 
@@ -73,7 +75,7 @@ def publish_node(
             os.close(node_fd)
         try:
             mount_api.set_mount_attributes(copy_fd, frozenset(options))
-            _attach(copy_fd, target_fd, path)
+            attach(copy_fd, target_fd, path)
         finally:
             os.close(copy_fd)
 
@@ -104,7 +106,7 @@ def _open_target(path: str, roots: tuple[str, ...], *, is_file: bool) -> Iterato
             _make_target(parent_fd, name, is_file=is_file)
             target_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
             try:
-                _check_target(target_fd, parent_fd, path, is_file=is_file)
+                _check_target(target_fd, path, is_file=is_file)
                 yield target_fd
             finally:
                 os.close(target_fd)
@@ -125,11 +127,9 @@ def _make_target(parent_fd: int, name: str, *, is_file: bool) -> None:
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent_fd)
 
 
-def _check_target(target_fd: int, parent_fd: int, path: str, *, is_file: bool) -> None:
+def _check_target(target_fd: int, path: str, *, is_file: bool) -> None:
+    check_free(target_fd, path, _WAY_OUT)
     mode = os.fstat(target_fd).st_mode
-    if read_mount_id(target_fd) != read_mount_id(parent_fd):
-        top = find_top_mount(read_mounts_towards(path), path)
-        raise _taken(path, "another mount" if top is None else describe_mount(top, path))
     if is_file and not stat.S_ISREG(mode):
         raise _taken(path, "no regular file")
     if not is_file and not stat.S_ISDIR(mode):
@@ -139,23 +139,9 @@ def _check_target(target_fd: int, parent_fd: int, path: str, *, is_file: bool) -
 def _taken(path: str, what: str) -> RefusedError:
     return RefusedError(
         f"{make_printable(path)} is taken: {what} is there.",
-        hint="Unmount or remove it, or end the pod that has it; kubelet asks again by itself.",
+        hint=_WAY_OUT,
         reason=Reason.PATH_IN_USE,
     )
-
-
-def _attach(mount_fd: int, target_fd: int, path: str) -> None:
-    """Attach a detached mount and make sure that it is what its path leads to."""
-    try:
-        mount_api.attach_mount(mount_fd, target_fd)
-    except OSError as error:
-        raise AgentError(
-            f"The volume could not be shown at {path}: {error.strerror}.", reason=Reason.STEP_FAILED
-        ) from error
-    seen = find_top_mount(read_mounts_towards(path), path)
-    if seen is None or seen.mount_id != read_mount_id(mount_fd):
-        change_mount.detach(mount_fd)
-        raise _taken(path, "something that was put there just now")
 
 
 def _remove_mount(view: View, parent_fd: int, name: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from grpclib.server import Stream
 from typing_extensions import override
 
+from agent.cloud.aws.models import Tags
 from agent.controller.calls import Snapshots, Volumes
 from agent.controller.node_ids import parse_node_id
 from agent.controller.service.codes import Call, find_code
@@ -69,20 +71,30 @@ _DOING = {
 
 
 class ControllerService(ControllerBase):
-    """Asks ``volumes`` and ``snapshots`` for what the sidecars ask."""
+    """Asks ``volumes`` and ``snapshots`` for what the sidecars ask.
+
+    ``extra_tags`` is given to all that is made; what a class says of the same key wins.
+    """
 
     def __init__(
-        self, volumes: Volumes, snapshots: Snapshots, joining: Joining, answering: Answering
+        self,
+        volumes: Volumes,
+        snapshots: Snapshots,
+        joining: Joining,
+        answering: Answering,
+        extra_tags: Tags = (),
     ) -> None:
         self._volumes = volumes
         self._snapshots = snapshots
         self._joining = joining
         self._answering = answering
+        self._extra_tags = extra_tags
 
     @override
     async def CreateVolume(self, stream: Stream[wire.CreateVolumeRequest, wire.CreateVolumeResponse]) -> None:
         async def create(request: wire.CreateVolumeRequest) -> wire.CreateVolumeResponse:
             call = parse_create(request)
+            call = replace(call, tags=self._add_tags(call.tags))
             begin = partial(self._volumes.create, call)
             made = await self._join(Call.CREATE, f"The volume {quote(call.name)}", call, begin)
             return wire.CreateVolumeResponse(volume=write_made(made))
@@ -220,6 +232,7 @@ class ControllerService(ControllerBase):
     ) -> None:
         async def take(request: wire.CreateSnapshotRequest) -> wire.CreateSnapshotResponse:
             call = parse_snapshot(request)
+            call = replace(call, tags=self._add_tags(call.tags))
             begin = partial(self._snapshots.take, call)
             taken = await self._join(Call.TAKE, f"The snapshot {quote(call.name)}", call, begin)
             return wire.CreateSnapshotResponse(snapshot=write_snapshot(taken))
@@ -253,6 +266,9 @@ class ControllerService(ControllerBase):
             )
 
         await self._ask(stream, "ListSnapshots", list_all)
+
+    def _add_tags(self, tags: Tags) -> Tags:
+        return tuple(sorted({**dict(self._extra_tags), **dict(tags)}.items()))
 
     async def _answer(
         self,

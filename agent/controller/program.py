@@ -1,0 +1,121 @@
+"""The controller as a process: what is made and joined when it starts, until it is told to end.
+
+It needs no root and no device. Whatever is under way at its end is left: AWS goes on with it, and whoever
+asked for it asks again, this replica or another, and finds what became of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+import agent
+from agent.base.error_barrier import supervise
+from agent.base.log import get_logger
+from agent.cloud.aws.call import Make
+from agent.cloud.aws.calls import GetCallerIdentity
+from agent.cloud.aws.models import Tags
+from agent.cloud.aws_worker.client import CloudClient
+from agent.cloud.aws_worker.process import WorkerSettings, choose_user
+from agent.controller.calls import Snapshots, Volumes
+from agent.controller.counting import ControllerCounters, serving_metrics
+from agent.controller.service.controller import LIMIT_S, ControllerService
+from agent.core.errors import AgentError
+from agent.csi.service.answering import Answering
+from agent.csi.service.identity import IdentityService, Plugin
+from agent.csi.service.join import Joining
+from agent.csi.service.serve import serve_calls
+from agent.csi.sockets.bind import bind_socket
+
+WORKER_USER = "ebs-agent"
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What the command line says."""
+
+    endpoint: Path
+    driver: str
+    region: str
+    cluster_id: str | None = None
+    """What is made is marked as owned by this cluster, by AWS's own tags for it."""
+    extra_tags: Tags = ()
+    metrics_port: int | None = None
+    cloud_endpoint: str | None = None
+    """Where all of AWS answers, for an emulated cloud; None: AWS."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the controller asks for volumes and snapshots."""
+
+    volumes: Volumes
+    snapshots: Snapshots
+
+
+Compose = Callable[[Make, ControllerSettings], Parts]
+
+
+async def run_controller(settings: ControllerSettings, compose: Compose) -> None:
+    """Answer the sidecars until SIGTERM or SIGINT. Raises AgentError where it cannot begin."""
+    counters = ControllerCounters()
+    worker = WorkerSettings(
+        region=settings.region,
+        endpoint=settings.cloud_endpoint,
+        user=choose_user(WORKER_USER, settings.cloud_endpoint),
+    )
+    with _listen(settings.endpoint) as listener, serving_metrics(counters, settings.metrics_port):
+        try:
+            async with CloudClient(worker, counters.count_request) as client:
+                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    async with anyio.create_task_group() as tasks:
+                        parts = compose(client.make, settings)
+                        tasks.start_soon(_serve, listener, settings, parts, counters)
+                        tasks.start_soon(_reach_aws, client.make)
+                        async for number in signals:
+                            log.info("controller.ends", signal=signal.Signals(number).name)
+                            break
+                        tasks.cancel_scope.cancel()
+        finally:
+            settings.endpoint.unlink(missing_ok=True)
+
+
+def _listen(endpoint: Path) -> socket.socket:
+    try:
+        return bind_socket(endpoint)
+    except AgentError as error:
+        raise AgentError(
+            error.message, hint="--endpoint names a socket in a directory that the controller can write to."
+        ) from error
+
+
+async def _serve(
+    listener: socket.socket, settings: ControllerSettings, parts: Parts, counters: ControllerCounters
+) -> None:
+    plugin = Plugin(settings.driver, agent.__version__, has_controller=True)
+    answering = Answering(counters.count_call)
+    async with Joining(LIMIT_S) as joining:
+        services = (
+            IdentityService(plugin, answering, lambda: counters.was_answered),
+            ControllerService(parts.volumes, parts.snapshots, joining, answering, settings.extra_tags),
+        )
+        log.info("controller.serves", endpoint=str(settings.endpoint), driver=settings.driver)
+        await serve_calls(listener, services, {0, os.geteuid()})
+
+
+async def _reach_aws(make: Make) -> None:
+    """Ask AWS who the controller is, until it answers: what is wrong is told before a claim waits for it."""
+
+    async def ask() -> None:
+        account, arn = await make(GetCallerIdentity())
+        log.info("controller.reached_aws", account=account, role=arn)
+
+    await supervise("learn from AWS who the controller is", ask)

@@ -89,7 +89,8 @@ FLOORS = (
         "controller",
         (
             "controller.calls controller.patience controller.name_tags",
-            "controller.node_ids controller.pages",
+            "controller.node_ids controller.pages controller.turns",
+            "controller.describing",
             "controller.volumes controller.snapshots controller.care controller.service",
             "controller",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, instance_types, making_calls, volume_status
+from agent.cloud.aws import calls, instance_types, making_calls, volume_status, zones
 from agent.cloud.aws.call import Call
 from agent.core.model import VolumeId
 
@@ -107,6 +107,12 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     calls.DescribeVolumes: {"Volumes": [DESCRIBED]},
     volume_status.DescribeVolumeStatus: {"VolumeStatuses": [CHECKED]},
     instance_types.DescribeInstanceTypes: {"InstanceTypes": [INSTANCE_TYPE]},
+    zones.DescribeAvailabilityZones: {
+        "AvailabilityZones": [
+            {"ZoneName": "us-west-2a", "ZoneId": "usw2-az2", "ZoneType": "availability-zone"},
+            {"ZoneName": "us-west-2-lax-1a", "ZoneId": "usw2-lax1-az1", "ZoneType": "local-zone"},
+        ]
+    },
     calls.DescribeVolumesModifications: {"VolumesModifications": [MODIFICATION]},
     calls.DescribeSnapshots: {"Snapshots": [SNAPSHOT]},
     calls.DescribeInstances: {

@@ -38,6 +38,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "DescribeSnapshots": (Statement("ec2:DescribeSnapshots", (ANY,)),),
     "DescribeInstances": (Statement("ec2:DescribeInstances", (ANY,)),),
     "DescribeInstanceTypes": (Statement("ec2:DescribeInstanceTypes", (ANY,)),),
+    "DescribeAvailabilityZones": (Statement("ec2:DescribeAvailabilityZones", (ANY,)),),
     "AttachClusterNodeVolume": (
         Statement("sagemaker:AttachClusterNodeVolume", (CLUSTER,)),
         Statement("ec2:AttachVolume", (VOLUMES,)),

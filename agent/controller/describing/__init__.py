@@ -1,0 +1,1 @@
+"""What AWS says, asked by many and described in one call."""

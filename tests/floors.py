@@ -90,7 +90,7 @@ FLOORS = (
         (
             "controller.calls controller.patience controller.name_tags",
             "controller.node_ids controller.pages controller.turns",
-            "controller.describing",
+            "controller.attaching controller.describing",
             "controller.volumes controller.snapshots controller.care controller.service",
             "controller",
         ),

@@ -22,7 +22,7 @@ from agent.controller.patience import Patience
 from agent.controller.snapshots.known import LAG_S, KnownSnapshots
 from agent.controller.snapshots.marks import make_tags
 from agent.controller.snapshots.protect import is_refused, protect, undo
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.quoting import quote
 from agent.core.reasons import Reason
 
@@ -109,8 +109,18 @@ class Taking:
             ):
                 self._known.note_gone(snapshot_id)
                 self._untold.discard(snapshot_id)
+                raise _explain_undone(snapshot_id, error) from error
             raise
         self._protected.add(snapshot_id)
+
+
+def _explain_undone(snapshot_id: str, error: CloudError) -> RefusedError:
+    is_denied = error.reason is Reason.PERMISSION_DENIED
+    return RefusedError(
+        f"{snapshot_id} was taken, cannot be as its class says, and is deleted again: {error.message}",
+        hint=error.hint,
+        reason=error.reason if is_denied else None,
+    )
 
 
 def _choose(found: Sequence[CloudSnapshot], call: SnapshotCall) -> CloudSnapshot | None:

@@ -12,12 +12,12 @@ from typing import TypeAlias
 from agent.base.log import get_logger
 from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.models import CloudVolume
+from agent.controller.attaching.judge_attachment import explain_no_volume
+from agent.controller.attaching.sights import Sights
 from agent.controller.calls import NodeId, Page, PublishedVolume, UseQuestion
-from agent.controller.node_ids import find_node
 from agent.controller.pages import Pages
-from agent.controller.volumes.judge_attachment import explain_no_volume
 from agent.controller.volumes.misuse import find_misuse
-from agent.controller.volumes.sights import Sights
+from agent.controller.volumes.published import publish
 from agent.core.model import VolumeId
 from agent.core.model.cluster import CSI_TAGS
 
@@ -25,9 +25,6 @@ DescribeAll: TypeAlias = Callable[[], Awaitable["Sequence[CloudVolume | Unread]"
 """Describes every volume of the account in the region."""
 KnowNodes: TypeAlias = Callable[[], "Collection[NodeId] | None"]
 """The cluster's nodes; None: not known, so that every instance may be one."""
-
-PUBLISHED_STATES = frozenset({"attached", "busy"})
-"""In these a node has a volume: ``busy`` is one that it still uses while it is to be detached."""
 
 log = get_logger(__name__)
 
@@ -50,7 +47,7 @@ class Listing:
 
     async def find(self, volume_id: VolumeId) -> PublishedVolume:
         """Return the volume and its nodes; AgentError where AWS does not have it."""
-        return _publish(await self._require(volume_id))
+        return publish(await self._require(volume_id))
 
     async def explain_misuse(self, question: UseQuestion) -> str | None:
         """Return why the volume cannot be used so; None: it can. AgentError where AWS does not have it."""
@@ -77,15 +74,10 @@ class Listing:
                 for one in volume.attachments
             )
             if is_held or (is_marked and not volume.is_gone):
-                yield _publish(volume)
+                yield publish(volume)
 
     async def _require(self, volume_id: VolumeId) -> CloudVolume:
         volume = await self._sights.look(volume_id)
         if volume is None or volume.is_gone:
             raise explain_no_volume(volume_id)
         return volume
-
-
-def _publish(volume: CloudVolume) -> PublishedVolume:
-    held = (find_node(one) for one in volume.attachments if one.state in PUBLISHED_STATES)
-    return PublishedVolume(volume, tuple(node for node in held if node is not None))

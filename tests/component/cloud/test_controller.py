@@ -15,14 +15,18 @@ from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.errors.explain import require_read
-from agent.controller.calls import AttachCall, NodeId, SnapshotCall, SnapshotLock, SnapshotQuery
+from agent.controller.attaching.attachments import Attachments
+from agent.controller.calls import (
+    AttachCall,
+    NodeId,
+    NoSuchThingError,
+    SnapshotCall,
+    SnapshotLock,
+    SnapshotQuery,
+)
 from agent.controller.patience import Patience
 from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
-from agent.controller.volumes.attach import Attaching
-from agent.controller.volumes.detach import Detaching
 from agent.controller.volumes.listing import Listing
-from agent.controller.volumes.node_calls import NodeCalls
-from agent.controller.volumes.sights import Sights
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -70,12 +74,12 @@ class Controller:
     """What the controller composes, on one client."""
 
     def __init__(self, asking: Asking) -> None:
-        nodes, sights = NodeCalls(asking.make, REGION), Sights(asking.find_volume)
         locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        patience = asking.patience()
-        self.attach = Attaching(nodes, sights, locks.__getitem__, patience).attach
-        self.detach = Detaching(nodes, sights, locks.__getitem__, patience).detach
-        self.listing = Listing(sights, asking.list_volumes)
+        attachments = Attachments(
+            asking.make, asking.find_volume, locks.__getitem__, REGION, asking.patience()
+        )
+        self.attach, self.detach = attachments.attach, attachments.detach
+        self.listing = Listing(attachments.sights, asking.list_volumes)
         self.snapshots = ClusterSnapshots(asking.make, asking, locks.__getitem__, "prod", asking.patience())
 
 
@@ -176,13 +180,13 @@ async def test_limit_zone_and_missing_node_are_told_as_such(
     missing = NodeId("i-00000000000000bad", nodes[0].cluster_id)
     with pytest.raises(AgentError) as wrong_zone:
         await controller.attach(AttachCall(far, nodes[0]))
-    with pytest.raises(AgentError) as no_node:
+    with pytest.raises(NoSuchThingError, match=str(missing)):
         await controller.attach(AttachCall(near, missing))
     world.cloud.attachment_limit = 0
     with pytest.raises(AgentError) as no_room:
         await controller.attach(AttachCall(near, nodes[0]))
-    reasons = [caught.value.reason for caught in (wrong_zone, no_node, no_room)]
-    assert reasons == [Reason.WRONG_ZONE, Reason.NOT_ATTACHED, Reason.ATTACHMENT_LIMIT]
+    reasons = [caught.value.reason for caught in (wrong_zone, no_room)]
+    assert reasons == [Reason.WRONG_ZONE, Reason.ATTACHMENT_LIMIT]
 
 
 async def test_many_volumes_come_to_one_instance_at_once(world: World, controller: Controller) -> None:

@@ -8,12 +8,10 @@ import pytest
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.models import CloudVolume, Tags
-from agent.controller.calls import NodeId, UseQuestion
+from agent.controller.attaching.sights import Sights
+from agent.controller.calls import NodeId, NoSuchThingError, UseQuestion
 from agent.controller.volumes.listing import KnowNodes, Listing
-from agent.controller.volumes.sights import Sights
-from agent.core.errors import AgentError
 from agent.core.model import VolumeId
-from agent.core.reasons import Reason
 from tests.unit.controller.stand_in import HYPERPOD, NODE, OTHER, VOLUME, StandIn
 
 OURS: Tags = (("kubernetes.io/cluster/prod", "owned"),)
@@ -109,10 +107,9 @@ async def test_what_is_deleted_is_not_found_and_not_listed() -> None:
     listing = make_listing(cloud)
     assert await list_ids(listing) == []
     for volume_id in (VOLUME, VolumeId("vol-00000000000000000")):
-        with pytest.raises(AgentError) as caught:
+        with pytest.raises(NoSuchThingError, match=volume_id):
             await listing.find(volume_id)
-        assert caught.value.reason is Reason.NOT_ATTACHED
-        with pytest.raises(AgentError):
+        with pytest.raises(NoSuchThingError):
             await listing.explain_misuse(UseQuestion(volume_id))
 
 

@@ -17,8 +17,8 @@ from agent.cloud.aws.calls import (
 )
 from agent.cloud.errors.explain import CloudError, is_let_through
 from agent.cloud.errors.rules import NAME_TAKEN_CODE
+from agent.controller.attaching.block_names import BlockNames
 from agent.controller.calls import NodeId
-from agent.controller.volumes.block_names import BlockNames
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudAttachment, CloudVolume
 from agent.cloud.errors.explain import CloudError
+from agent.controller.attaching.attach import TakeTurn
+from agent.controller.attaching.judge_attachment import describe_place, name_holder
+from agent.controller.attaching.node_calls import NO_NODE_CODES, NodeCalls
+from agent.controller.attaching.sights import Sights
 from agent.controller.calls import NodeId
 from agent.controller.node_ids import find_node
 from agent.controller.patience import Patience, Waiting
-from agent.controller.volumes.attach import TakeTurn
-from agent.controller.volumes.judge_attachment import describe_place, name_holder
-from agent.controller.volumes.node_calls import NO_NODE_CODES, NodeCalls
-from agent.controller.volumes.sights import Sights
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason

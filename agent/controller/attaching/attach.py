@@ -13,9 +13,7 @@ from typing import TypeAlias
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.errors.explain import CloudError
-from agent.controller.calls import AttachCall, Pairs
-from agent.controller.patience import Patience, Waiting
-from agent.controller.volumes.judge_attachment import (
+from agent.controller.attaching.judge_attachment import (
     Stage,
     describe_place,
     explain_no_node,
@@ -23,8 +21,10 @@ from agent.controller.volumes.judge_attachment import (
     judge_attach,
     tell_node,
 )
-from agent.controller.volumes.node_calls import NO_NODE_CODES, NodeCalls
-from agent.controller.volumes.sights import Sights
+from agent.controller.attaching.node_calls import NO_NODE_CODES, NodeCalls
+from agent.controller.attaching.sights import Sights
+from agent.controller.calls import AttachCall, Pairs
+from agent.controller.patience import Patience, Waiting
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 from agent.cloud.aws.models import CloudAttachment, CloudVolume
-from agent.controller.calls import AttachCall, NodeId, Pairs
+from agent.controller.calls import AttachCall, NodeId, NoSuchThingError, Pairs
 from agent.controller.node_ids import find_node
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
@@ -94,20 +94,18 @@ def tell_node(volume: CloudVolume, node: NodeId) -> Pairs:
     return (("devicePath", named or _BY_ID + volume.volume_id.replace("-", "")),)
 
 
-def explain_no_volume(volume_id: VolumeId) -> AgentError:
+def explain_no_volume(volume_id: VolumeId) -> NoSuchThingError:
     """Return the error of who asks for a volume that AWS does not have."""
-    return AgentError(
+    return NoSuchThingError(
         f"AWS knows no volume {volume_id} in this account and region.",
         hint="Is the volume's ID right, and the volume not deleted?",
-        reason=Reason.NOT_ATTACHED,
     )
 
 
-def explain_no_node(node: NodeId) -> AgentError:
+def explain_no_node(node: NodeId) -> NoSuchThingError:
     """Return the error of who names a node that AWS does not have."""
-    return AgentError(
+    return NoSuchThingError(
         f"AWS knows no node {node}.",
         hint="A node that was replaced has another ID. If it is there: is the controller in its region, and "
         "does its role belong to the node's account?",
-        reason=Reason.NOT_ATTACHED,
     )

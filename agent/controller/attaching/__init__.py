@@ -1,0 +1,1 @@
+"""Volumes on their way to the cluster's nodes, and off them."""

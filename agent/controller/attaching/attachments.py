@@ -1,0 +1,40 @@
+"""The attachments of a cluster's volumes: made and ended one at a time on each volume."""
+
+from __future__ import annotations
+
+from agent.cloud.aws.call import Make
+from agent.controller.attaching.attach import Attaching, TakeTurn
+from agent.controller.attaching.detach import Detaching
+from agent.controller.attaching.node_calls import NodeCalls
+from agent.controller.attaching.sights import FindVolume, Sights
+from agent.controller.calls import AttachCall, NodeId, Pairs
+from agent.controller.patience import Patience
+from agent.core.model import VolumeId
+
+
+class Attachments:
+    """Attaches and detaches, in one region and the account of the controller's role.
+
+    ``sights`` is for whoever else looks at attachments: it knows which have ended.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        find_volume: FindVolume,
+        take_turn: TakeTurn,
+        region: str,
+        patience: Patience | None = None,
+    ) -> None:
+        nodes, patience = NodeCalls(make, region), patience or Patience()
+        self.sights = Sights(find_volume)
+        self._attaching = Attaching(nodes, self.sights, take_turn, patience)
+        self._detaching = Detaching(nodes, self.sights, take_turn, patience)
+
+    async def attach(self, call: AttachCall) -> Pairs:
+        """Return what the node is to be told, once AWS says that the volume is attached to it."""
+        return await self._attaching.attach(call)
+
+    async def detach(self, volume_id: VolumeId, node: NodeId | None) -> None:
+        """Return once AWS describes no attachment of the volume to the node; None: to any node."""
+        await self._detaching.detach(volume_id, node)

@@ -10,7 +10,8 @@ import anyio
 
 import agent
 from agent.base.log import get_logger
-from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
+from agent.cloud.identity.identity_sources import IdentitySources
+from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
 from agent.csi.calls import NodeInfo
@@ -53,6 +54,14 @@ class Surroundings(Protocol):
     def identity_sources(self) -> IdentitySources:
         """Where it may be asked who the node is."""
 
+    @property
+    def account_zone(self) -> str | None:
+        """Its zone as AWS calls it to the account that has the volumes; None: not told."""
+
+    @property
+    def is_hyperpod(self) -> bool:
+        """It is a node of HyperPod, whose metadata speaks as another account."""
+
 
 class KubeletFace:
     """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
@@ -69,7 +78,8 @@ class KubeletFace:
         self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
         self._records.hear_change = self._name_volumes
         self._wants = KubeletWants(self._records.all, self._paths.resolve, self._records.faults)
-        self._zone = settings.zone
+        self._zone = Zone()
+        """As the metadata service has told it."""
         self._registration: Registration | None = None
         # Before any program is started, which would be handed what systemd kept.
         store = FdStore()
@@ -127,11 +137,14 @@ class KubeletFace:
             has_standins=self._around.has_standins,
         )
 
-    async def _find_zone(self) -> str | None:
-        """Return the node's zone: as the policy says it, or the metadata service, asked until it does."""
-        if self._zone is None:
-            self._zone = (await ask_metadata(self._around.identity_sources)).zone
-        return self._zone
+    async def _find_zone(self) -> Zone:
+        """Return the node's zone as the cluster may know it; the metadata service is asked until it tells."""
+        around, by_policy = self._around, self._settings.zone
+        if self._zone.zone_id is None or self._zone.name is None:
+            self._zone = await ask_zone(around.identity_sources)
+        return choose_zone(
+            self._zone, by_policy=by_policy, by_account=around.account_zone, is_hyperpod=around.is_hyperpod
+        )
 
     async def run(self) -> None:
         """Serve kubelet until cancelled: it may register the agent before its calls are heeded."""

@@ -47,6 +47,9 @@ class InForce:
         """It was asked which node this is, whether or not anything told."""
         self._barrier = Barrier()
         self.identity_sources = self._find_identity_sources()
+        self.account_zone: str | None = None
+        """The node's zone as the account calls it that has the volumes, once AWS has told."""
+        self.is_hyperpod = False
 
     def put_policy(self, policy: Policy) -> None:
         """Have this policy hold from now on."""
@@ -61,6 +64,7 @@ class InForce:
         identity = CloudIdentity()
         with self._barrier.containing("find out which instance this is"):
             identity = await identify_locally(self.identity_sources)
+            self.is_hyperpod = identity.is_hyperpod
         self.put_facts(make_facts(identity))
         return identity
 

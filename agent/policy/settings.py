@@ -156,7 +156,7 @@ class CsiSettings(Section):
     reserved: Reserved = 0
     """Attachments of the node that are kept free for others, such as another driver."""
     zone: ZoneName = Field(default=None, json_schema_extra={"default": "auto"})
-    """The node's zone as the cluster's account calls it; auto: as the instance's metadata has it."""
+    """The node's zone as the cluster's account calls it; auto: as AWS tells it."""
 
     @property
     def root(self) -> str:

@@ -78,6 +78,8 @@ class CloudReport:
     """None: it is not known how many volumes this instance takes."""
     remarks: tuple[str, ...] = ()
     """Sentences about this instance and its volumes that are no defect of any."""
+    zone: str | None = None
+    """The name of the zone that volumes here are in, as the account calls it that has them."""
 
 
 def needs_cloud(entry: VolumeEntry) -> bool:

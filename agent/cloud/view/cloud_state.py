@@ -218,6 +218,7 @@ class CloudState:
             attachments=self.attachments,
             remarks=self.remarks,
             calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
+            zone=next((one.zone for one in self.list_volumes() if self.has_device(one.volume_id)), None),
             provisioned={
                 one.volume_id: Provisioned(one.iops, one.throughput)
                 for one in self.list_volumes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 
+from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, NodeFacts, Reason
 from agent.csi.calls import NodeInfo
@@ -15,13 +16,16 @@ AWS_DRIVER = "ebs.csi.aws.com"
 """In whose name the agent may serve volumes that AWS's controller makes and attaches."""
 
 
+ZONE_NAME, ZONE_ID = "topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"
+
+
 def describe_node(
     facts: NodeFacts,
     attachments: Attachments | None,
     statuses: Collection[VolumeStatus],
     settings: CsiSettings,
     *,
-    zone: str | None = None,
+    zone: Zone = Zone(),  # noqa: B008 -- a value
     has_standins: bool = False,
 ) -> NodeInfo:
     """Return what NodeGetInfo answers, or raise AgentError while the node does not know who it is.
@@ -44,18 +48,17 @@ def describe_node(
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 
 
-def describe_place(driver: str, zone: str | None) -> dict[str, str]:
+def describe_place(driver: str, zone: Zone) -> dict[str, str]:
     """Return where volumes must be so that this node can have them; empty where that is not known.
 
     kubelet compares it with the node's labels, and refuses a plugin that says otherwise. In the name of AWS's
     driver it is said by the older key too, which PersistentVolumes have that were made with it.
     """
-    if zone is None:
-        return {}
-    keys = ["topology.kubernetes.io/zone"]
-    if driver == AWS_DRIVER:
-        keys.append(f"topology.{AWS_DRIVER}/zone")
-    return dict.fromkeys(keys, zone)
+    place = {} if zone.zone_id is None else {ZONE_ID: zone.zone_id}
+    if zone.name is None:
+        return place
+    older = {f"topology.{AWS_DRIVER}/zone": zone.name} if driver == AWS_DRIVER else {}
+    return {ZONE_NAME: zone.name, **older, **place}
 
 
 def count_room(

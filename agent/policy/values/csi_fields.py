@@ -89,5 +89,5 @@ ZoneName = Annotated[
     PlainValidator(_parse_zone),
     WithJsonSchema({"oneOf": [{"const": "auto"}, {"type": "string", "pattern": ZONE_PATTERN}]}),
 ]
-"""None: as the instance's metadata has it."""
+"""None: as AWS tells it."""
 Reserved = Annotated[StrictInt, Field(ge=0, le=MAX_ATTACHMENTS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Condition, NodeFacts, VolumeId
 from agent.csi.volumes.node_info import count_room, describe_node
@@ -46,18 +47,22 @@ def test_node_that_does_not_know_itself_says_so() -> None:
 @pytest.mark.parametrize(
     ("driver", "zone", "place"),
     [
-        ("ebs.csi.hyperpod-agent", None, {}),
-        ("ebs.csi.hyperpod-agent", "us-west-2a", {"topology.kubernetes.io/zone": "us-west-2a"}),
+        ("ebs.csi.hyperpod-agent", Zone(), {}),
+        ("ebs.csi.hyperpod-agent", Zone("us-west-2a"), {"topology.kubernetes.io/zone": "us-west-2a"}),
+        ("ebs.csi.aws.com", Zone(None, "usw2-az1"), {"topology.k8s.aws/zone-id": "usw2-az1"}),
+        (
+            "ebs.csi.hyperpod-agent",
+            Zone("us-west-2a", "usw2-az1"),
+            {"topology.kubernetes.io/zone": "us-west-2a", "topology.k8s.aws/zone-id": "usw2-az1"},
+        ),
         (
             "ebs.csi.aws.com",
-            "us-west-2a",
+            Zone("us-west-2a"),
             {"topology.kubernetes.io/zone": "us-west-2a", "topology.ebs.csi.aws.com/zone": "us-west-2a"},
         ),
     ],
 )
-def test_place_is_said_by_the_keys_that_volumes_have(
-    driver: str, zone: str | None, place: dict[str, str]
-) -> None:
+def test_place_is_said_by_the_keys_that_volumes_have(driver: str, zone: Zone, place: dict[str, str]) -> None:
     """In the name of AWS's driver its older volumes can be scheduled here as well."""
     facts = NodeFacts(instance_id=INSTANCE)
     info = describe_node(facts, None, (), CsiSettings(driver=driver), zone=zone)

@@ -171,6 +171,15 @@ def iam_policy(
     policy: Annotated[Path | None, typer.Argument(help="The policy file, in place of the usual one.")] = None,
     kms: Annotated[bool, typer.Option("--kms", help="Print the KMS key policy instead.")] = False,
     role: Annotated[str, typer.Option(help="ARN of the role that --kms is for.")] = "ROLE_ARN",
+    csi: Annotated[
+        bool, typer.Option("--csi", help="Print what the controller's role needs for the volumes of pods.")
+    ] = False,
+    managed: Annotated[
+        bool,
+        typer.Option(
+            "--managed", help="With --csi: what AmazonEBSCSIDriverPolicyV2 leaves out, and no more."
+        ),
+    ] = False,
     _as_json: JsonOption = True,
 ) -> None:
     """Print the least IAM policy this policy file needs. Needs no running agent."""
@@ -181,6 +190,12 @@ def iam_policy(
     from agent.cloud.plan.decisions import AttachApi, choose_attach_api
     from agent.policy import load_policy
 
+    if csi:
+        from agent.cloud.permissions.csi_policy import make_controller_policy
+
+        found = anyio.run(identify_node, look_around())
+        print_json(make_controller_policy(found, is_beside_managed=managed))
+        return
     path = policy or context.obj.paths.policy
     loaded = load_policy(path, trust_owner=True)
     identity = anyio.run(identify_node, look_around())

@@ -71,11 +71,11 @@ def make_iam_policy(policy: Policy, identity: CloudIdentity, api: AttachApi) -> 
     needed = [statement for operation in list_operations(policy, api) for statement in STATEMENTS[operation]]
     if any(entry.claim is not None and entry.claim.snapshot_id for entry in policy.volumes):
         needed.append(Statement("ec2:CreateVolume", ("arn:{partition}:ec2:{region}::snapshot/*",)))
-    return {"Version": "2012-10-17", "Statement": list(_merge(needed, identity))}
+    return {"Version": "2012-10-17", "Statement": list(merge_statements(needed, identity))}
 
 
-def _merge(needed: Iterable[Statement], identity: CloudIdentity) -> Iterator[dict[str, Any]]:
-    """Put actions on the same resources under the same condition together."""
+def merge_statements(needed: Iterable[Statement], identity: CloudIdentity) -> Iterator[dict[str, Any]]:
+    """Yield statements as IAM has them, actions on the same resources under the same condition together."""
     groups: dict[tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]], list[str]] = {}
     for statement in needed:
         actions = groups.setdefault((statement.resources, statement.condition), [])

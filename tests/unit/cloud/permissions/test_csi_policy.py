@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.permissions.csi_policy import OWNER_TAG, make_controller_policy
+
+NOWHERE = CloudIdentity()
+CHANGES_WHAT_IS = {"ec2:ModifyVolume", "ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:DeleteTags"}
+
+
+def find_statements(policy: dict[str, Any], action: str) -> list[dict[str, Any]]:
+    return [one for one in policy["Statement"] if action in one["Action"]]
+
+
+def test_what_is_deleted_or_changed_carries_the_tag() -> None:
+    """The role cannot touch what no controller made, whatever the controller is asked for."""
+    policy = make_controller_policy(NOWHERE)
+    for action in CHANGES_WHAT_IS:
+        found = find_statements(policy, action)
+        assert found, action
+        for statement in found:
+            assert statement["Condition"] == {"StringEquals": {f"aws:ResourceTag/{OWNER_TAG}": "true"}}
+
+
+def test_what_is_made_gets_the_tag() -> None:
+    """A volume is made with the tag; from a snapshot, which is not made, without a condition."""
+    made, source = find_statements(make_controller_policy(NOWHERE), "ec2:CreateVolume")
+    assert made["Condition"] == {"StringEquals": {f"aws:RequestTag/{OWNER_TAG}": "true"}}
+    assert source["Resource"] == ["arn:aws:ec2:*::snapshot/*"]
+    assert "Condition" not in source
+
+
+def test_a_cluster_that_is_known_is_named() -> None:
+    """HyperPod's calls are allowed on the one cluster, in its partition, and on all where none is known."""
+    arn = "arn:aws-us-gov:sagemaker:us-gov-west-1:111122223333:cluster/abc123def456"
+    known = make_controller_policy(CloudIdentity(cluster_arn=arn))
+    (attach,) = find_statements(known, "sagemaker:AttachClusterNodeVolume")
+    assert attach["Resource"] == [arn]
+    (attach,) = find_statements(make_controller_policy(NOWHERE), "sagemaker:AttachClusterNodeVolume")
+    assert attach["Resource"] == ["arn:aws:sagemaker:*:*:cluster/*"]
+
+
+def test_beside_awss_policy_little_is_left() -> None:
+    """What the managed policy has is not said again."""
+    policy = make_controller_policy(NOWHERE, is_beside_managed=True)
+    assert {action for one in policy["Statement"] for action in one["Action"]} == {
+        "sagemaker:AttachClusterNodeVolume",
+        "sagemaker:DetachClusterNodeVolume",
+        "eks:DescribeCluster",
+        "ec2:DisableFastSnapshotRestores",
+    }

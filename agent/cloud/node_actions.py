@@ -97,6 +97,7 @@ class NodeHands:
             async with self._reconciler.hold(volume_id) as session:
                 observed = await session.observe(None)
                 _check_ours(observed)
+                _check_unshown(observed)
                 mounts = observed.mounts
                 await _release_all_uses(session, observed)
         except AgentError as error:
@@ -258,6 +259,20 @@ def _check_ours(observed: Observed, sentence: str = "", hint: str | None = None)
             f"{sentence}{exclusion.message}",
             hint or exclusion.hint,
             exclusion.reason,
+            retryable=False,
+            exit_code=ExitCode.REFUSED,
+        )
+
+
+def _check_unshown(observed: Observed) -> None:
+    """Raise RefusedError for a volume of the policy that pods have: it is not taken away from under them."""
+    if observed.shown:
+        places = [mount.path for mount in observed.shown]
+        more = f" and {len(places) - 3} more places" if len(places) > 3 else ""  # noqa: PLR2004
+        raise RefusedError(
+            f"{observed.volume_id} is published to pods, at {', '.join(places[:3])}{more}.",
+            "End those pods, or move them to another node (kubectl drain), and try again.",
+            Reason.DEVICE_BUSY,
             retryable=False,
             exit_code=ExitCode.REFUSED,
         )

@@ -33,6 +33,8 @@ OPPOSITES = {
 }
 """Words that say an attribute is not wanted."""
 
+OF_A_VIEW = frozenset({"nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"})
+"""Attributes that one more mount of a filesystem may have beside those of the first."""
 _ACCESS_TIMES = frozenset({"noatime", "relatime", "strictatime"})
 
 

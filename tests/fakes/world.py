@@ -125,6 +125,8 @@ class FakeNode:
         """What a look raises, as long as it is set."""
         self.looks: list[bool] = []
         """Whether each look was for show."""
+        self.find_shown: Callable[[VolumeId], frozenset[str]] = lambda _: frozenset()
+        """Returns where a volume of the policy is published to pods."""
         self.lost: set[VolumeId] = set()
         self.open_sessions: set[VolumeId] = set()
 
@@ -161,7 +163,9 @@ class FakeSession:
             serial = volume.volume_id.replace("-", "")
             identity = Identity(volume.volume_id, "Amazon Elastic Block Store", serial)
             device = Device("/dev/nvme1n1", DeviceNumber(259, 1), identity, volume.size_bytes, diskseq=1)
-        views = volume.views if wanted is not None and wanted.is_kubelets else ()
+        shown_at = self._node.find_shown(volume.volume_id)
+        has_views = bool(shown_at) or (wanted is not None and wanted.is_kubelets)
+        views = volume.views if has_views else ()
         names = {f"by-id/{volume.volume_id}"}
         if wanted is not None and wanted.block is not None:
             names.add(wanted.name)
@@ -172,6 +176,7 @@ class FakeSession:
             content=volume.content if needs_content else None,
             mounts=() if volume.mount is None else (volume.mount, *views),
             views=views,
+            shown=tuple(view for view in views if view.path in shown_at),
             stale_mounts=() if volume.stale_mount is None else (volume.stale_mount,),
             obstacle=None if device is None or volume.stale_mount is None else "what is left of it",
             was_lost=device is None and volume.volume_id in self._node.lost,

@@ -104,7 +104,10 @@ class Observed:
     stale_mounts: tuple[Mount, ...] = ()
     """Mounts the agent made of an appearance of this volume that is gone."""
     views: tuple[Mount, ...] = ()
-    """Of a volume of kubelet's: where but at its staging path it, a part of it or its node is mounted."""
+    """Of a volume that pods have or are to have: where but at its path it, a part of it or its node is
+    mounted."""
+    shown: tuple[Mount, ...] = ()
+    """Of a volume of the policy: where the agent has published it to pods."""
     is_place_missing: bool = False
     """The directory of kubelet's where it is to be mounted is not there."""
     was_lost: bool = False

@@ -112,6 +112,8 @@ def _plan_check_first(observed: Observed, device: Device, wanted: Wanted, mount:
     elif observed.processes:
         users = name_processes(observed.processes)
         why = f"a check comes first, for which it is unmounted, and {users} use it"
+    elif observed.shown:
+        why = f"a check comes first, for which it is unmounted, and {name_shown(observed)}"
     if why:
         return (
             Degrade(
@@ -258,6 +260,12 @@ def name_processes(processes: tuple[Process, ...]) -> str:
     names = ", ".join(f"{process.name} ({process.pid})" for process in processes[:5])
     more = len(processes) - 5
     return f"{names} and {more} more" if more > 0 else names
+
+
+def name_shown(observed: Observed) -> str:
+    """Return, as a clause, where pods have a volume of the policy: one place, and how many more there are."""
+    more = len(observed.shown) - 1
+    return f"pods have it at {observed.shown[0].path}{f' and {more} more places' if more else ''}"
 
 
 def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mode: int | None) -> bool:

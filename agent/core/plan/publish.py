@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.core.model import Reason
-from agent.core.mount_options import split_options
+from agent.core.mount_options import OF_A_VIEW, split_options
 from agent.core.plan.keep_mounted import refuse_hidden
 from agent.core.plan.whose_volume import find_exclusion, find_raw_exclusion, refuse_excluded
 from agent.core.steps import Plan, Publish, PublishNode, Refuse, Unmount, Wait
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _DEAD = frozenset({"shutdown", "emergency_ro"})
 """What a filesystem shows that an error has ended."""
-_PER_MOUNT = frozenset({"nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"})
 
 
 def plan_publish(observed: Observed, wanted: Wanted, view: WantedView) -> Plan:
@@ -33,36 +32,41 @@ def plan_publish(observed: Observed, wanted: Wanted, view: WantedView) -> Plan:
     place = "" if wanted.mount is None else wanted.mount.path
     staged = next((mount for mount in observed.mounts if mount.path == place), None)
     if staged is None:
-        return Plan((_refuse_unstaged(observed, place),))
+        return Plan((_refuse_unstaged(observed, wanted, place),))
     if observed.is_hidden:
         return Plan((refuse_hidden(observed, staged),))
-    return Plan(_plan_view(observed, staged, view))
+    return Plan(_plan_view(observed, wanted, staged, view))
 
 
-def _plan_view(observed: Observed, staged: Mount, view: WantedView) -> tuple[Step, ...]:
+def _plan_view(observed: Observed, wanted: Wanted, staged: Mount, view: WantedView) -> tuple[Step, ...]:
     dead = staged.super_options & _DEAD
     is_read_only_by_error = "ro" in staged.super_options and "ro" not in staged.options
-    if dead or is_read_only_by_error:
+    # A volume of kubelet's is mended by staging it anew. One of the policy is not, and can still be read.
+    may_be_read = view.is_read_only and not wanted.is_kubelets
+    if dead or (is_read_only_by_error and not may_be_read):
+        mending = "when it is staged anew, once no pod has it"
         return (
             Refuse(
                 Reason.SHUT_DOWN if "shutdown" in dead else Reason.READ_ONLY,
                 f"The filesystem of {observed.volume_id} was ended or made read-only by an error.",
-                hint="See the kernel log. It is checked when it is staged anew, once no pod has it.",
+                hint="See the kernel log."
+                f" It is checked {mending if wanted.is_kubelets else 'once it is unmounted everywhere'}.",
             ),
         )
     if staged.is_read_only and not view.is_read_only:
+        how, whose = ("staged", "its volume") if wanted.is_kubelets else ("mounted", f"{wanted.name!r}")
         return (
             Refuse(
                 Reason.READ_ONLY,
-                f"{observed.volume_id} is staged read-only, and is to be published writable.",
-                hint="Let the pod mount it read-only, or take ro out of the mount options of its volume.",
+                f"{observed.volume_id} is {how} read-only, and is to be published writable.",
+                hint=f"Let the pod mount it read-only, or take ro out of the mount options of {whose}.",
             ),
         )
     there = [mount for mount in observed.views if mount.path == view.path]
     if there:
         return _compare(observed, there[-1], view, is_same=there[-1].root == staged.root)
-    inherited = _PER_MOUNT & staged.options
-    own = split_options(view.options)[0] & _PER_MOUNT
+    inherited = OF_A_VIEW & staged.options
+    own = split_options(view.options)[0] & OF_A_VIEW
     read_only = frozenset({"ro"} if view.is_read_only else ())
     return (Publish(staged, view.path, tuple(sorted(inherited | own | read_only))),)
 
@@ -74,7 +78,7 @@ def _plan_node(observed: Observed, wanted: Wanted, view: WantedView) -> tuple[St
     if observed.raw is None or observed.mounted_at is not None:
         return (
             _refuse_unstaged(
-                observed, observed.mounted_at and f"a device: it is mounted {observed.mounted_at}"
+                observed, wanted, observed.mounted_at and f"a device: it is mounted {observed.mounted_at}"
             ),
         )
     there = [mount for mount in observed.views if mount.path == view.path]
@@ -96,7 +100,13 @@ def _compare(observed: Observed, there: Mount, view: WantedView, *, is_same: boo
     )
 
 
-def _refuse_unstaged(observed: Observed, place: str | None) -> Refuse:
+def _refuse_unstaged(observed: Observed, wanted: Wanted, place: str | None) -> Refuse:
+    if not wanted.is_kubelets:
+        return Refuse(
+            Reason.NOT_STAGED,
+            f"{observed.volume_id} of {wanted.name!r} is not at {place or 'its place'} any more.",
+            hint="ebs-agent status tells how it is; kubelet asks again by itself.",
+        )
     return Refuse(
         Reason.NOT_STAGED,
         f"{observed.volume_id} is not staged at {place or 'its path'}.",

@@ -70,7 +70,7 @@ def _find_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | Non
 
 def _is_own_unused_mount(observed: Observed) -> bool:
     """Tell whether the volume is mounted by the agent itself, where nobody uses it: of no use any more."""
-    if observed.mounted_at is None or find_exclusion(observed) is not None:
+    if observed.mounted_at is None or observed.shown or find_exclusion(observed) is not None:
         return False
     # Nobody else's, then the first of its mounts is the noted one.
     is_own = bool(observed.mounts)

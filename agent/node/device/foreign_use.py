@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
 from agent.core.quoting import make_printable
@@ -69,6 +69,18 @@ class UsageFacts:
         return frozenset(found)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Where the agent has published a volume of the policy to pods."""
+
+    paths: frozenset[str] = frozenset()
+    is_raw: bool = False
+    """It is wanted raw, so that its device node may be there, and else its filesystem."""
+
+
+NOWHERE = Shown()
+
+
 # -- Judging -------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +92,7 @@ def find_exclusion(
     boot_id: str = "",
     wanted_path: str | None = None,
     is_kubelets: bool = False,
+    shown: Shown = NOWHERE,
 ) -> Exclusion | None:
     """Return why ``device`` must not be touched, or None.
 
@@ -87,17 +100,32 @@ def find_exclusion(
     a record made in this boot for this device; then other mounts of it are views of that one. CSI's
     mounts are CSI's, wherever kubelet keeps them: below a directory of the system's as well. Only of a volume
     that kubelet asks the agent for (``is_kubelets``) they are the agent's: where it is mounted by the agent,
-    and where it is raw.
+    and where it is raw. Of one of the policy those are where the agent has ``shown`` it to pods, as long as
+    it is mounted by the agent, or wanted raw.
     """
     ours = _find_ours(device, surroundings, tuple(records), boot_id, wanted_path)
-    is_raw = is_kubelets and wanted_path is None
+    may_be_raw = is_kubelets and wanted_path is None
+    strangers = _leave_out_shown(device, surroundings, shown, is_mounted=ours)
     return (
         _exclude_system(device, surroundings)
-        or (None if is_kubelets and ours else _exclude_csi(device, surroundings, may_be_raw=is_raw))
+        or (None if is_kubelets and ours else _exclude_csi(device, strangers, may_be_raw=may_be_raw))
         or _exclude_swap(device, surroundings)
-        or _exclude_held(device, surroundings, may_be_raw=is_raw)
+        or _exclude_held(device, strangers, may_be_raw=may_be_raw)
         or (None if ours else _exclude_mounted(device, surroundings))
     )
+
+
+def _leave_out_shown(
+    device: Device, surroundings: UsageFacts, shown: Shown, *, is_mounted: bool
+) -> UsageFacts:
+    """Return the surroundings without the mounts of a device that the agent itself has published."""
+    names = _node_names(device)
+    staying = tuple(
+        mount
+        for mount in surroundings.mounts
+        if mount.path not in shown.paths or not (shown.is_raw if _is_raw(mount, names) else is_mounted)
+    )
+    return replace(surroundings, mounts=staying)
 
 
 def _exclude_system(device: Device, surroundings: UsageFacts) -> Exclusion | None:

@@ -62,6 +62,8 @@ class NodeContext:
         self.allowed_roots: tuple[str, ...] = ()
         self.kubelet_root: str | None = None
         """The real path of kubelet's directory, below which the mounts are that kubelet asks for."""
+        self.find_shown: Callable[[VolumeId], frozenset[str]] = lambda _: frozenset()
+        """Returns where a volume of the policy is published to pods; put here by whoever keeps the notes."""
         self.recorded: set[VolumeId] = set()
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()

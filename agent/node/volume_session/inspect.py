@@ -31,7 +31,7 @@ from agent.core.model import (
 from agent.node.content.recognize import recognize
 from agent.node.content.superblocks import FS_TYPES, LAYOUTS, SpreadError, parse_settled
 from agent.node.device import open_device as device
-from agent.node.device.foreign_use import find_exclusion, list_views
+from agent.node.device.foreign_use import Shown, find_exclusion, list_views
 from agent.node.device.links import find_links_to
 from agent.node.device.node_owner import read_node_owner
 from agent.node.device.tuning import read_tuning
@@ -69,6 +69,8 @@ class LookRequest:
     """It is to be used raw: whether anybody has it mounted is asked."""
     is_kubelets: bool = False
     """Kubelet wants it: its mounts at places of kubelet's are the agent's."""
+    shown_at: frozenset[str] = frozenset()
+    """Where the agent has published a volume of the policy to pods: those mounts are its own as well."""
     is_leaving: bool = False
     """Its mounted filesystem is asked nothing: it may be dead, and is to go."""
     known: Filesystem | None = None
@@ -84,7 +86,9 @@ class DeviceFacts:
     mounts: tuple[Mount, ...] = ()
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     views: tuple[Mount, ...] = ()
-    """Of a volume of kubelet's, its other mounts, in part or of its node."""
+    """Of a volume that pods have, its other mounts, in part or of its node."""
+    shown: tuple[Mount, ...] = ()
+    """Those at which the agent has published a volume of the policy."""
     is_place_missing: bool = False
     stale_mounts: tuple[Mount, ...] = ()
     cut_off: Mount | None = None
@@ -148,7 +152,10 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         boot_id=request.boot_id,
         wanted_path=request.wanted_path,
         is_kubelets=request.is_kubelets,
+        shown=Shown(request.shown_at, request.is_raw),
     )
+    has_views = request.is_kubelets or bool(request.shown_at)
+    views = list_views(found, surroundings, request.wanted_path) if has_views else ()
     noted_path = None if request.record is None else request.record.path
     mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
     stale = find_stale(surroundings, request.record, request.boot_id, request.is_present, found)
@@ -168,7 +175,8 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         device=found,
         exclusion=exclusion,
         mounts=mounts,
-        views=list_views(found, surroundings, request.wanted_path) if request.is_kubelets else (),
+        views=views,
+        shown=tuple(mount for mount in views if mount.path in request.shown_at),
         is_place_missing=request.is_kubelets and not mounts and is_missing(request.wanted_path),
         stale_mounts=stale,
         cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),

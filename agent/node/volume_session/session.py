@@ -137,6 +137,7 @@ class VolumeSession:
             reads_contents=needs_contents(wanted) and exclude_duplicate(self._volume, self._paths) is None,
             is_raw=is_raw(wanted),
             is_kubelets=wanted is not None and wanted.is_kubelets,
+            shown_at=self._node.find_shown(self._volume),
             is_leaving=wanted is not None and wanted.is_leaving,
             known=self._pin.recognized,
         )
@@ -180,6 +181,7 @@ class VolumeSession:
             content=look.content,
             mounts=look.mounts,
             views=look.views,
+            shown=look.shown,
             is_place_missing=look.is_place_missing,
             is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,

@@ -178,6 +178,18 @@ async def test_what_is_not_ours_is_never_released(tmp_path: Path, reason: Reason
     assert not hands.released
 
 
+@pytest.mark.parametrize("is_forced", [False, True])
+async def test_what_pods_have_is_not_taken_from_them(tmp_path: Path, *, is_forced: bool) -> None:
+    """Neither is it unmounted where the policy has it, nor where they have; and it stays the policy's."""
+    volume = OneVolume(replace(USED, shown=(INNER,)))
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(RefusedError, match="published to pods") as raised:
+        await hands.release(VOLUME, is_forced=is_forced)
+    assert raised.value.exit_code is ExitCode.REFUSED
+    assert volume.done == []
+    assert not hands.released
+
+
 async def test_volume_that_left_by_itself_is_released(tmp_path: Path) -> None:
     """A volume whose device is gone has nothing to flush."""
     volume = OneVolume(replace(USED, device=None, mounts=()))

@@ -196,3 +196,62 @@ def test_filesystem_of_another_partition_is_not_the_one_meant(found: int | None)
     plan = make_plan(observed, replace(WANTED, filesystem=filesystem))
     assert plan.ending is not None
     assert plan.ending.reason is Reason.FILESYSTEM_MISMATCH
+
+
+PATH = "/data/cache"
+HERE = replace(STAGED, path=PATH)
+OF_POLICY = Wanted(
+    VOLUME, "cache", filesystem=WantedFilesystem(FsType.EXT4), mount=WantedMount(PATH, ("noexec",))
+)
+SHOWN = Observed(VOLUME, device=DEVICE, content=EXT4, mounts=(HERE, VIEW), views=(VIEW,), shown=(VIEW,))
+
+
+@pytest.mark.parametrize(
+    ("mount", "reader", "writer"),
+    [
+        (replace(HERE, super_options=frozenset({"ro"})), None, Reason.READ_ONLY),
+        (replace(HERE, options=frozenset({"ro"}), super_options=frozenset({"ro"})), None, Reason.READ_ONLY),
+        (replace(HERE, super_options=frozenset({"rw", "shutdown"})), Reason.SHUT_DOWN, Reason.SHUT_DOWN),
+        (replace(HERE, path="/data/else"), Reason.NOT_STAGED, Reason.NOT_STAGED),
+        (HERE, None, None),
+    ],
+)
+def test_volume_of_the_policy_is_shown_as_it_is(
+    mount: Mount, reader: Reason | None, writer: Reason | None
+) -> None:
+    """What can only be read is shown to who reads; it is not staged anew, which would mend it."""
+    observed = replace(SHOWN, mounts=(mount,), views=(), shown=())
+    for view, reason in ((READ_ONLY, reader), (WRITABLE, writer)):
+        plan = plan_publish(observed, OF_POLICY, view)
+        if reason is None:
+            assert [type(step) for step in plan.steps] == [Publish]
+        else:
+            assert plan.ending is not None
+            assert plan.ending.reason is reason
+            assert "stage" not in f"{plan.ending.message} {plan.ending.hint}"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        replace(OF_POLICY, mount=WantedMount(f"{PATH}/within")),
+        replace(OF_POLICY, mount=WantedMount("/data")),
+        Wanted(VOLUME, "cache", block=WantedBlock()),
+    ],
+    ids=["within", "above", "raw"],
+)
+def test_nothing_is_unmounted_for_the_policy_that_pods_have(wanted: Wanted) -> None:
+    """Unmounted it would be mounted still, for them, and be checked or handed out beneath them."""
+    observed = replace(SHOWN, mounted_at=f"at {PATH}" if wanted.block else None)
+    plan = make_plan(observed, wanted)
+    assert not any(isinstance(step, (MoveMount, Unmount)) for step in plan.steps)
+    alone = replace(observed, mounts=(HERE,), views=(), shown=())
+    assert any(isinstance(step, Unmount) for step in make_plan(alone, wanted).steps)
+
+
+def test_filesystem_that_pods_have_is_not_checked_to_be_writable() -> None:
+    """A check comes first, for which nobody may have it."""
+    read_only = replace(HERE, options=frozenset({"ro"}), super_options=frozenset({"ro"}))
+    plan = make_plan(replace(SHOWN, mounts=(read_only, VIEW)), replace(OF_POLICY, mount=WantedMount(PATH)))
+    assert not any(isinstance(step, Unmount) for step in plan.steps)
+    assert any(TARGET in getattr(step, "message", "") for step in plan.steps)

@@ -14,7 +14,7 @@ from agent.core.model import (
     Reason,
     parse_volume_id,
 )
-from agent.node.device.foreign_use import BlockNode, UsageFacts, find_exclusion
+from agent.node.device.foreign_use import BlockNode, Shown, UsageFacts, find_exclusion
 
 VOLUME = parse_volume_id("vol-0123456789abcdef0")
 DISK = DeviceNumber(259, 0)
@@ -194,6 +194,39 @@ def test_pod_seeing_a_directory_of_our_volume_excludes_nothing() -> None:
     """A pod's subPath is a view of the agent's mount and no reason to let go of it."""
     view = make_mount("/var/lib/kubelet/pods/u-1/volume-subpaths/data/c/0", mount_id=2, root="/sub")
     assert find_exclusion(DEVICE, stack(make_mount("/data"), view), wanted_path="/data") is None
+
+
+POD = "/opt/sagemaker/kubelet/pods/u-1/volumes/kubernetes.io~csi/cache/mount"
+DEVICES = "/opt/sagemaker/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/cache/u-1"
+NODE = make_mount(DEVICES, DeviceNumber(0, 6), fs_type="devtmpfs", root="/nvme1n1", mount_id=3)
+
+
+def test_pod_that_the_agent_showed_our_volume_to_excludes_nothing() -> None:
+    """As long as it is mounted where the policy has it, and at the places alone that are noted."""
+    own, view = make_mount("/data"), make_mount(POD, mount_id=2)
+    shown = Shown(frozenset({POD}))
+    assert find_exclusion(DEVICE, stack(own, view), wanted_path="/data", shown=shown) is None
+    other = make_mount(POD.replace("u-1", "u-2"), mount_id=4)
+    for surroundings, where in (
+        (stack(own, view), Shown()),
+        (stack(own, view, other), shown),
+        (stack(view), shown),
+        (stack(own, replace(NODE, path=POD)), shown),
+    ):
+        exclusion = find_exclusion(DEVICE, surroundings, wanted_path="/data", shown=where)
+        assert exclusion is not None
+        assert exclusion.reason is Reason.MANAGED_BY_CSI or surroundings.mounts == (view,)
+
+
+def test_pod_that_has_our_raw_device_excludes_nothing_while_it_is_wanted_raw() -> None:
+    """To hold a filesystem, it is not taken from the pod; nor is a filesystem at that place its node."""
+    assert find_exclusion(DEVICE, stack(NODE), shown=Shown(frozenset({DEVICES}), is_raw=True)) is None
+    for surroundings, shown in (
+        (stack(NODE), Shown(frozenset({DEVICES}))),
+        (stack(NODE), Shown(frozenset({POD}), is_raw=True)),
+        (stack(make_mount(DEVICES)), Shown(frozenset({DEVICES}), is_raw=True)),
+    ):
+        assert find_exclusion(DEVICE, surroundings, shown=shown) is not None
 
 
 def test_raw_device_handed_to_someone_is_excluded() -> None:

@@ -82,7 +82,12 @@ FLOORS = (
     ),
     Floor(
         "csi",
-        ("csi.wire csi.calls csi.sockets csi.real_paths", "csi.service csi.volumes", "csi"),
+        (
+            "csi.wire csi.calls csi.sockets csi.real_paths",
+            "csi.service csi.volumes",
+            "csi.policy_volumes",
+            "csi",
+        ),
         ("core", "base", "policy", "node", "report", "loop", "cloud"),
     ),
     Floor(

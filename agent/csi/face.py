@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 import agent
-from agent.base.log import get_logger
+from agent.base.error_barrier import supervise
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
 from agent.csi.calls import NodeInfo
+from agent.csi.policy_volumes.entries import Entries
+from agent.csi.policy_volumes.entry_volumes import Kubelet, PolicyVolumes
+from agent.csi.policy_volumes.records import PublishedRecords
 from agent.csi.real_paths import RealPaths
+from agent.csi.served_driver import MakePlugin, ServedDriver
 from agent.csi.sockets.fd_store import FdStore
-from agent.csi.sockets.keep_sockets import KubeletSockets, Listeners
-from agent.csi.tell_registration import tell_obstacle, tell_registration
+from agent.csi.sockets.keep_sockets import KubeletSockets, clear_sockets
 from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
 from agent.csi.volumes.node_info import describe_node
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
+from agent.loop.wake_causes import Cause
 from agent.node.machine import Machine
+from agent.node.mounts.pod_views import View, remove_view
 from agent.node.state.volume_records import read_machine_id
 from agent.policy.settings import CsiSettings
+from agent.policy.values.csi_fields import POLICY_DRIVER
 from agent.report.agent_counters import Counters
 
 if TYPE_CHECKING:
+    from agent.csi.service.identity import Plugin
+    from agent.csi.service.plugin import MakeNode, NodePlugin
     from agent.csi.service.registration import Registration
+
 
 REREAD_S = 2.0
 """Until a note is looked at again that the node was short of something to read."""
-
-log = get_logger(__name__)
 
 
 class Surroundings(Protocol):
@@ -75,26 +83,48 @@ class KubeletFace:
         self._settings = settings
         self._around = around
         self._paths = RealPaths(settings.root, settings.root)
-        self._records = StagedRecords(node.paths.state, node, node.boot_id, read_machine_id())
-        self._records.hear_change = self._name_volumes
-        self._wants = KubeletWants(self._records.all, self._paths.resolve, self._records.faults)
+        boot_id, machine_id = node.boot_id, read_machine_id()
+        self._staged = StagedRecords(node.paths.state, node, boot_id, machine_id)
+        self._published = PublishedRecords(node.paths.state, node, boot_id, machine_id)
+        self._staged.hear_change = self._published.hear_change = self._name_volumes
+        self._wants = KubeletWants(self._staged.all, self._paths.resolve, self._staged.faults)
+        self._entries = Entries(engine.board)
         self._zone = Zone()
         """As the metadata service has told it."""
-        self._registration: Registration | None = None
         # Before any program is started, which would be handed what systemd kept.
-        store = FdStore()
-        self._sockets = KubeletSockets(
-            settings.root,
-            settings.driver,
-            store,
-            node.aside,
-            self._note_obstacle,
-            is_expected=settings.enabled is True,
-        )
-        self._are_devices_known = anyio.Event()
+        self._store = FdStore()
+        self._registered: dict[str, bool] = {}
+        """By driver."""
+        self._drivers = tuple(self._list_drivers())
+        known = self._are_devices_known = anyio.Event()
         self._volumes = KubeletVolumes(
-            engine, self._records, self._wants, node.sample, self._describe_node, self._are_devices_known
+            engine, self._staged, self._wants, node.sample, self._describe_node, known
         )
+        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, self._say_who, known)
+        self._policy_volumes = PolicyVolumes(engine, self._entries, self._published, kubelet)
+        node.find_shown = partial(self._published.find_shown, resolve=self._paths.resolve)
+
+    def _list_drivers(self) -> Iterator[ServedDriver]:
+        plugins: dict[str, MakePlugin] = {self._settings.driver: self._make_plugin}
+        if self._settings.policy_volumes:
+            plugins[POLICY_DRIVER] = self._make_policy_plugin
+        for driver, make in plugins.items():
+            self._registered[driver] = False
+            yield ServedDriver(
+                driver, make, self._open_sockets, self._engine.board, self._note_root, self._count_registered
+            )
+
+    def _open_sockets(self, driver: str, tell: Callable[[AgentError | None], None]) -> KubeletSockets:
+        settings = self._settings
+        is_expected = settings.enabled is True
+        return KubeletSockets(
+            settings.root, driver, self._store, self._node.aside, tell, is_expected=is_expected
+        )
+
+    def _count_registered(self, driver: str, is_registered: bool) -> None:  # noqa: FBT001 -- the value itself
+        """Have it counted whether kubelet takes the agent for the plugin of all that it serves."""
+        self._registered[driver] = is_registered
+        self._counters.note_csi_registration(is_registered=all(self._registered.values()))
 
     def _note_root(self, real: str) -> None:
         """Have kubelet's paths lead below ``real``, which is found by whoever may wait for its disk."""
@@ -104,14 +134,19 @@ class KubeletFace:
         """Find out what kubelet has staged since the node was started; before the first look."""
         root = self._settings.root
         self._note_root(await self._node.aside(os.path.realpath, root, subject=root))
-        await self._records.load()
+        await self._staged.load()
+        await self._published.load()
 
     async def read_rest(self) -> None:
         """Read what of kubelet's could not be read at the start, until all of it is."""
-        while not self._records.is_read:
-            await anyio.sleep(REREAD_S)
-            await self._records.load()
-            self._engine.refresh()
+        for notes in (self._staged, self._published):
+            while not notes.is_read:
+                await anyio.sleep(REREAD_S)
+                await notes.load()
+                self._engine.refresh()
+        # Those that pods have are known by now to be the policy's.
+        for volume in self._published.all:
+            self._engine.passes.wake(volume, Cause.ORDER)
 
     def heed_calls(self) -> None:
         """Do what kubelet calls for, which has waited until now: every device was asked who it is."""
@@ -119,21 +154,29 @@ class KubeletFace:
 
     def _name_volumes(self) -> None:
         """Have it told which PersistentVolumes the volumes are."""
-        names = {volume: record.persistent_volume for volume, record in self._records.all.items()}
+        names = {volume: record.persistent_volume for volume, record in self._published.all.items()}
+        names |= {volume: record.persistent_volume for volume, record in self._staged.all.items()}
         self._engine.board.persistent_volumes = {volume: name for volume, name in names.items() if name}
 
     def merge(self, wants: Mapping[VolumeId, Want], present: Collection[VolumeId]) -> Mapping[VolumeId, Want]:
         """Return what is wanted of each volume, by the policy and by kubelet."""
-        return self._wants.merge(wants, present)
+        merged = self._wants.merge(wants, present)
+        return self._entries.see(merged, self._published.all)
 
     async def _describe_node(self) -> NodeInfo:
+        return self._describe(await self._find_zone())
+
+    async def _say_who(self) -> NodeInfo:
+        return self._describe(Zone())
+
+    def _describe(self, zone: Zone) -> NodeInfo:
         board = self._engine.board
         return describe_node(
             self._around.facts,
             board.attachments,
             board.statuses(),
             self._settings,
-            zone=await self._find_zone(),
+            zone=zone,
             has_standins=self._around.has_standins,
         )
 
@@ -146,47 +189,50 @@ class KubeletFace:
             self._zone, by_policy=by_policy, by_account=around.account_zone, is_hyperpod=around.is_hyperpod
         )
 
+    async def _remove_target(self, path: str) -> None:
+        await self._node.aside(remove_view, View(path, frozenset(), None), (self._paths.real,), subject=path)
+
     async def run(self) -> None:
         """Serve kubelet until cancelled: it may register the agent before its calls are heeded."""
-        # With the libraries that speak gRPC, which no node without kubelet is to hold.
-        from agent.csi.service.identity import Plugin  # noqa: PLC0415
-        from agent.csi.service.plugin import NodePlugin  # noqa: PLC0415
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervise, "let go of drivers that are not served", self._let_go)
+            for one in self._drivers:
+                tasks.start_soon(supervise, f"serve kubelet as {one.driver}", one.run)
 
-        plugin = NodePlugin(
-            Plugin(self._settings.driver, agent.__version__),
-            self._volumes,
-            self._settings.root,
-            is_ready=lambda: self._engine.board.is_first_look_done,
-            tell_registration=self._note_registration,
-            tell_progress=self._tell_progress,
-            count=self._counters.count_csi_call,
+    async def _let_go(self) -> None:
+        """Take away what an agent before has left that served other drivers."""
+        served = {one.driver for one in self._drivers}
+        await clear_sockets(
+            self._settings.root, {POLICY_DRIVER} - served, self._store, self._node.aside, served
         )
 
-        async def serve(listeners: Listeners) -> None:
-            self._note_root(listeners.places.root)
-            await plugin.serve(listeners)
+    def _make_plugin(self, tell: Callable[[Registration], None]) -> NodePlugin:
+        # With the libraries that speak gRPC, which no node without kubelet is to hold.
+        from agent.csi.service.identity import Plugin  # noqa: PLC0415
+        from agent.csi.service.node import NodeService  # noqa: PLC0415
 
-        await self._sockets.run(serve)
+        node = partial(NodeService, self._volumes, tell_progress=self._tell_progress)
+        return self._wrap(Plugin(self._settings.driver, agent.__version__), node, tell)
+
+    def _make_policy_plugin(self, tell: Callable[[Registration], None]) -> NodePlugin:
+        from agent.csi.policy_volumes.node_service import PolicyNodeService  # noqa: PLC0415
+        from agent.csi.service.identity import Plugin  # noqa: PLC0415
+
+        node = partial(PolicyNodeService, self._policy_volumes, self._policy_volumes.tell_progress)
+        return self._wrap(Plugin(POLICY_DRIVER, agent.__version__, has_own_volumes=True), node, tell)
+
+    def _wrap(self, plugin: Plugin, make_node: MakeNode, tell: Callable[[Registration], None]) -> NodePlugin:
+        from agent.csi.service.plugin import NodePlugin  # noqa: PLC0415
+
+        return NodePlugin(
+            plugin,
+            make_node,
+            self._settings.root,
+            is_ready=lambda: self._engine.board.is_first_look_done,
+            tell_registration=tell,
+            count=self._counters.count_csi_call,
+        )
 
     def _tell_progress(self, volume: VolumeId) -> str | None:
         status = self._engine.board.get(volume)
         return None if status is None else status.message.removesuffix(".")
-
-    def _note_registration(self, registration: Registration) -> None:
-        """Say whether kubelet takes the agent for the plugin; the same as before is no news."""
-        from agent.csi.service.registration import Registered  # noqa: PLC0415
-
-        self._counters.note_csi_registration(is_registered=isinstance(registration, Registered))
-        if registration == self._registration:
-            return
-        self._registration = registration
-        tell_registration(self._engine.board, registration)
-
-    def _note_obstacle(self, error: AgentError | None) -> None:
-        """Say what is in the way of the sockets; without them kubelet finds no plugin."""
-        is_news = tell_obstacle(self._engine.board, self._settings.driver, error)
-        if error is not None and is_news:
-            # What it said of them before is no news once it says it of others.
-            self._registration = None
-            self._counters.note_csi_registration(is_registered=False)
-            log.warning("csi.unreachable", error=error.message, hint=error.hint)

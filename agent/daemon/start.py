@@ -36,6 +36,7 @@ from agent.node.isolate.zygote import Forked
 from agent.node.machine import Machine, open_node
 from agent.policy import Policy, PolicyFile
 from agent.policy.settings import CsiSettings
+from agent.policy.values.csi_fields import POLICY_DRIVER
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventHistory, EventName
@@ -141,7 +142,8 @@ class Daemon:
         from agent.csi.sockets.keep_sockets import clear_sockets  # noqa: PLC0415
 
         settings = self._in_force.policy.agent.csi or CsiSettings()
-        await clear_sockets(settings.root, settings.driver, FdStore(), self._node.aside)
+        drivers = (settings.driver, POLICY_DRIVER)
+        await clear_sockets(settings.root, drivers, FdStore(), self._node.aside)
 
     def _assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]

@@ -157,6 +157,8 @@ class CsiSettings(Section):
     """Attachments of the node that are kept free for others, such as another driver."""
     zone: ZoneName = Field(default=None, json_schema_extra={"default": "auto"})
     """The node's zone as the cluster's account calls it; auto: as AWS tells it."""
+    policy_volumes: Flag = True
+    """Serve the policy's own volumes to pods as well, by the driver policy.ebs.csi.hyperpod-agent."""
 
     @property
     def root(self) -> str:

@@ -66,7 +66,8 @@ class Counters:
             "method",
         )
         self._csi_registered = self._show(
-            "csi_registered", "1 while kubelet takes the agent for its driver's plugin on this node."
+            "csi_registered",
+            "1 while kubelet takes the agent for the plugin of all its drivers on this node.",
         )
         self._reload_success = self._show(
             "policy_reload_success",

@@ -117,15 +117,21 @@ BY_KIND: tuple[tuple[type[AgentError], Status], ...] = (
 _BEGINS = frozenset({Call.STAGE, Call.PUBLISH})
 """What may leave something behind, to be undone: our own fault as well as what a device did."""
 _REFUSALS = (RefusedError, InvalidValueError)
-_OF_A_PATH = frozenset({Call.EXPAND, Call.MEASURE})
-"""What is asked of a volume at a path, which is not found where nothing is staged."""
+_NOT_FOUND = frozenset(
+    {
+        (Reason.NOT_STAGED, Call.EXPAND),
+        (Reason.NOT_STAGED, Call.MEASURE),
+        (Reason.NOT_IN_POLICY, Call.PUBLISH),
+    }
+)
+"""What is asked of a volume at a path, where nothing of it is; and of an entry that there is not."""
 
 
 def find_code(error: AgentError, call: Call | None = None) -> Status:
     """Return the code that ``error`` is answered with, to ``call``."""
     if isinstance(error, InvalidValueError):
         code = Status.INVALID_ARGUMENT
-    elif error.reason is Reason.NOT_STAGED and call in _OF_A_PATH:
+    elif (error.reason, call) in _NOT_FOUND:
         code = Status.NOT_FOUND
     elif error.reason is not None:
         code = BY_REASON[error.reason]

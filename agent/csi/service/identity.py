@@ -24,6 +24,9 @@ class Plugin:
     manifest: Mapping[str, str] = field(default_factory=dict)
     has_controller: bool = False
     """It makes and attaches volumes, at this very socket."""
+    has_own_volumes: bool = False
+    """Its volumes are the node's own: they are in no place that the scheduler chooses by, and no call grows
+    them."""
 
 
 class IdentityService(IdentityBase):
@@ -59,6 +62,8 @@ class IdentityService(IdentityBase):
     async def _list_capabilities(
         self, _: wire.GetPluginCapabilitiesRequest
     ) -> wire.GetPluginCapabilitiesResponse:
+        if self._plugin.has_own_volumes:
+            return wire.GetPluginCapabilitiesResponse()
         kind, growth = wire.PluginCapability.Service, wire.PluginCapability.VolumeExpansion
         services = [kind.VOLUME_ACCESSIBILITY_CONSTRAINTS]
         if self._plugin.has_controller:

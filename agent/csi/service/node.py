@@ -36,7 +36,7 @@ CAPABILITIES = (
     _RPC.SINGLE_NODE_MULTI_WRITER,
 )
 
-_DOING = {
+DOING = {
     Call.STAGE: "being made ready",
     Call.UNSTAGE: "being taken away",
     Call.PUBLISH: "being published",
@@ -136,7 +136,7 @@ class NodeService(NodeBase):
         async def measure(request: wire.NodeGetVolumeStatsRequest) -> wire.NodeGetVolumeStatsResponse:
             volume, path = parse_measure(request, self._find_paths())
             usage = await self._join(Call.MEASURE, volume, path, lambda: self._volumes.measure(volume, path))
-            return wire.NodeGetVolumeStatsResponse(usage=_write_usage(usage))
+            return wire.NodeGetVolumeStatsResponse(usage=write_usage(usage))
 
         await self._answer(stream, Call.MEASURE, measure)
 
@@ -178,12 +178,12 @@ class NodeService(NodeBase):
     ) -> T:
         def explain_delay() -> str:
             progress = self._tell_progress(volume)
-            return f"{volume} is still {_DOING[call]}{f': {progress}' if progress else ''}."
+            return f"{volume} is still {DOING[call]}{f': {progress}' if progress else ''}."
 
         return await self._joining.join((call, volume, asked), begin, explain_delay)
 
 
-def _write_usage(usage: SpaceUsage) -> list[wire.VolumeUsage]:
+def write_usage(usage: SpaceUsage) -> list[wire.VolumeUsage]:
     """Return it as the interface has it: a device has a size and nothing else."""
     unit = wire.VolumeUsage
     said = [

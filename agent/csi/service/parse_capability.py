@@ -22,23 +22,28 @@ _MANY_WRITERS = frozenset({AccessMode.MULTI_NODE_SINGLE_WRITER, AccessMode.MULTI
 def parse_capability(said: wire.VolumeCapability, name: str) -> Capability:
     """Return how the volume, which sentences call ``name``, is to be used. Raises InvalidValueError."""
     access = parse_access(said.access_mode.mode)
-    kind = said.WhichOneof("access_type")
-    if kind is None:
-        raise InvalidValueError(
-            f"The volume_capability of {name} has no access_type.",
-            hint="Say block, or mount; in Kubernetes that is volumeMode: Block or Filesystem.",
-        )
-    if kind == "block":
+    if is_block(said, name):
         return Capability(access=access, is_block=True)
     if access in _MANY_WRITERS:
         raise InvalidValueError(
             f"A filesystem cannot be written to by several nodes, as {access} asks of {name}.",
             hint="Use volumeMode: Block, or the access mode ReadWriteOnce.",
         )
-    fs_type = _parse_fs_type(said.mount.fs_type)
+    fs_type = parse_fs_type(said.mount.fs_type)
     return Capability(
         access=access, fs_type=fs_type, mount_flags=_parse_flags(said.mount.mount_flags, fs_type)
     )
+
+
+def is_block(said: wire.VolumeCapability, name: str) -> bool:
+    """Tell whether the volume is to be used as a block device. Raises InvalidValueError."""
+    kind = said.WhichOneof("access_type")
+    if kind is None:
+        raise InvalidValueError(
+            f"The volume_capability of {name} has no access_type.",
+            hint="Say block, or mount; in Kubernetes that is volumeMode: Block or Filesystem.",
+        )
+    return bool(kind == "block")
 
 
 def parse_access(mode: wire.VolumeCapability.AccessMode.Mode) -> AccessMode:
@@ -52,7 +57,8 @@ def parse_access(mode: wire.VolumeCapability.AccessMode.Mode) -> AccessMode:
     return AccessMode[name]
 
 
-def _parse_fs_type(text: str) -> FsType:
+def parse_fs_type(text: str) -> FsType:
+    """Return a kind of filesystem, ext4 where none is said. Raises InvalidValueError."""
     if not text:
         return FsType.EXT4
     kinds = {str(kind): kind for kind in FsType}

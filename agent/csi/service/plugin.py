@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import anyio
 
-from agent.core.model import VolumeId
-from agent.csi.calls import NodeVolumes
 from agent.csi.service.answering import Answering, CountCall, count_nothing
 from agent.csi.service.identity import IdentityService, Plugin
 from agent.csi.service.join import LIMIT_S, Joining
-from agent.csi.service.node import NodeService, tell_nothing
 from agent.csi.service.parse_paths import KubeletPaths
 from agent.csi.service.registration import Registration, RegistrationService
 from agent.csi.service.serve import ROOT_ONLY, serve_calls
 from agent.csi.sockets.keep_sockets import Listeners
 from agent.csi.sockets.kubelet_root import Places
+from agent.csi.wire.csi_grpc import NodeBase
+
+MakeNode = Callable[[Callable[[], KubeletPaths], Joining, Answering], NodeBase]
+"""Makes the Node service, of the paths that kubelet may name and of what answers and joins its calls."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,10 @@ class NodePlugin:
     """What is served to kubelet, whose root it calls ``kubelet_root`` in the paths that it names."""
 
     plugin: Plugin
-    volumes: NodeVolumes
+    make_node: MakeNode
     kubelet_root: str
     is_ready: Callable[[], bool]
     tell_registration: Callable[[Registration], None]
-    tell_progress: Callable[[VolumeId], str | None] = tell_nothing
     count: CountCall = count_nothing
     allowed_uids: Collection[int] = ROOT_ONLY
     limit_s: float = LIMIT_S
@@ -44,7 +44,7 @@ class NodePlugin:
         async with Joining(self.limit_s) as joining, anyio.create_task_group() as tasks:
             services = (
                 IdentityService(self.plugin, answering, self.is_ready),
-                NodeService(self.volumes, lambda: paths, joining, answering, self.tell_progress),
+                self.make_node(lambda: paths, joining, answering),
             )
             registration = RegistrationService(driver, str(endpoint), answering, self.tell_registration)
             await tasks.start(serve_calls, listeners.endpoint, services, self.allowed_uids)

@@ -6,8 +6,9 @@ systemd's store. What is left of an agent that died is removed before kubelet co
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ WATCH_S = 2.0
 ABSENT_S = 5.0
 """Likewise where there is no root directory of kubelet's at all, or something is in the way."""
 
+_NAME = re.compile(rf"{PREFIX}(.+)-(?:endpoint|registration)-([0-9]+)", re.ASCII)
+
 log = get_logger(__name__)
 
 
@@ -47,14 +50,20 @@ class Listeners:
     @property
     def names(self) -> tuple[str, str]:
         """Their names in systemd's store, which tell a later agent whether the files are still theirs."""
-        return _name_sockets(self.inodes)
+        return _name_sockets(self.places.driver, self.inodes)
 
     def is_in_place(self, seen: Seen) -> bool:
         return seen.root == self.places.root and (seen.endpoint_inode, seen.registration_inode) == self.inodes
 
 
-def _name_sockets(inodes: tuple[int, int]) -> tuple[str, str]:
-    return f"{PREFIX}endpoint-{inodes[0]}", f"{PREFIX}registration-{inodes[1]}"
+def _name_sockets(driver: str, inodes: tuple[int, int]) -> tuple[str, str]:
+    return f"{PREFIX}{driver}-endpoint-{inodes[0]}", f"{PREFIX}{driver}-registration-{inodes[1]}"
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return whose socket a name in systemd's store is, and the inode of its file."""
+    found = _NAME.fullmatch(name)
+    return ("", "") if found is None else (found[1], found[2])
 
 
 class KubeletSockets:
@@ -141,7 +150,9 @@ class KubeletSockets:
     def _take_up(self, places: Places, seen: Seen, *, may_adopt: bool) -> Listeners | None:
         """Return the sockets where they are, or can be made; None: before kubelet is there."""
         adopted = self._adopt(places, seen) if may_adopt else None
-        drop_stored(self._store, keep=adopted)
+        # Those of this driver alone: the others are served as well, or were dropped at the start.
+        others = {_split_name(name)[0] for name in self._store.found} - {self._driver}
+        drop_stored(self._store, served=others, keep=adopted)
         if adopted is not None:
             log.info("csi.listening", socket=str(places.endpoint), kept=True)
             return adopted
@@ -167,7 +178,7 @@ class KubeletSockets:
         if seen.endpoint_inode is None or seen.registration_inode is None:
             return None
         inodes = (seen.endpoint_inode, seen.registration_inode)
-        endpoint, registration = (self._store.found.get(name) for name in _name_sockets(inodes))
+        endpoint, registration = (self._store.found.get(name) for name in _name_sockets(self._driver, inodes))
         if endpoint is None or registration is None:
             return None
         are_there = (find_path(endpoint), find_path(registration)) == (places.endpoint, places.registration)
@@ -185,22 +196,28 @@ class KubeletSockets:
         return await self._aside(look_at_root, self._given, self._driver, subject=self._given)
 
 
-def drop_stored(store: FdStore, keep: Listeners | None = None) -> None:
-    """Take away what systemd kept of sockets that are not served any more: of another driver or root."""
+def drop_stored(store: FdStore, served: Collection[str] = (), keep: Listeners | None = None) -> None:
+    """Take away what systemd kept of sockets that are not served any more: of another driver or root.
+
+    What is kept for the drivers ``served``, and what ``keep`` has, is left.
+    """
     for name, sock in list(store.found.items()):
-        if keep is not None and name in keep.names:
+        driver, inode = _split_name(name)
+        if driver in served or (keep is not None and name in keep.names):
             continue
         path = find_path(sock)
-        inode = name.rpartition("-")[2]
         if path is not None and inode.isdecimal():
             _unlink(path, int(inode))
         store.forget(name)
 
 
-async def clear_sockets(given: str, driver: str, store: FdStore, aside: Aside) -> None:
-    """Take away all that an agent which served a driver has left, now that this one does not serve it."""
-    drop_stored(store)
-    await aside(remove_left, given, driver, subject=given)
+async def clear_sockets(
+    given: str, drivers: Iterable[str], store: FdStore, aside: Aside, served: Collection[str] = ()
+) -> None:
+    """Take away all that an agent which served ``drivers`` has left, now that this one serves others."""
+    drop_stored(store, served)
+    for driver in drivers:
+        await aside(remove_left, given, driver, subject=given)
 
 
 def _unlink(path: Path, inode: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import monotonic
@@ -78,7 +79,7 @@ async def carry_out(
     )
 
 
-async def do_step(engine: Engine, volume: VolumeId, wanted: Wanted, action: Action) -> None:
+async def do_step(engine: Engine, volume: VolumeId, wanted: Wanted | None, action: Action) -> None:
     """Look at the volume and do one step that finds for itself what is left of it to be done."""
     async with engine.passes.hold(volume) as session:
         observed = await session.observe(wanted)
@@ -101,12 +102,17 @@ def raise_ending(plan: Plan) -> None:
         raise AgentError(ending.message, ending.hint, ending.reason)
 
 
-def find_fault(status: VolumeStatus | None, volume: VolumeId, path: str | None) -> AgentError | None:
+def find_fault(
+    status: VolumeStatus | None,
+    volume: VolumeId,
+    path: str | None,
+    not_served: AbstractSet[Reason] = NOT_SERVED,
+) -> AgentError | None:
     """Return why a volume that was just looked at is not to be used at ``path`` (None: as a device)."""
     if status is None:
         return AgentError(f"{volume} is not known here.", reason=Reason.NOT_ATTACHED)
     is_there = status.path is not None and path in {None, status.path}
-    if status.condition.is_usable and is_there and status.reason not in NOT_SERVED:
+    if status.condition.is_usable and is_there and status.reason not in not_served:
         return None
     error = RefusedError if status.condition is Condition.REFUSED else AgentError
     message = status.message or f"{volume} is {status.condition}, and not at {path or 'its device node'}."

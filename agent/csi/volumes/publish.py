@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.core.errors import RefusedError
@@ -32,12 +33,12 @@ class Publisher:
         def note(known: StagedRecord | None) -> StagedRecord:
             nonlocal before
             record = find_staged(known, call)
-            refuse_second_pod(record, call)
+            refuse_second_pod(record.published, publication, str(call.volume_id))
             before = record.find_publication(call.target_path)
             return record.publishes(publication, call.target_path)
 
         # Before the deed, so that what is there after a crash is known to be of this volume.
-        record = await self._records.change(call.volume_id, note)
+        record = await self._records.note(call.volume_id, note)
         view = WantedView(
             self._wants.resolve(call.target_path),
             is_read_only=is_read_only,
@@ -98,13 +99,13 @@ def find_staged(record: StagedRecord | None, call: PublishCall) -> StagedRecord:
     return record
 
 
-def refuse_second_pod(record: StagedRecord, call: PublishCall) -> None:
-    """Raise where the volume is for one pod at a time, and another has it (ReadWriteOncePod)."""
-    others = [one for one in record.published if one.target_path != call.target_path]
+def refuse_second_pod(published: Iterable[Publication], wanted: Publication, subject: str) -> None:
+    """Raise where a volume is for one pod at a time, and another has it (ReadWriteOncePod)."""
+    others = [one for one in published if one.target_path != wanted.target_path]
     alone = AccessMode.SINGLE_NODE_SINGLE_WRITER
-    if others and (call.capability.access is alone or any(one.access is alone for one in others)):
+    if others and any(one.access is alone for one in (wanted, *others)):
         raise RefusedError(
-            f"{call.volume_id} is for one pod at a time, and is published at {others[0].target_path}.",
+            f"{subject} is for one pod at a time, and is published at {others[0].target_path}.",
             hint="It is free once that pod is gone; ReadWriteOnce lets several pods of a node have it.",
             reason=Reason.DEVICE_BUSY,
             retryable=False,

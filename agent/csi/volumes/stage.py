@@ -45,7 +45,7 @@ class Stager:
     async def stage(self, call: StageCall) -> None:
         """Have the volume mounted where kubelet wants it, or usable as a device; return when it is."""
         wanted = make_record(call, self._records.boot_id)
-        record = await self._records.change(call.volume_id, lambda known: join(known, wanted))
+        record = await self._records.note(call.volume_id, lambda known: join(known, wanted))
         self._wants.refusals.pop(call.volume_id, None)
         self._engine.refresh()
         self._engine.passes.wake(call.volume_id, Cause.ORDER)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.core.model import FsType, VolumeId, parse_volume_id
@@ -51,9 +52,7 @@ class StagedRecord:
     @property
     def persistent_volume(self) -> str | None:
         """The name of the PersistentVolume, as kubelet's paths have it; None before they do."""
-        paths = (self.staging_path, *(one.target_path for one in self.published))
-        named = filter(None, map(_NAMED.search, paths))
-        return next((found[1] or found[2] for found in named), None)
+        return find_persistent_volume((self.staging_path, *(one.target_path for one in self.published)))
 
     def publishes(self, publication: Publication | None, target_path: str) -> StagedRecord:
         """Return the record with this at a target; None: with nothing there."""
@@ -68,6 +67,12 @@ class StagedRecord:
     def has_path(self, path: str) -> bool:
         """Whether the volume is staged or published at a path."""
         return path == self.staging_path or self.find_publication(path) is not None
+
+
+def find_persistent_volume(paths: Iterable[str]) -> str | None:
+    """Return the name of the PersistentVolume that kubelet made paths for; None where none says it."""
+    named = filter(None, map(_NAMED.search, paths))
+    return next((found[1] or found[2] for found in named), None)
 
 
 def make_record(call: StageCall, boot_id: str) -> StagedRecord:

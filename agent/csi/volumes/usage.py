@@ -19,6 +19,7 @@ from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.wake_causes import Cause
 from agent.node.sampling.mount_sample import MountSample
 from agent.node.sampling.sample import Sample, SampleRequest
+from agent.report.board.board import Board
 from agent.report.board.volume_status import Usage
 
 GROWTH_PATIENCE_S = 30.0
@@ -43,22 +44,8 @@ class Measurer:
     async def measure(self, volume: VolumeId, volume_path: str) -> SpaceUsage:
         """Return how full the volume is: as sampled last for its health; asked now where it never was."""
         record = self._find(volume, volume_path)
-        status = self._engine.board.get(volume)
-        if status is None or status.device is None:
-            raise AgentError(f"{volume} is not attached any more.", reason=Reason.NOT_ATTACHED)
-        if record.is_block:
-            return SpaceUsage(status.size_bytes or 0)
-        if status.usage is not None:
-            return describe_usage(status.usage)
-        path = self._wants.resolve(record.staging_path)
-        sample = await self._sample(SampleRequest(volume, status.device, path), SAMPLE_TIMEOUT_S)
-        if sample.mount is None or not sample.mount.size_bytes:
-            raise NotAnsweringError(
-                f"The filesystem of {volume} does not say how full it is.",
-                hint="ebs-agent status tells what is known of the volume.",
-                reason=Reason.SHUT_DOWN,
-            )
-        return describe_sample(sample.mount)
+        path = None if record.is_block else self._wants.resolve(record.staging_path)
+        return await measure_volume(self._engine.board, self._sample, volume, path)
 
     async def expand(self, call: ExpandCall) -> int:
         """Return the size of the device in bytes, once its filesystem fills it.
@@ -115,6 +102,27 @@ class Measurer:
                 retryable=False,
             )
         return record
+
+
+async def measure_volume(
+    board: Board, take_sample: TakeSample, volume: VolumeId, path: str | None
+) -> SpaceUsage:
+    """Return how full the volume mounted at ``path`` is, or its size where it is a device (None)."""
+    status = board.get(volume)
+    if status is None or status.device is None:
+        raise AgentError(f"{volume} is not attached any more.", reason=Reason.NOT_ATTACHED)
+    if path is None:
+        return SpaceUsage(status.size_bytes or 0)
+    if status.usage is not None:
+        return describe_usage(status.usage)
+    sample = await take_sample(SampleRequest(volume, status.device, path), SAMPLE_TIMEOUT_S)
+    if sample.mount is None or not sample.mount.size_bytes:
+        raise NotAnsweringError(
+            f"The filesystem of {volume} does not say how full it is.",
+            hint="ebs-agent status tells what is known of the volume.",
+            reason=Reason.SHUT_DOWN,
+        )
+    return describe_sample(sample.mount)
 
 
 def describe_usage(usage: Usage) -> SpaceUsage:

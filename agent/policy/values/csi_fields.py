@@ -15,6 +15,9 @@ from agent.policy.values.mount_path import parse_directory
 DRIVER_PATTERN = r"^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$"
 """A DNS name: of it kubelet makes directories, and the cluster objects."""
 
+POLICY_DRIVER = "policy.ebs.csi.hyperpod-agent"
+"""Name of the driver that publishes the policy's own volumes to pods."""
+
 MAX_DRIVER = 63
 """Characters, by CSI's own bound."""
 
@@ -31,6 +34,11 @@ def _parse_driver(value: Any) -> str:
         raise refuse(
             f"{quote(value)} is not a driver's name.",
             "It is a DNS name of 63 characters at most, as in ebs.csi.hyperpod-agent",
+        )
+    if value == POLICY_DRIVER:
+        raise refuse(
+            f"{value} is the name under which the policy's own volumes are published.",
+            "Choose another, as in ebs.csi.hyperpod-agent",
         )
     return str(value)
 
@@ -68,7 +76,14 @@ def _parse_zone(value: Any) -> str | None:
 DriverName = Annotated[
     str,
     BeforeValidator(_parse_driver),
-    WithJsonSchema({"type": "string", "pattern": DRIVER_PATTERN, "maxLength": MAX_DRIVER}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": DRIVER_PATTERN,
+            "maxLength": MAX_DRIVER,
+            "not": {"const": POLICY_DRIVER},
+        }
+    ),
 ]
 KubeletRoot = Annotated[
     str | None,

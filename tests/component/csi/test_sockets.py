@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,6 +18,7 @@ from grpclib.client import Channel
 from agent.base.off_loop import do_here
 from agent.core.errors import AgentError, RefusedError
 from agent.csi.service.identity import Plugin
+from agent.csi.service.node import NodeService
 from agent.csi.service.plugin import NodePlugin
 from agent.csi.service.registration import Registration
 from agent.csi.sockets.bind import bind_socket
@@ -26,6 +28,7 @@ from agent.csi.sockets.kubelet_root import Places, read_inode
 from agent.csi.wire import csi_pb2, registration_pb2
 from agent.csi.wire.csi_grpc import IdentityStub
 from agent.csi.wire.registration_grpc import RegistrationStub
+from agent.policy.values.csi_fields import POLICY_DRIVER
 from tests.component.csi.conftest import DRIVER, OURSELVES, ScriptedVolumes
 from tests.csi import fd_store
 from tests.waiting import until
@@ -250,6 +253,26 @@ async def test_stored_sockets_whose_files_are_gone_are_made_anew(
                 caller.connect(str(path))
 
 
+async def test_two_drivers_keep_their_sockets_over_restarts(root: Path, systemd: fd_store.FdStore) -> None:
+    """Neither takes those of the other for stale; one that is served no more goes, and that alone."""
+    start_kubelet(root)
+    stored = FdStore({"NOTIFY_SOCKET": str(systemd.path)})
+    async with keeping(root, stored) as one, keeping(root, stored, POLICY_DRIVER) as other:
+        await until(lambda: one.opened and other.opened and len(systemd.stored) == 4)
+    both = [Places(str(root), driver) for driver in (DRIVER, POLICY_DRIVER)]
+    before = [read_inode(places.endpoint) for places in both]
+    again = hand_back(systemd)
+    async with keeping(root, again) as one, keeping(root, again, POLICY_DRIVER) as other:
+        await until(lambda: one.opened and other.opened)
+        assert [read_inode(places.endpoint) for places in both] == before
+    last = hand_back(systemd)
+    drop_stored(last, served={DRIVER})
+    for sock in last.found.values():
+        sock.close()
+    await until(lambda: len(systemd.stored) == 2)
+    assert [places.registration.exists() for places in both] == [True, False]
+
+
 async def test_face_that_is_off_gives_back_what_was_stored(root: Path, systemd: fd_store.FdStore) -> None:
     """Switched off between two starts, the driver is let go of all the same."""
     places = start_kubelet(root)
@@ -268,7 +291,7 @@ async def test_face_that_is_off_removes_what_a_dead_agent_left(root: Path) -> No
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(places.registration))
     with bind_socket(places.endpoint):
-        await clear_sockets(str(root), DRIVER, FdStore(WITHOUT_STORE), do_here)
+        await clear_sockets(str(root), (DRIVER,), FdStore(WITHOUT_STORE), do_here)
         assert places.endpoint.exists()
     assert not places.registration.exists()
 
@@ -279,7 +302,7 @@ async def test_plugin_is_registered_and_called_at_its_sockets(root: Path) -> Non
     told: list[Registration] = []
     plugin = NodePlugin(
         Plugin(DRIVER, "1.2.3"),
-        ScriptedVolumes(),
+        partial(NodeService, ScriptedVolumes()),
         str(root),
         is_ready=lambda: True,
         tell_registration=told.append,

@@ -14,12 +14,17 @@ from tests.csi.kubelet import Kubelet, running_kubelet
 DRIVER = "ebs.csi.hyperpod-agent"
 
 
+def serve_kubelet(scratch: Scratch) -> dict[str, Any]:
+    """Return the settings with which a kubelet of ours is served, and nothing else is said."""
+    return {"enabled": True, "kubelet_root": str(scratch.kubelet)}
+
+
 @pytest.fixture
 def write_policy(scratch: Scratch) -> Callable[..., None]:
-    """Give what writes a policy with kubelet served, and these volumes and settings."""
+    """Give what writes a policy with kubelet served by one driver, and these volumes and settings."""
 
     def write(*volumes: Any, **agent: Any) -> None:
-        csi = {"enabled": True, "driver": DRIVER, "kubelet_root": str(scratch.kubelet)}
+        csi = {**serve_kubelet(scratch), "driver": DRIVER, "policy_volumes": False}
         scratch.write_policy(*volumes, csi=csi, **agent)
 
     return write

@@ -75,6 +75,11 @@ def _claim(volume_class: str, claim: str, use: str = f"{FS}, {MOUNT}") -> str:
         ("version: 1\nagent: {csi: {enabled: yes please}}", "agent.csi.enabled: 'yes please' is not auto"),
         ("version: 1\nagent: {csi: {driver: Ebs}}", "agent.csi.driver: 'Ebs' is not a driver's name."),
         ("version: 1\nagent: {csi: {driver: ../a}}", "agent.csi.driver: '../a' is not a driver's name."),
+        (
+            "version: 1\nagent: {csi: {driver: policy.ebs.csi.hyperpod-agent}}",
+            "agent.csi.driver: policy.ebs.csi.hyperpod-agent is the name under which",
+        ),
+        ("version: 1\nagent: {csi: {policy_volumes: 1}}", "agent.csi.policy_volumes: "),
         ("version: 1\nagent: {csi: {driver: a..b}}", "agent.csi.driver: 'a..b' is not a driver's name."),
         (f"version: 1\nagent: {{csi: {{driver: {'b' * 64}}}}}", "agent.csi.driver: 'bbbb"),
         ("version: 1\nagent: {csi: {kubelet_root: a}}", "agent.csi.kubelet_root: 'a' is not absolute."),

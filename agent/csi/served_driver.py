@@ -1,0 +1,78 @@
+"""One driver as kubelet knows it: its sockets, what answers at them, and what kubelet says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from agent.base.log import get_logger
+from agent.core.errors import AgentError
+from agent.csi.sockets.keep_sockets import KubeletSockets, Listeners
+from agent.csi.tell_registration import tell_obstacle, tell_registration
+from agent.report.board.board import Board
+
+if TYPE_CHECKING:
+    from agent.csi.service.plugin import NodePlugin
+    from agent.csi.service.registration import Registration
+
+MakePlugin: TypeAlias = "Callable[[Callable[[Registration], None]], NodePlugin]"
+"""Makes what answers; it is told to whom kubelet's word about the registration goes."""
+
+OpenSockets: TypeAlias = "Callable[[str, Callable[[AgentError | None], None]], KubeletSockets]"
+"""Makes the sockets of a driver; who is told what is in their way."""
+
+log = get_logger(__name__)
+
+
+class ServedDriver:
+    """Serves kubelet by one driver's name.
+
+    ``note_root`` is told kubelet's real root whenever it is served below it, ``count`` whether kubelet takes
+    the agent for the driver's plugin.
+    """
+
+    def __init__(
+        self,
+        driver: str,
+        make_plugin: MakePlugin,
+        open_sockets: OpenSockets,
+        board: Board,
+        note_root: Callable[[str], None],
+        count: Callable[[str, bool], None],
+    ) -> None:
+        self.driver = driver
+        self._make_plugin = make_plugin
+        self._board = board
+        self._note_root = note_root
+        self._count = count
+        self._registration: Registration | None = None
+        self._sockets = open_sockets(driver, self._note_obstacle)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        plugin = self._make_plugin(self._note_registration)
+
+        async def serve(listeners: Listeners) -> None:
+            self._note_root(listeners.places.root)
+            await plugin.serve(listeners)
+
+        await self._sockets.run(serve)
+
+    def _note_registration(self, registration: Registration) -> None:
+        """Say whether kubelet takes the agent for the plugin; the same as before is no news."""
+        from agent.csi.service.registration import Registered  # noqa: PLC0415
+
+        self._count(self.driver, isinstance(registration, Registered))
+        if registration == self._registration:
+            return
+        self._registration = registration
+        tell_registration(self._board, registration)
+
+    def _note_obstacle(self, error: AgentError | None) -> None:
+        """Say what is in the way of the sockets; without them kubelet finds no plugin."""
+        is_news = tell_obstacle(self._board, self.driver, error)
+        if error is not None and is_news:
+            # What it said of them before is no news once it says it of others.
+            self._registration = None
+            self._count(self.driver, False)  # noqa: FBT003 -- the value itself
+            log.warning("csi.unreachable", driver=self.driver, error=error.message, hint=error.hint)

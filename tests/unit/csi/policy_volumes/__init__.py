@@ -1,0 +1,1 @@
+"""Tests of how pods see volumes of the policy."""

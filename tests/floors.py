@@ -93,7 +93,7 @@ FLOORS = (
     Floor(
         "controller",
         (
-            "controller.calls controller.patience controller.name_tags",
+            "controller.calls controller.patience controller.name_tags controller.cluster_arns",
             "controller.node_ids controller.pages controller.turns",
             "controller.attaching controller.describing",
             "controller.volumes controller.snapshots controller.care controller.service",

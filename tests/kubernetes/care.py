@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anyio
 import yaml
 
+from agent.cloud.aws.call import Call, Make, Within
 from agent.controller.care.cluster_api import ClusterApi, connect
 from agent.controller.care.run import CareSettings, run_care_by
+from tests.aws.cloud import REGION
 from tests.kubernetes.api import Api, Object
 from tests.kubernetes.control_plane import (
     ControlPlane,
@@ -24,6 +26,12 @@ DRIVER = "ebs.csi.aws.com"
 START_UP = {"key": f"{DRIVER}/agent-not-ready", "effect": "NoExecute"}
 OTHER = {"key": "example.com/other", "value": "yes", "effect": "NoSchedule"}
 RBAC = Path(__file__).parents[2] / "docs/controller-rbac.yaml"
+
+
+async def fail_to_ask(call: Call[Any], *, within: Within = nullcontext) -> Any:
+    """Stand in for AWS where nothing is to be asked of it."""
+    del within
+    raise AssertionError(f"nobody was to ask for {call}")
 
 
 class CareCluster:
@@ -84,6 +92,21 @@ class CareCluster:
             }
         )
 
+    def attach(self, node: str, volume: str = "pv-1", driver: str = DRIVER) -> None:
+        """Have a volume of the driver attached to a node, as far as Kubernetes knows."""
+        self.api.create(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "VolumeAttachment",
+                "metadata": {"name": f"{volume}-{node}"},
+                "spec": {
+                    "attacher": driver,
+                    "nodeName": node,
+                    "source": {"persistentVolumeName": volume},
+                },
+            }
+        )
+
     def read_taints(self, name: str) -> set[str]:
         """Return their keys, without the one that the API server puts on each new node itself."""
         taints = self.api.read("Node", name)["spec"].get("taints", [])
@@ -95,11 +118,13 @@ class CareCluster:
         return str(found.get("spec", {}).get("holderIdentity") or "")
 
     @asynccontextmanager
-    async def care(self, holder: str = "one", **settings: Any) -> AsyncIterator[Replica]:
+    async def care(
+        self, holder: str = "one", make: Make = fail_to_ask, **settings: Any
+    ) -> AsyncIterator[Replica]:
         """Have a replica care for the cluster meanwhile."""
-        said = CareSettings(DRIVER, self.kubeconfig, holder, **settings)
+        said = CareSettings(DRIVER, REGION, self.kubeconfig, holder=holder, **settings)
         async with connect(self.kubeconfig) as api, anyio.create_task_group() as group:
-            group.start_soon(run_care_by, api, said)
+            group.start_soon(run_care_by, api, said, make)
             yield Replica(api, said)
             group.cancel_scope.cancel()
 

@@ -5,6 +5,12 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from agent.cloud.aws_worker.main import Caller
+from agent.controller.care.objects import MARK_RELEASED, TAINT_OUT_OF_SERVICE
+from tests.aws.cloud import CLUSTER_ID, REGION, ZONE, Cloud
+from tests.aws.faults import deny
+from tests.aws.server import AwsServer
+from tests.aws.world import CREDENTIALS, NodeUnderTest, World
 from tests.kubernetes.care import OTHER, START_UP, CareCluster, run_care_cluster
 from tests.waiting import until
 
@@ -95,3 +101,90 @@ async def test_a_restarted_api_server_is_found_again(cluster: CareCluster) -> No
         later = cluster.add_node("after", START_UP)
         cluster.register_driver(later)
         await until(lambda: not cluster.read_taints("after"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[AwsServer]:
+    with AwsServer(Cloud()) as running:
+        yield running
+
+
+@pytest.fixture
+def world(server: AwsServer, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Give an AWS of which nothing is known yet."""
+    server.renew(Cloud())
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return World(server, Caller(REGION, server.endpoint))
+
+
+def add_hyperpod_node(
+    cluster: CareCluster, world: World, number: int, name: str = "", *taints: dict[str, str]
+) -> NodeUnderTest:
+    """Have a node of the HyperPod cluster, which Kubernetes hears of."""
+    node = world.add_node(number)
+    instance_id = node.identity.instance_id
+    provider_id = f"aws:///{ZONE}/sagemaker/cluster/hyperpod-{CLUSTER_ID}-{instance_id}"
+    cluster.add_node(name or f"node-{number}", *taints, provider_id=provider_id)
+    return node
+
+
+async def test_volumes_of_an_instance_that_is_proven_gone_are_released(
+    cluster: CareCluster, world: World
+) -> None:
+    """Neither silence of the node nor of AWS does it; and a node that returns is in service again."""
+    witness, node = (add_hyperpod_node(cluster, world, number, "", OTHER) for number in (1, 2))
+    cluster.attach("node-2")
+    denied = deny("DescribeClusterNode", "sagemaker:DescribeClusterNode", times=1)
+    with structlog.testing.capture_logs() as logs:
+        async with cluster.care(make=witness.make, releases_dead_nodes=True):
+            cluster.set_ready("node-2", is_ready=False)
+            await until(lambda: world.aws.calls["ListClusterNodes"])
+            assert cluster.read_taints("node-2") == {OTHER["key"]}
+            world.aws.faults.add(denied)
+            world.cloud.remove_node(str(node.identity.instance_id))
+            await until(lambda: "care.nothing_proven" in {entry["event"] for entry in logs})
+            assert cluster.read_taints("node-2") == {OTHER["key"]}
+            await until(lambda: cluster.read_taints("node-2") == {OTHER["key"], TAINT_OUT_OF_SERVICE})
+            cluster.set_ready("node-2", is_ready=True)
+            await until(lambda: cluster.read_taints("node-2") == {OTHER["key"]})
+    assert cluster.read_taints("node-1") == {OTHER["key"]}
+    read = cluster.api.read("Node", "node-2")
+    assert MARK_RELEASED not in read["metadata"].get("annotations", {})
+
+
+async def test_only_nodes_with_volumes_of_the_driver_are_asked_about(
+    cluster: CareCluster, world: World
+) -> None:
+    """What is not released by it is left to Kubernetes, and so is everything unless it is asked for."""
+    witness = add_hyperpod_node(cluster, world, 1)
+    for number in (2, 3, 4):
+        gone = add_hyperpod_node(cluster, world, number)
+        cluster.set_ready(f"node-{number}", is_ready=False)
+        world.cloud.remove_node(str(gone.identity.instance_id))
+    cluster.attach("node-3", driver="other.example.com")
+    cluster.attach("node-4")
+    async with cluster.care():
+        tended = cluster.add_node("tended", START_UP)
+        cluster.register_driver(tended)
+        await until(lambda: not cluster.read_taints("tended"))
+    async with cluster.care(make=witness.make, releases_dead_nodes=True):
+        await until(lambda: cluster.read_taints("node-4") == {TAINT_OUT_OF_SERVICE})
+    assert cluster.read_taints("node-2") == cluster.read_taints("node-3") == set()
+
+
+async def test_what_an_operator_put_out_of_service_stays_so(cluster: CareCluster, world: World) -> None:
+    """Only what the controller did is taken back, by whichever replica, with the option or without."""
+    witness = add_hyperpod_node(cluster, world, 1)
+    theirs = {"key": TAINT_OUT_OF_SERVICE, "value": "theirs", "effect": "NoExecute"}
+    add_hyperpod_node(cluster, world, 2, "theirs", theirs)
+    ours = add_hyperpod_node(cluster, world, 3, "ours")
+    cluster.attach("ours")
+    cluster.set_ready("ours", is_ready=False)
+    world.cloud.remove_node(str(ours.identity.instance_id))
+    async with cluster.care("one", make=witness.make, releases_dead_nodes=True):
+        await until(lambda: cluster.read_taints("ours") == {TAINT_OUT_OF_SERVICE})
+    cluster.set_ready("ours", is_ready=True)
+    async with cluster.care("two"):
+        await until(lambda: not cluster.read_taints("ours"))
+    assert cluster.read_taints("theirs") == {TAINT_OUT_OF_SERVICE}

@@ -20,8 +20,9 @@ from agent.cloud.plan.decisions import AttachApi, NodeView
 
 T = TypeVar("T")
 
-_MOST_SUSPECTS = 199
-"""Asked about in one call, with ourselves: a call's filters take 200 values."""
+_MOST_WITNESSES = 8
+_MOST_SUSPECTS = 200 - _MOST_WITNESSES
+"""Asked about in one call, with the witnesses: a call's filters take 200 values."""
 
 
 def is_listed(nodes: tuple[ClusterNode, ...], instance_id: str) -> bool:
@@ -29,9 +30,9 @@ def is_listed(nodes: tuple[ClusterNode, ...], instance_id: str) -> bool:
     return any(node.instance_id == instance_id for node in nodes if node.status != "NotFound")
 
 
-def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, own_id: str) -> bool:
-    """Return whether the cluster's whole list, in which we find ourselves, does not have the instance."""
-    return is_listed(nodes, own_id) and not is_listed(nodes, instance_id)
+def is_absent(nodes: tuple[ClusterNode, ...], instance_id: str, witness: str) -> bool:
+    """Return whether the cluster's whole list, which has ``witness``, does not have the instance."""
+    return is_listed(nodes, witness) and not is_listed(nodes, instance_id)
 
 
 async def find_gone(
@@ -47,22 +48,34 @@ async def find_gone(
     if not ordered or own_id is None:
         return frozenset()
     if node.api is AttachApi.HYPERPOD:
-        return await _find_gone_nodes(make, node, ordered, enough or len(ordered))
-    return await _find_gone_instances(make, ordered, own_id)
+        require_identity(node.identity, "cluster_arn")
+        cluster = str(node.identity.cluster_arn)
+        place = f"cluster {cluster.rpartition('/')[2]}"
+        gone = await find_gone_nodes(make, cluster, (own_id,), ordered, enough)
+    else:
+        place = "instances"
+        gone = await find_gone_instances(make, (own_id,), ordered)
+    if gone is None:
+        raise StrangerError(place, own_id)
+    return gone
 
 
-async def _find_gone_nodes(
-    make: Make, node: NodeView, suspects: Sequence[str], enough: int
-) -> frozenset[str]:
-    require_identity(node.identity, "cluster_arn")
-    cluster, own_id = str(node.identity.cluster_arn), str(node.identity.instance_id)
+async def find_gone_nodes(
+    make: Make, cluster: str, witnesses: Sequence[str], suspects: Sequence[str], enough: int | None = None
+) -> frozenset[str] | None:
+    """Return which suspects are not in a HyperPod cluster any more, by its whole list and each by itself.
+
+    ``cluster`` is its ARN. None: the list has none of the ``witnesses``, instances that are known to be in
+    the cluster, so that it proves nothing.
+    """
     nodes: tuple[ClusterNode, ...] = await make(ListClusterNodes(cluster))
-    if not is_listed(nodes, own_id):
-        raise StrangerError(f"cluster {cluster.rpartition('/')[2]}", own_id)
-    absent = [suspect for suspect in suspects if is_absent(nodes, suspect, own_id)]
+    witness = next((one for one in witnesses if is_listed(nodes, one)), None)
+    if witness is None:
+        return None
     gone: set[str] = set()
-    for suspect in absent:
-        if len(gone) < enough and await _is_not_found(make, cluster, suspect):
+    for suspect in [one for one in suspects if is_absent(nodes, one, witness)]:
+        is_enough = enough is not None and len(gone) >= enough
+        if not is_enough and await _is_not_found(make, cluster, suspect):
             gone.add(suspect)
     return frozenset(gone)
 
@@ -78,16 +91,22 @@ async def _is_not_found(make: Make, cluster: str, instance_id: str) -> bool:
     return found.status == "NotFound"
 
 
-async def _find_gone_instances(make: Make, suspects: Sequence[str], own_id: str) -> frozenset[str]:
-    """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone."""
+async def find_gone_instances(
+    make: Make, witnesses: Sequence[str], suspects: Sequence[str]
+) -> frozenset[str] | None:
+    """Return the ordinary instances EC2 says are terminated; one it does not know is not proven gone.
+
+    None: EC2 knows none of the ``witnesses``, instances that are known to run, so that it proves nothing.
+    """
+    witnesses = tuple(witnesses)[:_MOST_WITNESSES]
     gone: set[str] = set()
     for start in range(0, len(suspects), _MOST_SUSPECTS):
         chunk = suspects[start : start + _MOST_SUSPECTS]
         reservations: tuple[tuple[tuple[str, str], ...], ...] = await make(
-            DescribeInstances((own_id, *chunk))
+            DescribeInstances((*witnesses, *chunk))
         )
         known = dict(itertools.chain.from_iterable(reservations))
-        if own_id not in known:
-            raise StrangerError("instances", own_id)
+        if not any(witness in known for witness in witnesses):
+            return None
         gone |= {suspect for suspect in chunk if known.get(suspect) == "terminated"}
     return frozenset(gone)

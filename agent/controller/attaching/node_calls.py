@@ -5,20 +5,18 @@ What became of it is told by describing the volume, never by the answer alone.
 
 from __future__ import annotations
 
-import asyncio
-
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
     AttachVolume,
     DetachClusterNodeVolume,
     DetachVolume,
-    GetCallerIdentity,
 )
 from agent.cloud.errors.explain import CloudError, is_let_through
 from agent.cloud.errors.rules import NAME_TAKEN_CODE
 from agent.controller.attaching.block_names import BlockNames
 from agent.controller.calls import NodeId
+from agent.controller.cluster_arns import ClusterArns
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -43,15 +41,13 @@ class NodeCalls:
 
     def __init__(self, make: Make, region: str) -> None:
         self._make = make
-        self._region = region
+        self._clusters = ClusterArns(make, region)
         self._names = BlockNames(make)
-        self._owner: tuple[str, str] | None = None
-        self._asking = asyncio.Lock()
 
     async def attach(self, volume_id: VolumeId, node: NodeId) -> None:
         """Return once AWS has begun to attach the volume; raises AgentError."""
         if node.cluster_id is not None:
-            cluster_arn = await self._find_cluster(node.cluster_id)
+            cluster_arn = await self._clusters.find_arn(node.cluster_id)
             await self._make(AttachClusterNodeVolume(cluster_arn, node.instance_id, volume_id))
             return
         for _ in range(MOST_NAMES):
@@ -66,7 +62,7 @@ class NodeCalls:
     async def detach(self, volume_id: VolumeId, node: NodeId) -> None:
         """Return once AWS has begun to detach the volume; raises CloudError."""
         if node.cluster_id is not None:
-            cluster_arn = await self._find_cluster(node.cluster_id)
+            cluster_arn = await self._clusters.find_arn(node.cluster_id)
             await self._make(DetachClusterNodeVolume(cluster_arn, node.instance_id, volume_id))
         else:
             await self._make(DetachVolume(node.instance_id, volume_id))
@@ -85,12 +81,3 @@ class NodeCalls:
         finally:
             self._names.settle(instance_id, name, is_free=is_free)
         return True
-
-    async def _find_cluster(self, cluster_id: str) -> str:
-        """Return the ARN of a cluster; the partition is that of the role, as in ``aws-us-gov``."""
-        async with self._asking:
-            if self._owner is None:
-                account, role = await self._make(GetCallerIdentity())
-                self._owner = role.split(":")[1], account
-        partition, account = self._owner
-        return f"arn:{partition}:sagemaker:{self._region}:{account}:cluster/{cluster_id}"

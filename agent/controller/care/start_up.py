@@ -14,6 +14,7 @@ from agent.controller.care.node_changes import name_start_up_taint, plan_welcome
 from agent.controller.care.node_deeds import change_node
 from agent.controller.care.objects import CsiNode, Node
 from agent.controller.care.watched import Bell, Watched
+from agent.core.errors import OvertakenError
 
 LOOK_S = 30.0
 """How often it is looked where nothing changed, for what failed."""
@@ -52,5 +53,5 @@ class StartUp:
             try:
                 if await change_node(self._api, self._lease, name, f"remove {taint} from {name}", plan):
                     log.info("care.node_welcomed", node=name, taint=taint)
-            except ClusterError as error:
+            except (ClusterError, OvertakenError) as error:
                 log.warning("care.node_not_welcomed", node=name, error=error.message, hint=error.hint)

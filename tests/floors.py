@@ -95,7 +95,8 @@ FLOORS = (
         (
             "controller.calls controller.patience controller.name_tags controller.cluster_arns",
             "controller.node_ids controller.pages controller.turns",
-            "controller.attaching controller.describing",
+            "controller.describing",
+            "controller.attaching",
             "controller.volumes controller.snapshots controller.care controller.service",
             "controller",
         ),

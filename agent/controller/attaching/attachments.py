@@ -8,6 +8,7 @@ from agent.controller.attaching.detach import Detaching
 from agent.controller.attaching.node_calls import NodeCalls
 from agent.controller.attaching.sights import FindVolume, Sights
 from agent.controller.calls import AttachCall, NodeId, Pairs
+from agent.controller.describing.batches import WINDOW_S
 from agent.controller.patience import Patience
 from agent.core.model import VolumeId
 
@@ -15,7 +16,8 @@ from agent.core.model import VolumeId
 class Attachments:
     """Attaches and detaches, in one region and the account of the controller's role.
 
-    ``sights`` is for whoever else looks at attachments: it knows which have ended.
+    ``window_s``: how long a question about an instance waits for those about others. ``sights`` is for
+    whoever else looks at attachments: it knows which have ended.
     """
 
     def __init__(
@@ -25,8 +27,9 @@ class Attachments:
         take_turn: TakeTurn,
         region: str,
         patience: Patience | None = None,
+        window_s: float = WINDOW_S,
     ) -> None:
-        nodes, patience = NodeCalls(make, region), patience or Patience()
+        nodes, patience = NodeCalls(make, region, window_s), patience or Patience()
         self.sights = Sights(find_volume)
         self._attaching = Attaching(nodes, self.sights, take_turn, patience)
         self._detaching = Detaching(nodes, self.sights, take_turn, patience)

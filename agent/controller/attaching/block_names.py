@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DescribeVolumes
-from agent.cloud.errors.explain import require_read
 from agent.cloud.plan.device_names import choose_device_name, list_attached_names
+from agent.controller.describing.batches import WINDOW_S, Batches
 from agent.core.errors import AgentError
 from agent.core.reasons import Reason
 
@@ -33,8 +35,9 @@ class _Instance:
 class BlockNames:
     """The names of every instance that volumes were attached to lately."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, window_s: float = WINDOW_S) -> None:
         self._make = make
+        self._asking: Batches[str, frozenset[str]] = Batches(self._describe, window_s)
         self._instances: OrderedDict[str, _Instance] = OrderedDict()
 
     async def take(self, instance_id: str) -> str:
@@ -47,10 +50,10 @@ class BlockNames:
         self._forget_the_oldest()
         async with instance.asking:
             if instance.used is None:
-                instance.used = await self._describe(instance_id)
+                instance.used = set(await self._asking.find(instance_id))
             name = choose_device_name(instance.used | set(instance.pending))
             if name is None:  # names of volumes that have left meanwhile are free again
-                instance.used = await self._describe(instance_id)
+                instance.used = set(await self._asking.find(instance_id))
                 name = choose_device_name(instance.used | set(instance.pending))
         if name is None:
             raise AgentError(
@@ -71,9 +74,11 @@ class BlockNames:
         if is_free and instance.used is not None:
             instance.used.discard(name)
 
-    async def _describe(self, instance_id: str) -> set[str]:
-        filters = (("attachment.instance-id", (instance_id,)),)
-        return set(list_attached_names(require_read(await self._make(DescribeVolumes(filters))), instance_id))
+    async def _describe(self, instance_ids: Sequence[str]) -> dict[str, frozenset[str] | AgentError]:
+        """Return the names in use on each; that of a volume which cannot be read, EC2 itself refuses."""
+        described = await self._make(DescribeVolumes((("attachment.instance-id", tuple(instance_ids)),)))
+        volumes, _ = split(described)
+        return {one: list_attached_names(volumes, one) for one in instance_ids}
 
     def _forget_the_oldest(self) -> None:
         while len(self._instances) > MOST_INSTANCES:

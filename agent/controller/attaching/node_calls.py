@@ -17,6 +17,7 @@ from agent.cloud.errors.rules import NAME_TAKEN_CODE
 from agent.controller.attaching.block_names import BlockNames
 from agent.controller.calls import NodeId
 from agent.controller.cluster_arns import ClusterArns
+from agent.controller.describing.batches import WINDOW_S
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -39,10 +40,10 @@ NO_NODE_CODES = frozenset(
 class NodeCalls:
     """The calls for nodes of both kinds, in one region and the account of the controller's role."""
 
-    def __init__(self, make: Make, region: str) -> None:
+    def __init__(self, make: Make, region: str, window_s: float = WINDOW_S) -> None:
         self._make = make
         self._clusters = ClusterArns(make, region)
-        self._names = BlockNames(make)
+        self._names = BlockNames(make, window_s)
 
     async def attach(self, volume_id: VolumeId, node: NodeId) -> None:
         """Return once AWS has begun to attach the volume; raises AgentError."""

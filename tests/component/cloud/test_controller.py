@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 
-from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Make
-from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes
-from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.cloud.aws_worker.client import CloudClient
-from agent.cloud.errors.explain import require_read
 from agent.controller.attaching.attachments import Attachments
 from agent.controller.calls import (
     AttachCall,
@@ -24,8 +18,10 @@ from agent.controller.calls import (
     SnapshotLock,
     SnapshotQuery,
 )
+from agent.controller.describing.describing import Describing
 from agent.controller.patience import Patience
 from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
+from agent.controller.turns import Turns
 from agent.controller.volumes.listing import Listing
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
@@ -37,50 +33,20 @@ from tests.aws.world import World
 from tests.component.cloud.test_ec2 import add_instance
 
 
-@dataclass
-class Asking:
-    """Asks for one thing at a time; time passes in the emulated cloud where it is waited for."""
-
-    make: Make
-    world: World
-
-    async def find_volume(self, volume_id: VolumeId) -> CloudVolume | None:
-        found = require_read(await self.make(DescribeVolumes((("volume-id", (volume_id,)),))))
-        return found[0] if found else None
-
-    async def list_volumes(self) -> tuple[CloudVolume | Unread, ...]:
-        return await self.make(DescribeVolumes())
-
-    async def find_snapshot(self, snapshot_id: str, /) -> CloudSnapshot | None:
-        found = require_read(await self.make(DescribeSnapshots((("snapshot-id", (snapshot_id,)),))))
-        return found[0] if found else None
-
-    async def find_snapshots_named(self, name: str, /) -> tuple[CloudSnapshot, ...]:
-        wanted = (("tag:CSIVolumeSnapshotName", (name,)),)
-        return require_read(await self.make(DescribeSnapshots(wanted)))
-
-    async def list_snapshots(self) -> tuple[CloudSnapshot | Unread, ...]:
-        return await self.make(DescribeSnapshots())
-
-    def patience(self) -> Patience:
-        return Patience(lambda: self.world.time_s, self._sleep)
-
-    async def _sleep(self, pause_s: float) -> None:
-        self.world.time_s += pause_s
-        await asyncio.sleep(0)
-
-
 class Controller:
     """What the controller composes, on one client."""
 
-    def __init__(self, asking: Asking) -> None:
-        locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        attachments = Attachments(
-            asking.make, asking.find_volume, locks.__getitem__, REGION, asking.patience()
-        )
+    def __init__(self, make: Make, world: World) -> None:
+        async def sleep(pause_s: float) -> None:
+            world.time_s += pause_s
+            await asyncio.sleep(0)
+
+        describing, turns = Describing(make, window_s=0.01), Turns()
+        patience = Patience(lambda: world.time_s, sleep)
+        attachments = Attachments(make, describing.find_volume, turns.take, REGION, patience, 0.01)
         self.attach, self.detach = attachments.attach, attachments.detach
-        self.listing = Listing(attachments.sights, asking.list_volumes)
-        self.snapshots = ClusterSnapshots(asking.make, asking, locks.__getitem__, "prod", asking.patience())
+        self.listing = Listing(attachments.sights, describing.list_volumes)
+        self.snapshots = ClusterSnapshots(make, describing, turns.take, "prod", patience)
 
 
 @pytest.fixture
@@ -88,10 +54,10 @@ async def controller(world: World, request: pytest.FixtureRequest) -> AsyncItera
     """Return one that asks AWS in a thread, or by a worker's process where a test says so."""
     world.cloud.pace.clock = lambda: world.time_s
     if not getattr(request, "param", False):
-        yield Controller(Asking(world.add_node(99).make, world))
+        yield Controller(world.add_node(99).make, world)
         return
     async with CloudClient(world.settings()) as client:
-        yield Controller(Asking(client.make, world))
+        yield Controller(client.make, world)
 
 
 @pytest.fixture(params=["EC2", "HyperPod"])

@@ -69,6 +69,8 @@ class StandIn:
     made: list[Call[Any]] = field(default_factory=list)
     """Calls that change something."""
     looks: int = 0
+    questions: int = 0
+    """How often it was asked for the names on instances."""
 
     def add(self, volume_id: VolumeId = VOLUME, **facts: Any) -> VolumeId:
         known = CloudVolume(volume_id, "available", 1, "gp3", "us-west-2a", created_at="2026-01-01")
@@ -131,6 +133,7 @@ class StandIn:
         if isinstance(call, GetCallerIdentity):
             return "123456789012", "arn:aws-us-gov:sts::123456789012:assumed-role/r/s"
         if isinstance(call, DescribeVolumes):
+            self.questions += 1
             found = (self.describe(one, self.time_s - self.lag_s) for one in self.kept)
             return tuple(one for one in found if one is not None)
         number = len(self.made)

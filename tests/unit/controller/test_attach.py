@@ -24,7 +24,7 @@ class Controller:
     def __init__(self, cloud: StandIn) -> None:
         locks: defaultdict[VolumeId, asyncio.Lock] = defaultdict(asyncio.Lock)
         attachments = Attachments(
-            cloud.make, cloud.find, locks.__getitem__, "us-gov-west-1", cloud.patience()
+            cloud.make, cloud.find, locks.__getitem__, "us-gov-west-1", cloud.patience(), window_s=0.0
         )
         self.attach, self.detach = attachments.attach, attachments.detach
 
@@ -181,6 +181,18 @@ async def test_volumes_that_come_at_once_never_share_a_name() -> None:
     await asyncio.gather(*(controller.attach(AttachCall(one, NODE)) for one in volumes))
     assert len(set(cloud.list_names(NODE))) == len(volumes)
     assert len(cloud.made) == len(volumes)  # and none was refused
+
+
+async def test_one_question_is_about_many_instances() -> None:
+    """Where many nodes start at once, their names are asked for together."""
+    cloud = StandIn()
+    nodes = [NodeId(f"i-{number:017x}") for number in range(50)]
+    volumes = [cloud.add(VolumeId(f"vol-{number:017x}")) for number in range(50)]
+    controller = Controller(cloud)
+    calls = (controller.attach(AttachCall(one, node)) for one, node in zip(volumes, nodes, strict=True))
+    await asyncio.gather(*calls)
+    assert cloud.questions == 1
+    assert len(cloud.made) == 50
 
 
 async def test_two_replicas_come_to_names_of_their_own() -> None:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Removes the agent and leaves every volume as it is, mounted and with its data; says what it left.
 #
-# The policy and the agent's records stay too, so that it may be installed again: --purge removes those.
+# The policy and the agent's records stay too, so that it may be installed again: --purge removes those. It is refused
+# while pods have volumes by the agent, which nobody would take back: --force does it all the same.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,6 +14,19 @@ readonly state=$dest/var/lib/ebs-agent
 
 stop_services() { # it ends without unmounting anything
     systemctl --quiet disable --now "${all_units[@]}" 2>/dev/null || true
+}
+
+refuse_while_pods_have_volumes() { # asked of its notes, so that it need not run; older releases know no pods
+    local code=0
+    [[ -x $home/current/bin/ebs-agent ]] || return 0
+    "$home/current/bin/ebs-agent" withdraw --check || code=$?
+    ((code != 5)) || fail "pods have volumes by the agent: drain the node first, or say --force"
+}
+
+withdraw_driver() { # kubelet lets go of the driver, and pods that need it are started elsewhere
+    [[ -x $home/current/bin/ebs-agent ]] || return 0
+    "$home/current/bin/ebs-agent" withdraw --force ||
+        warn "kubelet may take the driver for present until plugins_registry/*-reg.sock below its root is removed"
 }
 
 remove_files() {
@@ -39,19 +53,23 @@ list_mounts() { # what the agent mounted, by its own records of what is usable
 }
 
 main() {
-    local mounts purge=
-    case ${1:-} in
-        '') ;;
-        --purge) purge=1 ;;
-        *)
-            say "usage: uninstall.sh [--purge]" >&2
-            exit 2
-            ;;
-    esac
+    local mounts option purge='' force=''
+    for option; do
+        case $option in
+            --purge) purge=1 ;;
+            --force) force=1 ;;
+            *)
+                say "usage: uninstall.sh [--purge] [--force]" >&2
+                exit 2
+                ;;
+        esac
+    done
     need_root
     take_lock
+    [[ -n $force ]] || refuse_while_pods_have_volumes
     mounts=$(list_mounts)
     stop_services
+    withdraw_driver
     remove_files
     [[ -z $purge ]] || rm -rf "$etc" "$state"
     [[ -z $purge ]] || remove_user

@@ -223,6 +223,27 @@ def forget(context: typer.Context, volume: VolumeArgument, as_json: JsonOption =
         typer.echo(noted)
 
 
+@app.command(epilog="Example: systemctl disable --now ebs-agent && ebs-agent withdraw")
+def withdraw(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether pods have volumes; the agent may run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even while pods have volumes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the agent's driver off kubelet for good, unless pods have volumes. The agent is stopped first."""
+    from agent.cli.withdraw import withdraw_driver
+
+    session = _session(context)
+    removed, left = withdraw_driver(session.paths, session.client, is_check=check, is_forced=force)
+    if as_json:
+        print_json({"removed": removed, "left": left})
+        return
+    for line in (*(f"removed {path}" for path in removed), *left):
+        typer.echo(line)
+
+
 @app.command()
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     """Tell whether this node is ready for the agent, and how to mend what is not."""

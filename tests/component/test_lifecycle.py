@@ -398,6 +398,23 @@ def test_uninstall_leaves_policy_records_and_mounts(node: Node, tmp_path: Path) 
     assert not (node.root / "var/lib/ebs-agent").exists()
 
 
+def test_uninstall_withdraws_from_kubelet_once_no_pod_has_a_volume(node: Node, tmp_path: Path) -> None:
+    """Refused before anything is done; --force does it, with the agent stopped before its sockets go."""
+    install(node, make_folder(tmp_path / "s3", "1.0", policy=POLICY))
+    script = node.home / "current/share/ebs-agent/uninstall.sh"
+    for name in ("staged", "sockets"):
+        (node.root / name).touch()
+    done = node.run(script, "--purge")
+    assert done.returncode == 1
+    assert "drain the node first" in done.stdout
+    check_installed(node, "1.0")
+    assert (node.root / "sockets").exists()
+    done = node.run(script, "--purge", "--force")
+    assert done.returncode == 0, done.stdout
+    assert not (node.root / "sockets").exists()
+    assert not node.home.exists()
+
+
 def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: Path) -> None:
     """EBS_AGENT_HOLD gives each service a drop-in, which uninstalling takes away."""
     on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)

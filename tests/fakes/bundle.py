@@ -62,6 +62,13 @@ match sys.argv[1:]:
         sys.exit(3 if unready else 0)
     case ["reload"]:
         pass
+    case ["withdraw", option]:
+        staged, sockets = dest / "staged", dest / "sockets"
+        if option == "--check" and staged.exists():
+            sys.exit(5)
+        if option == "--force":
+            assert not running.exists(), "the agent would put them up again"
+            sockets.unlink(missing_ok=True)
     case other:
         sys.exit(f"unexpected: {{other}}")
 """

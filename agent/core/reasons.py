@@ -69,6 +69,7 @@ class Reason(str, Enum):
     IMPAIRED = "Impaired"
     STALE_MOUNT = "StaleMount"
     DEVICE_GONE = "DeviceGone"
+    ORPHANED_STAGING = "OrphanedStaging"
     UNKNOWN_OWNER = "UnknownOwner"
     STEP_FAILED = "StepFailed"
     INTERNAL_ERROR = "InternalError"

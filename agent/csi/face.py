@@ -24,6 +24,7 @@ from agent.csi.served_driver import MakePlugin, ServedDriver
 from agent.csi.sockets.fd_store import FdStore
 from agent.csi.sockets.keep_sockets import KubeletSockets, clear_sockets
 from agent.csi.volumes.engine import Engine
+from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
 from agent.csi.volumes.node_info import describe_node
@@ -96,6 +97,8 @@ class KubeletFace:
         self._registered: dict[str, bool] = {}
         """By driver."""
         self._drivers = tuple(self._list_drivers())
+        resolve, path_of = self._paths.resolve, self._staged.path_of
+        self._forgotten = ForgottenStaging(self._staged.all, resolve, node.aside, engine.board, path_of)
         known = self._are_devices_known = anyio.Event()
         self._volumes = KubeletVolumes(
             engine, self._staged, self._wants, node.sample, self._describe_node, known
@@ -196,6 +199,7 @@ class KubeletFace:
         """Serve kubelet until cancelled: it may register the agent before its calls are heeded."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervise, "let go of drivers that are not served", self._let_go)
+            tasks.start_soon(supervise, "look for what kubelet has forgotten", self._forgotten.run)
             for one in self._drivers:
                 tasks.start_soon(supervise, f"serve kubelet as {one.driver}", one.run)
 

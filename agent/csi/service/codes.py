@@ -86,6 +86,7 @@ BY_REASON: dict[Reason, Status] = {
         *(Reason.DRIFTED, Reason.FASTER_THAN_INSTANCE, Reason.NEARLY_FULL, Reason.FILES_FULL),
         *(Reason.THROTTLED_BY_VOLUME, Reason.THROTTLED_BY_INSTANCE, Reason.WRONG_TIMEOUT),
         *(Reason.IMPAIRED, Reason.STALE_MOUNT, Reason.DEVICE_GONE, Reason.STEP_FAILED),
+        Reason.ORPHANED_STAGING,
     ),
     # It could not be told, or not yet.
     **_each(

@@ -76,6 +76,10 @@ class BootNotes(Generic[Record]):
         """Of volumes that have a note which says nothing, why it does not."""
         return self._faults
 
+    def path_of(self, volume_id: VolumeId) -> str:
+        """Return where the note about a volume is, or would be."""
+        return str(self._shelf.path_of(volume_id))
+
     @property
     def is_read(self) -> bool:
         """Nothing is left to be read again: one that is not sound stays so."""

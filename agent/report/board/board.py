@@ -26,7 +26,7 @@ from agent.core.model import (
     SnapshotFacts,
     VolumeId,
 )
-from agent.core.steps import Refuse, Wait
+from agent.core.steps import Degrade, Refuse, Wait
 from agent.report.board.aws_checks import add_checks
 from agent.report.board.changes import Change, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
@@ -59,6 +59,7 @@ class Board:
         self._expected: tuple[Expected, ...] = ()
         self._absences: Mapping[str, Wait | Refuse] = {}
         self._notices: Mapping[str, Wait | Refuse] = {}
+        self._volume_notices: Mapping[VolumeId, Degrade] = {}
         self._drift: Mapping[str, tuple[Difference, ...]] = {}
         self.provisioned: Mapping[VolumeId, Provisioned] = {}
         self.departures: Mapping[VolumeId, str] = {}
@@ -158,6 +159,14 @@ class Board:
             if status.name is not None or status.volume_id in self.departures:
                 self._tell(Change(status.volume_id, self._explain(status)))
 
+    def put_volume_notices(self, notices: Mapping[VolumeId, Degrade]) -> None:
+        """Say of volumes that are Ready by themselves what about them is not as it should be."""
+        old, self._volume_notices = self._volume_notices, dict(notices)
+        for volume_id in old.keys() | notices.keys():
+            status = self._statuses.get(volume_id)
+            if status is not None and old.get(volume_id) != notices.get(volume_id):
+                self._tell(Change(volume_id, self._explain(status)))
+
     def put_snapshots(self, snapshots: Mapping[VolumeId, SnapshotFacts]) -> None:
         """Show from now on how the scheduled snapshots of volumes are; of the others nothing is known."""
         old, self._snapshots = self._snapshots, dict(snapshots)
@@ -238,7 +247,8 @@ class Board:
         leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
         if leaving is not None and status.condition is Condition.UNMANAGED:
             return replace(status, message=leaving)
-        notice = self._notices.get(status.name or "")
+        by_id = None if status.volume_id is None else self._volume_notices.get(status.volume_id)
+        notice = by_id or self._notices.get(status.name or "")
         if notice is not None and status.condition is Condition.READY:
             return replace(
                 status,

@@ -69,6 +69,8 @@ class EventName(str, Enum):
     INSTANCE_LEFT = "instance.left"
     KUBELET_REGISTERED = "kubelet.registered"
     KUBELET_REFUSED = "kubelet.refused"
+    KUBELET_FORGOT = "kubelet.forgot"
+    """A volume that it has staged, and takes back no more."""
     STEP_FAILED = "step.failed"
     HOOK_FAILED = "hook.failed"
     UEVENTS_OVERFLOWED = "uevents.overflowed"
@@ -93,6 +95,7 @@ class EventName(str, Enum):
             EventName.INSTANCE_INTERRUPTED,
             EventName.INSTANCE_POWERED_OFF,
             EventName.INSTANCE_LEFT,
+            EventName.KUBELET_FORGOT,
             EventName.HOOK_FAILED,
             EventName.UEVENTS_OVERFLOWED,
         }:

@@ -178,6 +178,24 @@ def test_killed_while_it_stages(
     (kubelet.publish(claim) / "file").write_text("written")
 
 
+def test_staging_that_kubelet_forgot_is_told_and_left(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
+) -> None:
+    """Its note is gone, and nobody takes the volume back: the agent says so, and takes nothing down."""
+    scratch.add_volume(VOLUME)
+    claim = Claim(VOLUME)
+    staging = kubelet.stage(claim)
+    (kubelet.publish(claim) / "file").write_text("written")
+    kubelet.places.note(claim, staging).unlink()
+    told = agent.wait_condition(VOLUME, "Degraded", "OrphanedStaging")
+    assert str(staging) in told["hint"]
+    assert find_mounts(staging)
+    [event] = agent.read_events("kubelet.forgot")
+    assert event["volume_id"] == VOLUME
+    kubelet.stage(claim)
+    agent.wait_condition(VOLUME, "Ready")
+
+
 def test_volumes_that_kubelet_forgot_are_taken_back_when_it_asks(
     scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
 ) -> None:

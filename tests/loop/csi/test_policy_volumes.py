@@ -265,7 +265,7 @@ def test_driver_that_is_switched_off_is_let_go_of(
     scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
 ) -> None:
     """Without it kubelet keeps the agent's other driver alone."""
-    assert len(kubelet.registered) == 2
+    wait_until(lambda: len(kubelet.registered) == 2, "both drivers are registered")
     agent.kill()
     scratch.write_policy(csi={**serve_kubelet(scratch), "policy_volumes": False})
     agent.start()

@@ -228,6 +228,18 @@ class CreateTags(Change[None], is_repeatable=True):
 
 
 @dataclass(frozen=True)
+class DeleteTags(Change[None], is_repeatable=True):
+    """Take tags from a volume or snapshot; one that it has not is no error."""
+
+    resource_id: Annotated[str, SentAs("Resources", lambda resource: [resource])]
+    keys: Annotated[tuple[str, ...], SentAs("Tags", lambda keys: [{"Key": key} for key in keys])]
+
+    @override
+    def describe(self) -> str:
+        return f"take {', '.join(self.keys)} from the tags of {self.resource_id}"
+
+
+@dataclass(frozen=True)
 class EnableFastSnapshotRestores(
     Change[tuple[ZoneRefusal, ...]], is_repeatable=True, reads=snapshot_models.parse_zone_refusals
 ):

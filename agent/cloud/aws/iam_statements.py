@@ -68,6 +68,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     ),
     "DeleteSnapshot": (Statement("ec2:DeleteSnapshot", (SNAPSHOTS,), _MADE_BY),),
     "CreateTags": (Statement("ec2:CreateTags", (NEW_VOLUMES, SNAPSHOTS), _MADE_BY),),
+    "DeleteTags": (Statement("ec2:DeleteTags", (NEW_VOLUMES, SNAPSHOTS), _MADE_BY),),
     "DisableFastSnapshotRestores": (Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
     "EnableFastSnapshotRestores": (Statement("ec2:EnableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
     "LockSnapshot": (Statement("ec2:LockSnapshot", (SNAPSHOTS,), _MADE_BY),),

@@ -18,6 +18,7 @@ from agent.cloud.aws.calls import (
     CreateSnapshot,
     CreateTags,
     DeleteSnapshot,
+    DeleteTags,
     DeleteVolume,
     DetachClusterNodeVolume,
     DetachVolume,
@@ -152,5 +153,5 @@ EVENTS: Mapping[type[Change[Any]], tuple[str, Callable[[Any, Any], Fields | None
 }
 """The event of each kind of change."""
 
-SILENT: frozenset[type[Change[Any]]] = frozenset({CreateTags})
+SILENT: frozenset[type[Change[Any]]] = frozenset({CreateTags, DeleteTags})
 """Changes that are none of their own: tags say what the agent does otherwise."""

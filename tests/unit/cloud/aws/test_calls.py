@@ -35,6 +35,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     making_calls.CreateVolume("token", "us-west-2a", None, "gp3", (), snapshot_id=SNAPSHOT),
     calls.DeleteSnapshot(SNAPSHOT),
     calls.DeleteVolume(VOLUME),
+    calls.DeleteTags(VOLUME, ("a", "b")),
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),
     calls.DescribeSnapshots((("tag:a", ("b",)),)),

@@ -1,1 +1,0 @@
-"""Kubernetes' API as the controller reads and changes it, and which replica may."""

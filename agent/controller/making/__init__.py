@@ -1,0 +1,1 @@
+"""How volumes are made for claims, each once under its name."""

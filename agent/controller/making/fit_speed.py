@@ -1,0 +1,58 @@
+"""Chooses how many IOPS a volume is given: as many as asked for, within what its type and size take. Pure.
+
+Too many become as many as there can be, as AWS's driver has it; too few are refused unless the class lets
+them be raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.controller.calls import Performance
+from agent.core.errors import InvalidValueError
+
+
+@dataclass(frozen=True)
+class _Iops:
+    least: int
+    most: int
+    most_per_gib: int
+
+
+_BY_TYPE: Mapping[str, _Iops] = {
+    "gp3": _Iops(3000, 80_000, 500),
+    "io1": _Iops(100, 64_000, 50),
+    "io2": _Iops(100, 256_000, 1000),
+}
+"""Types whose IOPS can be chosen. Source: the EBS user guide, "Amazon EBS volume types"."""
+_WITH_THROUGHPUT = "gp3"
+
+
+def fit_iops(asked: Performance, kind: str, size_gib: int, what: str = "The volume") -> int | None:
+    """Return the IOPS to ask AWS for; None: as many as the type has. Raises InvalidValueError."""
+    if asked.throughput_mib is not None and kind != _WITH_THROUGHPUT:
+        raise InvalidValueError(
+            f"{what} cannot have {asked.throughput_mib} MiB/s: the throughput of type {kind} is not chosen.",
+            hint=f"Only {_WITH_THROUGHPUT} has one to choose; take it out of the class.",
+        )
+    wanted = asked.iops
+    if wanted is None and asked.iops_per_gib is not None:
+        wanted = asked.iops_per_gib * size_gib
+    if wanted is None:
+        return None
+    limits = _BY_TYPE.get(kind)
+    if limits is None:
+        raise InvalidValueError(
+            f"{what} cannot have {wanted} IOPS: those of type {kind} are not chosen.",
+            hint=f"Only those of {', '.join(_BY_TYPE)} are; take them out of the class.",
+        )
+    if wanted < limits.least:
+        if not asked.may_raise_iops:
+            raise InvalidValueError(
+                f"{what} cannot have {wanted} IOPS: of type {kind} there are {limits.least} at least.",
+                hint="Ask for more, or set allowAutoIOPSPerGBIncrease in the class.",
+            )
+        wanted = limits.least
+    by_size = max(limits.most_per_gib * size_gib, limits.least)
+    return min(wanted, limits.most, by_size)

@@ -1,0 +1,187 @@
+"""Volumes that grow and change class: one modification for what comes together, and none for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.cloud.aws.calls import CreateTags, DeleteTags, ModifyVolume
+from agent.controller.calls import (
+    GIB,
+    ExpandCall,
+    ModifyCall,
+    NoSuchThingError,
+    Performance,
+    SizeError,
+    SizeRange,
+)
+from agent.core.errors import AgentError, InvalidValueError
+from agent.core.model import VolumeId
+from agent.core.reasons import Reason
+from tests.unit.controller.making_stand_in import Ec2
+from tests.unit.controller.stand_in import KilledError
+
+Asked = ExpandCall | ModifyCall
+
+
+def ask(ec2: Ec2, *calls: Asked) -> list[Any]:
+    """Return what each call is answered, asked all at once of a controller that has just begun."""
+
+    async def run() -> list[Any]:
+        volumes = ec2.start()
+        asked = (volumes.expand(one) if isinstance(one, ExpandCall) else volumes.modify(one) for one in calls)
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    return asyncio.run(run())
+
+
+def expand(volume_id: VolumeId, gib: int, limit_gib: int | None = None) -> ExpandCall:
+    return ExpandCall(volume_id, SizeRange(gib * GIB, None if limit_gib is None else limit_gib * GIB))
+
+
+def test_size_and_class_in_one_patch_are_one_modification() -> None:
+    """And IOPS by the GiB go by the size that is to be."""
+    ec2 = Ec2()
+    volume_id = ec2.add(tags=(("old", "1"), ("team", "a")))
+    modify = ModifyCall(volume_id, Performance("io2", iops_per_gib=50), (("team", "b"),), ("old", "none"))
+    assert ask(ec2, modify, expand(volume_id, 20)) == [None, 20 * GIB]
+    assert ec2.changes == [
+        ModifyVolume(volume_id, 20, "io2", 1000),
+        CreateTags(volume_id, (("team", "b"),)),
+        DeleteTags(volume_id, ("old",)),
+    ]
+
+
+def test_what_is_so_already_costs_no_modification() -> None:
+    ec2 = Ec2()
+    volume_id = ec2.add(tags=(("team", "a"),))
+    modify = ModifyCall(volume_id, Performance("gp3", 3000, throughput_mib=125), (("team", "a"),), ("none",))
+    assert ask(ec2, expand(volume_id, 10), expand(volume_id, 3), modify) == [10 * GIB, 10 * GIB, None]
+    assert ec2.changes == []
+
+
+def test_the_size_is_told_once_it_can_be_used_and_not_only_when_all_is_done() -> None:
+    ec2 = Ec2(modify_s=7.0, optimize_s=10_000.0)
+    volume_id = ec2.add()
+    assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]
+    assert ec2.time_s >= 1007
+    assert ec2.volumes[volume_id].size_gib == 20
+
+
+def test_a_call_that_is_repeated_finds_the_modification_under_way() -> None:
+    """After a lost answer, after the controller died, and by as many as ask."""
+    for fault in ({"lost": {0}}, {"kill": (0, True)}):
+        ec2 = Ec2(**fault)
+        volume_id = ec2.add()
+        try:
+            (first,) = ask(ec2, expand(volume_id, 20))
+        except KilledError as error:
+            first = error
+        assert isinstance(first, BaseException)
+        assert ask(ec2, expand(volume_id, 20), expand(volume_id, 20)) == [20 * GIB, 20 * GIB]
+        assert ec2.changes == [ModifyVolume(volume_id, 20)]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (ExpandCall(VolumeId("vol-0"), SizeRange(70_000 * GIB)), SizeError),
+        (ExpandCall(VolumeId("vol-0"), SizeRange(20 * GIB + 1, 20 * GIB + 2)), SizeError),
+        (ExpandCall(VolumeId("vol-0"), SizeRange(5 * GIB, 9 * GIB)), SizeError),
+        (ModifyCall(VolumeId("vol-0"), Performance("st1")), SizeError),
+        (ModifyCall(VolumeId("vol-0"), Performance(iops=1)), InvalidValueError),
+        (ModifyCall(VolumeId("vol-0"), Performance("gp2", throughput_mib=200)), InvalidValueError),
+        (ModifyCall(VolumeId("vol-0"), tags=(("CSIVolumeName", "x"),)), InvalidValueError),
+        (ModifyCall(VolumeId("vol-0"), removed_tags=("ebs-agent:made-by",)), InvalidValueError),
+        (ModifyCall(VolumeId("vol-0"), tags=(("k" * 129, "x"),)), InvalidValueError),
+    ],
+)
+def test_what_cannot_be_changes_nothing_and_troubles_nobody_else(call: Asked, kind: type[Exception]) -> None:
+    ec2 = Ec2()
+    volume_id = ec2.add()
+    wrong = replace(call, volume_id=volume_id)
+    (answer,) = ask(ec2, wrong)
+    assert isinstance(answer, kind)
+    assert volume_id in str(answer)
+    assert ec2.changes == []
+    other: Asked = expand(volume_id, 12)
+    if isinstance(call, ExpandCall):
+        other = ModifyCall(volume_id, Performance(iops=4000))
+    answers = ask(ec2, wrong, other)
+    assert isinstance(answers[0], kind)
+    assert not isinstance(answers[1], BaseException)
+    assert len(ec2.changes) == 1
+
+
+def test_what_aws_refuses_of_two_is_asked_for_one_by_one() -> None:
+    """A class that AWS does not take is no reason to give up an expansion."""
+    ec2 = Ec2(refusals={"ModifyVolume": [("InvalidParameterCombination", "not so")]})
+    volume_id = ec2.add()
+    answers = ask(ec2, ModifyCall(volume_id, Performance(iops=4000)), expand(volume_id, 20))
+    assert answers[1] == 20 * GIB
+    assert ec2.changes[:2] == [ModifyVolume(volume_id, 20, None, 4000), ModifyVolume(volume_id, 20)]
+    assert isinstance(answers[0], AgentError)
+    assert answers[0].reason is Reason.WAITING_FOR_CLOUD
+
+
+def test_a_volume_that_is_being_modified_is_left_alone() -> None:
+    ec2 = Ec2()
+    volume_id = ec2.add()
+    ask(ec2, expand(volume_id, 20))
+    (answer,) = ask(ec2, expand(volume_id, 30))
+    assert isinstance(answer, AgentError)
+    assert answer.reason is Reason.WAITING_FOR_CLOUD
+    assert "optimizing, 40 % done" in answer.message
+    ec2.time_s += 100
+    assert ask(ec2, expand(volume_id, 30)) == [30 * GIB]
+
+
+def test_a_cool_down_is_told_with_its_time_and_sets_no_tags() -> None:
+    words = "You've reached the maximum modification rate. Wait at least 6 hours between modifications."
+    ec2 = Ec2(refusals={"ModifyVolume": [("VolumeModificationRateExceeded", words)]})
+    volume_id = ec2.add()
+    (answer,) = ask(ec2, ModifyCall(volume_id, Performance(iops=4000), (("team", "b"),)))
+    assert isinstance(answer, AgentError)
+    assert answer.reason is Reason.WAITING_FOR_CLOUD
+    assert "6 hours" in answer.message
+    assert len(ec2.changes) == 1
+
+
+def test_a_modification_that_fails_is_told() -> None:
+    ec2 = Ec2(fails_modifications=True)
+    volume_id = ec2.add()
+    (answer,) = ask(ec2, expand(volume_id, 20))
+    assert isinstance(answer, AgentError)
+    assert "out of luck" in answer.message
+    ec2.fails_modifications = False
+    ec2.modified.clear()
+    assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]
+
+
+def test_a_volume_that_is_not_there_is_not_found() -> None:
+    ec2 = Ec2()
+    (answer,) = ask(ec2, expand(VolumeId("vol-00000000000000009"), 20))
+    assert isinstance(answer, NoSuchThingError)
+
+
+def test_two_classes_at_once_are_asked_for_one_after_the_other() -> None:
+    """Neither is told that it is so because the other one is."""
+    ec2 = Ec2()
+    volume_id = ec2.add()
+    calls = [ModifyCall(volume_id, Performance(iops=iops)) for iops in (4000, 5000)]
+    first, second = ask(ec2, *calls)
+    assert first is None
+    assert isinstance(second, AgentError)
+    assert ec2.changes == [ModifyVolume(volume_id, iops=4000)]
+
+
+def test_tags_that_are_denied_do_not_fail_an_expansion() -> None:
+    ec2 = Ec2(refusals={"CreateTags": [("UnauthorizedOperation", "no")]})
+    volume_id = ec2.add()
+    answers = ask(ec2, ModifyCall(volume_id, tags=(("team", "b"),)), expand(volume_id, 20))
+    assert isinstance(answers[0], AgentError)
+    assert answers[0].reason is Reason.PERMISSION_DENIED
+    assert answers[1] == 20 * GIB

@@ -1,0 +1,330 @@
+"""Volumes for claims: one under each name, through lost answers, lag, deaths and used tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.cloud.aws.calls import DescribeVolumes
+from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
+from agent.cloud.aws.models import CloudSnapshot
+from agent.cloud.aws.zones import DescribeAvailabilityZones
+from agent.controller.calls import (
+    GIB,
+    CopySource,
+    CreateCall,
+    DiffersError,
+    MadeVolume,
+    NoSuchThingError,
+    Performance,
+    SizeError,
+    SizeRange,
+)
+from agent.controller.making.create import MOST_TOKENS, make_token
+from agent.core.errors import AgentError, InvalidValueError
+from agent.core.model import VolumeId
+from agent.core.reasons import Reason
+from tests.unit.controller.making_stand_in import Ec2
+from tests.unit.controller.stand_in import KilledError
+
+ZONE, ID = "topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"
+IN_A, IN_B = ((ZONE, "us-west-2a"),), ((ZONE, "us-west-2b"),)
+CALL = CreateCall("pvc-1", SizeRange(5 * GIB), requisite=(IN_A, IN_B), preferred=(IN_A, IN_B))
+SNAPSHOT = "snap-0123456789abcdef0"
+
+
+def create(ec2: Ec2, call: CreateCall = CALL, cluster_id: str | None = None) -> MadeVolume:
+    return asyncio.run(ec2.start(cluster_id).create(call))
+
+
+def create_until_done(ec2: Ec2, call: CreateCall = CALL) -> MadeVolume:
+    """Ask as the provisioner does: again and again, of a controller that is started anew where it died."""
+    for _ in range(10):
+        with suppress(AgentError, KilledError):
+            return create(ec2, call)
+    raise AssertionError("it was never made")
+
+
+def test_a_volume_is_made_with_its_marks_and_told_of_once_it_can_be_attached() -> None:
+    call = replace(CALL, tags=(("team", "a"), ("CSIVolumeName", "mine")), context=(("k", "v"),))
+    ec2 = Ec2()
+    made = create(ec2, call, "prod")
+    assert made.volume.state == "available"
+    assert made.topology == IN_A
+    assert made.context == (("k", "v"),)
+    (volume,) = ec2.volumes.values()
+    assert dict(volume.tags) == {
+        "CSIVolumeName": "pvc-1",
+        "ebs.csi.aws.com/cluster": "true",
+        "ebs-agent:made-by": "ebs-agent",
+        "kubernetes.io/cluster/prod": "owned",
+        "team": "a",
+    }
+    assert (volume.size_gib, volume.type, volume.zone) == (5, "gp3", "us-west-2a")
+
+
+def test_names_that_no_tag_takes_are_found_again() -> None:
+    ec2, call = Ec2(), replace(CALL, name="Straße*?" * 99)
+    assert create(ec2, call).volume.volume_id == create(ec2, call).volume.volume_id
+    assert len(ec2.changes) == 1
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 5.0])
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("burnt", [0, 1])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_whenever_the_controller_dies_there_is_one_volume(
+    lag_s: float, number: int, burnt: int, *, is_done: bool, is_full: bool
+) -> None:
+    """And the same one is told of, though descriptions lag, tokens are used up, and a zone is full."""
+    ec2 = Ec2(lag_s=lag_s, kill=(number, is_done), full_zones={"us-west-2a"} if is_full else set())
+    for one in range(burnt):
+        ec2.tokens[make_token("pvc-1", one + 1)] = (
+            CreateVolume("", "us-west-2a", 9, "gp3", ()),
+            VolumeId("vol-0"),
+        )
+    made = create_until_done(ec2)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+    assert made.volume.zone == ("us-west-2b" if is_full else "us-west-2a")
+    assert create(ec2).volume.volume_id == made.volume.volume_id
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 5.0])
+def test_a_lost_answer_costs_no_second_volume(lag_s: float) -> None:
+    ec2 = Ec2(lag_s=lag_s, lost={0, 1})
+    made = create_until_done(ec2)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 5.0])
+@pytest.mark.parametrize(
+    "other", [CALL, replace(CALL, preferred=(IN_B, IN_A)), replace(CALL, tags=(("a", "b"),))]
+)
+def test_two_controllers_at_once_make_one_volume(lag_s: float, other: CreateCall) -> None:
+    """Though they do not ask alike, as where the pod was put elsewhere meanwhile, or tags were configured."""
+    ec2 = Ec2(lag_s=lag_s)
+
+    async def run() -> list[MadeVolume]:
+        return list(await asyncio.gather(ec2.start().create(CALL), ec2.start().create(other)))
+
+    first, second = asyncio.run(run())
+    assert first.volume.volume_id == second.volume.volume_id
+    assert list(ec2.volumes) == [first.volume.volume_id]
+
+
+def test_a_name_that_was_deleted_is_made_again() -> None:
+    """As often as there are tokens; each volume uses one up."""
+    ec2 = Ec2()
+    made = [create(ec2).volume.volume_id]
+    for _ in range(3):
+        ec2.volumes.clear()
+        made.append(create(ec2).volume.volume_id)
+    assert len(set(made)) == 4
+    for _ in range(MOST_TOKENS):
+        ec2.volumes.clear()
+        with suppress(AgentError):
+            create(ec2)
+    assert len(ec2.made_at_s) == MOST_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"size": SizeRange(6 * GIB)}, "has 5 GiB"),
+        ({"size": SizeRange(GIB, 4 * GIB)}, "has 5 GiB"),
+        ({"performance": Performance("io2", 100)}, "of type gp3"),
+        ({"source": CopySource(SNAPSHOT)}, "made from nothing"),
+        ({"is_encrypted": True}, "not encrypted"),
+        ({"requisite": (IN_B,), "preferred": ()}, "is in us-west-2a"),
+        ({"is_multi_attach": True}, "for one node only"),
+    ],
+)
+def test_another_volume_of_the_name_is_told_apart(change: dict[str, Any], why: str) -> None:
+    ec2 = Ec2()
+    create(ec2)
+    with pytest.raises(DiffersError, match=why):
+        create(ec2, replace(CALL, **change))
+    assert len(ec2.volumes) == 1
+
+
+@pytest.mark.parametrize(
+    ("terms", "zone", "topology"),
+    [
+        ((((ID, "usw2-az1"),),), "us-west-2b", ((ID, "usw2-az1"),)),
+        ((((ID, "usw2-az1"), (ZONE, "us-west-2b")),), "us-west-2b", ((ID, "usw2-az1"), (ZONE, "us-west-2b"))),
+        ((((ID, "usw2-az1"), (ZONE, "us-west-2a")), IN_A), "us-west-2a", IN_A),
+        ((((ID, "usw2-az9"),), IN_B), "us-west-2b", IN_B),
+        (
+            ((("topology.ebs.csi.aws.com/zone", "us-west-2b"),),),
+            "us-west-2b",
+            (("topology.ebs.csi.aws.com/zone", "us-west-2b"),),
+        ),
+    ],
+)
+def test_zones_are_asked_for_by_name_or_by_id(terms: Any, zone: str, topology: Any) -> None:
+    """What names two zones, or an ID that the account has not, is passed over."""
+    made = create(Ec2(), replace(CALL, requisite=(), preferred=terms))
+    assert (made.volume.zone, made.topology) == (zone, topology)
+
+
+def test_a_zone_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(AgentError, match="no zone that this account has") as raised:
+        create(Ec2(), replace(CALL, requisite=(((ID, "usw2-az9"),),), preferred=()))
+    assert raised.value.reason is Reason.WRONG_ZONE
+
+
+def test_without_a_topology_any_ordinary_zone_will_do_and_the_same_each_time() -> None:
+    call = replace(CALL, requisite=(), preferred=())
+    zones = {create(Ec2(), replace(call, name=f"pvc-{one}")).volume.zone for one in range(20)}
+    assert zones == {"us-west-2a", "us-west-2b"}
+    assert len({create(Ec2(), call).volume.zone for _ in range(5)}) == 1
+
+
+def test_zones_are_asked_of_aws_only_where_names_do_not_do() -> None:
+    ec2 = Ec2()
+    create(ec2)
+    assert not [one for one in ec2.looks if isinstance(one, DescribeAvailabilityZones)]
+
+
+def test_what_is_required_outweighs_what_is_preferred() -> None:
+    assert create(Ec2(), replace(CALL, requisite=(IN_B,))).volume.zone == "us-west-2b"
+
+
+def test_full_zones_are_told_when_none_is_left() -> None:
+    with pytest.raises(AgentError, match="no room in us-west-2a") as raised:
+        create(Ec2(full_zones={"us-west-2a", "us-west-2b"}))
+    assert getattr(raised.value, "code", None) == "InsufficientVolumeCapacity"
+
+
+def test_a_quota_that_is_used_up_tries_no_other_zone() -> None:
+    ec2 = Ec2(refusals={"CreateVolume": [("VolumeLimitExceeded", "too many")]})
+    with pytest.raises(AgentError, match="quota"):
+        create(ec2)
+    assert len(ec2.changes) == 1
+
+
+def test_a_volume_that_vanishes_names_its_key() -> None:
+    ec2 = Ec2(broken_keys={"alias/gone"})
+    call = replace(CALL, is_encrypted=True, kms_key_id="alias/gone")
+    with pytest.raises(AgentError, match="took it back") as raised:
+        create(ec2, call)
+    assert "alias/gone" in str(raised.value.hint)
+    ec2.broken_keys.clear()
+    assert create(ec2, call).volume.state == "available"
+
+
+def test_a_volume_in_error_names_its_key_and_is_not_made_twice() -> None:
+    ec2 = Ec2()
+    volume_id = create(ec2).volume.volume_id
+    ec2.volumes[volume_id] = replace(ec2.volumes[volume_id], state="error")
+    with pytest.raises(AgentError, match="in state error") as raised:
+        create(ec2)
+    assert "default key" in str(raised.value.hint)
+    assert len(ec2.volumes) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "gib"),
+    [
+        (SizeRange(), "gp3", 100),
+        (SizeRange(limit_bytes=7 * GIB), "gp3", 7),
+        (SizeRange(1), "gp3", 1),
+        (SizeRange(GIB + 1), "gp3", 2),
+        (SizeRange(GIB + 1, 2 * GIB), "gp3", 2),
+        (SizeRange(), "st1", 125),
+        (SizeRange(GIB + 1, 2 * GIB - 1), "gp3", None),
+        (SizeRange(limit_bytes=GIB - 1), "gp3", None),
+        (SizeRange(GIB), "io2", None),
+        (SizeRange(65_537 * GIB), "gp3", None),
+    ],
+)
+def test_sizes_are_whole_gibibytes_within_range_and_type(size: SizeRange, kind: str, gib: int | None) -> None:
+    call = replace(CALL, size=size, performance=Performance(kind))
+    if gib is None:
+        with pytest.raises(SizeError):
+            create(Ec2(), call)
+    else:
+        assert create(Ec2(), call).volume.size_gib == gib
+
+
+@pytest.mark.parametrize(
+    ("asked", "size_gib", "iops"),
+    [
+        (Performance("gp3"), 5, None),
+        (Performance("gp3", 4000), 10, 4000),
+        (Performance("gp3", 9000), 10, 5000),
+        (Performance("io1", iops_per_gib=10), 20, 200),
+        (Performance("io1", iops_per_gib=99), 20, 1000),
+        (Performance("io2", iops_per_gib=1000), 1000, 256_000),
+        (Performance("io1", iops_per_gib=10, may_raise_iops=True), 4, 100),
+        (Performance("gp3", iops_per_gib=1, may_raise_iops=True), 4, 3000),
+        (Performance("io1", iops_per_gib=10), 4, "100 at least"),
+        (Performance("gp3", 100), 4, "3000 at least"),
+        (Performance("gp2", 3000), 4, "not chosen"),
+        (Performance("io2", 3000, throughput_mib=500), 4, "not chosen"),
+    ],
+)
+def test_iops_are_clamped_or_refused(asked: Performance, size_gib: int, iops: int | str | None) -> None:
+    call = replace(CALL, size=SizeRange(size_gib * GIB), performance=asked)
+    if isinstance(iops, str):
+        with pytest.raises(InvalidValueError, match=iops):
+            create(Ec2(), call)
+    else:
+        assert create(Ec2(), call).volume.iops == iops
+
+
+def test_a_volume_of_a_snapshot_has_its_size_at_least_and_waits_for_it() -> None:
+    ec2, call = Ec2(), replace(CALL, source=CopySource(SNAPSHOT))
+    pending = CloudSnapshot(SNAPSHOT, "vol-0", "pending", "2026-01-01", 40, 8)
+    ec2.snapshots[SNAPSHOT] = pending
+    with pytest.raises(AgentError, match="40 % done") as raised:
+        create(ec2, call)
+    assert raised.value.reason is Reason.WAITING_FOR_CLOUD
+    ec2.snapshots[SNAPSHOT] = replace(pending, state="completed")
+    with pytest.raises(SizeError):
+        create(ec2, replace(call, size=SizeRange(5 * GIB, 6 * GIB)))
+    made = create(ec2, call)
+    assert (made.volume.size_gib, made.volume.snapshot_id) == (8, SNAPSHOT)
+    assert made.source == call.source
+
+
+def test_a_copy_is_made_in_the_zone_of_its_source() -> None:
+    ec2 = Ec2()
+    source = ec2.add(zone="us-west-2b", size_gib=9)
+    call = replace(CALL, source=CopySource(volume_id=source))
+    made = create(ec2, call)
+    assert (made.volume.zone, made.volume.size_gib, made.topology) == ("us-west-2b", 9, IN_B)
+    assert isinstance(ec2.changes[0], CopyVolumes)
+    assert create(ec2, call).volume.volume_id == made.volume.volume_id
+    with pytest.raises(AgentError, match="is in us-west-2b") as raised:
+        create(ec2, replace(call, name="pvc-2", requisite=(IN_A,), preferred=()))
+    assert raised.value.reason is Reason.WRONG_ZONE
+    with pytest.raises(NoSuchThingError):
+        create(
+            ec2, replace(call, name="pvc-3", source=CopySource(volume_id=VolumeId("vol-0fffffffffffffff0")))
+        )
+
+
+def test_too_many_tags_are_refused_before_anything_is_made() -> None:
+    ec2 = Ec2()
+    for tags in (tuple((f"t{one}", "") for one in range(48)), (("k" * 129, ""),), (("k", "v" * 257),)):
+        with pytest.raises(InvalidValueError):
+            create(ec2, replace(CALL, tags=tags))
+    assert ec2.changes == []
+
+
+def test_many_claims_at_once_share_their_looks() -> None:
+    ec2 = Ec2()
+
+    async def run() -> None:
+        volumes = ec2.start()
+        await asyncio.gather(*(volumes.create(replace(CALL, name=f"pvc-{one}")) for one in range(100)))
+
+    asyncio.run(run())
+    assert len(ec2.volumes) == 100
+    assert len([one for one in ec2.looks if isinstance(one, DescribeVolumes)]) < 100

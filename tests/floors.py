@@ -95,7 +95,7 @@ FLOORS = (
         (
             "controller.calls controller.patience controller.name_tags controller.cluster_arns",
             "controller.node_ids controller.pages controller.turns",
-            "controller.describing",
+            "controller.describing controller.cluster",
             "controller.attaching controller.making",
             "controller.volumes controller.snapshots controller.care controller.service",
             "controller",

@@ -24,6 +24,7 @@ from agent.cloud.aws.models import Tags
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import WorkerSettings, choose_user
 from agent.controller.calls import Snapshots, Volumes
+from agent.controller.care.settings import CareSettings
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.controller.service.controller import LIMIT_S, ControllerService
 from agent.core.errors import AgentError
@@ -49,6 +50,8 @@ class ControllerSettings:
     """What is made is marked as owned by this cluster, by AWS's own tags for it."""
     extra_tags: Tags = ()
     metrics_port: int | None = None
+    care: CareSettings | None = None
+    """What is done for the cluster's nodes and claims; None: nothing, as where there is no Kubernetes."""
     cloud_endpoint: str | None = None
     """Where all of AWS answers, for an emulated cloud; None: AWS."""
 
@@ -80,6 +83,8 @@ async def run_controller(settings: ControllerSettings, compose: Compose) -> None
                         parts = compose(client.make, settings)
                         tasks.start_soon(_serve, listener, settings, parts, counters)
                         tasks.start_soon(_reach_aws, client.make)
+                        if settings.care is not None:
+                            tasks.start_soon(_care, settings.care, client.make)
                         async for number in signals:
                             log.info("controller.ends", signal=signal.Signals(number).name)
                             break
@@ -119,3 +124,19 @@ async def _reach_aws(make: Make) -> None:
         log.info("controller.reached_aws", account=account, role=arn)
 
     await supervise("learn from AWS who the controller is", ask)
+
+
+async def _care(care: CareSettings, make: Make) -> None:
+    """Care for the cluster; what is wrong with that is told, and the sidecars are answered all the same."""
+
+    async def run() -> None:
+        try:
+            from agent.controller.care.run import run_care  # noqa: PLC0415 -- it takes Kubernetes' client
+        except ImportError as error:
+            raise AgentError(
+                f"The cluster is not cared for: {error.name} is not installed.",
+                hint="Install what the controller needs: pip install 'hyperpod-ebs-agent[controller]'.",
+            ) from error
+        await run_care(care, make)
+
+    await supervise("care for the cluster", run)

@@ -11,8 +11,9 @@ import anyio
 import yaml
 
 from agent.cloud.aws.call import Call, Make, Within
-from agent.controller.care.cluster_api import ClusterApi, connect
-from agent.controller.care.run import CareSettings, run_care_by
+from agent.controller.care.run import run_care_by
+from agent.controller.care.settings import CareSettings
+from agent.controller.cluster.api import ClusterApi, connect
 from tests.aws.cloud import REGION
 from tests.kubernetes.api import Api, Object
 from tests.kubernetes.control_plane import (

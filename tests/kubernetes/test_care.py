@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 import structlog
 
+from agent.cloud.aws.calls import AttachClusterNodeVolume
 from agent.cloud.aws_worker.main import Caller
-from agent.controller.care.objects import MARK_RELEASED, TAINT_OUT_OF_SERVICE
-from tests.aws.cloud import CLUSTER_ID, REGION, ZONE, Cloud
+from agent.controller.care.orphans import Orphans
+from agent.controller.care.settings import CareSettings
+from agent.controller.care.tell_events import Teller
+from agent.controller.cluster.api import connect
+from agent.controller.cluster.lease import Lease
+from agent.controller.cluster.objects import MARK_RELEASED, TAINT_OUT_OF_SERVICE, Node, VolumeAttachment
+from agent.controller.cluster.watched import Watched
+from agent.controller.program import ControllerSettings, Parts, run_controller
+from agent.core.model import VolumeId
+from tests.aws.cloud import CLUSTER_ARN, CLUSTER_ID, REGION, ZONE, Cloud
 from tests.aws.faults import deny
 from tests.aws.server import AwsServer
 from tests.aws.world import CREDENTIALS, NodeUnderTest, World
-from tests.kubernetes.care import OTHER, START_UP, CareCluster, run_care_cluster
+from tests.component.controller.conftest import ScriptedCloud
+from tests.kubernetes.care import DRIVER, OTHER, START_UP, CareCluster, run_care_cluster
 from tests.waiting import until
 
 # A connection that is given up while it is made leaves its socket to the garbage collector (httpx2, anyio).
@@ -188,3 +203,89 @@ async def test_what_an_operator_put_out_of_service_stays_so(cluster: CareCluster
     async with cluster.care("two"):
         await until(lambda: not cluster.read_taints("ours"))
     assert cluster.read_taints("theirs") == {TAINT_OUT_OF_SERVICE}
+
+
+def read_events(cluster: CareCluster, kind: str) -> list[tuple[str, str]]:
+    """Return (reason, message) of what was told of objects of a kind."""
+    events = cluster.api.list("Event")
+    return [(one["reason"], one["message"]) for one in events if one["involvedObject"]["kind"] == kind]
+
+
+def write_volume(name: str, handle: str, claim: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "1Gi"},
+            "csi": {"driver": DRIVER, "volumeHandle": handle},
+            "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": claim, "uid": "u"},
+        },
+    }
+
+
+async def test_a_claim_is_told_once_why_its_volume_is_not_attached(cluster: CareCluster) -> None:
+    """The answer's sentence and hint are an event of the claim, which the next replica does not repeat."""
+    cluster.api.create(write_volume("pv-1", "vol-0123456789abcdef0", "data"))
+    cluster.attach("node-1")
+    said = "rpc error: code = PermissionDenied desc = The role lacks ec2:AttachVolume. Add it."
+    error = {"time": "2026-01-01T00:00:00Z", "message": said}
+    status = {"status": {"attached": False, "attachError": error}}
+    cluster.api.patch("VolumeAttachment", "pv-1-node-1", status, subresource="status")
+    for holder in ("one", "two"):
+        with structlog.testing.capture_logs() as logs:
+            async with cluster.care(holder) as replica:
+                create = ("", "events", "create")
+                await until(lambda: create in replica.api.used)  # noqa: B023 -- waited for here
+                await until(lambda: read_events(cluster, "PersistentVolumeClaim"))
+        assert "care.claim_not_told" not in {entry["event"] for entry in logs}
+    assert read_events(cluster, "PersistentVolumeClaim") == [
+        (
+            "AttachFailed",
+            "The volume cannot be attached to node node-1: The role lacks ec2:AttachVolume. Add it.",
+        )
+    ]
+
+
+async def test_what_is_left_of_volumes_is_listed_and_left(cluster: CareCluster, world: World) -> None:
+    """What two looks find is told of the driver; it stays as it is."""
+    node = add_hyperpod_node(cluster, world, 1)
+    volume_id = world.cloud.make_volume()
+    world.cloud.volumes[volume_id].add_tags({"CSIVolumeName": "pv-gone"})
+    await node.make(AttachClusterNodeVolume(CLUSTER_ARN, str(node.identity.instance_id), VolumeId(volume_id)))
+    cluster.attach("node-1", "pv-gone")
+    async with connect(cluster.kubeconfig) as api:
+        lease = Lease(api, "care", "one")
+        await lease.acquire()
+        nodes, attachments = Watched(api, Node), Watched(api, VolumeAttachment)
+        await nodes._list()
+        await attachments._list()
+        teller = Teller(api, lease)
+        orphans = Orphans(api, node.make, teller, DRIVER, nodes, attachments, None)
+        await orphans.look()
+        assert read_events(cluster, "CSIDriver") == []
+        await orphans.look()
+        await orphans.look()
+        await lease.release()
+    told = sorted(message.partition(" is left")[0] for _, message in read_events(cluster, "CSIDriver"))
+    assert told == ["VolumeAttachment pv-gone-node-1", f"volume {volume_id}"]
+    assert world.cloud.volumes[volume_id].status == "in-use"
+    assert cluster.api.read("VolumeAttachment", "pv-gone-node-1")
+
+
+async def test_the_controller_cares_until_it_is_told_to_end(
+    cluster: CareCluster, world: World, tmp_path: Path
+) -> None:
+    """Its end leaves the lease to the next replica at once, and the sidecars' socket is served meanwhile."""
+    care = CareSettings(DRIVER, REGION, cluster.kubeconfig)
+    endpoint, scripted = tmp_path / "csi.sock", ScriptedCloud()
+    settings = ControllerSettings(endpoint, DRIVER, REGION, care=care, cloud_endpoint=world.aws.endpoint)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_controller, settings, lambda _make, _settings: Parts(scripted, scripted))
+        cluster.register_driver(cluster.add_node("tended", START_UP))
+        await until(lambda: not cluster.read_taints("tended"))
+        assert endpoint.exists()
+        assert cluster.read_holder(care) == care.holder
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert cluster.read_holder(care) == ""

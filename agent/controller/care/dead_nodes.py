@@ -13,13 +13,13 @@ from functools import partial
 
 from agent.base.log import get_logger
 from agent.controller.calls import NodeId
-from agent.controller.care.cluster_api import ClusterApi, ClusterError, Operations
-from agent.controller.care.lease import Lease
 from agent.controller.care.node_changes import has_returned, plan_release, plan_return
 from agent.controller.care.node_deeds import change_node
-from agent.controller.care.objects import TAINT_OUT_OF_SERVICE, Node, VolumeAttachment
 from agent.controller.care.proofs import Proofs, parse_provider_id
-from agent.controller.care.watched import Bell, Watched
+from agent.controller.cluster.api import ClusterApi, ClusterError, Operations
+from agent.controller.cluster.lease import Lease
+from agent.controller.cluster.objects import TAINT_OUT_OF_SERVICE, Node, VolumeAttachment
+from agent.controller.cluster.watched import Bell, Watched
 from agent.core.errors import AgentError, OvertakenError
 
 LOOK_S = 5.0

@@ -7,8 +7,8 @@ written that somebody else made.
 
 from __future__ import annotations
 
-from agent.controller.care.cluster_api import Operations
-from agent.controller.care.objects import (
+from agent.controller.cluster.api import Operations
+from agent.controller.cluster.objects import (
     MARK_RELEASED,
     TAINT_OUT_OF_SERVICE,
     CsiNode,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.base.log import get_logger
-from agent.controller.care.cluster_api import ClusterApi, ClusterError, Operations
-from agent.controller.care.lease import Lease
-from agent.controller.care.objects import Node
+from agent.controller.cluster.api import ClusterApi, ClusterError, Operations
+from agent.controller.cluster.lease import Lease
+from agent.controller.cluster.objects import Node
 
 ATTEMPTS = 3
 """How often a change is decided anew at once, where the node is changed by others meanwhile."""

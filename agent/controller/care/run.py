@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import anyio
 
 from agent.base.error_barrier import supervise
 from agent.cloud.aws.call import Make
-from agent.controller.care.cluster_api import ClusterApi, connect
+from agent.controller.care.claim_events import ClaimEvents
 from agent.controller.care.dead_nodes import DeadNodes
-from agent.controller.care.lease import Lease
-from agent.controller.care.objects import CsiNode, Node, VolumeAttachment
+from agent.controller.care.orphans import Orphans
 from agent.controller.care.proofs import Proofs
+from agent.controller.care.settings import CareSettings
 from agent.controller.care.start_up import StartUp
-from agent.controller.care.watched import Watched
-
-
-def _name_replica() -> str:
-    """Return what tells this process from every other one, a former one in the same pod too."""
-    return f"{os.uname().nodename}_{secrets.token_hex(4)}"
-
-
-@dataclass(frozen=True)
-class CareSettings:
-    """What the care is for, and how far it goes."""
-
-    driver: str
-    """The driver's name, as the cluster's CSINodes have it."""
-    region: str
-    """AWS's, of the nodes."""
-    kubeconfig: Path | None = None
-    """None: the service account of the pod that the controller runs in."""
-    releases_dead_nodes: bool = False
-    """Volumes of an instance that is proven gone are released without Kubernetes' six minutes."""
-    holder: str = field(default_factory=_name_replica)
-
-    @property
-    def lease(self) -> str:
-        """The name of the Lease; the sidecars' are ``external-…-leader-<driver>``."""
-        return f"ebs-agent-care-{self.driver.replace('/', '-')}"
+from agent.controller.care.tell_events import Teller
+from agent.controller.cluster.api import ClusterApi, connect
+from agent.controller.cluster.lease import Lease
+from agent.controller.cluster.objects import CsiNode, Node, VolumeAttachment
+from agent.controller.cluster.watched import Watched
 
 
 async def run_care(settings: CareSettings, make: Make) -> None:
@@ -76,6 +51,9 @@ def _list_tasks(
     nodes, csi_nodes, attachments = Watched(api, Node), Watched(api, CsiNode), Watched(api, VolumeAttachment)
     start_up = StartUp(api, lease, settings.driver, nodes, csi_nodes)
     proofs = Proofs(make, settings.region) if settings.releases_dead_nodes else None
+    teller = Teller(api, lease)
+    claim_events = ClaimEvents(api, teller, settings.driver, attachments)
+    orphans = Orphans(api, make, teller, settings.driver, nodes, attachments, settings.cluster_id)
     dead_nodes = DeadNodes(api, lease, settings.driver, nodes, attachments, proofs)
     return (
         ("watch the cluster's nodes", nodes.keep),
@@ -83,4 +61,6 @@ def _list_tasks(
         ("watch its attachments", attachments.keep),
         ("let pods onto nodes", start_up.tend),
         ("release volumes of nodes that are gone", dead_nodes.tend),
+        ("tell claims why their volumes are not attached", claim_events.tend),
+        ("list what is left of volumes", orphans.tend),
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 
 from agent.base.log import get_logger
-from agent.controller.care.cluster_api import ClusterApi, ClusterError
-from agent.controller.care.lease import Lease
 from agent.controller.care.node_changes import name_start_up_taint, plan_welcome
 from agent.controller.care.node_deeds import change_node
-from agent.controller.care.objects import CsiNode, Node
-from agent.controller.care.watched import Bell, Watched
+from agent.controller.cluster.api import ClusterApi, ClusterError
+from agent.controller.cluster.lease import Lease
+from agent.controller.cluster.objects import CsiNode, Node
+from agent.controller.cluster.watched import Bell, Watched
 from agent.core.errors import OvertakenError
 
 LOOK_S = 30.0

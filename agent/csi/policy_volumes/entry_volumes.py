@@ -100,7 +100,7 @@ class PolicyVolumes:
         doing = fault.message if fault is not None else f"A pass over {entry!r} is under way."
         return AgentError(
             f"{entry!r} is not ready yet. {doing}",
-            hint=f"{fault.hint if fault and fault.hint else 'It goes on by itself'} kubelet asks again.",
+            hint=f"{fault.hint if fault and fault.hint else 'It goes on by itself.'} kubelet asks again.",
             reason=None if fault is None else fault.reason,
         )
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agent.controller.care.node_changes import plan_release, plan_return, plan_welcome
-from agent.controller.care.objects import MARK_RELEASED, TAINT_OUT_OF_SERVICE, CsiNode, Node
+from agent.controller.cluster.objects import MARK_RELEASED, TAINT_OUT_OF_SERVICE, CsiNode, Node
 
 DRIVER = "ebs.csi.aws.com"
 START_UP = {"key": f"{DRIVER}/agent-not-ready", "effect": "NoExecute"}

@@ -20,7 +20,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease as LeaseObject
 
 from agent.base.log import get_logger
-from agent.controller.care.cluster_api import ClusterError
+from agent.controller.cluster.api import ClusterError
 from agent.core.errors import OvertakenError
 
 DURATION_S = 15

@@ -8,8 +8,8 @@ import anyio
 import pytest
 from lightkube.resources.coordination_v1 import Lease as LeaseObject
 
-from agent.controller.care.cluster_api import CONFLICT, ClusterError
-from agent.controller.care.lease import DEED_S, DURATION_S, RENEW_S, RIGHT_S, Lease
+from agent.controller.cluster.api import CONFLICT, ClusterError
+from agent.controller.cluster.lease import DEED_S, DURATION_S, RENEW_S, RIGHT_S, Lease
 from agent.core.errors import OvertakenError
 
 

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import anyio
 
 from agent.base.log import get_logger
-from agent.controller.care.cluster_api import ClusterApi, ClusterError
-from agent.controller.care.objects import CsiNode, Node, VolumeAttachment
+from agent.controller.cluster.api import ClusterApi, ClusterError
+from agent.controller.cluster.objects import CsiNode, Node, VolumeAttachment
 
 T = TypeVar("T", Node, CsiNode, VolumeAttachment)
 

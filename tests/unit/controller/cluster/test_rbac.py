@@ -5,13 +5,20 @@ from pathlib import Path
 import yaml
 from lightkube.core.resource import Resource, api_info
 
-from agent.controller.care import objects
+from agent.controller.cluster import objects
 
 RBAC = Path(__file__).parents[4] / "docs/controller-rbac.yaml"
 # What is written whole, in types of lightkube's own.
-WRITTEN = {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")}
+WRITTEN = {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")} | {
+    ("", "events", "create")
+}
 
-KINDS: tuple[type[Resource], ...] = (objects.Node, objects.CsiNode, objects.VolumeAttachment)
+KINDS: tuple[type[Resource], ...] = (
+    objects.Node,
+    objects.CsiNode,
+    objects.VolumeAttachment,
+    objects.PersistentVolume,
+)
 
 
 def test_no_more_is_allowed_than_is_asked_for() -> None:

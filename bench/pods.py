@@ -28,6 +28,7 @@ from agent.node.filesystem.format_guard import choose_uuid
 from agent.node.filesystem.mkfs import build_mkfs_argv
 from agent.node.kernel.mountinfo import read_mounts
 from bench.beds import LoopBed
+from bench.hung import disk_of_its_own, hanging
 from bench.mounting import time_proofs
 from bench.processes import read_pss_bytes
 from tests.agent_process import reserve_port
@@ -39,6 +40,8 @@ SIZE_BYTES = 512 << 20
 MANY = 20
 MEASURED = 128
 WAIT_S = 300.0
+HEALTH_S = 20.0
+"""Longer than the interval at which a volume that is written to is sampled."""
 DRIVER = "ebs.csi.hyperpod-agent"
 
 
@@ -130,28 +133,40 @@ def running_agent(base: Path, bed: LoopBed) -> Iterator[tuple[Kubelet, int, floa
             process.wait(timeout=60)
 
 
-def measure_stats(base: Path) -> tuple[float, float]:
-    """Return p50 and p99, in seconds, of asking how full each of many volumes is."""
+def measure_stats(base: Path) -> tuple[list[float], list[float]]:
+    """Return the seconds of being told how full a volume is: with none of many hung, and with one of them."""
     bed = LoopBed(base)
-    volumes = [f"vol-0{0xF000 + number:016x}" for number in range(MEASURED)]
-    bed.show(volumes, 32 << 20)
+    hung, *volumes = (f"vol-0{0xF000 + number:016x}" for number in range(MEASURED))
+    size_bytes = 32 << 20
+    bed.show(volumes, size_bytes)
     bed.hide(volumes, is_wiped=False)
-    claims = [Claim(volume) for volume in volumes]
-    took: list[float] = []
-    with running_agent(base, bed) as (kubelet, _, _):
+    claims = [Claim(volume) for volume in (hung, *volumes)]
+    image = bed.devices / f"{hung}.img"
+    with disk_of_its_own(base, image, size_bytes) as place, running_agent(base, bed) as (kubelet, _, _):
         bed.attach(volumes)
         time.sleep(2.0)
         for call in [kubelet.begin(stage_and_publish, kubelet, claim) for claim in claims]:
             call.result(WAIT_S)
-        for claim in claims * 3:
-            began = time.monotonic()
-            kubelet.measure(claim)
-            took.append(time.monotonic() - began)
+        with_none = time_measuring(kubelet, claims)
+        with hanging(place, kubelet.stage(claims[0])):
+            # Long enough for the agent to have asked it for its health, in vain.
+            time.sleep(HEALTH_S)
+            with_one = time_measuring(kubelet, claims)
         for claim in claims:
             kubelet.unpublish(claim)
             kubelet.unstage(claim)
     bed.remove(volumes)
-    return statistics.median(took), statistics.quantiles(took, n=100)[98]
+    return with_none, with_one
+
+
+def time_measuring(kubelet: Kubelet, claims: Sequence[Claim]) -> list[float]:
+    """Return the seconds of each answer when all volumes are asked for three times, one after the other."""
+    took: list[float] = []
+    for claim in (*claims, *claims, *claims):
+        began = time.monotonic()
+        kubelet.measure(claim)
+        took.append(time.monotonic() - began)
+    return took
 
 
 def find_median(rounds: Sequence[Times], read: Callable[[Times], Any]) -> float:
@@ -184,5 +199,7 @@ def main() -> None:
         took_s = find_median(registered, lambda times: times.registered_s)
         print(f"registered {took_s:.2f} s after the agent's process was started")
         print(f"{find_median(registered, lambda times: times.pss_bytes) / 1e6:.0f} MB proportional set size")
-        p50_s, p99_s = measure_stats(Path(directory) / "stats")
-        print(f"asked how full {MEASURED} volumes are: p50 {1000 * p50_s:.1f} ms, p99 {1000 * p99_s:.1f} ms")
+        for name, took in zip(("none", "one"), measure_stats(Path(directory) / "stats"), strict=True):
+            p50_ms, p99_ms = 1000 * statistics.median(took), 1000 * statistics.quantiles(took, n=100)[98]
+            print(f"asked how full {MEASURED} volumes are, {name} of them hung:", end=" ")
+            print(f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms, at most {1000 * max(took):.1f} ms")

@@ -30,7 +30,7 @@ from agent.node.kernel.mountinfo import read_mounts
 from bench.beds import LoopBed
 from bench.hung import disk_of_its_own, hanging
 from bench.mounting import time_proofs
-from bench.processes import read_pss_bytes
+from bench.processes import read_cpu_s, read_pss_bytes
 from tests.agent_process import reserve_port
 from tests.csi.kubelet import Kubelet, running_kubelet
 from tests.csi.places import Claim
@@ -52,6 +52,8 @@ class Times:
     floor_s: float
     proof_s: float
     agent_s: float
+    agent_cpu_s: float
+    """Processor time, with all that the agent started: it says the same on a busy machine."""
     registered_s: float
     """From the start of the agent's process to kubelet's having registered it."""
     pss_bytes: int
@@ -70,17 +72,18 @@ def measure_round(base: Path, count: int, first: int, *, is_blank: bool) -> Time
         bed.attach(volumes)
         # kubelet calls for what is attached; the agent has met the devices by then.
         time.sleep(2.0)
-        began = time.monotonic()
+        before_s, began = read_cpu_s(pid), time.monotonic()
         calls = [kubelet.begin(stage_and_publish, kubelet, claim) for claim in claims]
         for call in calls:
             call.result(WAIT_S)
         agent_s = time.monotonic() - began
+        agent_cpu_s = read_cpu_s(pid) - before_s
         pss_bytes = read_pss_bytes(pid)
         for claim in claims:
             kubelet.unpublish(claim)
             kubelet.unstage(claim)
     bed.remove(volumes)
-    return Times(floor_s, proof_s, agent_s, registered_s, pss_bytes)
+    return Times(floor_s, proof_s, agent_s, agent_cpu_s, registered_s, pss_bytes)
 
 
 async def stage_and_publish(kubelet: Kubelet, claim: Claim) -> None:
@@ -178,7 +181,7 @@ def main() -> None:
     """Measure each case and print it."""
     registered: list[Times] = []
     print(f"on loop devices, {SIZE_BYTES >> 20} MiB each, ext4; seconds, medians")
-    print(f"{'':<24}{'floor':>8}{'proof':>8}{'agent':>8}{'ratio':>8}{'own share':>14}")
+    print(f"{'':<24}{'floor':>8}{'proof':>8}{'agent':>8}{'ratio':>8}{'own share':>14}{'cpu: agent':>12}")
     with tempfile.TemporaryDirectory(prefix="ebs-agent-bench-") as directory:
         number = 1
         for count, is_blank in ((1, True), (1, False), (MANY, True), (MANY, False)):
@@ -191,10 +194,14 @@ def main() -> None:
             floor_s = find_median(rounds, lambda times: times.floor_s)
             proof_s = find_median(rounds, lambda times: times.proof_s)
             agent_s = find_median(rounds, lambda times: times.agent_s)
+            agent_cpu_s = find_median(rounds, lambda times: times.agent_cpu_s)
             name = f"{'blank' if is_blank else 'existing'}, {count} volume{'s' if count > 1 else ''}"
             own_ms = 1000 * (agent_s - floor_s - proof_s) / count
             print(f"{name:<24}{floor_s:>8.2f}{proof_s:>8.2f}{agent_s:>8.2f}", end="")
-            print(f"{agent_s / (floor_s + proof_s):>7.2f}x{own_ms:>6.0f} ms each", flush=True)
+            print(
+                f"{agent_s / (floor_s + proof_s):>7.2f}x{own_ms:>6.0f} ms each{agent_cpu_s:>12.2f}",
+                flush=True,
+            )
         print("ratio: agent / (floor + proof); own share: agent - floor - proof, divided by the volumes")
         took_s = find_median(registered, lambda times: times.registered_s)
         print(f"registered {took_s:.2f} s after the agent's process was started")

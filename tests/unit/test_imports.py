@@ -79,7 +79,7 @@ def find_sent(sources: dict[str, str]) -> Iterator[str]:
 def test_workers_import_no_event_loop() -> None:
     """What workers are sent is in modules that bring them no event loop: each would take a tenth of a second.
 
-    Nor is it shared: a worker that has it takes ten megabytes more.
+    Nor is it shared: a worker that has it takes three megabytes more.
     """
     sent = sorted(set(find_sent(find_modules())))
     assert {"agent.node.filesystem.mount", "agent.csi.volumes.staged_record"} <= set(sent)

@@ -171,8 +171,10 @@ def test_killed_while_it_stages(
         wait_until(lambda: agent.status(VOLUME), "the volume was seen")
         agent.kill()
         call.exception()
+        known = kubelet.history.count(f"registered {DRIVER}")
         agent.start()
-        kubelet.wait_registered()
+        # At the sockets of the agent that is dead nobody answers.
+        wait_until(lambda: kubelet.history.count(f"registered {DRIVER}") > known, "it registers anew")
     staging = kubelet.stage(claim)
     assert find_mount(staging).fs_type == fs_type
     (kubelet.publish(claim) / "file").write_text("written")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+import anyio
+
 from agent.base.log import get_logger
 from agent.controller.care.tell_events import About, Teller
 from agent.controller.cluster.api import ClusterApi, ClusterError
@@ -16,6 +18,8 @@ from agent.controller.cluster.watched import Bell, Watched
 from agent.core.errors import OvertakenError
 
 LOOK_S = 60.0
+PAUSE_S = 5.0
+"""After what failed."""
 REASON = "AttachFailed"
 _ANSWER = re.compile(r"rpc error: code = (?P<code>[A-Za-z]+) desc = (?P<said>.+)", re.DOTALL)
 """How grpc-go writes what a driver answered."""
@@ -48,23 +52,26 @@ class ClaimEvents:
     async def tend(self) -> None:
         """Tell each claim; never returns."""
         while True:
-            for attachment in list(self._attachments.known.values()):
-                await self._look_at(attachment)
+            attachments = list(self._attachments.known.values())
+            if not all([await self._look_at(attachment) for attachment in attachments]):
+                await anyio.sleep(PAUSE_S)
             for name in self._told.keys() - self._attachments.known.keys():
                 del self._told[name]
             await self._bell.wait(LOOK_S)
 
-    async def _look_at(self, attachment: VolumeAttachment) -> None:
+    async def _look_at(self, attachment: VolumeAttachment) -> bool:
+        """Return whether nothing is left to be told of it."""
         error, name = attachment.status.attach_error, attachment.metadata.name
         cause = find_cause(error.message) if error is not None else None
         if attachment.spec.attacher != self._driver or cause is None or self._told.get(name) == cause:
-            return
+            return True
         try:
             await self._tell(attachment, cause)
         except (ClusterError, OvertakenError) as failure:
             log.info("care.claim_not_told", attachment=name, error=failure.message, hint=failure.hint)
-        else:
-            self._told[name] = cause
+            return False
+        self._told[name] = cause
+        return True
 
     async def _tell(self, attachment: VolumeAttachment, cause: str) -> None:
         volume = await self._api.find(PersistentVolume, attachment.spec.source.persistent_volume_name)

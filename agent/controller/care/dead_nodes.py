@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import anyio
+
 from agent.base.log import get_logger
 from agent.controller.calls import NodeId
 from agent.controller.care.node_changes import has_returned, plan_release, plan_return
@@ -59,6 +61,7 @@ class DeadNodes:
         self._asked: dict[NodeId, int] = {}
         self._due: dict[NodeId, float] = {}
         self._failures = 0
+        self._has_failed = False
         self._rests_until = 0.0
 
     async def tend(self) -> None:
@@ -67,6 +70,9 @@ class DeadNodes:
             await self._take_back()
             if self._proofs is not None:
                 await self._release(self._proofs)
+            if self._has_failed:
+                await anyio.sleep(LOOK_S)
+            self._has_failed = False
             await self._bell.wait(LOOK_S)
 
     async def _take_back(self) -> None:
@@ -103,6 +109,7 @@ class DeadNodes:
             return await change_node(self._api, self._lease, name, f"patch node {name} to {deed}", plan)
         except (ClusterError, OvertakenError) as error:
             log.warning("care.node_not_changed", node=name, error=error.message, hint=error.hint)
+            self._has_failed = True
             return False
 
     def _find_suspects(self) -> Mapping[NodeId, Node]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import anyio
+
 from agent.base.log import get_logger
 from agent.controller.care.node_changes import name_start_up_taint, plan_welcome
 from agent.controller.care.node_deeds import change_node
@@ -18,6 +20,8 @@ from agent.core.errors import OvertakenError
 
 LOOK_S = 30.0
 """How often it is looked where nothing changed, for what failed."""
+PAUSE_S = 5.0
+"""After what failed: nodes change all the time, and none of that would mend it."""
 
 log = get_logger(__name__)
 
@@ -40,10 +44,13 @@ class StartUp:
     async def tend(self) -> None:
         """Remove each taint when it is time; never returns."""
         while True:
-            await self._look()
+            if not await self._look():
+                await anyio.sleep(PAUSE_S)
             await self._bell.wait(LOOK_S)
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Return whether all came through that was to be done."""
+        is_done = True
         for name, node in list(self._nodes.known.items()):
             csi_node = self._csi_nodes.known.get(name)
             if not plan_welcome(node, csi_node, self._driver):
@@ -55,3 +62,5 @@ class StartUp:
                     log.info("care.node_welcomed", node=name, taint=taint)
             except (ClusterError, OvertakenError) as error:
                 log.warning("care.node_not_welcomed", node=name, error=error.message, hint=error.hint)
+                is_done = False
+        return is_done

@@ -7,20 +7,32 @@ connection that fell silent, throttling.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 
 from agent.base.log import get_logger
-from agent.controller.cluster.api import ClusterApi, ClusterError
+from agent.controller.cluster.api import ClusterError
 from agent.controller.cluster.objects import CsiNode, Node, VolumeAttachment
+from agent.controller.patience import Patience
 
 T = TypeVar("T", Node, CsiNode, VolumeAttachment)
 
+# The first one is for a watch that lasted: it mostly ends because the API server does.
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 log = get_logger(__name__)
+
+
+class WatchApi(Protocol):
+    """What tells of objects."""
+
+    async def list_all(self, kind: type[T], /) -> tuple[str, list[T]]:
+        """Return the list's version, and all objects of a kind."""
+
+    def watch(self, kind: type[T], version: str, /) -> AsyncIterator[tuple[str, T]]:
+        """Yield what happens after a version; ClusterError when that ends."""
 
 
 class Bell:
@@ -42,9 +54,16 @@ class Bell:
 class Watched(Generic[T]):
     """All objects of a kind by name, as they were last told of."""
 
-    def __init__(self, api: ClusterApi, kind: type[T], rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        api: WatchApi,
+        kind: type[T],
+        patience: Patience = Patience(),  # noqa: B008 -- it is frozen
+        rng: random.Random | None = None,
+    ) -> None:
         self._api = api
         self._kind: type[T] = kind
+        self._patience = patience
         self._rng = rng or random.Random()  # noqa: S311 -- spreads load
         self._bells: list[Bell] = []
         self._known: dict[str, T] | None = None
@@ -68,12 +87,13 @@ class Watched(Generic[T]):
         """Keep what is known up to date; never returns."""
         failures = 0
         while True:
-            lists = self.lists
+            begun_s = self._patience.clock()
             error = await self._follow_list()
-            failures = 0 if self.lists > lists else failures + 1
+            has_lasted = self._patience.clock() - begun_s > PAUSES_S[-1]
+            failures = 0 if has_lasted else failures + 1
             log.info("care.watch_lost", kind=self._kind.__name__, error=error.message, hint=error.hint)
             pause_s = PAUSES_S[min(failures, len(PAUSES_S) - 1)] * self._rng.uniform(0.5, 1.0)
-            await anyio.sleep(max(error.retry_after_s, pause_s))
+            await self._patience.sleep(max(error.retry_after_s, pause_s))
 
     async def _follow_list(self) -> ClusterError:
         """List all and follow what happens; returns why that ended."""

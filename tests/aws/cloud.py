@@ -65,6 +65,10 @@ class Cloud:
         """Every volume ever made by a call, deleted ones too."""
         self.broken_keys: set[str] = set()
         """KMS keys that cannot be used: a volume made with one is answered for, and vanishes."""
+        self.full_zones: set[str] = set()
+        """Zones that have no room for another volume."""
+        self.volume_quota: int | None = None
+        """How many volumes the account may have; None: any number."""
         self.keeping = Keeping()
         self.checks = StatusChecks()
         self.now: Callable[[], datetime] = utcnow
@@ -166,6 +170,16 @@ class Cloud:
                 "IdempotentParameterMismatch", "Client token was used with other parameters before."
             )
         return known[1]
+
+    def check_room(self, zone: str) -> None:
+        """Refuse a volume for which the account has no quota, or the zone no room."""
+        if self.volume_quota is not None and len(self.volumes) >= self.volume_quota:
+            raise CallError(
+                "VolumeLimitExceeded", f"You have exceeded your limit of {self.volume_quota} volumes."
+            )
+        if zone in self.full_zones:
+            message = f"There is not enough capacity to fulfill your EBS volume creation request in {zone}."
+            raise CallError("InsufficientVolumeCapacity", message)
 
     def check_modification(self, parameters: dict[str, Any]) -> None:
         """Refuse what EC2 refuses: shrinking, and modifying again too soon."""

@@ -174,6 +174,7 @@ class AwsServer:
             known = cloud.find_by_token(parameters["ClientToken"], asked)
             if known is not None:
                 return "200 OK", [("Content-Type", "text/xml")], self._describe_as_created(known)
+            cloud.check_room(parameters["AvailabilityZone"])
             served = self._pass_on(environ)
             found = _VOLUME_ID.search(served[2])
             if found is None:

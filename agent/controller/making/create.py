@@ -142,7 +142,8 @@ class Creating:
                 continue
             if made.is_gone:
                 continue
-            made = replace(made, tags=asked.tags)  # of which an answer may say nothing
+            # Of its tags an answer may say nothing, and that it can be used only a description proves.
+            made = replace(made, tags=asked.tags, state="creating")
             log.info("controller.volume_made", name=order.call.name, volume_id=made.volume_id, zone=made.zone)
             self._known.note_made(order.call.name, made)
             return made

@@ -21,6 +21,7 @@ from agent.controller.attaching.attach import TakeTurn
 from agent.controller.attaching.judge_attachment import explain_no_volume
 from agent.controller.attaching.sights import FindVolume
 from agent.controller.calls import GIB, ExpandCall, ModifyCall
+from agent.controller.making.known_volumes import LAG_S
 from agent.controller.patience import Patience
 from agent.controller.volumes.wishes import Wish, find_change, foresee, plan_wishes
 from agent.core.errors import AgentError
@@ -111,9 +112,11 @@ class Changing:
         return outcomes
 
     async def _shape(self, volume_id: VolumeId, wishes: Sequence[Wish]) -> Outcomes:
-        waiting, asked = self._patience.begin(), None
+        waiting, asked_at_s = self._patience.begin(), 0.0
+        answer: Modification | CloudError | None = None
         while True:
             volume = await self._require(volume_id)
+            asked = answer if isinstance(answer, Modification) else None
             last = _choose_later(await self._find_modification(volume_id), asked)
             foreseen = foresee(volume, last)
             plan = plan_wishes(foreseen, wishes)
@@ -123,16 +126,24 @@ class Changing:
             if change is None and (last is None or last.state != "modifying"):
                 outcomes = await self._tag(volume, [one for one in wishes if one not in plan.refused])
                 return {**dict.fromkeys(wishes, foreseen.size_gib * GIB), **plan.refused, **outcomes}
-            if change is not None and asked is None:
-                asked = await self._modify(change, last)
+            if change is not None and answer is None:
+                answer, asked_at_s = await self._modify(change, last), waiting.waited_s
+            elif isinstance(answer, CloudError) and waiting.waited_s >= asked_at_s + LAG_S:
+                raise answer
             if waiting.waited_s >= LIMIT_S:
                 raise _explain_busy(volume_id, last)
             await waiting.pause()
 
-    async def _modify(self, change: ModifyVolume, last: Modification | None) -> Modification:
+    async def _modify(self, change: ModifyVolume, last: Modification | None) -> Modification | CloudError:
+        """Have AWS begin; returns the error after which only a description tells whether it did."""
         if last is not None and last.is_under_way:
             raise _explain_busy(change.volume_id, last)
-        asked = await self._make(change)
+        try:
+            asked = await self._make(change)
+        except CloudError as error:
+            if error.is_transient or error.code.startswith("Worker"):
+                return error
+            raise
         log.info("controller.modifying", volume_id=change.volume_id, change=change.describe())
         return asked
 

@@ -61,6 +61,8 @@ class Ec2:
     """(number, whether after AWS did it) of the change at which the controller dies."""
     changes: list[Call[Any]] = field(default_factory=list)
     looks: list[Call[Any]] = field(default_factory=list)
+    answered_state: str = "creating"
+    """What AWS says of a volume that it is about to make."""
     fails_modifications: bool = False
 
     def start(self, cluster_id: str | None = None) -> ClusterVolumes:
@@ -119,7 +121,10 @@ class Ec2:
             wanted = call.filters[0][1]
             return tuple(one for one in self.snapshots.values() if one.snapshot_id in wanted)
         if isinstance(call, DescribeVolumesModifications):
-            return tuple(self._show_change(one) for one in call.volume_ids if one in self.modified)
+            known = {
+                one: at_s for one, (_, at_s) in self.modified.items() if at_s <= self.time_s - self.lag_s
+            }
+            return tuple(self._show_change(one) for one in call.volume_ids if one in known)
         assert isinstance(call, DescribeVolumes)
         shown = [self._show(one) for one in self.volumes if self.made_at_s[one] <= self.time_s - self.lag_s]
         if not call.filters:
@@ -204,7 +209,7 @@ class Ec2:
         )
         if call.kms_key_id not in self.broken_keys:
             self.volumes[volume_id] = volume
-        return replace(volume, state="creating", tags=())
+        return replace(volume, state=self.answered_state, tags=())
 
     def _modify(self, call: ModifyVolume) -> Modification:
         volume = self.volumes.get(call.volume_id)

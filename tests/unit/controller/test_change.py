@@ -71,18 +71,32 @@ def test_the_size_is_told_once_it_can_be_used_and_not_only_when_all_is_done() ->
     assert ec2.volumes[volume_id].size_gib == 20
 
 
-def test_a_call_that_is_repeated_finds_the_modification_under_way() -> None:
-    """After a lost answer, after the controller died, and by as many as ask."""
-    for fault in ({"lost": {0}}, {"kill": (0, True)}):
-        ec2 = Ec2(**fault)
-        volume_id = ec2.add()
-        try:
-            (first,) = ask(ec2, expand(volume_id, 20))
-        except KilledError as error:
-            first = error
-        assert isinstance(first, BaseException)
-        assert ask(ec2, expand(volume_id, 20), expand(volume_id, 20)) == [20 * GIB, 20 * GIB]
-        assert ec2.changes == [ModifyVolume(volume_id, 20)]
+@pytest.mark.parametrize("lag_s", [0.0, 5.0])
+def test_a_lost_answer_costs_no_second_modification(lag_s: float) -> None:
+    """Who asked is not even told of it: what came of the call is described in a moment."""
+    ec2 = Ec2(lost={0}, lag_s=lag_s)
+    volume_id = ec2.add()
+    assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]
+    assert ec2.changes == [ModifyVolume(volume_id, 20)]
+
+
+def test_a_call_that_did_nothing_is_an_error_once_that_is_sure() -> None:
+    ec2 = Ec2(refusals={"ModifyVolume": [("ReadTimeoutError", "no answer")]})
+    volume_id = ec2.add()
+    (answer,) = ask(ec2, expand(volume_id, 20))
+    assert isinstance(answer, AgentError)
+    assert "did not answer" in answer.message
+    assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]
+
+
+def test_the_next_controller_finds_the_modification_under_way() -> None:
+    """However many ask it."""
+    ec2 = Ec2(kill=(0, True))
+    volume_id = ec2.add()
+    (died,) = ask(ec2, expand(volume_id, 20))
+    assert isinstance(died, KilledError)
+    assert ask(ec2, expand(volume_id, 20), expand(volume_id, 20)) == [20 * GIB, 20 * GIB]
+    assert ec2.changes == [ModifyVolume(volume_id, 20)]
 
 
 @pytest.mark.parametrize(

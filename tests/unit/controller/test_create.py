@@ -208,8 +208,10 @@ def test_a_quota_that_is_used_up_tries_no_other_zone() -> None:
     assert len(ec2.changes) == 1
 
 
-def test_a_volume_that_vanishes_names_its_key() -> None:
-    ec2 = Ec2(broken_keys={"alias/gone"})
+@pytest.mark.parametrize("answered", ["creating", "available"])
+def test_a_volume_that_vanishes_names_its_key(answered: str) -> None:
+    """Whatever AWS answered: it is there when it is described."""
+    ec2 = Ec2(broken_keys={"alias/gone"}, answered_state=answered)
     call = replace(CALL, is_encrypted=True, kms_key_id="alias/gone")
     with pytest.raises(AgentError, match="took it back") as raised:
         create(ec2, call)

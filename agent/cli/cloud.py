@@ -1,9 +1,10 @@
-"""The commands that ask something of AWS, through the running agent, whose worker speaks to it."""
+"""The commands that ask something of AWS: by the running agent, whose worker speaks to it, or alone."""
 
 # ruff: noqa: PLC0415  # each command imports what it alone needs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: ebs-agent modify checkpoints --iops 6000 --throughput 500")(modify)
     app.command("snapshots")(list_snapshots)
     app.add_typer(_make_snapshot_commands(), name="snapshot")
+    app.command("csi-controller", epilog="Example: ebs-agent csi-controller --endpoint unix:///csi/csi.sock")(
+        csi_controller
+    )
     app.command("iam-policy", epilog="Example: ebs-agent iam-policy > policy.json")(iam_policy)
 
 
@@ -206,6 +210,45 @@ def iam_policy(
         print_json(make_kms_policy(identity, role, creates_encrypted=makes_encrypted(loaded)))
     else:
         print_json(make_iam_policy(loaded, identity, api))
+
+
+def csi_controller(
+    endpoint: Annotated[str, typer.Option(help="The socket that the sidecars call: unix:///csi/csi.sock.")],
+    driver: Annotated[
+        str, typer.Option(help="The driver's name, as StorageClasses have it.")
+    ] = "ebs.csi.hyperpod-agent",
+    region: Annotated[
+        str | None, typer.Option(envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="AWS's region.")
+    ] = None,
+    cluster_id: Annotated[
+        str | None, typer.Option(help="Mark what is made as this cluster's: kubernetes.io/cluster/ID=owned.")
+    ] = None,
+    extra_tags: Annotated[
+        str, typer.Option(metavar="K=V,…", help="Tags of all that is made; a class's own win.")
+    ] = "",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus' metrics at this port.")
+    ] = None,
+) -> None:
+    """Be the controller of a cluster: make claims into volumes, and attach them to nodes."""
+    import anyio
+
+    from agent.controller.compose import compose_parts
+    from agent.controller.options import read_settings
+    from agent.controller.program import run_controller
+    from agent.report.logs import configure_logs
+
+    settings = read_settings(
+        endpoint=endpoint,
+        driver=driver,
+        region=region,
+        cluster_id=cluster_id,
+        extra_tags=extra_tags,
+        metrics_port=metrics_port,
+        environment=os.environ,
+    )
+    configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
+    anyio.run(run_controller, settings, compose_parts)
 
 
 def _order(context: typer.Context, order: str, as_json: bool, **words: Any) -> None:

@@ -93,6 +93,21 @@ def parse_removed_tags(parameters: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def parse_extra_tags(text: str) -> Tags:
+    """Return the tags of ``key=value,key=value``, the option --extra-tags. Raises InvalidValueError."""
+    found: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = pair.partition("=")
+        if not equals or key in found:
+            raise InvalidValueError(
+                f"The option --extra-tags has {quote(pair)}, which is no tag, or one twice.",
+                hint="Write it so: team=storage,stage=test.",
+            )
+        check_tag(key, value, "The option --extra-tags")
+        found[key] = value
+    return tuple(sorted(found.items()))
+
+
 def check_tag(key: str, value: str, place: str) -> None:
     """Raise InvalidValueError where a tag is not one that users may set."""
     if not key:

@@ -21,6 +21,14 @@ from tests.waiting import wait_until
 VOLUME = "vol-0123456789abcdef0"
 
 
+def start_and_register(agent: AgentProcess, kubelet: Kubelet) -> None:
+    """Start an agent after one that was killed, at whose sockets kubelet finds nobody."""
+    word = f"registered {DRIVER}"
+    known = kubelet.history.count(word)
+    agent.start()
+    wait_until(lambda: kubelet.history.count(word) > known, "it registers anew")
+
+
 def list_sockets(scratch: Scratch) -> list[str]:
     return sorted(path.name for path in scratch.kubelet.rglob("*.sock"))
 
@@ -171,10 +179,7 @@ def test_killed_while_it_stages(
         wait_until(lambda: agent.status(VOLUME), "the volume was seen")
         agent.kill()
         call.exception()
-        known = kubelet.history.count(f"registered {DRIVER}")
-        agent.start()
-        # At the sockets of the agent that is dead nobody answers.
-        wait_until(lambda: kubelet.history.count(f"registered {DRIVER}") > known, "it registers anew")
+        start_and_register(agent, kubelet)
     staging = kubelet.stage(claim)
     assert find_mount(staging).fs_type == fs_type
     (kubelet.publish(claim) / "file").write_text("written")

@@ -212,7 +212,7 @@ def iam_policy(
         print_json(make_iam_policy(loaded, identity, api))
 
 
-def csi_controller(
+def csi_controller(  # noqa: PLR0913, PLR0917 -- each is an option
     endpoint: Annotated[str, typer.Option(help="The socket that the sidecars call: unix:///csi/csi.sock.")],
     driver: Annotated[
         str, typer.Option(help="The driver's name, as StorageClasses have it.")
@@ -229,12 +229,16 @@ def csi_controller(
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Serve Prometheus' metrics at this port.")
     ] = None,
+    kubeconfig: Annotated[Path | None, typer.Option(help="The cluster, where this is no pod of it.")] = None,
+    release_dead_nodes: Annotated[
+        bool, typer.Option("--release-dead-nodes", help="Release volumes of instances that are proven gone.")
+    ] = False,
 ) -> None:
     """Be the controller of a cluster: make claims into volumes, and attach them to nodes."""
     import anyio
 
     from agent.controller.compose import compose_parts
-    from agent.controller.options import read_settings
+    from agent.controller.options import read_care, read_settings
     from agent.controller.program import run_controller
     from agent.report.logs import configure_logs
 
@@ -247,6 +251,7 @@ def csi_controller(
         metrics_port=metrics_port,
         environment=os.environ,
     )
+    settings = read_care(settings, kubeconfig, os.environ, releases_dead_nodes=release_dead_nodes)
     configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
     anyio.run(run_controller, settings, compose_parts)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from agent.controller.care.settings import CareSettings, is_in_cluster
 from agent.controller.program import ControllerSettings
 from agent.controller.service.parse_tags import parse_extra_tags
 from agent.core.errors import InvalidValueError
@@ -41,6 +43,30 @@ def read_settings(
         metrics_port=metrics_port,
         cloud_endpoint=find_cloud_endpoint(environment),
     )
+
+
+def read_care(
+    settings: ControllerSettings,
+    kubeconfig: Path | None,
+    environment: Mapping[str, str],
+    *,
+    releases_dead_nodes: bool,
+) -> ControllerSettings:
+    """Return the settings with the care for the cluster that a kubeconfig names, or whose pod this is.
+
+    Outside of a cluster, and with no kubeconfig, there is none to care for.
+    """
+    if kubeconfig is None and not is_in_cluster(environment):
+        if releases_dead_nodes:
+            raise InvalidValueError(
+                "The option --release-dead-nodes needs a cluster, and this is no pod of one.",
+                hint="Give --kubeconfig, too.",
+            )
+        return settings
+    care = CareSettings(
+        settings.driver, settings.region, kubeconfig, settings.cluster_id, releases_dead_nodes
+    )
+    return replace(settings, care=care)
 
 
 def parse_endpoint(text: str) -> Path:

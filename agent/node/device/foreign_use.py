@@ -26,6 +26,10 @@ _CSI_PLACE = re.compile(
 That may be anywhere, and behind a link: mountinfo knows it by its real path alone."""
 
 
+_POD_DIRECTORY = re.compile(r"/pods/[^/]+/volume-subpaths/")
+"""Where kubelet mounts a directory of a pod's volume, whatever kind of volume that is (subPath)."""
+
+
 @dataclass(frozen=True)
 class BlockNode:
     """One block device as sysfs has it, and what it stands on."""
@@ -130,7 +134,8 @@ def _leave_out_shown(
 
 def _exclude_system(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     for mount in surroundings.mounts:
-        if _is_kubelets(mount):
+        # Of the system's own disks these are views, too, and those are told by what they are mounted at.
+        if _is_kubelets(mount) or _POD_DIRECTORY.search(mount.path):
             continue
         is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
         is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")

@@ -190,9 +190,10 @@ def test_other_volumes_of_the_csi_driver_exclude_nothing() -> None:
     assert find_exclusion(DEVICE, stack(replace(CSI_MOUNTS["staged"], device_number=OTHER), raw)) is None
 
 
-def test_pod_seeing_a_directory_of_our_volume_excludes_nothing() -> None:
-    """A pod's subPath is a view of the agent's mount and no reason to let go of it."""
-    view = make_mount("/var/lib/kubelet/pods/u-1/volume-subpaths/data/c/0", mount_id=2, root="/sub")
+@pytest.mark.parametrize("root", ["/var/lib/kubelet", "/opt/sagemaker/kubelet", "/opt/dlami/nvme/kubelet"])
+def test_pod_seeing_a_directory_of_our_volume_excludes_nothing(root: str) -> None:
+    """A pod's subPath is a view of the agent's mount and no reason to let go of it, wherever kubelet is."""
+    view = make_mount(f"{root}/pods/u-1/volume-subpaths/data/c/0", mount_id=2, root="/sub")
     assert find_exclusion(DEVICE, stack(make_mount("/data"), view), wanted_path="/data") is None
 
 

@@ -42,8 +42,10 @@ HYPERPOD = (
     Statement("sagemaker:AttachClusterNodeVolume", (CLUSTER,)),
     Statement("sagemaker:DetachClusterNodeVolume", (CLUSTER,)),
     Statement("eks:DescribeCluster", (EKS_CLUSTERS,)),
+    Statement("sagemaker:DescribeClusterNode", (CLUSTER,)),
+    Statement("sagemaker:ListClusterNodes", (CLUSTER,)),
 )
-"""For nodes that SageMaker attaches volumes to."""
+"""For nodes that SageMaker attaches volumes to; the last two prove that one is gone."""
 
 _DISABLES = Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _OWNED)
 

@@ -48,5 +48,7 @@ def test_beside_awss_policy_little_is_left() -> None:
         "sagemaker:AttachClusterNodeVolume",
         "sagemaker:DetachClusterNodeVolume",
         "eks:DescribeCluster",
+        "sagemaker:DescribeClusterNode",
+        "sagemaker:ListClusterNodes",
         "ec2:DisableFastSnapshotRestores",
     }

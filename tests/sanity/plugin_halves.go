@@ -25,3 +25,17 @@ var withController = grpc.WithUnaryInterceptor(func(
 	}
 	return err
 })
+
+// withPlace asks for volumes in the node's zone wherever the suite names none, as the provisioner does for a
+// claim whose pod has a node already. AWS makes a volume in one zone, and no other can use it.
+var withPlace = grpc.WithUnaryInterceptor(func(
+	ctx context.Context, method string, request, response any,
+	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
+) error {
+	asked, isCreate := request.(*csi.CreateVolumeRequest)
+	if isCreate && asked.GetAccessibilityRequirements() == nil && *zone != "" {
+		place := []*csi.Topology{{Segments: map[string]string{"topology.kubernetes.io/zone": *zone}}}
+		asked.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: place, Preferred: place}
+	}
+	return invoke(ctx, method, request, response, connection, options...)
+})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,13 @@ from agent.node.state.volume_records import read_boot_id, read_machine_id
 from tests.unit.csi.volumes.test_staged_records import RECORD, VOLUME
 
 DRIVER = "ebs.csi.aws.com"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Give a directory whose name leaves room for a socket's, which has 107 bytes at the most."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 # Every target prepares what it needs, on a fresh Debian 12 or Ubuntu 22.04 too: see scripts/prepare.
 #   make demo       the agent at work on files that stand in for volumes
 #   make check      what must be clean before a commit: lint, format, types, shell, units
-#   make test       check, then the unit, component, loop and sanity tiers
+#   make test       check, then the unit, component and loop tiers
+#   make test-sanity  csi-sanity: the conformance suite of Kubernetes' storage plugins
 #   make fuzz       feed the parsers nonsense, for FUZZ_SECONDS (60) in all; make test-all leaves it out
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
 #   make test-kubernetes  the tier with real Kubernetes; make build-kubernetes builds its programs once, in half an hour
@@ -35,7 +36,7 @@ SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts sy
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS))
-FAST_TIERS := $(wildcard tests/unit tests/component tests/loop tests/sanity)
+FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
 # Each worker has tests that lie together; PYTEST_ARGS=-n0 has one process run them all. By hand three for two cores,
 # since a third of the time they wait; in CI, which tries the thorough cases too, one for each.
 CORES := $(shell nproc)
@@ -47,7 +48,7 @@ PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfil
 # A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
 MAKE_AGAIN := $(MAKE)
 
-.PHONY: help venv check test fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
+.PHONY: help venv check test test-sanity fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -86,8 +87,12 @@ $(VENV)/shell.stamp: $(SHELL_SCRIPTS) $(wildcard lifecycle_scripts/*.* monitorin
 test: $(VENV)/dev.stamp
 	scripts/prepare test
 	$(MAKE_AGAIN) --no-print-directory check
-	scripts/find-go --install >/dev/null || true # without it the tier sanity is skipped, and says why
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS) $(FAST_TIERS)
+
+test-sanity: $(VENV)/dev.stamp
+	scripts/prepare test
+	scripts/find-go --install >/dev/null || true # without it the tier is skipped, and says why
+	$(PYTEST) --numprocesses 2 --dist loadfile $(PYTEST_ARGS) tests/sanity
 
 fuzz: $(VENV)/dev.stamp
 	scripts/prepare fuzz
@@ -104,7 +109,7 @@ test-kubernetes: $(VENV)/dev.stamp
 	scripts/prepare kubernetes
 	$(PYTEST) $(PYTEST_ARGS) tests/kubernetes
 
-test-all: test test-vm
+test-all: test test-sanity test-vm
 
 demo: $(VENV)/run.stamp
 	scripts/prepare demo

@@ -70,7 +70,6 @@ def controller(base: Path, aws: AwsServer) -> Iterator[Path]:
         process.wait(timeout=60)
 
 
-@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_agent_is_a_conforming_plugin(
     base: Path,

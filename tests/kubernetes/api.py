@@ -17,6 +17,7 @@ CALL_TIMEOUT_S = 30.0
 WAIT_S = 240.0
 """For what takes a second on a real node, ten under emulation, and minutes where others use the machine."""
 NAMESPACE = "default"
+SNAPSHOTS = "/apis/snapshot.storage.k8s.io/v1"
 # Where the objects of a kind are.
 PATHS = {
     "Node": "/api/v1/nodes",
@@ -25,14 +26,19 @@ PATHS = {
     "PersistentVolume": "/api/v1/persistentvolumes",
     "PersistentVolumeClaim": f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
+    "VolumeAttributesClass": "/apis/storage.k8s.io/v1/volumeattributesclasses",
+    "VolumeAttachment": "/apis/storage.k8s.io/v1/volumeattachments",
     "CSIDriver": "/apis/storage.k8s.io/v1/csidrivers",
     "CSINode": "/apis/storage.k8s.io/v1/csinodes",
-    "VolumeAttachment": "/apis/storage.k8s.io/v1/volumeattachments",
     "Lease": f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles",
     "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings",
+    "VolumeSnapshotClass": f"{SNAPSHOTS}/volumesnapshotclasses",
+    "VolumeSnapshotContent": f"{SNAPSHOTS}/volumesnapshotcontents",
+    "VolumeSnapshot": f"{SNAPSHOTS}/namespaces/{NAMESPACE}/volumesnapshots",
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
 }
 
 
@@ -63,6 +69,11 @@ class Api:
     def create(self, manifest: Mapping[str, Any]) -> Object:
         """Make an object."""
         return self._ask("POST", PATHS[manifest["kind"]], manifest)
+
+    def ensure(self, manifest: Mapping[str, Any]) -> None:
+        """Make an object unless there is one of its name."""
+        if not self.read(manifest["kind"], manifest["metadata"]["name"]):
+            self.create(manifest)
 
     def read(self, kind: str, name: str) -> Object:
         """Return an object; empty where there is none of the name."""

@@ -1,0 +1,177 @@
+"""A controller's pod without a node to run it: `ebs-agent csi-controller` and its sidecars as processes here.
+
+As kubelet would it begins anew what ends: a sidecar ends itself when it loses the controller. Each sidecar
+is a user of its own, with the rights that its release says it needs and no others.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from typing_extensions import Self
+
+from tests.aws.cloud import REGION
+from tests.aws.world import CREDENTIALS
+from tests.kubernetes.api import Api, Object
+from tests.kubernetes.control_plane import ControlPlane
+from tests.kubernetes.programs import SIDECARS, get_program, list_roles, list_snapshot_types
+from tests.waiting import wait_until
+
+CONTROLLER = "csi-controller"
+RECONCILE_S = 10
+"""How often the attacher looks whether what is attached still is; a minute by default."""
+RETRIES = "--retry-interval-max=10s"
+"""Or a test waits for what failed before: they double, up to minutes."""
+ARGUMENTS: Mapping[str, Sequence[str]] = {
+    "csi-provisioner": (
+        *("--feature-gates=Topology=true", "--extra-create-metadata", "--default-fstype=ext4"),
+        *("--timeout=60s", RETRIES),
+    ),
+    "csi-attacher": (
+        *("--default-fstype=ext4", f"--reconcile-sync={RECONCILE_S}s", "--timeout=6m", RETRIES),
+        "--feature-gates=MutableCSINodeAllocatableCount=true",
+    ),
+    "csi-resizer": (
+        *("--extra-modify-metadata", "--handle-volume-inuse-error=false", "--timeout=60s", RETRIES),
+    ),
+    "csi-snapshotter": ("--extra-create-metadata", "--timeout=60s", RETRIES),
+    "snapshot-controller": (RETRIES,),
+}
+AGAIN_S = 0.5
+START_S = 120.0
+
+
+def declare_snapshots(api: Api) -> None:
+    """Declare snapshots to the API server, by the files of the snapshotter's release."""
+    declared = [_read(path) for path in list_snapshot_types()]
+    for (manifest,) in declared:
+        api.ensure(manifest)
+    for (manifest,) in declared:
+        api.wait(manifest["kind"], manifest["metadata"]["name"], _is_established, "was to be known", START_S)
+
+
+def grant_rights(api: Api) -> None:
+    """Grant each sidecar the cluster role that its release declares; it elects no leader, so no other."""
+    for name in SIDECARS:
+        roles = [each for path in list_roles(name) for each in _read(path) if each["kind"] == "ClusterRole"]
+        assert roles, f"{name} has no role"
+        for role in roles:
+            api.ensure(role)
+            api.ensure(_bind(name, role["metadata"]["name"]))
+
+
+class ControllerPod:
+    """``with ControllerPod(plane, driver, aws_endpoint) as pod: …``."""
+
+    def __init__(self, plane: ControlPlane, driver: str, aws_endpoint: str) -> None:
+        directory = plane.directory
+        self.socket = directory / "csi.sock"
+        ours = [sys.executable, "-m", "agent", CONTROLLER, "--endpoint", f"unix://{self.socket}"]
+        ours += ["--driver", driver, "--region", REGION]
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+            **CREDENTIALS,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "EBS_AGENT_CLOUD_ENDPOINT": aws_endpoint,
+        }
+        self._containers = {CONTROLLER: _Container(CONTROLLER, ours, directory, environment)}
+        for name, arguments in ARGUMENTS.items():
+            kubeconfig = directory / f"{name}.kubeconfig"
+            kubeconfig.write_text(plane.write_kubeconfig(name, "127.0.0.1"))
+            argv = [str(get_program(name)), f"--kubeconfig={kubeconfig}", "--v=4", *arguments]
+            if name != "snapshot-controller":
+                argv.append(f"--csi-address={self.socket}")
+            self._containers[name] = _Container(name, argv, directory, environment)
+
+    def __enter__(self) -> Self:
+        for container in self._containers.values():
+            container.start()
+        try:
+            wait_until(self.socket.exists, f"the controller was to listen at {self.socket}", START_S)
+        except AssertionError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for container in self._containers.values():
+            container.end()
+
+    def kill_controller(self) -> None:
+        """Kill the controller, without a word to it; it is begun anew."""
+        self._containers[CONTROLLER].kill()
+
+
+@dataclass
+class _Container:
+    """One program, begun anew whenever it ends, in a session of its own."""
+
+    name: str
+    argv: Sequence[str]
+    directory: Path
+    environment: Mapping[str, str]
+    _process: subprocess.Popen[bytes] | None = None
+    _is_over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._keep_running, name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Have it end for good."""
+        assert self._thread is not None
+        self._is_over.set()
+        self.kill()
+        self._thread.join()
+
+    def kill(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def _keep_running(self) -> None:
+        # The kernel ends it with the thread that began it, as with the tests.
+        bonded = ["setpriv", "--pdeathsig", "KILL", *self.argv]
+        while not self._is_over.is_set():
+            with (self.directory / f"{self.name}.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    bonded,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.directory,
+                    env=dict(self.environment),
+                )
+            while self._process.poll() is None and not self._is_over.wait(AGAIN_S):
+                pass
+            self.kill()
+            self._process.wait()
+            self._is_over.wait(AGAIN_S)
+
+
+def _read(path: Path) -> list[Object]:
+    """Return the objects of a file."""
+    return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+
+
+def _bind(user: str, role: str) -> Object:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": user},
+        "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "ClusterRole", "name": role, "apiGroup": "rbac.authorization.k8s.io"},
+    }
+
+
+def _is_established(definition: Object) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)

@@ -1,0 +1,145 @@
+"""Claims become volumes: the controller with the real sidecars and the emulated AWS, without a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.aws.cloud import CLUSTER_ARN, Cloud
+from tests.aws.faults import deny, throttle
+from tests.kubernetes.api import Object
+from tests.kubernetes.claims import (
+    DRIVER,
+    FASTER,
+    FASTER_MIB_S,
+    INSTANCE,
+    WAIT_S,
+    Claims,
+    declare_node,
+    make_classes,
+)
+from tests.kubernetes.control_plane import run_control_plane
+from tests.kubernetes.interrupted_aws import InterruptedAws, Interruption
+from tests.kubernetes.programs import SIDECARS, find_missing
+from tests.kubernetes.sidecars import ControllerPod, declare_snapshots, grant_rights
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claims]:
+    """Give a cluster of one node that only the API knows, and the controller that works for it."""
+    if missing := find_missing(SIDECARS):
+        pytest.skip(f"needs {', '.join(missing)} built: make build-kubernetes")
+    cloud = Cloud()
+    cloud.add_node(INSTANCE)
+    with run_control_plane(tmp_path_factory.mktemp("controller")) as plane, InterruptedAws(cloud) as aws:
+        declare_snapshots(plane.api)
+        grant_rights(plane.api)
+        for manifest in make_classes():
+            plane.api.create(manifest)
+        declare_node(plane.api)
+        with ControllerPod(plane, DRIVER, aws.endpoint) as pod:
+            yield Claims(plane.api, aws, pod)
+
+
+def test_life_of_a_claim(claims: Claims) -> None:
+    """Made for its pod, larger and faster by one call, copied, detached by others and back, and gone."""
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    volume = claims.find_volume(claim)
+    tags = {tag["key"]: tag["value"] for tag in volume.get_tags()}
+    assert tags["kubernetes.io/created-for/pvc/name"] == claim
+    assert tags["ebs.csi.aws.com/cluster"] == "true"
+
+    wanted = {"resources": {"requests": {"storage": "2Gi"}}, "volumeAttributesClassName": FASTER}
+    claims.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
+    claims.api.wait("PersistentVolumeClaim", claim, has_changed, "was to have both")
+    assert (volume.size, volume.throughput) == (2, FASTER_MIB_S)
+    assert claims.aws.calls["ModifyVolume"] == 1
+
+    snapshot = claims.take_snapshot(claim)
+    source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot}
+    restored = claims.claim("2Gi", source)
+    reader = claims.add_pod(restored)
+    claims.wait_attached(2)
+    assert claims.find_volume(restored).snapshot_id is not None
+    claims.end_pod(reader)
+    claims.wait_attached(1)
+    claims.api.delete("PersistentVolumeClaim", restored)
+    claims.api.delete("VolumeSnapshot", snapshot)
+    claims.wait_leftovers(claims.api.read("PersistentVolumeClaim", claim)["spec"]["volumeName"], volume.id)
+
+    (attachment,) = volume.attachments
+    asked = {"ClusterArn": CLUSTER_ARN, "NodeId": INSTANCE, "VolumeId": volume.id}
+    claims.aws.cloud.hyperpod.call("DetachClusterNodeVolume", asked)
+    wait_until(lambda: volume.attachments not in ([], [attachment]), "it was to be back", WAIT_S)
+    finish(claims, claim, pod)
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before AWS hears", "before it answers"])
+def test_controller_is_killed_at_its_calls(claims: Claims, *, is_after: bool) -> None:
+    """However it dies in the middle of a call, the next one finds what was done, and does the rest once."""
+    made = len(claims.aws.cloud.made)
+
+    def strike(operation: str) -> Interruption:
+        claims.aws.interruption = Interruption(operation, is_after, claims.pod.kill_controller)
+        return claims.aws.interruption
+
+    def wait_struck(interruption: Interruption) -> None:
+        wait_until(lambda: interruption.has_struck, f"{interruption.operation} was to be called", WAIT_S)
+
+    claim = claims.claim()
+    create = strike("CreateVolume")
+    pod = claims.add_pod(claim)
+    wait_struck(create)
+    wait_struck(strike("AttachClusterNodeVolume"))
+    claims.wait_attached()
+    detach = strike("DetachClusterNodeVolume")
+    claims.end_pod(pod)
+    wait_struck(detach)
+    claims.wait_attached(0)
+    delete = strike("DeleteVolume")
+    claims.api.delete("PersistentVolumeClaim", claim)
+    wait_struck(delete)
+    claims.wait_leftovers()
+    assert len(claims.aws.cloud.made) == made + 1
+
+
+def test_throttled(claims: Claims) -> None:
+    """While AWS wants fewer calls the claim waits, and no volume is made twice."""
+    made = len(claims.aws.cloud.made)
+    claims.aws.faults.add(throttle("*", times=5))
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    assert len(claims.aws.cloud.made) == made + 1
+    claims.aws.faults.clear()
+    finish(claims, claim, pod)
+
+
+def test_denied(claims: Claims) -> None:
+    """What the controller's role may not is said at the claim, by its name; once it may, it is served."""
+    claims.aws.faults.add(deny("CreateVolume", "ec2:CreateVolume"))
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_event(claim, "ec2:CreateVolume")
+    claims.aws.faults.clear()
+    claims.wait_attached()
+    finish(claims, claim, pod)
+
+
+def finish(claims: Claims, claim: str, pod: str) -> None:
+    """Take pod and claim away, and see that nothing of them is left in AWS."""
+    claims.end_pod(pod)
+    claims.wait_attached(0)
+    claims.api.delete("PersistentVolumeClaim", claim)
+    claims.wait_leftovers()
+
+
+def has_changed(claim: Object) -> bool:
+    """Tell whether a claim has the size and the class of the test's patch."""
+    status = claim["status"]
+    found = (status["capacity"]["storage"], status.get("currentVolumeAttributesClassName"))
+    return found == ("2Gi", FASTER)

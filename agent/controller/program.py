@@ -25,8 +25,10 @@ from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import WorkerSettings, choose_user
 from agent.controller.calls import Snapshots, Volumes
 from agent.controller.care.settings import CareSettings
+from agent.controller.cluster_nodes import ClusterNodes
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.controller.service.controller import LIMIT_S, ControllerService
+from agent.controller.volumes.listing import KnowNodes
 from agent.core.errors import AgentError
 from agent.csi.service.answering import Answering
 from agent.csi.service.identity import IdentityService, Plugin
@@ -64,7 +66,7 @@ class Parts:
     snapshots: Snapshots
 
 
-Compose = Callable[[Make, ControllerSettings], Parts]
+Compose = Callable[[Make, ControllerSettings, KnowNodes], Parts]
 
 
 async def run_controller(settings: ControllerSettings, compose: Compose) -> None:
@@ -80,11 +82,12 @@ async def run_controller(settings: ControllerSettings, compose: Compose) -> None
             async with CloudClient(worker, counters.count_request) as client:
                 with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                     async with anyio.create_task_group() as tasks:
-                        parts = compose(client.make, settings)
+                        nodes = ClusterNodes()
+                        parts = compose(client.make, settings, nodes.list_known)
                         tasks.start_soon(_serve, listener, settings, parts, counters)
                         tasks.start_soon(_reach_aws, client.make)
                         if settings.care is not None:
-                            tasks.start_soon(_care, settings.care, client.make)
+                            tasks.start_soon(_care, settings.care, client.make, nodes)
                         async for number in signals:
                             log.info("controller.ends", signal=signal.Signals(number).name)
                             break
@@ -126,7 +129,7 @@ async def _reach_aws(make: Make) -> None:
     await supervise("learn from AWS who the controller is", ask)
 
 
-async def _care(care: CareSettings, make: Make) -> None:
+async def _care(care: CareSettings, make: Make, nodes: ClusterNodes) -> None:
     """Care for the cluster; what is wrong with that is told, and the sidecars are answered all the same."""
 
     async def run() -> None:
@@ -137,6 +140,6 @@ async def _care(care: CareSettings, make: Make) -> None:
                 f"The cluster is not cared for: {error.name} is not installed.",
                 hint="Install what the controller needs: pip install 'hyperpod-ebs-agent[controller]'.",
             ) from error
-        await run_care(care, make)
+        await run_care(care, make, nodes.note)
 
     await supervise("care for the cluster", run)

@@ -1,4 +1,7 @@
-"""Runs the care for a cluster: one replica at a time, and all of it ends with the lease."""
+"""Runs the care for a cluster: one replica at a time, and all of it ends with the lease.
+
+What is only looked at, each replica looks at: which nodes there are.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from agent.base.error_barrier import supervise
 from agent.cloud.aws.call import Make
 from agent.controller.care.claim_events import ClaimEvents
 from agent.controller.care.dead_nodes import DeadNodes
+from agent.controller.care.follow_nodes import NoteNodes, follow_nodes
 from agent.controller.care.orphans import Orphans
 from agent.controller.care.proofs import Proofs
 from agent.controller.care.settings import CareSettings
@@ -22,9 +26,11 @@ from agent.controller.cluster.objects import CsiNode, Node, VolumeAttachment
 from agent.controller.cluster.watched import Watched
 
 
-async def run_care(settings: CareSettings, make: Make) -> None:
+async def run_care(settings: CareSettings, make: Make, note_nodes: NoteNodes) -> None:
     """Care for the cluster until cancelled; InvalidValueError where it cannot be found."""
-    async with connect(settings.kubeconfig) as api:
+    async with connect(settings.kubeconfig) as api, anyio.create_task_group() as group:
+        follow = partial(follow_nodes, api, settings.driver, note_nodes)
+        group.start_soon(supervise, "follow which nodes there are", follow)
         await run_care_by(api, settings, make)
 
 

@@ -105,6 +105,8 @@ class Driver(_Part):
     """A driver on a node, as kubelet registered it."""
 
     name: str
+    node_id: str = msgspec.field(name="nodeID", default="")
+    """What the driver itself calls the node."""
     allocatable: Allocatable | None = None
 
 
@@ -133,6 +135,10 @@ class CsiNode(resource.GlobalResource, _Part):
             found.name == driver and found.allocatable is not None and found.allocatable.count is not None
             for found in self.spec.drivers
         )
+
+    def find_node_id(self, driver: str) -> str | None:
+        """Return what the driver calls the node; None: it is not registered."""
+        return next((found.node_id for found in self.spec.drivers if found.name == driver), None)
 
 
 class AttachmentSource(_Part):

@@ -6,7 +6,7 @@ what carries the cluster's marks, and whatever is attached to a node, by whoever
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from agent.base.log import get_logger
@@ -23,8 +23,8 @@ from agent.core.model.cluster import CSI_TAGS
 
 DescribeAll: TypeAlias = Callable[[], Awaitable["Sequence[CloudVolume | Unread]"]]
 """Describes every volume of the account in the region."""
-KnowNodes: TypeAlias = Callable[[], "Collection[NodeId] | None"]
-"""The cluster's nodes; None: not known, so that every instance may be one."""
+KnowNodes: TypeAlias = Callable[[], "Mapping[str, NodeId] | None"]
+"""The cluster's nodes by their instances' IDs; None: not known, so that every instance may be one."""
 
 log = get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Listing:
 
     async def find(self, volume_id: VolumeId) -> PublishedVolume:
         """Return the volume and its nodes; AgentError where AWS does not have it."""
-        return publish(await self._require(volume_id))
+        return publish(await self._require(volume_id), self._know_nodes())
 
     async def explain_misuse(self, question: UseQuestion) -> str | None:
         """Return why the volume cannot be used so; None: it can. AgentError where AWS does not have it."""
@@ -65,16 +65,15 @@ class Listing:
 
     def _choose(self, volumes: Iterable[CloudVolume]) -> Iterable[PublishedVolume]:
         nodes = self._know_nodes()
-        instances = None if nodes is None else {node.instance_id for node in nodes}
         for described in volumes:
             volume = self._sights.drop_past(described)
             is_marked = any(key in self._marks for key, _ in volume.tags)
             is_held = any(
-                one.instance_id is not None and (instances is None or one.instance_id in instances)
+                one.instance_id is not None and (nodes is None or one.instance_id in nodes)
                 for one in volume.attachments
             )
             if is_held or (is_marked and not volume.is_gone):
-                yield publish(volume)
+                yield publish(volume, nodes)
 
     async def _require(self, volume_id: VolumeId) -> CloudVolume:
         volume = await self._sights.look(volume_id)

@@ -10,6 +10,7 @@ from grpclib.client import Channel
 
 from agent.cloud.aws.call import Make
 from agent.controller.program import ControllerSettings, Parts, run_controller
+from agent.controller.volumes.listing import KnowNodes
 from agent.core.errors import AgentError
 from agent.csi.wire.controller_grpc import ControllerStub
 from agent.csi.wire.csi_grpc import IdentityStub
@@ -37,7 +38,7 @@ async def test_it_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     endpoint = tmp_path / "csi" / "csi.sock"
     scripted = ScriptedCloud(do=anyio.sleep_forever)
 
-    def compose(_make: Make, _settings: ControllerSettings) -> Parts:
+    def compose(_make: Make, _settings: ControllerSettings, _know_nodes: KnowNodes) -> Parts:
         return Parts(scripted, scripted)
 
     with AwsServer(Cloud()) as aws:
@@ -75,4 +76,4 @@ async def test_a_socket_that_cannot_be_is_told(tmp_path: Path) -> None:
     settings = ControllerSettings(tmp_path / "file" / "csi.sock", "ebs.csi.aws.com", REGION)
     scripted = ScriptedCloud()
     with pytest.raises(AgentError, match="--endpoint"):
-        await run_controller(settings, lambda _make, _settings: Parts(scripted, scripted))
+        await run_controller(settings, lambda _make, _settings, _nodes: Parts(scripted, scripted))

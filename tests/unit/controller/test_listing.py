@@ -35,6 +35,10 @@ def make_volumes(cloud: StandIn) -> list[VolumeId]:
     return [cloud.add(VolumeId(f"vol-{n:017x}"), tags=one) for n, one in enumerate(tags)]
 
 
+def known(*nodes: NodeId) -> dict[str, NodeId]:
+    return {node.instance_id: node for node in nodes}
+
+
 async def list_ids(listing: Listing) -> list[str]:
     page = await listing.list_volumes(None, None)
     assert page.next_token is None
@@ -54,8 +58,8 @@ async def test_whatever_a_node_has_is_listed_untagged_too() -> None:
     ours, _, by_hand = make_volumes(cloud)
     cloud.hold(NODE, by_hand)
     assert await list_ids(make_listing(cloud, "prod")) == [ours, by_hand]
-    assert await list_ids(make_listing(cloud, "prod", lambda: {OTHER})) == [ours]
-    assert await list_ids(make_listing(cloud, "prod", lambda: {OTHER, NODE})) == [ours, by_hand]
+    assert await list_ids(make_listing(cloud, "prod", lambda: known(OTHER))) == [ours]
+    assert await list_ids(make_listing(cloud, "prod", lambda: known(OTHER, NODE))) == [ours, by_hand]
 
 
 async def test_nodes_are_named_as_their_csinode_names_them() -> None:
@@ -67,6 +71,16 @@ async def test_nodes_are_named_as_their_csinode_names_them() -> None:
     assert listed.nodes == (NODE, HYPERPOD)
     assert str(listed.nodes[1]) == "hyperpod-abcde01234yz-i-0123456789abcdef2"
     assert (await make_listing(cloud).find(VOLUME)).nodes == (NODE, HYPERPOD)
+
+
+async def test_a_node_is_named_as_kubernetes_has_it_whatever_aws_shows() -> None:
+    """The attacher compares byte for byte: another name for the same instance reads as detached."""
+    cloud = StandIn()
+    cloud.add()
+    cloud.hold(NodeId(HYPERPOD.instance_id))
+    listing = make_listing(cloud, know_nodes=lambda: known(HYPERPOD))
+    (listed,) = (await listing.list_volumes(None, None)).entries
+    assert listed.nodes == (await listing.find(VOLUME)).nodes == (HYPERPOD,)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The controller as a process: what is made and joined when it starts, until it is told to end.
 
-It needs no root and no device. Whatever is under way at its end is left: AWS goes on with it, and whoever
-asked for it asks again, this replica or another, and finds what became of it.
+It needs no root and no device. Told to end it answers what it was asked before, as long as a pod has time.
+What is under way even then is left: AWS goes on with it, and whoever asked for it asks again, this replica or
+another, and finds what became of it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from agent.csi.service.serve import serve_calls
 from agent.csi.sockets.bind import bind_socket
 
 WORKER_USER = "ebs-agent"
+GRACE_S = 20.0
+"""Of the 30 s that Kubernetes gives a pod to end (``terminationGracePeriodSeconds``)."""
 
 log = get_logger(__name__)
 
@@ -81,19 +84,49 @@ async def run_controller(settings: ControllerSettings, compose: Compose) -> None
         try:
             async with CloudClient(worker, counters.count_request) as client:
                 with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                    async with anyio.create_task_group() as tasks:
-                        nodes = ClusterNodes()
-                        parts = compose(client.make, settings, nodes.list_known)
-                        tasks.start_soon(_serve, listener, settings, parts, counters)
-                        tasks.start_soon(_reach_aws, client.make)
-                        if settings.care is not None:
-                            tasks.start_soon(_care, settings.care, client.make, nodes)
-                        async for number in signals:
-                            log.info("controller.ends", signal=signal.Signals(number).name)
-                            break
-                        tasks.cancel_scope.cancel()
+                    await _run_until_told(signals, listener, client.make, settings, compose, counters)
         finally:
             settings.endpoint.unlink(missing_ok=True)
+
+
+async def _run_until_told(
+    signals: AsyncIterator[signal.Signals],
+    listener: socket.socket,
+    make: Make,
+    settings: ControllerSettings,
+    compose: Compose,
+    counters: ControllerCounters,
+) -> None:
+    nodes, answering = ClusterNodes(), Answering(counters.count_call)
+    parts = compose(make, settings, nodes.list_known)
+    async with anyio.create_task_group() as serving:
+        serving.start_soon(_serve, listener, settings, parts, counters, answering)
+        async with anyio.create_task_group() as aside:
+            aside.start_soon(_reach_aws, make)
+            if settings.care is not None:
+                aside.start_soon(_care, settings.care, make, nodes)
+            log.info("controller.ends", signal=signal.Signals(await anext(signals)).name)
+            aside.cancel_scope.cancel()  # another replica may care for the cluster at once
+        await _finish(signals, answering)
+        serving.cancel_scope.cancel()
+
+
+async def _finish(signals: AsyncIterator[signal.Signals], answering: Answering) -> None:
+    """Return when all is answered that was asked, after GRACE_S at the latest, or when told to end again."""
+
+    async def answer(scope: anyio.CancelScope) -> None:
+        await answering.end()
+        scope.cancel()
+
+    with anyio.move_on_after(GRACE_S) as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer, scope)
+            await anext(signals)
+            scope.cancel()
+    if answering.under_way:
+        log.warning("controller.left", calls=answering.under_way)
+        answering.give_up()
+        await answering.end()
 
 
 def _listen(endpoint: Path) -> socket.socket:
@@ -106,10 +139,13 @@ def _listen(endpoint: Path) -> socket.socket:
 
 
 async def _serve(
-    listener: socket.socket, settings: ControllerSettings, parts: Parts, counters: ControllerCounters
+    listener: socket.socket,
+    settings: ControllerSettings,
+    parts: Parts,
+    counters: ControllerCounters,
+    answering: Answering,
 ) -> None:
     plugin = Plugin(settings.driver, agent.__version__, has_controller=True)
-    answering = Answering(counters.count_call)
     async with Joining(LIMIT_S) as joining:
         services = (
             IdentityService(plugin, answering, lambda: counters.was_answered),

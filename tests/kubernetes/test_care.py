@@ -282,7 +282,7 @@ async def test_the_controller_cares_until_it_is_told_to_end(
     endpoint, scripted = tmp_path / "csi.sock", ScriptedCloud()
     settings = ControllerSettings(endpoint, DRIVER, REGION, care=care, cloud_endpoint=world.aws.endpoint)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_controller, settings, lambda _make, _settings: Parts(scripted, scripted))
+        tasks.start_soon(run_controller, settings, lambda _make, _settings, _nodes: Parts(scripted, scripted))
         cluster.register_driver(cluster.add_node("tended", START_UP))
         await until(lambda: not cluster.read_taints("tended"))
         assert endpoint.exists()

@@ -1,4 +1,4 @@
-"""Follows which nodes have the driver, and by which IDs: in every replica, since each answers the sidecars."""
+"""Follows which nodes have the driver, and by which IDs: in every replica, since each answers sidecars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 from agent.base.log import get_logger
 from agent.controller.calls import NodeId
 from agent.controller.cluster.objects import CsiNode
-from agent.controller.cluster.watched import Bell, Watched, WatchApi
+from agent.controller.cluster.watched import Bell, WatchApi, Watched
 from agent.controller.node_ids import parse_node_id
 from agent.core.errors import InvalidValueError
 

@@ -41,6 +41,25 @@ class Answering:
     def __init__(self, count: CountCall = count_nothing) -> None:
         self._count = count
         self._barrier = Barrier()
+        self._under_way: set[anyio.CancelScope] = set()
+        self._is_ending = False
+        self._all_answered = anyio.Event()
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are not answered yet."""
+        return len(self._under_way)
+
+    async def end(self) -> None:
+        """Refuse what is asked from now on, and return once all is answered that was asked before."""
+        self._is_ending = True
+        if self._under_way:
+            await self._all_answered.wait()
+
+    def give_up(self) -> None:
+        """Answer all that is under way so that it is asked for again."""
+        for scope in self._under_way:
+            scope.cancel()
 
     async def answer(
         self,
@@ -55,6 +74,32 @@ class Answering:
 
         ``is_deed``: it changes something, which is logged.
         """
+        if self._is_ending:
+            raise GRPCError(Status.UNAVAILABLE, f"{method} came while the agent ends: ask again.")
+        with anyio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                response = await self._find_answer(stream, method, respond, choose_code, is_deed=is_deed)
+                await stream.send_message(response)
+            finally:
+                self._leave(scope)
+        if scope.cancelled_caught:
+            raise GRPCError(Status.UNAVAILABLE, f"The agent ended before {method} was done: ask again.")
+
+    def _leave(self, scope: anyio.CancelScope) -> None:
+        self._under_way.remove(scope)
+        if self._is_ending and not self._under_way:
+            self._all_answered.set()
+
+    async def _find_answer(
+        self,
+        stream: Stream[Request, Response],
+        method: str,
+        respond: Callable[[Request], Awaitable[Response]],
+        choose_code: Callable[[AgentError], Status],
+        *,
+        is_deed: bool,
+    ) -> Response:
         began = anyio.current_time()
         code = Status.CANCELLED  # if nothing below is reached: who asked hung up
         volume = ""
@@ -82,7 +127,7 @@ class Answering:
             self._count(method, code.name, anyio.current_time() - began)
         if is_deed:
             log.info("csi.answered", call=method, volume=volume)
-        await stream.send_message(response)
+        return response
 
 
 async def _read(stream: Stream[Request, Response], method: str) -> Request:

@@ -162,5 +162,5 @@ async def test_an_instance_of_another_cluster_is_no_node_of_ours() -> None:
     cloud = StandIn()
     cloud.add()
     cloud.hold(replace(HYPERPOD, cluster_id="another00000"))
-    listed = await list_ids(make_listing(cloud, "prod", lambda: {NodeId("i-00000000000000001")}))
+    listed = await list_ids(make_listing(cloud, "prod", lambda: known(NodeId("i-00000000000000001"))))
     assert listed == []

@@ -16,6 +16,7 @@ from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
 from agent.csi.calls import NodeInfo
+from agent.csi.last_word import LastWord
 from agent.csi.policy_volumes.entries import Entries
 from agent.csi.policy_volumes.entry_volumes import Kubelet, PolicyVolumes
 from agent.csi.policy_volumes.records import PublishedRecords
@@ -114,7 +115,13 @@ class KubeletFace:
         for driver, make in plugins.items():
             self._registered[driver] = False
             yield ServedDriver(
-                driver, make, self._open_sockets, self._engine.board, self._note_root, self._count_registered
+                driver,
+                make,
+                self._open_sockets,
+                self._engine.board,
+                LastWord(self._node.paths.runtime, driver),
+                self._note_root,
+                self._count_registered,
             )
 
     def _open_sockets(self, driver: str, tell: Callable[[AgentError | None], None]) -> KubeletSockets:

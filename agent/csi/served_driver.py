@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError
+from agent.csi.last_word import LastWord, Word
 from agent.csi.sockets.keep_sockets import KubeletSockets, Listeners
-from agent.csi.tell_registration import tell_obstacle, tell_registration
+from agent.csi.tell_registration import recall_registration, tell_obstacle, tell_registration
 from agent.report.board.board import Board
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ log = get_logger(__name__)
 class ServedDriver:
     """Serves kubelet by one driver's name.
 
-    ``note_root`` is told kubelet's real root whenever it is served below it, ``count`` whether kubelet takes
-    the agent for the driver's plugin.
+    ``last_word`` is what kubelet said of the sockets, over restarts. ``note_root`` is told kubelet's real
+    root whenever it is served below it, ``count`` whether kubelet takes the agent for the driver's plugin.
     """
 
     def __init__(
@@ -37,15 +38,19 @@ class ServedDriver:
         make_plugin: MakePlugin,
         open_sockets: OpenSockets,
         board: Board,
+        last_word: LastWord,
         note_root: Callable[[str], None],
         count: Callable[[str, bool], None],
     ) -> None:
         self.driver = driver
         self._make_plugin = make_plugin
         self._board = board
+        self._last_word = last_word
         self._note_root = note_root
         self._count = count
         self._registration: Registration | None = None
+        self._listeners: Listeners | None = None
+        """Those that kubelet speaks of."""
         self._sockets = open_sockets(driver, self._note_obstacle)
 
     async def run(self) -> None:
@@ -54,9 +59,20 @@ class ServedDriver:
 
         async def serve(listeners: Listeners) -> None:
             self._note_root(listeners.places.root)
+            self._recall(listeners)
             await plugin.serve(listeners)
 
         await self._sockets.run(serve)
+
+    def _recall(self, listeners: Listeners) -> None:
+        """Go on with what kubelet has said of these sockets: of new ones nothing, and it will."""
+        from agent.csi.service.registration import Registered, say_again  # noqa: PLC0415
+
+        self._listeners = listeners
+        word = self._last_word.recall(listeners.registration)
+        self._registration = None if word is None else say_again(self.driver, word.error)
+        self._count(self.driver, isinstance(self._registration, Registered))
+        recall_registration(self._board, self.driver, self._registration)
 
     def _note_registration(self, registration: Registration) -> None:
         """Say whether kubelet takes the agent for the plugin; the same as before is no news."""
@@ -66,6 +82,9 @@ class ServedDriver:
         if registration == self._registration:
             return
         self._registration = registration
+        if self._listeners is not None:
+            word = Word(None if isinstance(registration, Registered) else registration.error)
+            self._last_word.keep(self._listeners.registration, word)
         tell_registration(self._board, registration)
 
     def _note_obstacle(self, error: AgentError | None) -> None:

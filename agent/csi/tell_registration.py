@@ -20,12 +20,10 @@ def tell_registration(board: Board, registration: Registration) -> None:
     from agent.csi.service.registration import Registered  # noqa: PLC0415 -- where kubelet is served only
 
     driver = registration.driver
+    recall_registration(board, driver, registration)
     if isinstance(registration, Registered):
-        board.node_conditions.end(REFUSED, driver)
         board.record(EventName.KUBELET_REGISTERED, driver=driver)
         return
-    message = f"kubelet does not take the agent for the plugin of {driver}: {registration.error.rstrip('.')}."
-    board.node_conditions.show(REFUSED, driver, message, registration.remedy)
     board.record(
         EventName.KUBELET_REFUSED,
         driver=driver,
@@ -33,6 +31,17 @@ def tell_registration(board: Board, registration: Registration) -> None:
         error=registration.error,
         hint=registration.remedy,
     )
+
+
+def recall_registration(board: Board, driver: str, registration: Registration | None) -> None:
+    """Have it shown as ``tell_registration`` does, without an event; None: kubelet has said nothing yet."""
+    from agent.csi.service.registration import RegistrationRefused  # noqa: PLC0415
+
+    if not isinstance(registration, RegistrationRefused):
+        board.node_conditions.end(REFUSED, driver)
+        return
+    message = f"kubelet does not take the agent for the plugin of {driver}: {registration.error.rstrip('.')}."
+    board.node_conditions.show(REFUSED, driver, message, registration.remedy)
 
 
 def tell_obstacle(board: Board, driver: str, error: AgentError | None) -> bool:

@@ -70,6 +70,11 @@ def find_remedy(error: str) -> str:
     return next(known, "Look into kubelet's log and the agent's: journalctl -u kubelet -u ebs-agent.")
 
 
+def say_again(driver: str, error: str | None) -> Registration:
+    """Return what kubelet has said before: why it does not take the plugin (None: it does)."""
+    return Registered(driver) if error is None else RegistrationRefused(driver, error, find_remedy(error))
+
+
 class RegistrationService(RegistrationBase):
     """Answers that the plugin ``driver`` is at the socket ``endpoint``, and tells what becomes of it."""
 
@@ -97,9 +102,6 @@ class RegistrationService(RegistrationBase):
         )
 
     async def _note(self, status: wire.RegistrationStatus) -> wire.RegistrationStatusResponse:
-        if status.plugin_registered:
-            self._tell(Registered(self._driver))
-        else:
-            error = fit(status.error, 500)
-            self._tell(RegistrationRefused(self._driver, error, find_remedy(error)))
+        error = None if status.plugin_registered else fit(status.error, 500)
+        self._tell(say_again(self._driver, error))
         return wire.RegistrationStatusResponse()

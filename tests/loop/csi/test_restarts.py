@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import yaml
 
 from agent.cli.doctor.findings import Grade
 from agent.cli.doctor.installation import list_node_conditions
@@ -85,6 +88,45 @@ def test_restart_behind_stored_sockets_is_not_noticed(
         assert len(find_mounts(call.result())) == 1
         assert kubelet.history == [f"registered {DRIVER}"]
     store.close()
+
+
+@pytest.mark.parametrize("objection", [None, "detected topology value collision: driver reported another"])
+def test_what_kubelet_said_is_known_after_a_restart_behind_stored_sockets(
+    scratch: Scratch, agent: AgentProcess, write_policy: Callable[..., None], objection: str | None
+) -> None:
+    """It says so once, and not again to an agent whose restart it does not see."""
+    write_policy()
+    store = FdStore(scratch.base / "notify")
+    agent.environment["NOTIFY_SOCKET"] = str(store.path)
+    agent.stored = store.stored
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        kubelet.objection = objection
+        agent.start()
+        wait_until(lambda: has_heard(scratch, agent), "kubelet says whether it takes the agent")
+        told = [(one["reason"], one["message"], one["hint"]) for one in read_conditions(agent)]
+        # The next agent is to know it without being told, by this kubelet or another.
+        kubelet.stop()
+        agent.stop()
+        agent.start()
+        wait_until(lambda: has_heard(scratch, agent), "it is known")
+        assert [(one["reason"], one["message"], one["hint"]) for one in read_conditions(agent)] == told
+        assert len(told) == (objection is not None)
+        assert agent.read_events("kubelet.registered") == []
+    store.close()
+
+
+def has_heard(scratch: Scratch, agent: AgentProcess) -> bool:
+    """Tell whether the agent knows what kubelet makes of it: by its figures, or by its conditions."""
+    address = yaml.safe_load(scratch.paths.policy.read_text())["agent"]["http"]["listen"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
+        is_registered = b"\nebs_agent_csi_registered 1.0\n" in answer.read()
+    return is_registered or bool(read_conditions(agent))
+
+
+def read_conditions(agent: AgentProcess) -> list[dict[str, Any]]:
+    """Return what is wrong with the node."""
+    found: list[dict[str, Any]] = agent.client.status()["node_conditions"]
+    return found
 
 
 def test_kubelet_that_restarts_finds_agent_and_volumes(

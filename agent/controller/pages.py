@@ -1,11 +1,16 @@
-"""Hands out a long list in pages, each from one and the same list, however it changes meanwhile."""
+"""Hands out a long list in pages, each from one and the same list, however it changes meanwhile.
+
+Lists that nobody reads to their end are given up: after some time, and sooner where others need their room.
+"""
 
 from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from agent.controller.calls import Page
@@ -16,23 +21,37 @@ T = TypeVar("T")
 
 _PLACE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
-LISTS = 8
-"""How many lists may be read at once, page by page; the one begun first is given up for another."""
+ENTRIES = 20_000
+"""How many entries are kept of all lists together, some 3 kB each; the last list is kept whole always."""
+IDLE_S = 300.0
+"""How long the next page may be waited for. A sidecar asks for it at once, or never."""
+
+
+@dataclass
+class _List(Generic[T]):
+    """One list that somebody is in the middle of reading."""
+
+    entries: Sequence[T]
+    read_at_s: float
 
 
 class Pages(Generic[T]):
     """The lists that somebody is in the middle of reading."""
 
-    def __init__(self) -> None:
-        self._lists: OrderedDict[str, Sequence[T]] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lists: OrderedDict[str, _List[T]] = OrderedDict()
+        """The one that was read last comes last."""
 
     def begin(self, entries: Sequence[T], most: int | None) -> Page[T]:
         """Return the first page of ``entries``, of ``most`` at the most; None: all of them."""
         if most is None or len(entries) <= most:
+            self._give_up_idle()
             return Page(tuple(entries))
         name = secrets.token_hex(8)
-        self._lists[name] = entries
-        while len(self._lists) > LISTS:
+        self._lists[name] = _List(entries, self._clock())
+        self._give_up_idle()
+        while len(self._lists) > 1 and self._count_entries() > ENTRIES:
             self._lists.popitem(last=False)
         return self._cut(name, entries, 0, most)
 
@@ -41,14 +60,25 @@ class Pages(Generic[T]):
 
         Raises OvertakenError where the list is not known any more: it is to be begun anew.
         """
+        self._give_up_idle()
         name, _, place = token.partition(".")
-        entries = self._lists.get(name)
+        found = self._lists.get(name)
         start = int(place) if _PLACE.fullmatch(place) else None
-        if entries is None or start is None or start > len(entries):
+        if found is None or start is None or start > len(found.entries):
             raise OvertakenError(
                 f"The list that {quote(token)} goes on is not known any more.", hint="Begin it anew."
             )
-        return self._cut(name, entries, start, len(entries) if most is None else most)
+        found.read_at_s = self._clock()
+        self._lists.move_to_end(name)
+        return self._cut(name, found.entries, start, len(found.entries) if most is None else most)
+
+    def _count_entries(self) -> int:
+        return sum(len(one.entries) for one in self._lists.values())
+
+    def _give_up_idle(self) -> None:
+        now_s = self._clock()
+        while self._lists and now_s - next(iter(self._lists.values())).read_at_s > IDLE_S:
+            self._lists.popitem(last=False)
 
     @staticmethod
     def _cut(name: str, entries: Sequence[T], start: int, most: int) -> Page[T]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.controller.pages import LISTS, Pages
+from agent.controller.pages import ENTRIES, IDLE_S, Pages
 from agent.core.errors import OvertakenError
 
 
@@ -38,12 +38,41 @@ def test_a_place_outside_the_list_is_to_begin_anew() -> None:
             pages.turn(f"{name}.{place}", 1)
 
 
-def test_only_so_many_lists_are_kept() -> None:
+def _begin(pages: Pages[int], entries: int = 9) -> str:
+    token = pages.begin(range(entries), 1).next_token
+    assert token is not None
+    return token
+
+
+def test_of_long_lists_only_so_much_is_kept_and_the_last_one_always() -> None:
     pages: Pages[int] = Pages()
-    first = pages.begin(range(9), 1).next_token
-    assert first is not None
-    others = [pages.begin(range(9), 1).next_token for _ in range(LISTS)]
+    first, second, third = (_begin(pages, ENTRIES // 2) for _ in range(3))
     with pytest.raises(OvertakenError):
         pages.turn(first, 1)
-    assert others[0] is not None
-    assert pages.turn(others[0], 1).entries == (1,)
+    assert pages.turn(second, 1).entries == pages.turn(third, 1).entries == (1,)
+    longest = _begin(pages, ENTRIES * 2)
+    with pytest.raises(OvertakenError):
+        pages.turn(third, 1)
+    assert pages.turn(longest, 1).entries == (1,)
+
+
+def test_the_list_that_is_being_read_outlasts_one_that_was_left() -> None:
+    pages: Pages[int] = Pages()
+    read, left = _begin(pages, ENTRIES // 2), _begin(pages, ENTRIES // 2)
+    pages.turn(read, 1)
+    _begin(pages)
+    assert pages.turn(read, 1).entries == (1,)
+    with pytest.raises(OvertakenError):
+        pages.turn(left, 1)
+
+
+def test_a_list_that_nobody_goes_on_with_is_given_up() -> None:
+    now_s = 0.0
+    pages: Pages[int] = Pages(lambda: now_s)
+    left, read = _begin(pages), _begin(pages)
+    now_s = IDLE_S
+    pages.turn(read, 1)
+    now_s += 1
+    with pytest.raises(OvertakenError):
+        pages.turn(left, 1)
+    assert pages.turn(read, 1).entries == (1,)

@@ -23,7 +23,7 @@ from agent.cloud.errors.rules import is_token_burnt
 from agent.controller.calls import CreateCall, MadeVolume
 from agent.controller.making.choose_zone import describe_place, list_zones, needs_zones
 from agent.controller.making.fit_size import fit_size
-from agent.controller.making.fit_speed import fit_iops
+from agent.controller.making.fit_speed import fit_iops, leave_out_fixed
 from agent.controller.making.judge_made import check_same, explain_vanished, is_ready
 from agent.controller.making.known_volumes import LAG_S, REMEMBERED_S, DescribesVolumes, KnownVolumes
 from agent.controller.making.marks import make_tags
@@ -158,9 +158,12 @@ class Creating:
         kind = call.performance.type or DEFAULT_TYPE
         what = f"The volume {quote(call.name)}"
         size_gib = fit_size(call.size, kind, source.size_gib, what)
-        iops = fit_iops(call.performance, kind, size_gib, what)
+        speed = leave_out_fixed(call.performance, kind)
+        if speed != call.performance:
+            log.info("controller.speed_passed_over", name=call.name, type=kind)
+        iops = fit_iops(speed, kind, size_gib, what)
         tags = make_tags(call.name, call.tags, self._cluster_id)
-        throughput = call.performance.throughput_mib
+        throughput = speed.throughput_mib
         if call.source is not None and call.source.volume_id is not None:
             return CopyVolumes(
                 call.source.volume_id,

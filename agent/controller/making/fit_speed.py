@@ -1,13 +1,14 @@
 """Chooses how many IOPS a volume is given: as many as asked for, within what its type and size take. Pure.
 
 Too many become as many as there can be, as AWS's driver has it; too few are refused unless the class lets
-them be raised.
+them be raised. Numbers for a type that has none to choose are passed over when a volume is made, since
+StorageClasses with them work with that driver; a volume that is there cannot be changed so, with either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.controller.calls import Performance
 from agent.core.errors import InvalidValueError
@@ -27,6 +28,13 @@ _BY_TYPE: Mapping[str, _Iops] = {
 }
 """Types whose IOPS can be chosen. Source: the EBS user guide, "Amazon EBS volume types"."""
 _WITH_THROUGHPUT = "gp3"
+
+
+def leave_out_fixed(asked: Performance, kind: str) -> Performance:
+    """Return what is asked without the numbers that nobody chooses of a type."""
+    if kind not in _BY_TYPE:
+        asked = replace(asked, iops=None, iops_per_gib=None)
+    return asked if kind == _WITH_THROUGHPUT else replace(asked, throughput_mib=None)
 
 
 def fit_iops(asked: Performance, kind: str, size_gib: int, what: str = "The volume") -> int | None:

@@ -267,8 +267,6 @@ def test_sizes_are_whole_gibibytes_within_range_and_type(size: SizeRange, kind: 
         (Performance("gp3", iops_per_gib=1, may_raise_iops=True), 4, 3000),
         (Performance("io1", iops_per_gib=10), 4, "100 at least"),
         (Performance("gp3", 100), 4, "3000 at least"),
-        (Performance("gp2", 3000), 4, "not chosen"),
-        (Performance("io2", 3000, throughput_mib=500), 4, "not chosen"),
     ],
 )
 def test_iops_are_clamped_or_refused(asked: Performance, size_gib: int, iops: int | str | None) -> None:
@@ -278,6 +276,24 @@ def test_iops_are_clamped_or_refused(asked: Performance, size_gib: int, iops: in
             create(Ec2(), call)
     else:
         assert create(Ec2(), call).volume.iops == iops
+
+
+@pytest.mark.parametrize(
+    ("asked", "size_gib", "iops"),
+    [
+        (Performance("gp2", 3000), 4, None),
+        (Performance("gp2", iops_per_gib=50, throughput_mib=500), 4, None),
+        (Performance("st1", 100, throughput_mib=500), 500, None),
+        (Performance("standard", throughput_mib=1), 4, None),
+        (Performance("io2", 3000, throughput_mib=500), 4, 3000),
+    ],
+)
+def test_numbers_that_a_type_does_not_have_are_passed_over(
+    asked: Performance, size_gib: int, iops: int | None
+) -> None:
+    """StorageClasses with them work with AWS's driver."""
+    volume = create(Ec2(), replace(CALL, size=SizeRange(size_gib * GIB), performance=asked)).volume
+    assert (volume.type, volume.iops, volume.throughput) == (asked.type, iops, None)
 
 
 def test_a_volume_of_a_snapshot_has_its_size_at_least_and_waits_for_it() -> None:

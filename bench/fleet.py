@@ -2,14 +2,14 @@
 
 The agents' own cloud loops run, on a clock that jumps from event to event; only AWS is simulated, by token
 buckets of the sizes EC2 documents. Volumes that exist are attached with and without asking for all of them in
-one call, with and without jitter; others are claimed, made or taken over from nodes that are gone.
+one call, with and without jitter; others are claimed, made or taken over from nodes that are gone. Beside
+that, one controller makes and attaches the claims of as many nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 import statistics
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -21,61 +21,33 @@ import anyio
 import structlog
 from typing_extensions import override
 
-from agent.cloud.aws.call import Call, Change, Within
+from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.aws.models import CloudVolume
+from agent.cloud.aws_worker.throttle import AT_ONCE as NODE_AT_ONCE
 from agent.cloud.aws_worker.throttle import Pacer
 from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.state.made_volumes import Makings, MemoryStore
 from agent.cloud.view.cloud_report import CloudReport
+from agent.controller.program import AT_ONCE
 from agent.core.model import VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeClass, VolumeEntry
+from bench.cluster import WORKERS, run_cluster
+from bench.limits import CHANGE_BUCKET, Gate, JumpingLoop
 from bench.simulated import SimulatedAws
 
 NODES = 1000
 PART = 5
 """Of a fleet that shares a pool a fifth is simulated: everyone looks at what everyone might take."""
 VOLUMES_PER_NODE = 4
-DESCRIBE_BUCKET = (100.0, 20.0)
-CHANGE_BUCKET = (50.0, 5.0)
-"""(calls, calls per second). Source: the EC2 developer guide, "Request throttling", sizes for non-mutating
-and for mutating actions. SageMaker documents none for its attach, which ends in EC2's."""
 ANSWER_S = 0.15
 ATTACH_S = 2.0
 LIMIT_S = 4 * 3600.0
 LONG_AGO_S = -1e9
 ZONE = "us-west-2a"
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer in place of waiting for it."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-        super().__init__(_JumpingSelector(self))
-
-    @override
-    def time(self) -> float:
-        return self._now_s
-
-    def jump(self, seconds: float) -> None:
-        self._now_s += seconds
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self, loop: JumpingLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    @override
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("nothing is left to happen")
-        self._loop.jump(max(0.0, timeout))
-        return super().select(0)
 
 
 class Steady(random.Random):
@@ -84,39 +56,6 @@ class Steady(random.Random):
     @override
     def uniform(self, a: float, b: float) -> float:
         return (a + b) / 2
-
-
-@dataclass
-class Bucket:
-    """EC2's limit on calls of one kind, for the whole account."""
-
-    capacity: float
-    per_s: float
-    tokens: float
-    filled_at_s: float = 0.0
-
-    def take(self, now_s: float) -> bool:
-        self.tokens = min(self.capacity, self.tokens + (now_s - self.filled_at_s) * self.per_s)
-        self.filled_at_s = now_s
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
-class Gate:
-    """What EC2 lets through: two buckets for the whole account."""
-
-    def __init__(self) -> None:
-        self.describes = Bucket(*DESCRIBE_BUCKET, DESCRIBE_BUCKET[0])
-        self.changes = Bucket(*CHANGE_BUCKET, CHANGE_BUCKET[0])
-        self.throttled = 0
-
-    def admit(self, call: Call[Any], now_s: float) -> bool:
-        bucket = self.changes if isinstance(call, Change) else self.describes
-        is_admitted = bucket.take(now_s)
-        self.throttled += not is_admitted
-        return is_admitted
 
 
 class SimulatedNode:
@@ -381,6 +320,25 @@ def main(nodes: int = NODES) -> None:
             f"{f'{way.name}, {simulated}':34}{outcome.calls_per_node:11.1f}{outcome.worst_calls:11}"
             f"{outcome.throttled:11}{outcome.median_s:11.0f}{outcome.all_served_s:11.0f}"
             f"{outcome.bytes_per_look / 1000:11.1f}{outcome.made:11}{perf_counter() - began:11.1f}",
+            flush=True,
+        )
+    print_controller(nodes)
+
+
+def print_controller(nodes: int) -> None:
+    """Print how the controller does what the nodes do for themselves by claims."""
+    claims = nodes * VOLUMES_PER_NODE
+    print(f"\nThe controller makes and attaches the {claims} claims of {nodes} nodes, in place of the nodes,")
+    print(f"asked by sidecars with {WORKERS} workers each:")
+    heads = ("calls/claim", "throttled", "errors", "median s", "all s", "idle/min", "ran s")
+    print(f"{'':34}" + "".join(f"{head:>12}" for head in heads))
+    for raised, at_once in ((1, NODE_AT_ONCE), (1, AT_ONCE), (10, NODE_AT_ONCE), (10, AT_ONCE)):
+        began = perf_counter()
+        did = run_cluster(nodes, VOLUMES_PER_NODE, at_once, raised=raised)
+        print(
+            f"{f'limits times {raised}, {at_once} calls at once':34}{did.calls / claims:12.2f}"
+            f"{did.throttled:12}{did.failures:12}{did.median_s:12.0f}{did.all_served_s:12.0f}"
+            f"{did.idle_calls_per_min:12.1f}{perf_counter() - began:12.1f}",
             flush=True,
         )
 

@@ -19,6 +19,7 @@ from agent.cloud.aws.calls import (
     DescribeClusterNode,
     DescribeVolumes,
     DetachClusterNodeVolume,
+    GetCallerIdentity,
     ListClusterNodes,
 )
 from agent.cloud.aws.making_calls import CreateVolume
@@ -28,12 +29,13 @@ from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.core.model import AwsChecks, VolumeId
 
+ACCOUNT = "111122223333"
 NODES_PER_PAGE = 100
 VOLUME_BYTES = 990
 STATUS_BYTES = 800
 NODE_BYTES = 330
 """About what one takes in an answer; as measured with answers of the shapes botocore's models have."""
-INDEXED = ("ebs-agent:node", "ebs-agent:group")
+INDEXED = ("ebs-agent:node", "ebs-agent:group", "CSIVolumeName")
 
 History = list[tuple[float, CloudVolume | None]]
 
@@ -75,6 +77,7 @@ class SimulatedAws:
             CreateTags: self._tag,
             AttachClusterNodeVolume: self._attach,
             DetachClusterNodeVolume: self._detach,
+            GetCallerIdentity: lambda _call: (ACCOUNT, f"arn:aws:sts::{ACCOUNT}:assumed-role/controller/0"),
             ListClusterNodes: self._list_nodes,
             DescribeClusterNode: self._describe_node,
         }

@@ -40,6 +40,8 @@ from agent.csi.sockets.bind import bind_socket
 WORKER_USER = "ebs-agent"
 GRACE_S = 20.0
 """Of the 30 s that Kubernetes gives a pod to end (``terminationGracePeriodSeconds``)."""
+AT_ONCE = 16
+"""Calls of each kind under way together: one process asks for a whole cluster, in place of each node."""
 
 log = get_logger(__name__)
 
@@ -79,6 +81,7 @@ async def run_controller(settings: ControllerSettings, compose: Compose) -> None
         region=settings.region,
         endpoint=settings.cloud_endpoint,
         user=choose_user(WORKER_USER, settings.cloud_endpoint),
+        at_once=AT_ONCE,
     )
     with _listen(settings.endpoint) as listener, serving_metrics(counters, settings.metrics_port):
         try:

@@ -36,7 +36,7 @@ class CloudClient:
     ) -> None:
         self._settings = settings
         self._count = count
-        self._pacer = Pacer(attempts_at_failure=settings.attempts)
+        self._pacer = Pacer(attempts_at_failure=settings.attempts, at_once=settings.at_once)
         self._worker: WorkerProcess | None = None
         self._starting = asyncio.Lock()
         self._last_id = 0

@@ -38,10 +38,10 @@ from agent.cloud.aws_worker.answer_lines import (
     count_marks,
     encode_failure,
 )
+from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.cloud.errors.explain import Failure
 
 _PR_SET_NO_NEW_PRIVS = 38
-_CONCURRENT_CALLS = 4
 _MAX_PAGES = 1000
 _SLACK = 0.95
 """Of a line, how full it is meant to be where items are about alike."""
@@ -82,9 +82,11 @@ def limit_resources(processes: int) -> None:
 class Caller:
     """Makes each call once: whether and when it is asked again is for the daemon's ``Pacer`` alone to say."""
 
-    def __init__(self, region: str | None, endpoint: str | None) -> None:
+    def __init__(self, region: str | None, endpoint: str | None, at_once: int = AT_ONCE) -> None:
         self._region = region
         self._endpoint = endpoint
+        self.at_once = at_once
+        """How many calls may be under way together."""
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -95,7 +97,7 @@ class Caller:
                     retries={"mode": "standard", "total_max_attempts": 1},
                     connect_timeout=5,
                     read_timeout=30,
-                    max_pool_connections=_CONCURRENT_CALLS,
+                    max_pool_connections=self.at_once,
                     user_agent_extra="ebs-agent",
                 )
                 session = boto3.session.Session(region_name=self._region)
@@ -213,7 +215,7 @@ def serve(stream: socket.socket, caller: Caller) -> None:
         with write_lock:
             stream.sendall(reply)
 
-    pool = ThreadPoolExecutor(max_workers=_CONCURRENT_CALLS)
+    pool = ThreadPoolExecutor(max_workers=caller.at_once)
     with stream.makefile("rb") as lines:
         for line in lines:
             pool.submit(answer, line)
@@ -223,10 +225,10 @@ def serve(stream: socket.socket, caller: Caller) -> None:
 
 def main() -> None:
     """Serve the socket that is standard input; the arguments are what ``process`` starts it with."""
-    region, endpoint, processes = sys.argv[1:4]
+    region, endpoint, processes, at_once = sys.argv[1:5]
     give_up_privileges()
     limit_resources(int(processes))
-    serve(socket.socket(fileno=0), Caller(region or None, endpoint or None))
+    serve(socket.socket(fileno=0), Caller(region or None, endpoint or None, int(at_once)))
 
 
 if __name__ == "__main__":

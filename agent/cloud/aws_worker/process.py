@@ -30,6 +30,7 @@ from agent.cloud.aws_worker.answer_lines import (
     decode_reply,
 )
 from agent.cloud.aws_worker.stderr_log import tell_words
+from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
 from agent.core.model import Reason
 from agent.node.isolate.resource_limits import make_killable
@@ -54,6 +55,8 @@ class WorkerSettings:
     """How often a repeatable call is made before it is told that AWS fails, or cannot be reached."""
     idle_s: float = 60.0
     call_timeout_s: float = 120.0
+    at_once: int = AT_ONCE
+    """Calls of each kind, those that describe and those that change, that may be under way together."""
     environment: Mapping[str, str] | None = None
     """Added to what the worker keeps of the daemon's environment."""
     python: str = sys.executable
@@ -240,6 +243,7 @@ def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.so
         settings.endpoint or "",
         # Counted per user: a limit only where the user is the worker's own.
         str(_PROCESSES if isinstance(settings.user, str) else 0),
+        str(settings.at_once),
     ]
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
         stream, asking = socket.socketpair()

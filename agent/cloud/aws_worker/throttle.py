@@ -2,8 +2,9 @@
 
 Limits are an account's, shared by every node. While nothing is throttled, calls go out several at a time and
 at once. After a throttled one they go out singly, with a pause that doubles, and halves again with each that
-is let through, be it to be refused. Pauses are drawn at random, so that nodes that booted together do not ask
-together. Nothing else repeats a call: what botocore did of itself would count against the limits unseen.
+is let through, be it to be refused; without a pause, each of those lets one more go out together. Pauses are
+drawn at random, so that nodes that booted together do not ask together. Nothing else repeats a call: what
+botocore did of itself would count against the limits unseen.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.cloud.errors.explain import CloudError, is_let_through, is_throttled
 T = TypeVar("T")
 
 AT_ONCE = 4
+"""Calls of one kind that a node has under way together, and requests that its worker makes together."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """What each of a thousand nodes that boot at once waits at most for. Twice as long leaves the limit unused
@@ -33,9 +35,14 @@ ATTEMPTS = 8
 class _Lane:
     """Calls that share one of AWS's buckets: those that describe, and those that change."""
 
-    limiter: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
+    at_once: int
+    """How many go out together while nothing is throttled."""
+    limiter: anyio.CapacityLimiter = field(init=False)
     pause_s: float = 0.0
     slowed_at_s: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.limiter = anyio.CapacityLimiter(self.at_once)
 
     def slow_down(self, asked_at_s: float, now_s: float) -> None:
         """Take note of a throttled call; of several that were under way together, only the first counts."""
@@ -48,18 +55,24 @@ class _Lane:
     def speed_up(self) -> None:
         self.pause_s = self.pause_s / 2 if self.pause_s > FIRST_PAUSE_S else 0.0
         if not self.pause_s:
-            self.limiter.total_tokens = AT_ONCE
+            self.limiter.total_tokens = min(self.limiter.total_tokens + 1, self.at_once)
 
 
 class Pacer:
     """Makes calls no faster than AWS lets this node."""
 
     def __init__(
-        self, rng: random.Random | None = None, attempts: int = ATTEMPTS, *, attempts_at_failure: int = 1
+        self,
+        rng: random.Random | None = None,
+        attempts: int = ATTEMPTS,
+        *,
+        attempts_at_failure: int = 1,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._attempts = attempts
         self._attempts_at_failure = attempts_at_failure
+        self._at_once = at_once
         self._lanes: dict[bool, _Lane] = {}
 
     async def make(self, call: Call[Any], ask: Callable[[], Awaitable[T]]) -> T:
@@ -70,7 +83,7 @@ class Pacer:
         """
         if call.is_repeatable:
             ask = partial(self._repeat, ask)
-        lane = self._lanes.setdefault(isinstance(call, Change), _Lane())
+        lane = self._lanes.setdefault(isinstance(call, Change), _Lane(self._at_once))
         for _ in range(self._attempts - 1):
             answer = await self._try(lane, ask)
             if not isinstance(answer, CloudError):

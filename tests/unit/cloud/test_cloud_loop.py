@@ -20,7 +20,7 @@ from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import Reason, VolumeId
 from agent.policy import Policy, load_policy
-from bench.fleet import JumpingLoop
+from bench.limits import JumpingLoop
 from tests.waiting import until
 
 POLICY = "version: 1\nvolumes: [{name: db, match: {tags: {role: db}}, block: {}}]\n"

@@ -14,7 +14,8 @@ from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import AttachClusterNodeVolume
 from agent.cloud.aws.models import CloudVolume
 from agent.core.model import VolumeId
-from bench.fleet import VOLUMES_PER_NODE, Bucket, Fleet, JumpingLoop, SimulatedNode, Way
+from bench.fleet import VOLUMES_PER_NODE, Fleet, SimulatedNode, Way
+from bench.limits import Bucket, JumpingLoop
 from tests.aws.world import CrashError, is_crash
 
 ENDLESS = 1e9

@@ -22,7 +22,7 @@ from agent.loop.wake_causes import BEGINS_ANEW, ENDS_PAUSE, Cause
 from agent.node.device.source import Hint
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
-from bench.fleet import JumpingLoop
+from bench.limits import JumpingLoop
 from tests.fakes.world import EXT4, FakeNode, FakeVolume, failing
 from tests.unit.loop.test_reconcile import VOLUME, WANTED, reconciling
 

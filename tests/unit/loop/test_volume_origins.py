@@ -10,7 +10,7 @@ import pytest
 
 from agent.core.model import Origin, VolumeId
 from agent.loop.volume_origins import Origins
-from bench.fleet import JumpingLoop
+from bench.limits import JumpingLoop
 
 FIRST, LATER = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)

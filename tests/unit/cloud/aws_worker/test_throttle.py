@@ -11,7 +11,8 @@ from agent.cloud.aws.calls import DescribeVolumes, ModifyVolume
 from agent.cloud.aws_worker.throttle import AT_ONCE, Pacer
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure
 from agent.core.model import VolumeId
-from bench.fleet import JumpingLoop, Way, run_way
+from bench.fleet import Way, run_way
+from bench.limits import JumpingLoop
 
 RNG = random.Random(1)  # noqa: S311 - jitter
 CHANGE = ModifyVolume(VolumeId("vol-0123456789abcdef0"), size_gib=2)
@@ -142,6 +143,44 @@ def test_what_one_call_learns_holds_for_all() -> None:
     first, second = limited.times_s[AT_ONCE : AT_ONCE + 2]
     assert first > 0.5
     assert second >= first + 0.1
+
+
+def test_more_go_out_together_one_by_one_after_throttling() -> None:
+    """All at once would spend what AWS lets through in a moment, and throttle most of themselves again."""
+    service, again = Service(1), Service(0)
+
+    async def story() -> None:
+        pacer = Pacer(RNG, at_once=12)
+        await pacer.make(CHANGE, service.ask)
+        for number in (2, 4, 8, 12):
+            again.most_at_once = 0
+            async with anyio.create_task_group() as tasks:
+                for _ in range(number):
+                    tasks.start_soon(pacer.make, CHANGE, again.ask)
+            assert again.most_at_once == number
+
+        again.most_at_once = 0
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(pacer.make, CHANGE, again.ask)
+        assert again.most_at_once == 12
+
+    play(story)
+    assert len(again.times_s) == 46
+
+
+def test_soon_after_throttling_few_go_out_together() -> None:
+    service, again = Service(1), Service(0)
+
+    async def story() -> None:
+        pacer = Pacer(RNG, at_once=12)
+        await pacer.make(CHANGE, service.ask)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(pacer.make, CHANGE, again.ask)
+
+    play(story)
+    assert again.most_at_once == 2
 
 
 def test_fleet_is_served_near_the_least_time() -> None:

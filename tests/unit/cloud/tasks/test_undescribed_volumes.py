@@ -22,7 +22,7 @@ from agent.cloud.tasks.undescribed_volumes import UNKNOWN_FOR_S
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import VolumeId
 from agent.policy import Policy, load_policy
-from bench.fleet import JumpingLoop
+from bench.limits import JumpingLoop
 
 FIRST, LATER = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
 POLICY = f"version: 1\nvolumes: [{{name: db, match: {{volume_id: {FIRST}}}, block: {{}}}}]\n"

@@ -28,7 +28,8 @@ LIMIT_S = 300.0
 ASK_AGAIN_S = 30.0
 """After AWS took the call, or refused it, and still describes the volume as attached."""
 SETTLE_S = 10.0
-"""How long nothing must be described after AWS has detached what it did not describe before."""
+"""How long nothing must be described after AWS has detached what it did not describe before, and no volume at
+all before it is taken for deleted: a host that lags does not know a volume that was made a moment ago."""
 
 _NONE_CODES = NO_NODE_CODES | {"IncorrectState", "InvalidAttachment.NotFound", "InvalidVolume.NotFound"}
 """With these AWS says that it finds no such attachment; a look tells whether there is one."""
@@ -48,6 +49,8 @@ class _Release:
     """From when on AWS may be asked again, by node; those that are in here were asked."""
     done_at_s: float = 0.0
     """From when on a description without an attachment is believed."""
+    lost_at_s: float | None = None
+    """Since when the volume itself is not described."""
     refusal: CloudError | None = None
 
     def list_held(self, volume: CloudVolume) -> tuple[CloudAttachment, ...]:
@@ -81,7 +84,10 @@ class Detaching:
         """Look, and ask AWS for what is still to be asked; returns whether all has ended."""
         volume = await self._sights.look(release.volume_id)
         if volume is None:
-            return True
+            now_s = release.waiting.waited_s
+            release.lost_at_s = now_s if release.lost_at_s is None else release.lost_at_s
+            return now_s >= release.lost_at_s + SETTLE_S
+        release.lost_at_s = None
         held = release.list_held(volume)
         release.seen.update(held)
         if not held:

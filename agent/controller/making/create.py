@@ -20,7 +20,7 @@ from agent.cloud.aws.models import CloudVolume
 from agent.cloud.aws.zones import Zone
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.errors.rules import is_token_burnt
-from agent.controller.calls import CreateCall, MadeVolume
+from agent.controller.calls import CreateCall, DiffersError, MadeVolume
 from agent.controller.making.choose_zone import describe_place, list_zones, needs_zones
 from agent.controller.making.fit_size import fit_size
 from agent.controller.making.fit_speed import fit_iops, leave_out_fixed
@@ -28,7 +28,7 @@ from agent.controller.making.judge_made import check_same, explain_vanished, is_
 from agent.controller.making.known_volumes import LAG_S, REMEMBERED_S, DescribesVolumes, KnownVolumes
 from agent.controller.making.marks import make_tags
 from agent.controller.making.sources import Source, find_source
-from agent.controller.name_tags import write_name
+from agent.controller.name_tags import find_other_cluster, write_name
 from agent.controller.patience import Patience
 from agent.core.errors import AgentError
 from agent.core.quoting import quote
@@ -89,7 +89,7 @@ class Creating:
             volume = await self._find(call, zones)
             if volume is None:
                 names = list_zones(call, zones)
-                source = await find_source(self._describing, call, names)
+                source = await find_source(self._describing, self._known, call, names)
                 order = _Order(call, source, zones, names if source.zone is None else (source.zone,))
                 volume = await self._bring_about(order)
             volume = await self._wait_until_ready(volume, call)
@@ -104,6 +104,12 @@ class Creating:
         others = [one.volume_id for one in found if one is not first]
         if others:
             log.warning("controller.volume_surplus", volume_ids=others, first_id=first.volume_id)
+        other = find_other_cluster(first.tags, self._cluster_id)
+        if other is not None:
+            raise DiffersError(
+                f"A volume named {quote(call.name)} is there, {first.volume_id}, and is cluster {other}'s.",
+                hint="Was this cluster restored from the other's backup? Make the claim anew.",
+            )
         check_same(first, call, None if not call.requisite else list_zones(call, zones))
         return first
 

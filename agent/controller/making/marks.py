@@ -5,8 +5,8 @@ They are those of AWS's driver, so that its managed policy reaches, and either m
 
 from __future__ import annotations
 
-from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudVolume, Tags
-from agent.controller.name_tags import TAG_VOLUME_NAME, write_name
+from agent.cloud.aws.models import MADE_BY, TAG_CLAIM, TAG_MADE_BY, CloudVolume, Tags
+from agent.controller.name_tags import TAG_VOLUME_NAME, name_cluster_tag, require_own, write_name
 from agent.core.errors import InvalidValueError, RefusedError
 from agent.core.quoting import quote
 
@@ -21,7 +21,7 @@ def make_tags(name: str, tags: Tags, cluster_id: str | None) -> Tags:
     """Return all tags of a new volume; what the class says changes none of the controller's own."""
     marks = {TAG_VOLUME_NAME: write_name(name), TAG_DRIVER: "true", TAG_MADE_BY: MADE_BY}
     if cluster_id is not None:
-        marks[f"kubernetes.io/cluster/{cluster_id}"] = "owned"
+        marks[name_cluster_tag(cluster_id)] = "owned"
     made = tuple(sorted({**dict(tags), **marks}.items()))
     if len(made) > MOST_TAGS:
         raise InvalidValueError(
@@ -47,9 +47,20 @@ def is_own_tag(key: str) -> bool:
     return key in {TAG_VOLUME_NAME, TAG_DRIVER, TAG_MADE_BY} or key.startswith("kubernetes.io/")
 
 
-def require_marks(volume: CloudVolume) -> None:
-    """Raise RefusedError unless the volume was made for a claim, by this agent or by AWS's driver."""
+def require_marks(volume: CloudVolume, cluster_id: str | None) -> None:
+    """Raise RefusedError unless the volume was made for a claim, by this agent or by AWS's driver.
+
+    ``cluster_id``: it must not be another one's; None: of whichever cluster it is.
+    """
     is_drivers = volume.tag(TAG_DRIVER) == "true" and volume.tag(TAG_VOLUME_NAME) is not None
+    policy_claim = volume.tag(TAG_CLAIM)
+    if policy_claim is not None and not is_drivers:
+        raise RefusedError(
+            f"{volume.volume_id} was made for {quote(policy_claim)} of the nodes' policy, as its tags say, "
+            "and is not deleted.",
+            hint="Give its PersistentVolume the reclaim policy Retain: the policy says what becomes of it.",
+        )
+    require_own(volume.volume_id, volume.tags, cluster_id)
     if not volume.is_made_by_agent and not is_drivers:
         raise RefusedError(
             f"{volume.volume_id} was not made for Kubernetes, as its tags say, and is not deleted.",

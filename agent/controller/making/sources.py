@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.controller.calls import CreateCall, NoSuchThingError
-from agent.controller.making.known_volumes import DescribesVolumes
+from agent.controller.making.known_volumes import DescribesVolumes, KnownVolumes
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -22,17 +22,19 @@ class Source:
     """The only zone where it can be made; None: any."""
 
 
-async def find_source(describing: DescribesVolumes, call: CreateCall, zones: Sequence[str]) -> Source:
+async def find_source(
+    describing: DescribesVolumes, known: KnownVolumes, call: CreateCall, zones: Sequence[str]
+) -> Source:
     """Return what the volume is made from; raises AgentError where that is not there, or not yet so far."""
     if call.source is None:
         return Source()
     if call.source.volume_id is not None:
-        return await _find_volume(describing, call.source.volume_id, zones)
+        return await _find_volume(known, call.source.volume_id, zones)
     return await _find_snapshot(describing, call.source.snapshot_id or "")
 
 
-async def _find_volume(describing: DescribesVolumes, volume_id: VolumeId, zones: Sequence[str]) -> Source:
-    volume = await describing.find_volume(volume_id)
+async def _find_volume(known: KnownVolumes, volume_id: VolumeId, zones: Sequence[str]) -> Source:
+    volume = await known.find_surely(volume_id)
     if volume is None or volume.is_gone:
         raise NoSuchThingError(
             f"AWS knows no volume {volume_id} to make a copy of, in this account and region.",

@@ -45,7 +45,7 @@ class ClusterSnapshots:
     async def delete(self, snapshot_id: str) -> None:
         """Return when the snapshot is deleted, or was before; RefusedError where it is not the cluster's."""
         async with self._take_turn(snapshot_id):
-            await delete_snapshot(self._make, self._known, snapshot_id)
+            await delete_snapshot(self._make, self._known, snapshot_id, self._cluster_id)
 
     async def list_snapshots(
         self, query: SnapshotQuery, most: int | None, token: str | None

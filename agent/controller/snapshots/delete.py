@@ -21,12 +21,14 @@ _HINTS = {
 log = get_logger(__name__)
 
 
-async def delete_snapshot(make: Make, known: KnownSnapshots, snapshot_id: str) -> None:
+async def delete_snapshot(
+    make: Make, known: KnownSnapshots, snapshot_id: str, cluster_id: str | None
+) -> None:
     """Return when the snapshot is deleted, or was before; raises RefusedError where it is to stay."""
-    snapshot = await known.find(snapshot_id)
+    snapshot = await known.find_surely(snapshot_id)
     if snapshot is None:
         return
-    require_marks(snapshot)
+    require_marks(snapshot, cluster_id)
     try:
         await _delete(make, snapshot)
     except CloudError as error:

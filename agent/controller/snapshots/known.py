@@ -68,6 +68,14 @@ class KnownSnapshots:
             return await self._describing.find_snapshot(snapshot_id)
         return found
 
+    async def find_surely(self, snapshot_id: str) -> CloudSnapshot | None:
+        """Return the snapshot; None only where two looks, so far apart as AWS lags, did not find it."""
+        found = await self.find(snapshot_id)
+        if found is None and _SNAPSHOT_ID.fullmatch(snapshot_id) and snapshot_id not in self._gone:
+            await self._patience.sleep(LAG_S)
+            found = await self.find(snapshot_id)
+        return found
+
     async def find_named(self, name: str) -> tuple[CloudSnapshot, ...]:
         """Return the snapshots of this name, the first that was begun first."""
         found = await self._look_for_name(name)

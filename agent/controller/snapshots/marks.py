@@ -8,15 +8,10 @@ from __future__ import annotations
 from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, CloudSnapshot, Tags
 from agent.cloud.plan.snapshot_schedule import TAG_FAST
 from agent.controller.calls import SnapshotCall
-from agent.controller.name_tags import TAG_SNAPSHOT_NAME, write_name
+from agent.controller.name_tags import TAG_SNAPSHOT_NAME, name_cluster_tag, require_own, write_name
 from agent.core.errors import RefusedError
 
 TAG_DRIVER = "ebs.csi.aws.com/cluster"
-
-
-def name_cluster_tag(cluster_id: str) -> str:
-    """Return the tag that everything has that is made for a cluster."""
-    return f"kubernetes.io/cluster/{cluster_id}"
 
 
 def make_tags(call: SnapshotCall, cluster_id: str | None) -> Tags:
@@ -40,8 +35,11 @@ def is_of_cluster(snapshot: CloudSnapshot, cluster_id: str | None) -> bool:
     return snapshot.tag(key) is not None
 
 
-def require_marks(snapshot: CloudSnapshot) -> None:
-    """Raise RefusedError unless the snapshot was taken for a cluster, by this controller or AWS's driver."""
+def require_marks(snapshot: CloudSnapshot, cluster_id: str | None) -> None:
+    """Raise RefusedError unless the snapshot was taken for a cluster, by this controller or AWS's driver.
+
+    ``cluster_id``: it must not be another one's; None: of whichever cluster it is.
+    """
     is_made = snapshot.is_made_by_agent or snapshot.tag(TAG_DRIVER) == "true"
     if not is_made or snapshot.tag(TAG_SNAPSHOT_NAME) is None:
         raise RefusedError(
@@ -49,3 +47,4 @@ def require_marks(snapshot: CloudSnapshot) -> None:
             hint="Give its VolumeSnapshotContent the deletionPolicy Retain. Or tag the snapshot "
             f"{TAG_DRIVER}=true and {TAG_SNAPSHOT_NAME}=<any name>; then it may be deleted.",
         )
+    require_own(snapshot.snapshot_id, snapshot.tags, cluster_id)

@@ -45,8 +45,9 @@ class ClusterVolumes:
         self._attachments = Attachments(make, known.find, turns.take, region, patience)
         sights = self._attachments.sights
         self._creating = Creating(make, describing, known, turns.take, patience, cluster_id)
-        self._deleting = Deleting(make, known, sights, turns.take, patience)
-        self._changing = Changing(make, known.find, describing.find_modification, turns.take, patience)
+        self._deleting = Deleting(make, known, sights, turns.take, patience, cluster_id)
+        # That a volume is not there ends an expansion for good: it is looked for twice.
+        self._changing = Changing(make, known.find_surely, describing.find_modification, turns.take, patience)
         self._listing = Listing(sights, describing.list_volumes, cluster_id, know_nodes)
 
     async def create(self, call: CreateCall) -> MadeVolume:

@@ -30,13 +30,20 @@ class Deleting:
     """Deletes volumes, one deed on each at a time."""
 
     def __init__(
-        self, make: Make, known: KnownVolumes, sights: Sights, take_turn: TakeTurn, patience: Patience
+        self,
+        make: Make,
+        known: KnownVolumes,
+        sights: Sights,
+        take_turn: TakeTurn,
+        patience: Patience,
+        cluster_id: str | None = None,
     ) -> None:
         self._make = make
         self._known = known
         self._sights = sights
         self._take_turn = take_turn
         self._patience = patience
+        self._cluster_id = cluster_id
 
     async def delete(self, volume_id: VolumeId) -> None:
         """Return when AWS deletes the volume, or did before; raises RefusedError where it is to stay."""
@@ -44,7 +51,7 @@ class Deleting:
             volume = await self._known.find_surely(volume_id)
             if volume is None or volume.is_gone:
                 return
-            require_marks(volume)
+            require_marks(volume, self._cluster_id)
             if await self._is_free(volume):
                 await self._delete(volume_id)
             self._known.note_gone(volume_id)

@@ -69,6 +69,8 @@ class StandIn:
     made: list[Call[Any]] = field(default_factory=list)
     """Calls that change something."""
     looks: int = 0
+    on_sleep: Callable[[], None] = lambda: None
+    """Is called whenever somebody waits."""
     questions: int = 0
     """How often it was asked for the names on instances."""
 
@@ -88,6 +90,7 @@ class StandIn:
         return Patience(lambda: self.time_s, self._sleep)
 
     async def _sleep(self, pause_s: float) -> None:
+        self.on_sleep()
         self.time_s += pause_s
         await asyncio.sleep(0)
 

@@ -199,3 +199,11 @@ def test_tags_that_are_denied_do_not_fail_an_expansion() -> None:
     assert isinstance(answers[0], AgentError)
     assert answers[0].reason is Reason.PERMISSION_DENIED
     assert answers[1] == 20 * GIB
+
+
+def test_a_volume_that_one_answer_does_not_have_grows_all_the_same() -> None:
+    """That it is not there would end the expansion for good, and hosts of AWS lag behind one another."""
+    ec2 = Ec2()
+    volume_id = ec2.add()
+    ec2.lag_s, ec2.made_at_s[volume_id] = 5.0, ec2.time_s
+    assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]

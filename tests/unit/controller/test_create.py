@@ -346,3 +346,21 @@ def test_many_claims_at_once_share_their_looks() -> None:
     asyncio.run(run())
     assert len(ec2.volumes) == 100
     assert len([one for one in ec2.looks if isinstance(one, DescribeVolumes)]) < 100
+
+
+def test_a_volume_of_the_name_that_another_cluster_has_is_not_taken() -> None:
+    """A cluster that was restored from another's backup asks for its claims by the same names."""
+    ec2 = Ec2()
+    asyncio.run(ec2.start("prod").create(CALL))
+    with pytest.raises(DiffersError, match="is cluster prod's"):
+        asyncio.run(ec2.start("drill").create(CALL))
+    assert len(ec2.volumes) == 1
+
+
+def test_a_source_that_is_not_described_yet_is_there() -> None:
+    """A final answer would have the claim let go of."""
+    ec2 = Ec2()
+    source = ec2.add()
+    ec2.lag_s, ec2.made_at_s[source] = 5.0, ec2.time_s
+    made = create(ec2, replace(CALL, source=CopySource(volume_id=source)))
+    assert made.volume.volume_id != source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,3 +145,34 @@ def test_a_volume_that_is_deleted_is_not_found_under_its_name() -> None:
         assert second.volume.volume_id != kept.volume_id
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("tags", [OURS, DRIVERS])
+def test_a_volume_of_another_cluster_is_not_deleted(tags: Any) -> None:
+    """One that was restored from another's backup names that one's volumes."""
+    ec2 = Ec2()
+    others = ec2.add(tags=(*tags, ("kubernetes.io/cluster/prod", "owned")))
+    with pytest.raises(RefusedError, match="is cluster prod's") as raised:
+        asyncio.run(ec2.start("drill").delete(others))
+    assert "kubernetes.io/cluster/drill=owned" in str(raised.value.hint)
+    assert ec2.changes == []
+    ec2.volumes[others] = replace(
+        ec2.volumes[others], tags=(*ec2.volumes[others].tags, ("kubernetes.io/cluster/drill", "owned"))
+    )
+    asyncio.run(ec2.start("drill").delete(others))
+    assert ec2.volumes == {}
+
+
+def test_a_volume_of_no_cluster_is_deleted_for_any() -> None:
+    ec2 = Ec2()
+    asyncio.run(ec2.start("prod").delete(ec2.add(tags=DRIVERS)))
+    assert ec2.volumes == {}
+
+
+def test_a_volume_of_the_nodes_policy_is_not_deleted() -> None:
+    """The agents of the nodes make volumes, too, and mark them as theirs."""
+    ec2 = Ec2()
+    volume_id = ec2.add(tags=(*OURS, ("ebs-agent:claim", "scratch")))
+    with pytest.raises(RefusedError, match="made for 'scratch' of the nodes' policy"):
+        delete(ec2, volume_id)
+    assert ec2.changes == []

@@ -109,3 +109,18 @@ async def test_what_leaves_already_is_waited_for(cloud: StandIn) -> None:
     await Controller(cloud).detach(VOLUME, NODE)
     assert not cloud.made
     assert not name_states(cloud)
+
+
+async def test_one_answer_without_the_volume_is_no_proof(cloud: StandIn) -> None:
+    """A host that lags does not know the volume, and a node has it."""
+    cloud.hold(NODE)
+    volume = cloud.kept.pop(VOLUME)
+
+    def come_back() -> None:
+        if cloud.looks == 1:
+            cloud.kept[VOLUME] = volume
+
+    cloud.on_sleep = come_back
+    await Controller(cloud).detach(VOLUME, NODE)
+    assert cloud.made
+    assert not name_states(cloud)

@@ -309,3 +309,22 @@ async def test_pages_are_of_any_size(cloud: SnapshotStandIn) -> None:
             page = await controller.list_snapshots(SnapshotQuery(), most, page.next_token)
             found += [one.snapshot_id for one in page.entries]
         assert found == wanted
+
+
+async def test_one_of_another_cluster_is_never_deleted(cloud: SnapshotStandIn) -> None:
+    others = cloud.add(tags=(*DRIVERS, ("kubernetes.io/cluster/other", "owned")))
+    controller = start(cloud, "prod")
+    with pytest.raises(RefusedError, match="is cluster other's"):
+        await controller.delete(others.snapshot_id)
+    assert not cloud.made
+
+
+async def test_one_that_is_not_described_yet_is_deleted_too(cloud: SnapshotStandIn) -> None:
+    """Another replica took it: one look that does not find it is no proof that it is gone."""
+    controller = start(cloud)
+    cloud.time_s += 1000
+    cloud.lag_s = 5.0
+    made = cloud.add(tags=DRIVERS)
+    cloud.taken_s[made.snapshot_id] = cloud.time_s
+    await controller.delete(made.snapshot_id)
+    assert made.snapshot_id not in cloud.kept

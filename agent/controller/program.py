@@ -23,13 +23,15 @@ from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import GetCallerIdentity
 from agent.cloud.aws.models import Tags
 from agent.cloud.aws_worker.client import CloudClient
-from agent.cloud.aws_worker.process import WorkerSettings, choose_user
+from agent.cloud.aws_worker.process import WorkerSettings
 from agent.controller.calls import Snapshots, Volumes
 from agent.controller.care.settings import CareSettings
-from agent.controller.cluster_nodes import ClusterNodes
+from agent.controller.cluster.cluster_nodes import ClusterNodes
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.controller.service.controller import LIMIT_S, ControllerService
+from agent.controller.service.hints import tell_for_kubernetes
 from agent.controller.volumes.listing import KnowNodes
+from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError
 from agent.csi.service.answering import Answering
 from agent.csi.service.identity import IdentityService, Plugin
@@ -37,7 +39,6 @@ from agent.csi.service.join import Joining
 from agent.csi.service.serve import serve_calls
 from agent.csi.sockets.bind import bind_socket
 
-WORKER_USER = "ebs-agent"
 GRACE_S = 20.0
 """Of the 30 s that Kubernetes gives a pod to end (``terminationGracePeriodSeconds``)."""
 AT_ONCE = 16
@@ -80,7 +81,7 @@ async def run_controller(settings: ControllerSettings, compose: Compose) -> None
     worker = WorkerSettings(
         region=settings.region,
         endpoint=settings.cloud_endpoint,
-        user=choose_user(WORKER_USER, settings.cloud_endpoint),
+        user=choose_worker_user(os.environ, settings.cloud_endpoint),
         at_once=AT_ONCE,
     )
     with _listen(settings.endpoint) as listener, serving_metrics(counters, settings.metrics_port):
@@ -101,6 +102,7 @@ async def _run_until_told(
     counters: ControllerCounters,
 ) -> None:
     nodes, answering = ClusterNodes(), Answering(counters.count_call)
+    make = tell_for_kubernetes(make)
     parts = compose(make, settings, nodes.list_known)
     async with anyio.create_task_group() as serving:
         serving.start_soon(_serve, listener, settings, parts, counters, answering)

@@ -11,8 +11,8 @@ import msgspec
 
 from agent.controller.calls import NodeId
 from agent.controller.care.follow_nodes import find_node_ids, follow_nodes
+from agent.controller.cluster.cluster_nodes import ClusterNodes
 from agent.controller.cluster.objects import CsiNode
-from agent.controller.cluster_nodes import ClusterNodes
 from tests.unit.controller.stand_in import HYPERPOD, NODE, OTHER
 
 DRIVER = "ebs.csi.hyperpod-agent"

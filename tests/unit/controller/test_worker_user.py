@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,16 @@ NOBODY, SOMEBODY = 65534, 65533
 
 
 @pytest.fixture
-def token(tmp_path: Path) -> Path:
-    """Return a token as kubelet lays it: behind links, and to be read by its owner alone."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+def token() -> Iterator[Path]:
+    """Give a token as kubelet lays it: behind links, and to be read by its owner alone."""
+    with tempfile.TemporaryDirectory() as made:  # which others may go into, unlike pytest's own
+        folder = Path(made)
         folder.chmod(0o755)
-    (tmp_path / "..data").mkdir()
-    (tmp_path / "..data" / "token").write_text("t")
-    (tmp_path / "..data" / "token").chmod(0o600)
-    (tmp_path / "token").symlink_to("..data/token")
-    return tmp_path / "token"
+        (folder / "..data").mkdir()
+        (folder / "..data" / "token").write_text("t")
+        (folder / "..data" / "token").chmod(0o600)
+        (folder / "token").symlink_to("..data/token")
+        yield folder / "token"
 
 
 @pytest.mark.parametrize(

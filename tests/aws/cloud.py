@@ -1,6 +1,6 @@
 """The state of the emulated cloud: moto's volumes and cluster, with what happens in time, which moto omits.
 
-Beside ``hyperpod`` and ``resources`` this adds client tokens, the cool-down between modifications, and
+Beside ``hyperpod`` and ``resources`` this adds client tokens, the limit of a day's modifications, and
 descriptions that lag behind. Hooks let real devices follow.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
 from moto.core.utils import utcnow
@@ -30,6 +30,7 @@ ZONE = "us-west-2a"
 OTHER_ZONE = "us-west-2b"
 CLUSTER_ID = "abcde01234yz"
 CLUSTER_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:cluster/{CLUSTER_ID}"
+DAY = timedelta(days=1)
 
 
 class Hooks(Protocol):
@@ -182,7 +183,7 @@ class Cloud:
             raise CallError("InsufficientVolumeCapacity", message)
 
     def check_modification(self, parameters: dict[str, Any]) -> None:
-        """Refuse what EC2 refuses: shrinking, and modifying again too soon."""
+        """Refuse what EC2 refuses: shrinking, and modifying again too soon, or too often in a day."""
         volume = self.volumes.get(parameters["VolumeId"])
         if volume is None:
             raise CallError(
@@ -193,12 +194,15 @@ class Cloud:
         for modification in volume.modifications[-1:]:
             if modification.modification_state not in {"completed", "failed"}:
                 raise CallError("IncorrectModificationState", "Cannot modify volume in its current state")
-            if modification.took_s < self.pace.cool_down_s:
-                raise CallError(
-                    "VolumeModificationRateExceeded",
-                    "You've reached the maximum modification rate per volume limit. "
-                    "Wait at least 6 hours between modifications per EBS volume.",
-                )
+        ends = [one.start_time.replace(tzinfo=timezone.utc) + DAY for one in volume.modifications]
+        counted = sorted(end for end in ends if end > self.now().replace(tzinfo=timezone.utc))
+        if len(counted) >= self.pace.modifications_a_day:
+            free_at = counted[-self.pace.modifications_a_day]
+            raise CallError(
+                "VolumeModificationRateExceeded",
+                "You've reached the maximum modification rate per volume limit. "
+                f"You can modify it again at {free_at:%Y-%m-%dT%H:%M:%SZ}.",
+            )
 
     def check_deletion(self, volume_id: str) -> None:
         """Refuse to delete what a node of the cluster has; moto knows only its own instances."""

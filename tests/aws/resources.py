@@ -26,7 +26,8 @@ class Pace:
     detach_s: float = 0.0
     modify_s: float = 0.0
     optimize_s: float = 0.0
-    cool_down_s: float = 0.0
+    modifications_a_day: int = 4
+    """That EC2 takes of one volume within any 24 hours."""
     modification_fault: str | None = None
     """Why modifications end as failed, having changed nothing."""
     lag_s: float = 0.0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta, timezone
 from typing import TypeAlias
 
 from agent.base.log import get_logger
@@ -16,7 +17,9 @@ from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import CreateTags, DeleteTags, ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.errors.rules import BY_CODE, INVALID
+from agent.cloud.errors.retry_after import find_told_wait_s
+from agent.cloud.errors.rules import BY_CODE, COOL_DOWN, INVALID
+from agent.cloud.plan.snapshot_schedule import parse_time
 from agent.controller.attaching.attach import TakeTurn
 from agent.controller.attaching.judge_attachment import explain_no_volume
 from agent.controller.attaching.sights import FindVolume
@@ -31,6 +34,7 @@ from agent.core.reasons import Reason
 WINDOW_S = 2.0
 """How long the first wish waits for others, as AWS's driver has it: size and class are sent apart."""
 LIMIT_S = 300.0
+DAY = timedelta(days=1)
 
 FindModification: TypeAlias = Callable[[VolumeId], Awaitable["Modification | None"]]
 Outcomes: TypeAlias = "Mapping[Wish, int | AgentError]"
@@ -143,7 +147,7 @@ class Changing:
         except CloudError as error:
             if error.is_transient or error.code.startswith("Worker"):
                 return error
-            raise
+            raise _tell_when(error, last) from error
         log.info("controller.modifying", volume_id=change.volume_id, change=change.describe())
         return asked
 
@@ -182,6 +186,24 @@ def _explain_failed(modification: Modification) -> AgentError:
         f"AWS failed to modify {modification.volume_id}: {why.rstrip('.')}.",
         hint="It is tried again. AWS takes four modifications of a volume in 24 hours.",
         reason=Reason.CLOUD_ERROR,
+    )
+
+
+def _tell_when(error: CloudError, last: Modification | None) -> CloudError:
+    """Return the error with the time when AWS takes a modification again, where its limit is one of time.
+
+    AWS mostly says it. A day after the last one, four in 24 hours are not reached, whatever came before it.
+    """
+    begun = None if last is None else parse_time(last.started_at)
+    if (
+        BY_CODE.get(error.code) is not COOL_DOWN
+        or begun is None
+        or find_told_wait_s(error.message) is not None
+    ):
+        return error
+    latest = (begun + DAY).astimezone(timezone.utc)
+    return replace(
+        error, hint=f"It is asked for again. AWS takes it at {latest:%Y-%m-%dT%H:%M:%SZ}, if not before."
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -165,15 +166,37 @@ async def test_a_copy_is_made_of_another_claim(world: World, make: Make) -> None
     assert len(world.cloud.volumes) == 2
 
 
-async def test_a_cool_down_is_told_with_its_time(world: World, make: Make) -> None:
-    world.cloud.pace.cool_down_s = 6 * 3600.0
+async def test_a_fifth_modification_of_a_day_is_told_with_its_time(world: World, make: Make) -> None:
+    """AWS takes four within any 24 hours, and says when it takes the next."""
+    begun = world.now
+    volumes = start(make, world)
+    volume_id = (await volumes.create(CALL)).volume.volume_id
+    for size_gib in range(6, 10):
+        assert await volumes.expand(ExpandCall(volume_id, SizeRange(size_gib * GIB))) == size_gib * GIB
+        world.now += timedelta(hours=1)
+    with pytest.raises(
+        AgentError, match=f"again at {begun + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+    ) as raised:
+        await volumes.expand(ExpandCall(volume_id, SizeRange(10 * GIB)))
+    assert raised.value.reason is Reason.WAITING_FOR_CLOUD
+    assert await volumes.expand(ExpandCall(volume_id, SizeRange(9 * GIB))) == 9 * GIB
+    world.now = begun + timedelta(days=1)
+    assert await volumes.expand(ExpandCall(volume_id, SizeRange(10 * GIB))) == 10 * GIB
+    with pytest.raises(AgentError, match="modify it again at 20"):
+        await volumes.expand(ExpandCall(volume_id, SizeRange(11 * GIB)))
+
+
+async def test_a_limit_of_modifications_without_a_time_gets_one(world: World, make: Make) -> None:
+    """A day after the last of them AWS takes the next for certain, whatever it says, or does not."""
     volumes = start(make, world)
     volume_id = (await volumes.create(CALL)).volume.volume_id
     await volumes.expand(ExpandCall(volume_id, SizeRange(6 * GIB)))
-    with pytest.raises(AgentError, match="6 hours") as raised:
+    world.aws.faults.add(Fault("ModifyVolume", code="VolumeModificationRateExceeded", message="Too many."))
+    (modification,) = world.cloud.volumes[volume_id].modifications
+    last = modification.start_time + timedelta(days=1)
+    with pytest.raises(AgentError) as raised:
         await volumes.expand(ExpandCall(volume_id, SizeRange(7 * GIB)))
-    assert raised.value.reason is Reason.WAITING_FOR_CLOUD
-    assert await volumes.expand(ExpandCall(volume_id, SizeRange(6 * GIB))) == 6 * GIB
+    assert f"{last:%Y-%m-%dT%H:%M:%S}" in (raised.value.hint or "")
 
 
 async def test_what_nobody_marked_or_a_node_has_stays(world: World, make: Make) -> None:

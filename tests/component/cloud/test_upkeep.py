@@ -53,7 +53,7 @@ async def test_snapshots_that_cannot_be_proven_do_not_pile_up(world: World, tmp_
 
 async def test_change_that_waits_keeps_no_snapshot_waiting(world: World, tmp_path: Path) -> None:
     """A modification AWS puts off for hours is one concern of a volume, its snapshots are another."""
-    world.cloud.pace.cool_down_s = 10 * 3600
+    world.cloud.pace.modifications_a_day = 1
     world.use_policy(tmp_path, write(more=SNAPSHOTS))
     node = world.add_node(1)
     await node.settle()
@@ -61,7 +61,7 @@ async def test_change_that_waits_keeps_no_snapshot_waiting(world: World, tmp_pat
         world.use_policy(tmp_path, write(size=size, more=SNAPSHOTS))
         node.policy = world.policy
         await node.look(3)
-    assert "6 hours" in node.loop.findings.notices["ckpt"].message
+    assert "modify it again at 20" in node.loop.findings.notices["ckpt"].message
     before = len(world.cloud.ec2.snapshots)
     node.now += timedelta(hours=1)
     await node.look(2)
@@ -128,8 +128,8 @@ async def test_changed_class_is_one_modification(world: World, tmp_path: Path) -
 
 
 async def test_cool_down_waits_as_long_as_aws_says(world: World, tmp_path: Path) -> None:
-    """A modification AWS does not allow yet is not asked for again before the hours it names have passed."""
-    world.cloud.pace.cool_down_s = 3600
+    """A modification AWS does not allow yet is not asked for again before the time that it names."""
+    world.cloud.pace.modifications_a_day = 1
     world.use_policy(tmp_path, write())
     node = world.add_node(1)
     await node.settle()
@@ -139,12 +139,12 @@ async def test_cool_down_waits_as_long_as_aws_says(world: World, tmp_path: Path)
         await node.look(3)
     asked = world.aws.calls["ModifyVolume"]
     assert node.loop.findings.notices["ckpt"].reason is Reason.WAITING_FOR_CLOUD
-    assert "6 hours" in node.loop.findings.notices["ckpt"].message
-    node.time_s += 5 * 3600
+    assert "modify it again at 20" in node.loop.findings.notices["ckpt"].message
+    node.time_s += 23 * 3600
     await node.look()
     assert world.aws.calls["ModifyVolume"] == asked
-    world.cloud.pace.cool_down_s = 0
-    node.time_s += 5 * 3600
+    world.cloud.pace.modifications_a_day = 4
+    node.time_s += 14 * 3600
     await node.look(2)
     assert world.aws.calls["ModifyVolume"] == asked + 1
 
@@ -219,7 +219,7 @@ async def test_failed_modification_is_told_in_aws_words(world: World, tmp_path: 
 
 async def test_tags_wait_for_no_modification(world: World, tmp_path: Path) -> None:
     """A modification that AWS puts off for hours keeps no tag from being set."""
-    world.cloud.pace.cool_down_s = 10 * 3600
+    world.cloud.pace.modifications_a_day = 1
     world.use_policy(tmp_path, write())
     node = world.add_node(1)
     volume = world.cloud.volumes[(await node.settle()).claimed["ckpt"]]

@@ -1,6 +1,7 @@
 """Hands out a long list in pages, each from one and the same list, however it changes meanwhile.
 
-Lists that nobody reads to their end are given up: after some time, and sooner where others need their room.
+A list is kept until its last page is handed out. One that nobody reads to its end is given up: after some
+time, and sooner where others need its room.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Pages(Generic[T]):
             )
         found.read_at_s = self._clock()
         self._lists.move_to_end(name)
-        return self._cut(name, found.entries, start, len(found.entries) if most is None else most)
+        page = self._cut(name, found.entries, start, len(found.entries) if most is None else most)
+        if page.next_token is None:
+            del self._lists[name]
+        return page
 
     def _count_entries(self) -> int:
         return sum(len(one.entries) for one in self._lists.values())

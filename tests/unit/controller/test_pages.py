@@ -76,3 +76,15 @@ def test_a_list_that_nobody_goes_on_with_is_given_up() -> None:
     with pytest.raises(OvertakenError):
         pages.turn(left, 1)
     assert pages.turn(read, 1).entries == (1,)
+
+
+def test_a_list_that_is_read_to_its_end_takes_no_room() -> None:
+    """Whoever asks for the last page once more begins anew."""
+    pages: Pages[int] = Pages()
+    others = [_begin(pages) for _ in range(3)]
+    token = _begin(pages, ENTRIES - 30)
+    assert pages.turn(token, None).next_token is None
+    _begin(pages, ENTRIES - 30)
+    assert [pages.turn(one, 1).entries for one in others] == [(1,)] * 3
+    with pytest.raises(OvertakenError):
+        pages.turn(token, None)

@@ -1,7 +1,8 @@
 """The least IAM policy of the controller's role, and what of it AWS's own policy for its driver lacks. Pure.
 
 With a controller the nodes' role needs nothing for pods' volumes. What changes something is allowed on what
-carries the tag of AWS's driver, as AWS's policy has it: what either controller made, the other may take over.
+carries a tag of AWS's driver, or of Kubernetes' own code before it, as AWS's policy has it: what one of them
+made, another may take over.
 Source: AmazonEBSCSIDriverPolicyV2, as kubernetes-sigs/aws-ebs-csi-driver publishes it.
 """
 
@@ -25,9 +26,13 @@ from agent.cloud.permissions.iam_policy import merge_statements
 OWNER_TAG = "ebs.csi.aws.com/cluster"
 """On all that either controller makes; a volume made by hand needs it to be modified, attached or deleted."""
 
+CLAIM_TAG = "kubernetes.io/created-for/pvc/name"
+"""On all that was made for a claim, by Kubernetes' own code, too, before AWS had a driver."""
+
 _SOURCES = "arn:{partition}:ec2:{region}:{account}:volume/vol-*"
 """Volumes that are copied: a new one has no ID yet when it is asked for."""
 _OWNED = (("StringEquals", f"aws:ResourceTag/{OWNER_TAG}", "true"),)
+_OF_A_CLAIM = (("StringLike", f"aws:ResourceTag/{CLAIM_TAG}", "*"),)
 _MAKES = (("StringEquals", f"aws:RequestTag/{OWNER_TAG}", "true"),)
 
 _DESCRIBES = (
@@ -64,10 +69,11 @@ CONTROLLER = (
         Statement("ec2:CreateTags", (NEW_VOLUMES, SNAPSHOTS), (("StringEquals", "ec2:CreateAction", action),))
         for action in ("CreateVolume", "CopyVolumes", "CreateSnapshot")
     ),
-    Statement("ec2:CreateTags", (VOLUMES,), _OWNED),
-    Statement("ec2:DeleteTags", (VOLUMES,), _OWNED),
-    Statement("ec2:ModifyVolume", (VOLUMES,), _OWNED),
-    Statement("ec2:DeleteVolume", (VOLUMES,), _OWNED),
+    *(
+        Statement(f"ec2:{operation}", (VOLUMES,), condition)
+        for condition in (_OWNED, _OF_A_CLAIM)
+        for operation in ("CreateTags", "DeleteTags", "ModifyVolume", "DeleteVolume")
+    ),
     Statement("ec2:AttachVolume", (VOLUMES, INSTANCES)),
     Statement("ec2:DetachVolume", (VOLUMES, INSTANCES)),
     Statement("ec2:DeleteSnapshot", (SNAPSHOTS,), _OWNED),

@@ -65,5 +65,5 @@ def require_marks(volume: CloudVolume, cluster_id: str | None) -> None:
         raise RefusedError(
             f"{volume.volume_id} was not made for Kubernetes, as its tags say, and is not deleted.",
             hint="Give its PersistentVolume the reclaim policy Retain. Or tag the volume "
-            f"{TAG_MADE_BY}={MADE_BY}; then it may be deleted.",
+            f"{TAG_MADE_BY}={MADE_BY} and {TAG_DRIVER}=true; then it may be deleted.",
         )

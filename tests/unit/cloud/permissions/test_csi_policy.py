@@ -6,6 +6,7 @@ from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.csi_policy import OWNER_TAG, make_controller_policy
 
 NOWHERE = CloudIdentity()
+OF_A_CLAIM = {"StringLike": {"aws:ResourceTag/kubernetes.io/created-for/pvc/name": "*"}}
 CHANGES_WHAT_IS = {"ec2:ModifyVolume", "ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:DeleteTags"}
 
 
@@ -13,14 +14,23 @@ def find_statements(policy: dict[str, Any], action: str) -> list[dict[str, Any]]
     return [one for one in policy["Statement"] if action in one["Action"]]
 
 
-def test_what_is_deleted_or_changed_carries_the_tag() -> None:
+def test_what_is_deleted_or_changed_carries_a_tag() -> None:
     """The role cannot touch what no controller made, whatever the controller is asked for."""
     policy = make_controller_policy(NOWHERE)
+    owned = {"StringEquals": {f"aws:ResourceTag/{OWNER_TAG}": "true"}}
     for action in CHANGES_WHAT_IS:
         found = find_statements(policy, action)
-        assert found, action
+        assert owned in [one["Condition"] for one in found], action
         for statement in found:
-            assert statement["Condition"] == {"StringEquals": {f"aws:ResourceTag/{OWNER_TAG}": "true"}}
+            assert statement["Condition"] in (owned, OF_A_CLAIM)
+
+
+def test_volumes_of_claims_from_before_the_driver_are_changed_too() -> None:
+    """Kubernetes' own code gave them no other tag, and AWS's policy reaches them."""
+    policy = make_controller_policy(NOWHERE)
+    for action in ("ec2:ModifyVolume", "ec2:DeleteVolume", "ec2:CreateTags", "ec2:DeleteTags"):
+        found = [one for one in find_statements(policy, action) if one.get("Condition") == OF_A_CLAIM]
+        assert [one["Resource"] for one in found] == [["arn:aws:ec2:*:*:volume/*"]], action
 
 
 def test_what_is_made_gets_the_tag() -> None:

@@ -67,6 +67,8 @@ class Performance:
     may_raise_iops: bool = False
     """Fewer than the type has at least become that many, where ``iops_per_gib`` asks for fewer."""
     throughput_mib: int | None = None
+    follows_size: bool | None = None
+    """IOPS for each GiB become more when the volume grows."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from agent.controller.calls import (
     ExpandCall,
     ModifyCall,
     Pairs,
+    Performance,
     SnapshotCall,
     SnapshotQuery,
     UseQuestion,
     require_pairs,
 )
+from agent.controller.making.iops_ratio import make_ratio_tags
 from agent.controller.service.parse_class import (
     parse_attributes_class,
     parse_snapshot_class,
@@ -86,12 +88,12 @@ def parse_create(request: wire.CreateVolumeRequest) -> CreateCall:
         initialization_rate_mib=words.initialization_rate_mib
         if source is not None and source.snapshot_id
         else None,
-        tags=_read_tags(request),
+        tags=_read_tags(request, performance),
         context=_check_context(context, uses),
     )
 
 
-def _read_tags(request: wire.CreateVolumeRequest) -> Tags:
+def _read_tags(request: wire.CreateVolumeRequest, performance: Performance) -> Tags:
     """Return the tags of both classes, of which the VolumeAttributesClass's wins, and of the claim."""
     metadata = read_metadata(request.parameters, VOLUME_FIELDS)
     return tuple(
@@ -100,6 +102,7 @@ def _read_tags(request: wire.CreateVolumeRequest) -> Tags:
                 **dict(parse_tags(request.parameters, metadata)),
                 **dict(parse_tags(request.mutable_parameters, metadata)),
                 **dict(read_origin_tags(request.parameters, VOLUME_FIELDS)),
+                **dict(make_ratio_tags(performance)),
             }.items()
         )
     )
@@ -147,10 +150,12 @@ def parse_expand(request: wire.ControllerExpandVolumeRequest) -> ExpandCall:
 def parse_modify(request: wire.ControllerModifyVolumeRequest) -> ModifyCall:
     """Read which class a volume is to have."""
     said = request.mutable_parameters
+    performance = parse_attributes_class(said, VOLUME_FIELDS)
+    tags = (*parse_tags(said, read_metadata(said, VOLUME_FIELDS)), *make_ratio_tags(performance))
     return ModifyCall(
         volume_id=parse_volume(request.volume_id),
-        performance=parse_attributes_class(said, VOLUME_FIELDS),
-        tags=parse_tags(said, read_metadata(said, VOLUME_FIELDS)),
+        performance=performance,
+        tags=tuple(sorted(tags)),
         removed_tags=parse_removed_tags(said),
     )
 

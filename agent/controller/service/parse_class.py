@@ -113,6 +113,7 @@ def prefer(first: Performance, second: Performance) -> Performance:
         iops_per_gib=first.iops_per_gib if has_own_iops else second.iops_per_gib,
         may_raise_iops=first.may_raise_iops or second.may_raise_iops,
         throughput_mib=second.throughput_mib if first.throughput_mib is None else first.throughput_mib,
+        follows_size=second.follows_size if first.follows_size is None else first.follows_size,
     )
 
 
@@ -191,13 +192,14 @@ def _parse_performance(said: Mapping[str, str]) -> Performance:
     per_gib = _parse_number(said, "iopsPerGB", 1)
     if iops is not None and per_gib is not None:
         raise InvalidValueError("The parameters iops and iopsPerGB are both set.", hint="Keep one of them.")
-    _parse_switch(said, "allowAutoIOPSIncreaseOnModify")
+    follows_size = _parse_switch(said, "allowAutoIOPSIncreaseOnModify")
     return Performance(
         type=kind,
         iops=iops,
         iops_per_gib=per_gib,
         may_raise_iops=_parse_switch(said, "allowAutoIOPSPerGBIncrease"),
         throughput_mib=_parse_number(said, "throughput", 1),
+        follows_size=follows_size if said.get("allowautoiopsincreaseonmodify") else None,
     )
 
 

@@ -14,6 +14,7 @@ from agent.cloud.plan.class_drift import aim
 from agent.controller.calls import GIB, Performance, SizeRange
 from agent.controller.making.fit_size import check_limit, fit_size
 from agent.controller.making.fit_speed import fit_iops
+from agent.controller.making.iops_ratio import raise_iops
 from agent.controller.making.marks import check_tag, is_own_tag
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.quoting import quote
@@ -81,6 +82,7 @@ def _apply(volume: CloudVolume, wish: Wish) -> CloudVolume:
         check_limit(volume.size_gib, wish.size, what)
         if (wish.size.required_bytes or 0) > volume.size_gib * GIB:
             volume = replace(volume, size_gib=fit_size(wish.size, kind, what=what))
+            volume = replace(volume, iops=raise_iops(volume))
     iops = fit_iops(asked, kind, volume.size_gib, what)
     return replace(
         volume,

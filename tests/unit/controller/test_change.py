@@ -207,3 +207,39 @@ def test_a_volume_that_one_answer_does_not_have_grows_all_the_same() -> None:
     volume_id = ec2.add()
     ec2.lag_s, ec2.made_at_s[volume_id] = 5.0, ec2.time_s
     assert ask(ec2, expand(volume_id, 20)) == [20 * GIB]
+
+
+RATIO = (("ebs.csi.aws.com/AllowAutoIOPSIncreaseOnModify", "true"), ("ebs.csi.aws.com/IOPSPerGb", "500"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "iops"),
+    [
+        ({"tags": RATIO, "iops": 5000}, 10_000),
+        ({"tags": RATIO, "iops": 12_000}, 12_000),
+        (
+            {"tags": (("ebs.csi.aws.com/AllowAutoIOPSIncreaseOnModify", "false"), RATIO[1]), "iops": 5000},
+            5000,
+        ),
+        ({"tags": RATIO[1:], "iops": 5000}, 5000),
+        ({"tags": (RATIO[0], ("ebs.csi.aws.com/IOPSPerGb", "many")), "iops": 5000}, 5000),
+        ({"tags": RATIO, "iops": 1000, "type": "io1"}, 1000),
+        ({"tags": RATIO, "iops": 100, "type": "gp2", "throughput": None}, 100),
+    ],
+    ids=["raised", "never lowered", "not followed", "not said", "nonsense", "as many as the type has", "gp2"],
+)
+def test_iops_follow_the_size_where_the_class_said_so(facts: dict[str, Any], iops: int) -> None:
+    """By the tags that AWS's driver writes, too: an expansion comes without the class."""
+    ec2 = Ec2()
+    volume_id = ec2.add(**facts)
+    ask(ec2, expand(volume_id, 20))
+    (change,) = ec2.changes
+    assert isinstance(change, ModifyVolume)
+    assert (facts["iops"] if change.iops is None else change.iops) == iops
+
+
+def test_a_class_of_the_same_moment_says_more_than_the_ratio() -> None:
+    ec2 = Ec2()
+    volume_id = ec2.add(tags=RATIO, iops=5000)
+    ask(ec2, expand(volume_id, 20), ModifyCall(volume_id, Performance(iops=4000)))
+    assert ec2.changes == [ModifyVolume(volume_id, 20, None, 4000)]

@@ -72,6 +72,7 @@ def test_a_class_is_read_whatever_the_case_of_its_keys() -> None:
         is_encrypted=True,
         kms_key_id="arn:aws:kms:us-east-1:111122223333:key/1-2",
         tags=(
+            ("ebs.csi.aws.com/IOPSPerGb", "50"),
             ("empty", ""),
             ("kubernetes.io/created-for/pv/name", "pvc-1"),
             ("kubernetes.io/created-for/pvc/name", "claim"),
@@ -328,3 +329,17 @@ def test_a_question_about_a_use_is_the_volumes_to_answer() -> None:
     )
     request.volume_capabilities[1].access_mode.mode = 99  # type: ignore[assignment]
     assert parse_validate(request).modes == (("SINGLE_NODE_WRITER", True), ("UNKNOWN", False))
+
+
+@pytest.mark.parametrize("follows", ["true", "false"])
+def test_the_ratio_of_a_class_is_kept_with_the_volume(follows: str) -> None:
+    """An expansion comes without the class, and is to follow it."""
+    said = {"iopsPerGB": "50", "allowAutoIOPSIncreaseOnModify": follows, "type": "io2"}
+    kept = {
+        ("ebs.csi.aws.com/IOPSPerGb", "50"),
+        ("ebs.csi.aws.com/AllowAutoIOPSIncreaseOnModify", follows),
+    }
+    asked = wire.ControllerModifyVolumeRequest(volume_id="vol-0123456789abcdef0", mutable_parameters=said)
+    assert set(parse_modify(asked).tags) == kept
+    assert kept <= set(parse_create(create(said)).tags)
+    assert parse_modify(asked).performance.follows_size is (follows == "true")

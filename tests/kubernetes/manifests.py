@@ -9,6 +9,7 @@ from typing import Any
 from tests.kubernetes.images import BUSYBOX
 
 DRIVER = "ebs.csi.hyperpod-agent"
+POLICY_DRIVER = "policy.ebs.csi.hyperpod-agent"
 CLASS = "ebs"
 """The storage class of all volumes here: it lets them grow, and nobody provisions for it."""
 MIB = 1 << 20
@@ -27,10 +28,10 @@ class Use:
     sub_path: str = ""
 
 
-def make_driver() -> dict[str, Any]:
-    """Return the driver as it is declared where others than Kubernetes attach volumes."""
-    spec = {"attachRequired": False, "podInfoOnMount": False, "fsGroupPolicy": "File"}
-    return {**_make("CSIDriver", DRIVER), "spec": {**spec, "volumeLifecycleModes": ["Persistent"]}}
+def make_driver(name: str = DRIVER, *, is_attaching: bool = False) -> dict[str, Any]:
+    """Return a driver, whose volumes Kubernetes has attached where ``is_attaching``, and else others."""
+    spec = {"attachRequired": is_attaching, "podInfoOnMount": False, "fsGroupPolicy": "File"}
+    return {**_make("CSIDriver", name), "spec": {**spec, "volumeLifecycleModes": ["Persistent"]}}
 
 
 def make_class() -> dict[str, Any]:
@@ -49,10 +50,15 @@ def make_volume(
     access: str = "ReadWriteOnce",
     context: Mapping[str, str] | None = None,
     mount_options: Sequence[str] = (),
+    driver: str = DRIVER,
+    topology: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return a persistent volume that is an EBS volume, and for the claim of the same name."""
+    """Return a persistent volume that is an EBS volume, and for the claim of the same name.
+
+    ``topology``: labels of the nodes that it can be used on; None: on all.
+    """
     source = {
-        "driver": DRIVER,
+        "driver": driver,
         "volumeHandle": volume_id,
         "volumeAttributes": dict(context or {}),
         "readOnly": is_read_only,
@@ -68,6 +74,9 @@ def make_volume(
         "claimRef": {"namespace": "default", "name": name},
         "csi": source,
     }
+    if topology is not None:
+        labels = [{"key": key, "operator": "In", "values": [value]} for key, value in topology.items()]
+        spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": labels}]}}
     return {**_make("PersistentVolume", name), "spec": spec}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.kubernetes.api import Object
 from tests.kubernetes.control_plane import NODE_NAME
+from tests.kubernetes.drop_in import is_registered
 from tests.kubernetes.manifests import Use
 from tests.kubernetes.node import KUBELET, MOVED_ROOT
 from tests.kubernetes.workloads import Workloads, choose_volume_id
@@ -24,6 +25,7 @@ def test_agent_is_restarted_while_pods_run(workloads: Workloads) -> None:
     workloads.run_in(pod, "echo precious > /data/file")
     workloads.run_pod("touch /data/file", Use(another.name))
     assert workloads.api.read("CSINode", NODE_NAME)["metadata"]["resourceVersion"] == before
+    assert is_registered(workloads.node), "though kubelet has told this agent nothing"
     workloads.end_pod(pod)
     workloads.wait_unstaged(claim)
 
@@ -90,15 +92,19 @@ def test_volume_is_pulled_from_under_a_pod(workloads: Workloads) -> None:
 
 
 def test_kubelet_forgets_everything(workloads: Workloads) -> None:
-    """A kubelet without its state unstages nothing; a new pod gets the volume with its data all the same."""
+    """A kubelet without its state unstages nothing, as is told; a new pod gets the volume and its data."""
     claim = workloads.add_volume()
     pod = workloads.start_pod(Use(claim.name))
     workloads.run_in(pod, "echo precious > /data/file; sync")
     guest = workloads.node.guest
     guest.run(["systemctl", "stop", KUBELET], timeout_s=LONG_S)
     guest.shell(REMOVE_STATE, MOVED_ROOT)
+    # Before kubelet has it staged anew, for the pod that the cluster knows of.
+    workloads.node.agent.wait_condition(claim.volume_id, "Degraded", "OrphanedStaging")
+    assert workloads.find_mounts(claim), "nothing is taken down by guess"
     guest.run(["systemctl", "start", KUBELET], timeout_s=LONG_S)
     workloads.node.wait_ready()
+    workloads.node.agent.wait_condition(claim.volume_id, "Ready")
     workloads.run_pod('test "$(cat /data/file)" = precious', Use(claim.name))
     workloads.end_pod(pod)
 

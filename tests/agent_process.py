@@ -71,8 +71,11 @@ class Scratch:
 
     @property
     def kubelet(self) -> Path:
-        """What an agent may be told is kubelet's root; whoever plays kubelet makes it."""
-        return self.base / "kubelet"
+        """What an agent may be told is kubelet's root; whoever plays kubelet makes it.
+
+        Its sockets have long names, and all of a socket's path has 107 bytes.
+        """
+        return self.base / "k"
 
     @property
     def paths(self) -> Paths:

@@ -24,6 +24,7 @@ from agent.node.kernel.mountinfo import read_mounts
 from agent.node.standins import loop_device
 from tests.corpus.tools import run
 from tests.loop.devices import IDENTITY, attached, identify, opened
+from tests.mount_namespaces import make_argv
 
 MIB = 1 << 20
 SIZE = 512 * MIB
@@ -197,7 +198,7 @@ def test_claim_of_anyone_is_noticed(disk: str, tmp_path: Path) -> None:
         run("mkfs.ext4", "-q", disk)
         script = f"mount {disk} {tmp_path} && echo ready && read -r line"
         with subprocess.Popen(
-            ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script],
+            make_argv(tmp_path, "sh", "-c", script),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus.tools import run
+from tests.mount_namespaces import keep_mounts
 from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
@@ -48,19 +49,6 @@ def is_mounted(path: Path) -> bool:
 
 
 @contextmanager
-def namespace_of_its_own() -> Iterator[int]:
-    """Have a process keep all that is mounted now, whatever is unmounted here; give its number."""
-    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 600"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            yield process.pid
-        finally:
-            process.kill()
-
-
-@contextmanager
 def open_raw(device: str | Path) -> Iterator[subprocess.Popen[bytes]]:
     """Have a process keep a device open for writing, unclaimed; it ends with the block."""
     with open(device, "r+b", buffering=0) as opened:  # noqa: PTH123 -- a device
@@ -93,7 +81,7 @@ def test_mounted_volume_that_becomes_raw(scratch: Scratch, agent: AgentProcess) 
     before = Path(device).stat()
     link = scratch.paths.dev_ebs / "raw"
     path = scratch.data / "ckpt"
-    with namespace_of_its_own() as keeper:
+    with keep_mounts(scratch.base) as keeper:
         switch(scratch, agent, RAW)
         status = agent.wait_condition(VOLUME, "Refused", "DeviceBusy")
         assert f"({keeper})" in status["message"]

@@ -17,6 +17,7 @@ from agent.node.mounts.release_device import check_unused, find_users, flush_dev
 from tests.corpus.tools import run
 from tests.loop.devices import VOLUME, attached, opened
 from tests.loop.moments import WatchedWorkers, staged
+from tests.mount_namespaces import make_argv
 
 MIB = 1 << 20
 
@@ -84,7 +85,7 @@ def test_other_name_of_the_device_is_found(tmp_path: Path) -> None:
         # On a tmpfs of its own namespace: /dev of a container.
         script = 'mount -t tmpfs none "$1" && mknod "$1/data" b "$2" "$3" && exec 3<>"$1/data" && echo && cat'
         number = device.device_number
-        argv = ("unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path))
+        argv = make_argv(tmp_path, "sh", "-c", script, "sh", str(tmp_path))
         with child(*argv, str(number.major), str(number.minor)) as pid:
             users = find_users(path, device.numbers)
     assert pid in {process.pid for process in users.processes}
@@ -94,7 +95,8 @@ def test_mount_elsewhere_is_in_the_way(tmp_path: Path) -> None:
     """A filesystem mounted where the host does not see it is still in use, though no process has it open."""
     with attached(tmp_path / "image", 64 * MIB) as path, opened(path) as (_, device):
         run("mkfs.ext4", "-q", path)
-        argv = ("unshare", "--mount", "sh", "-c", 'mount "$1" "$2" && echo && cat', "sh", path, str(tmp_path))
+        script = 'mount "$1" "$2" && echo && cat'
+        argv = make_argv(tmp_path, "sh", "-c", script, "sh", path, str(tmp_path))
         with child(*argv), pytest.raises(AgentError, match="a mount in another namespace"):
             check_unused(device)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.csi.places import Claim
 from tests.loop.csi.refusals import refuse
 from tests.loop.csi.views import find_mount, find_mounts
 from tests.loop.test_unsafe_to_write import make_dirty
+from tests.mount_namespaces import keep_mounts
 from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
@@ -176,14 +176,8 @@ def test_filesystem_of_another_namespace_is_not_unstaged(scratch: Scratch, kubel
     scratch.add_volume(VOLUME)
     claim = Claim(VOLUME)
     kubelet.stage(claim)
-    with subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 600"],
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with keep_mounts(scratch.base):
         refuse(kubelet.unstage, claim)
-        holder.kill()
     kubelet.unstage(claim)
 
 
@@ -192,12 +186,7 @@ def test_container_that_is_being_started_keeps_nothing(scratch: Scratch, kubelet
     scratch.add_volume(VOLUME)
     claim = Claim(VOLUME)
     kubelet.stage(claim)
-    with subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 3"],
-        stdout=subprocess.PIPE,
-    ) as container:
-        assert container.stdout is not None
-        container.stdout.readline()
+    with keep_mounts(scratch.base, for_s=3):
         kubelet.unstage(claim)
 
 

@@ -21,7 +21,7 @@ exec "$@"
 
 
 def make_argv(kept: Path, *argv: str) -> list[str]:
-    """Return how to run a program in a namespace that has, of what tests mounted, only what is below ``kept``."""
+    """Return how to run a program in a namespace where tests have nothing mounted but below ``kept``."""
     unshare = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh")
     return [*unshare, str(kept), tempfile.gettempdir(), *argv]
 

@@ -7,7 +7,7 @@ import resource
 import selectors
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import NoReturn
@@ -26,9 +26,19 @@ def flooding(port: int, many: int = MANY) -> Iterator[int]:
     Gives the process. The caller's own processes are not touched: it is forked, since not every user can read
     this Python.
     """
+    with forked(lambda: _keep_open(port, many), is_alone=True) as pid:
+        yield pid
+
+
+@contextmanager
+def forked(run: Callable[[], NoReturn], *, is_alone: bool = False) -> Iterator[int]:
+    """Have another user run something in a process of its own until the block ends; gives the process.
+
+    ``is_alone`` has it keep nothing of what is open here.
+    """
     pid = os.fork()
     if pid == 0:
-        _flood(port, many)
+        _be_nobody(run, is_alone=is_alone)
     try:
         yield pid
     finally:
@@ -36,17 +46,17 @@ def flooding(port: int, many: int = MANY) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-def _flood(port: int, many: int) -> NoReturn:
+def _be_nobody(run: Callable[[], NoReturn], *, is_alone: bool) -> NoReturn:
     try:
-        # What was open here is the parent's.
-        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        if is_alone:
+            os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if os.geteuid() == 0:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-        _keep_open(port, many)
+        run()
     finally:
         os._exit(1)
 

@@ -8,7 +8,8 @@ here decides whether it may.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import LABEL_LIMIT_BYTES, FsType
@@ -17,6 +18,7 @@ from agent.node.isolate.programs import Run, descriptor_path, run
 
 MKFS_TIMEOUT_S = 600.0
 WIPE_TIMEOUT_S = 120.0
+VERSION_TIMEOUT_S = 30.0
 
 
 _WITHOUT_DEVICES = (
@@ -75,6 +77,56 @@ def _name_extended(option: str) -> str:
     return "discard" if name == "nodiscard" else name
 
 
+_SINCE: dict[str, tuple[int, int]] = {
+    "reflink": (4, 9),
+    "rmapbt": (4, 9),
+    "bigtime": (5, 10),
+    "inobtcount": (5, 10),
+    "nrext64": (5, 19),
+}
+"""Which xfsprogs know a feature first (``doc/CHANGES`` of xfsprogs)."""
+_VERSION = re.compile(r"mkfs\.xfs version (\d+)\.(\d+)", re.ASCII)
+
+
+def leave_out_unknown(options: Sequence[str], version: tuple[int, int]) -> list[str]:
+    """Return options of mkfs.xfs without features switched off that this version of xfsprogs does not have.
+
+    It refuses the whole command for their names, and makes a filesystem without them all the same.
+    """
+    kept: list[str] = []
+    for option, value in _pair_up(options):
+        parts = value.split(",") if option in {"-m", "-i"} else [value]
+        known = [part for part in parts if version >= _find_since(part)]
+        if known == parts:
+            kept += [option, value] if value else [option]
+        elif known:
+            kept += [option, ",".join(known)]
+    return kept
+
+
+def _pair_up(options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each option with its value, which stands in the same word or in the next, or is empty."""
+    words = iter(options)
+    for word in words:
+        option, value = word[:2], word[2:]
+        yield option, value if value or option in {"-K", "-q"} else next(words, "")
+
+
+def _find_since(part: str) -> tuple[int, int]:
+    name, _, value = part.partition("=")
+    return _SINCE.get(name, (0, 0)) if value == "0" else (0, 0)
+
+
+async def _fit_options(options: Sequence[str], run: Run, device_fd: int) -> Sequence[str]:
+    """Return the options of mkfs.xfs as the one that is installed takes them."""
+    parts = (part for _, value in _pair_up(options) for part in value.split(","))
+    if not any(_find_since(part) > (0, 0) for part in parts):
+        return options
+    asked = await run(["mkfs.xfs", "-V"], timeout_s=VERSION_TIMEOUT_S, pass_fds=[device_fd])
+    found = _VERSION.search(asked.stdout)
+    return options if found is None else leave_out_unknown(options, (int(found[1]), int(found[2])))
+
+
 def build_wipe_argv(fs_type: FsType, device: str) -> list[str]:
     """Return the command that takes the signature of one filesystem type off ``device``, and no other."""
     return ["wipefs", "--quiet", "--all", "--types", fs_type.value, device]
@@ -111,6 +163,8 @@ async def make_filesystem(  # noqa: PLR0913 -- all but two are a format's own
     over the old device's UUID in some places only (seen with btrfs-progs 6.2).
     """
     device = descriptor_path(device_fd)
+    if fs_type is FsType.XFS:
+        options = await _fit_options(options, run, device_fd)
     argv = build_mkfs_argv(fs_type, device, uuid=uuid, label=label, options=options)
     if fs_type is FsType.BTRFS:
         find_program("mkfs.btrfs")  # the program started is the one that empties /dev for it

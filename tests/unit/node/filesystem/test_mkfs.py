@@ -4,7 +4,13 @@ import pytest
 
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import FsType
-from agent.node.filesystem.mkfs import build_mkfs_argv, build_wipe_argv, check_label, make_filesystem
+from agent.node.filesystem.mkfs import (
+    build_mkfs_argv,
+    build_wipe_argv,
+    check_label,
+    leave_out_unknown,
+    make_filesystem,
+)
 from tests.fakes.programs import ScriptedRun, completed
 
 EXT4_FAST = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
@@ -98,3 +104,41 @@ async def test_mkfs_does_not_run_where_the_wipe_failed() -> None:
     with pytest.raises(AgentError, match="busy"):
         await make_filesystem(7, FsType.EXT4, uuid=UUID, is_resuming=True, run=run)
     assert len(run.asked) == 1
+
+
+OLD_KERNELS = ("-m", "bigtime=0,inobtcount=0,reflink=0", "-i", "nrext64=0")
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "kept"),
+    [
+        ((6, 1), OLD_KERNELS, [*OLD_KERNELS]),
+        ((5, 18), OLD_KERNELS, ["-m", "bigtime=0,inobtcount=0,reflink=0"]),
+        ((5, 3), OLD_KERNELS, ["-m", "reflink=0"]),
+        ((4, 5), OLD_KERNELS, []),
+        ((5, 3), ("-mbigtime=0,crc=1", "-K", "-l", "size=64m"), ["-m", "crc=1", "-K", "-l", "size=64m"]),
+        # What is asked for and cannot be had is an error, and mkfs says which.
+        ((5, 3), ("-m", "bigtime=1", "-i", "nrext64=1"), ["-m", "bigtime=1", "-i", "nrext64=1"]),
+    ],
+)
+def test_features_that_older_tools_do_not_have(
+    version: tuple[int, int], options: tuple[str, ...], kept: list[str]
+) -> None:
+    """What is switched off is not named to an mkfs.xfs that does not have it: it would refuse to work."""
+    assert leave_out_unknown(options, version) == kept
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("said", "is_left_out"),
+    [("mkfs.xfs version 5.18.0\n", True), ("mkfs.xfs version 6.1.0\n", False), ("a fork's\n", False)],
+)
+async def test_older_mkfs_is_asked_for_what_it_has(said: str, *, is_left_out: bool) -> None:
+    """It is asked its version where that decides; Amazon Linux 2023 has 5.18, Ubuntu 22.04 has 5.13."""
+    run = ScriptedRun([completed(stdout=said), completed()])
+    await make_filesystem(7, FsType.XFS, uuid=UUID, options=OLD_KERNELS, run=run)
+    assert run.asked[0] == ("mkfs.xfs", "-V")
+    assert ("nrext64=0" not in run.asked[1]) is is_left_out
+    plain = ScriptedRun([completed()])
+    await make_filesystem(7, FsType.XFS, uuid=UUID, run=plain)
+    assert plain.asked[0][0] == "mkfs.xfs"

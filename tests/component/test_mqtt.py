@@ -534,6 +534,22 @@ async def test_broker_that_sends_what_nobody_asked_for_is_left(packet: bytes) ->
     assert flood.sent_bytes < 64 * 1024 * 1024, "what the sockets hold, and no more"
 
 
+async def test_broker_that_ends_each_connection_is_met_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To take a connection is not yet to be well: who floods each one is not met every second for ever."""
+    monkeypatch.setattr(mqtt, "RETRY_S", (0.01, 0.01, 1000.0))
+    monkeypatch.setattr(mqtt, "GOODBYE_S", 0.05)
+    flood = FloodingBroker(b"\x30\x08\x00\x01tabcde")
+    async with serving(flood) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(make_board(READY), Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: flood.ended >= 3)
+        with anyio.move_on_after(1.5):
+            await until(lambda: flood.ended > 4)
+        assert flood.ended <= 4, "three to publish, and one that asks what is retained"
+        tasks.cancel_scope.cancel()
+
+
 async def test_idle_node_is_back_with_its_broker(broker: Mosquitto) -> None:
     """A broker that was restarted and kept nothing has the node's state again, though nothing happened."""
     broker.start()

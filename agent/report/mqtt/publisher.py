@@ -9,6 +9,7 @@ Topics, payloads and the set-up for AWS IoT Core are in ``docs/mqtt.md``.
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 from contextlib import suppress
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 ONLINE = b"online"
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+STEADY_S = 60.0
+"""A connection that lasted so long was a good one; one that a broker ends at once is a failure, too."""
 SEND_TIMEOUT_S = 20.0
 GOODBYE_S = 1.0
 PACE_S = 0.02
@@ -120,7 +123,7 @@ class MqttPublisher:
         while True:
             problem = await self._publish_once(settings, tasks)
             self._counters.note_mqtt_connection(is_connected=False)
-            if problem.was_connected:
+            if anyio.current_time() >= problem.connected_at + STEADY_S:
                 failures = 0
             failures += 1
             if failures == 1 or failures % 60 == 0:
@@ -140,7 +143,7 @@ class MqttPublisher:
             topics = choose_topics(settings.topic, self._facts, socket.gethostname())
             login = await read_login(settings, self._aside)
             async with make_client(settings, topics, login, timeout_s=CONNECT_TIMEOUT_S) as client:
-                problem.was_connected = True
+                problem.connected_at = anyio.current_time()
                 self._counters.note_mqtt_connection(is_connected=True)
                 log.info("mqtt.connected", host=settings.host, port=settings.port, topic=topics.base)
                 with anyio.CancelScope() as conversation:
@@ -283,5 +286,5 @@ class _Problem:
     """Why a connection ended, or did not come about."""
 
     def __init__(self) -> None:
-        self.was_connected = False
+        self.connected_at = math.inf
         self.why = "the connection was closed"

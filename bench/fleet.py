@@ -35,6 +35,7 @@ from agent.controller.program import AT_ONCE
 from agent.core.model import VolumeId
 from agent.policy import Policy
 from agent.policy.entries import VolumeClass, VolumeEntry
+from agent.policy.values.build import build_section
 from bench.cluster import WORKERS, run_cluster
 from bench.limits import CHANGE_BUCKET, Gate, JumpingLoop
 from bench.simulated import SimulatedAws
@@ -172,14 +173,14 @@ class Way:
 
 
 def _make_entry(volume_id: VolumeId) -> VolumeEntry:
-    return VolumeEntry.model_validate(
-        {"name": f"of-{volume_id}", "match": {"volume_id": volume_id}, "block": {}}
+    return build_section(
+        VolumeEntry, {"name": f"of-{volume_id}", "match": {"volume_id": volume_id}, "block": {}}
     )
 
 
 CLAIMS = tuple(
-    VolumeEntry.model_validate(
-        {"name": f"claim-{number}", "claim": {"class": "fast", "size": "500GiB"}, "block": {}}
+    build_section(
+        VolumeEntry, {"name": f"claim-{number}", "claim": {"class": "fast", "size": "500GiB"}, "block": {}}
     )
     for number in range(VOLUMES_PER_NODE)
 )

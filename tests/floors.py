@@ -36,7 +36,7 @@ class Floor:
 FLOORS = (
     Floor("core", ("core",), ()),
     Floor("base", ("__init__", "base"), ("core",)),
-    Floor("policy", ("policy.yaml policy.values", "policy"), ("core", "base")),
+    Floor("policy", ("policy.yaml policy.values", "policy", "policy.reading"), ("core", "base")),
     Floor(
         "node",
         (

@@ -136,7 +136,7 @@ def check(
 @app.command(epilog="Example: ebs-agent schema > policy.schema.json")
 def schema(_as_json: JsonOption = True) -> None:
     """Print the JSON Schema of the policy file, for editors."""
-    from agent.policy import policy_schema
+    from agent.policy.reading import policy_schema
 
     print_json(policy_schema())
 

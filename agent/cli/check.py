@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.cli.show.output import print_json
 from agent.core.errors import ExitCode, InvalidValueError
-from agent.policy import read_policy
+from agent.policy.reading import read_policy
 
 
 def check_file(path: Path, *, as_json: bool) -> ExitCode:

@@ -192,7 +192,7 @@ def iam_policy(
     from agent.cloud.identity.identity_sources import identify_node, look_around
     from agent.cloud.permissions.iam_policy import make_iam_policy, make_kms_policy, makes_encrypted
     from agent.cloud.plan.decisions import AttachApi, choose_attach_api
-    from agent.policy import load_policy
+    from agent.policy.reading import load_policy
 
     if csi:
         from agent.cloud.permissions.csi_policy import make_controller_policy

@@ -13,8 +13,9 @@ from agent.core.model import FormatRecord, VolumeId, parse_volume_id
 from agent.core.quoting import quote
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.state.volume_records import Records
-from agent.policy import PolicyError, load_policy
+from agent.policy import PolicyError
 from agent.policy.entries import VolumeEntry
+from agent.policy.reading import load_policy
 
 
 def forget_format(paths: Paths, client: Client, name: str) -> tuple[VolumeId, str]:

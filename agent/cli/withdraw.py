@@ -9,7 +9,8 @@ from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.csi.withdraw import list_claims, remove_sockets
-from agent.policy import PolicyError, load_policy
+from agent.policy import PolicyError
+from agent.policy.reading import load_policy
 from agent.policy.settings import CsiSettings
 from agent.policy.values.csi_fields import POLICY_DRIVER
 

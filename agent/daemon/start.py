@@ -34,7 +34,8 @@ from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
 from agent.node.isolate.zygote import Forked
 from agent.node.machine import Machine, open_node
-from agent.policy import Policy, PolicyFile
+from agent.policy import Policy
+from agent.policy.reading import PolicyFile
 from agent.policy.settings import CsiSettings
 from agent.policy.values.csi_fields import POLICY_DRIVER
 from agent.report.agent_counters import Counters

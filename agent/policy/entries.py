@@ -5,12 +5,13 @@ Each field is checked by itself here; what contradicts what is found in ``agent.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-
+from agent.core.errors import InvalidValueError
 from agent.core.model import FormatRule, FsType, VolumeId, WantedTuning
 from agent.core.units import GIB
+from agent.policy.values.annotations import Between, Check, written
 from agent.policy.values.fields import (
     Count,
     Cron,
@@ -26,7 +27,6 @@ from agent.policy.values.fields import (
     Owner,
     PathTemplate,
     ReadAheadBytes,
-    Section,
     SizeBytes,
     Sizes,
     SourceId,
@@ -34,7 +34,6 @@ from agent.policy.values.fields import (
     Text,
     VolumeIdField,
     Zone,
-    refuse,
 )
 
 VolumeType = Literal["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"]
@@ -45,23 +44,26 @@ _DAY_S = 86400
 
 def _check_claim_size(size_bytes: int) -> int:
     if size_bytes <= 0 or size_bytes % GIB:
-        raise refuse("A volume's size is whole GiB.", "Write it as in 500GiB.")
+        raise InvalidValueError("A volume's size is whole GiB.", "Write it as in 500GiB.")
     return size_bytes
 
 
 def _check_lock_duration(seconds: float) -> float:
     if seconds % _DAY_S or not _DAY_S <= seconds <= 36500 * _DAY_S:
-        raise refuse("A snapshot is locked for whole days.", "Choose from 1d to 36500d.")
+        raise InvalidValueError("A snapshot is locked for whole days.", "Choose from 1d to 36500d.")
     return seconds
 
 
 def _check_unheld_limit(seconds: float) -> float:
     if not _DAY_S <= seconds <= 3650 * _DAY_S:
-        raise refuse("That is no time to keep a volume that nobody holds.", "Choose from 1d to 3650d.")
+        raise InvalidValueError(
+            "That is no time to keep a volume that nobody holds.", "Choose from 1d to 3650d."
+        )
     return seconds
 
 
-class VolumeClass(Section):
+@dataclass(frozen=True, kw_only=True)
+class VolumeClass:
     """Parameters of volumes the agent makes."""
 
     type: VolumeType = "gp3"
@@ -76,7 +78,7 @@ class VolumeClass(Section):
     """Encrypt; without it the account's default decides."""
     kms_key_id: Text | None = None
     """KMS key to encrypt with: ID, alias or ARN."""
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
     """Tags of the volume."""
     initialization_rate: Count | None = None
     """MiB/s at which a volume made from a snapshot is filled."""
@@ -84,7 +86,8 @@ class VolumeClass(Section):
     """Attachable to several instances at once; io1 and io2, raw only."""
 
 
-class Match(Section):
+@dataclass(frozen=True, kw_only=True)
+class Match:
     """Which volume is meant; all that is said must hold."""
 
     volume_id: VolumeIdField | None = None
@@ -101,23 +104,24 @@ class Match(Section):
     """EBS volume type; asked of AWS."""
 
 
-class Claim(Section):
+@dataclass(frozen=True, kw_only=True)
+class Claim:
     """A volume the agent makes."""
 
-    class_name: Name = Field(alias="class")
+    class_name: Name = field(metadata=written("class"))
     """One of ``classes``."""
-    size_bytes: Annotated[SizeBytes, AfterValidator(_check_claim_size)] | None = Field(
-        default=None, alias="size"
+    size_bytes: Annotated[SizeBytes, Check(_check_claim_size)] | None = field(
+        default=None, metadata=written("size")
     )
     """Size, whole GiB; may be left out with ``from``."""
     per: Literal["node", "cluster"] = "node"
     """One for each node, or one for the whole cluster."""
-    source: SourceId | None = Field(default=None, alias="from")
+    source: SourceId | None = field(default=None, metadata=written("from"))
     """Snapshot to make it from, or volume of this zone to make it as a copy of; never formatted."""
     on_delete: Literal["retain", "snapshot", "delete"] = "retain"
     """What becomes of the volume when its entry is taken out of the policy; whose node is gone, it stays."""
-    unheld_limit_s: Annotated[DurationSeconds, AfterValidator(_check_unheld_limit)] | None = Field(
-        default=None, alias="delete_unheld_after"
+    unheld_limit_s: Annotated[DurationSeconds, Check(_check_unheld_limit)] | None = field(
+        default=None, metadata=written("delete_unheld_after")
     )
     """How long a volume whose node is gone is kept before it is deleted, in the way ``on_delete`` says."""
 
@@ -133,7 +137,8 @@ class Claim(Section):
         return VolumeId(str(self.source)) if is_volume else None
 
 
-class FilesystemEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class FilesystemEntry:
     """The filesystem on the volume."""
 
     type: FsType
@@ -146,7 +151,8 @@ class FilesystemEntry(Section):
     """Further options of mkfs, one element each."""
 
 
-class MountEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class MountEntry:
     """Where and how the filesystem is mounted."""
 
     path: PathTemplate
@@ -162,7 +168,8 @@ class MountEntry(Section):
     """Its mode, octal, in quotes: "0770"."""
 
 
-class BlockEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class BlockEntry:
     """A raw volume, linked as /dev/ebs/NAME."""
 
     owner: Owner | None = None
@@ -173,10 +180,11 @@ class BlockEntry(Section):
     """Its mode, octal, in quotes: "0660"."""
 
 
-class TuneEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class TuneEntry:
     """Settings of the kernel's block layer for the device."""
 
-    read_ahead_bytes: ReadAheadBytes | None = Field(default=None, alias="read_ahead")
+    read_ahead_bytes: ReadAheadBytes | None = field(default=None, metadata=written("read_ahead"))
     """How far to read ahead: 4MiB."""
     scheduler: Scheduler | None = None
     """I/O scheduler."""
@@ -186,35 +194,38 @@ class TuneEntry(Section):
         return WantedTuning(self.read_ahead_bytes, self.scheduler)
 
 
-class SnapshotLock(Section):
+@dataclass(frozen=True, kw_only=True)
+class SnapshotLock:
     """Keeps snapshots from being deleted."""
 
     mode: Literal["governance", "compliance"]
     """compliance cannot be lifted by anyone."""
-    duration_s: Annotated[DurationSeconds, AfterValidator(_check_lock_duration)] = Field(alias="duration")
+    duration_s: Annotated[DurationSeconds, Check(_check_lock_duration)] = field(metadata=written("duration"))
     """Whole days: 30d."""
 
 
-class SnapshotsEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class SnapshotsEntry:
     """Snapshots taken on a schedule."""
 
     schedule: Cron
     """Five cron fields, in UTC: 0 */6 * * *"""
-    keep: Annotated[Count, Field(le=1000)] | None = None
+    keep: Annotated[int, Between(1, 1000)] | None = None
     """How many to keep; older ones that this entry made are deleted. Without it all are kept."""
     freeze: Flag = True
     """Freeze the filesystem while the snapshot begins, so that it is consistent."""
     fast_restore_zones: tuple[Zone, ...] = ()
     """Availability zones with fast snapshot restore, which costs by the hour, snapshot and zone."""
-    fast_restore_count: Annotated[Count, Field(le=50)] = 1
+    fast_restore_count: Annotated[int, Between(1, 50)] = 1
     """How many of the newest completed snapshots are fast to restore."""
     lock: SnapshotLock | None = None
     """Lock each snapshot."""
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
     """Tags of the snapshots."""
 
 
-class VolumeEntry(Section):
+@dataclass(frozen=True, kw_only=True)
+class VolumeEntry:
     """What is wanted of one volume: a filesystem mounted somewhere, or a raw device."""
 
     name: Name
@@ -233,7 +244,7 @@ class VolumeEntry(Section):
     """Let partition and filesystem fill the volume when it gets bigger."""
     required: Flag = False
     """ebs-volumes.target waits for it."""
-    tune: TuneEntry = Field(default_factory=TuneEntry)
+    tune: TuneEntry = field(default_factory=TuneEntry)
     """Settings of the block layer."""
     snapshots: SnapshotsEntry | None = None
     """Snapshots taken on a schedule."""

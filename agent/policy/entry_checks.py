@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 
 from agent.core.model import LABEL_LIMIT_BYTES, FormatRule
@@ -111,8 +111,8 @@ def check_class(volume_class: VolumeClass) -> Iterator[Defect]:
         yield Defect(("kms_key_id",), "A key is given and encrypted is false.", rests_on=(("encrypted",),))
 
 
-def check_volume(entry: VolumeEntry) -> Iterator[Defect]:
-    """Find contradictions in one entry."""
+def check_volume(entry: VolumeEntry, *, says_freeze: bool) -> Iterator[Defect]:
+    """Find contradictions in one entry. ``says_freeze``: its ``snapshots.freeze`` is not just the default."""
     yield from _check_source(entry)
     yield from _check_use(entry)
     if entry.filesystem is not None:
@@ -121,7 +121,7 @@ def check_volume(entry: VolumeEntry) -> Iterator[Defect]:
         for index, message in find_contradictions(entry.mount.options):
             yield Defect(("mount", "options", index), message)
     if entry.snapshots is not None:
-        yield from _check_snapshots(entry)
+        yield from _check_snapshots(entry, says_freeze=says_freeze)
 
 
 def _check_source(entry: VolumeEntry) -> Iterator[Defect]:
@@ -131,7 +131,11 @@ def _check_source(entry: VolumeEntry) -> Iterator[Defect]:
         yield Defect((), "The entry says of no volume.", hint, on_both)
     if entry.match is None:
         return
-    of_volume = [key for key, value in entry.match if value is not None and key != "instance_group"]
+    of_volume = [
+        field.name
+        for field in fields(entry.match)
+        if field.name != "instance_group" and getattr(entry.match, field.name) is not None
+    ]
     if entry.claim is not None and of_volume:
         hint = "Beside claim, match may hold instance_group alone."
         yield Defect(("claim",), "The entry has match too.", hint, on_both, at_key=True)
@@ -180,10 +184,10 @@ def _check_filesystem(entry: VolumeEntry) -> Iterator[Defect]:
         yield Defect(("filesystem", "format"), message, "Say format: never.", (("claim",),))
 
 
-def _check_snapshots(entry: VolumeEntry) -> Iterator[Defect]:
+def _check_snapshots(entry: VolumeEntry, *, says_freeze: bool) -> Iterator[Defect]:
     if entry.snapshots is None:
         return
-    if entry.block is not None and entry.snapshots.freeze and "freeze" in entry.snapshots.model_fields_set:
+    if entry.block is not None and entry.snapshots.freeze and says_freeze:
         message = "A raw volume has no filesystem to freeze."
         yield Defect(("snapshots", "freeze"), message, "Say freeze: false.", (("block",),))
 

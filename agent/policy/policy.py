@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from agent.core.model import Expected, NodeFacts, Origin, Seen, VolumeId
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.matching import Candidate, MatchContext, MatchExplanation, explain_match
 from agent.policy.settings import AgentSettings
-from agent.policy.values.fields import Name, Section
+from agent.policy.values.annotations import find_key
+from agent.policy.values.fields import Name
 
 
-class Head(Section):
+@dataclass(frozen=True, kw_only=True)
+class Head:
     """The policy file without its lists, whose items are read one by one."""
 
     version: Literal[1]
     """Version of the policy's format: 1."""
-    agent: AgentSettings = Field(default_factory=AgentSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
     """How the agent itself runs."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Policy(Head):
     """The policy file of ebs-agent."""
 
-    classes: Annotated[Mapping[Name, VolumeClass], Field(default_factory=dict)]
+    classes: Mapping[Name, VolumeClass] = field(default_factory=dict)
     """Parameters of volumes the agent makes, by name."""
     volumes: tuple[VolumeEntry, ...] = ()
     """What is wanted of each volume."""
@@ -134,9 +132,9 @@ def diff_policies(old: Policy, new: Policy) -> PolicyChange:
     before = {entry.name: entry for entry in old.volumes}
     after = {entry.name: entry for entry in new.volumes}
     sections = [
-        f"agent.{field.alias or key}"
-        for key, field in AgentSettings.model_fields.items()
-        if getattr(old.agent, key) != getattr(new.agent, key)
+        f"agent.{find_key(setting)}"
+        for setting in fields(AgentSettings)
+        if getattr(old.agent, setting.name) != getattr(new.agent, setting.name)
     ]
     names = {*old.classes, *new.classes}
     sections += [f"classes.{name}" for name in names if old.classes.get(name) != new.classes.get(name)]
@@ -173,43 +171,3 @@ def tell_expiring(old: Policy, new: Policy) -> tuple[str, ...]:
         and entry.claim.unheld_limit_s is not None
         and before.get(entry.name) != entry.claim.unheld_limit_s
     )
-
-
-def policy_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the policy file, for editors; ``check_policy`` knows more than it can say."""
-    schema = Policy.model_json_schema(by_alias=True, mode="validation")
-    _explain_keys(Policy, schema["properties"])
-    for section in Section.__subclasses__():
-        if section.__name__ in schema["$defs"]:
-            _explain_keys(section, schema["$defs"][section.__name__]["properties"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy_schema(schema)}
-
-
-def _explain_keys(section: type[Section], properties: dict[str, Any]) -> None:
-    """Give each key of a section its attribute's docstring, which only the source has."""
-    for base in section.mro()[: section.mro().index(Section)]:
-        (definition,) = ast.parse(inspect.getsource(base)).body
-        statements = definition.body if isinstance(definition, ast.ClassDef) else []
-        for attribute, text in pairwise(statements):
-            if not isinstance(attribute, ast.AnnAssign) or not isinstance(attribute.target, ast.Name):
-                continue
-            key = section.model_fields[attribute.target.id].alias or attribute.target.id
-            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                properties[key]["description"] = inspect.cleandoc(str(text.value.value))
-
-
-def _tidy_schema(part: Any) -> Any:
-    """Show keys as they are written: none takes null, and a section's default is to leave it out."""
-    if isinstance(part, list):
-        return [_tidy_schema(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    tidy = {key: _tidy_schema(value) for key, value in part.items()}
-    if isinstance(tidy.get("default", ""), (dict, type(None))):
-        del tidy["default"]
-    choices = tidy.get("anyOf")
-    if isinstance(choices, list) and {"type": "null"} in choices:
-        (choice,) = (choice for choice in choices if choice != {"type": "null"})
-        del tidy["anyOf"]
-        return {**choice, **tidy}
-    return tidy

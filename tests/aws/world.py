@@ -25,7 +25,8 @@ from agent.cloud.state.made_volumes import Makings, MemoryStore
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
-from agent.policy import Policy, load_policy
+from agent.policy import Policy
+from agent.policy.reading import load_policy
 from tests.aws.cloud import ACCOUNT, CLUSTER_ARN, REGION, ZONE, Cloud
 from tests.aws.server import AwsServer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.core.errors import AgentError
 from agent.core.model import FsType, NodeFacts, Origin, VolumeId
 from agent.core.units import SizeRange, parse_duration, parse_size
-from agent.policy import read_policy
+from agent.policy.reading import read_policy
 from agent.policy.values.cron import Schedule
 from agent.policy.values.mkfs_options import find_refused_options
 from agent.policy.values.mount_options import find_contradictions, normalise_options, parse_option

@@ -18,7 +18,7 @@ from pathlib import Path
 import installer
 import pytest
 
-from agent.policy.loading import read_policy
+from agent.policy.reading import read_policy
 from scripts.bundle.__main__ import INSIDE, UPLOADED
 from scripts.bundle.archive import hash_file, pack, write_sums
 from scripts.bundle.sbom import describe_wheels

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def examine_policy(paths: Paths) -> tuple[Finding, Policy | None]:
     """Tell whether the policy can be used, and return it where it can."""
-    from agent.policy import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
+    from agent.policy.reading import load_policy  # noqa: PLC0415  # the slowest import, and it may say what is wrong
 
     path = paths.policy
     if not path.exists():

@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.orders.named_volumes import NewVolume
 from agent.core.errors import InvalidValueError
@@ -20,6 +18,7 @@ from agent.core.quoting import quote
 from agent.core.units import GIB, parse_size
 from agent.policy.entries import VolumeClass, VolumeType
 from agent.policy.entry_checks import check_class, find_size_fault
+from agent.policy.values.build import build_section
 from agent.policy.values.fields import MAX_COUNT
 from agent.report.board.board import Board
 
@@ -138,13 +137,8 @@ def read_modification(volume_id: VolumeId, words: Mapping[str, Any]) -> ModifyVo
 def _read_class(words: Mapping[str, Any]) -> VolumeClass:
     """Return the words as a class of the policy file, held to the same rules."""
     names = ("type", "iops", "throughput", "encrypted", "kms_key_id")
-    try:
-        volume_class = VolumeClass.model_validate(
-            {name: words[name] for name in names if words.get(name) is not None}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    said = {name: words[name] for name in names if words.get(name) is not None}
+    volume_class = build_section(VolumeClass, said)
     for defect in check_class(volume_class):
         raise InvalidValueError(defect.message, defect.hint)
     return volume_class

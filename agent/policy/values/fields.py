@@ -9,19 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StrictBool,
-    StrictInt,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
-
 from agent.core.errors import InvalidValueError
 from agent.core.model import VolumeId, parse_volume_id
 from agent.core.quoting import quote
@@ -33,12 +20,10 @@ from agent.core.units import (
     parse_duration,
     parse_size,
 )
+from agent.policy.values.annotations import Between, Check, Read, Shown
 from agent.policy.values.cron import Schedule
 from agent.policy.values.mount_options import parse_option
 from agent.policy.values.mount_path import parse_directory, parse_root, parse_template
-
-CUSTOM_ERROR = "refused"
-"""The type of this module's pydantic errors; their context holds ``message`` and ``hint``."""
 
 MAX_COUNT = 10**9
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -53,39 +38,14 @@ LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 TOPIC_PATTERN = r"^[^+#/\s$][^+#\s]*$"
 
 
-class Section(BaseModel):
-    """A mapping of the policy file: frozen, its keys known, its attributes' docstrings shown by editors.
-
-    Built when it is first read, and its docstrings when the schema is asked for: most is not, at a start.
-    """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        defer_build=True,
-        validate_by_alias=True,
-        validate_by_name=False,
-        serialize_by_alias=True,
-        allow_inf_nan=False,
-    )
-
-
-def refuse(message: str, hint: str | None = None) -> PydanticCustomError:
-    """Make the error that pydantic keeps the place of."""
-    return PydanticCustomError(CUSTOM_ERROR, "{message}", {"message": message, "hint": hint})
-
-
 def _read_text(parse: Callable[[str], object], example: str) -> Callable[[Any], object]:
     def read(value: Any) -> object:
         if isinstance(value, (dict, list, bool)) or value is None:
             only = "Only one can be said here. " if isinstance(value, list) else ""
-            raise refuse(f"{quote(value)} is not text.", f"{only}Write it as in {example}")
-        try:
-            parsed = parse(str(value))
-        except InvalidValueError as error:
-            raise refuse(error.message, error.hint) from None
+            raise InvalidValueError(f"{quote(value)} is not text.", f"{only}Write it as in {example}")
+        parsed = parse(str(value))
         if not isinstance(value, str):
-            raise refuse(f"{quote(value)} is a number here.", f'Put it in quotes: "{value!s:.60}"')
+            raise InvalidValueError(f"{quote(value)} is a number here.", f'Put it in quotes: "{value!s:.60}"')
         return parsed
 
     return read
@@ -112,15 +72,15 @@ def _find_meant(pattern: re.Pattern[str], text: str) -> str | None:
     return next((variant for variant in variants if pattern.fullmatch(variant)), None)
 
 
-def _text_schema(pattern: str | None = None, **more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", **({"pattern": pattern} if pattern else {}), **more})
+def _text_schema(pattern: str | None = None, **more: Any) -> Shown:
+    return Shown({"type": "string", **({"pattern": pattern} if pattern else {}), **more})
 
 
-def _reader(parse: Callable[[str], object], example: str) -> BeforeValidator:
-    return BeforeValidator(_read_text(parse, example))
+def _reader(parse: Callable[[str], object], example: str) -> Read:
+    return Read(_read_text(parse, example))
 
 
-def _shape(pattern: str, what: str, example: str) -> BeforeValidator:
+def _shape(pattern: str, what: str, example: str) -> Read:
     return _reader(_match_text(pattern, what, example), example)
 
 
@@ -140,9 +100,9 @@ def _parse_device_name(text: str) -> str:
 
 def _parse_mode(value: Any) -> int:
     if not isinstance(value, str):
-        raise refuse(f"{quote(value, 20)} is not a mode.", 'Write it in quotes, in octal: "0770"')
+        raise InvalidValueError(f"{quote(value, 20)} is not a mode.", 'Write it in quotes, in octal: "0770"')
     if not re.fullmatch(MODE_PATTERN.removesuffix("$"), value, re.ASCII):
-        raise refuse(
+        raise InvalidValueError(
             f"{quote(value, 20)} is not a mode.", 'A mode is three or four octal digits in quotes: "0770"'
         )
     return int(value, 8)
@@ -150,7 +110,7 @@ def _parse_mode(value: Any) -> int:
 
 def _parse_node_mode(mode: int) -> int:
     if mode & ~0o666:
-        raise refuse(
+        raise InvalidValueError(
             f"The mode {mode:04o} is not one for a device node.", 'A node is read and written: "0660"'
         )
     return mode
@@ -160,7 +120,9 @@ def _parse_owner(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         value = str(value)
     if not isinstance(value, str) or not re.fullmatch(OWNER_PATTERN.removesuffix("$"), value, re.ASCII):
-        raise refuse(f"{quote(value)} is not a user's or group's name or number.", _suggest_owner(value))
+        raise InvalidValueError(
+            f"{quote(value)} is not a user's or group's name or number.", _suggest_owner(value)
+        )
     return value
 
 
@@ -201,7 +163,9 @@ def _parse_auto(value: Any) -> bool | None:
     if value == "auto":
         return None
     if not isinstance(value, bool):
-        raise refuse(f"{quote(value, 40)} is not auto, true or false.", "Write auto, true or false.")
+        raise InvalidValueError(
+            f"{quote(value, 40)} is not auto, true or false.", "Write auto, true or false."
+        )
     return value
 
 
@@ -210,42 +174,40 @@ def _parse_patience(value: Any) -> float | None:
         return None
     seconds = _read_text(parse_duration, "5m, or never")(value)
     if not isinstance(seconds, float) or seconds > 86400:  # noqa: PLR2004 - a day
-        raise refuse(f"{value!r:.40} is longer than this can last.", "Choose from 0s to 1d, or never.")
+        raise InvalidValueError(
+            f"{value!r:.40} is longer than this can last.", "Choose from 0s to 1d, or never."
+        )
     return seconds
 
 
 def _check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     for key, value in tags.items():
         if not 1 <= len(key) <= 128 or key.lower().startswith("aws:") or len(value) > 256:  # noqa: PLR2004
-            raise refuse(
+            raise InvalidValueError(
                 f"The tag {quote(key)} is not possible.",
                 "Keys have 1 to 128 characters and do not begin with aws:, values have 256 at most.",
             )
     if len(tags) > 40:  # noqa: PLR2004 - EC2 allows 50, and the agent adds its own
-        raise refuse(f"{len(tags)} tags are too many.", "40 is the most.")
+        raise InvalidValueError(f"{len(tags)} tags are too many.", "40 is the most.")
     return tags
 
 
-Flag: TypeAlias = StrictBool
-Count = Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)]
-Port = Annotated[StrictInt, Field(ge=1, le=65535)]
-AutoFlag = Annotated[
-    bool | None, PlainValidator(_parse_auto), WithJsonSchema({"enum": ["auto", True, False]})
-]
+Flag: TypeAlias = bool
+Count = Annotated[int, Between(1, MAX_COUNT)]
+Port = Annotated[int, Between(1, 65535)]
+AutoFlag = Annotated[bool | None, Read(_parse_auto), Shown({"enum": ["auto", True, False]})]
 
 SizeBytes = Annotated[int, _reader(parse_size, "500GiB"), _text_schema(SIZE_PATTERN)]
 ReadAheadBytes = Annotated[int, _reader(_parse_read_ahead, "4MiB"), _text_schema(SIZE_PATTERN)]
 DurationSeconds = Annotated[float, _reader(parse_duration, "60s"), _text_schema(DURATION_PATTERN)]
 PatienceSeconds = Annotated[
     float | None,
-    PlainValidator(_parse_patience),
-    WithJsonSchema({"type": "string", "pattern": f"^never$|{DURATION_PATTERN}"}),
+    Read(_parse_patience),
+    Shown({"type": "string", "pattern": f"^never$|{DURATION_PATTERN}"}),
 ]
 """None: without end."""
-Sizes = Annotated[
-    SizeRange, PlainValidator(_read_text(SizeRange.parse, "500GiB")), _text_schema(SIZE_RANGE_PATTERN)
-]
-Cron = Annotated[Schedule, PlainValidator(_read_text(Schedule.parse, "0 */6 * * *")), _text_schema()]
+Sizes = Annotated[SizeRange, Read(_read_text(SizeRange.parse, "500GiB")), _text_schema(SIZE_RANGE_PATTERN)]
+Cron = Annotated[Schedule, Read(_read_text(Schedule.parse, "0 */6 * * *")), _text_schema()]
 
 Name = Annotated[str, _reader(_parse_name, "checkpoints"), _text_schema(NAME_PATTERN)]
 Text = Annotated[str, _shape(r"^\S(?:.{0,1022}\S)?$", "a value", "compute-nodes"), _text_schema()]
@@ -269,20 +231,19 @@ PathTemplate = Annotated[str, _reader(parse_template, "/data/{name}"), _text_sch
 MountOption = Annotated[str, _reader(parse_option, "noatime"), _text_schema()]
 MkfsOption = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
     _shape(r"^[!-~]{1,255}$", "one option, or one option's value", "-m0"),
-    WithJsonSchema({"type": ["string", "integer"]}),
+    Shown({"type": ["string", "integer"]}),
 ]
 
 Owner = Annotated[
     str,
-    BeforeValidator(_parse_owner),
-    WithJsonSchema({"type": ["string", "integer"], "pattern": OWNER_PATTERN}),
+    Read(_parse_owner),
+    Shown({"type": ["string", "integer"], "pattern": OWNER_PATTERN}),
 ]
-Mode = Annotated[int, BeforeValidator(_parse_mode), _text_schema(MODE_PATTERN, examples=["0770"])]
-NodeMode = Annotated[Mode, AfterValidator(_parse_node_mode)]
+Mode = Annotated[int, Read(_parse_mode), _text_schema(MODE_PATTERN, examples=["0770"])]
+NodeMode = Annotated[Mode, Check(_parse_node_mode)]
 Tags = Annotated[
     Mapping[str, str],
-    AfterValidator(_check_tags),
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}}),
+    Check(_check_tags),
+    Shown({"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}}),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ async def test_volume_that_is_going_to_be_deleted_is_not_attached(world: World, 
     clerk, claimed = await prepare(world, tmp_path)
     volume = claimed["ckpt"]
     await clerk.order("detach", volume=volume)
-    clerk.node.policy = clerk.node.policy.model_copy(update={"volumes": clerk.node.policy.volumes[1:]})
+    clerk.node.policy = replace(clerk.node.policy, volumes=clerk.node.policy.volumes[1:])
     with pytest.raises(RefusedError, match="has no entry any more") as raised:
         await clerk.order("attach", volume=volume)
     assert f"match: {{volume_id: {volume}}}" in str(raised.value.hint)

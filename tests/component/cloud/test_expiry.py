@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.cloud.plan.claims.orphan_expiry import SEEN_EVERY, SEEN_LIMIT
-from agent.policy import Policy, load_policy, tell_expiring
+from agent.policy import Policy, tell_expiring
+from agent.policy.reading import load_policy
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.faults import deny
 from tests.aws.world import Crash, NodeUnderTest, World, is_crash

@@ -157,6 +157,6 @@ async def test_reload_asks_again_which_node_this_is(world: World, tmp_path: Path
     node.identity = moved
     await node.look()
     assert node.loop.findings.facts.cluster_id != moved.cluster_id
-    node.policy = world.policy.model_copy()
+    node.policy = replace(world.policy)
     await node.look()
     assert node.loop.findings.facts.cluster_id == moved.cluster_id

@@ -20,7 +20,7 @@ from agent.cloud.orders.routes import OrderTaker
 from agent.cloud.spot_interruption import PATH, InterruptionWatch, parse_interruption
 from agent.core.errors import AgentError
 from agent.core.model import Condition, VolumeId
-from agent.policy import load_policy
+from agent.policy.reading import load_policy
 from agent.policy.settings import CloudSettings
 from agent.report.board.board import Board
 from agent.report.board.events import Event, EventName

@@ -15,7 +15,7 @@ from agent.cloud.identity.identity_sources import IdentitySources
 from agent.core.errors import AgentError
 from agent.core.model import Condition, EndCause, Seen, VolumeId
 from agent.daemon.cloud_half import CloudHalf
-from agent.policy import load_policy
+from agent.policy.reading import load_policy
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus

@@ -13,7 +13,7 @@ from agent.cli.demo.scenarios import SCENES, BlankVolume
 from agent.cli.demo.scene import Scene
 from agent.cli.demo.view import View
 from agent.core.model import parse_volume_id
-from agent.policy import check_policy
+from agent.policy.reading import check_policy
 from agent.report import api
 from tests.unit.report.samples import READY, make_board, make_status
 

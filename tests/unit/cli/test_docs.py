@@ -11,7 +11,7 @@ import typer.core
 import typer.main
 
 from agent.cli.app import app
-from agent.policy import check_policy
+from agent.policy.reading import check_policy
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from agent.cloud.errors.explain import Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import Reason, VolumeId
-from agent.policy import Policy, load_policy
+from agent.policy import Policy
+from agent.policy.reading import load_policy
 from bench.limits import JumpingLoop
 from tests.waiting import until
 
@@ -160,7 +162,7 @@ def test_reload_ends_the_rest(policy: Policy) -> None:
     async def tell(node: Node) -> None:
         await rest_long(node)
         node.code = None
-        node.policy = policy.model_copy()
+        node.policy = replace(policy)
         node.loop.wake()
         await anyio.sleep(2)
         assert node.published[-1].endings["db"].reason is Reason.NOT_ATTACHED

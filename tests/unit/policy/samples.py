@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agent.core.model import Identity, Seen, VolumeId
-from agent.policy import Policy, check_policy, read_policy
+from agent.policy import Policy
+from agent.policy.reading import check_policy, read_policy
 
 VOL_A = VolumeId("vol-0000000000000000a")
 VOL_B = VolumeId("vol-0000000000000000b")

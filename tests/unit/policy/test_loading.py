@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import ExitCode
-from agent.policy import PolicyError, diff_policies, load_policy
+from agent.policy import PolicyError, diff_policies
+from agent.policy.reading import load_policy
 from tests.unit.policy.samples import VOL_A, make_entry, make_policy, make_volumes
 
 VALID = "version: 1\nvolumes:\n" + make_entry("a", f"{{volume_id: {VOL_A}}}")

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.policy import check_policy, read_policy
+from agent.policy.reading import check_policy, read_policy
 from agent.policy.yaml.events import MAX_NODES
 from agent.policy.yaml.problems import MAX_PROBLEMS
 from agent.policy.yaml.source import MAX_BYTES

@@ -42,8 +42,9 @@ from agent.cloud.state.made_volumes import Making, note_burnt, note_described, n
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
-from agent.policy import load_policy
 from agent.policy.entries import Claim, VolumeClass, VolumeType
+from agent.policy.reading import load_policy
+from agent.policy.values.build import build_section
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 ME = "i-0123456789abcdef0"
@@ -358,7 +359,7 @@ def test_iops_by_size_are_no_fewer_than_ec2_gives(
 ) -> None:
     """A small volume gets EC2's least, which it would refuse to undercut."""
     volume_class = VolumeClass(type=kind, iops_per_gib=iops_per_gib)
-    claim = Claim.model_validate({"class": "c", "size": f"{size_gib}GiB"})
+    claim = build_section(Claim, {"class": "c", "size": f"{size_gib}GiB"})
     assert want_volume("ckpt", claim, volume_class, NODE).iops == iops
 
 

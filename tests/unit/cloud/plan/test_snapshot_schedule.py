@@ -24,6 +24,7 @@ from agent.cloud.plan.snapshot_schedule import (
 )
 from agent.core.model import VolumeId
 from agent.policy.entries import SnapshotsEntry
+from agent.policy.values.build import build_section
 from agent.policy.values.cron import Schedule
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -120,7 +121,7 @@ def test_which_is_newest_is_told_by_the_clock_of_aws() -> None:
 
 
 def make_entry(**words: object) -> SnapshotsEntry:
-    return SnapshotsEntry.model_validate({"schedule": "0 * * * *", **words})
+    return build_section(SnapshotsEntry, {"schedule": "0 * * * *", **words})
 
 
 def test_snapshot_that_failed_or_is_of_a_time_to_come_is_no_snapshot() -> None:

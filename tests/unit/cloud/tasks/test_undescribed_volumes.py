@@ -21,7 +21,8 @@ from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.tasks.undescribed_volumes import UNKNOWN_FOR_S
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import VolumeId
-from agent.policy import Policy, load_policy
+from agent.policy import Policy
+from agent.policy.reading import load_policy
 from bench.limits import JumpingLoop
 
 FIRST, LATER = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")

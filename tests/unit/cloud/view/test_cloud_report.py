@@ -10,7 +10,7 @@ import pytest
 from agent.cloud.view.cloud_report import explain_fault
 from agent.core.model import Condition, Expected, Reason
 from agent.core.steps import Refuse, Wait
-from agent.policy import load_policy
+from agent.policy.reading import load_policy
 from agent.report.board.board import Board
 from agent.report.board.volume_status import VolumeStatus
 from tests.unit.report.samples import CHECKPOINTS, make_status

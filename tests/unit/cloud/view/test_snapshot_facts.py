@@ -10,10 +10,11 @@ from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.cloud.view.snapshot_facts import find_facts
 from agent.core.model import VolumeId
 from agent.policy.entries import SnapshotsEntry
+from agent.policy.values.build import build_section
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 MADE = "2026-11-23T07:30:00.000Z"
-EVERY_SIX_HOURS = SnapshotsEntry.model_validate({"schedule": "0 */6 * * *", "freeze": True})
+EVERY_SIX_HOURS = build_section(SnapshotsEntry, {"schedule": "0 */6 * * *", "freeze": True})
 
 
 def at(hour: int, minute: int = 0) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.policy import check_policy
+from agent.policy.reading import check_policy
 from agent.policy.yaml.problems import MAX_PROBLEMS
 from tests.unit.policy.samples import find_messages
 

@@ -14,9 +14,8 @@ from pydantic_core import ErrorDetails
 
 from agent.core.quoting import quote
 from agent.policy.entry_checks import Defect
-from agent.policy.values.fields import CUSTOM_ERROR
-from agent.policy.yaml.problems import MAX_PROBLEMS, Loc
-from agent.policy.yaml.remedies import (
+from agent.policy.reading.models import CUSTOM_ERROR, make_model
+from agent.policy.reading.remedies import (
     YAML_NAMES,
     find_keys,
     suggest_choice,
@@ -24,17 +23,23 @@ from agent.policy.yaml.remedies import (
     suggest_value,
     suggest_word,
 )
+from agent.policy.values.build import build_section
+from agent.policy.yaml.problems import MAX_PROBLEMS, Loc
 
-M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S")
 
 _MAX_ROUNDS = 12
 
 
-class ValidatedPiece(Generic[M]):
+class ValidatedPiece(Generic[S]):
     """The sound remainder of a piece, None where there is none, with what was wrong and what was pruned."""
 
-    def __init__(self, value: M | None, defects: list[Defect], pruned: list[Loc]) -> None:
+    def __init__(
+        self, value: S | None, defects: list[Defect], pruned: list[Loc], content: Any = None
+    ) -> None:
         self.value = value
+        self.content = content
+        """What ``value`` is built of."""
         self.defects = defects
         self.pruned = pruned
 
@@ -44,22 +49,26 @@ class ValidatedPiece(Generic[M]):
         return not any(_overlaps(place, gone) for place in places if place for gone in self.pruned)
 
 
-def check_piece(model: type[M], content: Any, *, whole: type[BaseModel] | None = None) -> ValidatedPiece[M]:
-    """Check ``content`` (plain dicts, lists and scalars) against ``model``.
+def check_piece(section: type[S], content: Any, *, whole: type[Any] | None = None) -> ValidatedPiece[S]:
+    """Check ``content`` (plain dicts, lists and scalars) against ``section``, a dataclass.
 
-    ``whole``: what ``model`` is a part of, whose keys are suggested for one that is not known.
+    ``whole``: what ``section`` is a part of, whose keys are suggested for one that is not known.
     """
     remainder = _copy(content)
     # No key takes null: a key whose value was left out or commented out is a slip, not a wish.
     pruned = list(_drop_empty(remainder, ())) if isinstance(remainder, dict) else []
     defects = [_name_no_value(loc, "one") for loc in pruned]
+    model = make_model(section)
+    around = make_model(whole or section)
     for _ in range(_MAX_ROUNDS):
         try:
-            return ValidatedPiece(model.model_validate(remainder), defects, pruned)
+            model.model_validate(remainder)
         except ValidationError as error:
             details = error.errors(include_url=False)
+        else:
+            return ValidatedPiece(build_section(section, remainder), defects, pruned, remainder)
         fresh = [detail for detail in details if not _is_consequence(detail, pruned)]
-        defects += [_translate(whole or model, detail) for detail in fresh[: MAX_PROBLEMS - len(defects)]]
+        defects += [_translate(around, detail) for detail in fresh[: MAX_PROBLEMS - len(defects)]]
         gone = [_prune(remainder, detail) for detail in details]
         if () in gone:
             return ValidatedPiece(None, defects, [*pruned, ()])
@@ -152,14 +161,14 @@ def _translate(model: type[BaseModel], detail: ErrorDetails) -> Defect:
     return Defect(loc, f"{detail['msg'].removeprefix('Input ').capitalize()}.")
 
 
-def check_mapping(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[Mapping[str, Any], list[Defect]]:
+def check_mapping(content: Any, loc: Loc, whole: type[Any]) -> tuple[Mapping[str, Any], list[Defect]]:
     """Return what stands at ``loc`` of ``whole`` as a mapping, empty with a defect where it is none."""
     if isinstance(content, dict):
         return content, []
     return {}, [_translate_shape(whole, content, loc, "a mapping")]
 
 
-def check_list(content: Any, loc: Loc, whole: type[BaseModel]) -> tuple[list[Any], list[Defect]]:
+def check_list(content: Any, loc: Loc, whole: type[Any]) -> tuple[list[Any], list[Defect]]:
     """Return what stands at ``loc`` of ``whole`` as a list, empty with a defect where it is none."""
     if isinstance(content, list):
         return content, []
@@ -170,7 +179,9 @@ def _name_no_value(loc: Loc, wanted: str) -> Defect:
     return Defect(loc, "There is no value.", f"Give it {wanted}, or remove the key.", at_key=True)
 
 
-def _translate_shape(whole: type[BaseModel], content: Any, loc: Loc, wanted: str) -> Defect:
+def _translate_shape(whole: type[Any], content: Any, loc: Loc, wanted: str) -> Defect:
     if content is None:
         return _name_no_value(loc, wanted)
-    return Defect(loc, f"{quote(content)} is not {wanted}.", suggest_value(whole, loc, wanted, content))
+    return Defect(
+        loc, f"{quote(content)} is not {wanted}.", suggest_value(make_model(whole), loc, wanted, content)
+    )

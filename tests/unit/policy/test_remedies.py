@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from agent.core.quoting import quote, write_yaml
-from agent.policy import read_policy
+from agent.policy.reading import read_policy
 from tests.fuzz.samples import POLICIES
 
 ENTRY = """version: 1

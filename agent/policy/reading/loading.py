@@ -25,8 +25,8 @@ from agent.policy.entry_checks import (
     check_volume,
 )
 from agent.policy.entry_conflicts import Claims
-from agent.policy.field_checks import ValidatedPiece, check_list, check_mapping, check_piece
 from agent.policy.policy import Head, Policy
+from agent.policy.reading.field_checks import ValidatedPiece, check_list, check_mapping, check_piece
 from agent.policy.settings import AgentSettings
 from agent.policy.values.fields import NAME_PATTERN
 from agent.policy.yaml.problems import Loc, PolicyError, Problem, limit_problems, name_place
@@ -171,15 +171,15 @@ def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Defect]]
         base: Loc = ("volumes", index)
         if entry.value is None:
             continue
-        defects += _keep_sure(check_volume(entry.value), entry, base)
+        says_freeze = "freeze" in entry.content.get("snapshots", {})
+        defects += _keep_sure(check_volume(entry.value, says_freeze=says_freeze), entry, base)
         defects += _keep_sure(claims.add(index, entry.value), entry, base)
         if not any("allowed_roots" in loc for loc in checked.pruned) and checked.value is not None:
             defects += _keep_sure(check_path(entry.value, agent), entry, base)
         if has_all_classes:
             defects += _keep_sure(check_claim(entry.value, classes), entry, base)
     sound = tuple(entry.value for _, entry in volumes if entry.value is not None)
-    # Its parts are checked: pydantic need not do so again.
-    return Policy.model_construct(version=1, agent=agent, classes=classes, volumes=sound), defects
+    return Policy(version=1, agent=agent, classes=classes, volumes=sound), defects
 
 
 def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Defect], bool]:

@@ -1,0 +1,51 @@
+"""What the annotation of a policy's field says of it beside its type: how it is read, checked and shown.
+
+Plain values, so that what holds a policy needs no library: ``build`` makes values by them, and
+``agent.policy.reading.models`` what finds every fault of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """The value is made of what was written by ``make``, which raises InvalidValueError."""
+
+    make: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The value, once it is one, is held to more by ``check``: returns it, or raises InvalidValueError."""
+
+    check: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Between:
+    """The number is no less than ``low`` and no more than ``high``."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The JSON Schema of what is written, for editors: ``"500GiB"`` is not what is kept."""
+
+    schema: Mapping[str, Any]
+
+
+def written(key: str | None = None, *, default: str | None = None) -> Mapping[str, str]:
+    """Return the metadata of a field that is written as ``key``, or whose default is written so."""
+    return {name: word for name, word in (("key", key), ("default", default)) if word is not None}
+
+
+def find_key(field: Field[Any]) -> str:
+    """Return the key by which a field is written."""
+    key: str = field.metadata.get("key", field.name)
+    return key

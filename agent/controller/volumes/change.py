@@ -1,13 +1,13 @@
 """Makes volumes larger, and gives them other classes: one modification for all that is asked at a time.
 
 AWS takes four modifications of a volume in 24 hours, so what is asked within a moment goes into one, and
-what the volume has already into none. A modification whose answer got lost is found under way.
+what the volume has already into none. A modification whose answer got lost is found by its description.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta, timezone
 from typing import TypeAlias
@@ -26,6 +26,7 @@ from agent.controller.attaching.sights import FindVolume
 from agent.controller.calls import GIB, ExpandCall, ModifyCall
 from agent.controller.making.known_volumes import LAG_S
 from agent.controller.patience import Patience
+from agent.controller.volumes.known_modifications import FindModification, KnownModifications
 from agent.controller.volumes.wishes import Wish, find_change, foresee, plan_wishes
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -36,7 +37,6 @@ WINDOW_S = 2.0
 LIMIT_S = 300.0
 DAY = timedelta(days=1)
 
-FindModification: TypeAlias = Callable[[VolumeId], Awaitable["Modification | None"]]
 Outcomes: TypeAlias = "Mapping[Wish, int | AgentError]"
 """What each is answered: the size in bytes that can be used, or why it is not so."""
 
@@ -68,7 +68,7 @@ class Changing:
     ) -> None:
         self._make = make
         self._find = find
-        self._find_modification = find_modification
+        self._known = KnownModifications(find_modification, patience)
         self._take_turn = take_turn
         self._patience = patience
         self._open: dict[VolumeId, _Wave] = {}
@@ -121,7 +121,7 @@ class Changing:
         while True:
             volume = await self._require(volume_id)
             asked = answer if isinstance(answer, Modification) else None
-            last = _choose_later(await self._find_modification(volume_id), asked)
+            last = await self._known.find(volume_id) or asked
             foreseen = foresee(volume, last)
             plan = plan_wishes(foreseen, wishes)
             change = find_change(foreseen, plan.target)
@@ -131,6 +131,8 @@ class Changing:
                 outcomes = await self._tag(volume, [one for one in wishes if one not in plan.refused])
                 return {**dict.fromkeys(wishes, foreseen.size_gib * GIB), **plan.refused, **outcomes}
             if change is not None and answer is None:
+                if await self._known.has_waited():
+                    continue
                 answer, asked_at_s = await self._modify(change, last), waiting.waited_s
             elif isinstance(answer, CloudError) and waiting.waited_s >= asked_at_s + LAG_S:
                 raise answer
@@ -148,6 +150,7 @@ class Changing:
             if error.is_transient or error.code.startswith("Worker"):
                 return error
             raise _tell_when(error, last) from error
+        self._known.note_asked(asked)
         log.info("controller.modifying", volume_id=change.volume_id, change=change.describe())
         return asked
 
@@ -171,13 +174,6 @@ class Changing:
         if volume is None or volume.is_gone:
             raise explain_no_volume(volume_id)
         return volume
-
-
-def _choose_later(described: Modification | None, asked: Modification | None) -> Modification | None:
-    """Return the last modification: what AWS answered, until that is described."""
-    if described is None or asked is None:
-        return described or asked
-    return described if described.started_at >= asked.started_at else asked
 
 
 def _explain_failed(modification: Modification) -> AgentError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,38 @@ def test_the_next_controller_finds_the_modification_under_way() -> None:
     (died,) = ask(ec2, expand(volume_id, 20))
     assert isinstance(died, KilledError)
     assert ask(ec2, expand(volume_id, 20), expand(volume_id, 20)) == [20 * GIB, 20 * GIB]
+    assert ec2.changes == [ModifyVolume(volume_id, 20)]
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 5.0, 9.0])
+def test_a_modification_that_was_over_before_it_was_described_is_not_spent_twice(lag_s: float) -> None:
+    """Neither by the controller after the one that died, nor by another that has never been asked before."""
+    ec2 = Ec2(kill=(0, True), lag_s=lag_s, modify_s=0.5, optimize_s=0.5)
+    volume_id = ec2.add()
+
+    async def run() -> int:
+        standby = ec2.start()
+        ec2.time_s += 1000  # it is long there, and others were asked
+        with suppress(KilledError):
+            await ec2.start().expand(expand(volume_id, 20))
+        return await standby.expand(expand(volume_id, 20))
+
+    assert asyncio.run(run()) == 20 * GIB
+    assert ec2.changes == [ModifyVolume(volume_id, 20)]
+
+
+def test_a_host_of_aws_that_knows_less_than_another_has_nothing_asked_for_again() -> None:
+    ec2 = Ec2(modify_s=0.5, optimize_s=0.5)
+    volume_id = ec2.add()
+
+    async def run() -> list[int]:
+        volumes = ec2.start()
+        first = await volumes.expand(expand(volume_id, 20))
+        ec2.volumes[volume_id] = replace(ec2.volumes[volume_id], size_gib=10)
+        ec2.lag_s = 8.0
+        return [first, await volumes.expand(expand(volume_id, 20))]
+
+    assert asyncio.run(run()) == [20 * GIB, 20 * GIB]
     assert ec2.changes == [ModifyVolume(volume_id, 20)]
 
 

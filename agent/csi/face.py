@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +29,7 @@ from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
-from agent.csi.volumes.node_info import describe_node
+from agent.csi.volumes.node_info import describe_node, list_told
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
 from agent.loop.wake_causes import Cause
@@ -114,21 +115,28 @@ class KubeletFace:
             plugins[POLICY_DRIVER] = self._make_policy_plugin
         for driver, make in plugins.items():
             self._registered[driver] = False
+            told = "" if driver == POLICY_DRIVER else list_told(self._settings)
+            last_word = LastWord(self._node.paths.runtime, driver, told)
             yield ServedDriver(
                 driver,
                 make,
-                self._open_sockets,
+                partial(self._open_sockets, is_current=last_word.is_current),
                 self._engine.board,
-                LastWord(self._node.paths.runtime, driver),
+                last_word,
                 self._note_root,
                 self._count_registered,
             )
 
-    def _open_sockets(self, driver: str, tell: Callable[[AgentError | None], None]) -> KubeletSockets:
-        settings = self._settings
+    def _open_sockets(
+        self,
+        driver: str,
+        tell: Callable[[AgentError | None], None],
+        is_current: Callable[[socket.socket], bool],
+    ) -> KubeletSockets:
+        settings, aside = self._settings, self._node.aside
         is_expected = settings.enabled is True
         return KubeletSockets(
-            settings.root, driver, self._store, self._node.aside, tell, is_expected=is_expected
+            settings.root, driver, self._store, aside, tell, is_expected=is_expected, is_current=is_current
         )
 
     def _count_registered(self, driver: str, is_registered: bool) -> None:  # noqa: FBT001 -- the value itself

@@ -1,7 +1,7 @@
-"""What kubelet has last said of the sockets: kept for as long as they are, since it says so once.
+"""What kubelet has last said of the sockets, and has been told there: kept for as long as they are.
 
-kubelet notices no restart behind sockets that systemd keeps, and tells the next agent nothing. Its word is
-about one socket: of another, at the same path even, nothing is known.
+kubelet notices no restart behind sockets that systemd keeps: it tells the next agent nothing, and does not
+ask again who the node is. Its word is about one socket: of another, at the same path even, nothing is known.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.base.log import get_logger
 
@@ -27,29 +28,48 @@ class Word:
 
 
 class LastWord:
-    """kubelet's word about one driver, in the runtime directory, which ends when the sockets do."""
+    """kubelet's word about one driver, in the runtime directory, which ends when the sockets do.
 
-    def __init__(self, runtime: Path, driver: str) -> None:
+    ``told``: the settings that count in what kubelet is told of the node.
+    """
+
+    def __init__(self, runtime: Path, driver: str, told: str = "") -> None:
         self._path = runtime / f"kubelet-said-{driver}.json"
+        self._told = told
+
+    def begin(self, registration: socket.socket) -> None:
+        """Keep what kubelet is told at a new socket, of which it has said nothing yet."""
+        self._write({"socket": _identify(registration), "told": self._told})
 
     def keep(self, registration: socket.socket, word: Word) -> None:
         """Keep what kubelet said at this socket; where that cannot be, a restart begins without it."""
+        self._write({"socket": _identify(registration), "told": self._told, "error": word.error})
+
+    def is_current(self, registration: socket.socket) -> bool:
+        """Tell whether kubelet was told at this socket what it is to be told now, as far as is known."""
+        told = self._read(registration).get("told")
+        return told is None or bool(told == self._told)
+
+    def recall(self, registration: socket.socket) -> Word | None:
+        """Return what kubelet last said at this socket; None where that is not known."""
+        error = self._read(registration).get("error", False)
+        return Word(error) if error is None or isinstance(error, str) else None
+
+    def _write(self, said: dict[str, Any]) -> None:
         beside = self._path.with_name(f".{self._path.name}")
-        said = {"socket": _identify(registration), "error": word.error}
         try:
             beside.write_text(json.dumps(said))
             beside.replace(self._path)
         except OSError as error:
             log.warning("csi.word_not_kept", path=str(self._path), error=error.strerror)
 
-    def recall(self, registration: socket.socket) -> Word | None:
-        """Return what kubelet last said at this socket; None where that is not known."""
+    def _read(self, registration: socket.socket) -> dict[str, Any]:
+        """Return what is known of this socket."""
         with suppress(OSError, ValueError):
             said = json.loads(self._path.read_text())
             if isinstance(said, dict) and said.get("socket") == _identify(registration):
-                error = said.get("error", False)
-                return Word(error) if error is None or isinstance(error, str) else None
-        return None
+                return said
+        return {}
 
 
 def _identify(sock: socket.socket) -> int:

@@ -70,6 +70,8 @@ class ServedDriver:
 
         self._listeners = listeners
         word = self._last_word.recall(listeners.registration)
+        if word is None:
+            self._last_word.begin(listeners.registration)
         self._registration = None if word is None else say_again(self.driver, word.error)
         self._count(self.driver, isinstance(self._registration, Registered))
         recall_registration(self._board, self.driver, self._registration)

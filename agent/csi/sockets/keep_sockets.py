@@ -70,7 +70,8 @@ class KubeletSockets:
     """The sockets of one driver below kubelet's root ``given``, as kubelet writes it.
 
     ``tell`` is told what is in their way, and None when nothing is any more. A root that is not there is in
-    their way where kubelet is expected to be.
+    their way where kubelet is expected to be. ``is_current`` tells of a registration socket that systemd kept
+    whether what kubelet was told there still holds: else both are made anew, and kubelet asks again.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class KubeletSockets:
         tell: Callable[[AgentError | None], None],
         *,
         is_expected: bool = False,
+        is_current: Callable[[socket.socket], bool] = lambda _: True,
     ) -> None:
         self._given = given
         self._driver = driver
@@ -89,6 +91,7 @@ class KubeletSockets:
         self._aside = aside
         self._tell = tell
         self._is_expected = is_expected
+        self._is_current = is_current
         self._listeners: Listeners | None = None
 
     async def run(self, serve: Callable[[Listeners], Coroutine[Any, Any, None]]) -> None:
@@ -182,7 +185,9 @@ class KubeletSockets:
         if endpoint is None or registration is None:
             return None
         are_there = (find_path(endpoint), find_path(registration)) == (places.endpoint, places.registration)
-        return Listeners(places, endpoint, registration, inodes) if are_there else None
+        if not are_there or not self._is_current(registration):
+            return None
+        return Listeners(places, endpoint, registration, inodes)
 
     async def _watch(self, listeners: Listeners) -> None:
         """Return once the sockets are not what kubelet finds any more."""

@@ -48,6 +48,11 @@ def describe_node(
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 
 
+def list_told(settings: CsiSettings) -> str:
+    """Return what of the settings counts in who the node is, which kubelet asks for once."""
+    return f"attach_limit={settings.attach_limit} reserved={settings.reserved} zone={settings.zone}"
+
+
 def describe_place(driver: str, zone: Zone) -> dict[str, str]:
     """Return where volumes must be so that this node can have them; empty where that is not known.
 

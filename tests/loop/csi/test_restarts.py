@@ -6,6 +6,7 @@ import shutil
 import socket
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -88,6 +89,33 @@ def test_restart_behind_stored_sockets_is_not_noticed(
         assert len(find_mounts(call.result())) == 1
         assert kubelet.history == [f"registered {DRIVER}"]
     store.close()
+
+
+def test_settings_that_kubelet_was_not_told_are_told(scratch: Scratch, agent: AgentProcess) -> None:
+    """It asks who the node is when it registers the driver: after other settings it does so once more."""
+
+    def start(**settings: Any) -> None:
+        csi = {"enabled": True, "kubelet_root": str(scratch.kubelet), "policy_volumes": False}
+        scratch.write_policy(csi={**csi, "driver": DRIVER, "attach_limit": 20, **settings})
+        agent.start()
+
+    store = FdStore(scratch.base / "notify")
+    agent.environment["NOTIFY_SOCKET"] = str(store.path)
+    agent.stored = store.stored
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        for times, (reserved, room) in enumerate([(0, 20), (3, 17), (3, 17)], start=1):
+            start(reserved=reserved)
+            wait_until(partial(has_room, kubelet, room), f"{room} are told")
+            wait_until(lambda: has_heard(scratch, agent), "it is known")
+            agent.stop()
+            assert kubelet.history.count(f"registered {DRIVER}") == min(times, 2)
+    store.close()
+
+
+def has_room(kubelet: Kubelet, count: int) -> bool:
+    """Tell whether kubelet has the driver, and takes the node to have room for so many volumes."""
+    info = kubelet.registered.get(DRIVER)
+    return info is not None and info.max_volumes_per_node == count
 
 
 @pytest.mark.parametrize("objection", [None, "detected topology value collision: driver reported another"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -44,6 +45,31 @@ def test_nothing_is_known_of_another_socket_or_driver(tmp_path: Path, sockets: l
     LastWord(tmp_path, DRIVER).keep(old, Word(None))
     assert LastWord(tmp_path, DRIVER).recall(new) is None
     assert LastWord(tmp_path, "another.driver").recall(old) is None
+
+
+def test_other_settings_are_not_what_kubelet_was_told(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    """Of a socket at which it said something, and of one at which it did not; of others nothing is known."""
+    old, new = sockets
+    before, after = LastWord(tmp_path, DRIVER, "reserved=0"), LastWord(tmp_path, DRIVER, "reserved=2")
+    before.begin(old)
+    assert before.recall(old) is None
+    for _ in range(2):
+        assert before.is_current(old)
+        assert not after.is_current(old)
+        assert after.is_current(new)
+        before.keep(old, Word(None))
+
+
+def test_word_of_an_older_agent_stands(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    """It kept no settings, and no node registers anew for that."""
+    LastWord(tmp_path, DRIVER).keep(sockets[0], Word(None))
+    (kept,) = tmp_path.glob("*.json")
+    said = json.loads(kept.read_text())
+    del said["told"]
+    kept.write_text(json.dumps(said))
+    word = LastWord(tmp_path, DRIVER, "reserved=2")
+    assert word.is_current(sockets[0])
+    assert word.recall(sockets[0]) == Word(None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from agent.node.isolate.workers import Workers
 from agent.node.kernel.mountinfo import read_mounts
 from bench.beds import Bed, LoopBed, NvmetBed
 from bench.processes import read_cpu_s, read_pss_bytes
+from bench.scratch import WITH_ME, working_directory
 from tests.agent_process import reserve_port
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "4"))
@@ -189,7 +189,7 @@ class Round:
         ]
         settings = {"allowed_roots": [str(self._data)], "http": {"listen": f"127.0.0.1:{reserve_port()}"}}
         self._paths.policy.write_text(yaml.safe_dump({"version": 1, "agent": settings, "volumes": entries}))
-        argv = [sys.executable, "-m", "agent", "--root", str(self._paths.root), "run"]
+        argv = [*WITH_ME, sys.executable, "-m", "agent", "--root", str(self._paths.root), "run"]
         with self._log.open("wb") as log:
             agent = subprocess.Popen([*argv, *self._bed.list_agent_options()], stdout=log, stderr=log)
         deadline = time.monotonic() + WAIT_S
@@ -294,8 +294,7 @@ def main() -> None:
     from bench.in_guest import run_in_guest  # noqa: PLC0415
     from tests.vm.guest.availability import vm_unavailable_reason  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(prefix="ebs-agent-bench-") as directory:
-        base = Path(directory)
+    with working_directory() as base:
         show(measure_bed(LoopBed(base), base, ROUNDS, IDLE_S))
     reason = vm_unavailable_reason()
     if reason is None:

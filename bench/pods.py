@@ -12,7 +12,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from bench.beds import LoopBed
 from bench.hung import disk_of_its_own, hanging
 from bench.mounting import time_proofs
 from bench.processes import read_cpu_s, read_pss_bytes
+from bench.scratch import WITH_ME, working_directory
 from tests.agent_process import reserve_port
 from tests.csi.kubelet import Kubelet, running_kubelet
 from tests.csi.places import Claim
@@ -123,11 +123,11 @@ def running_agent(base: Path, bed: LoopBed) -> Iterator[tuple[Kubelet, int, floa
     csi = {"enabled": True, "driver": DRIVER, "kubelet_root": str(root)}
     agent = {"csi": csi, "http": {"listen": f"127.0.0.1:{reserve_port()}"}, "cloud": {"enabled": False}}
     paths.policy.write_text(yaml.safe_dump({"version": 1, "agent": agent, "volumes": []}))
-    argv = [sys.executable, "-m", "agent", "--root", str(paths.root), "run", *bed.list_agent_options()]
+    argv = [*WITH_ME, sys.executable, "-m", "agent", "--root", str(paths.root), "run"]
     log = base / "agent.log"
     with running_kubelet(root, DRIVER) as kubelet, log.open("wb") as file:
         began = time.monotonic()
-        process = subprocess.Popen(argv, stdout=file, stderr=file)
+        process = subprocess.Popen([*argv, *bed.list_agent_options()], stdout=file, stderr=file)
         try:
             kubelet.wait_registered()
             yield kubelet, process.pid, time.monotonic() - began
@@ -182,12 +182,12 @@ def main() -> None:
     registered: list[Times] = []
     print(f"on loop devices, {SIZE_BYTES >> 20} MiB each, ext4; seconds, medians")
     print(f"{'':<24}{'floor':>8}{'proof':>8}{'agent':>8}{'ratio':>8}{'own share':>14}{'cpu: agent':>12}")
-    with tempfile.TemporaryDirectory(prefix="ebs-agent-bench-") as directory:
+    with working_directory() as directory:
         number = 1
         for count, is_blank in ((1, True), (1, False), (MANY, True), (MANY, False)):
             rounds = []
             for turn in range(ROUNDS if count == 1 else max(1, ROUNDS // 2)):
-                base = Path(directory) / f"{count}-{is_blank}-{turn}"
+                base = directory / f"{count}-{is_blank}-{turn}"
                 rounds.append(measure_round(base, count, number, is_blank=is_blank))
                 number += count
             registered += rounds
@@ -206,7 +206,7 @@ def main() -> None:
         took_s = find_median(registered, lambda times: times.registered_s)
         print(f"registered {took_s:.2f} s after the agent's process was started")
         print(f"{find_median(registered, lambda times: times.pss_bytes) / 1e6:.0f} MB proportional set size")
-        for name, took in zip(("none", "one"), measure_stats(Path(directory) / "stats"), strict=True):
+        for name, took in zip(("none", "one"), measure_stats(directory / "stats"), strict=True):
             p50_ms, p99_ms = 1000 * statistics.median(took), 1000 * statistics.quantiles(took, n=100)[98]
             print(f"asked how full {MEASURED} volumes are, {name} of them hung:", end=" ")
             print(f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms, at most {1000 * max(took):.1f} ms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -24,12 +25,13 @@ def list_family(pid: int) -> list[int]:
 
 def read_cpu_s(pid: int) -> float:
     """Return the processor time a process and all below it took so far, ended ones included."""
-    total = 0
+    total_s = 0.0
     for member in list_family(pid):
         fields = _read_stat(member)
         if fields:
-            total += sum(int(word) for word in fields[11:15])  # utime, stime, cutime, cstime
-    return total / _TICKS_PER_S
+            total_s += _read_own_cpu_s(member, fields)
+            total_s += sum(int(word) for word in fields[13:15]) / _TICKS_PER_S  # cutime, cstime
+    return total_s
 
 
 def read_pss_bytes(pid: int, *, is_alone: bool = False) -> int:
@@ -42,6 +44,14 @@ def read_pss_bytes(pid: int, *, is_alone: bool = False) -> int:
             continue
         total_kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total_kib * 1024
+
+
+def _read_own_cpu_s(pid: int, fields: list[str]) -> float:
+    """Return a process's own processor time: its clock (clock_getcpuclockid(3)) counts no ticks of 10 ms."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return sum(int(word) for word in fields[11:13]) / _TICKS_PER_S
 
 
 def _read_stat(pid: int) -> list[str]:

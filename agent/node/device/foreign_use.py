@@ -134,12 +134,12 @@ def _leave_out_shown(
 
 def _exclude_system(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     for mount in surroundings.mounts:
-        # Of the system's own disks these are views, too, and those are told by what they are mounted at.
-        if _is_kubelets(mount) or _POD_DIRECTORY.search(mount.path):
-            continue
         is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
         is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")
         if not (is_store or is_system):
+            continue
+        # Of the system's own disks these are views, too, and those are told by what they are mounted at.
+        if _is_kubelets(mount) or _POD_DIRECTORY.search(mount.path):
             continue
         if not device.numbers & surroundings.closure(surroundings.devices_of(mount)):
             continue
@@ -174,7 +174,8 @@ def _exclude_csi(device: Device, surroundings: UsageFacts, *, may_be_raw: bool) 
 
 
 def _is_kubelets(mount: Mount) -> bool:
-    return _CSI_PLACE.search(mount.path) is not None
+    # Each mount is asked at each look, and hardly any has the word in it.
+    return "/kubernetes.io" in mount.path and _CSI_PLACE.search(mount.path) is not None
 
 
 def list_views(device: Device, surroundings: UsageFacts, place: str | None) -> tuple[Mount, ...]:
@@ -218,8 +219,9 @@ def _exclude_held(device: Device, surroundings: UsageFacts, *, may_be_raw: bool)
 
 
 def _exclude_mounted(device: Device, surroundings: UsageFacts) -> Exclusion | None:
+    numbers = device.numbers
     for mount in surroundings.mounts:
-        if device.numbers & surroundings.devices_of(mount):
+        if numbers & surroundings.devices_of(mount):
             return Exclusion(
                 Reason.DEVICE_BUSY,
                 f"{device.path} is mounted at {make_printable(mount.path)}, and not by the agent.",

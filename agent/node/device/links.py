@@ -11,7 +11,9 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import AgentError, RefusedError
@@ -22,6 +24,20 @@ BY_ID = "by-id"
 
 _LINK_NAME = re.compile(r"(?:by-id/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _TEMPORARY_PREFIX = ".new-"
+_CLOCK_S = 2
+"""Further apart than two changes of a directory that bear one time."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The names that lead to each device, and what the directories were like before they were read."""
+
+    marks: tuple[tuple[int, int, int] | None, ...]
+    names: Mapping[str, frozenset[str]]
+
+
+_kept: dict[Path, _Kept] = {}
+"""By directory; of this process. A node with many volumes has hundreds of links, each of which a look would read."""
 
 
 def list_links(directory: Path) -> dict[str, str]:
@@ -36,8 +52,31 @@ def list_links(directory: Path) -> dict[str, str]:
 
 
 def find_links_to(directory: Path, device_path: str) -> frozenset[str]:
-    """Return the names of the links that lead to a device node."""
-    return frozenset(name for name, target in list_links(directory).items() if target == device_path)
+    """Return the names of the links that lead to a device node.
+
+    Links are read again when a directory of theirs has changed: a link cannot without it.
+    """
+    marks = tuple(_read_mark(place) for place in (directory, directory / BY_ID))
+    kept = _kept.get(directory)
+    if kept is None or kept.marks != marks:
+        now_ns = time.time_ns()
+        names: dict[str, set[str]] = {}
+        for name, target in list_links(directory).items():
+            names.setdefault(target, set()).add(name)
+        kept = _Kept(marks, {target: frozenset(found) for target, found in names.items()})
+        # One that has only just changed may change again and bear the same time.
+        if all(mark is None or mark[2] < now_ns - _CLOCK_S * 10**9 for mark in marks):
+            _kept[directory] = kept
+    return kept.names.get(device_path, frozenset())
+
+
+def _read_mark(place: Path) -> tuple[int, int, int] | None:
+    """Return what tells one state of a directory from another; None where there is none."""
+    try:
+        status = os.stat(place)  # noqa: PTH116 -- at each look
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def set_link(directory: Path, name: str, device_path: str) -> None:

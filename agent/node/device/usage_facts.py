@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.exhaustion import is_shortage
@@ -21,7 +23,32 @@ _LOOP = re.compile(r"loop\d+", re.ASCII)
 _LEAF = re.compile(r"(?:nvme\d+n\d+|(?:sd|vd|xvd)[a-z]+|ram\d+|zram\d+|sr\d+|nbd\d+)", re.ASCII)
 """Drivers whose devices stand on no other block device."""
 
+_KEPT_S = 5.0
+"""For so long at the most a look at one volume serves the looks at those after it."""
+
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Every block device there is, at one moment."""
+
+    blocks: Mapping[DeviceNumber, BlockNode]
+    numbers: Mapping[str, DeviceNumber]
+    loops: Mapping[DeviceNumber, str]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A table read before, by what would tell of a change since."""
+
+    marks: tuple[bytes, str]
+    read_at: float
+    table: _Table
+
+
+_kept: dict[Path, _Kept] = {}
+"""By root; of this process, which is a worker."""
 
 
 def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> UsageFacts:
@@ -29,33 +56,71 @@ def gather_surroundings(mounts: tuple[Mount, ...], root: Path = Path("/")) -> Us
 
     Raises OSError where sysfs or procfs cannot be read: without them nothing is known to be free.
     """
+    return _put_together(mounts, _read_table(root), root)
+
+
+def gather_for_look(
+    mounts: tuple[Mount, ...], root: Path = Path("/"), clock: Callable[[], float] = time.monotonic
+) -> UsageFacts:
+    """Return the same for a look, which does nothing itself: what there is is read once for looks in a row.
+
+    That is for as long as the kernel has announced nothing, by the number it gives each announcement, and
+    its table of block devices is the same to the byte; loop devices it may fill without a word. What is
+    mounted, swapped to and in btrfs's pools is read each time. Whoever acts asks ``gather_surroundings``.
+    """
+    # Read before the table: what changes while that is read is read again by the next look.
+    marks, now = _read_marks(root), clock()
+    kept = _kept.get(root)
+    if marks is None or kept is None or kept.marks != marks or not 0 <= now - kept.read_at < _KEPT_S:
+        table = _read_table(root)
+        if marks is not None:
+            _kept[root] = _Kept(marks, now, table)
+    else:
+        table = kept.table
+    return _put_together(mounts, table, root)
+
+
+def _read_marks(root: Path) -> tuple[bytes, str] | None:
+    """Return what differs once a block device has come, gone or changed; None where the kernel tells not."""
+    number = read_attribute(f"{root}/sys/kernel/uevent_seqnum")
+    return None if number is None else ((root / "proc/partitions").read_bytes(), number)
+
+
+def _read_table(root: Path) -> _Table:
     blocks = _read_blocks(root)
-    numbers = {block.name: number for number, block in blocks.items()}
-    pools = _read_pools(root, numbers)
-    loops = {
-        number: block.name
-        for block in blocks.values()
-        for number in block.beneath
-        if _LOOP.fullmatch(block.name)
-    }
+    return _Table(
+        blocks=blocks,
+        numbers={block.name: number for number, block in blocks.items()},
+        loops={
+            number: block.name
+            for block in blocks.values()
+            for number in block.beneath
+            if _LOOP.fullmatch(block.name)
+        },
+    )
+
+
+def _put_together(mounts: tuple[Mount, ...], table: _Table, root: Path) -> UsageFacts:
+    pools = _read_pools(root, table.numbers)
     return UsageFacts(
         mounts=mounts,
-        blocks=blocks,
+        blocks=table.blocks,
         sources={
             mount.mount_id: found
             for mount in mounts
-            if mount.device_number not in blocks and (found := _find_sources(mount, root, numbers, pools))
+            if mount.device_number not in table.blocks
+            and (found := _find_sources(mount, root, table.numbers, pools))
         },
         swaps=_find_numbers(
-            (_resolve_name(path, root) for path in list_swap_devices(root / "proc")), numbers
+            (_resolve_name(path, root) for path in list_swap_devices(root / "proc")), table.numbers
         ),
         pools=pools,
-        loops=loops,
+        loops=table.loops,
     )
 
 
 def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
-    """Return every block device. Each look does this, so a device is asked only what its kind can answer."""
+    """Return every block device. Each is asked only what its kind can answer: there may be hundreds."""
     directory = f"{root}/sys/class/block"
     names = list_names(directory)
     numbers = read_block_numbers(root / "proc")

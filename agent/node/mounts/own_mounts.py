@@ -135,10 +135,11 @@ def list_own_mounts(
 
     Of those at the wanted path the one that is seen there comes first.
     """
+    numbers = found.numbers
     own = [
         mount
         for mount in surroundings.mounts
-        if surroundings.devices_of(mount) & found.numbers and mount.fs_type != "devtmpfs" and is_whole(mount)
+        if surroundings.devices_of(mount) & numbers and mount.fs_type != "devtmpfs" and is_whole(mount)
     ]
     hidden = {mount.mount_id for mount in own if find_cover(surroundings.mounts, mount) is not None}
     return tuple(

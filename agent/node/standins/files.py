@@ -60,7 +60,8 @@ def identify_loop(directory: str, fd: int) -> Identity:
             ) from error
         raise RefusedError("The device is no loop device.", reason=Reason.NOT_EBS, retryable=False) from error
     try:
-        present = list_files(directory)
+        alone = _find_alone(directory, fd, backing)
+        present = list_files(directory) if alone is None else (alone,)
     except OSError as error:
         raise InconclusiveError(
             f"The directory {directory} of the loop device's file cannot be read: {error.strerror}.",
@@ -77,6 +78,28 @@ def identify_loop(directory: str, fd: int) -> Identity:
         )
     volume_id = files[0].volume_id
     return Identity(volume_id=volume_id, model=MODEL, serial=volume_id.replace("-", "", 1))
+
+
+def _find_alone(directory: str, fd: int, backing: loop_device.Backing) -> StandIn | None:
+    """Return the file by the name the kernel has for it, where that is the only one it has.
+
+    None where only a look at all the files tells. There may be as many as devices to identify.
+    """
+    rdev = os.fstat(fd).st_rdev
+    number = DeviceNumber(os.major(rdev), os.minor(rdev))
+    path = read_attribute(f"{locate(number)}/loop/backing_file") or ""
+    place, _, name = path.rpartition("/")
+    if place != directory or not name.endswith(_SUFFIX):
+        return None
+    try:
+        volume_id = parse_volume_id(name.removesuffix(_SUFFIX))
+        now = os.lstat(path)
+    except (AgentError, FileNotFoundError):
+        return None
+    is_it = (now.st_dev, now.st_ino) == (backing.device, backing.inode)
+    if not is_it or not stat.S_ISREG(now.st_mode) or now.st_nlink != 1 or now.st_size < SECTOR_BYTES:
+        return None
+    return StandIn(volume_id, path, now.st_dev, now.st_ino, now.st_size)
 
 
 def list_files(directory: str) -> tuple[StandIn, ...]:

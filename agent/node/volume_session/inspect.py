@@ -35,7 +35,7 @@ from agent.node.device.foreign_use import Shown, find_exclusion, list_views
 from agent.node.device.links import find_links_to
 from agent.node.device.node_owner import read_node_owner
 from agent.node.device.tuning import read_tuning
-from agent.node.device.usage_facts import gather_surroundings
+from agent.node.device.usage_facts import gather_for_look
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.directories import is_missing
 from agent.node.isolate.messages import Fd
@@ -144,7 +144,7 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
 
 def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     all_mounts = read_mounts()
-    surroundings = gather_surroundings(all_mounts)
+    surroundings = gather_for_look(all_mounts)
     exclusion = find_exclusion(
         found,
         surroundings,

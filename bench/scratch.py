@@ -1,0 +1,62 @@
+"""Where a measurement works: a directory of its own, and an end to what one that was killed has left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.node.kernel.mountinfo import read_mounts
+from agent.node.standins import loop_device
+
+_PREFIX = "ebs-agent-bench-"
+_LOCK = "in-use"
+WITH_ME = ("setpriv", "--pdeathsig", "KILL")
+"""What ends a program when the measurement that started it ends, however that ends."""
+
+
+@contextmanager
+def working_directory() -> Iterator[Path]:
+    """Give a directory for the block; whatever is mounted in it or stands on its files is taken away after it.
+
+    What measurements that were killed have left, whose directories nobody holds any more, is taken away first.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), _held(left):
+            clear(left)
+    base = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    (base / _LOCK).touch()
+    with _held(base):
+        try:
+            yield base
+        finally:
+            clear(base)
+
+
+@contextmanager
+def _held(base: Path) -> Iterator[None]:
+    """Hold a directory for the block; raises OSError where another process does, or nobody ever did."""
+    fd = os.open(base / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+def clear(base: Path) -> None:
+    """Unmount what is mounted below a directory, detach what stands on its files, and remove it."""
+    for mount in reversed(read_mounts()):
+        if mount.path.startswith(f"{base}/"):
+            subprocess.run(["umount", "--lazy", mount.path], check=False)
+    for item in loop_device.list_loops():
+        if item.backing_file.startswith(f"{base}/"):
+            loop_device.detach(item.path, item.backing_file)
+    # Of a link in it only the link goes.
+    shutil.rmtree(base)

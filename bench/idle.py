@@ -1,9 +1,9 @@
-"""What the agent costs with its volumes mounted and nothing to do, by how many there are: does it grow as they do?
+"""What the agent costs with its volumes mounted and nothing to do, and how that grows with their number.
 
-Processor time of all its processes over some minutes, with as many block devices on the machine each time. The
-floor asks each volume once a minute as little as there is to ask: it opens the device, reads a block of it past
-every cache, asks the filesystem how full it is, and what is mounted. Stand-in volumes are files, which the agent
-polls in the place of what the kernel announces; what that takes is timed apart.
+Processor time of all its processes over some minutes, with as many block devices on the machine each time.
+The floor asks each volume once a minute as little as there is to ask: it opens the device, reads a block of
+it past every cache, asks the filesystem how full it is, and what is mounted. Stand-in volumes are files,
+which the agent polls in the place of what the kernel announces; what that takes is timed apart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ START_S = 600.0
 MINUTE_S = 60.0
 _BLOCK_BYTES = 4096
 _POLLS = 30
-"""How often in a minute at rest the stand-ins' files are looked at, as ``agent.node.standins.source`` has it."""
+"""How often in a minute at rest the stand-ins' files are looked at (``agent.node.standins.source``)."""
 _SYNCS = 2
 """How often in a minute their loop devices are compared with them."""
 
@@ -91,7 +91,7 @@ def measure(base: Path, count: int) -> Rest:
 
 
 def add_others(base: Path) -> None:
-    """Have as many block devices on the machine as there are with many volumes, instance stores and the like."""
+    """Have as many block devices on the machine as a node with many volumes and an instance store."""
     for number in range(max(0, BLOCK_DEVICES - count_block_devices())):
         image = base / f"other-{number}"
         image.touch()
@@ -140,7 +140,8 @@ def show(rests: list[Rest]) -> None:
     print(f"{'stand-ins':>11}{'growth':>9}{'processes':>11}{'MB':>6}")
     for rest in rests:
         growth = rest.agent / first.agent
-        print(f"{rest.volumes:>8}{rest.block_devices:>15}{100 * rest.agent:>13.3f}{100 * rest.floor:>9.3f}", end="")
+        print(f"{rest.volumes:>8}{rest.block_devices:>15}{100 * rest.agent:>13.3f}", end="")
+        print(f"{100 * rest.floor:>9.3f}", end="")
         print(f"{rest.agent / rest.floor:>7.1f}x{100 * rest.standins:>11.3f}{growth:>8.1f}x", end="")
         print(f"{rest.processes:>11}{rest.pss_bytes / 1e6:>6.0f}")
     last = rests[-1]

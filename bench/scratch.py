@@ -1,4 +1,4 @@
-"""Where a measurement works: a directory of its own, and an end to what one that was killed has left behind."""
+"""Where a measurement works: a directory of its own, and an end to what a killed one has left behind."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ WITH_ME = ("setpriv", "--pdeathsig", "KILL")
 
 @contextmanager
 def working_directory() -> Iterator[Path]:
-    """Give a directory for the block; whatever is mounted in it or stands on its files is taken away after it.
+    """Give a directory for the block; what is mounted in it or stands on its files is taken away then.
 
-    What measurements that were killed have left, whose directories nobody holds any more, is taken away first.
+    What killed measurements have left, whose directories nobody holds any more, is taken away first.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), _held(left):

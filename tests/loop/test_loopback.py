@@ -224,3 +224,33 @@ def test_identity_of_a_stand_in(directory: Path) -> None:
         fd, found = open_device.open_device(path, LoopbackSource(directory, Workers()).identify)
         fd.close()
     assert (found.identity.model, found.identity.serial) == (files.MODEL, "vol0123456789abcdef0")
+
+
+@pytest.mark.parametrize(
+    "names", [(f"{FIRST}.img",), (f"{FIRST}.img", f"{SECOND}.img"), ("other.img",), ("x",), ()]
+)
+def test_file_is_told_by_its_name_as_by_all_names(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    """Asking for the one file by its name says what a look at all the files does."""
+    file = add(directory, FIRST)
+    add(directory, "vol-0eeeeeeeeeeeeeeee")
+    with attached(file) as path:
+        aside = file.rename(directory / "aside")
+        for name in names:
+            os.link(aside, directory / name)
+        aside.unlink()
+        quick = identify_anyhow(directory, path)
+        monkeypatch.setattr(files, "_find_alone", lambda *_: None)
+        assert identify_anyhow(directory, path) == quick
+
+
+def identify_anyhow(directory: Path, path: str) -> str:
+    """Return what a loop device is, or why it is nothing."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return files.identify_loop(str(directory), fd).volume_id
+    except AgentError as error:
+        return error.message
+    finally:
+        os.close(fd)

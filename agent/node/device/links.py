@@ -37,7 +37,7 @@ class _Kept:
 
 
 _kept: dict[Path, _Kept] = {}
-"""By directory; of this process. A node with many volumes has hundreds of links, each of which a look would read."""
+"""By directory; of this process. A node may have hundreds of links, each of which a look would read."""
 
 
 def list_links(directory: Path) -> dict[str, str]:

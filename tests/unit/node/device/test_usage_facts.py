@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.model import DeviceNumber, Mount
-from agent.node.device.usage_facts import gather_surroundings
+from agent.node.device.usage_facts import gather_for_look, gather_surroundings
+from agent.node.filesystem import format_guard
+from agent.node.mounts import own_mounts
+from agent.node.volume_session import recheck
 
 
 class Machine:
@@ -190,3 +198,94 @@ def test_unreadable_table_is_no_answer(machine: Machine) -> None:
     (machine.root / "proc/partitions").unlink()
     with pytest.raises(OSError, match="partitions"):
         gather_surroundings((), machine.root)
+
+
+def announce(machine: Machine) -> None:
+    """Number an announcement, as the kernel does."""
+    path = machine.root / "sys/kernel/uevent_seqnum"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{int(path.read_text('ascii')) + 1 if path.exists() else 1}\n", "ascii")
+
+
+def build_array(machine: Machine) -> None:
+    (machine.add_disk("md0", "9:0") / "md").mkdir()
+    machine.stack("md0", "nvme0n1p1", "nvme1n1")
+
+
+ANNOUNCED: dict[str, Callable[[Machine], object]] = {
+    "a disk": lambda machine: machine.add_disk("nvme2n1", "259:8"),
+    "a partition": lambda machine: machine.add_partition("nvme1n1", "nvme1n1p1", "259:9"),
+    "a mapped device": lambda machine: machine.add_mapped("dm-0", "252:0", "LVM-1", "vg-swap", "nvme1n1"),
+    "an array": build_array,
+    "a loop device on a disk": lambda machine: machine.add_loop("loop0", "7:0", "/dev/nvme1n1"),
+    "a loop device on a file": lambda machine: machine.add_loop("loop1", "7:1", "/images/a.img"),
+    "a disk gone": lambda machine: (machine.root / "sys/class/block/nvme1n1").unlink(),
+}
+UNANNOUNCED: dict[str, Callable[[Machine], object]] = {
+    "swap": lambda machine: machine.set_swaps("/dev/nvme0n1p1 partition 8 0 -2"),
+    "a pool": lambda machine: machine.add_btrfs("5f3a", "nvme0n1p1", "nvme1n1"),
+    "a loop device filled without a word": ANNOUNCED["a loop device on a disk"],
+}
+
+
+@pytest.mark.parametrize("what", ANNOUNCED)
+def test_look_finds_what_is_announced(machine: Machine, what: str) -> None:
+    """Looks in a row find what a fresh one would, whatever has come or gone between them."""
+    announce(machine)
+    before = gather_for_look((), machine.root, lambda: 1.0)
+    ANNOUNCED[what](machine)
+    announce(machine)
+    found = gather_for_look((), machine.root, lambda: 1.0)
+    assert found == gather_surroundings((), machine.root)
+    assert found != before
+
+
+@pytest.mark.parametrize("what", UNANNOUNCED)
+def test_look_finds_what_nobody_announces(machine: Machine, what: str) -> None:
+    """What the kernel need not say is read each time."""
+    announce(machine)
+    before = gather_for_look((), machine.root, lambda: 1.0)
+    UNANNOUNCED[what](machine)
+    found = gather_for_look((), machine.root, lambda: 1.0)
+    assert found == gather_surroundings((), machine.root)
+    assert found != before
+
+
+@given(st.permutations([*ANNOUNCED, "swap", "a pool"]))
+def test_looks_in_a_row_are_fresh_ones(names: list[str]) -> None:
+    """In whatever order devices come and go, each look finds what one that remembers nothing does."""
+    with TemporaryDirectory() as directory:
+        machine = Machine(Path(directory) / "root")
+        machine.add_disk("nvme0n1", "259:0")
+        machine.add_partition("nvme0n1", "nvme0n1p1", "259:1")
+        machine.add_disk("nvme1n1", "259:2")
+        mount = make_mount("/", "/dev/nvme0n1p1", "btrfs")
+        announce(machine)
+        for name in names:
+            (UNANNOUNCED | ANNOUNCED)[name](machine)
+            if name in ANNOUNCED:
+                announce(machine)
+            assert gather_for_look((mount,), machine.root) == gather_surroundings((mount,), machine.root)
+
+
+def test_look_reads_all_devices_once_for_those_after_it(machine: Machine) -> None:
+    """As long as nothing is announced no device is read again; for some seconds, and no longer."""
+    announce(machine)
+    before = gather_for_look((), machine.root, lambda: 1.0)
+    machine.add_disk("nvme9n1", "259:20")  # without a word, as no kernel does it
+    assert gather_for_look((), machine.root, lambda: 5.9) == before
+    assert gather_for_look((), machine.root, lambda: 6.0) == gather_surroundings((), machine.root)
+
+
+def test_kernel_that_numbers_nothing_has_all_read_each_time(machine: Machine) -> None:
+    """Where announcements bear no numbers nothing is remembered."""
+    before = gather_for_look((), machine.root, lambda: 1.0)
+    machine.add_disk("nvme9n1", "259:20")
+    assert gather_for_look((), machine.root, lambda: 1.0) != before
+
+
+@pytest.mark.parametrize("module", [format_guard, recheck, own_mounts])
+def test_whoever_acts_reads_afresh(module: ModuleType) -> None:
+    """What decides right before a deed remembers nothing."""
+    assert module.gather_surroundings is gather_surroundings
+    assert not hasattr(module, "gather_for_look")

@@ -1,7 +1,7 @@
 """Volumes of the emulated cloud that carry real bytes: files that a directory of stand-ins makes devices of.
 
 Attaching moves a volume's file into the node's directory, detaching moves it back, modifying makes it longer,
-a snapshot is a copy, and a volume made from one begins as its copy.
+a snapshot is a copy, and a volume made from one, or from another volume, begins as its copy.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ class FileVolumes:
         self.nodes: dict[str, Path] = {}
         store.mkdir()
 
-    def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
+    def create(self, volume_id: str, size_gib: int, source_id: str | None) -> None:
         path = self._store / f"{volume_id}.img"
-        if snapshot_id is None:
+        if source_id is None:
             path.touch()
         else:
-            _copy(self._store / snapshot_id, path)
+            snapshot = self._store / source_id
+            _copy(snapshot if snapshot.exists() else self.find(source_id), path)
         os.truncate(path, size_gib << 30)
 
     def attach(self, volume_id: str, instance_id: str, device: str) -> None:

@@ -75,8 +75,8 @@ class FollowingDevices:
         """Attached devices appear only when ``catch_up`` is called."""
         self._late: list[tuple[str, str]] = []
 
-    def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
-        del snapshot_id
+    def create(self, volume_id: str, size_gib: int, source_id: str | None) -> None:
+        del source_id
         self.sizes_gib[volume_id] = size_gib
 
     def attach(self, volume_id: str, instance_id: str, device: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import yaml
 
 from agent.cloud.aws.call import Call, Make, Within
 from agent.controller.care.run import run_care_by
@@ -22,11 +21,11 @@ from tests.kubernetes.control_plane import (
     run_api_server,
     run_etcd,
 )
+from tests.kubernetes.sidecars import grant_care
 
 DRIVER = "ebs.csi.aws.com"
 START_UP = {"key": f"{DRIVER}/agent-not-ready", "effect": "NoExecute"}
 OTHER = {"key": "example.com/other", "value": "yes", "effect": "NoSchedule"}
-RBAC = Path(__file__).parents[2] / "docs/controller-rbac.yaml"
 
 
 async def fail_to_ask(call: Call[Any], *, within: Within = nullcontext) -> Any:
@@ -54,8 +53,7 @@ class CareCluster:
 
     def allow_controller(self) -> None:
         """Give the controller's user what the documentation says that it needs."""
-        for manifest in yaml.safe_load_all(RBAC.read_text()):
-            self.api.create(manifest)
+        grant_care(self.api)
 
     def clear(self) -> None:
         """Take away what tests made."""

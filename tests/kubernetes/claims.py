@@ -22,9 +22,11 @@ DRIVER = AWS_DRIVER
 """The controller takes the place of AWS's, so objects that name its driver are served."""
 CLASS, FASTER, SNAPSHOTS = "provisioned", "faster", "snapshots"
 FASTER_MIB_S = 250
+LARGER = "2Gi"
 WAIT_S = 120.0
 NODE = "known-to-the-api"
 INSTANCE = "i-0aaaaaaaaaaaaaaaa"
+HOSTNAME = "kubernetes.io/hostname"
 ZONE_KEYS = ("topology.kubernetes.io/zone", "topology.ebs.csi.aws.com/zone")
 _names = count(1)
 
@@ -37,24 +39,28 @@ class Claims:
         self.aws = aws
         self.pod = pod
 
-    def claim(self, size: str = "1Gi", source: Mapping[str, str] | None = None) -> str:
+    def claim(
+        self, size: str = "1Gi", source: Mapping[str, str] | None = None, *, is_block: bool = True
+    ) -> str:
         """Ask for a volume, which is made when a pod asks for the claim; return the claim's name."""
         spec = {
             "storageClassName": CLASS,
             "accessModes": ["ReadWriteOnce"],
-            "volumeMode": "Block",
+            "volumeMode": "Block" if is_block else "Filesystem",
             "resources": {"requests": {"storage": size}},
             **({} if source is None else {"dataSource": dict(source)}),
         }
         return self._create("v1", "PersistentVolumeClaim", spec)
 
-    def add_pod(self, claim: str) -> str:
-        """Have a pod that uses a claim; return its name."""
-        manifest = make_pod(f"pod-{next(_names)}", Use(claim, "/dev/raw", is_block=True))
+    def add_pod(self, claim: str, *, is_block: bool = True, tolerated: str = "") -> str:
+        """Have a pod that uses a claim, on the node that only the API knows; return the pod's name.
+
+        ``tolerated``: the key of the only taint that it stays there in spite of; all, unless it is given.
+        """
+        manifest = make_pod(f"known-{next(_names)}", Use(claim, "/dev/raw", is_block=is_block))
         # Of a node that says nothing Kubernetes thinks ill after a while.
-        manifest["spec"].update(
-            nodeSelector={"kubernetes.io/hostname": NODE}, tolerations=[{"operator": "Exists"}]
-        )
+        toleration = {"operator": "Exists", **({"key": tolerated} if tolerated else {})}
+        manifest["spec"].update(nodeSelector={HOSTNAME: NODE}, tolerations=[toleration])
         self.api.create(manifest)
         return str(manifest["metadata"]["name"])
 
@@ -71,6 +77,12 @@ class Claims:
         self.api.wait("VolumeSnapshot", name, is_ready_to_use, "was to be complete")
         return name
 
+    def make_larger_and_faster(self, claim: str) -> None:
+        """Ask for 2 GiB and the faster class at once, and wait until the claim has both."""
+        wanted = {"resources": {"requests": {"storage": LARGER}}, "volumeAttributesClassName": FASTER}
+        self.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
+        self.api.wait("PersistentVolumeClaim", claim, _has_changed, "was to have both")
+
     def wait_attached(self, number: int = 1) -> None:
         """Wait until so many volumes are attached, as Kubernetes has it, and no other is asked for."""
         wait_until(lambda: self._list_attached() == [True] * number, f"{number} were to be attached", WAIT_S)
@@ -85,9 +97,13 @@ class Claims:
 
     def find_volume(self, claim: str) -> Any:
         """Return what AWS has of a bound claim's volume."""
+        return self.aws.cloud.volumes[self.read_source(claim)["volumeHandle"]]
+
+    def read_source(self, claim: str) -> Object:
+        """Return what Kubernetes has the driver told of a bound claim's volume."""
         name = self.api.read("PersistentVolumeClaim", claim)["spec"]["volumeName"]
-        volume_id = self.api.read("PersistentVolume", name)["spec"]["csi"]["volumeHandle"]
-        return self.aws.cloud.volumes[volume_id]
+        source: Object = self.api.read("PersistentVolume", name)["spec"]["csi"]
+        return source
 
     def _create(self, version: str, kind: str, spec: Mapping[str, Any]) -> str:
         name = f"{kind.lower()}-{next(_names)}"
@@ -112,11 +128,11 @@ class Claims:
 
 def declare_node(api: Api) -> None:
     """Have a node, as kubelet and a driver there would make it known."""
-    labels = {"kubernetes.io/hostname": NODE, **dict.fromkeys(ZONE_KEYS, ZONE)}
+    labels = {HOSTNAME: NODE, **dict.fromkeys(ZONE_KEYS, ZONE)}
     attaches = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
-    made = api.create(
-        {"apiVersion": "v1", "kind": "Node", "metadata": _name(NODE, labels=labels, annotations=attaches)}
-    )
+    metadata = _name(NODE, labels=labels, annotations=attaches)
+    spec = {"providerID": name_provider(INSTANCE)}
+    made = api.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec})
     report_node(api)
     owner = {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": made["metadata"]["uid"]}
     driver = {
@@ -170,8 +186,19 @@ def make_classes() -> list[Object]:
     ]
 
 
+def name_provider(instance_id: str) -> str:
+    """Return a node's providerID, as EKS has it of a node of the HyperPod cluster."""
+    return f"aws:///{ZONE}/sagemaker/cluster/hyperpod-{CLUSTER_ID}-{instance_id}"
+
+
 def is_ready_to_use(snapshot: Object) -> bool:
     return bool(snapshot.get("status", {}).get("readyToUse"))
+
+
+def _has_changed(claim: Object) -> bool:
+    status = claim["status"]
+    found = (status["capacity"]["storage"], status.get("currentVolumeAttributesClassName"))
+    return found == (LARGER, FASTER)
 
 
 def _name(name: str, **fields: Any) -> dict[str, Any]:

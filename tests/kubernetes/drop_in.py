@@ -11,6 +11,7 @@ import yaml
 
 from tests.kubernetes.api import WAIT_S, Object
 from tests.kubernetes.control_plane import NODE_NAME
+from tests.kubernetes.manifests import DRIVER
 from tests.kubernetes.node import KUBELET_ROOT, START_S, KubernetesNode
 from tests.kubernetes.workloads import Claim, Workloads
 from tests.vm.guest.agent_disk import HOME
@@ -18,7 +19,7 @@ from tests.vm.guest_agent import POLICY, UNIT
 from tests.waiting import wait_until
 
 AWS_DRIVER = "ebs.csi.aws.com"
-ZONE = "topology.kubernetes.io/zone"
+ZONE, OLDER_ZONE = "topology.kubernetes.io/zone", "topology.ebs.csi.aws.com/zone"
 METRICS = "http://127.0.0.1:9842/metrics"
 SECOND = "second-plugin.service"
 SECOND_PROGRAM = "/scratch/second_plugin.py"
@@ -38,6 +39,18 @@ def change_csi(node: KubernetesNode, **settings: Any) -> None:
     policy["agent"]["csi"] = {"enabled": True, **settings}
     node.guest.put(POLICY, yaml.safe_dump(policy).encode(), mode=0o600)
     node.guest.run(["systemctl", "restart", UNIT], timeout_s=START_S)
+
+
+def give_name_back(node: KubernetesNode) -> None:
+    """Have the agent serve by its own name again, and nothing left of AWS's."""
+    api = node.api
+    change_csi(node)
+    wait_until(lambda: is_registered(node), "kubelet was to take the agent by its own name", WAIT_S)
+    api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: None, OLDER_ZONE: None}}})
+    api.delete("CSIDriver", AWS_DRIVER)
+    found = list_drivers(api.read("CSINode", NODE_NAME))
+    assert DRIVER in found
+    assert AWS_DRIVER not in found
 
 
 def list_drivers(node: Object) -> dict[str, Object]:

@@ -25,6 +25,7 @@ from tests.kubernetes.programs import SIDECARS, get_program, list_roles, list_sn
 from tests.waiting import wait_until
 
 CONTROLLER = "csi-controller"
+RBAC = Path(__file__).parents[2] / "docs/controller-rbac.yaml"
 RECONCILE_S = 10
 """How often the attacher looks whether what is attached still is; a minute by default."""
 RETRIES = "--retry-interval-max=10s"
@@ -67,14 +68,28 @@ def grant_rights(api: Api) -> None:
             api.ensure(_bind(name, role["metadata"]["name"]))
 
 
-class ControllerPod:
-    """``with ControllerPod(plane, driver, aws_endpoint) as pod: …``."""
+def grant_care(api: Api) -> None:
+    """Grant the controller's user what the documentation says that the care for a cluster needs."""
+    for manifest in _read(RBAC):
+        api.ensure(manifest)
 
-    def __init__(self, plane: ControlPlane, driver: str, aws_endpoint: str) -> None:
+
+class ControllerPod:
+    """``with ControllerPod(plane, driver, aws_endpoint) as pod: …``.
+
+    ``cares``: it cares for the cluster, too, and releases the volumes of nodes that are gone.
+    """
+
+    def __init__(self, plane: ControlPlane, driver: str, aws_endpoint: str, *, cares: bool = False) -> None:
         directory = plane.directory
         self.socket = directory / "csi.sock"
+        self.socket.unlink(missing_ok=True)
         ours = [sys.executable, "-m", "agent", CONTROLLER, "--endpoint", f"unix://{self.socket}"]
         ours += ["--driver", driver, "--region", REGION]
+        if cares:
+            kubeconfig = directory / "controller.kubeconfig"
+            kubeconfig.write_text(plane.write_kubeconfig("controller", "127.0.0.1"))
+            ours += ["--kubeconfig", str(kubeconfig), "--release-dead-nodes"]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             **CREDENTIALS,

@@ -8,12 +8,11 @@ import pytest
 
 from tests.aws.cloud import CLUSTER_ARN, Cloud
 from tests.aws.faults import deny, throttle
-from tests.kubernetes.api import Object
 from tests.kubernetes.claims import (
     DRIVER,
-    FASTER,
     FASTER_MIB_S,
     INSTANCE,
+    LARGER,
     WAIT_S,
     Claims,
     declare_node,
@@ -53,15 +52,13 @@ def test_life_of_a_claim(claims: Claims) -> None:
     assert tags["kubernetes.io/created-for/pvc/name"] == claim
     assert tags["ebs.csi.aws.com/cluster"] == "true"
 
-    wanted = {"resources": {"requests": {"storage": "2Gi"}}, "volumeAttributesClassName": FASTER}
-    claims.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
-    claims.api.wait("PersistentVolumeClaim", claim, has_changed, "was to have both")
+    claims.make_larger_and_faster(claim)
     assert (volume.size, volume.throughput) == (2, FASTER_MIB_S)
     assert claims.aws.calls["ModifyVolume"] == 1
 
     snapshot = claims.take_snapshot(claim)
     source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot}
-    restored = claims.claim("2Gi", source)
+    restored = claims.claim(LARGER, source)
     reader = claims.add_pod(restored)
     claims.wait_attached(2)
     assert claims.find_volume(restored).snapshot_id is not None
@@ -136,10 +133,3 @@ def finish(claims: Claims, claim: str, pod: str) -> None:
     claims.wait_attached(0)
     claims.api.delete("PersistentVolumeClaim", claim)
     claims.wait_leftovers()
-
-
-def has_changed(claim: Object) -> bool:
-    """Tell whether a claim has the size and the class of the test's patch."""
-    status = claim["status"]
-    found = (status["capacity"]["storage"], status.get("currentVolumeAttributesClassName"))
-    return found == ("2Gi", FASTER)

@@ -11,9 +11,11 @@ from tests.kubernetes.api import WAIT_S, Object
 from tests.kubernetes.control_plane import NODE_NAME
 from tests.kubernetes.drop_in import (
     AWS_DRIVER,
+    OLDER_ZONE,
     ZONE,
     attach_as_aws,
     change_csi,
+    give_name_back,
     is_registered,
     list_drivers,
     running_second_plugin,
@@ -24,7 +26,6 @@ from tests.kubernetes.node import INSTANCE, KubernetesNode
 from tests.kubernetes.workloads import SIZE_BYTES, Workloads, choose_volume_id
 from tests.waiting import wait_until
 
-OLDER_ZONE = "topology.ebs.csi.aws.com/zone"
 OURS, ANOTHER = "us-west-2a", "us-west-2b"
 CONTEXT = {
     "storage.kubernetes.io/csiProvisionerIdentity": f"1700000000000-1234-{AWS_DRIVER}",
@@ -57,13 +58,7 @@ def switch(node: KubernetesNode) -> Iterator[Switch]:
     api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: OURS}}})
     wait_until(lambda: is_registered(node), "kubelet was to take the agent by itself", WAIT_S)
     yield Switch(second_plugin, collision)
-    change_csi(node)
-    wait_until(lambda: is_registered(node), "kubelet was to take the agent by its own name", WAIT_S)
-    api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: None, OLDER_ZONE: None}}})
-    api.delete("CSIDriver", AWS_DRIVER)
-    found = list_drivers(api.read("CSINode", NODE_NAME))
-    assert DRIVER in found
-    assert AWS_DRIVER not in found
+    give_name_back(node)
 
 
 def test_second_plugin_of_the_name_is_told(switch: Switch) -> None:

@@ -105,6 +105,10 @@ class Workloads:
         self.api.delete("Pod", pod)
         self.api.wait_gone("Pod", pod)
 
+    def end_pods(self) -> None:
+        """Have all pods ended and wait until they are gone."""
+        self._end_all("Pod")
+
     def resize(self, claim: Claim, size_bytes: int) -> None:
         """Ask for more, and say that the volume has it, as the sidecar does that has AWS make it larger."""
         wanted = {"storage": str(size_bytes)}
@@ -133,15 +137,19 @@ class Workloads:
 
     def clear(self) -> None:
         """Take all away, pods first; a volume goes when nothing of it is mounted any more."""
-        for kind in ("Pod", "PersistentVolumeClaim", "PersistentVolume"):
-            names = [name for made, name in self._made if made == kind]
-            for name in names:
-                self.api.delete(kind, name)
-            for name in names:
-                self.api.wait_gone(kind, name)
+        self.end_pods()
+        for kind in ("PersistentVolumeClaim", "PersistentVolume"):
+            self._end_all(kind)
         for claim in self._claims:
             self.wait_unstaged(claim)
         self.node.ebs.clear()
+
+    def _end_all(self, kind: str) -> None:
+        names = [name for made, name in self._made if made == kind]
+        for name in names:
+            self.api.delete(kind, name)
+        for name in names:
+            self.api.wait_gone(kind, name)
 
 
 def has_phase(*phases: str) -> Callable[[Object], bool]:

@@ -12,12 +12,12 @@ from typing_extensions import override
 from tests.aws.cloud import CLUSTER_ARN, Cloud
 from tests.aws.faults import Fault, Kind
 from tests.aws.server import AwsServer
-from tests.vm.ebs import VOLUMES, EbsTarget
+from tests.vm.cloud_volumes import GuestVolumes
+from tests.vm.ebs import EbsTarget
 from tests.vm.guest import Guest, GuestOptions
 from tests.vm.guest_agent import EBS_AGENT, GuestAgent
 from tests.waiting import wait_until
 
-GIB = 1 << 30
 HOST = "10.0.2.2"
 """The machine the guest runs on, as QEMU's user network shows it."""
 CONFIGURE_NETWORK = """
@@ -48,31 +48,6 @@ STAYS_UP = {
 }
 """By unit, what keeps a shutdown from stopping too early what stands for AWS, and for the hardware."""
 FIRST, REPLACEMENT = "i-00000000000000001", "i-00000000000000002"
-
-
-class GuestVolumes:
-    """Hooks that let the guest's emulated EBS follow the cloud. Every node of the story is this one guest."""
-
-    def __init__(self, target: EbsTarget) -> None:
-        self._target = target
-
-    def create(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
-        source = {} if snapshot_id is None else {"source": f"{VOLUMES}/../{snapshot_id}"}
-        self._target.call("create", volume=volume_id, size_bytes=size_gib * GIB, **source)
-
-    def attach(self, volume_id: str, instance_id: str, device: str) -> None:
-        del instance_id
-        self._target.attach(volume_id, device_name=device)
-
-    def detach(self, volume_id: str, instance_id: str) -> None:
-        del instance_id
-        self._target.call("pull", volume=volume_id)
-
-    def grow(self, volume_id: str, size_gib: int) -> None:
-        self._target.call("grow", volume=volume_id, size_bytes=size_gib * GIB)
-
-    def snapshot(self, volume_id: str, snapshot_id: str) -> None:
-        self._target.call("snapshot", volume=volume_id, path=f"{VOLUMES}/../{snapshot_id}")
 
 
 class OnlyAttaching(GuestVolumes):

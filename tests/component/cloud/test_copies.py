@@ -12,6 +12,7 @@ from agent.cloud.errors.explain import CloudError
 from agent.core.model import Reason, VolumeId
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny
+from tests.aws.files import FileVolumes
 from tests.aws.world import NodeUnderTest, World
 
 POLICY = """
@@ -162,3 +163,15 @@ async def test_emulated_copies_are_refused_as_aws_refuses(world: World) -> None:
         with pytest.raises(CloudError):
             await node.make(wrong)
     assert world.cloud.made == [made.volume_id]
+
+
+async def test_emulated_copy_begins_with_the_bytes_of_its_source(world: World, tmp_path: Path) -> None:
+    """What CopyVolumes makes is what the source held at that moment, and larger where more is asked for."""
+    world.cloud.hooks = files = FileVolumes(tmp_path / "store")
+    source = world.cloud.make_volume(1)
+    with files.find(source).open("r+b") as written:
+        written.write(b"precious")
+    copy = world.cloud.make_volume(2, source_volume_id=source)
+    assert files.find(copy).stat().st_size == 2 << 30
+    with files.find(copy).open("rb") as read:
+        assert read.read(9) == b"precious\0"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import structlog
 
@@ -67,3 +68,13 @@ def test_details_are_for_those_who_ask(*, is_verbose: bool) -> None:
     configure_logs(is_verbose=is_verbose, stream=stream, environ={})
     structlog.get_logger().debug("probe.done")
     assert ("probe.done" in stream.getvalue()) is is_verbose
+
+
+def test_requests_to_the_cluster_are_no_lines_of_the_log() -> None:
+    """The client that asks Kubernetes, the lease every few seconds, tells of no request that succeeds."""
+    stream = io.StringIO()
+    configure_logs(stream=stream, environ={})
+    answer = httpx2.MockTransport(lambda _request: httpx2.Response(200))
+    with httpx2.Client(transport=answer) as client:
+        client.get("https://cluster.test/lease")
+    assert stream.getvalue() == ""

@@ -29,6 +29,7 @@ from agent.cloud.aws_worker.answer_lines import (
     Reply,
     decode_reply,
 )
+from agent.cloud.aws_worker.spawn import Spawned, Spawning
 from agent.cloud.aws_worker.stderr_log import tell_words
 from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
@@ -217,9 +218,14 @@ async def _decode(line: bytes) -> Reply:
 
 async def start_worker(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker, or raise AgentError: never as root in place of the user it is to be."""
+    spawning = Spawning(lambda: _spawn(settings))
     try:
-        process, stream, words = await asyncio.to_thread(_spawn, settings)
-    except OSError as error:
+        spawned = await asyncio.to_thread(spawning.run)
+        reader, writer = await asyncio.open_connection(sock=spawned.stream, limit=LINE_LIMIT_BYTES)
+    except BaseException as error:
+        spawning.give_up()
+        if not isinstance(error, OSError):
+            raise
         who = "" if settings.user is None else f" as user {settings.user}"
         raise AgentError(
             f"The cloud worker cannot be started{who}: {error}.",
@@ -227,12 +233,10 @@ async def start_worker(settings: WorkerSettings) -> WorkerProcess:
             " user ebs-agent. `ebs-agent doctor` tries it.",
             reason=Reason.CLOUD_ERROR,
         ) from error
-    reader, writer = await asyncio.open_connection(sock=stream, limit=LINE_LIMIT_BYTES)
-    return WorkerProcess(process, reader, writer, words)
+    return WorkerProcess(spawned.process, reader, writer, spawned.words)
 
 
-def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Return the process, our end of the socket it is asked over, and of the pipe it complains through."""
+def _spawn(settings: WorkerSettings) -> Spawned:
     uid = _find_user(settings.user)
     argv = [
         settings.python,
@@ -268,7 +272,7 @@ def _spawn(settings: WorkerSettings) -> tuple[subprocess.Popen[bytes], socket.so
         )
         on_failure.pop_all()
     make_killable(process.pid)  # its other limits it has from itself
-    return process, stream, words
+    return Spawned(process, stream, words)
 
 
 def _find_user(user: str | int | None) -> int | None:

@@ -27,7 +27,7 @@ from agent.controller.making.fit_speed import fit_iops, leave_out_fixed
 from agent.controller.making.judge_made import check_same, explain_vanished, is_ready
 from agent.controller.making.known_volumes import LAG_S, REMEMBERED_S, DescribesVolumes, KnownVolumes
 from agent.controller.making.marks import make_tags
-from agent.controller.making.sources import Source, find_source
+from agent.controller.making.sources import Source, find_source, is_source_missing
 from agent.controller.name_tags import find_other_cluster, write_name
 from agent.controller.patience import Patience
 from agent.core.errors import AgentError
@@ -88,10 +88,7 @@ class Creating:
             zones = tuple(await self._describing.list_zones()) if needs_zones(call) else ()
             volume = await self._find(call, zones)
             if volume is None:
-                names = list_zones(call, zones)
-                source = await find_source(self._describing, self._known, call, names)
-                order = _Order(call, source, zones, names if source.zone is None else (source.zone,))
-                volume = await self._bring_about(order)
+                volume = await self._make_surely(call, zones)
             volume = await self._wait_until_ready(volume, call)
         return MadeVolume(volume, describe_place(call, volume.zone, zones), call.source, call.context)
 
@@ -112,6 +109,25 @@ class Creating:
             )
         check_same(first, call, None if not call.requisite else list_zones(call, zones))
         return first
+
+    async def _make_surely(self, call: CreateCall, zones: tuple[Zone, ...]) -> CloudVolume:
+        """Have it made; that its source is missing is an error only where two tries, a lag apart, say so.
+
+        Nor may an earlier call, whose answer was lost, have made the volume while the source was there.
+        """
+        try:
+            return await self._order(call, zones)
+        except AgentError as error:
+            if not is_source_missing(error, call):
+                raise
+            log.info("controller.source_missing", name=call.name, why=error.message)
+        return await self._look_for_other(call, zones) or await self._order(call, zones)
+
+    async def _order(self, call: CreateCall, zones: tuple[Zone, ...]) -> CloudVolume:
+        names = list_zones(call, zones)
+        source = await find_source(self._known, call, names)
+        order = _Order(call, source, zones, names if source.zone is None else (source.zone,))
+        return await self._bring_about(order)
 
     async def _bring_about(self, order: _Order) -> CloudVolume:
         """Have it made in the first zone that has room."""
@@ -142,7 +158,11 @@ class Creating:
             except CloudError as error:
                 if error.code != _MISMATCH:
                     raise
-                found = None if is_token_burnt(error.message) else await self._look_for_other(order)
+                found = (
+                    None
+                    if is_token_burnt(error.message)
+                    else await self._look_for_other(order.call, order.zones)
+                )
                 if found is not None:
                     return found
                 continue
@@ -198,11 +218,11 @@ class Creating:
             call.is_multi_attach,
         )
 
-    async def _look_for_other(self, order: _Order) -> CloudVolume | None:
-        """Return the volume that the token was used for, once it is described; None: there is none."""
+    async def _look_for_other(self, call: CreateCall, zones: Sequence[Zone]) -> CloudVolume | None:
+        """Return the volume that was made before, once it is described; None: there is none."""
         waiting = self._patience.begin()
         while True:
-            found = await self._find(order.call, order.zones)
+            found = await self._find(call, zones)
             if found is not None or waiting.waited_s >= LAG_S:
                 return found
             await waiting.pause()

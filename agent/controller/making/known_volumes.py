@@ -70,6 +70,14 @@ class KnownVolumes:
             found = await self.find(volume_id)
         return found
 
+    async def find_snapshot_surely(self, snapshot_id: str) -> CloudSnapshot | None:
+        """Return the snapshot, if it is this account's; None only where two looks did not find it."""
+        found = await self._describing.find_snapshot(snapshot_id)
+        if found is None:
+            await self._patience.sleep(LAG_S)
+            found = await self._describing.find_snapshot(snapshot_id)
+        return found
+
     async def find_named(self, name: str) -> tuple[CloudVolume, ...]:
         """Return the volumes of this name that are not deleted, the one that was made first first."""
         tag = write_name(name)

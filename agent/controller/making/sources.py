@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.cloud.errors.explain import CloudError
 from agent.controller.calls import CreateCall, NoSuchThingError
-from agent.controller.making.known_volumes import DescribesVolumes, KnownVolumes
+from agent.controller.making.known_volumes import KnownVolumes
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -22,19 +23,28 @@ class Source:
     """The only zone where it can be made; None: any."""
 
 
-async def find_source(
-    describing: DescribesVolumes, known: KnownVolumes, call: CreateCall, zones: Sequence[str]
-) -> Source:
+_NOT_FOUND = frozenset({"InvalidSnapshot.NotFound", "InvalidVolume.NotFound"})
+
+
+async def find_source(known: KnownVolumes, call: CreateCall, zones: Sequence[str]) -> Source:
     """Return what the volume is made from; raises AgentError where that is not there, or not yet so far."""
     if call.source is None:
         return Source()
     if call.source.volume_id is not None:
         return await _find_volume(known, call.source.volume_id, zones)
-    return await _find_snapshot(describing, call.source.snapshot_id or "")
+    return await _find_snapshot(known, call.source.snapshot_id or "")
+
+
+def is_source_missing(error: AgentError, call: CreateCall) -> bool:
+    """Return whether a volume was not made since what it is made from is not there, or not known yet."""
+    is_missing = isinstance(error, NoSuchThingError) or (
+        isinstance(error, CloudError) and error.code in _NOT_FOUND
+    )
+    return call.source is not None and is_missing
 
 
 async def _find_volume(known: KnownVolumes, volume_id: VolumeId, zones: Sequence[str]) -> Source:
-    volume = await known.find_surely(volume_id)
+    volume = await known.find(volume_id)
     if volume is None or volume.is_gone:
         raise NoSuchThingError(
             f"AWS knows no volume {volume_id} to make a copy of, in this account and region.",
@@ -49,10 +59,10 @@ async def _find_volume(known: KnownVolumes, volume_id: VolumeId, zones: Sequence
     return Source(volume.size_gib, volume.zone)
 
 
-async def _find_snapshot(describing: DescribesVolumes, snapshot_id: str) -> Source:
-    snapshot = await describing.find_snapshot(snapshot_id)
+async def _find_snapshot(known: KnownVolumes, snapshot_id: str) -> Source:
+    snapshot = await known.find_snapshot_surely(snapshot_id)
     if snapshot is None:
-        return Source()  # of another account, or just taken: AWS knows better
+        return Source()  # of another account: AWS knows better
     if snapshot.state == "error":
         raise AgentError(
             f"AWS failed to take {snapshot_id}, so no volume can be made from it.",

@@ -64,15 +64,16 @@ class Taking:
 
     async def _begin(self, call: SnapshotCall) -> CloudSnapshot:
         tags = make_tags(call, self._cluster_id)
+        asked = CreateSnapshot(call.volume_id, f"Taken for Kubernetes of {call.volume_id}", tags)
         try:
-            taken = await self._make(
-                CreateSnapshot(call.volume_id, f"Taken for Kubernetes of {call.volume_id}", tags)
-            )
+            taken = await self._make(asked)
         except CloudError as error:
-            lost = None if is_refused(error) else await self._look_for_lost(call)
-            if lost is None:
+            # A volume that is not there may not be known yet, or a snapshot of it was taken before.
+            is_missing = error.code == "InvalidVolume.NotFound"
+            lost = await self._look_for_lost(call) if is_missing or not is_refused(error) else None
+            if lost is None and not is_missing:
                 raise
-            taken = lost
+            taken = await self._make(asked) if lost is None else lost
         taken = replace(taken, volume_id=call.volume_id, tags=tags)  # of which an answer may say nothing
         log.info("controller.snapshot_taken", volume_id=call.volume_id, snapshot_id=taken.snapshot_id)
         self._known.note_taken(call.name, taken)

@@ -52,6 +52,8 @@ class Ec2:
     tokens: dict[str, tuple[Call[Any], VolumeId]] = field(default_factory=dict)
     modified: dict[VolumeId, tuple[Modification, float]] = field(default_factory=dict)
     snapshots: dict[str, CloudSnapshot] = field(default_factory=dict)
+    taken_at_s: dict[str, float] = field(default_factory=dict)
+    """Of snapshots that are not there since ever."""
     full_zones: set[str] = field(default_factory=set)
     broken_keys: set[str] = field(default_factory=set)
     refusals: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -119,7 +121,8 @@ class Ec2:
             return ZONES
         if isinstance(call, DescribeSnapshots):
             wanted = call.filters[0][1]
-            return tuple(one for one in self.snapshots.values() if one.snapshot_id in wanted)
+            hidden = {one for one, at_s in self.taken_at_s.items() if at_s > self.time_s - self.lag_s}
+            return tuple(one for key, one in self.snapshots.items() if key in wanted and key not in hidden)
         if isinstance(call, DescribeVolumesModifications):
             known = {
                 one: at_s for one, (_, at_s) in self.modified.items() if at_s <= self.time_s - self.lag_s
@@ -185,6 +188,10 @@ class Ec2:
             raise self._fail(call, "IdempotentParameterMismatch", "The token was used otherwise before.")
         if known is not None:
             return self._show(known[1])
+        if isinstance(call, CopyVolumes) and call.source_volume_id not in self.volumes:
+            raise self._fail(call, "InvalidVolume.NotFound", "no such volume")
+        if isinstance(call, CreateVolume) and call.snapshot_id not in {None, *self.snapshots}:
+            raise self._fail(call, "InvalidSnapshot.NotFound", "no such snapshot")
         zone = call.zone if isinstance(call, CreateVolume) else self.volumes[call.source_volume_id].zone
         if zone in self.full_zones:
             raise self._fail(call, "InsufficientVolumeCapacity", f"no room in {zone}")

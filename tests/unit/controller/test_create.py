@@ -364,3 +364,49 @@ def test_a_source_that_is_not_described_yet_is_there() -> None:
     ec2.lag_s, ec2.made_at_s[source] = 5.0, ec2.time_s
     made = create(ec2, replace(CALL, source=CopySource(volume_id=source)))
     assert made.volume.volume_id != source
+
+
+COMPLETED = CloudSnapshot(SNAPSHOT, "vol-0", "completed", "2026-01-01", 100, 8)
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+@pytest.mark.parametrize("lag_s", [0.0, 8.0])
+def test_a_volume_that_was_made_before_its_source_was_deleted_is_found(
+    lag_s: float, *, is_copy: bool
+) -> None:
+    """Though it is described late: a final answer would leave it behind."""
+    ec2 = Ec2(lag_s=lag_s, kill=(0, True), snapshots={SNAPSHOT: COMPLETED})
+    source = ec2.add()
+    call = replace(CALL, source=CopySource(volume_id=source) if is_copy else CopySource(SNAPSHOT))
+    with pytest.raises(KilledError):
+        create(ec2, call)
+    del ec2.volumes[source]
+    ec2.snapshots.clear()
+    ec2.tokens.clear()
+    made = create(ec2, call)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+
+
+@pytest.mark.parametrize("code", ["InvalidSnapshot.NotFound", "InvalidVolume.NotFound"])
+def test_a_source_that_one_host_of_aws_does_not_know_is_tried_once_more(code: str) -> None:
+    ec2 = Ec2(snapshots={SNAPSHOT: COMPLETED})
+    operation, source = "CreateVolume", CopySource(SNAPSHOT)
+    if code == "InvalidVolume.NotFound":
+        operation, source = "CopyVolumes", CopySource(volume_id=ec2.add())
+    ec2.refusals[operation] = [(code, "not there")]
+    made = create(ec2, replace(CALL, source=source))
+    assert made.volume.state == "available"
+
+
+def test_a_snapshot_that_is_described_late_says_the_size_all_the_same() -> None:
+    ec2 = Ec2(lag_s=8.0, snapshots={SNAPSHOT: COMPLETED}, taken_at_s={SNAPSHOT: 1000.0})
+    assert create(ec2, replace(CALL, source=CopySource(SNAPSHOT))).volume.size_gib == 8
+
+
+def test_a_source_that_is_proven_missing_is_told() -> None:
+    ec2 = Ec2()
+    with pytest.raises(AgentError) as raised:
+        create(ec2, replace(CALL, source=CopySource(SNAPSHOT)))
+    assert getattr(raised.value, "code", None) == "InvalidSnapshot.NotFound"
+    assert [one.operation for one in ec2.changes] == ["CreateVolume", "CreateVolume"]
+    assert ec2.volumes == {}

@@ -19,6 +19,7 @@ from agent.cloud.aws.calls import (
     LockSnapshot,
 )
 from agent.cloud.aws.models import MADE_BY, TAG_MADE_BY, Tags
+from agent.cloud.errors.explain import CloudError
 from agent.controller.calls import DiffersError, SnapshotCall, SnapshotLock, SnapshotQuery
 from agent.controller.name_tags import write_name
 from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
@@ -102,6 +103,21 @@ async def test_a_lost_answer_makes_no_second_snapshot(cloud: SnapshotStandIn, la
     cloud.lag_s = lag_s
     taken = await start(cloud).take(CALL)
     assert list(cloud.kept) == [taken.snapshot_id]
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 5.0])
+async def test_a_volume_that_is_not_known_yet_or_any_more_is_not_the_end(
+    cloud: SnapshotStandIn, lag_s: float
+) -> None:
+    """It may be known to another host of AWS; or a lost call took its snapshot before it was deleted."""
+    cloud.lag_s = lag_s
+    cloud.refusals["CreateSnapshot"] = ["InvalidVolume.NotFound"]
+    first = await start(cloud).take(CALL)
+    cloud.refusals["CreateSnapshot"] = ["InvalidVolume.NotFound"] * 9
+    assert (await start(cloud).take(CALL)).snapshot_id == first.snapshot_id
+    assert len(cloud.kept) == 1
+    with pytest.raises(CloudError, match="no such volume"):
+        await start(cloud).take(replace(CALL, name="another"))
 
 
 async def test_what_did_not_reach_aws_is_asked_anew_by_the_next_call(cloud: SnapshotStandIn) -> None:

@@ -17,11 +17,12 @@ from agent.report.history import FILE_NAME, HistoryKeeper
 from agent.report.hooks import HookRunner
 from agent.report.mqtt.publisher import MqttPublisher
 from agent.report.serving.certificates import Tls
-from agent.report.serving.serve import HttpFace
+from agent.report.serving.doors import HttpFace
 from agent.report.serving.sockets import Listen
+from agent.report.web.process import WebProcess
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from agent.report.feed.teller import Teller
 
 
 class Faces:
@@ -42,9 +43,7 @@ class Faces:
         self._sampler = Sampler(node, board, wake)
         retained = FileStore(node.paths.state / "mqtt.json", node.aside)
         self._mqtt = MqttPublisher(board, counters, node.aside, retained)
-        self._http = HttpFace(
-            self._make_http_app, _choose_listen(policy), counters.count_connection, aside=node.aside
-        )
+        self._http = HttpFace(WebProcess(self._make_teller), _choose_listen(policy), node.aside)
         self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, aside=node.aside)
         self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)
 
@@ -78,13 +77,12 @@ class Faces:
         usable = sum(status.condition.is_usable for status in statuses)
         return f"{usable} of {len(statuses)} volumes usable"
 
-    def _make_http_app(self) -> web.Application:
-        # Imported when somebody asks, as agent.report.serving.serve says.
-        from agent.report.endpoints.http import make_app  # noqa: PLC0415
-        from agent.report.metrics.exposition import Exposition  # noqa: PLC0415
+    def _make_teller(self) -> Teller:
+        # Imported when somebody asks, as agent.report.web.process says.
+        from agent.report.feed.teller import Source, Teller  # noqa: PLC0415
 
-        exposition = Exposition(self.board, self.counters, self._node.count_abandoned)
-        return make_app(self.board, exposition, self._sampler.readings)
+        registry, sampler = self.counters.registry, self._sampler
+        return Teller(Source(self.board, registry, sampler.readings, self._node.count_abandoned))
 
 
 def _choose_listen(policy: Policy) -> Listen:

@@ -12,11 +12,11 @@ from typing import Any
 import agent
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, AwsChecks, Difference, Ending, NextCall, SnapshotFacts
-from agent.report.board.board import Board
 from agent.report.board.events import Event
 from agent.report.board.node_conditions import NodeCondition
 from agent.report.board.readiness import Readiness, assess_node
 from agent.report.board.readings import Health
+from agent.report.board.shown import ShownBoard
 from agent.report.board.volume_status import VolumeStatus
 
 
@@ -169,7 +169,7 @@ def show_explanation(status: VolumeStatus) -> dict[str, Any]:
     return {**show_status(status), "facts": [{"name": name, "value": value} for name, value in status.facts]}
 
 
-def show_node(board: Board) -> dict[str, Any]:
+def show_node(board: ShownBoard) -> dict[str, Any]:
     """Return the whole board: the agent, whether the node is ready, and every volume."""
     return {
         "version": agent.__version__,

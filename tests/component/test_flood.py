@@ -25,7 +25,9 @@ from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls
 from agent.report.serving.connections import Limits, share_descriptors
-from agent.report.serving.serve import CONTROL_LIMITS, HttpFace, serve_control
+from agent.report.serving.doors import HttpFace
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import CONTROL_LIMITS, HTTP_LIMITS, Server, serve_control
 from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.component.test_http import certificates  # noqa: F401 -- a fixture
@@ -73,9 +75,8 @@ async def serving(limits: Limits = PATIENT, tls: Tls | None = None, message: str
     board = make_board(READY)
     if message:
         board.publish(replace(READY, message=message))
-    served = HttpFace(
-        lambda: make_app(board, Exposition(board, Counters())), Listen(port=0, tls=tls), face.count, limits
-    )
+    app = make_app(board, Exposition(board, Counters()))
+    served = HttpFace(Server(lambda: app, limits, Tally("http", face.count)), Listen(port=0, tls=tls))
     async with anyio.create_task_group() as tasks:
         await tasks.start(served.run)
         face.port = served.port
@@ -211,7 +212,8 @@ def no_descriptor_left() -> Iterator[None]:
 async def test_face_that_failed_is_served_anew() -> None:
     """Whoever runs a face again after it ended has it answer as before."""
     board = make_board(READY)
-    served = HttpFace(lambda: make_app(board, Exposition(board, Counters())), Listen(port=0))
+    app = make_app(board, Exposition(board, Counters()))
+    served = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
     face = Face()
     for _ in range(2):
         async with anyio.create_task_group() as tasks:

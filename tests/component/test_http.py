@@ -26,7 +26,9 @@ from agent.report.board.events import EventName
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls, make_server_tls
-from agent.report.serving.serve import HttpFace
+from agent.report.serving.doors import HttpFace
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen, open_listener
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
@@ -35,7 +37,8 @@ pytestmark = pytest.mark.anyio
 
 
 def make_face(board: Board, listen: Listen) -> HttpFace:
-    return HttpFace(lambda: make_app(board, Exposition(board, Counters())), listen)
+    app = make_app(board, Exposition(board, Counters()))
+    return HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), listen)
 
 
 @asynccontextmanager
@@ -358,7 +361,7 @@ async def test_renewed_certificates_are_noticed(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a reload, files that were renewed are shown before long, and another authority is believed."""
-    monkeypatch.setattr("agent.report.serving.serve.RENEWAL_S", 0.05)
+    monkeypatch.setattr("agent.report.serving.doors.RENEWAL_S", 0.05)
     tls = Tls(tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem")
 
     def install(name: str, authority: str) -> None:

@@ -18,8 +18,11 @@ from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.readings import Health, Reading, Verdict
 from agent.report.endpoints.http import make_app
+from agent.report.health.trends import Mark, take_mark
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.serve import HttpFace
+from agent.report.serving.doors import HttpFace
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.chromium import Page, open_page
 from tests.unit.report.health.test_sampler import SAMPLE
@@ -36,7 +39,7 @@ FULL = Verdict(
 )
 
 
-def make_readings(_: VolumeId) -> tuple[Reading, ...]:
+def make_marks(_: VolumeId) -> tuple[Mark, ...]:
     """Return a quarter of an hour of a volume that is written to in bursts."""
     readings = []
     done, written, time_us = 0, 0, 0
@@ -53,7 +56,7 @@ def make_readings(_: VolumeId) -> tuple[Reading, ...]:
             burst,
         )
         readings.append(Reading(number * 15.0, SAMPLE, statistics, SAMPLE.counters))
-    return tuple(readings)
+    return tuple(map(take_mark, readings))
 
 
 def make_node() -> Board:
@@ -86,9 +89,9 @@ def make_node() -> Board:
 
 @asynccontextmanager
 async def showing(board: Board, directory: Path) -> AsyncIterator[Page]:
-    app = make_app(board, Exposition(board, Counters()), make_readings)
+    app = make_app(board, Exposition(board, Counters()), make_marks)
     async with anyio.create_task_group() as tasks:
-        face = HttpFace(lambda: app, Listen(port=0))
+        face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
         await tasks.start(face.run)
         async with open_page(directory) as page:
             await page.open(f"http://127.0.0.1:{face.port}/")
@@ -138,10 +141,10 @@ async def test_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 async def test_says_when_the_agent_is_gone(tmp_path: Path) -> None:
     """A page whose agent does not answer any more says since when, and keeps what it showed."""
     board = make_board(READY)
-    app = make_app(board, Exposition(board, Counters()), make_readings)
+    app = make_app(board, Exposition(board, Counters()), make_marks)
     async with open_page(tmp_path) as page:
         async with anyio.create_task_group() as tasks:
-            face = HttpFace(lambda: app, Listen(port=0))
+            face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
             await tasks.start(face.run)
             await page.open(f"http://127.0.0.1:{face.port}/")
             tasks.cancel_scope.cancel()

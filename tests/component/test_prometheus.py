@@ -21,7 +21,9 @@ from agent.report.board.board import Board
 from agent.report.board.readings import Verdict
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.serve import HttpFace
+from agent.report.serving.doors import HttpFace
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.prometheus import MONITORING, RULES, Prometheus, run_prometheus
 from tests.unit.report.metrics.test_exposition import HEALTH, make_sampled_board
@@ -80,7 +82,7 @@ async def scraping(board: Board, counters: Counters, directory: Path) -> AsyncIt
     """Have a Prometheus scrape an agent's face."""
     app = make_app(board, Exposition(board, counters))
     async with anyio.create_task_group() as tasks:
-        face = HttpFace(lambda: app, Listen(port=0))
+        face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
         await tasks.start(face.run)
         async with run_prometheus(directory, face.port) as prometheus:
             yield prometheus

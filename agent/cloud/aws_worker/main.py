@@ -11,8 +11,6 @@ list that is too long for a line comes in several, of which all but the last hav
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -22,7 +20,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -40,8 +37,13 @@ from agent.cloud.aws_worker.answer_lines import (
 )
 from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.cloud.errors.explain import Failure
+from agent.node.isolate.unprivileged import (
+    be_killed_first,
+    give_up_privileges,
+    hide_memory,
+    limit_resources,
+)
 
-_PR_SET_NO_NEW_PRIVS = 38
 _MAX_PAGES = 1000
 _SLACK = 0.95
 """Of a line, how full it is meant to be where items are about alike."""
@@ -51,32 +53,13 @@ _DESCRIPTORS = 256
 _KNOWN: Mapping[str, type[Call[Any]]] = {call.operation: call for call in ALL_CALLS}
 
 
-def give_up_privileges() -> None:
-    """Let neither this process nor a child gain privileges by a set-user-ID program."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
-
-
-def limit_resources(processes: int) -> None:
-    """Bound what this process can take of the node; short of memory, the kernel is to end it, not a job.
+def choose_limits(processes: int) -> dict[int, int]:
+    """Return what this process may take of the node, by the kinds of resource.
 
     ``processes`` bounds those of its user, threads included; 0 where the user has others.
     """
-    limits = {
-        resource.RLIMIT_AS: _ADDRESS_SPACE_BYTES,
-        resource.RLIMIT_NOFILE: _DESCRIPTORS,
-        resource.RLIMIT_CORE: 0,  # credentials would be in it
-    }
-    if processes:
-        limits[resource.RLIMIT_NPROC] = processes
-    for kind, limit in limits.items():
-        _, hard = resource.getrlimit(kind)
-        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (lowest, lowest))
-    # The daemon's is lowered by its unit, and inherited. Raising it again is allowed to everybody.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("0", "ascii")
+    limits = {resource.RLIMIT_AS: _ADDRESS_SPACE_BYTES, resource.RLIMIT_NOFILE: _DESCRIPTORS}
+    return {**limits, resource.RLIMIT_NPROC: processes} if processes else limits
 
 
 class Caller:
@@ -227,7 +210,9 @@ def main() -> None:
     """Serve the socket that is standard input; the arguments are what ``process`` starts it with."""
     region, endpoint, processes, at_once = sys.argv[1:5]
     give_up_privileges()
-    limit_resources(int(processes))
+    limit_resources(choose_limits(int(processes)))
+    be_killed_first()
+    hide_memory()
     serve(socket.socket(fileno=0), Caller(region or None, endpoint or None, int(at_once)))
 
 

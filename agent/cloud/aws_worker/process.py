@@ -35,6 +35,7 @@ from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
 from agent.core.model import Reason
 from agent.node.isolate.resource_limits import make_killable
+from agent.node.isolate.unprivileged import NO_GROUP, NOBODY_UID
 
 log = get_logger(__name__)
 
@@ -63,11 +64,6 @@ class WorkerSettings:
     python: str = sys.executable
 
 
-NOBODY_UID = 65534
-"""The kernel's overflow user, for a node where the worker's own is missing."""
-_NO_GROUP = 65534
-"""The kernel's overflow group. The worker's user has a group of the same name, and whoever is in it may give
-the daemon orders: detach a volume, reload the policy. What talks to the internet may not."""
 _PROCESSES = 64
 """Processes and threads the worker's user may have: a worker has six, `ebs-agent doctor` starts one too."""
 _LAST_WORDS_S = 1.0
@@ -267,7 +263,7 @@ def _spawn(settings: WorkerSettings) -> Spawned:
             close_fds=True,
             start_new_session=True,  # a process group of its own, to be killed whole
             user=uid,
-            group=None if uid is None else _NO_GROUP,
+            group=None if uid is None else NO_GROUP,
             extra_groups=None if uid is None else (),
         )
         on_failure.pop_all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.core.errors import InvalidValueError
 from agent.report.board.board import Board
+from agent.report.board.shown import ShownBoard
 from agent.report.board.volume_status import VolumeStatus
 
 
@@ -22,7 +23,7 @@ class Readiness:
         return self.is_first_look_done and not self.waiting
 
 
-def assess_node(board: Board) -> Readiness:
+def assess_node(board: ShownBoard) -> Readiness:
     """Tell whether every required volume can be used."""
     needed = (status for status in board.statuses() if status.is_required)
     return _assess(board, needed=tuple(needed))
@@ -43,7 +44,7 @@ def assess_volumes(board: Board, names: Sequence[str]) -> Readiness:
     return _assess(board, needed=tuple(status for status in found.values() if status is not None))
 
 
-def _assess(board: Board, needed: tuple[VolumeStatus, ...]) -> Readiness:
+def _assess(board: ShownBoard, needed: tuple[VolumeStatus, ...]) -> Readiness:
     waiting = tuple(status for status in needed if not status.condition.is_usable)
     return Readiness(board.is_first_look_done, waiting)
 

@@ -6,30 +6,40 @@ socket (``agent.report.endpoints.control``), which only root and the group ``ebs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.report import api
-from agent.report.board.board import Board
 from agent.report.board.readiness import assess_node
-from agent.report.board.readings import Reading
+from agent.report.board.shown import ShownBoard
 from agent.report.endpoints.page import content_security_policy, render_page, show_content
 from agent.report.endpoints.redaction import redact
-from agent.report.health.trends import list_points
+from agent.report.health.trends import Mark, list_points
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.requests import Turns
 
 
+async def be_fresh() -> None:
+    """See that the board is as things are now, as it is where the board is this process's own."""
+
+
 def make_app(
-    board: Board, exposition: Exposition, get_readings: Callable[[VolumeId], Sequence[Reading]] = lambda _: ()
+    board: ShownBoard,
+    exposition: Exposition,
+    get_marks: Callable[[VolumeId], Sequence[Mark]] = lambda _: (),
+    refresh: Callable[[], Awaitable[None]] = be_fresh,
 ) -> web.Application:
-    """Return the read-only application; ``get_readings`` has what the page's charts are drawn from."""
-    app = web.Application(middlewares=[_answer_in_turn(Turns())])
+    """Return the read-only application; ``get_marks`` has what the page's charts are drawn from.
+
+    ``refresh`` is awaited before each answer; AgentError where the board cannot be known to be fresh.
+    """
+    app = web.Application(middlewares=[_refresh_before(refresh), _answer_in_turn(Turns())])
     app.on_response_prepare.append(_harden)
 
     async def show_metrics(request: web.Request) -> web.Response:
@@ -43,7 +53,7 @@ def make_app(
 
     def gather(request: web.Request) -> dict[str, Any]:
         volumes = [status.volume_id for status in board.statuses() if status.volume_id]
-        trends: dict[str, Any] = {volume: list_points(get_readings(volume)) for volume in volumes}
+        trends: dict[str, Any] = {volume: list_points(get_marks(volume)) for volume in volumes}
         return _show_to(request, show_content(board, trends))
 
     async def show_json(request: web.Request) -> web.Response:
@@ -72,6 +82,21 @@ def _answer_in_turn(turns: Turns) -> Middleware:
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         async with turns:
             return await handler(request)
+
+    return answer
+
+
+def _refresh_before(refresh: Callable[[], Awaitable[None]]) -> Middleware:
+    """Have nothing answered by a board of which nobody knows how old it is."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            await refresh()
+        except AgentError as error:
+            content = {"ready": False, **api.show_error(error)}
+            return web.json_response(content, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return await handler(request)
 
     return answer
 

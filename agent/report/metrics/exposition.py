@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -15,9 +17,8 @@ from typing_extensions import override
 
 import agent
 from agent.core.model import Attachments, EndCause, VolumeId
-from agent.report.agent_counters import Counters
-from agent.report.board.board import Board
 from agent.report.board.readiness import assess_node
+from agent.report.board.shown import ShownBoard
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.metrics.volume_metrics import FAMILIES, render_series
 
@@ -25,11 +26,18 @@ _END = b"# EOF\n"
 """The last line of OpenMetrics, and of it alone."""
 
 
+class Counted(Protocol):
+    """Whoever has the agent's own counters."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
 class Exposition:
     """Everything the agent exposes: its own counters, and the series of the volumes on the board."""
 
     def __init__(
-        self, board: Board, counters: Counters, count_abandoned: Callable[[], int] = lambda: 0
+        self, board: ShownBoard, counters: Counted, count_abandoned: Callable[[], int] = lambda: 0
     ) -> None:
         self._board = board
         self._registry = counters.registry
@@ -68,7 +76,7 @@ class Exposition:
 class AgentCollector(Collector):
     """What is known of the node as a whole."""
 
-    def __init__(self, board: Board, count_abandoned: Callable[[], int]) -> None:
+    def __init__(self, board: ShownBoard, count_abandoned: Callable[[], int]) -> None:
         self._board = board
         self._count_abandoned = count_abandoned
 
@@ -100,7 +108,7 @@ class AgentCollector(Collector):
         )
 
 
-def _list_node_conditions(board: Board) -> Metric:
+def _list_node_conditions(board: ShownBoard) -> Metric:
     family = GaugeMetricFamily(
         "ebs_agent_node_condition",
         "1 for each thing that is wrong with the node as a whole, while it is.",

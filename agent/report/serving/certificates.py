@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from agent.base.file_reading import read_file
 from agent.base.off_loop import Aside
@@ -18,6 +19,10 @@ from agent.core.errors import InvalidValueError
 
 MAX_BYTES = 4 << 20
 """Far more than all authorities that a distribution trusts."""
+
+
+Contents: TypeAlias = "tuple[bytes, bytes, bytes | None]"
+"""What the files of a server hold: its certificate, the key, and the authorities of its clients."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class ServerTls:
     """A server's context, and what the files held that it was made of."""
 
     context: ssl.SSLContext
-    contents: tuple[bytes, bytes, bytes | None] = field(repr=False)
+    contents: Contents = field(repr=False)
 
 
 async def make_server_tls(tls: Tls, aside: Aside, before: ServerTls | None = None) -> ServerTls:
@@ -52,6 +57,14 @@ async def make_server_tls(tls: Tls, aside: Aside, before: ServerTls | None = Non
     contents = cert, key, client_ca
     if before is not None and before.contents == contents:
         return before
+    return ServerTls(make_server_context(contents, own, authorities), contents)
+
+
+def make_server_context(
+    contents: Contents, own: str = "The certificate", authorities: str = "The client CA"
+) -> ssl.SSLContext:
+    """Return a server's context of what files held, or raise AgentError naming what cannot be used."""
+    cert, key, client_ca = contents
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with _blaming(own, "agent.http.tls"):
@@ -60,7 +73,7 @@ async def make_server_tls(tls: Tls, aside: Aside, before: ServerTls | None = Non
         context.verify_mode = ssl.CERT_REQUIRED
         with _blaming(authorities, "agent.http.tls"):
             load_authorities(context, client_ca)
-    return ServerTls(context, contents)
+    return context
 
 
 async def make_client_context(aside: Aside, ca: Path | None, own: tuple[Path, Path] | None) -> ssl.SSLContext:

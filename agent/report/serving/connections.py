@@ -92,6 +92,10 @@ class Connections:
         self._forget_closed()
         return len(self._open)
 
+    @property
+    def is_empty(self) -> bool:
+        return not len(self) and not len(self._lobby)
+
     async def accept_from(self, listener: socket.socket, begin: Begin) -> NoReturn:
         """Accept until cancelled, and have each connection begun that is let in."""
         listener.setblocking(False)  # noqa: FBT003 -- its only form

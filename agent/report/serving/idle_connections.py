@@ -36,6 +36,9 @@ class Lobby:
         self._tally = tally
         self._waiting: dict[Connection, LetIn] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def wait(self, connection: Connection, let_in: LetIn) -> None:
         """Keep a connection until something was asked on it, and let it in then."""
         if len(self._waiting) >= self._places:

@@ -17,12 +17,13 @@ from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes, GetCallerIdentity
 from agent.cloud.aws_worker import stderr_log
 from agent.cloud.aws_worker.client import CloudClient
-from agent.cloud.aws_worker.process import NOBODY_UID, WorkerSettings
+from agent.cloud.aws_worker.process import WorkerSettings
 from agent.cloud.errors.explain import CloudError, explain_unread, require_read
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.doctor_checks import describe_user
 from agent.cloud.service import choose_worker_settings
 from agent.core.model import Reason, VolumeId
+from agent.node.isolate.unprivileged import NOBODY_UID
 from tests.aws.answers import ANSWERS, VOLUME
 from tests.aws.world import World
 from tests.waiting import until

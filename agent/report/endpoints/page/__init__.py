@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.report import api
-from agent.report.board.board import Board
+from agent.report.board.shown import ShownBoard
 
 EVENTS_SHOWN = 30
 
@@ -50,7 +50,7 @@ def _render_row(volume: dict[str, Any]) -> str:
     return f'<tr><th scope="row">{escape(volume["name"] or volume["volume_id"] or "?")}</th>{texts}</tr>'
 
 
-def show_content(board: Board, trends: dict[str, Any]) -> dict[str, Any]:
+def show_content(board: ShownBoard, trends: dict[str, Any]) -> dict[str, Any]:
     """Return what the page shows: the node, its volumes with their charts' points, the latest events."""
     node = api.show_node(board)
     for volume in node["volumes"]:

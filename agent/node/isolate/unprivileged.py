@@ -1,0 +1,66 @@
+"""What a process gives up that speaks with strangers, before it hears the first word of them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+NOBODY_UID = 65534
+"""The kernel's overflow user, for a node where the user that was meant is missing."""
+NO_GROUP = 65534
+"""The kernel's overflow group. User ebs-agent has a group of the same name, and whoever is in it may give the
+daemon orders: detach a volume, reload the policy. What strangers can reach may not."""
+
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def find_uid(user: str) -> int:
+    """Return the number of a user, or of nobody where this machine has no such user."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return NOBODY_UID
+
+
+def become(uid: int) -> None:
+    """Be another user from now on, in no group of this machine's, and without a way back. Root only."""
+    os.setgroups([])
+    os.setresgid(NO_GROUP, NO_GROUP, NO_GROUP)
+    os.setresuid(uid, uid, uid)
+
+
+def give_up_privileges() -> None:
+    """Let neither this process nor a child gain privileges by a set-user-ID program."""
+    _set_process(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def hide_memory() -> None:
+    """Let no other process of the same user look into this one, or change it."""
+    _set_process(_PR_SET_DUMPABLE, 0)
+
+
+def limit_resources(limits: Mapping[int, int]) -> None:
+    """Bound what this process can take of the node: ``limits`` by their kinds, each only ever lowered."""
+    for kind, limit in {resource.RLIMIT_CORE: 0, **limits}.items():
+        _, hard = resource.getrlimit(kind)
+        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (lowest, lowest))
+
+
+def be_killed_first(score: int = 0) -> None:
+    """Have the kernel, short of memory, end this process and not a job; 0 is what any program has."""
+    # The daemon's is lowered by its unit, and inherited. Raising it again is allowed to everybody.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score), "ascii")
+
+
+def _set_process(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")

@@ -1,0 +1,136 @@
+"""The process that answers over HTTP: it is told how volumes are, and has nothing else of the agent's.
+
+Run as ``python -m agent.report.web.main UID`` with a feed as standard input, over which the listening socket
+and the certificate come. It is no longer root before it reads the first byte, opens no file, starts no
+program, decides nothing, and may be killed at any time. It ends when the feed does, or when nobody was
+connected for long.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+import agent
+from agent.base.error_barrier import find_cause
+from agent.core.errors import AgentError
+from agent.node.isolate.unprivileged import (
+    be_killed_first,
+    become,
+    give_up_privileges,
+    hide_memory,
+    limit_resources,
+)
+from agent.report.endpoints.http import make_app
+from agent.report.endpoints.page import content_security_policy, render_page, show_content
+from agent.report.feed.frames import FeedError
+from agent.report.feed.mirror import Mirror, MirroredCounters
+from agent.report.logs import configure_logs
+from agent.report.metrics.exposition import Exposition
+from agent.report.serving.certificates import ServerTls, make_server_context
+from agent.report.serving.doors import Door
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import HTTP_LIMITS, Server
+from agent.report.serving.sockets import Listen
+from agent.report.web.reader import FeedReader, receive_setup
+
+IDLE_S = 300.0
+"""After so long without a connection the process ends; it is started again for the next one."""
+LOOK_EVERY_S = 5.0
+
+ADDRESS_SPACE_BYTES = 512 << 20
+"""Some 60 MB are used of 200 that are reserved."""
+PROCESSES = 64
+"""Threads of the same user included: it needs two, and what else runs as ebs-agent fewer than ten."""
+OOM_SCORE = 500
+"""Before any job: it is started again in half a second."""
+NICENESS = 5
+"""Whoever mounts a volume goes before whoever asks about it."""
+
+
+async def prepare() -> None:
+    """Load what is loaded late, while this process may still read its own installation."""
+    content_security_policy()
+    await anyio.to_thread.run_sync(render_page, show_content(Mirror(), {}))
+    "localhost".encode("idna")
+
+
+def become_harmless(uid: int | None) -> None:
+    """Give up all that is not needed to answer. ``uid``: who to be from now on; None: who this is."""
+    be_killed_first(OOM_SCORE)
+    os.nice(NICENESS)
+    if uid is not None:
+        become(uid)
+    give_up_privileges()
+    hide_memory()
+    limits = {resource.RLIMIT_AS: ADDRESS_SPACE_BYTES}
+    if uid is not None:
+        limits[resource.RLIMIT_NPROC] = PROCESSES
+    limit_resources(limits)
+
+
+async def serve(feed: socket.socket, listener: socket.socket, tls: ServerTls | None) -> None:
+    """Answer at a socket with what the feed tells, until it ends."""
+    door = Door(Listen(), listener, tls)
+    mirror = Mirror()
+    counters = MirroredCounters(mirror)
+    reader = FeedReader(feed, mirror)
+    app = make_app(
+        mirror, Exposition(mirror, counters, mirror.count_abandoned), mirror.get_marks, reader.refresh
+    )
+    tally = Tally("http", counters.count_connection)
+    async with Server(lambda: app, HTTP_LIMITS, tally) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(end_with_feed, reader, tasks)
+        tasks.start_soon(reader.keep_alive)
+        tasks.start_soon(server.serve_door, door)
+        tasks.start_soon(end_when_idle, server, tasks)
+
+
+async def end_with_feed(reader: FeedReader, tasks: TaskGroup) -> None:
+    """Read the feed, and end the rest after it."""
+    await reader.run()
+    tasks.cancel_scope.cancel()
+
+
+async def end_when_idle(server: Server, tasks: TaskGroup) -> None:
+    """End all once nobody was connected for long: the socket stays open at the daemon's."""
+    used_at = anyio.current_time()
+    while anyio.current_time() - used_at < IDLE_S:
+        await anyio.sleep(LOOK_EVERY_S)
+        if not server.is_idle:
+            used_at = anyio.current_time()
+    tasks.cancel_scope.cancel()
+
+
+async def run(feed: socket.socket, uid: int | None) -> None:
+    """Be the face: load what is needed, give up the rest, then read the feed and answer until it ends."""
+    await prepare()
+    become_harmless(uid)
+    setup, listener = receive_setup(feed)
+    if setup.version != agent.__version__:
+        raise FeedError(f"The agent is version {setup.version}, and this is {agent.__version__}.")
+    tls = None if setup.tls is None else ServerTls(make_server_context(setup.tls), setup.tls)
+    feed.setblocking(False)  # noqa: FBT003 -- its only form
+    await serve(feed, listener, tls)
+
+
+def main() -> None:
+    """Serve what comes with the feed that is standard input; the argument is who to be."""
+    configure_logs()
+    feed, uid = socket.socket(fileno=0), int(sys.argv[1]) if sys.argv[1] else None
+    try:
+        anyio.run(run, feed, uid)
+    except Exception as error:
+        if isinstance(cause := find_cause(error), AgentError):
+            sys.exit(cause.message)
+        raise
+
+
+if __name__ == "__main__":
+    main()

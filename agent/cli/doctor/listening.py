@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from agent.cli.doctor.findings import Finding, Grade
 from agent.node.kernel.tcp_listeners import Listener, find_listener
 
@@ -32,6 +34,14 @@ def find_agent(path: Path) -> int | None:
     return int(pid)
 
 
+def find_parent(pid: int | None) -> int | None:
+    """Return the parent of a process: the agent is that of what answers in its place, on its own socket."""
+    try:
+        return None if pid is None else psutil.Process(pid).ppid()
+    except psutil.Error:
+        return None
+
+
 def examine_listener(
     policy: Policy | None,
     path: Path,
@@ -46,7 +56,7 @@ def examine_listener(
     if listener is None:
         mend = "Why, is in the log: journalctl -u ebs-agent -g http.unavailable."
         return Finding(SUBJECT, Grade.WARNING, f"nobody listens at {where}, though an agent runs", mend)
-    if agent is not None and listener.pid == agent:
+    if agent is not None and agent in {listener.pid, find_parent(listener.pid)}:
         return Finding(SUBJECT, Grade.OK, f"the agent listens at {where}")
     if listener.pid is None and listener.uid == 0:
         mend = "Run as root, which is told whose it is: sudo ebs-agent doctor."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -227,3 +228,14 @@ def test_who_answers_in_the_agent_s_place_is_named(
         found = examine_listener(None, path, lambda _host, _port: listener)
     assert (found.grade, named in found.found) == (grade, True), found
     assert "127.0.0.1:9842" in found.found
+
+
+def test_what_answers_in_the_agent_s_name_is_the_agent_s(tmp_path: Path) -> None:
+    """The process that answers over HTTP has the agent's own socket, and is its child."""
+    with closing(socket.socket(socket.AF_UNIX)) as control, subprocess.Popen(["sleep", "60"]) as child:
+        path = Path(os.path.relpath(tmp_path / "s"))
+        control.bind(str(path))
+        control.listen()
+        found = examine_listener(None, path, lambda _host, _port: Listener(0, child.pid, "python3"))
+        child.kill()
+    assert found.grade is Grade.OK, found

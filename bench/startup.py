@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
+
+import yaml
 
 from bench.processes import list_family, read_cpu_s, read_pss_bytes
 from tests.agent_process import AgentProcess, Scratch
@@ -102,6 +105,9 @@ def measure_memory(scratch: Scratch) -> None:
             agent.client.status()
             time.sleep(SETTLE_S)
             print(f"with {VOLUMES} volumes at rest, once somebody has:     {describe_memory(agent.pid)}")
+            scrape(scratch)
+            time.sleep(SETTLE_S)
+            print(f"with {VOLUMES} volumes at rest, once scraped:          {describe_memory(agent.pid)}")
     finally:
         scratch.clean()
 
@@ -109,8 +115,29 @@ def measure_memory(scratch: Scratch) -> None:
 def describe_memory(pid: int) -> str:
     """Return the proportional set size of a process and all below it, together and each."""
     family = list_family(pid)
-    each = " + ".join(f"{read_pss_bytes(member, is_alone=True) / 1e6:.1f}" for member in family)
+    each = " + ".join(
+        f"{read_pss_bytes(member, is_alone=True) / 1e6:.1f} {name_process(member, pid)}" for member in family
+    )
     return f"{read_pss_bytes(pid) / 1e6:.0f} MB = {each}"
+
+
+def name_process(member: int, daemon: int) -> str:
+    """Return what one of an agent's processes is for."""
+    if member == daemon:
+        return "daemon"
+    command = Path(f"/proc/{member}/cmdline").read_bytes()
+    for part, name in ((b"agent.report.web", "web"), (b"agent.cloud.aws_worker", "cloud")):
+        if part in command:
+            return name
+    status = Path(f"/proc/{member}/status").read_text("utf-8")
+    return "zygote" if f"\nPPid:\t{daemon}\n" in status else "worker"
+
+
+def scrape(scratch: Scratch) -> None:
+    """Ask for the metrics once."""
+    address = yaml.safe_load(scratch.paths.policy.read_text())["agent"]["http"]["listen"]
+    with urlopen(f"http://{address}/metrics", timeout=60) as answer:
+        answer.read()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import agent
 from agent.base.error_barrier import find_cause
 from agent.core.errors import AgentError
 from agent.node.isolate.unprivileged import (
+    NOBODY_UID,
     be_killed_first,
     become,
     give_up_privileges,
@@ -70,7 +71,7 @@ def become_harmless(uid: int | None) -> None:
     give_up_privileges()
     hide_memory()
     limits = {resource.RLIMIT_AS: ADDRESS_SPACE_BYTES}
-    if uid is not None:
+    if uid not in {None, NOBODY_UID}:  # who else is nobody, nobody knows
         limits[resource.RLIMIT_NPROC] = PROCESSES
     limit_resources(limits)
 

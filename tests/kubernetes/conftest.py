@@ -10,6 +10,7 @@ import pytest
 from tests.kubernetes.control_plane import read_logs, run_control_plane
 from tests.kubernetes.kept_cluster import find_kept_cluster
 from tests.kubernetes.node import KubernetesNode, boot_options
+from tests.kubernetes.policy_volumes import PolicyVolumes
 from tests.kubernetes.workloads import Workloads
 from tests.vm.bundles import make_folder
 from tests.vm.guest import Guest
@@ -72,3 +73,11 @@ def workloads(node: KubernetesNode) -> Iterator[Workloads]:
     node.ebs.start()
     yield workloads
     workloads.clear()
+
+
+@pytest.fixture
+def policy(workloads: Workloads) -> Iterator[PolicyVolumes]:
+    """Lend the installed agent's policy, which names no volume after the test."""
+    policy = PolicyVolumes(workloads)
+    yield policy
+    policy.clear()

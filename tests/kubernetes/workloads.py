@@ -135,11 +135,15 @@ class Workloads:
             if event["involvedObject"]["name"] == name
         ]
 
-    def clear(self) -> None:
-        """Take all away, pods first; a volume goes when nothing of it is mounted any more."""
+    def end_objects(self) -> None:
+        """Take all objects away, pods first."""
         self.end_pods()
         for kind in ("PersistentVolumeClaim", "PersistentVolume"):
             self._end_all(kind)
+
+    def clear(self) -> None:
+        """Take all away; a volume goes when nothing of it is mounted any more."""
+        self.end_objects()
         for claim in self._claims:
             self.wait_unstaged(claim)
         self.node.ebs.clear()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import start_http_server
 
 from agent.core.errors import AgentError
@@ -38,6 +38,12 @@ class ControllerCounters:
             ("operation", "outcome"),
             registry=self.registry,
         )
+        self._orphans = Gauge(
+            "ebs_agent_controller_orphans",
+            "Volumes, snapshots and VolumeAttachments that Kubernetes does not know any more, by kind.",
+            ("kind",),
+            registry=self.registry,
+        )
         self.was_answered = False
         """AWS has answered once: the role, the region and the way there are right."""
 
@@ -50,6 +56,12 @@ class ControllerCounters:
         """Count a call to AWS."""
         self._requests.labels(operation, outcome).inc()
         self.was_answered |= outcome == "done"
+
+    def note_orphans(self, counts: Mapping[str, int] | None) -> None:
+        """Tell how many orphans there are of each kind; None: another replica knows."""
+        self._orphans.clear()
+        for kind, count in (counts or {}).items():
+            self._orphans.labels(kind).set(count)
 
 
 @contextmanager

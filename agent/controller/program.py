@@ -109,7 +109,7 @@ async def _run_until_told(
         async with anyio.create_task_group() as aside:
             aside.start_soon(_reach_aws, make)
             if settings.care is not None:
-                aside.start_soon(_care, settings.care, make, nodes)
+                aside.start_soon(_care, settings.care, make, nodes, counters)
             log.info("controller.ends", signal=signal.Signals(await anext(signals)).name)
             aside.cancel_scope.cancel()  # another replica may care for the cluster at once
         await _finish(signals, answering)
@@ -170,7 +170,7 @@ async def _reach_aws(make: Make) -> None:
     await supervise("learn from AWS who the controller is", ask)
 
 
-async def _care(care: CareSettings, make: Make, nodes: ClusterNodes) -> None:
+async def _care(care: CareSettings, make: Make, nodes: ClusterNodes, counters: ControllerCounters) -> None:
     """Care for the cluster; what is wrong with that is told, and the sidecars are answered all the same."""
 
     async def run() -> None:
@@ -181,6 +181,6 @@ async def _care(care: CareSettings, make: Make, nodes: ClusterNodes) -> None:
                 f"The cluster is not cared for: {error.name} is not installed.",
                 hint="Install what the controller needs: pip install 'hyperpod-ebs-agent[controller]'.",
             ) from error
-        await run_care(care, make, nodes.note)
+        await run_care(care, make, nodes.note, counters.note_orphans)
 
     await supervise("care for the cluster", run)

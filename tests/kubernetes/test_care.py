@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,9 @@ async def test_what_is_left_of_volumes_is_listed_and_left(cluster: CareCluster, 
         await nodes._list()
         await attachments._list()
         teller = Teller(api, lease)
-        orphans = Orphans(api, node.make, teller, DRIVER, nodes, attachments, None)
+        counted: list[Mapping[str, int] | None] = []
+        care = CareSettings(DRIVER, REGION)
+        orphans = Orphans(api, node.make, teller, care, nodes, attachments, counted.append)
         await orphans.look()
         assert read_events(cluster, "CSIDriver") == []
         await orphans.look()
@@ -270,6 +272,8 @@ async def test_what_is_left_of_volumes_is_listed_and_left(cluster: CareCluster, 
         await lease.release()
     told = sorted(message.partition(" is left")[0] for _, message in read_events(cluster, "CSIDriver"))
     assert told == ["VolumeAttachment pv-gone-node-1", f"volume {volume_id}"]
+    one_each = {"VolumeAttachment": 1, "snapshot": 0, "volume": 1}
+    assert counted == [dict.fromkeys(one_each, 0), one_each, one_each]
     assert world.cloud.volumes[volume_id].status == "in-use"
     assert cluster.api.read("VolumeAttachment", "pv-gone-node-1")
 

@@ -1,4 +1,4 @@
-"""Finds what is left of volumes that Kubernetes does not know any more, and lists it; never deletes anything.
+"""Finds volumes and snapshots that Kubernetes does not know any more, and lists them; never deletes anything.
 
 An account may have several clusters, so that of volumes only those are this one's that are attached to a node
 of it, or carry its ID: tag ``kubernetes.io/cluster/<ID>``, where the ID is known.
@@ -6,45 +6,64 @@ of it, or carry its ID: tag ``kubernetes.io/cluster/<ID>``, where the ID is know
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import anyio
 
 from agent.base.log import get_logger
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Make
-from agent.cloud.aws.calls import DescribeVolumes
-from agent.cloud.aws.models import CloudVolume
+from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes
+from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.controller.care.proofs import parse_provider_id
+from agent.controller.care.settings import CareSettings
+from agent.controller.care.snapshot_orphans import list_unknown_snapshots
 from agent.controller.care.tell_events import About, Teller
-from agent.controller.cluster.api import ClusterApi
-from agent.controller.cluster.objects import Node, PersistentVolume, VolumeAttachment
+from agent.controller.cluster.api import FORBIDDEN, NOT_FOUND, ClusterApi, ClusterError
+from agent.controller.cluster.objects import Node, PersistentVolume, VolumeAttachment, VolumeSnapshotContent
 from agent.controller.cluster.watched import Watched
-from agent.controller.name_tags import TAG_VOLUME_NAME, write_name
+from agent.controller.name_tags import TAG_SNAPSHOT_NAME, TAG_VOLUME_NAME, write_name
 from agent.core.errors import AgentError
 
 LOOK_S = 600.0
 REASON = "OrphanFound"
+VOLUME, ATTACHMENT, SNAPSHOT = KINDS = ("volume", "VolumeAttachment", "snapshot")
 _HINT = (
     " Nothing deletes it by itself: look at what is on it, then delete it, or make a PersistentVolume of it."
 )
+_SNAPSHOT_HINT = (
+    " Nothing deletes it by itself: two controllers may have taken it at the same moment. Delete it, or make "
+    "a VolumeSnapshotContent of it."
+)
 _MADE = (("tag-key", (TAG_VOLUME_NAME,)),)
+_TAKEN = (("tag-key", (TAG_SNAPSHOT_NAME,)),)
+
+NoteOrphans: TypeAlias = "Callable[[Mapping[str, int] | None], None]"
+"""Is told how many there are of each kind; None: nobody looks here any more."""
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, order=True)
 class Orphan:
-    """Something whose PersistentVolume is gone."""
+    """Something that Kubernetes does not know."""
 
     kind: str
-    """volume | VolumeAttachment"""
+    """One of ``KINDS``."""
     name: str
-    persistent_volume: str
+    of: str
+    """The PersistentVolume that is gone, or the name under which a snapshot was taken."""
 
     def describe(self) -> str:
-        return f"{self.kind} {self.name} is left of PersistentVolume {self.persistent_volume}, which is gone."
+        """Return what it is, and what is to be done."""
+        if self.kind == SNAPSHOT:
+            return f"{self.kind} {self.name} was taken as {self.of}, and no VolumeSnapshotContent has it." + (
+                _SNAPSHOT_HINT
+            )
+        return f"{self.kind} {self.name} is left of PersistentVolume {self.of}, which is gone.{_HINT}"
 
 
 def find_orphans(
@@ -63,7 +82,7 @@ def find_orphans(
     handles = {found.spec.csi.volume_handle for found in known if found.spec.csi is not None}
     mark = f"kubernetes.io/cluster/{cluster_id}"
     orphans = {
-        Orphan("VolumeAttachment", found.metadata.name, name)
+        Orphan(ATTACHMENT, found.metadata.name, name)
         for found in attachments
         if (name := found.spec.source.persistent_volume_name) and name not in names
     }
@@ -74,7 +93,7 @@ def find_orphans(
             found.instance_id in instance_ids for found in volume.attachments
         )
         if is_ours and not is_known and not volume.is_gone:
-            orphans.add(Orphan("volume", volume.volume_id, name))
+            orphans.add(Orphan(VOLUME, volume.volume_id, name))
     return frozenset(orphans)
 
 
@@ -86,42 +105,71 @@ class Orphans:
         api: ClusterApi,
         make: Make,
         teller: Teller,
-        driver: str,
+        settings: CareSettings,
         nodes: Watched[Node],
         attachments: Watched[VolumeAttachment],
-        cluster_id: str | None,
+        note: NoteOrphans = lambda _: None,
     ) -> None:
         self._api = api
         self._make = make
         self._teller = teller
-        self._driver = driver
+        self._driver = settings.driver
         self._nodes = nodes
         self._attachments = attachments
-        self._cluster_id = cluster_id
+        self._cluster_id = settings.cluster_id
+        self._note = note
         self._seen: frozenset[Orphan] = frozenset()
         self.listed: frozenset[Orphan] = frozenset()
 
     async def tend(self) -> None:
         """Look every ten minutes; never returns."""
-        while True:
-            await anyio.sleep(LOOK_S)
-            try:
-                await self.look()
-            except AgentError as error:
-                log.info("care.orphans_not_listed", error=error.message, hint=error.hint)
+        try:
+            while True:
+                await anyio.sleep(LOOK_S)
+                try:
+                    await self.look()
+                except AgentError as error:
+                    log.info("care.orphans_not_listed", error=error.message, hint=error.hint)
+        finally:
+            self._note(None)
 
     async def look(self) -> None:
         """List what was left at the last look and still is; raises AgentError where an answer is missing."""
+        found = await self._find_volumes() | await self._find_snapshots()
+        listed, self._seen = found & self._seen, found
+        for orphan in sorted(listed - self.listed):
+            log.warning("care.orphan", kind=orphan.kind, name=orphan.name, of=orphan.of)
+        self.listed = listed
+        counts = Counter(orphan.kind for orphan in listed)
+        self._note({kind: counts[kind] for kind in KINDS})
+        about = About("CSIDriver", self._driver, api_version="storage.k8s.io/v1")
+        for orphan in sorted(listed):
+            await self._teller.warn(about, REASON, orphan.describe())
+
+    async def _find_volumes(self) -> frozenset[Orphan]:
         volumes, _ = split(await self._make(DescribeVolumes(_MADE)))
         ours = [one for one in self._attachments.known.values() if one.spec.attacher == self._driver]
         _, known = await self._api.list_all(PersistentVolume)
         ids = (parse_provider_id(node.spec.provider_id) for node in self._nodes.known.values())
         instance_ids = {node_id.instance_id for node_id in ids if node_id is not None}
-        found = find_orphans(volumes, ours, known, instance_ids, self._cluster_id)
-        listed, self._seen = found & self._seen, found
-        for orphan in sorted(listed - self.listed):
-            log.warning("care.orphan", kind=orphan.kind, name=orphan.name, of=orphan.persistent_volume)
-        self.listed = listed
-        about = About("CSIDriver", self._driver, api_version="storage.k8s.io/v1")
-        for orphan in sorted(listed):
-            await self._teller.warn(about, REASON, orphan.describe() + _HINT)
+        return find_orphans(volumes, ours, known, instance_ids, self._cluster_id)
+
+    async def _find_snapshots(self) -> frozenset[Orphan]:
+        """Return what is left of snapshots; nothing where Kubernetes shows none of its own."""
+        snapshots, _ = split(await self._make(DescribeSnapshots(_TAKEN)))
+        if not snapshots:
+            return frozenset()
+        try:
+            _, known = await self._api.list_all(VolumeSnapshotContent)
+        except ClusterError as error:
+            if error.status not in {NOT_FOUND, FORBIDDEN}:
+                raise
+            if error.status == FORBIDDEN:  # which volumes are left can be told all the same
+                log.info("care.snapshots_not_listed", error=error.message, hint=error.hint)
+            return frozenset()
+        found = list_unknown_snapshots(snapshots, known, self._cluster_id)
+        return frozenset(map(_note_snapshot, found))
+
+
+def _note_snapshot(snapshot: CloudSnapshot) -> Orphan:
+    return Orphan(SNAPSHOT, snapshot.snapshot_id, snapshot.tag(TAG_SNAPSHOT_NAME) or "")

@@ -37,7 +37,7 @@ WATCH_S = 300
 SILENCE_S = WATCH_S + 30.0
 """A watch that says nothing for as long has lost its connection and was not told."""
 
-NOT_FOUND, CONFLICT, GONE, UNPROCESSABLE, TOO_MANY = 404, 409, 410, 422, 429
+FORBIDDEN, NOT_FOUND, CONFLICT, GONE, UNPROCESSABLE, TOO_MANY = 403, 404, 409, 410, 422, 429
 _OVERTAKEN = frozenset({NOT_FOUND, CONFLICT, UNPROCESSABLE})
 """How a change of an object is refused that is not as it was; a patch's test that fails is 422."""
 

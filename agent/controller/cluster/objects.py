@@ -211,3 +211,40 @@ class PersistentVolume(resource.GlobalResource, _Part):
     )
     metadata: Metadata
     spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
+
+
+class SnapshotSource(_Part):
+    """What a VolumeSnapshotContent was made for: a snapshot that was there before, or a volume."""
+
+    snapshot_handle: str | None = None
+
+
+class SnapshotContentSpec(_Part):
+    """Which snapshot it is to be."""
+
+    source: SnapshotSource = msgspec.field(default_factory=SnapshotSource)
+
+
+class SnapshotContentStatus(_Part):
+    """Which snapshot it is."""
+
+    snapshot_handle: str | None = None
+
+
+class VolumeSnapshotContent(resource.GlobalResource, _Part):
+    """A snapshot as Kubernetes knows it, where its types for snapshots are declared."""
+
+    _api_info = resource.ApiInfo(
+        resource.ResourceDef("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent"),
+        "volumesnapshotcontents",
+        ["list"],
+    )
+    metadata: Metadata
+    spec: SnapshotContentSpec = msgspec.field(default_factory=SnapshotContentSpec)
+    status: SnapshotContentStatus | None = None
+
+    @property
+    def handle(self) -> str | None:
+        """The snapshot's ID; None: it is being taken."""
+        told = None if self.status is None else self.status.snapshot_handle
+        return told or self.spec.source.snapshot_handle

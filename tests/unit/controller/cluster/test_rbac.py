@@ -18,6 +18,7 @@ KINDS: tuple[type[Resource], ...] = (
     objects.CsiNode,
     objects.VolumeAttachment,
     objects.PersistentVolume,
+    objects.VolumeSnapshotContent,
 )
 
 

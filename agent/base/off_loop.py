@@ -8,6 +8,7 @@ descriptor and lock of the daemon's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Protocol, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
@@ -25,6 +26,24 @@ class Aside(Protocol):
     """
 
     async def __call__(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T: ...
+
+
+class Confined(Protocol):
+    """Has an answer made of a request by a process that can do next to nothing else, and is not trusted.
+
+    ``function`` is called ``package.module:name``, and makes bytes of bytes. Raises NotAnsweringError where
+    it took too long, AgentError where no answer came.
+    """
+
+    async def __call__(self, function: str, request: bytes, *, subject: str) -> bytes: ...
+
+
+async def answer_here(function: str, request: bytes, *, subject: str) -> bytes:
+    """Make the answer in place: for tests, and for a command."""
+    del subject
+    place, _, name = function.partition(":")
+    answer: bytes = getattr(import_module(place), name)(request)
+    return answer
 
 
 async def do_here(function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], subject: str) -> T:

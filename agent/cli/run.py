@@ -33,11 +33,16 @@ def read_plain_run(words: Sequence[str]) -> dict[str, Path] | None:
 
 def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = None) -> None:
     """Be the daemon until told to end."""
-    from agent.node.isolate.zygote import fork_zygote
+    from agent.node.isolate.forked_zygote import begin_confined, fork_zygote
 
     zygote = fork_zygote()
     # All of it stays, so the collector has no use for it, neither while it comes nor ever after.
     gc.disable()
+
+    from agent.policy.policy_file import READER
+
+    # It imports its libraries while this process imports the daemon.
+    reader = begin_confined(zygote[1], READER)
 
     import anyio
 
@@ -53,7 +58,7 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     raise_descriptor_limit()
     configure_logs(is_verbose="EBS_AGENT_DEBUG" in os.environ)
     try:
-        anyio.run(daemon.run, paths, devices, policy, zygote)
+        anyio.run(daemon.run, paths, devices, policy, zygote, reader)
     except Exception as error:
         # What was meant is one sentence, which the command prints. Of all else nobody can ask a daemon again.
         if not isinstance(find_cause(error), AgentError):

@@ -22,8 +22,7 @@ from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.node.machine import Machine
-from agent.policy import Policy
-from agent.policy.reading import PolicyFile
+from agent.policy import Policy, PolicyFile
 from agent.report.board.events import EventName
 
 if TYPE_CHECKING:

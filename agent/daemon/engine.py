@@ -17,8 +17,7 @@ from agent.loop.device_survey import Surveyor
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.node.machine import Machine
-from agent.policy import diff_policies, tell_expiring, tell_leaving
-from agent.policy.reading import PolicyFile
+from agent.policy import PolicyFile, diff_policies, tell_expiring, tell_leaving
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
 

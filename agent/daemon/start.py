@@ -32,10 +32,9 @@ from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
-from agent.node.isolate.zygote import Forked
+from agent.node.isolate.forked_zygote import Forked
 from agent.node.machine import Machine, open_node
-from agent.policy import Policy
-from agent.policy.reading import PolicyFile
+from agent.policy import Policy, PolicyFile
 from agent.policy.settings import CsiSettings
 from agent.policy.values.csi_fields import POLICY_DRIVER
 from agent.report.agent_counters import Counters
@@ -61,14 +60,16 @@ async def run(
     devices: Path | None = None,
     policy_path: Path | None = None,
     zygote: tuple[Forked, socket] | None = None,
+    reader: socket | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT. ``devices``: a directory of files that stand in for volumes.
 
-    ``zygote``: the process that forks workers, made before this module was imported. Raises AgentError where
-    it cannot start: an invalid policy, another agent running on the same paths.
+    ``zygote``: the process that forks workers, made before this module was imported; ``reader``: where one
+    that reads the policy waits for it. Raises AgentError where it cannot start: an invalid policy, another
+    agent running on the same paths.
     """
-    async with open_node(paths, devices, zygote) as node:
-        policy_file = PolicyFile(policy_path or paths.policy, node.aside)
+    async with open_node(paths, devices, zygote, reader) as node:
+        policy_file = PolicyFile(policy_path or paths.policy, node.aside, node.confined)
         policy = await policy_file.load(trust_owner=not paths.is_real)
         history = await load_history(paths.state / FILE_NAME, node.aside)
         await Daemon(policy_file, policy, history, node, has_standins=devices is not None).run()

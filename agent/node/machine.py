@@ -22,8 +22,8 @@ from agent.node.device.open_device import read_appearance
 from agent.node.device.source import DeviceSource, Hint
 from agent.node.device.udev_source import UdevSource
 from agent.node.isolate import programs
+from agent.node.isolate.forked_zygote import Forked
 from agent.node.isolate.workers import Workers
-from agent.node.isolate.zygote import Forked
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
 from agent.node.sampling.sample import Sample, SampleRequest, take_sample
@@ -111,12 +111,15 @@ def _open_source() -> UdevSource:
 
 @asynccontextmanager
 async def open_node(
-    paths: Paths, devices: Path | None, zygote: tuple[Forked, socket] | None = None
+    paths: Paths,
+    devices: Path | None,
+    zygote: tuple[Forked, socket] | None = None,
+    confined: socket | None = None,
 ) -> AsyncIterator[Machine]:
     """Give this machine with its real volumes, or with the files in ``devices`` standing in for them."""
     if devices is not None:
         check_directory(devices)
-    async with Workers(zygote) as workers:
+    async with Workers(zygote, confined) as workers:
         # Else the first devices asked would have to wait for it in the time they are given to answer.
         await workers.call(os.getpid, timeout_s=START_TIMEOUT_S, subject="the first worker")
         source: DeviceSource

@@ -15,6 +15,7 @@ from agent.policy.policy import (
     tell_expiring,
     tell_leaving,
 )
+from agent.policy.policy_file import PolicyFile
 from agent.policy.yaml.problems import PolicyError, Problem
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Policy",
     "PolicyChange",
     "PolicyError",
+    "PolicyFile",
     "Problem",
     "describe_seen",
     "diff_policies",

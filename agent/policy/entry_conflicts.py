@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeEntry
-from agent.policy.entry_checks import Defect
+from agent.policy.entry_checks import (
+    Defect,
+    check_claim,
+    check_class,
+    check_path,
+    check_settings,
+    check_volume,
+)
+from agent.policy.policy import Policy
 from agent.policy.values.mount_path import split_template
 
 
@@ -56,6 +64,20 @@ class Claims:
         self._paths.setdefault(parts, {}).setdefault(entry.instance_group, entry.name)
         for up in above:
             self._parents.setdefault(up, {}).setdefault(entry.instance_group, entry.name)
+
+
+def find_contradictions(policy: Policy) -> Iterator[Defect]:
+    """Find whatever contradicts itself in a policy; places are those within entry or section."""
+    yield from check_settings(policy.agent)
+    for volume_class in policy.classes.values():
+        yield from check_class(volume_class)
+    claims = Claims()
+    for index, entry in enumerate(policy.volumes):
+        # That it says of a raw volume to freeze it does no harm.
+        yield from check_volume(entry, says_freeze=False)
+        yield from claims.add(index, entry)
+        yield from check_path(entry, policy.agent)
+        yield from check_claim(entry, policy.classes)
 
 
 def _find_meeting(claimed: dict[str | None, str] | None, entry: VolumeEntry) -> str | None:

@@ -12,7 +12,7 @@ from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.matching import Candidate, MatchContext, MatchExplanation, explain_match
 from agent.policy.settings import AgentSettings
 from agent.policy.values.annotations import find_key
-from agent.policy.values.fields import Name
+from agent.policy.values.fields import ClassName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Head:
 class Policy(Head):
     """The policy file of ebs-agent."""
 
-    classes: Mapping[Name, VolumeClass] = field(default_factory=dict)
+    classes: Mapping[ClassName, VolumeClass] = field(default_factory=dict)
     """Parameters of volumes the agent makes, by name."""
     volumes: tuple[VolumeEntry, ...] = ()
     """What is wanted of each volume."""

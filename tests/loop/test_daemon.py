@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent.node.kernel.mountinfo import read_mounts
@@ -369,6 +371,28 @@ def test_bad_reload_keeps_the_policy(scratch: Scratch, agent: AgentProcess) -> N
     wait_until(lambda: agent.read_events("policy.rejected"), "the policy was rejected")
     scratch.add_volume(VOLUME)
     agent.wait_condition(VOLUME, "Ready")
+
+
+def test_no_parser_is_in_the_daemon(scratch: Scratch, agent: AgentProcess) -> None:
+    """The policy's libraries come into no process that stays: not at the start, by a reload or a refusal."""
+    scratch.write_policy(entry(scratch))
+    agent.start()
+    scratch.write_policy(entry(scratch, name="other"))
+    agent.reload()
+    wait_until(lambda: agent.read_events("policy.reloaded"), "the policy was read again")
+    scratch.paths.policy.write_text("version: 1\nvolumes: [{nmae: x}]\n")
+    agent.reload()
+    (refusal,) = wait_until(lambda: agent.read_events("policy.rejected"), "the policy was rejected")
+    assert "has 2 problems; the first is line 2, column" in refusal["error"]
+    wait_until(lambda: not find_parsers(agent.pid), "what read the policy has ended")
+
+
+def find_parsers(pid: int) -> set[str]:
+    """Return the libraries of the policy's that an agent's processes have loaded."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert len(family) > 1
+    maps = "".join(Path(f"/proc/{member.pid}/maps").read_text(encoding="utf-8") for member in family)
+    return set(re.findall(r"pydantic_core|_yaml", maps))
 
 
 def test_signals_are_heeded_from_the_start(scratch: Scratch, agent: AgentProcess) -> None:

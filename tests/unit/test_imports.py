@@ -14,6 +14,9 @@ from tests.floors import find_modules
 LATER = {
     "rich": "agent.base.log keeps structlog from it; only agent.cli.show.render and the demo draw with it",
     "pygments": "it comes with rich",
+    "pydantic": "agent.policy.reading has it, in a process that reads the policy and ends",
+    "pydantic_core": "it comes with pydantic",
+    "yaml": "likewise: agent.policy.yaml",
     "typer": "the command line is not the daemon's",
     "aiohttp": "agent.report.serving.serve takes it when somebody first asks",
     "grpclib": "agent.csi.service takes it when the policy has the agent serve kubelet",

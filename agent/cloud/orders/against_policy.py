@@ -16,9 +16,8 @@ from agent.cloud.plan.claims.wanted_volume import WantedVolume, want_volume
 from agent.cloud.plan.decisions import NodeView
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Reason
-from agent.policy import Policy
+from agent.policy import Policy, PolicyFile
 from agent.policy.entries import Claim, VolumeEntry
-from agent.policy.reading import PolicyFile
 from agent.policy.yaml.problems import Loc, name_place
 
 

@@ -16,8 +16,7 @@ from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.plan.decisions import NodeView
 from agent.cloud.view.cloud_report import Hands
 from agent.core.model import VolumeId
-from agent.policy import Policy
-from agent.policy.reading import PolicyFile
+from agent.policy import Policy, PolicyFile
 from agent.report.board.board import Board
 
 OrderRequest = Mapping[str, Any]

@@ -30,8 +30,7 @@ from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.quoting import quote
 from agent.core.units import parse_size
-from agent.policy import Policy
-from agent.policy.reading import PolicyFile
+from agent.policy import Policy, PolicyFile
 from agent.report import api
 from agent.report.board.board import Board
 from agent.report.serving.json_lines import open_lines

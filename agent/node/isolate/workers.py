@@ -25,9 +25,11 @@ from agent.core.errors import AgentError, BugError, FrozenError, NotAnsweringErr
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.frozen_filesystem import MAYBE_FROZEN, hint_at_thaw, tell_frozen
 from agent.core.model import Reason
+from agent.node.isolate.confined_calls import ConfinedCalls
+from agent.node.isolate.forked_zygote import Forked
 from agent.node.isolate.messages import CutOffError, Fd, MessageError
 from agent.node.isolate.worker_lifecycle import MAX_AT_ONCE, Job, Worker, WorkerPool
-from agent.node.isolate.zygote import Forked, Raised, Returned
+from agent.node.isolate.zygote import Raised, Returned
 from agent.node.isolate.zygote_handle import ZygoteProcess
 from agent.node.kernel.wait_channels import Hold, find_hold
 
@@ -50,11 +52,16 @@ class RemoteTraceback(Exception):  # noqa: N818 -- no error of its own: the caus
 class Workers:
     """Calls in other processes. ``async with Workers() as workers:`` in the daemon's main thread.
 
-    ``zygote``: one that was forked earlier; without it a fresh interpreter is started.
+    ``zygote``: one that was forked earlier; without it a fresh interpreter is started. ``confined``: where a
+    process that was begun with it waits for the first confined call.
     """
 
-    def __init__(self, zygote: tuple[Forked, socket.socket] | None = None) -> None:
+    def __init__(
+        self, zygote: tuple[Forked, socket.socket] | None = None, confined: socket.socket | None = None
+    ) -> None:
         self._zygote = ZygoteProcess(zygote)
+        self.confined = ConfinedCalls(self._zygote, confined)
+        """Makes calls in processes with next to no rights."""
         self._pool = WorkerPool(self._zygote)
         self._turns = anyio.Semaphore(MAX_AT_ONCE)
         self._abandoned_count = 0
@@ -76,6 +83,7 @@ class Workers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.confined.stop()
         self._pool.stop()
         self._zygote.stop()
 

@@ -2,8 +2,7 @@
 
 It is made once, imports what workers need and nothing else, and from then on forks: a worker is ready in
 about a millisecond and shares the zygote's memory. Each worker serves one call at a time from its own socket.
-The first zygote is forked off the daemon's process before anything of the daemon is in it, which saves an
-interpreter and its imports; one that has to be replaced is a fresh interpreter.
+It also forks what reads, with next to no rights, what others wrote: ``confined``.
 The daemon says which worker to kill; a worker stuck in the kernel dies when the kernel lets go of it, and
 until then nobody waits for it.
 
@@ -20,18 +19,16 @@ import errno
 import gc
 import importlib
 import os
-import select
 import selectors
 import signal
 import socket
-import subprocess
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from agent.core.errors import AgentError
-from agent.node.isolate import messages
+from agent.node.isolate import confined, messages
 from agent.node.kernel import libblkid
 
 PRELOADED = (
@@ -74,6 +71,18 @@ class Fork:
 
     number: int
     socket: messages.Fd
+
+
+@dataclass(frozen=True)
+class Confine:
+    """Order to the zygote: make process ``number``, which answers once at the descriptor by ``function``.
+
+    As ``confined.serve_once`` says.
+    """
+
+    number: int
+    socket: messages.Fd
+    function: str
 
 
 @dataclass(frozen=True)
@@ -169,26 +178,27 @@ class Zygote:
         if inbox is None:
             return False
         order = inbox.decode()
-        if isinstance(order, Fork):
+        if isinstance(order, (Fork, Confine)):
             self._fork(order)
         elif order.number in self._pids:
             os.kill(self._pids[order.number], signal.SIGKILL)
         return True
 
-    def _fork(self, order: Fork) -> None:
+    def _fork(self, order: Fork | Confine) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             # Who waits for the worker is told why there is none.
             with socket.socket(fileno=order.socket) as sock, contextlib.suppress(OSError):
-                messages.send(sock, Raised(*_portable(error)))
+                if isinstance(order, Fork):
+                    messages.send(sock, Raised(*_portable(error)))
             return
         if pid == 0:
-            self._become_worker(order.socket)
+            self._become_child(order)
         order.socket.close()
         self._pids[order.number] = pid
 
-    def _become_worker(self, fd: messages.Fd) -> NoReturn:
+    def _become_child(self, order: Fork | Confine) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -198,9 +208,12 @@ class Zygote:
             os.close(self._wake_reader)
             os.close(self._wake_writer)
             # The daemon may have let go of it already, as when it has no room for more descriptors.
-            with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):
-                messages.send(sock, messages.Started(os.getpid()))
-                serve(sock)
+            with socket.socket(fileno=order.socket) as sock, contextlib.suppress(ConnectionError):
+                if isinstance(order, Confine):
+                    confined.serve_once(sock, order.function)
+                else:
+                    messages.send(sock, messages.Started(os.getpid()))
+                    serve(sock)
             status = 0
         except BaseException:  # noqa: BLE001 -- nothing of the zygote's may run on in its child
             traceback.print_exc()
@@ -220,60 +233,6 @@ def _die_with_parent() -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-class Forked:
-    """A forked zygote as its parent has it: a process to kill and wait for, like ``subprocess.Popen``."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._fd = os.pidfd_open(pid)
-
-    def kill(self) -> None:
-        signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-
-    def wait(self, timeout: float) -> int:
-        """Return its exit status, or raise ``subprocess.TimeoutExpired``."""
-        if not select.select([self._fd], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired("zygote", timeout)
-        os.close(self._fd)
-        return os.waitpid(self._pid, 0)[1]
-
-
-def fork_zygote() -> tuple[Forked, socket.socket]:
-    """Fork the zygote off this process, and return it with the socket that orders go to.
-
-    This process must be as it began: one thread, no event loop, nothing of the daemon imported.
-    """
-    _preload()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    parent_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become_zygote(theirs, parent_pid)
-    theirs.close()
-    ours.setblocking(False)  # noqa: FBT003 -- its only form
-    return Forked(pid), ours
-
-
-def _become_zygote(control: socket.socket, parent_pid: int) -> NoReturn:
-    """Take on what a fresh interpreter would be started with: see ``ZygoteProcess``."""
-    status = 1
-    try:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        control_fd = os.dup2(control.detach(), 3, inheritable=False)
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-        os.environ.clear()
-        os.environ.update(ENVIRONMENT)
-        main(control_fd, parent_pid)
-        status = 0
-    except BaseException:  # noqa: BLE001 -- nothing of the parent's may run on in its child
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
 def main(control_fd: int, parent_pid: int) -> None:
     """Be the zygote, in a process of its own."""
     _die_with_parent()
@@ -284,12 +243,13 @@ def main(control_fd: int, parent_pid: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    _preload()
+    preload()
     with socket.socket(fileno=control_fd) as control:
         Zygote(control).run()
 
 
-def _preload() -> None:
+def preload() -> None:
+    """Import what workers need, and keep it out of the collector's way."""
     for name in PRELOADED:
         importlib.import_module(name)
     codecs.lookup("ascii")  # what sysfs says is read as

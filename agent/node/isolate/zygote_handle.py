@@ -17,8 +17,9 @@ from agent.core.errors import ShortageError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
 from agent.node.isolate import messages
+from agent.node.isolate.forked_zygote import Forked
 from agent.node.isolate.messages import Fd
-from agent.node.isolate.zygote import ENVIRONMENT, Fork, Forked, Kill
+from agent.node.isolate.zygote import ENVIRONMENT, Confine, Fork, Kill
 
 _RETRY_S = 0.1
 """Until a zygote that took no order is told again."""
@@ -59,7 +60,14 @@ class ZygoteProcess:
 
         Raises ShortageError where it takes no order now, or there is no room for another process.
         """
-        message, fds = messages.encode(Fork(number, Fd(sock.fileno())))
+        self._order(Fork(number, Fd(sock.fileno())))
+
+    def confine(self, number: int, sock: socket.socket, function: str) -> None:
+        """Have a confined process forked, which answers at ``sock``; raises as ``fork`` does."""
+        self._order(Confine(number, Fd(sock.fileno()), function))
+
+    def _order(self, order: Fork | Confine) -> None:
+        message, fds = messages.encode(order)
         try:
             try:
                 control = self._control or self._start()

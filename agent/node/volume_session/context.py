@@ -57,6 +57,7 @@ class NodeContext:
         self.source = source
         self.workers = workers
         self.aside = make_aside(workers)
+        self.confined = workers.confined
         self.records = Records(paths.state)
         self.boot_id = read_boot_id()
         self.allowed_roots: tuple[str, ...] = ()

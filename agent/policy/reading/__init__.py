@@ -5,7 +5,7 @@ policy = load_policy(path)          # or PolicyError, with every problem's line 
 
 from __future__ import annotations
 
-from agent.policy.reading.loading import PolicyFile, check_policy, load_policy, read_policy
+from agent.policy.reading.loading import check_policy, load_policy, read_policy
 from agent.policy.reading.schema import policy_schema
 
-__all__ = ["PolicyFile", "check_policy", "load_policy", "policy_schema", "read_policy"]
+__all__ = ["check_policy", "load_policy", "policy_schema", "read_policy"]

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.base.file_reading import FileRead, read_file
-from agent.base.off_loop import Aside, do_here
-from agent.core.errors import AgentError
+from agent.base.file_reading import read_file
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.entry_checks import (
@@ -26,11 +19,13 @@ from agent.policy.entry_checks import (
 )
 from agent.policy.entry_conflicts import Claims
 from agent.policy.policy import Head, Policy
+from agent.policy.policy_file import explaining, judge_file
 from agent.policy.reading.field_checks import ValidatedPiece, check_list, check_mapping, check_piece
 from agent.policy.settings import AgentSettings
+from agent.policy.values.build import build_section
 from agent.policy.values.fields import NAME_PATTERN
-from agent.policy.yaml.problems import Loc, PolicyError, Problem, limit_problems, name_place
-from agent.policy.yaml.source import MAX_BYTES, YamlSource, read_source
+from agent.policy.yaml.problems import MAX_BYTES, Loc, PolicyError, Problem, limit_problems, name_place
+from agent.policy.yaml.source import YamlSource, read_source
 
 _SMALLEST = "The smallest policy is: version: 1"
 
@@ -42,39 +37,12 @@ def load_policy(path: str | Path, *, trust_owner: bool = False) -> Policy:
     development alone. Blocks on the file's own filesystem; the file is read once and is never larger than
     ``MAX_BYTES``.
     """
-    with _explaining(path):
+    with explaining(path):
         found = read_file(str(path), MAX_BYTES + 1)
-    return _judge_file(Path(path), found, trust_owner=trust_owner)
-
-
-@dataclass(frozen=True)
-class PolicyFile:
-    """The policy's file to a daemon, which does not wait for its disk."""
-
-    path: Path
-    aside: Aside = do_here
-
-    async def load(self, *, trust_owner: bool = False) -> Policy:
-        """Do as ``load_policy`` does. Raises NotAnsweringError where the file's disk hangs."""
-        return _judge_file(self.path, await self._read(), trust_owner=trust_owner)
-
-    async def find_lines(self, policy: Policy, locs: Sequence[Loc]) -> list[int | None]:
-        """Return the lines on which the file says each of ``locs``, or what is around it.
-
-        None where the file cannot be read, or says something else by now than ``policy``.
-        """
-        try:
-            raw = (await self._read()).content
-        except AgentError:
-            return [None for _ in locs]
-        if read_policy(raw)[0] != policy:
-            return [None for _ in locs]
-        source = read_source(raw)
-        return [source.find_mark(loc, at_key=True).line for loc in locs]
-
-    async def _read(self) -> FileRead:
-        with _explaining(self.path):
-            return await self.aside(read_file, str(self.path), MAX_BYTES + 1, subject=str(self.path))
+    policy, problems = read_policy(judge_file(Path(path), found, trust_owner=trust_owner))
+    if policy is None or problems:
+        raise PolicyError.of(str(path), problems)
+    return policy
 
 
 def check_policy(text: bytes | str) -> list[Problem]:
@@ -84,61 +52,19 @@ def check_policy(text: bytes | str) -> list[Problem]:
 
 def read_policy(text: bytes | str) -> tuple[Policy | None, list[Problem]]:
     """Return the policy that ``text`` holds, or None and what is wrong with it. Never raises."""
+    source, problems = read_content(text)
+    return (None if problems else build_section(Policy, source.content)), problems
+
+
+def read_content(text: bytes | str) -> tuple[YamlSource, list[Problem]]:
+    """Return what ``text`` holds, from which a policy can be built, and what is wrong with it."""
     source = read_source(text)
     if not source.is_readable:
-        return None, source.problems
+        return source, source.problems
     if not isinstance(source.content, dict):
-        return None, [*source.problems, _name_no_mapping(source)]
-    policy, defects = _read_content(source.content)
-    problems = limit_problems([*source.problems, *(_place(defect, source) for defect in defects)])
-    return (None if problems else policy), problems
-
-
-# -- The file ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _explaining(path: str | Path) -> Iterator[None]:
-    """Say of a policy that cannot be read what is wrong with it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise PolicyError(
-            f"There is no policy at {path}.", hint=f"Write one, and check it with: ebs-agent check {path}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"The policy {path} cannot be read: {_describe(error)}.") from None
-
-
-def _judge_file(path: Path, found: FileRead, *, trust_owner: bool) -> Policy:
-    if not found.is_regular:
-        raise PolicyError(f"The policy {path} is not a file.")
-    if not trust_owner:
-        _check_owner(path, found)
-    policy, problems = read_policy(found.content)
-    if policy is None or problems:
-        raise PolicyError.of(str(path), problems)
-    return policy
-
-
-def _check_owner(path: Path, found: FileRead) -> None:
-    name = shlex.quote(str(path))
-    problems: list[tuple[str, str]] = []
-    if found.uid != 0:
-        problems.append((f"belongs to user {found.uid}", f"chown root:root {name}"))
-    if found.mode & (stat.S_IWGRP | stat.S_IWOTH):
-        problems.append((f"has mode {stat.S_IMODE(found.mode):04o}", f"chmod go-w {name}"))
-    if problems:
-        what = " and ".join(what for what, _ in problems)
-        commands = " && ".join(command for _, command in problems)
-        raise PolicyError(
-            f"The policy {path} {what}; only root may be able to change it.",
-            hint=f"Check what it says, then run: {commands}",
-        )
-
-
-def _describe(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return source, [*source.problems, _name_no_mapping(source)]
+    defects = _find_defects(source.content)
+    return source, limit_problems([*source.problems, *(_place(defect, source) for defect in defects)])
 
 
 # -- Its content ---------------------------------------------------------------------------------------------
@@ -156,7 +82,7 @@ def _place(defect: Defect, source: YamlSource) -> Problem:
     return Problem(mark.line, mark.column, name_place(defect.loc), defect.message, defect.hint)
 
 
-def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Defect]]:
+def _find_defects(content: dict[str, Any]) -> list[Defect]:
     head = {key: value for key, value in content.items() if key not in {"classes", "volumes"}}
     checked = check_piece(Head, head, whole=Policy)
     defects = list(checked.defects)
@@ -178,8 +104,7 @@ def _read_content(content: dict[str, Any]) -> tuple[Policy | None, list[Defect]]
             defects += _keep_sure(check_path(entry.value, agent), entry, base)
         if has_all_classes:
             defects += _keep_sure(check_claim(entry.value, classes), entry, base)
-    sound = tuple(entry.value for _, entry in volumes if entry.value is not None)
-    return Policy(version=1, agent=agent, classes=classes, volumes=sound), defects
+    return defects
 
 
 def _read_classes(content: Any) -> tuple[dict[str, VolumeClass], list[Defect], bool]:

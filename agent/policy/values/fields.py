@@ -210,6 +210,7 @@ Sizes = Annotated[SizeRange, Read(_read_text(SizeRange.parse, "500GiB")), _text_
 Cron = Annotated[Schedule, Read(_read_text(Schedule.parse, "0 */6 * * *")), _text_schema()]
 
 Name = Annotated[str, _reader(_parse_name, "checkpoints"), _text_schema(NAME_PATTERN)]
+ClassName = Annotated[str, _shape(NAME_PATTERN, "a name", "fast"), _text_schema(NAME_PATTERN)]
 Text = Annotated[str, _shape(r"^\S(?:.{0,1022}\S)?$", "a value", "compute-nodes"), _text_schema()]
 VolumeIdField = Annotated[
     VolumeId, _reader(_parse_volume_id, "vol-0123456789abcdef0"), _text_schema(VOLUME_ID_PATTERN)

@@ -11,6 +11,8 @@ from agent.core.errors import AgentError, ExitCode
 Loc: TypeAlias = "tuple[str | int, ...]"
 """A place in the policy: ``("volumes", 0, "mount", "path")``."""
 
+MAX_BYTES = 1 << 20
+"""The largest file: a policy is far smaller."""
 MAX_PROBLEMS = 100
 """More than anyone reads, and few enough that a hostile file costs nothing."""
 

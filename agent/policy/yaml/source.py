@@ -15,9 +15,7 @@ import yaml
 
 from agent.core.quoting import quote
 from agent.policy.yaml.events import FAST_LOADER, BrokenError, Events, Mark
-from agent.policy.yaml.problems import Loc, Problem, name_place
-
-MAX_BYTES = 1 << 20
+from agent.policy.yaml.problems import MAX_BYTES, Loc, Problem, name_place
 
 _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -14,7 +14,7 @@ from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.view.describe_all import describe_known
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import VolumeId
-from agent.policy.reading import PolicyFile
+from agent.policy import PolicyFile
 from agent.report.board.board import Board
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from agent.policy.reading import check_policy, read_policy
 from agent.policy.yaml.events import MAX_NODES
-from agent.policy.yaml.problems import MAX_PROBLEMS
-from agent.policy.yaml.source import MAX_BYTES
+from agent.policy.yaml.problems import MAX_BYTES, MAX_PROBLEMS
 from tests.unit.policy.samples import VOL_A
 
 LONGEST_S = 10.0

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import os, socket
 from agent.node.isolate import messages
-from agent.node.isolate.zygote import fork_zygote
+from agent.node.isolate.forked_zygote import fork_zygote
 from agent.node.isolate.zygote_handle import ZygoteProcess
 
 listening = socket.create_server(("127.0.0.1", 0))

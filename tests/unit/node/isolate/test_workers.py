@@ -428,7 +428,7 @@ def test_preloaded_modules_exist() -> None:
 
 BEGINNING = {
     "fresh interpreter": "zygote = None",
-    "forked": "from agent.node.isolate.zygote import fork_zygote; zygote = fork_zygote()",
+    "forked": "from agent.node.isolate.forked_zygote import fork_zygote; zygote = fork_zygote()",
 }
 DAEMON = """
 import anyio, os, sys, time
@@ -467,7 +467,7 @@ import json, os, signal, sys
 kept = open(os.devnull)
 os.set_inheritable(kept.fileno(), True)
 os.environ["NOTIFY_SOCKET"] = "/run/not-for-workers"
-from agent.node.isolate.zygote import fork_zygote
+from agent.node.isolate.forked_zygote import fork_zygote
 zygote = fork_zygote()
 import anyio
 from agent.node.isolate.workers import Workers

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.policy.yaml.events import FAST_LOADER, MAX_DEPTH, MAX_NODES, Mark
-from agent.policy.yaml.source import MAX_BYTES, read_source
+from agent.policy.yaml.problems import MAX_BYTES
+from agent.policy.yaml.source import read_source
 
 LOADERS = [pytest.param(yaml.SafeLoader, id="python"), pytest.param(FAST_LOADER, id="libyaml")]
 LONGEST_S = 10.0

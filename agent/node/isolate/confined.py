@@ -1,0 +1,60 @@
+"""A process that answers once, and can do next to nothing else: for large libraries, and what others wrote.
+
+It is forked by the zygote, imports its function with the daemon's rights, since that is the daemon's own
+code, and gives them up before it sees the first byte of the request. A request is bytes until the end of the
+stream, and so is the answer; the daemon holds the answer to a schema of its own, and ends the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from agent.node.isolate import unprivileged
+
+_CHUNK_BYTES = 64 << 10
+_LIMITS = {
+    resource.RLIMIT_AS: 1 << 30,
+    resource.RLIMIT_CPU: 60,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_NOFILE: 64,
+    resource.RLIMIT_NPROC: 0,
+}
+
+
+def serve_once(sock: socket.socket, name: str) -> None:
+    """Read a request from ``sock`` until its end, and answer it by what is called ``package.module:name``.
+
+    That function makes bytes of bytes; one that fails answers nothing. Its module may have a function
+    ``prepare`` beside it, called while there are rights yet.
+    """
+    function = find_function(name)
+    give_up_rights()
+    parts = []
+    while part := sock.recv(_CHUNK_BYTES):
+        parts.append(part)
+    sock.sendall(function(b"".join(parts)))
+
+
+def find_function(name: str) -> Callable[[bytes], bytes]:
+    """Import what is called ``package.module:name``, and have it prepared."""
+    place, _, word = name.partition(":")
+    module: Any = importlib.import_module(place)
+    if hasattr(module, "prepare"):
+        module.prepare()
+    function: Callable[[bytes], bytes] = getattr(module, word)
+    return function
+
+
+def give_up_rights() -> None:
+    """Be nobody, who may start no process and write no file."""
+    unprivileged.be_killed_first()
+    if os.geteuid() == 0:
+        unprivileged.become(unprivileged.NOBODY_UID)
+    unprivileged.give_up_privileges()
+    unprivileged.hide_memory()
+    unprivileged.limit_resources(_LIMITS)

@@ -1,0 +1,203 @@
+"""What a confined process can do, and what comes of one that does wrong: nothing but an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import AgentError, NotAnsweringError
+from agent.node.isolate import confined_calls
+from agent.node.isolate.confined_calls import MAX_ANSWER_BYTES
+from agent.node.isolate.unprivileged import NOBODY_UID
+from agent.node.isolate.workers import Workers
+from tests.waiting import until
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="rights are given up")
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    async with Workers() as made:
+        yield made
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A file that everybody may write to."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        path = Path(directory) / "file"
+        path.touch()
+        path.chmod(0o666)
+        yield path
+
+
+def read_all(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def ask(workers: Workers, function: object, request: bytes = b"") -> bytes:
+    name = f"{__name__}:{getattr(function, '__name__', '')}"
+    return await workers.confined(name, request, subject="The file")
+
+
+# What the confined processes run.
+
+
+def turn_round(request: bytes) -> bytes:
+    return request[::-1]
+
+
+def tell_rights(_: bytes) -> bytes:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return json.dumps(
+        {
+            "uids": os.getresuid(),
+            "gids": os.getresgid(),
+            "groups": os.getgroups(),
+            "capabilities": [told[name] for name in ("CapPrm", "CapEff", "CapAmb")],
+            "no new privileges": told["NoNewPrivs"],
+        }
+    ).encode()
+
+
+def try_to_act(path: bytes) -> bytes:
+    """Return what of writing, forking and becoming root again was possible."""
+    done = []
+    try:
+        Path(os.fsdecode(path)).write_bytes(b"x")
+        done.append("written")
+    except OSError:
+        pass
+    try:
+        os.setuid(0)
+        done.append("root")
+    except OSError:
+        pass
+    try:
+        if os.fork() == 0:
+            os._exit(0)
+        done.append("forked")
+    except OSError:
+        pass
+    return ",".join(["tried", *done]).encode()
+
+
+def fail(request: bytes) -> bytes:
+    raise ValueError(request)
+
+
+def end(request: bytes) -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return request
+
+
+def say_too_much(_: bytes) -> bytes:
+    return b"x" * (MAX_ANSWER_BYTES + 1)
+
+
+def take_memory(_: bytes) -> bytes:
+    return bytes(resource.getrlimit(resource.RLIMIT_AS)[0] + 1)
+
+
+def hang(request: bytes) -> bytes:
+    time.sleep(600)
+    return request
+
+
+def tell_pid(_: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
+async def test_bytes_are_made_of_bytes(workers: Workers) -> None:
+    """However long the request is, it arrives whole, and each call has a process of its own."""
+    assert await ask(workers, turn_round, b"abc" * 500_000) == b"cba" * 500_000
+    assert await ask(workers, tell_pid) != await ask(workers, tell_pid)
+
+
+@needs_root
+async def test_rights_are_given_up(workers: Workers) -> None:
+    """It is nobody, in no group, without a capability, and cannot gain one."""
+    assert json.loads(await ask(workers, tell_rights)) == {
+        "uids": [NOBODY_UID] * 3,
+        "gids": [NOBODY_UID] * 3,
+        "groups": [],
+        "capabilities": ["0000000000000000"] * 3,
+        "no new privileges": "1",
+    }
+
+
+@needs_root
+async def test_nothing_can_be_done(workers: Workers, open_to_all: Path) -> None:
+    """No file is written, even where all may, no process is started, and root is not to be had again."""
+    # Writing beyond the limit of a file's size is a signal, which Python ignores.
+    assert await ask(workers, try_to_act, bytes(open_to_all)) == b"tried"
+    assert read_all(open_to_all) == b""
+
+
+@pytest.mark.parametrize("function", [fail, end, say_too_much, take_memory])
+async def test_no_answer_is_an_error(workers: Workers, function: object) -> None:
+    """A process that fails, dies, babbles or takes too much memory costs one call, and no other."""
+    with pytest.raises(AgentError, match="The file could not be read: the process that reads it"):
+        await ask(workers, function)
+    assert await ask(workers, turn_round, b"ab") == b"ba"
+
+
+async def test_one_that_hangs_is_ended(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told as not answering, and killed."""
+    monkeypatch.setattr(confined_calls, "TIMEOUT_S", 0.01)
+    with pytest.raises(NotAnsweringError, match="was not read within"):
+        await ask(workers, hang)
+    monkeypatch.undo()
+    pid = int(await ask(workers, tell_pid))
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_one_begun_early_makes_the_first_call() -> None:
+    """It is used once; the next call has another."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.sendall(b"early")
+    theirs.shutdown(socket.SHUT_WR)
+    async with Workers(confined=ours) as workers:
+        assert await ask(workers, turn_round, b"ab") == b"early"
+        assert theirs.recv(10) == b"ab"
+        assert await ask(workers, turn_round, b"ab") == b"ba"
+    theirs.close()
+
+
+EARLY = """
+import anyio
+from agent.node.isolate.forked_zygote import begin_confined, fork_zygote
+zygote = fork_zygote()
+early = begin_confined(zygote[1], "agent.policy.reading.apart:answer")
+from agent.node.isolate.workers import Workers
+from agent.policy.policy_file import READER
+
+async def main():
+    async with Workers(zygote, early) as workers:
+        for _ in range(2):
+            print(await workers.confined(READER, b"[]\\nversion: 1\\n", subject="it"))
+
+anyio.run(main)
+"""
+
+
+def test_the_zygote_begins_it_before_there_is_a_loop() -> None:
+    """The process ordered right after the fork answers as any later one does."""
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert (first, done.stderr) == (second, "")
+    assert '"version": 1' in first

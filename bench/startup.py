@@ -30,7 +30,7 @@ SETTLE_S = 35.0
 """Workers without work are kept for half a minute."""
 
 FLOOR = ("-c", "import asyncio")
-MODULES = ("agent.daemon", "agent.policy", "agent.cli.app", "aiohttp.web", "pydantic")
+MODULES = ("agent.daemon", "agent.policy", "agent.policy.reading", "agent.cli.app", "aiohttp.web", "pydantic")
 COMMANDS: tuple[tuple[str, ...], ...] = (("--version",), ("status",), ("wait",), ("check",), ("plan",))
 
 

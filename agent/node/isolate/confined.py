@@ -7,15 +7,18 @@ stream, and so is the answer; the daemon holds the answer to a schema of its own
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from agent.node.isolate import unprivileged
 
+_PR_SET_PDEATHSIG = 1
 _CHUNK_BYTES = 64 << 10
 _LIMITS = {
     resource.RLIMIT_AS: 1 << 30,
@@ -32,8 +35,13 @@ def serve_once(sock: socket.socket, name: str) -> None:
     That function makes bytes of bytes; one that fails answers nothing. Its module may have a function
     ``prepare`` beside it, called while there are rights yet.
     """
+    parent_pid = os.getppid()
     function = find_function(name)
     give_up_rights()
+    # The kernel forgets it of whoever becomes another user.
+    die_with_parent()
+    if os.getppid() != parent_pid:
+        return
     parts = []
     while part := sock.recv(_CHUNK_BYTES):
         parts.append(part)
@@ -58,3 +66,9 @@ def give_up_rights() -> None:
     unprivileged.give_up_privileges()
     unprivileged.hide_memory()
     unprivileged.limit_resources(_LIMITS)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends."""
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import errno
 import gc
 import importlib
@@ -23,12 +22,12 @@ import selectors
 import signal
 import socket
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from agent.core.errors import AgentError
-from agent.node.isolate import confined, messages
+from agent.node.isolate import messages
+from agent.node.isolate.confined import die_with_parent, serve_once
 from agent.node.kernel import libblkid
 
 PRELOADED = (
@@ -46,8 +45,6 @@ PRELOADED = (
 on its way from attached to mounted. Others are imported by the first call that needs them."""
 
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -203,14 +200,14 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _die_with_parent()
+            die_with_parent()
             self._control.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
             # The daemon may have let go of it already, as when it has no room for more descriptors.
             with socket.socket(fileno=order.socket) as sock, contextlib.suppress(ConnectionError):
                 if isinstance(order, Confine):
-                    confined.serve_once(sock, order.function)
+                    serve_once(sock, order.function)
                 else:
                     messages.send(sock, messages.Started(os.getpid()))
                     serve(sock)
@@ -227,15 +224,9 @@ class Zygote:
                 del self._pids[number]
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that made it ends."""
-    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def main(control_fd: int, parent_pid: int) -> None:
     """Be the zygote, in a process of its own."""
-    _die_with_parent()
+    die_with_parent()
     if os.getppid() != parent_pid:
         return
     # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; the daemon alone answers

@@ -14,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
+import psutil
 import pytest
 
 from agent.core.errors import AgentError, NotAnsweringError
@@ -41,6 +43,11 @@ def open_to_all() -> Iterator[Path]:
         path.touch()
         path.chmod(0o666)
         yield path
+
+
+def read_wait(child: psutil.Process) -> str:
+    """Return what in the kernel a process waits for."""
+    return Path(f"/proc/{child.pid}/wchan").read_text(encoding="ascii")
 
 
 def read_all(path: Path) -> bytes:
@@ -163,6 +170,27 @@ async def test_one_that_hangs_is_ended(workers: Workers, monkeypatch: pytest.Mon
     monkeypatch.undo()
     pid = int(await ask(workers, tell_pid))
     await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@needs_root
+async def test_it_ends_with_the_zygote(workers: Workers) -> None:
+    """Whoever becomes another user is not ended with its parent any more, unless that is asked for again."""
+    zygote = psutil.Process(int(await workers.call(os.getppid, timeout_s=60, subject="it")))
+
+    def find_nobody() -> list[psutil.Process]:
+        return [child for child in zygote.children() if child.uids().real == NOBODY_UID]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask_in_vain, workers)
+        (child,) = await until(find_nobody)
+        await until(lambda: read_wait(child) == "hrtimer_nanosleep")
+        zygote.kill()
+        await until(lambda: not child.is_running())
+
+
+async def ask_in_vain(workers: Workers) -> None:
+    with pytest.raises(AgentError, match="ended without an answer"):
+        await ask(workers, hang)
 
 
 async def test_one_begun_early_makes_the_first_call() -> None:

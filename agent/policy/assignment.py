@@ -34,8 +34,11 @@ def assign(
     holders = {volume_id: name for name, volume_id in around.held.items()}
     result: dict[VolumeId, Assignment] = {}
     takers: dict[str, list[tuple[VolumeEntry, Candidate]]] = {}
+    by_volume, others = _index_entries(entries, around)
     for volume in ordered:
-        chosen = _choose_entry(entries, volume, around, holders.get(volume.volume_id))
+        possible = sorted((*by_volume.get(volume.volume_id, ()), *others))
+        meant = [entries[number] for number in possible]
+        chosen = _choose_entry(meant, volume, around, holders.get(volume.volume_id))
         if isinstance(chosen, VolumeEntry):
             takers.setdefault(chosen.name, []).append((chosen, volume))
         else:
@@ -50,6 +53,24 @@ def assign(
     ranks = {volume.volume_id: rank for rank, volume in enumerate(ordered)}
     _settle_paths(result, around.held, ranks)
     return {volume.volume_id: result[volume.volume_id] for volume in ordered}
+
+
+def _index_entries(
+    entries: Sequence[VolumeEntry], around: MatchContext
+) -> tuple[Mapping[VolumeId, Sequence[int]], Sequence[int]]:
+    """Return which entries one volume alone can have, by their places, and those that any might.
+
+    An entry that names a volume, or whose claim has one, matches no other, nor does another keep it: so not
+    every volume is compared with every entry, which there may be one of for each.
+    """
+    by_volume: dict[VolumeId, list[int]] = {}
+    others: list[int] = []
+    for number, entry in enumerate(entries):
+        only = entry.volume_id
+        if only is None and entry.claim is not None:
+            only = around.claimed.get(entry.name)
+        (others if only is None else by_volume.setdefault(only, [])).append(number)
+    return by_volume, others
 
 
 def _choose_entry(

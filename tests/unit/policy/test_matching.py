@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 
 import pytest
@@ -21,7 +22,10 @@ from agent.core.model import (
     WantedMount,
     WantedTuning,
 )
-from agent.policy import Candidate, Policy
+from agent.policy import Candidate, Policy, assignment
+from agent.policy.assignment import Assignment, assign
+from agent.policy.entries import VolumeEntry
+from agent.policy.matching import MatchContext
 from tests.unit.policy.samples import (
     GIB,
     VOL_A,
@@ -284,3 +288,43 @@ def test_assignment_is_one_to_one_stable_and_blind_to_order(
     holding = {n: v for v, n in first.items() if isinstance(n, str) and not isinstance(n, Reason)}
     again = _names(policy, VOL_A, VOL_B, VOL_C, held=holding)
     assert {v: n for v, n in again.items() if n in holding} == {v: n for n, v in holding.items()}
+
+
+@given(
+    st.lists(st.one_of(_MATCHES, st.just(f"{{volume_id: {VOL_A}, size: 7GiB}}")), max_size=6),
+    st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([VOL_A, VOL_B, VOL_C])),
+    st.dictionaries(st.sampled_from("pq"), st.sampled_from([VOL_A, VOL_B, VOL_C])),
+    st.sets(st.sampled_from([VOL_A, VOL_B, VOL_C])),
+)
+def test_entries_left_out_could_not_have_been_chosen(
+    matches: list[str], held: dict[str, VolumeId], claimed: dict[str, VolumeId], present: set[VolumeId]
+) -> None:
+    """A volume compared with the entries that could mean it gets what it gets when compared with all."""
+    entries = [parse_entry(make_entry(name, match)) for name, match in zip("abcdef", matches, strict=False)]
+    entries += [
+        parse_entry(f"  - {{name: {name}, claim: {{class: c, size: 1GiB}}, block: {{}}}}\n") for name in "pq"
+    ]
+    around = MatchContext(NODE, held, claimed, ("/data",))
+    volumes = [
+        Candidate(volume, "/dev/sdf", 100 * GIB, is_present=volume in present)
+        for volume in (VOL_A, VOL_B, VOL_C)
+    ]
+    quick = assign(entries, volumes, around)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment, "_index_entries", lambda all_of_them, _: ({}, range(len(all_of_them))))
+        slow = assign(entries, volumes, around)
+    assert {volume: describe_assignment(want) for volume, want in quick.items()} == {
+        volume: describe_assignment(want) for volume, want in slow.items()
+    }
+
+
+@cache
+def parse_entry(text: str) -> VolumeEntry:
+    """Return one entry of a policy that it is alone in: two for one volume would be refused in one."""
+    (entry,) = make_policy(f"classes: {{c: {{}}}}\nvolumes:\n{text}").volumes
+    return entry
+
+
+def describe_assignment(want: Assignment) -> object:
+    """Return what two equal assignments have in common: errors are made anew each time."""
+    return (want.message, want.hint, want.reason) if isinstance(want, AgentError) else want

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from agent.core.errors import AgentError
 from agent.core.model import (
     DeviceNumber,
     FormatRecord,
@@ -17,10 +18,11 @@ from agent.core.model import (
     OriginRecord,
     RawRecord,
     RootInode,
+    VolumeId,
     parse_volume_id,
 )
 from agent.node.state.record_fields import Fields, check_number, check_text
-from agent.node.state.record_files import Shelf
+from agent.node.state.record_files import Record, Shelf
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")
@@ -52,6 +54,31 @@ class Records:
         self.mounts = Shelf(directory / "mounts", "mount", MountRecord, _parse_mount, machine)
         self.origins = Shelf(directory / "origins", "origin", OriginRecord, _parse_origin, machine)
         self.raws = Shelf(directory / "raw", "raw", RawRecord, _parse_raw, machine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What is noted of one volume; in the place of a note that cannot be read or trusted, why that is."""
+
+    mount: MountRecord | None
+    format: FormatRecord | AgentError | None
+    raw: RawRecord | AgentError | None
+
+
+def read_notes(records: Records, volume: VolumeId) -> Notes:
+    """Return what a look needs of the notes about a volume. Raises as ``Shelf.read`` does of the mount's."""
+    return Notes(
+        records.mounts.read(volume),
+        _read_or_explain(records.formats, volume),
+        _read_or_explain(records.raws, volume),
+    )
+
+
+def _read_or_explain(shelf: Shelf[Record], volume: VolumeId) -> Record | AgentError | None:
+    try:
+        return shelf.read(volume)
+    except AgentError as error:
+        return error
 
 
 def _parse_format(fields: Fields) -> FormatRecord:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.base.log import get_logger
-from agent.core.errors import RefusedError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Observed, RawRecord, Reason, RootInode, Wanted
 from agent.node.device.links import BY_ID
 from agent.node.volume_session.context import NodeContext
@@ -23,21 +23,25 @@ NODE_GROUP = "disk"
 
 
 async def find_raw_note(
-    node: NodeContext, look: DeviceFacts, wanted: Wanted | None, *, for_show: bool
+    node: NodeContext,
+    look: DeviceFacts,
+    wanted: Wanted | None,
+    noted: RawRecord | AgentError | None,
+    *,
+    for_show: bool,
 ) -> RawRecord | None:
     """Return the note that a volume was handed out raw; None where nobody can have it open since it was.
 
-    Where there is reason to have one and none that is sound, it is written first, unless ``for_show``: what
-    tells it now, as a link does, may go. Raises AgentError where the note cannot be read or written.
+    ``noted`` is what its file holds, or why it holds none. Where there is reason to have a note and none that
+    is sound, it is written first, unless ``for_show``: what tells it now, as a link does, may go. Raises
+    AgentError where the note cannot be read or written.
     """
-    volume = look.device.identity.volume_id
-    is_trusted = True
-    try:
-        note = await node.read(node.records.raws.read, volume)
-    except RefusedError as error:
-        note, is_trusted = None, False
-        if not for_show:
-            log.warning("raw.untrusted", volume_id=volume, why=error.message)
+    if isinstance(noted, AgentError) and not isinstance(noted, RefusedError):
+        raise noted
+    note = None if isinstance(noted, RefusedError) else noted
+    is_trusted = note is noted
+    if isinstance(noted, RefusedError) and not for_show:
+        log.warning("raw.untrusted", volume_id=look.device.identity.volume_id, why=noted.message)
     if note is not None and _is_current(note, node.boot_id, look.device):
         return note
     if is_trusted and all(link.startswith(f"{BY_ID}/") for link in look.links):

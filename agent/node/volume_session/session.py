@@ -25,6 +25,7 @@ from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen
 from agent.node.mounts.detached_mounts import list_left
 from agent.node.mounts.mount_users import find_processes
+from agent.node.state.volume_records import Notes, read_notes
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import (
     exclude_duplicate,
@@ -114,16 +115,16 @@ class VolumeSession:
         return await self._node.is_stalled(self._volume, self._pin.path)
 
     async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
-        record = await self._node.read(self._node.records.mounts.read, self._volume)
+        notes = await self._node.read(read_notes, self._node.records, self._volume)
         if self._pin.path is not None:
             try:
-                look = await self._look(self._pin.path, wanted, record)
+                look = await self._look(self._pin.path, wanted, notes.mount)
             except VanishedError:
                 await self._pin.close()
                 self._pin.path = None
             else:
-                return await self._describe(look, wanted, record, for_show=for_show)
-        return await self._describe_absent(wanted, record)
+                return await self._describe(look, wanted, notes, for_show=for_show)
+        return await self._describe_absent(wanted, notes.mount)
 
     async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> DeviceFacts:
         request = LookRequest(
@@ -149,13 +150,15 @@ class VolumeSession:
         return look
 
     async def _describe(
-        self, look: DeviceFacts, wanted: Wanted | None, record: MountRecord | None, *, for_show: bool
+        self, look: DeviceFacts, wanted: Wanted | None, notes: Notes, *, for_show: bool
     ) -> Observed:
         exclusion = exclude_duplicate(self._volume, self._paths) or look.exclusion
         here = find_here(look, wanted)
-        format_record = None
+        record, format_record = notes.mount, None
         if wanted is not None and needs_contents(wanted) and exclusion is None:
-            format_record = await self._node.read(self._node.records.formats.read, self._volume)
+            if isinstance(notes.format, AgentError):
+                raise notes.format
+            format_record = notes.format
         if here is not None:
             note = make_note(here, look.device, self._node.boot_id, record)
             if not for_show:
@@ -169,7 +172,7 @@ class VolumeSession:
             # Whoever used it by that name would write below a mounted filesystem.
             rightful = frozenset({f"{links.BY_ID}/{self._volume}"})
         # Before any link that tells it is taken away.
-        raw = await find_raw_note(self._node, look, wanted, for_show=for_show)
+        raw = await find_raw_note(self._node, look, wanted, notes.raw, for_show=for_show)
         answer = await self._find_origin(wanted, for_show=for_show)
         checked = self._pin.checked = self._pin.checked or await recall_check(
             self._pin, self._memory, look, for_show=for_show

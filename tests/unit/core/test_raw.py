@@ -36,6 +36,7 @@ from agent.core.steps import EndRaw, Link, NoteRaw, RestoreNodeOwnership, SetNod
 from agent.node.isolate.workers import Workers
 from agent.node.machine import Machine
 from agent.node.standins.source import LoopbackSource
+from agent.node.state.volume_records import read_notes
 from agent.node.volume_session.inspect import DeviceFacts
 from agent.node.volume_session.raw_handover import find_raw_note
 from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume, is_death
@@ -195,6 +196,14 @@ async def node(tmp_path: Path) -> AsyncIterator[Machine]:
         yield node
 
 
+async def find_note(
+    node: Machine, look: DeviceFacts, wanted: Wanted | None, *, for_show: bool
+) -> RawRecord | None:
+    """Return the note as a look has it, read and judged."""
+    notes = await node.read(read_notes, node.records, VOLUME)
+    return await find_raw_note(node, look, wanted, notes.raw, for_show=for_show)
+
+
 def file_of(node: Machine) -> Path:
     return node.paths.state / "raw" / f"{VOLUME}.json"
 
@@ -209,7 +218,7 @@ async def test_note_holds_for_one_appearance(node: Machine) -> None:
         (replace(NOTE, diskseq=None), True),
     ):
         node.records.raws.write(note)
-        assert await find_raw_note(node, LOOK, FILES, for_show=False) == (note if is_found else None)
+        assert await find_note(node, LOOK, FILES, for_show=False) == (note if is_found else None)
 
 
 SPOILT = {
@@ -228,10 +237,10 @@ async def test_spoilt_note_counts_as_handed_out(node: Machine, content: bytes | 
     if content is not None:
         file_of(node).write_bytes(content)
     before = file_of(node).read_bytes()
-    shown = await find_raw_note(node, LOOK, FILES, for_show=True)
+    shown = await find_note(node, LOOK, FILES, for_show=True)
     assert shown is not None
     assert file_of(node).read_bytes() == before
-    found = await find_raw_note(node, LOOK, FILES, for_show=False)
+    found = await find_note(node, LOOK, FILES, for_show=False)
     assert found == shown
     assert found.node_owner is not None
     assert found.node_owner.mode in {0o600, 0o660}
@@ -243,7 +252,7 @@ async def test_note_that_others_could_have_changed_is_not_followed(node: Machine
     node.records.raws.write(NOTE)
     file_of(node).parent.chmod(0o777)
     with pytest.raises(RefusedError, match="others may write to it"):
-        await find_raw_note(node, LOOK, FILES, for_show=False)
+        await find_note(node, LOOK, FILES, for_show=False)
     with pytest.raises(RefusedError, match="others may write to it"):
         node.records.raws.remove(VOLUME)
 
@@ -251,14 +260,14 @@ async def test_note_that_others_could_have_changed_is_not_followed(node: Machine
 @pytest.mark.parametrize("wanted", [None, FILES, RAW], ids=["no entry", "filesystem", "raw"])
 async def test_link_without_a_note_counts_as_handed_out(node: Machine, wanted: Wanted | None) -> None:
     """An agent that kept no notes has made it: noted before the link is taken away."""
-    found = await find_raw_note(node, LINKED, wanted, for_show=False)
+    found = await find_note(node, LINKED, wanted, for_show=False)
     assert found is not None
     assert found.node_owner is not None
     assert found.node_owner.mode in {0o600, 0o660}
-    assert await find_raw_note(node, LOOK, wanted, for_show=False) == found
+    assert await find_note(node, LOOK, wanted, for_show=False) == found
     node.records.raws.remove(VOLUME)
     named = replace(RAW, block=WantedBlock())
-    kept = await find_raw_note(node, LINKED, named, for_show=False)
+    kept = await find_note(node, LINKED, named, for_show=False)
     assert kept is not None
     assert kept.node_owner == GIVEN, "what the entry does not name was never changed"
 
@@ -268,5 +277,5 @@ async def test_volume_that_was_never_raw_has_no_note(node: Machine) -> None:
     left = replace(LOOK, links=frozenset({BY_ID, "by-id/vol-0fedcba9876543210"}))
     for wanted in (None, FILES, RAW):
         for look in (LOOK, left):
-            assert await find_raw_note(node, look, wanted, for_show=False) is None
+            assert await find_note(node, look, wanted, for_show=False) is None
     assert not file_of(node).parent.exists()

@@ -19,10 +19,11 @@ from agent.core.model import (
     FsType,
     MountRecord,
     OriginRecord,
+    RawRecord,
     VolumeId,
 )
 from agent.node.state.record_files import write_synced
-from agent.node.state.volume_records import Records, read_boot_id
+from agent.node.state.volume_records import Notes, Records, read_boot_id, read_notes
 from tests.descriptors import used_up_descriptors
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
@@ -381,3 +382,22 @@ def test_disk_without_space_for_a_note_is_told_as_that(
     monkeypatch.setattr("agent.node.state.record_files.os.fsync", fail)
     with pytest.raises(ShortageError, match="Free some space"):
         records.formats.write(FORMAT)
+
+
+def test_notes_are_read_together_and_judged_each(records: Records, tmp_path: Path) -> None:
+    """A note that cannot be trusted keeps no other from being read; it is told where it is needed."""
+    assert read_notes(records, VOLUME) == Notes(None, None, None)
+    records.formats.write(FORMAT)
+    records.mounts.write(MOUNT)
+    raw = RawRecord(VOLUME, "0b51", 17, None)
+    records.raws.write(raw)
+    assert read_notes(records, VOLUME) == Notes(MOUNT, FORMAT, raw)
+    (tmp_path / "state" / "raw" / f"{VOLUME}.json").write_bytes(b"")
+    format_file(tmp_path).write_bytes(b"{")
+    found = read_notes(records, VOLUME)
+    assert found.mount == MOUNT
+    assert isinstance(found.format, RefusedError)
+    assert isinstance(found.raw, RefusedError)
+    (tmp_path / "state" / "mounts" / f"{VOLUME}.json").write_bytes(b"{")
+    with pytest.raises(RefusedError):
+        read_notes(records, VOLUME)

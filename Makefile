@@ -3,6 +3,7 @@
 #   make check      what must be clean before a commit: lint, format, types, shell, units
 #   make test       check, then the unit, component and loop tiers
 #   make test-sanity  csi-sanity: the conformance suite of Kubernetes' storage plugins
+#   make helm       fetch the helm that `make check` and the chart's tests use, where there is none
 #   make fuzz       feed the parsers nonsense, for FUZZ_SECONDS (60) in all; make test-all leaves it out
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
 #   make test-kubernetes  the tier with real Kubernetes; make build-kubernetes builds its programs once, in half an hour
@@ -12,7 +13,7 @@
 #   make lock       resolve the dependencies anew
 #   make proto      generate the code of agent/csi/wire from its .proto files
 # Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
-# REQUIRE_TIERS=unit,component,loop,sanity,fuzz,vm,kubernetes makes a skipped tier a failure.
+# REQUIRE_TIERS=unit,component,loop,sanity,fuzz,chart,vm,kubernetes makes a skipped tier a failure.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,7 +37,7 @@ SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts sy
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS))
-FAST_TIERS := $(wildcard tests/unit tests/component tests/loop)
+FAST_TIERS := $(wildcard tests/unit tests/component tests/loop tests/chart)
 # Each worker has tests that lie together; PYTEST_ARGS=-n0 has one process run them all. By hand three for two cores,
 # since a third of the time they wait; in CI, which tries the thorough cases too, one for each.
 CORES := $(shell nproc)
@@ -48,7 +49,7 @@ PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfil
 # A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
 MAKE_AGAIN := $(MAKE)
 
-.PHONY: help venv check test test-sanity fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
+.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -78,6 +79,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy $(PYTHON_SOURCES)
 	$(MAKE_AGAIN) --silent $(VENV)/shell.stamp
 	$(if $(UNITS),scripts/verify-units $(UNITS))
+	$(BIN)/python -m tests.chart.helm lint
 
 # The slowest of them, and few changes are to a script, or to what scripts source beside them.
 $(VENV)/shell.stamp: $(SHELL_SCRIPTS) $(wildcard lifecycle_scripts/*.* monitoring/slurm/*.*) $(VENV)/dev.stamp
@@ -93,6 +95,9 @@ test-sanity: $(VENV)/dev.stamp
 	scripts/prepare test
 	scripts/find-go --install >/dev/null || true # without it the tier is skipped, and says why
 	$(PYTEST) --numprocesses 2 --dist loadfile $(PYTEST_ARGS) tests/sanity
+
+helm: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.chart.helm fetch
 
 fuzz: $(VENV)/dev.stamp
 	scripts/prepare fuzz

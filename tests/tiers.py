@@ -71,6 +71,13 @@ def sanity_unavailable_reason() -> str | None:
     return reason
 
 
+def chart_unavailable_reason() -> str | None:
+    """Return why the chart cannot be rendered here, or None: what finds helm knows."""
+    helm = importlib.import_module("tests.chart.helm")
+    reason: str | None = helm.helm_unavailable_reason()
+    return reason
+
+
 def kubernetes_unavailable_reason() -> str | None:
     """Return why no cluster can be started here, or None: the tier's own equipment knows."""
     if not (Path(__file__).parent / "kubernetes/availability.py").exists():
@@ -90,6 +97,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "loop": loop_unavailable_reason,
     "sanity": sanity_unavailable_reason,
     "fuzz": always_available,
+    "chart": chart_unavailable_reason,
     "vm": vm_unavailable_reason,
     "kubernetes": kubernetes_unavailable_reason,
 }

@@ -58,9 +58,9 @@ def declare_snapshots(api: Api) -> None:
         api.wait(manifest["kind"], manifest["metadata"]["name"], _is_established, "was to be known", START_S)
 
 
-def grant_rights(api: Api) -> None:
+def grant_rights(api: Api, names: Sequence[str] = SIDECARS) -> None:
     """Grant each sidecar the cluster role that its release declares; it elects no leader, so no other."""
-    for name in SIDECARS:
+    for name in names:
         roles = [each for path in list_roles(name) for each in _read(path) if each["kind"] == "ClusterRole"]
         assert roles, f"{name} has no role"
         for role in roles:
@@ -74,22 +74,38 @@ def grant_care(api: Api) -> None:
         api.ensure(manifest)
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """What a chart has the pod's programs run with, and as whom, in place of what is usual here."""
+
+    user: str
+    arguments: Mapping[str, Sequence[str]]
+
+
 class ControllerPod:
     """``with ControllerPod(plane, driver, aws_endpoint) as pod: …``.
 
-    ``cares``: it cares for the cluster, too, and releases the volumes of nodes that are gone.
+    ``cares``: it cares for the cluster, too, and releases the volumes of nodes that are gone. What is shipped
+    cares for it by itself.
     """
 
-    def __init__(self, plane: ControlPlane, driver: str, aws_endpoint: str, *, cares: bool = False) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        driver: str,
+        aws_endpoint: str,
+        *,
+        cares: bool = False,
+        shipped: Shipped | None = None,
+    ) -> None:
         directory = plane.directory
         self.socket = directory / "csi.sock"
         self.socket.unlink(missing_ok=True)
-        ours = [sys.executable, "-m", "agent", CONTROLLER, "--endpoint", f"unix://{self.socket}"]
-        ours += ["--driver", driver, "--region", REGION]
+        ours = [sys.executable, "-m", "agent", CONTROLLER]
+        said = ["--driver", driver, "--region", REGION] if shipped is None else shipped.arguments[CONTROLLER]
+        ours += [*said, "--endpoint", f"unix://{self.socket}"]
         if cares:
-            kubeconfig = directory / "controller.kubeconfig"
-            kubeconfig.write_text(plane.write_kubeconfig("controller", "127.0.0.1"))
-            ours += ["--kubeconfig", str(kubeconfig), "--release-dead-nodes"]
+            ours += ["--kubeconfig", str(_write_kubeconfig(plane, "controller")), "--release-dead-nodes"]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             **CREDENTIALS,
@@ -97,9 +113,13 @@ class ControllerPod:
             "EBS_AGENT_CLOUD_ENDPOINT": aws_endpoint,
         }
         self._containers = {CONTROLLER: _Container(CONTROLLER, ours, directory, environment)}
-        for name, arguments in ARGUMENTS.items():
-            kubeconfig = directory / f"{name}.kubeconfig"
-            kubeconfig.write_text(plane.write_kubeconfig(name, "127.0.0.1"))
+        if shipped is not None:
+            ours.append(f"--kubeconfig={_write_kubeconfig(plane, shipped.user)}")
+        for name, tried in ARGUMENTS.items():
+            user, arguments = name, tried
+            if shipped is not None and name in shipped.arguments:
+                user, arguments = shipped.user, [*shipped.arguments[name], RETRIES]
+            kubeconfig = _write_kubeconfig(plane, user)
             argv = [str(get_program(name)), f"--kubeconfig={kubeconfig}", "--v=4", *arguments]
             if name != "snapshot-controller":
                 argv.append(f"--csi-address={self.socket}")
@@ -170,6 +190,12 @@ class _Container:
             self.kill()
             self._process.wait()
             self._is_over.wait(AGAIN_S)
+
+
+def _write_kubeconfig(plane: ControlPlane, user: str) -> Path:
+    path = plane.directory / f"{user}.kubeconfig"
+    path.write_text(plane.write_kubeconfig(user, "127.0.0.1"))
+    return path
 
 
 def _read(path: Path) -> list[Object]:

@@ -1,0 +1,181 @@
+"""What the chart makes of its values, by the real helm."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.controller.options import read_settings
+from tests.chart.helm import CHART, FULL, LEAST, RefusedError, lint, render
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tests/kubernetes/tools"
+
+
+def test_helm_finds_no_fault() -> None:
+    """With the least values and with every switch."""
+    assert not lint()
+
+
+def test_what_must_be_said() -> None:
+    """Without it nothing is rendered, and a sentence says what to do."""
+    with pytest.raises(RefusedError, match=r"image\.repository is not set: say where"):
+        render()
+    with pytest.raises(RefusedError, match="region is not set: say where"):
+        render(sets=['image={"repository":"r"}'])
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ('region="nowhere"', "/region"),
+        ("replica=3", "additional properties 'replica' not allowed"),
+        ("replicas=0", "/replicas"),
+        ('driver="Not A Name"', "/driver"),
+        ('snapshots="maybe"', "/snapshots"),
+        ('aws={"roleArn":"ebs-agent"}', "/aws/roleArn"),
+        ('storageClasses=[{"name":"ebs","parameter":{}}]', "/storageClasses/0"),
+        ('storageClasses=[{"name":"ebs","parameters":{"encrypted":true}}]', "/encrypted"),
+        ('sidecars={"attacher":{"extraArgs":["v=4"]}}', "/extraArgs/0"),
+        ('extraTags={"a,b":"c"}', 'extraTags cannot have "a,b"'),
+        ('metrics={"enabled":false}', "monitoring.serviceMonitor needs metrics.enabled"),
+        ("snapshots=false", "volumeSnapshotClasses need snapshots"),
+    ],
+)
+def test_refused(said: str, answer: str) -> None:
+    """A value that cannot be meant is refused by its name."""
+    with pytest.raises(RefusedError, match=re.escape(answer)):
+        render(FULL, sets=[said])
+
+
+def test_controller_takes_its_arguments() -> None:
+    """What the chart says to the controller is what the values say, in options that it knows."""
+    arguments = dict(
+        each.removeprefix("--").partition("=")[::2]
+        for each in get_containers(render(FULL))["controller"]["args"]
+    )
+    assert "release-dead-nodes" in arguments
+    settings = read_settings(
+        endpoint=arguments["endpoint"],
+        driver=arguments["driver"],
+        region=arguments["region"],
+        cluster_id=arguments["cluster-id"],
+        extra_tags=arguments["extra-tags"],
+        metrics_port=int(arguments["metrics-port"]),
+        environment={},
+    )
+    assert settings.driver == "ebs.csi.aws.com"
+    assert settings.cluster_id == "training"
+    assert dict(settings.extra_tags) == {"team": "research", "cost": "1"}
+
+
+@pytest.mark.parametrize("values", [LEAST, FULL])
+def test_containers_may_little(values: Path) -> None:
+    """No container has root, a file of its image to write to or a capability; the probe has no token."""
+    containers = get_containers(render(values))
+    for name, container in containers.items():
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is security["runAsNonRoot"] is True, name
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert ("kubernetes" in mounts) is (name != "liveness-probe"), name
+    for made in render(values):
+        if made["kind"] == "ServiceAccount":
+            assert made["automountServiceAccountToken"] is False
+
+
+def test_sidecars_ask_aws_nothing() -> None:
+    """The role's token is for the controller alone, however many sidecars there are."""
+    (deployment,) = find(render(FULL), "Deployment")
+    skipped = deployment["spec"]["template"]["metadata"]["annotations"]["eks.amazonaws.com/skip-containers"]
+    assert set(skipped.split(",")) == set(get_containers([deployment])) - {"controller"}
+
+
+def test_controller_may_what_is_documented() -> None:
+    """Its roles are those of docs/controller-rbac.yaml; nothing has all rights of anything."""
+    documented = {
+        made["kind"]: made["rules"]
+        for made in yaml.safe_load_all((ROOT / "docs/controller-rbac.yaml").read_text("utf-8"))
+        if "rules" in made
+    }
+    objects = render(FULL)
+    roles = find(objects, "ClusterRole") + find(objects, "Role")
+    assert {
+        made["kind"]: made["rules"] for made in roles if made["metadata"]["name"].endswith("-care")
+    } == documented
+    words = {word for made in roles for rule in made["rules"] for words in rule.values() for word in words}
+    assert "*" not in words
+    assert "secrets" not in words
+    bindings = find(objects, "ClusterRoleBinding") + find(objects, "RoleBinding")
+    assert {made["roleRef"]["name"] for made in bindings} == {made["metadata"]["name"] for made in roles}
+
+
+def test_snapshots_where_the_cluster_has_them() -> None:
+    """By itself the snapshotter is there where its kinds are."""
+    assert "csi-snapshotter" not in get_containers(render(LEAST))
+    known = ["--api-versions=snapshot.storage.k8s.io/v1"]
+    assert "csi-snapshotter" in get_containers(render(LEAST, options=known))
+    assert "csi-snapshotter" not in get_containers(render(LEAST, sets=["snapshots=false"], options=known))
+
+
+def test_older_kubernetes() -> None:
+    """Before 1.34 the VolumeAttributesClass has its version of then; before 1.31 the chart is refused."""
+    (made,) = find(render(FULL, options=["--kube-version=1.33.1"]), "VolumeAttributesClass")
+    assert made["apiVersion"] == "storage.k8s.io/v1beta1"
+    with pytest.raises(RefusedError, match="incompatible"):
+        render(FULL, options=["--kube-version=1.30.0"])
+
+
+def test_switched_off() -> None:
+    """What is switched off is not there."""
+    off = ['networkPolicy={"enabled":false}', 'csiDriver={"create":false}', "replicas=1"]
+    objects = render(LEAST, sets=[*off, 'metrics={"enabled":false}'])
+    kinds = {made["kind"] for made in objects}
+    assert not kinds & {"NetworkPolicy", "CSIDriver", "PodDisruptionBudget", "Service", "StorageClass"}
+    assert not any("metrics" in each for each in get_containers(objects)["controller"]["args"])
+
+
+def test_rules_and_dashboard_are_those_of_monitoring() -> None:
+    """They come unchanged, though they have braces as templates have."""
+    objects = render(FULL)
+    (rules,) = find(objects, "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load(
+        (ROOT / "monitoring/prometheus/ebs-agent.rules.yml").read_text("utf-8")
+    )
+    (dashboard,) = find(objects, "ConfigMap")
+    shown = (ROOT / "monitoring/grafana/ebs-agent.json").read_text("utf-8")
+    assert dashboard["data"]["ebs-agent.json"].strip() == shown.strip()
+
+
+def test_drivers_stay_when_the_chart_goes() -> None:
+    """Without its CSIDriver a volume that is still there would be treated as another."""
+    drivers = find(render(FULL), "CSIDriver")
+    assert {made["metadata"]["name"] for made in drivers} == {
+        "ebs.csi.aws.com",
+        "policy.ebs.csi.hyperpod-agent",
+    }
+    assert {made["metadata"]["annotations"]["helm.sh/resource-policy"] for made in drivers} == {"keep"}
+
+
+def test_sidecars_are_those_that_are_tried() -> None:
+    """The versions of the chart are those that the tests with Kubernetes build."""
+    sidecars = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["sidecars"]
+    for name in ("provisioner", "attacher", "resizer", "snapshotter"):
+        pins = (TOOLS / f"csi-{name}/go.mod").read_text("utf-8")
+        found = re.search(rf"github\.com/kubernetes-csi/external-{name}/v\d+ (v\S+)", pins)
+        assert found is not None
+        assert sidecars[name]["tag"] == found[1], name
+
+
+def find(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [made for made in objects if made["kind"] == kind]
+
+
+def get_containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    (deployment,) = find(objects, "Deployment")
+    return {each["name"]: each for each in deployment["spec"]["template"]["spec"]["containers"]}

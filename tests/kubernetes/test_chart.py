@@ -1,0 +1,179 @@
+"""The chart at a real API server: its objects are taken, and what it ships has the rights that it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.aws.cloud import REGION, Cloud
+from tests.chart.helm import FULL, LEAST, find_tool, helm_unavailable_reason, render
+from tests.kubernetes.api import Object
+from tests.kubernetes.claims import CLASS, DRIVER, FASTER, INSTANCE, SNAPSHOTS, Claims, declare_node
+from tests.kubernetes.control_plane import ControlPlane, run_control_plane
+from tests.kubernetes.interrupted_aws import InterruptedAws
+from tests.kubernetes.programs import SIDECARS, find_missing, list_roles
+from tests.kubernetes.sidecars import CONTROLLER, ControllerPod, Shipped, declare_snapshots, grant_rights
+
+ROLES = FULL.parents[1] / "files/roles"
+NOT_USED = {"csistoragecapacities", "pods", "replicasets"}
+"""What csi-provisioner asks for in its namespace to publish capacities, which it does not here."""
+OPERATOR = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"}
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Give a cluster that knows snapshots and the Prometheus operator's kinds."""
+    if missing := find_missing(SIDECARS):
+        pytest.skip(f"needs {', '.join(missing)} built: make build-kubernetes")
+    if (reason := helm_unavailable_reason()) or find_tool("kubectl") is None:
+        pytest.skip(reason or "needs kubectl: make helm")
+    with run_control_plane(tmp_path_factory.mktemp("chart")) as plane:
+        declare_snapshots(plane.api)
+        kubectl(plane, [define(kind, plural) for kind, plural in OPERATOR.items()])
+        for plural in OPERATOR.values():
+            ask(plane, "wait", "--for=condition=Established", f"crd/{plural}.monitoring.coreos.com")
+        yield plane
+
+
+@pytest.mark.parametrize("values", [LEAST, FULL])
+def test_objects_are_taken(plane: ControlPlane, values: Path) -> None:
+    """The API server finds no fault with any object, nor a field that it does not know."""
+    objects = render(values)
+    said = kubectl(plane, objects, "--dry-run=server")
+    assert len(said.splitlines()) == len(objects)
+
+
+def test_pod_is_taken_where_little_is_allowed(plane: ControlPlane) -> None:
+    """The pod holds to the strictest of Kubernetes' standards for pods."""
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl(
+        plane, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": label}}]
+    )
+    (deployment,) = (made for made in render(FULL) if made["kind"] == "Deployment")
+    pod = {"apiVersion": "v1", "kind": "Pod", **deployment["spec"]["template"]}
+    pod["metadata"].update(name="controller", namespace="strict")
+    assert "pod/controller" in kubectl(plane, [pod], "--dry-run=server")
+
+
+@pytest.mark.parametrize("name", ["csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter"])
+def test_sidecars_may_what_their_release_declares(name: str) -> None:
+    """No more, and less only where it is known why."""
+    if find_missing([name]):
+        pytest.skip(f"needs {name} built: make build-kubernetes")
+    declared: dict[str, list[Object]] = {}
+    for path in list_roles(name):
+        for made in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if made and made["kind"] in {"ClusterRole", "Role"}:
+                declared.setdefault(made["kind"], []).extend(made["rules"])
+    declared["Role"] = [rule for rule in declared["Role"] if not set(rule["resources"]) & NOT_USED]
+    assert yaml.safe_load((ROLES / f"{name}.yaml").read_text(encoding="utf-8")) == declared
+
+
+def test_claim_with_what_is_shipped(plane: ControlPlane) -> None:
+    """With the chart's rights, classes and arguments a claim is made, attached, changed, copied and gone."""
+    objects = render(
+        LEAST,
+        sets=[
+            f'region="{REGION}"',
+            f'driver="{DRIVER}"',
+            "snapshots=true",
+            'metrics={"enabled":false}',
+            f'storageClasses=[{{"name":"{CLASS}","parameters":{{"type":"gp3"}}}}]',
+            f'volumeAttributesClasses=[{{"name":"{FASTER}","parameters":{{"throughput":"250"}}}}]',
+            f'volumeSnapshotClasses=[{{"name":"{SNAPSHOTS}"}}]',
+        ],
+    )
+    kubectl(plane, objects)
+    grant_rights(plane.api, ["snapshot-controller"])
+    declare_node(plane.api)
+    cloud = Cloud()
+    cloud.add_node(INSTANCE)
+    shipped = Shipped("controller", list_arguments(objects))
+    with (
+        InterruptedAws(cloud) as aws,
+        ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped) as running,
+    ):
+        claims = Claims(plane.api, aws, running)
+        claim = claims.claim()
+        pod = claims.add_pod(claim)
+        claims.wait_attached()
+        wanted = {"resources": {"requests": {"storage": "2Gi"}}, "volumeAttributesClassName": FASTER}
+        plane.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
+        plane.api.wait("PersistentVolumeClaim", claim, is_faster, "was to be faster")
+        plane.api.delete("VolumeSnapshot", claims.take_snapshot(claim))
+        claims.end_pod(pod)
+        claims.wait_attached(0)
+        plane.api.delete("PersistentVolumeClaim", claim)
+        claims.wait_leftovers()
+        leases = {lease["metadata"]["name"] for lease in plane.api.list("Lease")}
+        assert f"ebs-agent-care-{DRIVER}" in leases
+        assert len(leases) == len(list_arguments(objects))
+    logs = [log.read_text(errors="replace") for log in plane.directory.glob("csi-*.log")]
+    assert not any("forbidden" in log.lower() for log in logs)
+
+
+def list_arguments(objects: list[Object]) -> dict[str, list[str]]:
+    """Return what each program is run with; outside of a pod a sidecar is told where its leases are."""
+    (deployment,) = (made for made in objects if made["kind"] == "Deployment")
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    said = {each["name"]: list(each["args"]) for each in containers if each["name"] != "liveness-probe"}
+    ours = said.pop("controller")
+    elsewhere = ("--csi-address=", "--endpoint=")
+    shipped = {
+        name: [
+            *(each for each in args if not each.startswith(elsewhere)),
+            "--leader-election-namespace=default",
+        ]
+        for name, args in said.items()
+    }
+    return {CONTROLLER: [each for each in ours if not each.startswith(elsewhere)], **shipped}
+
+
+def is_faster(claim: Object) -> bool:
+    """Tell whether a claim has the size and the class of the test's patch."""
+    status = claim["status"]
+    return (status["capacity"]["storage"], status.get("currentVolumeAttributesClassName")) == ("2Gi", FASTER)
+
+
+def define(kind: str, plural: str) -> Object:
+    """Return a definition of a kind of the Prometheus operator's, which takes anything."""
+    group = "monitoring.coreos.com"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def kubectl(plane: ControlPlane, objects: Sequence[Object], *options: str) -> str:
+    """Have objects made, and every unknown field refused; return what became of each."""
+    listed: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+    arguments = ("apply", "--server-side", "--validate=strict", "--filename=-", *options)
+    return ask(plane, *arguments, text=json.dumps(listed))
+
+
+def ask(plane: ControlPlane, *arguments: str, text: str = "") -> str:
+    """Run kubectl as the cluster's administrator, and return its answer."""
+    kubeconfig = plane.directory / "admin.kubeconfig"
+    kubeconfig.write_text(plane.write_kubeconfig("admin", "127.0.0.1"))
+    program = find_tool("kubectl")
+    assert program is not None
+    argv: list[str] = [
+        str(program),
+        f"--kubeconfig={kubeconfig}",
+        f"--cache-dir={plane.directory}/kubectl",
+        *arguments,
+    ]
+    done = subprocess.run(argv, check=False, input=text, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

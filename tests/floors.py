@@ -57,7 +57,7 @@ FLOORS = (
         (
             "report.board report.agent_counters report.logs report.hook_files",
             "report.api report.health report.serving",
-            "report.history report.hooks report.metrics report.mqtt",
+            "report.history report.hooks report.metrics report.mqtt report.control",
             "report.endpoints report.feed",
             "report.web",
             "report",

@@ -26,9 +26,8 @@ from agent.policy import Policy, PolicyFile
 from agent.report.board.events import EventName
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from agent.cloud.orders.routes import OrderTaker
+    from agent.report.control.app import App
 
 CLOUD_RETRY_S = 60.0
 
@@ -113,7 +112,7 @@ class CloudHalf:
         self.hands.keep(volume_id)
         self._service.wake()
 
-    def add_routes(self, app: web.Application) -> None:
+    def add_routes(self, app: App) -> None:
         """Let the control socket take orders for the cloud, and examine what the agent may do there."""
         from agent.cloud.orders.routes import add_cloud_routes  # noqa: PLC0415
         from agent.cloud.permissions.doctor_in_agent import add_examination  # noqa: PLC0415

@@ -22,7 +22,7 @@ from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from agent.report.control.app import App
 
 
 @dataclass
@@ -39,9 +39,9 @@ class DaemonEngine:
     surveyor: Surveyor
     _reloading: anyio.Lock = field(default_factory=anyio.Lock)
 
-    def make_app(self) -> web.Application:
+    def make_app(self) -> App:
         """Return the application of the control socket."""
-        # Imported when somebody asks, as agent.report.serving.serve says.
+        # Imported when somebody asks, as agent.report.control.serve says.
         from agent.report.endpoints.control import make_control_app  # noqa: PLC0415
 
         app = make_control_app(self.faces.board, self)

@@ -40,8 +40,8 @@ from agent.policy.values.csi_fields import POLICY_DRIVER
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventHistory, EventName
+from agent.report.control.serve import serve_control
 from agent.report.history import FILE_NAME, load_history
-from agent.report.serving.serve import serve_control
 
 if TYPE_CHECKING:
     from agent.csi.face import KubeletFace

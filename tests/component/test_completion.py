@@ -11,8 +11,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
-from agent.report.serving.serve import serve_control
 from tests.component.test_control import ScriptedEngine
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board
 

@@ -23,8 +23,8 @@ from agent.core.model import Condition, Difference, NextCall, Reason, Remedy, Vo
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
+from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
-from agent.report.serving.serve import serve_control
 from tests.unit.report.samples import CHECKPOINTS, DATASETS, NOON, READY, REFUSED, make_board, make_status
 
 pytestmark = pytest.mark.anyio

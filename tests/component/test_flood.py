@@ -20,6 +20,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.report.agent_counters import Counters
+from agent.report.control.serve import LIMITS as CONTROL_LIMITS
+from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
@@ -27,7 +29,7 @@ from agent.report.serving.certificates import Tls
 from agent.report.serving.connections import Limits, share_descriptors
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import CONTROL_LIMITS, HTTP_LIMITS, Server, serve_control
+from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.component.test_http import certificates  # noqa: F401 -- a fixture

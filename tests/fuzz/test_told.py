@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 import pytest
-from aiohttp import web
 from hypothesis import strategies as st
 
 from agent.cloud.aws.all_calls import ALL_CALLS
@@ -37,10 +36,13 @@ from agent.core.units import parse_size
 from agent.policy import Policy
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
+from agent.report.control.app import App
+from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.serve import serve_control
+from agent.report.serving.serve import HttpFace
+from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.fuzz.conftest import Fuzz, check_answer, check_error
 from tests.fuzz.mutation import mutate_bytes, mutate_json
@@ -144,27 +146,26 @@ def test_words(fuzz: Fuzz) -> None:
 # -- Whoever connects ----------------------------------------------------------------------------------------
 
 
-def _make_apps(board: Board) -> Callable[[], web.Application]:
+def _make_control(board: Board) -> App:
     async def prepare(_tell: object) -> Any:
         raise AgentError("AWS is switched off here.", exit_code=ExitCode.REFUSED)
 
-    def make() -> web.Application:
-        app = make_control_app(board, ScriptedEngine(board))
-        policy = Policy(version=1, classes={})
-        add_cloud_routes(app, OrderTaker(board, prepare, lambda _: None, lambda: policy))
-        read_only = make_app(board, Exposition(board, Counters()))
-        for route in read_only.router.routes():
-            if route.method == "GET" and route.resource is not None:
-                app.router.add_get(route.resource.canonical, route.handler)
-        return app
+    app = make_control_app(board, ScriptedEngine(board))
+    policy = Policy(version=1, classes={})
+    add_cloud_routes(app, OrderTaker(board, prepare, lambda _: None, lambda: policy))
+    return app
 
-    return make
+
+Address = Path | tuple[str, int]
+KNOWN = REQUESTS[0], b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
-def served(short_path: Path) -> Iterator[Path]:
-    """Serve both faces on one Unix socket, from an event loop of its own."""
+def served(short_path: Path) -> Iterator[tuple[Address, Address]]:
+    """Serve both faces, from an event loop of its own: the control socket and a port."""
     path = short_path / "agent.sock"
+    board = make_board(READY, REFUSED)
+    http = HttpFace(lambda: make_app(board, Exposition(board, Counters())), Listen(port=0))
     has_begun = threading.Event()
     stop: list[Callable[[], object]] = []
 
@@ -173,7 +174,8 @@ def served(short_path: Path) -> Iterator[Path]:
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(ending.set))
         async with anyio.create_task_group() as tasks:
-            await tasks.start(serve_control, _make_apps(make_board(READY, REFUSED)), path)
+            await tasks.start(serve_control, lambda: _make_control(board), path)
+            await tasks.start(http.run)
             has_begun.set()
             await ending.wait()
             tasks.cancel_scope.cancel()
@@ -181,16 +183,17 @@ def served(short_path: Path) -> Iterator[Path]:
     thread = threading.Thread(target=anyio.run, args=(serve,), name="served")
     thread.start()
     assert has_begun.wait(60)
-    yield path
+    yield path, ("127.0.0.1", http.port)
     stop[0]()
     thread.join(60)
 
 
-def _ask(path: Path, request: bytes, patience_s: float = 0.02) -> bytes:
+def _ask(address: Address, request: bytes, patience_s: float = 0.02) -> bytes:
     """Send bytes, and no more once nothing came back for a moment; return all that comes back."""
-    with socket.socket(socket.AF_UNIX) as connection:
+    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
+    with socket.socket(family) as connection:
         connection.settimeout(60)
-        connection.connect(str(path))
+        connection.connect(str(address) if isinstance(address, Path) else address)
         answer = b""
         is_ended = False
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -208,16 +211,17 @@ def _ask(path: Path, request: bytes, patience_s: float = 0.02) -> bytes:
     return answer
 
 
-def test_requests(fuzz: Fuzz, served: Path) -> None:
+@pytest.mark.parametrize("face", [0, 1], ids=["control", "http"])
+def test_requests(fuzz: Fuzz, served: tuple[Address, Address], face: int) -> None:
     """Whatever bytes connect, what comes back is an answer, or nothing; and the next one is answered."""
 
     def check(content: bytes) -> None:
-        answer = _ask(served, content)
+        answer = _ask(served[face], content)
         if b" 500 " in answer.partition(b"\r\n")[0]:
             assert b'"error"' in answer, answer[:300]
         else:
             assert not answer or answer.startswith(b"HTTP/"), answer[:300]
-        assert _ask(served, REQUESTS[0], 60).startswith(b"HTTP/1.1 200"), "nobody answers any more"
+        assert _ask(served[face], KNOWN[face], 60).startswith(b"HTTP/1.1 200"), "nobody answers any more"
 
     # Those that wait for events would wait for ever.
     requests = mutate_bytes(REQUESTS).filter(lambda request: b"follow" not in request)

@@ -19,6 +19,7 @@ LATER = {
     "yaml": "likewise: agent.policy.yaml",
     "typer": "the command line is not the daemon's",
     "aiohttp": "agent.report.serving.serve takes it when somebody first asks",
+    "h11": "agent.report.control.serve takes it when somebody first asks",
     "grpclib": "agent.csi.service takes it when the policy has the agent serve kubelet",
     "h2": "it comes with grpclib",
     "google.protobuf": "likewise",

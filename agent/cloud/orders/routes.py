@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
-
 from agent.cloud.orders.context import Answer, NodeOrderContext, NodeSide, Order, OrderContext, OrderRequest
 from agent.cloud.orders.orphans import show_orphan
 from agent.cloud.orders.release.everything import release_all
@@ -33,19 +31,21 @@ from agent.core.units import parse_size
 from agent.policy import Policy, PolicyFile
 from agent.report import api
 from agent.report.board.board import Board
-from agent.report.serving.json_lines import open_lines
+from agent.report.control.app import App
+from agent.report.control.json_lines import open_lines
+from agent.report.control.messages import Request
 
 PrepareOrders = Callable[[Report], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
 """Returns what carries orders out, or raises AgentError where AWS is switched off."""
 
 
-def add_cloud_routes(app: web.Application, taker: OrderTaker) -> None:
+def add_cloud_routes(app: App, taker: OrderTaker) -> None:
     """Let the control socket take orders for the cloud: ``POST /v1/cloud/ORDER`` with a JSON object.
 
     Where ``taker`` has a node's side it takes ``POST /v1/release`` as well.
     """
-    app.router.add_post("/v1/cloud/{order}", taker.take_order)
-    app.router.add_post("/v1/release", taker.take_release)
+    app.add("POST", "/v1/cloud/{order}", taker.take_order)
+    app.add("POST", "/v1/release", taker.take_release)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class OrderTaker:
     node: NodeSide | None = None
     """Does by itself what of an order needs no AWS."""
 
-    async def take_order(self, http: web.Request) -> web.StreamResponse:
-        name, request = http.match_info["order"], await _read_request(http)
+    async def take_order(self, http: Request) -> None:
+        name, request = http.words["order"], _read_request(http)
 
         async def carry_out(report: Report) -> Answer:
             order = _find_order(name)
@@ -71,10 +71,10 @@ class OrderTaker:
                 return await NODE_ORDERS[name](context, request, order)
             return await order(await self._open_aws(report), request)
 
-        return await _answer(http, carry_out)
+        await _answer(http, carry_out)
 
-    async def take_release(self, http: web.Request) -> web.StreamResponse:
-        request = await _read_request(http)
+    async def take_release(self, http: Request) -> None:
+        request = _read_request(http)
 
         async def carry_out(report: Report) -> Answer:
             context = self.open_node_context(report)
@@ -82,7 +82,7 @@ class OrderTaker:
                 raise InvalidValueError("What is to be released is not said.", 'The words are {"all": true}.')
             return await release_all(context)
 
-        return await _answer(http, carry_out)
+        await _answer(http, carry_out)
 
     async def _open_aws(self, report: Report) -> OrderContext:
         follower, view = await self.prepare(report)
@@ -95,7 +95,7 @@ class OrderTaker:
         return NodeOrderContext(self.board, self.node, self.keep, report, lambda: self._open_aws(report))
 
 
-async def _answer(http: web.Request, carry_out: Callable[[Report], Awaitable[Answer]]) -> web.StreamResponse:
+async def _answer(http: Request, carry_out: Callable[[Report], Awaitable[Answer]]) -> None:
     """Answer with lines: what is told meanwhile, and last what came of it, which may hold an error."""
     async with open_lines(http) as lines:
 
@@ -108,12 +108,11 @@ async def _answer(http: web.Request, carry_out: Callable[[Report], Awaitable[Ans
             await lines.write(api.show_error(error), is_last=True)
         else:
             await lines.write(answer if "error" in answer else {"done": True, **answer}, is_last=True)
-    return lines.stream
 
 
-async def _read_request(http: web.Request) -> dict[str, Any]:
+def _read_request(http: Request) -> dict[str, Any]:
     try:
-        request = json.loads(await http.read() or b"{}")
+        request = json.loads(http.body or b"{}")
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import anyio
-from aiohttp import web
 
 from agent.cloud.identity.identity_sources import IdentitySources, look_around
 from agent.cloud.permissions.aws_environment import describe_environment
 from agent.cloud.permissions.doctor_checks import examine_cloud
 from agent.policy import Policy
+from agent.report.control.app import App
+from agent.report.control.messages import Answer, Request, answer_json
 
 
 def add_examination(
-    app: web.Application,
+    app: App,
     policy: Callable[[], Policy],
     surroundings: Callable[[], IdentitySources] = look_around,
 ) -> None:
@@ -31,10 +32,10 @@ def add_examination(
     """
     one_at_a_time = anyio.Lock()
 
-    async def examine(_: web.Request) -> web.Response:
+    async def examine(_: Request) -> Answer:
         async with one_at_a_time:
             found = await examine_cloud(policy(), surroundings())
         environment = describe_environment(os.environ)
-        return web.json_response({"environment": environment, "findings": [asdict(one) for one in found]})
+        return answer_json({"environment": environment, "findings": [asdict(one) for one in found]})
 
-    app.router.add_post("/v1/examine", examine)
+    app.add("POST", "/v1/examine", examine)

@@ -22,7 +22,7 @@ from agent.report.endpoints.page import content_security_policy, render_page, sh
 from agent.report.endpoints.redaction import redact
 from agent.report.health.trends import Mark, list_points
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.requests import Turns
+from agent.report.serving.turns import Turns
 
 
 async def be_fresh() -> None:

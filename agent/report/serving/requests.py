@@ -5,14 +5,11 @@ Imported with aiohttp, when somebody first asks.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import socket
-import time
 from collections.abc import Collection
 from http import HTTPStatus
-from types import TracebackType
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -21,9 +18,6 @@ from typing_extensions import override
 
 from agent.report.serving.connections import Connections
 from agent.report.serving.flood_log import Outcome, Tally
-
-SHARE = 0.25
-"""Of the loop's time that answers to strangers may take, however many ask: volumes have the rest."""
 
 
 def watch_requests(connections: Connections) -> Middleware:
@@ -39,35 +33,6 @@ def watch_requests(connections: Connections) -> Middleware:
                 connections.end_answer(connection)
 
     return watch
-
-
-class Turns:
-    """Has requests answered one after the other, and after each waits, so that all take a share of the time.
-
-    ``async with turns:`` around each answer. Whoever asks alone is not kept waiting.
-    """
-
-    def __init__(self, share: float = SHARE) -> None:
-        self._pause_per_s = 1 / share - 1
-        self._lock = asyncio.Lock()
-        self._free_at_s = 0.0
-        self._began_s = 0.0
-
-    async def __aenter__(self) -> None:
-        await self._lock.acquire()
-        try:
-            await asyncio.sleep(max(0.0, self._free_at_s - asyncio.get_running_loop().time()))
-        except BaseException:
-            self._lock.release()
-            raise
-        self._began_s = time.thread_time()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        took_s = time.thread_time() - self._began_s
-        self._free_at_s = asyncio.get_running_loop().time() + took_s * self._pause_per_s
-        self._lock.release()
 
 
 # -- The host that is asked ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Serves the agent's two faces: the control socket, and the read-only one where the policy says.
+"""Serves the read-only face where the policy says.
 
 What answers is imported when somebody first asks. aiohttp alone takes as long to import as all that mounts a
 volume, and volumes come first.
@@ -10,20 +10,18 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from typing_extensions import Self
 
 from agent.report.serving.connections import PAUSE_S, TLS_PAUSE_S, Connections, Limits
 from agent.report.serving.doors import Door
-from agent.report.serving.flood_log import Count, Outcome, Tally
+from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.peer import Connection
-from agent.report.serving.sockets import bind_control_socket, remove_control_socket
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -35,8 +33,6 @@ LINGER_S = 1.0
 """For the rest of a request that was answered before it had come to its end."""
 
 HTTP_LIMITS = Limits()
-CONTROL_LIMITS = Limits(lobby=0, each_user=16, others=32, answer_s=None)
-"""Whoever waits, or follows events, may do so for a day; root is let in however many of them there are."""
 
 
 class Server:
@@ -141,24 +137,3 @@ async def _start_runner(app: web.Application, tally: Tally) -> web.AppRunner:
     )
     await runner.setup()
     return runner
-
-
-async def serve_control(
-    make_app: Callable[[], web.Application],
-    path: Path,
-    count: Count | None = None,
-    limits: Limits = CONTROL_LIMITS,
-    *,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve an application on a Unix socket at ``path`` until cancelled, then remove it.
-
-    Raises AgentError where another agent answers there.
-    """
-    listener, inode = bind_control_socket(path)
-    try:
-        async with Server(make_app, limits, Tally("control", count)) as server:
-            task_status.started()
-            await server.serve(listener)
-    finally:
-        remove_control_socket(path, inode)

@@ -11,7 +11,6 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from aiohttp import web
 
 from agent.cli.client import Client
 from agent.cloud.orders.routes import OrderTaker, add_cloud_routes
@@ -21,8 +20,9 @@ from agent.cloud.state.released_volumes import EVERYTHING
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import VolumeId
 from agent.report.board.board import Board
-from agent.report.serving import json_lines
-from agent.report.serving.serve import serve_control
+from agent.report.control import json_lines
+from agent.report.control.app import App
+from agent.report.control.serve import serve_control
 from tests.aws.faults import deny
 from tests.aws.world import EmulatedHands, NodeUnderTest, World
 
@@ -100,8 +100,8 @@ class Node:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        def make_app() -> web.Application:
-            app = web.Application()
+        def make_app() -> App:
+            app = App()
             policy = lambda: self.node.policy  # noqa: E731
             taker = OrderTaker(Board(), self.prepare, self.hands.keep, policy, node=self.hands)
             add_cloud_routes(app, taker)

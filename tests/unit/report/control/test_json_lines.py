@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import anyio
-from aiohttp import web
 
-from agent.report.serving.json_lines import GOES_ON, Lines
+from agent.report.control.json_lines import GOES_ON, Lines
 
 
 class SlowStream:
@@ -24,7 +23,7 @@ class SlowStream:
 async def test_nothing_is_said_after_the_last_line() -> None:
     """That an answer goes on, which was about to be said while its end went out, is not said any more."""
     stream = SlowStream()
-    lines = Lines(cast("web.StreamResponse", stream))
+    lines = Lines(stream)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: lines.write({"done": True}, is_last=True))

@@ -1,4 +1,4 @@
-"""An answer of JSON lines to one client of the control socket, which is never silent for long."""
+"""An answer of JSON lines to one client, which is never silent for long."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
-from aiohttp import web
 
+from agent.report.control.messages import Request, Stream
+
+JSON_LINES = "application/x-ndjson"
 KEEPALIVE_S = 10.0
 """After so long without a line of its own the answer has one that says only that it goes on."""
 GOES_ON: Mapping[str, Any] = {"alive": True}
@@ -18,8 +20,8 @@ GOES_ON: Mapping[str, Any] = {"alive": True}
 class Lines:
     """The answer under way. A line goes out whole, whoever writes at the same time."""
 
-    def __init__(self, stream: web.StreamResponse) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._turn = anyio.Lock()
         self._written = anyio.Event()
         self._is_over = False
@@ -34,7 +36,7 @@ class Lines:
                 return
             self._is_over = is_last
             with suppress(ConnectionError):
-                await self.stream.write(json.dumps(line, default=str).encode() + b"\n")
+                await write_line(self._stream, line)
         self._written.set()
 
     async def keep_alive(self, after_s: float) -> None:
@@ -47,12 +49,15 @@ class Lines:
             await self.write(GOES_ON)
 
 
+async def write_line(stream: Stream, line: Mapping[str, Any]) -> None:
+    """Send one JSON object and the end of its line."""
+    await stream.write(json.dumps(line, default=str).encode() + b"\n")
+
+
 @asynccontextmanager
-async def open_lines(request: web.Request) -> AsyncIterator[Lines]:
+async def open_lines(request: Request) -> AsyncIterator[Lines]:
     """Begin an answer of lines; within, the client hears at least every ``KEEPALIVE_S`` that it goes on."""
-    stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    await stream.prepare(request)
-    lines = Lines(stream)
+    lines = Lines(await request.open_stream(JSON_LINES))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lines.keep_alive, KEEPALIVE_S)
         yield lines

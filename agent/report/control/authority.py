@@ -9,11 +9,8 @@ import os
 import pwd
 from collections.abc import Mapping
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
-
 from agent.core.errors import ExitCode, RefusedError
-from agent.report.serving.peer import read_peer_uid
+from agent.report.control.messages import Request
 from agent.report.serving.sockets import GROUP
 
 READING: Mapping[str, frozenset[str]] = {
@@ -27,10 +24,9 @@ class NotPermittedError(RefusedError):
     """Whoever asks may look, and not give orders."""
 
 
-@web.middleware
-async def refuse_orders_of_others(request: web.Request, handler: Handler) -> web.StreamResponse:
+def refuse_orders_of_others(request: Request) -> None:
     """Raise NotPermittedError for an order from anyone but root, or, in development, the agent's own user."""
-    uid = read_uid(request)
+    uid = request.uid
     if not may_order(uid) and not is_reading(request):
         who = "an unknown user" if uid is None else _name_user(uid)
         raise NotPermittedError(
@@ -40,13 +36,6 @@ async def refuse_orders_of_others(request: web.Request, handler: Handler) -> web
             retryable=False,
             exit_code=ExitCode.REFUSED,
         )
-    return await handler(request)
-
-
-def read_uid(request: web.Request) -> int | None:
-    """Return the user of the process that connected; None where there is no telling."""
-    sock = None if request.transport is None else request.transport.get_extra_info("socket")
-    return None if sock is None else read_peer_uid(sock)
 
 
 def may_order(uid: int | None) -> bool:
@@ -54,13 +43,12 @@ def may_order(uid: int | None) -> bool:
     return uid in {0, os.geteuid()}
 
 
-def is_reading(request: web.Request) -> bool:
+def is_reading(request: Request) -> bool:
     """Whether it changes nothing; of what is not known to be so it is not taken for granted."""
-    if request.method in {hdrs.METH_GET, hdrs.METH_HEAD}:
+    if request.method in {"GET", "HEAD"}:
         return True
-    resource = request.match_info.route.resource
-    orders = None if resource is None else READING.get(resource.canonical)
-    return orders is not None and ("order" not in request.match_info or request.match_info["order"] in orders)
+    orders = None if request.route is None else READING.get(request.route)
+    return orders is not None and ("order" not in request.words or request.words["order"] in orders)
 
 
 def _name_user(uid: int) -> str:

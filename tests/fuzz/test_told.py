@@ -41,7 +41,9 @@ from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
 from agent.report.metrics.exposition import Exposition
-from agent.report.serving.serve import HttpFace
+from agent.report.serving.doors import HttpFace
+from agent.report.serving.flood_log import Tally
+from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.fuzz.conftest import Fuzz, check_answer, check_error
@@ -165,7 +167,8 @@ def served(short_path: Path) -> Iterator[tuple[Address, Address]]:
     """Serve both faces, from an event loop of its own: the control socket and a port."""
     path = short_path / "agent.sock"
     board = make_board(READY, REFUSED)
-    http = HttpFace(lambda: make_app(board, Exposition(board, Counters())), Listen(port=0))
+    app = make_app(board, Exposition(board, Counters()))
+    http = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
     has_begun = threading.Event()
     stop: list[Callable[[], object]] = []
 

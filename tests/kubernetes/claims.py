@@ -52,12 +52,12 @@ class Claims:
         }
         return self._create("v1", "PersistentVolumeClaim", spec)
 
-    def add_pod(self, claim: str, *, is_block: bool = True, tolerated: str = "") -> str:
+    def add_pod(self, claim: str, *, tolerated: str = "") -> str:
         """Have a pod that uses a claim, on the node that only the API knows; return the pod's name.
 
         ``tolerated``: the key of the only taint that it stays there in spite of; all, unless it is given.
         """
-        manifest = make_pod(f"known-{next(_names)}", Use(claim, "/dev/raw", is_block=is_block))
+        manifest = make_pod(f"known-{next(_names)}", Use(claim, "/dev/raw", is_block=True))
         # Of a node that says nothing Kubernetes thinks ill after a while.
         toleration = {"operator": "Exists", **({"key": tolerated} if tolerated else {})}
         manifest["spec"].update(nodeSelector={HOSTNAME: NODE}, tolerations=[toleration])
@@ -77,10 +77,17 @@ class Claims:
         self.api.wait("VolumeSnapshot", name, is_ready_to_use, "was to be complete")
         return name
 
-    def make_larger_and_faster(self, claim: str) -> None:
-        """Ask for 2 GiB and the faster class at once, and wait until the claim has both."""
+    def make_larger_and_faster(self, claim: str, user: str = "") -> None:
+        """Ask for 2 GiB and the faster class at once, and wait until the claim has both.
+
+        ``user``: a pod that runs with the claim's filesystem, which is to grow, too.
+        """
         wanted = {"resources": {"requests": {"storage": LARGER}}, "volumeAttributesClassName": FASTER}
         self.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
+        if user:
+            self.api.wait("PersistentVolumeClaim", claim, _is_left_to_node, "was to be grown by AWS")
+            # kubelet sees it when it looks at the pod: at once when that changes, else after a minute or two.
+            self.api.patch("Pod", user, {"metadata": {"labels": {"changed": "yes"}}})
         self.api.wait("PersistentVolumeClaim", claim, _has_changed, "was to have both")
 
     def wait_attached(self, number: int = 1) -> None:
@@ -199,6 +206,11 @@ def _has_changed(claim: Object) -> bool:
     status = claim["status"]
     found = (status["capacity"]["storage"], status.get("currentVolumeAttributesClassName"))
     return found == (LARGER, FASTER)
+
+
+def _is_left_to_node(claim: Object) -> bool:
+    conditions = claim["status"].get("conditions") or ()
+    return any(each["type"] == "FileSystemResizePending" for each in conditions)
 
 
 def _name(name: str, **fields: Any) -> dict[str, Any]:

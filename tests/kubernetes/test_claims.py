@@ -53,7 +53,7 @@ def test_life_of_a_claim(claims: GuestClaims) -> None:
     claims.workloads.run_in(pod, "echo precious > /data/file; sync /data/file")
     volume, before = claims.find_volume(claim), read_containers(claims, pod)
 
-    claims.make_larger_and_faster(claim)
+    claims.make_larger_and_faster(claim, pod)
     assert (volume.size, volume.throughput) == (2, FASTER_MIB_S)
     assert claims.aws.calls["ModifyVolume"] == 1
     assert int(claims.workloads.run_in(pod, READ_SIZE)) > 1800 << 10
@@ -122,18 +122,19 @@ def add_other_node(claims: GuestClaims) -> Iterator[Callable[[], None]]:
 
 def test_node_is_gone(claims: GuestClaims, add_other_node: Callable[[], None]) -> None:
     """Soon after AWS proves that a node's instance is gone, its volume is another node's, data and all."""
-    claim = claims.claim(is_block=False)
-    writer = claims.start_pod(claim)
-    claims.workloads.run_in(writer, "echo precious > /data/file")
+    claim = claims.claim()
+    writer = claims.workloads.wait_running(claims.add_raw_pod(claim))
+    claims.workloads.run_in(writer, WRITE_RAW)
+    written = claims.workloads.run_in(writer, READ_RAW)
     claims.workloads.end_pod(writer)
     claims.wait_attached(0)
     volume = claims.find_volume(claim)
     add_other_node()
-    claims.add_pod(claim, is_block=False, tolerated="node.kubernetes.io/unreachable")
+    claims.add_pod(claim, tolerated="node.kubernetes.io/unreachable")
     claims.wait_attached()
     assert find_holders(volume) == [OTHER_INSTANCE]
 
-    manifest = make_pod("successor", Use(claim))
+    manifest = make_pod("successor", Use(claim, "/dev/raw", is_block=True))
     manifest["spec"]["nodeSelector"] = {HOSTNAME: NODE_NAME}
     successor = claims.workloads.create(manifest)
     claims.wait_event(successor, "Multi-Attach")
@@ -147,8 +148,7 @@ def test_node_is_gone(claims: GuestClaims, add_other_node: Callable[[], None]) -
     assert proof.code == "ResourceNotFound"
     assert attachment.attach_time - proof.at <= MOST_AFTER_PROOF
     claims.workloads.wait_running(successor)
-    assert claims.workloads.run_in(successor, "cat /data/file") == "precious\n"
-    assert claims.list_formatted().count(volume.id) == 1
+    assert claims.workloads.run_in(successor, READ_RAW) == written
 
 
 def find_holders(volume: Any) -> list[str]:

@@ -112,7 +112,7 @@ build-kubernetes: $(VENV)/dev.stamp
 
 test-kubernetes: $(VENV)/dev.stamp
 	scripts/prepare kubernetes
-	$(PYTEST) $(PYTEST_ARGS) tests/kubernetes
+	$(PYTEST) $(PARALLEL_GUESTS) $(PYTEST_ARGS) tests/kubernetes
 
 test-all: test test-sanity test-vm
 

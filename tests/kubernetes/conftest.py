@@ -1,4 +1,4 @@
-"""One cluster of one node for all tests: a control plane here, a guest with kubelet and the agent."""
+"""A cluster of one node for each process of tests: a control plane here, a guest with kubelet and the agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.vm.bundles import make_folder
 from tests.vm.guest import Guest
 from tests.vm.guest.agent_disk import GUEST_PYTHON
 
-# The first test may build the image, and starts the cluster.
+# The first test of a file may build the image, and start the cluster.
 TIMEOUT_S = 900
 START_TIMEOUT_S = 2400
 
@@ -24,11 +24,11 @@ _running: list[KubernetesNode] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    timeout_s = START_TIMEOUT_S
+    started: set[Path] = set()
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.timeout(timeout_s))
-            timeout_s = TIMEOUT_S
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S if item.path in started else START_TIMEOUT_S))
+            started.add(item.path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""A cluster of one node for each process of tests: a control plane here, a guest with kubelet and the agent."""
+"""A cluster of one node for each process of tests: a control plane here, a guest with kubelet and agent."""
 
 from __future__ import annotations
 

@@ -21,11 +21,12 @@ class FileVolumes:
 
     def create(self, volume_id: str, size_gib: int, source_id: str | None) -> None:
         path = self._store / f"{volume_id}.img"
-        if source_id is None:
+        # What is gone has no bytes left, and a volume that says it came from there is blank.
+        source = None if source_id is None else self._find_source(source_id)
+        if source is None:
             path.touch()
         else:
-            snapshot = self._store / source_id
-            _copy(snapshot if snapshot.exists() else self.find(source_id), path)
+            _copy(source, path)
         os.truncate(path, size_gib << 30)
 
     def attach(self, volume_id: str, instance_id: str, device: str) -> None:
@@ -45,8 +46,15 @@ class FileVolumes:
 
     def find(self, volume_id: str) -> Path:
         """Return where a volume's bytes are now: in the store, or attached to a node."""
+        found = self._find_source(volume_id)
+        assert found is not None, f"{volume_id} has no bytes anywhere"
+        return found
+
+    def _find_source(self, source_id: str) -> Path | None:
+        """Return where the bytes of a volume or a snapshot are, None where it is gone."""
         places = (self._store, *self.nodes.values())
-        return next(path for place in places if (path := place / f"{volume_id}.img").exists())
+        paths = (self._store / source_id, *(place / f"{source_id}.img" for place in places))
+        return next((path for path in paths if path.exists()), None)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -32,7 +32,8 @@ _LIMITS = {
 def serve_once(sock: socket.socket, name: str) -> None:
     """Read a request from ``sock`` until its end, and answer it by what is called ``package.module:name``.
 
-    That function makes bytes of bytes; one that fails answers nothing. Its module may have a function
+    That function makes bytes of bytes; one that fails answers nothing, and one that is asked nothing is not
+    called. Its module may have a function
     ``prepare`` beside it, called while there are rights yet.
     """
     parent_pid = os.getppid()
@@ -45,7 +46,8 @@ def serve_once(sock: socket.socket, name: str) -> None:
     parts = []
     while part := sock.recv(_CHUNK_BYTES):
         parts.append(part)
-    sock.sendall(function(b"".join(parts)))
+    if parts:  # or whoever was about to ask has ended
+        sock.sendall(function(b"".join(parts)))
 
 
 def find_function(name: str) -> Callable[[bytes], bytes]:

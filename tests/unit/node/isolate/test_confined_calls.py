@@ -54,7 +54,7 @@ def read_all(path: Path) -> bytes:
     return path.read_bytes()
 
 
-async def ask(workers: Workers, function: object, request: bytes = b"") -> bytes:
+async def ask(workers: Workers, function: object, request: bytes = b"?") -> bytes:
     name = f"{__name__}:{getattr(function, '__name__', '')}"
     return await workers.confined(name, request, subject="The file")
 
@@ -229,3 +229,13 @@ def test_the_zygote_begins_it_before_there_is_a_loop() -> None:
     first, second = done.stdout.splitlines()
     assert (first, done.stderr) == (second, "")
     assert '"version": 1' in first
+
+
+def test_nobody_asks() -> None:
+    """A daemon that ends before it has asked, as with a wrong option, leaves it without a word."""
+    code = (
+        "import socket; from agent.node.isolate.confined import serve_once; ours, its = socket.socketpair();"
+        "ours.close(); serve_once(its, 'agent.policy.reading.apart:answer')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

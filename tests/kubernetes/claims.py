@@ -209,8 +209,12 @@ def _has_changed(claim: Object) -> bool:
 
 
 def _is_left_to_node(claim: Object) -> bool:
-    conditions = claim["status"].get("conditions") or ()
-    return any(each["type"] == "FileSystemResizePending" for each in conditions)
+    """Tell whether AWS has done its part; the node may have done its own by now."""
+    status = claim["status"]
+    conditions = status.get("conditions") or ()
+    step = (status.get("allocatedResourceStatuses") or {}).get("storage", "")
+    is_pending = any(each["type"] == "FileSystemResizePending" for each in conditions)
+    return is_pending or step.startswith("Node") or status["capacity"]["storage"] == LARGER
 
 
 def _name(name: str, **fields: Any) -> dict[str, Any]:

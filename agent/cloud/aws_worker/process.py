@@ -11,15 +11,13 @@ import ipaddress
 import json
 import os
 import pwd
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from agent.base.companion import Companion, start_companion
 from agent.base.log import get_logger
 from agent.cloud.aws_worker.answer_lines import (
     LINE_LIMIT_BYTES,
@@ -29,7 +27,7 @@ from agent.cloud.aws_worker.answer_lines import (
     Reply,
     decode_reply,
 )
-from agent.cloud.aws_worker.spawn import Spawned, Spawning
+from agent.cloud.aws_worker.spawn import Spawning
 from agent.cloud.aws_worker.stderr_log import tell_words
 from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
@@ -121,12 +119,12 @@ class WorkerProcess:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        companion: Companion,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        words: int,
     ) -> None:
-        self.process = process
+        self._companion = companion
+        self.process = companion.process
         self.writer = writer
         self.pending: dict[int, asyncio.Future[Reply]] = {}
         self.is_dead = False
@@ -136,7 +134,9 @@ class WorkerProcess:
         """The number of an answer of which not all parts have come; they come one right after the other."""
         self._parts: list[Mapping[str, Any]] = []
         self._reading = asyncio.create_task(self._read(reader), name="cloud-worker-reader")
-        self._telling = asyncio.create_task(tell_words(words, process.pid), name="cloud-worker-words")
+        self._telling = asyncio.create_task(
+            tell_words(companion.words, self.process.pid), name="cloud-worker-words"
+        )
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         garbled = None
@@ -189,9 +189,7 @@ class WorkerProcess:
         if not self.is_dead:
             self.is_dead = True
             self.writer.close()
-            # Before anybody reaps it: its number is then still the group's.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self._companion.kill()
         for waiting in self.pending.values():
             if not waiting.done():
                 waiting.set_exception(garbled or WorkerDiedError())
@@ -229,10 +227,10 @@ async def start_worker(settings: WorkerSettings) -> WorkerProcess:
             " user ebs-agent. `ebs-agent doctor` tries it.",
             reason=Reason.CLOUD_ERROR,
         ) from error
-    return WorkerProcess(spawned.process, reader, writer, spawned.words)
+    return WorkerProcess(spawned, reader, writer)
 
 
-def _spawn(settings: WorkerSettings) -> Spawned:
+def _spawn(settings: WorkerSettings) -> Companion:
     uid = _find_user(settings.user)
     argv = [
         settings.python,
@@ -245,30 +243,10 @@ def _spawn(settings: WorkerSettings) -> Spawned:
         str(_PROCESSES if isinstance(settings.user, str) else 0),
         str(settings.at_once),
     ]
-    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
-        stream, asking = socket.socketpair()
-        theirs.enter_context(asking)
-        on_failure.enter_context(stream)
-        words, complaining = os.pipe()
-        theirs.callback(os.close, complaining)
-        on_failure.callback(os.close, words)
-        stream.setblocking(False)  # noqa: FBT003 - the method's only argument
-        process = subprocess.Popen(
-            argv,
-            stdin=asking.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=complaining,
-            env=_choose_environment(settings),
-            cwd="/",
-            close_fds=True,
-            start_new_session=True,  # a process group of its own, to be killed whole
-            user=uid,
-            group=None if uid is None else NO_GROUP,
-            extra_groups=None if uid is None else (),
-        )
-        on_failure.pop_all()
-    make_killable(process.pid)  # its other limits it has from itself
-    return Spawned(process, stream, words)
+    group = None if uid is None else NO_GROUP
+    companion = start_companion(argv, _choose_environment(settings), uid, group)
+    make_killable(companion.process.pid)  # its other limits it has from itself
+    return companion
 
 
 def _find_user(user: str | int | None) -> int | None:

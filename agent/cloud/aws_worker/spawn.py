@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Spawned:
-    """A process that runs, our end of the socket it is asked over, and of the pipe it complains through."""
-
-    process: subprocess.Popen[bytes]
-    stream: socket.socket
-    words: int
-
-    def discard(self) -> None:
-        """Kill and reap it. SIGKILL on a process that only has sockets does not wait."""
-        self.stream.close()
-        os.close(self.words)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+from agent.base.companion import Companion
 
 
 class Spawning:
     """One attempt, which a thread makes, and whoever waits for it may give up at any moment."""
 
-    def __init__(self, spawn: Callable[[], Spawned]) -> None:
+    def __init__(self, spawn: Callable[[], Companion]) -> None:
         self._spawn = spawn
         self._lock = threading.Lock()
         self._is_given_up = False
-        self._spawned: Spawned | None = None
+        self._spawned: Companion | None = None
 
-    def run(self) -> Spawned:
+    def run(self) -> Companion:
         """Spawn it; what nobody waits for any more has ended then. Raises OSError."""
         spawned = self._spawn()
         with self._lock:

@@ -8,8 +8,8 @@ cleaned, cut, told under an event of its own, and after so much the pipe is clos
 from __future__ import annotations
 
 import asyncio
-import os
 
+from agent.base.companion import open_words
 from agent.base.log import get_logger
 
 LINES_LIMIT = 60
@@ -23,15 +23,8 @@ log = get_logger(__name__)
 
 async def tell_words(pipe: int, pid: int) -> None:
     """Log what comes through the descriptor ``pipe`` until it ends or was too much, and close it."""
-    reader = asyncio.StreamReader()
-    file = os.fdopen(pipe, "rb", buffering=0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), file
-    )
-    try:
+    async with open_words(pipe) as reader:
         await _tell_lines(reader, pid)
-    finally:
-        transport.close()
 
 
 async def _tell_lines(reader: asyncio.StreamReader, pid: int) -> None:

@@ -7,15 +7,11 @@ the process sends nothing is looked at but that it sends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 import agent
+from agent.base.companion import Companion, start_companion
 from agent.base.log import get_logger
 from agent.node.isolate.resource_limits import make_killable
 from agent.node.isolate.unprivileged import NOBODY_UID, find_uid
@@ -53,15 +50,6 @@ _LOOK_EVERY_S = 0.01
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL")
 
 log = get_logger(__name__)
-
-
-@dataclass
-class Running:
-    """One process, our end of its feed, and of the pipe it complains through."""
-
-    process: subprocess.Popen[bytes]
-    feed: socket.socket
-    words: int
 
 
 class WebProcess:
@@ -128,12 +116,12 @@ class WebProcess:
             log.warning("web.user_missing", user=self._user, runs_as=uid)
         return uid
 
-    async def _feed(self, running: Running, door: Door) -> None:
+    async def _feed(self, running: Companion, door: Door) -> None:
         """Tell the process how volumes are whenever it asks, until it closes the feed or takes too long."""
         # Imported when somebody asks: most of the time nobody does.
         from agent.report.feed.frames import Setup, encode  # noqa: PLC0415
 
-        feed, teller = running.feed, self._make_teller()
+        feed, teller = running.stream, self._make_teller()
         setup = Setup(agent.__version__, None if door.tls is None else door.tls.contents)
         try:
             await _send(feed, encode(setup), door.listener)
@@ -170,40 +158,21 @@ async def _end_once_renewed(renewed: anyio.Event, scope: anyio.CancelScope) -> N
     scope.cancel()
 
 
-def _spawn(program: tuple[str, ...], uid: int | None) -> Running:
+def _spawn(program: tuple[str, ...], uid: int | None) -> Companion:
     """Start the process: as whoever this is, since it is another user before it reads the first byte."""
     argv = [*program, "" if uid is None else str(uid)]
-    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
-        feed, fed = socket.socketpair()
-        theirs.enter_context(fed)
-        on_failure.enter_context(feed)
-        words, complaining = os.pipe()
-        theirs.callback(os.close, complaining)
-        on_failure.callback(os.close, words)
-        feed.setblocking(False)  # noqa: FBT003 -- its only form
-        process = subprocess.Popen(
-            argv,
-            stdin=fed.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=complaining,
-            env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
-            cwd="/",
-            close_fds=True,
-            start_new_session=True,  # a process group of its own, to be killed whole
-        )
-        on_failure.pop_all()
-    make_killable(process.pid)
-    return Running(process, feed, words)
+    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    companion = start_companion(argv, environment)
+    make_killable(companion.process.pid)
+    return companion
 
 
-async def _end(running: Running, telling: asyncio.Task[None]) -> None:
+async def _end(running: Companion, telling: asyncio.Task[None]) -> None:
     """End the process, by itself or not, with all that it started; safe where it has ended."""
     process = running.process
-    running.feed.close()
+    running.stream.close()
     await anyio.to_thread.run_sync(_await_end, process.pid)
-    # Before it is reaped: its number is then still the group's.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    running.kill()
     code = await anyio.to_thread.run_sync(process.wait, 10)
     if code:
         log.warning("web.ended", pid=process.pid, code=code)

@@ -6,8 +6,8 @@ Strangers speak with it, so that what it writes may be theirs. Whoever writes mo
 from __future__ import annotations
 
 import asyncio
-import os
 
+from agent.base.companion import open_words
 from agent.base.log import get_logger
 from agent.core.quoting import fit
 
@@ -15,7 +15,6 @@ LINES_AT_ONCE = 60
 REFILL_S = 10.0
 """After those, one line in this time."""
 LINE_LIMIT = 400
-_LONGEST = 1 << 16
 
 log = get_logger(__name__)
 
@@ -29,15 +28,8 @@ class Words:
 
     async def tell(self, pipe: int, pid: int) -> None:
         """Log what comes through the descriptor ``pipe`` until it ends, and close it."""
-        reader = asyncio.StreamReader(limit=_LONGEST)
-        file = os.fdopen(pipe, "rb", buffering=0)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), file
-        )
-        try:
+        async with open_words(pipe) as reader:
             await self._tell_lines(reader, pid)
-        finally:
-            transport.close()
 
     async def _tell_lines(self, reader: asyncio.StreamReader, pid: int) -> None:
         rest = b""

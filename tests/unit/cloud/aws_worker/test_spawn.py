@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
+from agent.base.companion import Companion
 from agent.cloud.aws_worker.process import WorkerSettings, start_worker
-from agent.cloud.aws_worker.spawn import Spawned, Spawning
+from agent.cloud.aws_worker.spawn import Spawning
 from tests.waiting import until
 
 
@@ -65,9 +66,9 @@ def test_what_was_spawned_before_it_was_given_up_has_ended() -> None:
     ours, theirs = socket.socketpair()
     read, written = os.pipe()
 
-    def spawn() -> Spawned:
+    def spawn() -> Companion:
         process = subprocess.Popen(["sleep", "600"], stdin=theirs.fileno(), start_new_session=True)
-        return Spawned(process, ours, read)
+        return Companion(process, ours, read)
 
     spawning = Spawning(spawn)
     with theirs:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.core.quoting import quote
-from agent.policy.entries import VolumeEntry
+from agent.policy.entries import VolumeClass, VolumeEntry
 from agent.policy.entry_checks import (
     Defect,
     check_claim,
@@ -16,6 +16,7 @@ from agent.policy.entry_checks import (
     check_volume,
 )
 from agent.policy.policy import Policy
+from agent.policy.settings import AgentSettings
 from agent.policy.values.mount_path import split_template
 
 
@@ -74,10 +75,28 @@ def find_contradictions(policy: Policy) -> Iterator[Defect]:
     claims = Claims()
     for index, entry in enumerate(policy.volumes):
         # That it says of a raw volume to freeze it does no harm.
-        yield from check_volume(entry, says_freeze=False)
-        yield from claims.add(index, entry)
-        yield from check_path(entry, policy.agent)
-        yield from check_claim(entry, policy.classes)
+        yield from check_entry(index, entry, claims, policy.agent, policy.classes, says_freeze=False)
+
+
+def check_entry(
+    index: int,
+    entry: VolumeEntry,
+    claims: Claims,
+    agent: AgentSettings | None,
+    classes: Mapping[str, VolumeClass] | None,
+    *,
+    says_freeze: bool,
+) -> Iterator[Defect]:
+    """Find what is wrong with an entry by itself, and beside those before it, which ``claims`` has seen.
+
+    ``agent``, ``classes``: None where those of the policy are not sound, and nothing is held to them.
+    """
+    yield from check_volume(entry, says_freeze=says_freeze)
+    yield from claims.add(index, entry)
+    if agent is not None:
+        yield from check_path(entry, agent)
+    if classes is not None:
+        yield from check_claim(entry, classes)
 
 
 def _find_meeting(claimed: dict[str | None, str] | None, entry: VolumeEntry) -> str | None:

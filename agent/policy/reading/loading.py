@@ -9,15 +9,8 @@ from typing import Any
 from agent.base.file_reading import read_file
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeClass, VolumeEntry
-from agent.policy.entry_checks import (
-    Defect,
-    check_claim,
-    check_class,
-    check_path,
-    check_settings,
-    check_volume,
-)
-from agent.policy.entry_conflicts import Claims
+from agent.policy.entry_checks import Defect, check_class, check_settings
+from agent.policy.entry_conflicts import Claims, check_entry
 from agent.policy.policy import Head, Policy
 from agent.policy.policy_file import explaining, judge_file
 from agent.policy.reading.field_checks import ValidatedPiece, check_list, check_mapping, check_piece
@@ -92,18 +85,20 @@ def _find_defects(content: dict[str, Any]) -> list[Defect]:
     classes, class_defects, has_all_classes = _read_classes(content.get("classes", {}))
     volumes, volume_defects = _read_volumes(content.get("volumes", []))
     defects += [*class_defects, *volume_defects]
+    is_path_sure = checked.value is not None and not any("allowed_roots" in loc for loc in checked.pruned)
     claims = Claims()
     for index, entry in volumes:
-        base: Loc = ("volumes", index)
         if entry.value is None:
             continue
-        says_freeze = "freeze" in entry.content.get("snapshots", {})
-        defects += _keep_sure(check_volume(entry.value, says_freeze=says_freeze), entry, base)
-        defects += _keep_sure(claims.add(index, entry.value), entry, base)
-        if not any("allowed_roots" in loc for loc in checked.pruned) and checked.value is not None:
-            defects += _keep_sure(check_path(entry.value, agent), entry, base)
-        if has_all_classes:
-            defects += _keep_sure(check_claim(entry.value, classes), entry, base)
+        found = check_entry(
+            index,
+            entry.value,
+            claims,
+            agent if is_path_sure else None,
+            classes if has_all_classes else None,
+            says_freeze="freeze" in entry.content.get("snapshots", {}),
+        )
+        defects += _keep_sure(found, entry, ("volumes", index))
     return defects
 
 

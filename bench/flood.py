@@ -7,18 +7,17 @@ to a socket that nobody answers, since the flooder takes processor time too.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import statistics
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from agent.node.kernel.mountinfo import read_mounts
 from bench.processes import read_cpu_s
+from bench.scratch import make_entry, working_directory
 from tests.agent_process import MIB, AgentProcess, Scratch, reserve_port
 from tests.strangers import MANY, flooding
 from tests.waiting import wait_until
@@ -67,10 +66,35 @@ def time_scrape(port: int) -> float:
     return time.monotonic() - began
 
 
+@dataclass
+class Figures:
+    """What was measured under one condition, each in seconds or as a share of a processor."""
+
+    ready: list[float] = field(default_factory=list)
+    scrapes: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+
+def measure_share(agent: AgentProcess) -> float:
+    """Return the share of a processor that an agent takes, once what goes on has come to what it stays at."""
+    time.sleep(SETTLE_S)
+    began, before_s = time.monotonic(), read_cpu_s(agent.pid)
+    time.sleep(SETTLE_S)
+    return (read_cpu_s(agent.pid) - before_s) / (time.monotonic() - began)
+
+
+def show(conditions: Mapping[str, Figures]) -> None:
+    """Print the medians of each condition, and how long volumes take as a ratio to the first."""
+    floor_s = statistics.median(next(iter(conditions.values())).ready)
+    print(f"{'':<22}{'attach to ready':>16}{'ratio':>8}{'scrape':>10}{'worst':>10}{'agent at rest':>16}")
+    for name, figures in conditions.items():
+        ready_s, scrape_s = statistics.median(figures.ready), statistics.median(figures.scrapes)
+        print(f"{name:<22}{ready_s:>14.2f} s{ready_s / floor_s:>7.2f}x{scrape_s:>8.2f} s", end="")
+        print(f"{max(figures.scrapes):>8.2f} s{100 * statistics.median(figures.shares):>11.0f} % cpu")
+
+
 def main() -> None:
     """Print how long volumes and scrapes take under each condition, and as ratios."""
-    base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))
-    scratch = Scratch(base).prepare()
     port = reserve_port()
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "no flood": nullcontext,
@@ -79,45 +103,27 @@ def main() -> None:
     }
     # Each is blank once only, and one is for what is first needed to be loaded.
     volumes = [f"vol-0{number:016x}" for number in range(1, len(ways) * ROUNDS + 2)]
-    entries = [
-        {
-            "name": volume[-6:],
-            "match": {"volume_id": volume},
-            "filesystem": {"type": "ext4", "format": "if-blank"},
-            "mount": {"path": str(scratch.data / volume)},
-        }
-        for volume in volumes
-    ]
-    scratch.write_policy(*entries, http={"listen": f"127.0.0.1:{port}"})
-    agent = AgentProcess(scratch)
-    ready: dict[str, list[float]] = {way: [] for way in ways}
-    scrapes: dict[str, list[float]] = {way: [] for way in ways}
-    shares: dict[str, list[float]] = {way: [] for way in ways}
-    try:
-        agent.start()
-        remaining = iter(volumes)
-        time_ready(scratch, agent, next(remaining))
-        time_scrape(port)
-        for _ in range(ROUNDS):
-            for way, flood in ways.items():
-                with flood():
-                    time.sleep(SETTLE_S)
-                    began, before_s = time.monotonic(), read_cpu_s(agent.pid)
-                    time.sleep(SETTLE_S)
-                    shares[way].append((read_cpu_s(agent.pid) - before_s) / (time.monotonic() - began))
-                    scrapes[way].append(time_scrape(port))
-                    ready[way].append(time_ready(scratch, agent, next(remaining)))
-        agent.stop()
-    finally:
-        agent.end_anyhow()
-        scratch.clean()
-        shutil.rmtree(base)
+    found = {way: Figures() for way in ways}
+    with working_directory() as base:
+        scratch = Scratch(base).prepare()
+        entries = [make_entry(scratch, volume) for volume in volumes]
+        scratch.write_policy(*entries, http={"listen": f"127.0.0.1:{port}"})
+        agent = AgentProcess(scratch)
+        try:
+            agent.start()
+            remaining = iter(volumes)
+            time_ready(scratch, agent, next(remaining))
+            time_scrape(port)
+            for _ in range(ROUNDS):
+                for way, flood in ways.items():
+                    with flood():
+                        found[way].shares.append(measure_share(agent))
+                        found[way].scrapes.append(time_scrape(port))
+                        found[way].ready.append(time_ready(scratch, agent, next(remaining)))
+            agent.stop()
+        finally:
+            agent.end_anyhow()
     print(
         f"{MANY} slow connections of another user, each opened again when it is closed; medians of {ROUNDS}"
     )
-    print(f"{'':<22}{'attach to ready':>16}{'ratio':>8}{'scrape':>10}{'agent at rest':>16}")
-    floor_s = statistics.median(ready["no flood"])
-    for way in ways:
-        ready_s, scrape_s = statistics.median(ready[way]), statistics.median(scrapes[way])
-        share = 100 * statistics.median(shares[way])
-        print(f"{way:<22}{ready_s:>14.2f} s{ready_s / floor_s:>7.2f}x{scrape_s:>8.2f} s{share:>11.0f} % cpu")
+    show(found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.standins import files, loop_device
 from bench.processes import list_family, read_cpu_s, read_pss_bytes
-from bench.scratch import working_directory
+from bench.scratch import make_entry, working_directory
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.waiting import wait_until
 
@@ -55,15 +55,7 @@ def measure(base: Path, count: int) -> Rest:
     """Measure an agent with ``count`` volumes, and leave nothing behind."""
     scratch = Scratch(base).prepare()
     volumes = [f"vol-0{number:016x}" for number in range(count)]
-    entries = [
-        {
-            "name": f"bench-{number}",
-            "match": {"volume_id": volume},
-            "filesystem": {"type": "ext4", "format": "if-blank"},
-            "mount": {"path": str(scratch.data / volume)},
-        }
-        for number, volume in enumerate(volumes)
-    ]
+    entries = [make_entry(scratch, volume) for volume in volumes]
     scratch.write_policy(*entries, resync=f"{MINUTE_S:g}s")
     agent = AgentProcess(scratch)
     with ExitStack() as stack:

@@ -6,21 +6,17 @@ One of 128 volumes is stalled, another user floods, somebody scrapes every secon
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import statistics
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench.flood import SETTLE_S, time_ready, time_scrape
+from bench.flood import Figures, measure_share, show, time_ready, time_scrape
 from bench.hung import disk_of_its_own, hanging
-from bench.processes import read_cpu_s, read_pss_bytes
+from bench.processes import read_pss_bytes
+from bench.scratch import make_entry, working_directory
 from tests.agent_process import MIB, AgentProcess, Scratch, reserve_port
 from tests.strangers import MANY, flooding, forked
 from tests.waiting import wait_until
@@ -85,23 +81,6 @@ def scraping(port: int) -> Iterator[list[float]]:
         thread.join()
 
 
-@dataclass
-class Figures:
-    """What was measured under one condition, each in seconds or as a share of a processor."""
-
-    ready: list[float] = field(default_factory=list)
-    scrapes: list[float] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-
-    def show(self, name: str, floor_s: float) -> str:
-        """Return the line of a table."""
-        ready_s, scrape_s = statistics.median(self.ready), statistics.median(self.scrapes)
-        return (
-            f"{name:<14}{ready_s:>14.2f} s{ready_s / floor_s:>7.2f}x{scrape_s:>8.2f} s"
-            f"{max(self.scrapes):>8.2f} s{100 * statistics.median(self.shares):>8.0f} % cpu"
-        )
-
-
 class Node:
     """An agent with many volumes at rest, one of which can be made to hang, and further ones to attach."""
 
@@ -133,10 +112,7 @@ class Node:
 
     def measure(self, figures: Figures) -> None:
         """Take a further volume's way, once what goes on has come to what it stays at."""
-        time.sleep(SETTLE_S)
-        began, before_s = time.monotonic(), read_cpu_s(self.agent.pid)
-        time.sleep(SETTLE_S)
-        figures.shares.append((read_cpu_s(self.agent.pid) - before_s) / (time.monotonic() - began))
+        figures.shares.append(measure_share(self.agent))
         figures.ready.append(time_ready(self._scratch, self.agent, next(self._further)))
 
     def _wait_ready(self, volume: str) -> None:
@@ -144,16 +120,6 @@ class Node:
 
     def _write_policy(self, **settings: Any) -> None:
         self._scratch.write_policy(*self._entries, http={"listen": f"127.0.0.1:{self.port}"}, **settings)
-
-
-def make_entry(scratch: Scratch, volume: str) -> dict[str, Any]:
-    """Return the entry that has a volume formatted and mounted."""
-    return {
-        "name": volume[-6:],
-        "match": {"volume_id": volume},
-        "filesystem": {"type": "ext4", "format": "if-blank"},
-        "mount": {"path": str(scratch.data / volume)},
-    }
 
 
 def measure_both(base: Path, scratch: Scratch, node: Node) -> tuple[Figures, Figures]:
@@ -186,21 +152,13 @@ def measure_both(base: Path, scratch: Scratch, node: Node) -> tuple[Figures, Fig
 
 def main() -> None:
     """Print how long a further volume takes with all of it and without, and the ratio."""
-    base = Path(tempfile.mkdtemp(prefix="l", dir="/tmp"))
-    scratch = Scratch(base).prepare()
-    node = Node(scratch)
-    try:
-        at_rest, loaded = measure_both(base, scratch, node)
-    finally:
-        scratch.clean()
-        shutil.rmtree(base)
+    with working_directory() as base:
+        scratch = Scratch(base).prepare()
+        at_rest, loaded = measure_both(base, scratch, Node(scratch))
     devices = sum(1 for _ in Path("/sys/block").iterdir())
     print(f"{VOLUMES} volumes, one of them stalled; {MANY} slow connections; medians of {ROUNDS} rounds;")
     print(
         f"{os.cpu_count()} cores, Linux {os.uname().release}, {devices} block devices,"
         f" load {os.getloadavg()[0]:.0f}"
     )
-    print(f"{'':<14}{'attach to ready':>16}{'ratio':>8}{'scrape':>10}{'worst':>10}{'agent':>14}")
-    floor_s = statistics.median(at_rest.ready)
-    print(at_rest.show("at rest", floor_s))
-    print(loaded.show("all at once", floor_s))
+    show({"at rest": at_rest, "all at once": loaded})

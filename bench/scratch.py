@@ -6,14 +6,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from agent.node.kernel.mountinfo import read_mounts
-from agent.node.standins import loop_device
+from tests.agent_process import Scratch
+from tests.leftovers import take_away_below
 
 _PREFIX = "ebs-agent-bench-"
 _LOCK = "in-use"
@@ -52,11 +52,16 @@ def _held(base: Path) -> Iterator[None]:
 
 def clear(base: Path) -> None:
     """Unmount what is mounted below a directory, detach what stands on its files, and remove it."""
-    for mount in reversed(read_mounts()):
-        if mount.path.startswith(f"{base}/"):
-            subprocess.run(["umount", "--lazy", mount.path], check=False)
-    for item in loop_device.list_loops():
-        if item.backing_file.startswith(f"{base}/"):
-            loop_device.detach(item.path, item.backing_file)
+    take_away_below(base)
     # Of a link in it only the link goes.
     shutil.rmtree(base)
+
+
+def make_entry(scratch: Scratch, volume: str) -> dict[str, Any]:
+    """Return the policy's entry that has a volume formatted and mounted."""
+    return {
+        "name": f"bench-{volume[-6:]}",
+        "match": {"volume_id": volume},
+        "filesystem": {"type": "ext4", "format": "if-blank"},
+        "mount": {"path": str(scratch.data / volume)},
+    }

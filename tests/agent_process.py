@@ -21,8 +21,7 @@ import yaml
 from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.core.errors import AgentError
-from agent.node.kernel.mountinfo import read_mounts
-from agent.node.standins import loop_device
+from tests.leftovers import take_away_below
 from tests.waiting import WAIT_S, wait_until
 
 MIB = 1024**2
@@ -117,12 +116,7 @@ class Scratch:
 
     def clean(self) -> None:
         """Unmount and detach everything of this test's, innermost mounts first."""
-        for mount in reversed(read_mounts()):
-            if mount.path.startswith(f"{self.base}/"):
-                subprocess.run(["umount", "--lazy", mount.path], check=False)
-        for item in loop_device.list_loops():
-            if item.backing_file.startswith(f"{self.base}/"):
-                loop_device.detach(item.path, item.backing_file)
+        take_away_below(self.base)
 
 
 class AgentProcess:

@@ -25,12 +25,21 @@ def find_runs() -> Path:
 
 def sweep(runs: Path) -> None:
     """Unmount and detach what runs in ``runs`` left that are over, innermost mounts first."""
-    find_dead = _remember(runs)
+    take_away(_remember(runs))
+
+
+def take_away_below(directory: Path) -> None:
+    """Unmount and detach what is mounted below a directory or stands on its files."""
+    take_away(lambda path: path.startswith(f"{directory}/"))
+
+
+def take_away(is_meant: Callable[[str], bool]) -> None:
+    """Unmount what is mounted at a path that is meant, innermost first, and detach what stands on one."""
     for mount in reversed(read_mounts()):
-        if find_dead(mount.path):
+        if is_meant(mount.path):
             subprocess.run(["umount", "--lazy", mount.path], check=False, stderr=subprocess.DEVNULL)
     for loop in loop_device.list_loops():
-        if find_dead(loop.backing_file):
+        if is_meant(loop.backing_file):
             loop_device.detach(loop.path, loop.backing_file)
 
 

@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ async def listening(broker: Mosquitto, **options: Any) -> AsyncIterator[Heard]:
                 heard.retained[str(message.topic)] = payload
 
     async with (
-        mqtt_client.Client("127.0.0.1", broker.port, **options) as client,
+        mqtt_client.Client("127.0.0.1", broker.port, max_messages=sys.maxsize, **options) as client,
         anyio.create_task_group() as tasks,
     ):
         await client.subscribe("#", qos=1)
@@ -532,6 +533,18 @@ async def test_broker_that_sends_what_nobody_asked_for_is_left(packet: bytes) ->
         await until(lambda: flood.ended)
         tasks.cancel_scope.cancel()
     assert flood.sent_bytes < 64 * 1024 * 1024, "what the sockets hold, and no more"
+
+
+async def test_flood_takes_neither_the_processor_nor_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Also of whoever asks what is retained, which waits for an answer: a message too many ends it."""
+    flood = FloodingBroker(b"\x30\x08\x00\x01tabcde")
+    async with serving(flood) as port, anyio.create_task_group() as tasks:
+        publisher = MqttPublisher(make_board(READY), Counters())
+        publisher.apply(MqttSettings(host="127.0.0.1", port=port), FACTS)
+        tasks.start_soon(publisher.run)
+        await until(lambda: flood.ended >= 2)
+        tasks.cancel_scope.cancel()
+    assert "queue is full" not in caplog.text
 
 
 async def test_broker_that_ends_each_connection_is_met_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ further attempt would add one, and the last will of each would say that the node
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
@@ -25,14 +26,31 @@ if TYPE_CHECKING:
 MAX_PACKET_BYTES = 4096
 """Of what a broker sends. All that is asked of it is to say in a few bytes that it has something; MQTT lets
 it announce 256 MiB, which would be kept until they are complete."""
+MAX_MESSAGES = 1
+"""Of a connection that publishes, and so has none to get: by the first one it is left, politely, which takes
+time, and the second one ends it."""
 
 
 class Client(aiomqtt.Client):
     """A connection to a broker."""
 
-    def __init__(self, *args: Any, max_packet_bytes: int = MAX_PACKET_BYTES, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        max_packet_bytes: int = MAX_PACKET_BYTES,
+        max_messages: int = MAX_MESSAGES,
+        **settings: Any,
+    ) -> None:
         super().__init__(*args, **settings)
-        bound_packets(self._client, max_packet_bytes)
+        self._messages_left = max_messages
+        bound_packets(self._client, max_packet_bytes, lambda: self._messages_left < 0)
+
+    @override
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        """Keep a message that there is room for; of the others not even a word, since they may be endless."""
+        self._messages_left -= 1
+        if not self._queue.full():
+            super()._on_message(client, userdata, message)
 
     @override
     async def __aenter__(self) -> Self:
@@ -71,14 +89,16 @@ class Client(aiomqtt.Client):
         self._loop.call_soon_threadsafe(watch)
 
 
-def bound_packets(client: paho.Client, most_bytes: int = MAX_PACKET_BYTES) -> None:
-    """Have a connection end with the first packet that is longer than any that is asked for."""
+def bound_packets(
+    client: paho.Client, most_bytes: int = MAX_PACKET_BYTES, is_enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Have a connection end with the first packet that is longer than any that is asked for, or is enough."""
     read = client._packet_read  # noqa: SLF001 -- paho 2.1 has no limit of its own for MQTT 3.1.1
 
     def read_bounded() -> MQTTErrorCode:
         result = read()
         is_long = client._in_packet["remaining_length"] > most_bytes  # noqa: SLF001 -- likewise
-        return MQTTErrorCode.MQTT_ERR_PROTOCOL if is_long else result
+        return MQTTErrorCode.MQTT_ERR_PROTOCOL if is_long or is_enough() else result
 
     client._packet_read = read_bounded  # type: ignore[method-assign]  # noqa: SLF001 -- likewise
 

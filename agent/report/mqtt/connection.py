@@ -10,6 +10,7 @@ from agent.core.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
 from agent.report.mqtt.login import NO_LOGIN, Login
 from agent.report.mqtt.outbox import MAX_PAYLOAD_BYTES, Topics
+from agent.report.mqtt.retained import MOST_VOLUMES
 
 if TYPE_CHECKING:
     import aiomqtt
@@ -54,7 +55,7 @@ def make_client(
     """Return a client that is not connected yet. ``is_listener``: one to ask the broker, not to publish."""
     import aiomqtt  # noqa: PLC0415 -- memory that only those who use it pay for
 
-    from agent.report.mqtt.client import MAX_PACKET_BYTES, Client  # noqa: PLC0415 -- likewise
+    from agent.report.mqtt.client import MAX_MESSAGES, MAX_PACKET_BYTES, Client  # noqa: PLC0415 -- likewise
 
     if len(topics.volume(VolumeId("vol-0123456789abcdef0")).encode()) > MAX_TOPIC_BYTES:
         log.warning("mqtt.topic_long", topic=topics.base, limit_bytes=MAX_TOPIC_BYTES)
@@ -71,4 +72,5 @@ def make_client(
         timeout=timeout_s,
         max_queued_incoming_messages=MAX_HEARD if is_listener else 1,
         max_packet_bytes=MAX_HEARD_BYTES if is_listener else MAX_PACKET_BYTES,
+        max_messages=MOST_VOLUMES + MAX_HEARD if is_listener else MAX_MESSAGES,
     )

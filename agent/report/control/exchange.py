@@ -18,7 +18,7 @@ from typing_extensions import override
 from agent.core.errors import AgentError, InvalidValueError
 from agent.report.control.app import App, answer_error, parse_target
 from agent.report.control.messages import Answer, Request
-from agent.report.serving.connections import Connections
+from agent.report.serving.connections import LINGER_S, Connections
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.peer import Connection
 
@@ -27,8 +27,6 @@ MAX_BODY_BYTES = 64 << 10
 MAX_AHEAD_BYTES = MAX_HEAD_BYTES + MAX_BODY_BYTES
 """Of requests that were sent while one before them is being answered."""
 BODY_TIMEOUT_S = 10.0
-LINGER_S = 1.0
-"""For the rest of a request that was answered before it had come to its end."""
 
 
 class NotUnderstoodError(InvalidValueError):

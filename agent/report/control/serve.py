@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from agent.report.serving.connections import PAUSE_S, Connections, Limits
+from agent.report.serving.connections import CLOSE_TIMEOUT_S, PAUSE_S, Connections, Limits
 from agent.report.serving.flood_log import Count, Tally
 from agent.report.serving.peer import Connection
 from agent.report.serving.sockets import bind_control_socket, remove_control_socket
@@ -20,9 +20,6 @@ from agent.report.serving.sockets import bind_control_socket, remove_control_soc
 if TYPE_CHECKING:
     from agent.report.control.app import App
     from agent.report.control.exchange import Exchange
-
-CLOSE_TIMEOUT_S = 1.0
-"""How long open requests may go on once the agent stops: the whole agent has 5 s."""
 
 LIMITS = Limits(lobby=0, each_user=16, others=32, answer_s=None)
 """Whoever waits, or follows events, may do so for a day; root is let in however many of them there are."""

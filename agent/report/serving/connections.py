@@ -29,6 +29,10 @@ PAUSE_S = 0.002
 """After each connection let in, which costs far more."""
 TLS_PAUSE_S = 0.01
 """A handshake costs as much as ten answers."""
+CLOSE_TIMEOUT_S = 1.0
+"""How long open requests may go on once the agent stops: the whole agent has 5 s."""
+LINGER_S = 1.0
+"""For the rest of a request that was answered before it had come to its end."""
 STARVED_PAUSE_S = 1.0
 """Where no descriptor is left, trying again at once would fail at once."""
 

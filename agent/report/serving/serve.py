@@ -18,19 +18,20 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from typing_extensions import Self
 
-from agent.report.serving.connections import PAUSE_S, TLS_PAUSE_S, Connections, Limits
+from agent.report.serving.connections import (
+    CLOSE_TIMEOUT_S,
+    LINGER_S,
+    PAUSE_S,
+    TLS_PAUSE_S,
+    Connections,
+    Limits,
+)
 from agent.report.serving.doors import Door
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.peer import Connection
 
 if TYPE_CHECKING:
     from aiohttp import web
-
-CLOSE_TIMEOUT_S = 1.0
-"""How long open requests may go on once the agent stops: the whole agent has 5 s."""
-
-LINGER_S = 1.0
-"""For the rest of a request that was answered before it had come to its end."""
 
 HTTP_LIMITS = Limits()
 

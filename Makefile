@@ -10,6 +10,7 @@
 #   make bench      measure the agent
 #   make build      wheel and source distribution into dist/
 #   make bundle     what is put into S3: everything a node without internet needs, into dist/
+#   make image      the controller's container image, for both processors, into dist/
 #   make lock       resolve the dependencies anew
 #   make proto      generate the code of agent/csi/wire from its .proto files
 # Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
@@ -49,7 +50,7 @@ PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfil
 # A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
 MAKE_AGAIN := $(MAKE)
 
-.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle lock proto clean
+.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle image lock proto clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -129,6 +130,10 @@ build: $(VENV)/dev.stamp
 
 bundle: $(VENV)/dev.stamp
 	$(BIN)/python -m scripts.bundle
+
+image: $(VENV)/dev.stamp
+	scripts/prepare image
+	$(BIN)/python -m scripts.image
 
 # One version of each dependency for all Pythons: what one of them tests is what the others run.
 lock: $(BIN)/python

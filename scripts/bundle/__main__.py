@@ -63,7 +63,8 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
         house.mkdir(parents=True)
         for target in targets:
             shelf = cache / f"{architecture}-{target.python}"
-            fill_shelf(shelf, target, lock, tools)
+            installer = (each for each in target.select(tools) if each.startswith(f"{INSTALLER}=="))
+            wheels.fill_shelf(shelf, target, [*target.select(lock), *installer])
             found = [*sorted(shelf.glob("*.whl")), wheel]
             for path in found:
                 shutil.copyfile(path, house / path.name)
@@ -79,22 +80,6 @@ def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, o
         bundle = output / f"{root.name}.tar.gz"
         archive.pack(root, bundle)
     return bundle
-
-
-def fill_shelf(shelf: Path, target: Target, lock: str, tools: str) -> None:
-    """Have ``shelf`` hold exactly the locked wheels of this target, and the installer, downloaded once."""
-    stamp = shelf / "lock.txt"
-    lines = [
-        *target.select(lock),
-        *(line for line in target.select(tools) if line.startswith(f"{INSTALLER}==")),
-    ]
-    wanted = "\n".join([*lines, *target.platforms])
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return
-    shutil.rmtree(shelf, ignore_errors=True)
-    shelf.mkdir(parents=True)
-    wheels.download(target, lines, shelf)
-    stamp.write_text(wanted, encoding="utf-8")
 
 
 def add_files(source: Path, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,18 @@ def download(target: Target, lines: Sequence[str], directory: Path) -> None:
             *("--python-version", target.python, "--implementation", "cp", *platforms),
             *("--dest", str(directory), "--requirement", requirements.name),
         )
+
+
+def fill_shelf(shelf: Path, target: Target, lines: Sequence[str]) -> None:
+    """Have ``shelf`` hold exactly the wheels of these lines of a lock for ``target``, downloaded once."""
+    stamp = shelf / "lock.txt"
+    wanted = "\n".join([*lines, *target.platforms])
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(shelf, ignore_errors=True)
+    shelf.mkdir(parents=True)
+    download(target, lines, shelf)
+    stamp.write_text(wanted, encoding="utf-8")
 
 
 def build(repository: Path, directory: Path) -> Path:

@@ -29,9 +29,6 @@ from tests.component.controller.conftest import ScriptedCloud
 from tests.kubernetes.care import DRIVER, OTHER, START_UP, CareCluster, run_care_cluster
 from tests.waiting import until
 
-# A connection that is given up while it is made leaves its socket to the garbage collector (httpx2, anyio).
-pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CareCluster]:

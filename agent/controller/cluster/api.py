@@ -15,11 +15,14 @@ import anyio
 import httpx2
 import msgspec
 from lightkube import AsyncClient
-from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import User
 from lightkube.core.exceptions import ApiError, ConfigError
 from lightkube.core.resource import GlobalResource, NamespacedResource, Resource, api_info
 from lightkube.types import PatchType
 
+from agent.controller.cluster.transport import ClosingTransport
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.quoting import quote
 
@@ -150,8 +153,7 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[ClusterApi]:
     """Give the API of the cluster that a kubeconfig names; None: of the one that this pod runs in."""
     try:
         found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()
-        config = found.get()
-        client = AsyncClient(config=config, timeout=httpx2.Timeout(CALL_TIMEOUT_S), trust_env=False)
+        client = _declare_client(found.get())
     except (ConfigError, OSError, LookupError, ValueError) as error:
         where = quote(str(kubeconfig)) if kubeconfig else "a pod's service account"
         raise InvalidValueError(
@@ -160,6 +162,14 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[ClusterApi]:
         ) from error
     async with client:
         yield ClusterApi(client)
+
+
+def _declare_client(config: SingleConfig | None) -> AsyncClient:
+    if config is None:
+        raise ConfigError("it names no cluster to use")
+    trust = verify_cluster(config.cluster, config.user or User(), config.abs_file, trust_env=False)
+    timeout = httpx2.Timeout(CALL_TIMEOUT_S)
+    return AsyncClient(config=config, timeout=timeout, trust_env=False, transport=ClosingTransport(trust))
 
 
 def _name(kind: type[Resource]) -> str:

@@ -26,6 +26,8 @@ export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Debian keeps mkfs where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
+# Tests and measurements start the agent a thousand times: as on a node, its modules are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -6,6 +6,7 @@ A measurement is a module of this package with a function ``main()`` that prints
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 
@@ -31,6 +32,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"There is no measurement {', '.join(unknown)}; there are {', '.join(found)}.", file=sys.stderr)
         return 2
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # on a node the agent's modules are compiled once
     for name in names or found:
         print(f"== {name}: {found[name]}", flush=True)
         importlib.import_module(f"bench.{name}").main()

@@ -72,6 +72,8 @@ def measure_round(base: Path, count: int, first: int, *, is_blank: bool) -> Time
         bed.attach(volumes)
         # kubelet calls for what is attached; the agent has met the devices by then.
         time.sleep(2.0)
+        # kubelet asks this before each stage and publish; it is no part of either.
+        kubelet.begin(kubelet.node.get_capabilities).result(WAIT_S)
         before_s, began = read_cpu_s(pid), time.monotonic()
         calls = [kubelet.begin(stage_and_publish, kubelet, claim) for claim in claims]
         for call in calls:

@@ -47,6 +47,12 @@ class NodeCalls:
         info: csi_pb2.NodeGetInfoResponse = await self.ask("NodeGetInfo", csi_pb2.NodeGetInfoRequest())
         return info
 
+    async def get_capabilities(self) -> csi_pb2.NodeGetCapabilitiesResponse:
+        """Return what the driver can do, which kubelet asks before it has a volume staged or published."""
+        request = csi_pb2.NodeGetCapabilitiesRequest()
+        answer: csi_pb2.NodeGetCapabilitiesResponse = await self.ask("NodeGetCapabilities", request)
+        return answer
+
     async def stage(self, claim: Claim) -> Path:
         """Have a volume staged and return where; where that is refused for good, the place is removed."""
         place = self._places.make_staging(claim)

@@ -19,7 +19,6 @@ MOST_MODULES = 12
 FULLER: dict[str, str] = {
     "": "what python -m agent runs, alone",
     "node": "the machine alone, which composes all the rooms of its floor",
-    "report.health": "with its rules in a room of their own",
 }
 """Rooms that hold more, or fewer than three, each with the reason."""
 

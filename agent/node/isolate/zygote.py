@@ -40,9 +40,12 @@ PRELOADED = (
     "agent.node.standins.files",
     "agent.node.state.volume_records",
     "agent.node.state.record_files",
+    "agent.node.mounts.pod_views",
+    "agent.csi.volumes.staged_record",
+    "agent.report.hook_files",
 )
 """Modules every worker has from the start, with all that they import: what a volume needs to be sampled, and
-on its way from attached to mounted. Others are imported by the first call that needs them."""
+on its way from attached to mounted and to a pod. Others are imported by the first call that needs them."""
 
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -40,6 +40,7 @@ from agent.report.board.board import Board
 from agent.report.board.readings import Health, Reading, Verdict, strip_reading
 from agent.report.board.transitions import record_transition
 from agent.report.board.volume_status import VolumeStatus
+from agent.report.health.make_request import make_request
 from agent.report.health.verdicts import Subject, judge
 
 INTERVAL_S = 15.0
@@ -49,6 +50,8 @@ REST_INTERVALS = 4
 such a one has stalled, so this is also how long that may go unseen."""
 TURN_S = 0.5
 """How long the others at rest wait for one that is sampled in its turn."""
+SETTLE_S = 0.25
+"""How long a volume that was just mounted or moved is left alone: whoever waits for it is served first."""
 WINDOW_READINGS = 60
 """Per volume: a quarter of an hour at the usual interval."""
 
@@ -76,6 +79,7 @@ class _Track:
     rests: bool = False
     """Sampled, found well and doing nothing; ``wake`` ends it."""
     is_changing: bool = False
+    was_changed: bool = False  # mounted or moved since it was sampled
     wake: anyio.Event = field(default_factory=anyio.Event)
     sampled: anyio.Event = field(default_factory=anyio.Event)
     """Set when a sample has ended, however it did."""
@@ -96,6 +100,7 @@ class Sampler:
         read_counters: Callable[[DeviceNumber], BlockCounters | None] = read_block_counters,
     ) -> None:
         self.interval_s = interval_s
+        self.settle_s = SETTLE_S
         self.may_write = False
         """Whether to try every filesystem that is to be written to with a nameless file."""
         self._node = node
@@ -124,7 +129,7 @@ class Sampler:
                     self._heed(change.volume_id, change.status, tasks)
 
     def _heed(self, volume: VolumeId | None, status: VolumeStatus | None, tasks: TaskGroup) -> None:
-        """Begin to sample a volume that has come, and sample one at once that was mounted or moved."""
+        """Begin to sample a volume that has come, and sample one soon that was mounted or moved."""
         if volume is None:
             return
         track = self._tracks.get(volume)
@@ -141,11 +146,16 @@ class Sampler:
         if request != track.request or track.is_changing:
             track.request = request
             track.is_changing = False
+            track.was_changed = True
             track.wake.set()
 
     async def _follow(self, volume: VolumeId, track: _Track) -> None:
         while track.request is not None:
             track.wake = anyio.Event()
+            if track.was_changed:
+                track.was_changed = False
+                await anyio.sleep(self.settle_s)
+                continue
             try:
                 reading = await self._read(track.request, track)
                 if reading is not None and track.request is not None:
@@ -267,25 +277,3 @@ def _is_well(track: _Track) -> bool:
     if newest is None or newest.sample is None or newest.counters is None:
         return False
     return not newest.counters.in_flight and not track.verdicts
-
-
-def make_request(status: VolumeStatus, *, may_write: bool = False) -> SampleRequest | None:
-    """Return what to sample of a volume; None while it has no device, or is being prepared.
-
-    What the policy does not name is asked for its statistics, which touches nothing, and for nothing else.
-    """
-    if status.volume_id is None or status.device is None or status.condition is Condition.PREPARING:
-        return None
-    is_used = status.name is not None and status.condition in {
-        Condition.READY,
-        Condition.DEGRADED,
-        Condition.FAILED,
-    }
-    is_mounted = is_used and status.fstype is not None
-    return SampleRequest(
-        status.volume_id,
-        status.device,
-        status.path if is_mounted else None,
-        may_read=is_used,
-        may_write=may_write and is_mounted and not status.wants_read_only,
-    )

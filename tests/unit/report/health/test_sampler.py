@@ -77,7 +77,11 @@ class FakeKernel:
 
 @asynccontextmanager
 async def sampling(
-    board: Board, node: FakeNode, kernel: FakeKernel | None = None, rest_intervals: int = 1_000_000
+    board: Board,
+    node: FakeNode,
+    kernel: FakeKernel | None = None,
+    rest_intervals: int = 1_000_000,
+    settle_s: float = 0.0,
 ) -> AsyncIterator[Sampler]:
     """Sample at every hundredth of a second; with a ``kernel`` of the test's, by its clock and counters."""
     sampler = Sampler(
@@ -90,6 +94,7 @@ async def sampling(
         # Somebody is always at work, so that no volume is at rest.
         read_counters=(lambda _: None) if kernel is None else kernel.read_counters,
     )
+    sampler.settle_s = settle_s
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sampler.run)
         yield sampler
@@ -309,3 +314,12 @@ async def test_foreign_page_costs_one_line() -> None:
     assert status is not None
     assert status.health is not None
     assert status.health.statistics is None
+
+
+async def test_volume_just_mounted_is_left_alone_for_a_moment() -> None:
+    """Whoever waits for a mount has the processors first, and a sample comes later."""
+    board = make_board(READY)
+    node = FakeNode({CHECKPOINTS: SAMPLE})
+    async with sampling(board, node, settle_s=3600.0):
+        await anyio.wait_all_tasks_blocked()
+        assert not node.asked

@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 VOLUMES = 20
 SETTLE_S = 35.0
-"""Workers without work are kept for half a minute."""
+"""Longer than workers without work are kept beside one."""
 
 FLOOR = ("-c", "import asyncio")
 MODULES = ("agent.daemon", "agent.policy", "agent.policy.reading", "agent.cli.app", "aiohttp.web", "pydantic")

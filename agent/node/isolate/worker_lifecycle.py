@@ -30,6 +30,8 @@ _RETRY_S = 1.0
 """Until a descriptor that no worker could be given is offered to one again."""
 _IDLE_S = 90.0
 """Longer than the minute after which volumes at rest are looked at again: forking costs more than a look."""
+_SPARE_IDLE_S = 10.0
+"""Of a worker beside one that is idle already: many at once are wanted in a burst of work, one at rest."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class WorkerPool:
         if len(self._idle) >= MAX_AT_ONCE:
             _end(worker)
             return
-        worker.idle_timer = asyncio.get_running_loop().call_later(_IDLE_S, self._retire, worker)
+        idle_s = _SPARE_IDLE_S if self._idle else _IDLE_S
+        worker.idle_timer = asyncio.get_running_loop().call_later(idle_s, self._retire, worker)
         self._idle.append(worker)
 
     def abandon(self, worker: Worker, job: Job) -> None:

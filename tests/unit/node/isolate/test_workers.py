@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from agent.core.errors import AgentError, BugError, NotAnsweringError, RefusedError, ShortageError
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Reason
-from agent.node.isolate import messages, zygote
+from agent.node.isolate import messages, worker_lifecycle, zygote
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.worker_lifecycle import Job
 from agent.node.isolate.workers import RemoteTraceback, Workers
@@ -129,6 +129,22 @@ async def meet_in_workers(workers: Workers, directory: Path, count: int) -> None
 async def test_calls_overlap(workers: Workers, tmp_path: Path) -> None:
     """Calls about several volumes are under way at the same time: none waits for another."""
     await meet_in_workers(workers, tmp_path, 8)
+
+
+async def test_one_worker_is_kept_after_a_burst(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the workers of many calls at once, one is left when they are over: a node is mostly at rest."""
+    monkeypatch.setattr(worker_lifecycle, "_SPARE_IDLE_S", 0.01)
+    zygote_pid = find_parent(await workers.call(os.getpid, timeout_s=60, subject="vol-1"))
+    await meet_in_workers(workers, tmp_path, 4)
+
+    def count_workers() -> int:
+        return len(Path(f"/proc/{zygote_pid}/task/{zygote_pid}/children").read_text().split())
+
+    await until(lambda: count_workers() == 1)
+    await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    assert count_workers() == 1
 
 
 async def test_agent_error_is_raised_as_it_was(workers: Workers) -> None:

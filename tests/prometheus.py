@@ -17,6 +17,7 @@ from tests.agent_process import reserve_port
 
 MONITORING = Path(__file__).parents[1] / "monitoring"
 RULES = MONITORING / "prometheus/ebs-agent.rules.yml"
+CONTROLLER_RULES = MONITORING / "prometheus/ebs-controller.rules.yml"
 ANSWER_S = 120.0
 
 
@@ -68,12 +69,13 @@ async def run_prometheus(
 
 def _write_config(directory: Path, scraped_port: int, interval: str) -> list[str]:
     """Write a configuration and return the command that starts a Prometheus with it."""
-    rules = re.sub(r"for: \d+m", "for: 500ms", RULES.read_text())
-    (directory / "rules.yml").write_text(rules)
+    for shipped in (RULES, CONTROLLER_RULES):
+        rules = re.sub(r"for: \d+m", "for: 500ms", shipped.read_text())
+        (directory / shipped.name).write_text(rules)
     targets = [{"targets": [f"127.0.0.1:{scraped_port}"]}]
     config = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
-        "rule_files": ["rules.yml"],
+        "rule_files": ["*.rules.yml"],
         "scrape_configs": [{"job_name": "ebs-agent", "static_configs": targets}],
     }
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))

@@ -143,10 +143,11 @@ def test_switched_off() -> None:
 def test_rules_and_dashboard_are_those_of_monitoring() -> None:
     """They come unchanged, though they have braces as templates have."""
     objects = render(FULL)
-    (rules,) = find(objects, "PrometheusRule")
-    assert rules["spec"] == yaml.safe_load(
-        (ROOT / "monitoring/prometheus/ebs-agent.rules.yml").read_text("utf-8")
-    )
+    rules = find(objects, "PrometheusRule")
+    assert [made["spec"] for made in rules] == [
+        yaml.safe_load((ROOT / f"monitoring/prometheus/{name}.rules.yml").read_text("utf-8"))
+        for name in ("ebs-agent", "ebs-controller")
+    ]
     (dashboard,) = find(objects, "ConfigMap")
     shown = (ROOT / "monitoring/grafana/ebs-agent.json").read_text("utf-8")
     assert dashboard["data"]["ebs-agent.json"].strip() == shown.strip()

@@ -15,6 +15,7 @@ import anyio
 import pytest
 import yaml
 
+from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.core.model import AwsChecks, Condition, Reason
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -25,12 +26,14 @@ from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
 from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
-from tests.prometheus import MONITORING, RULES, Prometheus, run_prometheus
+from tests.agent_process import reserve_port
+from tests.prometheus import CONTROLLER_RULES, MONITORING, RULES, Prometheus, run_prometheus
 from tests.unit.report.metrics.test_exposition import HEALTH, make_sampled_board
 from tests.unit.report.samples import CHECKPOINTS, READY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
+TESTS = {RULES: "rules.test.yml", CONTROLLER_RULES: "controller.test.yml"}
 DASHBOARD = MONITORING / "grafana/ebs-agent.json"
 STALLED = Verdict(Condition.FAILED, Reason.STALLED, "It does not answer.", "Wait.")
 
@@ -38,24 +41,30 @@ STALLED = Verdict(Condition.FAILED, Reason.STALLED, "It does not answer.", "Wait
 @pytest.mark.needs("promtool")
 def test_alert_rules() -> None:
     """The alerts are valid, and fire for what they are for and for nothing else."""
-    for arguments in (["check", "rules", RULES.name], ["test", "rules", "rules.test.yml"]):
+    shipped = [RULES.name, CONTROLLER_RULES.name]
+    for arguments in (["check", "rules", *shipped], ["test", "rules", *TESTS.values()]):
         done = subprocess.run(
             ["promtool", *arguments], cwd=RULES.parent, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_is_tested_and_leads_somewhere() -> None:
+@pytest.mark.parametrize("path", TESTS)
+def test_every_alert_is_tested_and_leads_somewhere(path: Path) -> None:
     """Each alert is named in the rules' tests, and its runbook is a page and a heading that exist."""
-    alerts, claims = yaml.safe_load(RULES.read_text())["groups"]
-    tests = (RULES.parent / "rules.test.yml").read_text()
-    assert all(rule["record"] in tests for rule in claims["rules"])
-    for rule in alerts["rules"]:
-        assert rule["alert"] in tests, rule["alert"]
+    tests = (RULES.parent / TESTS[path]).read_text()
+    rules = [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+    for rule in rules:
+        name = rule.get("alert") or rule["record"]
+        assert name in tests, name
+        if "alert" not in rule:
+            continue
         page, _, heading = rule["annotations"]["runbook"].partition("#")
         text = (MONITORING.parent / page).read_text()
-        headings = {line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")}
-        assert not heading or heading in headings, (rule["alert"], heading)
+        headings = {
+            line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line.startswith("#")
+        }
+        assert not heading or heading in headings, (name, heading)
 
 
 @pytest.mark.needs("promtool")
@@ -102,6 +111,20 @@ async def test_alert_fires_for_a_stalled_volume(tmp_path: Path) -> None:
         assert firing[0]["metric"]["volume_id"] == CHECKPOINTS
         targets = (await prometheus.ask("targets"))["activeTargets"]
         assert [target["lastError"] for target in targets] == [""]
+
+
+@pytest.mark.needs("prometheus")
+async def test_alert_fires_for_what_is_left(tmp_path: Path) -> None:
+    """A real Prometheus scrapes a controller's numbers; the alert ends when nothing is left."""
+    counters, port = ControllerCounters(), reserve_port()
+    with serving_metrics(counters, port):
+        async with run_prometheus(tmp_path, port) as prometheus:
+            counters.note_orphans({"volume": 2, "snapshot": 0})
+            (firing,) = await prometheus.until('ALERTS{alertstate="firing"}')
+            assert firing["metric"]["alertname"] == "EbsControllerOrphans"
+            assert firing["metric"]["kind"] == "volume"
+            counters.note_orphans({"volume": 0, "snapshot": 0})
+            await prometheus.until('absent(ALERTS{alertname="EbsControllerOrphans"})')
 
 
 @pytest.mark.needs("prometheus")

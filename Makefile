@@ -24,6 +24,8 @@ SHELL := bash
 
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Images of containers have Python keep no bytecode: each process would compile anew all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 # Debian keeps mkfs where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 # Tests and measurements start the agent a thousand times: as on a node, its modules are compiled once.

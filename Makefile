@@ -11,6 +11,7 @@
 #   make build      wheel and source distribution into dist/
 #   make bundle     what is put into S3: everything a node without internet needs, into dist/
 #   make image      the controller's container image, for both processors, into dist/
+#   make node-image the image by which the chart installs the agent on nodes that run already, into dist/
 #   make lock       resolve the dependencies anew
 #   make proto      generate the code of agent/csi/wire from its .proto files
 # Variables: PYTHON=python3.12 chooses the venv's Python, PYTEST_ARGS="-k grow -x" goes to pytest,
@@ -38,7 +39,7 @@ UV_VERSION := 0.13.9
 GRPCIO_TOOLS_VERSION := 1.85.1
 
 PYTHON_SOURCES := agent tests $(wildcard bench)
-SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts monitoring tests))
+SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*\b(ba)?sh\b' $(wildcard .ci scripts systemd lifecycle_scripts deploy monitoring tests))
 UNITS := $(wildcard systemd/*.service systemd/*.target systemd/*.socket systemd/*.timer)
 
 PYTEST = $(BIN)/python -m pytest $(if $(REQUIRE_TIERS),--require-tiers $(REQUIRE_TIERS))
@@ -54,7 +55,7 @@ PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfil
 # A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
 MAKE_AGAIN := $(MAKE)
 
-.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle image lock proto clean
+.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle image node-image lock proto clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -137,7 +138,11 @@ bundle: $(VENV)/dev.stamp
 
 image: $(VENV)/dev.stamp
 	scripts/prepare image
-	$(BIN)/python -m scripts.image
+	$(BIN)/python -m scripts.image controller
+
+node-image: $(VENV)/dev.stamp
+	scripts/prepare image
+	$(BIN)/python -m scripts.image node
 
 # One version of each dependency for all Pythons: what one of them tests is what the others run.
 lock: $(BIN)/python

@@ -1,4 +1,4 @@
-"""``python -m scripts.image``: the controller's image for each processor, in one archive, into ``dist/``."""
+"""``python -m scripts.image controller|node``: an image for each processor, in one archive in ``dist/``."""
 
 from __future__ import annotations
 
@@ -7,36 +7,50 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import parse_wheel_filename
 
-from scripts.bundle import sbom, wheels
+from scripts.bundle import wheels
+from scripts.bundle.__main__ import REPOSITORY
 from scripts.bundle.archive import EPOCH_S, hash_file
-from scripts.bundle.targets import Target
-from scripts.image import application, debian
+from scripts.image import contents, debian
+from scripts.image.contents import Contents
 from scripts.image.layout import Image, pack_layer, write_layout
 
-REPOSITORY = Path(__file__).parents[2]
-NAME = "ebs-agent"
-LOCK = "requirements/controller.txt"
+
+@dataclass(frozen=True)
+class Kind:
+    """Which image: its name, what is added to Debian for it, and how it runs where nothing else is said."""
+
+    name: str
+    add: contents.Add
+    config: dict[str, Any]
+
+
+KINDS = {
+    "controller": Kind("ebs-agent", contents.add_controller, contents.CONTROLLER),
+    "node": Kind("ebs-agent-node", contents.add_bundle, contents.NODE),
+}
 
 
 def main() -> int:
     """Make what the arguments ask for."""
     parser = argparse.ArgumentParser(prog="python -m scripts.image", description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--source", type=Path, default=REPOSITORY, help="the tree to make it from")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist")
     parser.add_argument("--cache", type=Path, default=REPOSITORY / "build" / "wheels")
     parser.add_argument(
         "--architecture", action="append", choices=debian.ARCHITECTURES, help="all when not given"
     )
-    parser.add_argument("--name", default=f"localhost/{NAME}", help="without a tag, which is the version")
+    parser.add_argument("--registry", default="localhost", help="what comes before the image's name")
     parser.add_argument("--mirror", default=os.environ.get("EBS_AGENT_DEBIAN_MIRROR"), help="of Debian")
     arguments = parser.parse_args()
+    kind = KINDS[arguments.kind]
     epoch_s = int(os.environ.get("SOURCE_DATE_EPOCH") or EPOCH_S)
     os.environ["SOURCE_DATE_EPOCH"] = str(epoch_s)
 
@@ -48,59 +62,49 @@ def main() -> int:
         trees = {each: Path(scratch) / each for each in dict.fromkeys((*architectures, platform.machine()))}
         for architecture, tree in trees.items():
             debian.unpack(architecture, tree, arguments.mirror)
-        lock = (arguments.source / LOCK).read_text(encoding="utf-8")
-        images = []
-        for architecture in architectures:
-            target = Target(debian.PYTHON, architecture)
-            shelf = arguments.cache / f"controller-{architecture}-{target.python}"
-            wheels.fill_shelf(shelf, target, list(target.select(lock)))
-            found = [*sorted(shelf.glob("*.whl")), wheel]
-            images.append(
-                make_image(trees[architecture], trees[platform.machine()], architecture, found, epoch_s)
+        images = [
+            make_image(
+                Contents(
+                    trees[each], trees[platform.machine()], each, arguments.source, arguments.cache, wheel
+                ),
+                kind,
+                epoch_s,
             )
-        archive = arguments.output / f"{NAME}-{version}-image.tar"
+            for each in architectures
+        ]
+        name = f"{arguments.registry}/{kind.name}:{version}"
+        archive = arguments.output / f"{kind.name}-{version}-image.tar"
         created = datetime.fromtimestamp(epoch_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        digest = write_layout(archive, f"{arguments.name}:{version}", images, describe(version), created)
+        digest = write_layout(archive, name, images, describe(kind, version), created)
     sums = archive.with_name(f"{archive.name}.sha256")
     sums.write_text(f"{hash_file(archive)}  {archive.name}\n", encoding="utf-8")
     for image in images:
         unpacked = sum(layer.size_bytes for layer in image.layers) / 1e6
         packed = sum(len(layer.content) for layer in image.layers) / 1e6
         sys.stdout.write(f"{image.architecture}: {unpacked:.0f} MB, packed {packed:.0f} MB\n")
-    sys.stdout.write(f"{archive}\n{arguments.name}:{version}@{digest}\n")
+    sys.stdout.write(f"{archive}\n{name}@{digest}\n")
     return 0
 
 
-def make_image(tree: Path, native: Path, architecture: str, found: Sequence[Path], epoch_s: int) -> Image:
-    """Make the image of one processor of its Debian and its wheels, the last of which is the agent's own."""
-    application.add_user(tree)
-    application.install_wheels(tree, found)
-    application.compile_modules(tree, native)
-    *_, own = found
-    name, version, *_ = parse_wheel_filename(own.name)
-    parts = [sbom.describe_package(each, debian.RELEASE) for each in debian.list_packages(tree)]
-    parts += [sbom.describe_wheel(each) for each in sorted(found)]
-    bill = sbom.make_document(parts, f"{name}-image", str(version))
-    # Debian's files apart from the agent's, which change with every version.
-    place = tree / application.HOME
+def make_image(made: Contents, kind: Kind, epoch_s: int) -> Image:
+    """Make the image of one processor: Debian's files, and apart from them ours, which change more often."""
+    contents.prepare(made)
+    place = made.tree / kind.add(made)
+    name, version, *_ = parse_wheel_filename(made.wheel.name)
+    bill = contents.list_parts(made, f"{name}-{kind.name}-image", str(version))
     ours = {place, *place.rglob("*")}
-    theirs = set(tree.rglob("*")) - ours
-    layers = [pack_layer(tree, paths, epoch_s) for paths in (theirs, ours)]
-    return Image(debian.ARCHITECTURES[architecture], layers, bill)
+    theirs = set(made.tree.rglob("*")) - ours
+    layers = [pack_layer(made.tree, paths, epoch_s) for paths in (theirs, ours)]
+    return Image(debian.ARCHITECTURES[made.architecture], layers, bill)
 
 
-def describe(version: str) -> dict[str, Any]:
-    """Return how the image's programs run where nothing else is said."""
+def describe(kind: Kind, version: str) -> dict[str, Any]:
+    """Return the part of an image's configuration that says how its programs run."""
+    labels = {"title": kind.name, "version": version, "licenses": "Apache-2.0"}
     return {
-        "User": f"{application.USER_ID}:{application.USER_ID}",
-        "Env": [f"PATH=/{application.HOME}/bin:/usr/bin", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
-        "Entrypoint": ["ebs-agent"],
+        **kind.config,
         "WorkingDir": "/",
-        "Labels": {
-            "org.opencontainers.image.title": NAME,
-            "org.opencontainers.image.version": version,
-            "org.opencontainers.image.licenses": "Apache-2.0",
-        },
+        "Labels": {f"org.opencontainers.image.{key}": value for key, value in labels.items()},
     }
 
 

@@ -17,8 +17,8 @@ from scripts.image.debian import PYTHON
 HOME = Path("opt/ebs-agent")
 USER_ID = 65532
 """The user and group without a home that the image's programs run as."""
-_LIBRARY = HOME / f"lib/python{PYTHON}/site-packages"
-_STANDARD_LIBRARY = Path(f"usr/lib/python{PYTHON}")
+LIBRARY = HOME / f"lib/python{PYTHON}/site-packages"
+STANDARD_LIBRARY = Path(f"usr/lib/python{PYTHON}")
 _FILES = {
     "etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\n"
     f"ebs-agent:x:{USER_ID}:{USER_ID}::/nonexistent:/usr/sbin/nologin\n",
@@ -36,7 +36,7 @@ def install_wheels(tree: Path, wheels: Iterable[Path]) -> None:
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n", encoding="utf-8"
     )
     places = {
-        **dict.fromkeys(("purelib", "platlib"), _LIBRARY),
+        **dict.fromkeys(("purelib", "platlib"), LIBRARY),
         "scripts": binaries,
         "data": HOME,
         "headers": HOME / "include",
@@ -53,14 +53,15 @@ def install_wheels(tree: Path, wheels: Iterable[Path]) -> None:
             install(wheel, destination, additional_metadata={"INSTALLER": b"installer\n"})
 
 
-def add_user(tree: Path) -> None:
-    """Name the users; packages' scripts would."""
+def add_files(tree: Path) -> None:
+    """Name the users and make what is for additions; packages' scripts would."""
+    (tree / HOME.parent).mkdir(exist_ok=True)
     for name, text in _FILES.items():
         (tree / name).write_text(text, encoding="utf-8")
 
 
-def compile_modules(tree: Path, native: Path) -> None:
-    """Compile all modules of ``tree`` by the Python of ``native``, a tree that is for this machine.
+def compile_modules(tree: Path, place: Path, native: Path) -> None:
+    """Compile all modules below a place in ``tree`` by the Python of ``native``, which is for this machine.
 
     A read-only root cannot keep what is compiled later; what is compiled is the same for each processor.
     Raises CalledProcessError.
@@ -71,10 +72,7 @@ def compile_modules(tree: Path, native: Path) -> None:
     # As little as possible of what compiles is to be found in what is compiled: no times, no order of sets.
     options = ("-q", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/")
     subprocess.run(
-        [
-            *(loader, "--library-path", libraries, python, "-m", "compileall", *options),
-            *(tree / _STANDARD_LIBRARY, tree / _LIBRARY),
-        ],
+        [loader, "--library-path", libraries, python, "-m", "compileall", *options, tree / place],
         check=True,
         cwd=tree,
         stdin=subprocess.DEVNULL,

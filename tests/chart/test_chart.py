@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from agent.controller.options import read_settings
+from agent.policy.reading import read_policy
 from tests.chart.helm import CHART, FULL, LEAST, RefusedError, lint, render
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,9 @@ def test_what_must_be_said() -> None:
         ('extraTags={"a,b":"c"}', 'extraTags cannot have "a,b"'),
         ('metrics={"enabled":false}', "monitoring.serviceMonitor needs metrics.enabled"),
         ("snapshots=false", "volumeSnapshotClasses need snapshots"),
+        ('node.image.repository=""', "node.image.repository is not set"),
+        ('node={"settings":{"PATH":"/bin"}}', "/node/settings"),
+        ('node={"maxUnavailable":0}', "/node/maxUnavailable"),
     ],
 )
 def test_refused(said: str, answer: str) -> None:
@@ -148,9 +152,47 @@ def test_rules_and_dashboard_are_those_of_monitoring() -> None:
         yaml.safe_load((ROOT / f"monitoring/prometheus/{name}.rules.yml").read_text("utf-8"))
         for name in ("ebs-agent", "ebs-controller")
     ]
-    (dashboard,) = find(objects, "ConfigMap")
+    (dashboard,) = (made for made in find(objects, "ConfigMap") if "ebs-agent.json" in made["data"])
     shown = (ROOT / "monitoring/grafana/ebs-agent.json").read_text("utf-8")
     assert dashboard["data"]["ebs-agent.json"].strip() == shown.strip()
+
+
+def test_nodes_get_the_agent_when_asked() -> None:
+    """By a pod on each: what installs there may do anything, and what then waits nothing."""
+    assert not find(render(LEAST), "DaemonSet")
+    objects = render(FULL)
+    (made,) = find(objects, "DaemonSet")
+    assert made["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
+    spec = made["spec"]["template"]["spec"]
+    (installs,), (waits,) = spec["initContainers"], spec["containers"]
+    assert (installs["args"], waits["args"]) == (["install"], ["wait"])
+    assert installs["image"] == waits["image"] == "registry.example/ebs-agent-node:0.1.0"
+    assert installs["env"] == [{"name": "EBS_AGENT_HOLD", "value": "slurmd"}]
+    assert installs["securityContext"]["privileged"] is spec["hostPID"] is True
+    assert waits["securityContext"]["runAsNonRoot"] is True
+    assert waits["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (policy,) = (each for each in find(objects, "ConfigMap") if "policy.yaml" in each["data"])
+    assert read_policy(policy["data"]["policy.yaml"].encode())[1] == []
+    assert spec["volumes"] == [{"name": "policy", "configMap": {"name": policy["metadata"]["name"]}}]
+
+
+def test_new_policy_makes_pods_anew() -> None:
+    """Or nodes would keep the one before."""
+    marks = set()
+    for policy in ("version: 1", "version: 1 # changed"):
+        (made,) = find(render(FULL, sets=[f'node.policy="{policy}"']), "DaemonSet")
+        marks.add(made["spec"]["template"]["metadata"]["annotations"]["ebs-agent/policy"])
+    assert len(marks) == 2
+
+
+def test_nodes_lose_the_agent_only_when_told() -> None:
+    """Removing the chart runs nothing on nodes; what does is a value."""
+    objects = render(FULL, sets=["node.remove=true"])
+    spec = find(objects, "DaemonSet")[0]["spec"]["template"]["spec"]
+    assert [each["args"] for each in spec["initContainers"]] == [["remove"]]
+    assert "volumes" not in spec
+    assert not any("lifecycle" in each for each in (*spec["initContainers"], *spec["containers"]))
+    assert not any("helm.sh/hook" in made["metadata"].get("annotations", {}) for made in objects)
 
 
 def test_drivers_stay_when_the_chart_goes() -> None:

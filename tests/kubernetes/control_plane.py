@@ -36,6 +36,9 @@ CONTROLLERS = (
     *("persistentvolume-binder-controller", "persistentvolume-attach-detach-controller"),
     *("persistentvolume-expander-controller", "persistentvolume-protection-controller"),
     *("persistentvolumeclaim-protection-controller", "serviceaccount-controller"),
+    # Those that a chart needs.
+    *("deployment-controller", "replicaset-controller", "daemonset-controller"),
+    "root-ca-certificate-publisher-controller",
 )
 
 
@@ -89,6 +92,7 @@ def run_control_plane(directory: Path) -> Iterator[ControlPlane]:
         stack.enter_context(run_api_server(plane, etcd_port))
         # Or it makes a directory for plug-ins among the machine's own.
         controllers = [f"--controllers={','.join(CONTROLLERS)}", f"--flex-volume-plugin-dir={directory}/flex"]
+        controllers.append(f"--root-ca-file={plane.certificate}")
         stack.enter_context(_run("kube-controller-manager", [*common, *controllers], directory))
         stack.enter_context(_run("kube-scheduler", common, directory))
         yield plane

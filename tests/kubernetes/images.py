@@ -1,4 +1,4 @@
-"""Container images without a registry: one static busybox, packed as `docker save` packs."""
+"""Container images without a registry: of one static program each, packed as `docker save` packs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 PAUSE = "localhost/pause:1"
@@ -27,6 +28,27 @@ def write_images(path: Path, busybox: Path) -> None:
     with tarfile.open(path, "w") as archive:
         _add(archive, "layer.tar", layer)
         _add(archive, "config.json", json.dumps(config).encode())
+        _add(archive, "manifest.json", json.dumps(manifest).encode())
+
+
+def write_program_images(path: Path, programs: Mapping[str, Path]) -> None:
+    """Write an archive with an image for each name, which holds one static program and nothing else."""
+    manifest = []
+    with tarfile.open(path, "w") as archive:
+        for number, (name, program) in enumerate(programs.items()):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as packed:
+                _add(packed, "program", program.read_bytes(), mode=0o755)
+            layer = buffer.getvalue()
+            config = {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {"Entrypoint": ["/program"]},
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+            }
+            _add(archive, f"{number}.tar", layer)
+            _add(archive, f"{number}.json", json.dumps(config).encode())
+            manifest.append({"Config": f"{number}.json", "RepoTags": [name], "Layers": [f"{number}.tar"]})
         _add(archive, "manifest.json", json.dumps(manifest).encode())
 
 

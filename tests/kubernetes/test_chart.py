@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from tests.aws.cloud import REGION, Cloud
-from tests.chart.helm import FULL, LEAST, find_tool, helm_unavailable_reason, render
+from tests.chart.helm import FULL, LEAST, render
 from tests.kubernetes.api import Object
 from tests.kubernetes.claims import CLASS, DRIVER, FASTER, INSTANCE, SNAPSHOTS, Claims, declare_node
 from tests.kubernetes.control_plane import ControlPlane, run_control_plane
 from tests.kubernetes.interrupted_aws import InterruptedAws
+from tests.kubernetes.kubectl import ask, kubectl, kubectl_unavailable_reason
 from tests.kubernetes.programs import SIDECARS, find_missing, list_roles
 from tests.kubernetes.sidecars import CONTROLLER, ControllerPod, Shipped, declare_snapshots, grant_rights
 
@@ -31,8 +29,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Give a cluster that knows snapshots and the Prometheus operator's kinds."""
     if missing := find_missing(SIDECARS):
         pytest.skip(f"needs {', '.join(missing)} built: make build-kubernetes")
-    if (reason := helm_unavailable_reason()) or find_tool("kubectl") is None:
-        pytest.skip(reason or "needs kubectl: make helm")
+    if reason := kubectl_unavailable_reason():
+        pytest.skip(reason)
     with run_control_plane(tmp_path_factory.mktemp("chart")) as plane:
         declare_snapshots(plane.api)
         kubectl(plane, [define(kind, plural) for kind, plural in OPERATOR.items()])
@@ -153,27 +151,3 @@ def define(kind: str, plural: str) -> Object:
         "metadata": {"name": f"{plural}.{group}"},
         "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
     }
-
-
-def kubectl(plane: ControlPlane, objects: Sequence[Object], *options: str) -> str:
-    """Have objects made, and every unknown field refused; return what became of each."""
-    listed: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-    arguments = ("apply", "--server-side", "--validate=strict", "--filename=-", *options)
-    return ask(plane, *arguments, text=json.dumps(listed))
-
-
-def ask(plane: ControlPlane, *arguments: str, text: str = "") -> str:
-    """Run kubectl as the cluster's administrator, and return its answer."""
-    kubeconfig = plane.directory / "admin.kubeconfig"
-    kubeconfig.write_text(plane.write_kubeconfig("admin", "127.0.0.1"))
-    program = find_tool("kubectl")
-    assert program is not None
-    argv: list[str] = [
-        str(program),
-        f"--kubeconfig={kubeconfig}",
-        f"--cache-dir={plane.directory}/kubectl",
-        *arguments,
-    ]
-    done = subprocess.run(argv, check=False, input=text, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

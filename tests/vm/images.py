@@ -16,15 +16,13 @@ from tests.vm.guest.cache import hold_lock
 from tests.vm.guest.settings import CACHE
 from tests.vm.guest.tools import run_tool
 
-NAME = "localhost/ebs-agent"
 
-
-def make_image(output: Path, architectures: Sequence[str] = ("x86_64",)) -> Path:
-    """Make the image for these processors, which takes 20 s for each, and return the archive."""
+def make_image(output: Path, architectures: Sequence[str] = ("x86_64",), kind: str = "controller") -> Path:
+    """Make an image for these processors, which takes 20 s for each, and return the archive."""
     with hold_lock(CACHE / "wheels.lock"):
         run_tool(
             [
-                *(sys.executable, "-m", "scripts.image", "--source", REPOSITORY, "--name", NAME),
+                *(sys.executable, "-m", "scripts.image", kind, "--source", REPOSITORY),
                 *(word for each in architectures for word in ("--architecture", each)),
                 *("--output", output, "--cache", CACHE / "wheels"),
             ],

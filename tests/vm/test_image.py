@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,10 @@ def read_manifest(layout: Layout) -> Any:
     return layout.read_json(described)
 
 
+def read_config(layout: Layout) -> Any:
+    return layout.read_json(read_manifest(layout)["config"])["config"]
+
+
 def run_in(root: Path, *argv: str) -> str:
     """Run a program of the image as its user, where nothing can be written; return what it printed."""
     done = subprocess.run(
@@ -69,6 +75,20 @@ def test_made_again_it_is_the_same(layout: Layout, tmp_path: Path) -> None:
                 assert sum(layer["size"] for layer in layers) < MOST_BYTES / 2
 
 
+@pytest.mark.thorough
+def test_image_for_nodes(layout: Layout, tmp_path: Path) -> None:
+    """It shares Debian's files with the controller's, and brings the bundle and what sends it to the node."""
+    with Layout(make_image(tmp_path, kind="node")) as nodes:
+        theirs, ours = read_manifest(nodes)["layers"]
+        assert theirs["digest"] == read_manifest(layout)["layers"][0]["digest"]
+        with tarfile.open(fileobj=io.BytesIO(nodes.read(ours))) as packed:
+            names = {Path(name).name for name in packed.getnames()}
+        assert {"bundle.tar.gz", "node_pod.py", "on_host.sh"} <= names
+        [entry, *_], environment = (read_config(nodes)[key] for key in ("Entrypoint", "Env"))
+        assert entry == "/usr/bin/python3.13"
+        assert "PATH=/usr/bin" in environment
+
+
 def test_it_is_small(root: Path) -> None:
     """As it is unpacked on a node; and nothing in it gives a program the rights of its owner."""
     files = [path.lstat() for path in root.rglob("*") if not path.is_dir()]
@@ -78,7 +98,7 @@ def test_it_is_small(root: Path) -> None:
 
 def test_it_needs_few_rights(layout: Layout, root: Path) -> None:
     """As a user without a name for it, with nothing to write to, all that the controller imports is there."""
-    config = layout.read_json(read_manifest(layout)["config"])["config"]
+    config = read_config(layout)
     assert config["User"] == USER
     program = f"{config['Env'][0].removeprefix('PATH=').partition(':')[0]}/{config['Entrypoint'][0]}"
     python = str(Path(program).with_name("python"))

@@ -11,6 +11,16 @@ app.kubernetes.io/name: ebs-agent-controller
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "node.labels" -}}
+{{ include "node.selector" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "node.selector" -}}
+app.kubernetes.io/name: ebs-agent-node
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- /* "yes" or nothing */}}
 {{- define "hasSnapshots" -}}
 {{- if eq (toString .Values.snapshots) "auto" }}

@@ -49,14 +49,21 @@ CHANGES = {
 
 
 class DeadlyAws(AwsServer):
-    """An AWS at which the controller dies once at each kind of call in each chapter of a story."""
+    """An AWS at which the controller dies once at each kind of call in each chapter of a story.
 
-    def __init__(self, cloud: Cloud, kill: Callable[[], None], *, is_after: bool) -> None:
+    ``number``: it dies at this call of the whole story instead, the first being 1, and at no other.
+    """
+
+    def __init__(
+        self, cloud: Cloud, kill: Callable[[], None], *, is_after: bool, number: int | None = None
+    ) -> None:
         super().__init__(cloud)
         self.chapter = ""
         self.deaths: list[tuple[str, str]] = []
+        self.called = 0
         self._kill = kill
         self._is_after = is_after
+        self._number = number
 
     @override
     def _serve(
@@ -64,7 +71,8 @@ class DeadlyAws(AwsServer):
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         with self._lock:
             met = self.chapter, operation
-            is_due = bool(self.chapter) and met not in self.deaths
+            self.called += bool(self.chapter)
+            is_due = bool(self.chapter) and self._is_due(met)
             if is_due:
                 self.deaths.append(met)
         if not is_due:
@@ -75,6 +83,9 @@ class DeadlyAws(AwsServer):
         self._kill()
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         raise ConnectionAbortedError(operation)
+
+    def _is_due(self, met: tuple[str, str]) -> bool:
+        return met not in self.deaths if self._number is None else self.called == self._number
 
 
 class Controller:
@@ -129,19 +140,41 @@ class Controller:
 @pytest.mark.parametrize("is_after", [False, True], ids=["before AWS hears", "before it answers"])
 async def test_killed_at_any_call_nothing_is_twice_or_left(tmp_path: Path, *, is_after: bool) -> None:
     """By SIGKILL, and asked again over the real socket, as sidecars do; no answer on the way is final."""
+    assert {*await live_and_die(tmp_path, is_after=is_after)} >= CHANGES
+
+
+@pytest.mark.parametrize("number", [4, 9, 16])
+async def test_killed_at_one_call_of_a_life(tmp_path: Path, number: int) -> None:
+    """The controller that goes on knows from AWS alone all that came before."""
+    assert len(await live_and_die(tmp_path, is_after=number % 2 == 0, number=number)) == 1
+
+
+@pytest.mark.thorough
+async def test_killed_at_each_call_of_a_life(tmp_path: Path) -> None:
+    """One death a life, each a call later, by turns before it is heard and after, to the last call."""
+    number = 1
+    while await live_and_die(tmp_path, is_after=number % 2 == 0, number=number):
+        number += 1
+    assert number > MOST_ATTEMPTS
+
+
+async def live_and_die(
+    directory: Path, *, is_after: bool, number: int | None = None
+) -> list[tuple[str, str]]:
+    """Live a whole story with deaths, of which one volume comes and nothing is left; return the deaths."""
     cloud = Cloud()
     cloud.add_node(INSTANCE)
-    controller = Controller(tmp_path)
-    with DeadlyAws(cloud, controller.kill, is_after=is_after) as aws:
+    controller = Controller(directory)
+    with DeadlyAws(cloud, controller.kill, is_after=is_after, number=number) as aws:
         controller.endpoint = aws.endpoint
         try:
             await live(controller, aws)
         finally:
             controller.kill()
-    assert set(aws.deaths) >= CHANGES
     assert len(cloud.made) == 1
     assert not cloud.volumes
     assert not cloud.ec2.snapshots
+    return aws.deaths
 
 
 async def live(controller: Controller, aws: DeadlyAws) -> None:

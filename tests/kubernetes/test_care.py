@@ -10,7 +10,7 @@ import anyio
 import pytest
 import structlog
 
-from agent.cloud.aws.calls import AttachClusterNodeVolume
+from agent.cloud.aws.calls import AttachClusterNodeVolume, CreateSnapshot
 from agent.cloud.aws_worker.main import Caller
 from agent.controller.care.orphans import Orphans
 from agent.controller.care.settings import CareSettings
@@ -27,7 +27,12 @@ from tests.aws.server import AwsServer
 from tests.aws.world import CREDENTIALS, NodeUnderTest, World
 from tests.component.controller.conftest import ScriptedCloud
 from tests.kubernetes.care import DRIVER, OTHER, START_UP, CareCluster, run_care_cluster
+from tests.kubernetes.programs import find_missing
+from tests.kubernetes.sidecars import declare_snapshots
 from tests.waiting import until
+
+KNOWN, PENDING, LOST = (f"0b5c1a52-1c0e-4a39-8d63-{number:012}" for number in (1, 2, 3))
+"""The UIDs of VolumeSnapshots, by which they are named."""
 
 
 @pytest.fixture(scope="module")
@@ -252,27 +257,80 @@ async def test_what_is_left_of_volumes_is_listed_and_left(cluster: CareCluster, 
     world.cloud.volumes[volume_id].add_tags({"CSIVolumeName": "pv-gone"})
     await node.make(AttachClusterNodeVolume(CLUSTER_ARN, str(node.identity.instance_id), VolumeId(volume_id)))
     cluster.attach("node-1", "pv-gone")
-    async with connect(cluster.kubeconfig) as api:
-        lease = Lease(api, "care", "one")
-        await lease.acquire()
-        nodes, attachments = Watched(api, Node), Watched(api, VolumeAttachment)
-        await nodes._list()
-        await attachments._list()
-        teller = Teller(api, lease)
-        counted: list[Mapping[str, int] | None] = []
-        care = CareSettings(DRIVER, REGION)
-        orphans = Orphans(api, node.make, teller, care, nodes, attachments, counted.append)
-        await orphans.look()
-        assert read_events(cluster, "CSIDriver") == []
-        await orphans.look()
-        await orphans.look()
-        await lease.release()
+    assert await look_for_orphans(cluster, node, times=1)
+    assert read_events(cluster, "CSIDriver") == []
+    counted = await look_for_orphans(cluster, node, times=3)
     told = sorted(message.partition(" is left")[0] for _, message in read_events(cluster, "CSIDriver"))
     assert told == ["VolumeAttachment pv-gone-node-1", f"volume {volume_id}"]
     one_each = {"VolumeAttachment": 1, "snapshot": 0, "volume": 1}
     assert counted == [dict.fromkeys(one_each, 0), one_each, one_each]
     assert world.cloud.volumes[volume_id].status == "in-use"
     assert cluster.api.read("VolumeAttachment", "pv-gone-node-1")
+
+
+def write_content(name: str, handle: str) -> dict[str, Any]:
+    """Return what the snapshotter makes of a VolumeSnapshot; its status is to be written after."""
+    of = {"kind": "VolumeSnapshot", "namespace": "default", "name": name}
+    return {
+        "apiVersion": "snapshot.storage.k8s.io/v1",
+        "kind": "VolumeSnapshotContent",
+        "metadata": {"name": f"snapcontent-{name}"},
+        "spec": {
+            "driver": DRIVER,
+            "deletionPolicy": "Delete",
+            "source": {"volumeHandle": handle},
+            "volumeSnapshotRef": of,
+        },
+    }
+
+
+@pytest.mark.skipif(bool(find_missing(["snapshot-controller"])), reason="needs the snapshotter's types built")
+async def test_snapshots_that_kubernetes_lost_are_listed_and_left(cluster: CareCluster, world: World) -> None:
+    """One being taken is not; a second of a known one is, and each whose VolumeSnapshotContent is gone."""
+    witness = add_hyperpod_node(cluster, world, 1)
+    volume_id = VolumeId(world.cloud.make_volume())
+    taken = []
+    for name in (KNOWN, KNOWN, PENDING, LOST):
+        tags = {"CSIVolumeSnapshotName": f"snapshot-{name}", "kubernetes.io/cluster/mine": "owned"}
+        call = CreateSnapshot(volume_id, "", tuple(tags.items()))
+        taken.append((await witness.make(call)).snapshot_id)
+    known, second, _, lost = taken
+    declare_snapshots(cluster.api)
+    try:
+        for name in (KNOWN, PENDING, LOST):
+            cluster.api.create(write_content(name, volume_id))
+        for name, handle in ((KNOWN, known), (LOST, lost)):
+            status = {"status": {"snapshotHandle": handle, "readyToUse": True}}
+            content = f"snapcontent-{name}"
+            cluster.api.patch("VolumeSnapshotContent", content, status, subresource="status")
+        cluster.api.delete("VolumeSnapshotContent", f"snapcontent-{LOST}")
+        counted = await look_for_orphans(cluster, witness, times=2)
+    finally:
+        for name in (KNOWN, PENDING, LOST):
+            cluster.api.delete("VolumeSnapshotContent", f"snapcontent-{name}")
+    told = sorted(message.split()[1] for _, message in read_events(cluster, "CSIDriver"))
+    assert told == sorted([second, lost])
+    assert [counts and counts["snapshot"] for counts in counted] == [0, 2]
+    assert {*taken} <= {*world.cloud.ec2.snapshots}
+
+
+async def look_for_orphans(
+    cluster: CareCluster, node: NodeUnderTest, *, times: int
+) -> list[Mapping[str, int] | None]:
+    """Look for them so often, as the replica that works does; return what was counted each time."""
+    counted: list[Mapping[str, int] | None] = []
+    async with connect(cluster.kubeconfig) as api:
+        lease = Lease(api, "care", "one")
+        await lease.acquire()
+        nodes, attachments = Watched(api, Node), Watched(api, VolumeAttachment)
+        await nodes._list()
+        await attachments._list()
+        care = CareSettings(DRIVER, REGION, cluster_id="mine")
+        orphans = Orphans(api, node.make, Teller(api, lease), care, nodes, attachments, counted.append)
+        for _ in range(times):
+            await orphans.look()
+        await lease.release()
+    return counted
 
 
 async def test_the_controller_cares_until_it_is_told_to_end(

@@ -24,9 +24,11 @@ CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 PROGRAMS = ("kubelet", *CONTROL_PLANE)
 SIDECARS = ("csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter", "snapshot-controller")
 """What makes claims, attachments and snapshots calls of a controller; only tests of one need them."""
+AWS_DRIVER = "aws-ebs-csi-driver"
+"""AWS's own, which our controller replaces; only the test of that needs it."""
 MODULES = {"snapshot-controller": "csi-snapshotter"}
 """The directory in ``tools/`` of a program that has not one of its own."""
-PACKAGE = re.compile(r"^(?:tool |\t)(\S+/cmd/\S+)$", re.MULTILINE)
+PACKAGE = re.compile(r"^(?:tool |\t)(\S+/cmd(?:/\S+)?)$", re.MULTILINE)
 RELEASE = r"^\s*(?:require )?{module} (v(\d+)\.(\d+)\.\d+)(?: //.*)?$"
 VERSION_PACKAGE = "k8s.io/component-base/version"
 SNAPSHOT_TYPES = "github.com/kubernetes-csi/external-snapshotter/client/v8"
@@ -94,9 +96,14 @@ def _list_packages(module: str) -> list[str]:
     return found
 
 
+def _find_source_module(module: str) -> str:
+    """Return the module that a module's programs are of."""
+    return re.split(r"/cmd(?:/|$)", _list_packages(module)[0])[0]
+
+
 def _build_arguments(module: str) -> list[str]:
     """Return the arguments of ``go``: one compiler at a time, and static programs without symbols."""
-    source = _list_packages(module)[0].partition("/cmd/")[0]
+    source = _find_source_module(module)
     pattern = RELEASE.format(module=re.escape(source))
     release = re.search(pattern, (TOOLS / module / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
     assert release is not None, f"{module}/go.mod names no release of {source}"
@@ -114,11 +121,12 @@ def _build(work: Path, module: str) -> None:
     go = subprocess.run([FIND_GO, "--install"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
     for package in _list_packages(module):
-        output = work / package.rpartition("/")[2]
+        # AWS's has its only program in ``cmd`` itself.
+        output = work / (module if package.endswith("/cmd") else package.rpartition("/")[2])
         argv = ["nice", "-n", "19", go, *_build_arguments(module), "-o", str(output)]
         subprocess.run([*argv, package], cwd=TOOLS / module, env=environment, check=True)
     if module in SIDECARS:
-        source = _list_packages(module)[0].partition("/cmd/")[0]
+        source = _find_source_module(module)
         _copy_manifests(_find_source(go, module, source, environment) / "deploy/kubernetes", work / "deploy")
     if module == _get_module("snapshot-controller"):
         types = _find_source(go, module, SNAPSHOT_TYPES, environment) / "config/crd"
@@ -146,10 +154,10 @@ def main(arguments: list[str]) -> int:
     """Build what is missing and tell where it is; with ``--check`` only tell what is missing."""
     if arguments == ["--check"]:
         # Without a sidecar the tier runs all the same, but for the tests that need it.
-        missing = find_missing((*PROGRAMS, *SIDECARS))
+        missing = find_missing((*PROGRAMS, *SIDECARS, AWS_DRIVER))
         print(f"not built: {', '.join(missing)}" if missing else "all built")  # noqa: T201 -- a program's output
         return 1 if find_missing() else 0
-    for name in (*PROGRAMS, *SIDECARS):
+    for name in (*PROGRAMS, *SIDECARS, AWS_DRIVER):
         started = time.monotonic()
         try:
             path = build_program(name)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import re
 
-from tests.kubernetes.programs import MODULES, PROGRAMS, SIDECARS, TOOLS
+from tests.kubernetes.programs import AWS_DRIVER, MODULES, PROGRAMS, SIDECARS, TOOLS
 
 RELEASE = re.compile(r"^\s*k8s\.io/kubernetes v1\.(\S+)", re.MULTILINE)
 REPLACED = re.compile(r"^\s*(\S+) => (\S+) v0\.(\S+)$", re.MULTILINE)
-TOOL = re.compile(r"/cmd/(\S+)$", re.MULTILINE)
+TOOL = re.compile(r"(?<=/cmd/)\S+$|[^/\s]+(?=/cmd$)", re.MULTILINE)
 
 
 def read_module(name: str) -> str:
@@ -25,7 +25,7 @@ def test_all_programs_are_of_one_release() -> None:
 
 def test_each_program_has_its_module_and_each_module_its_programs() -> None:
     """What is built is what ``tools/`` pins, and nothing is pinned that is not built."""
-    programs = (*PROGRAMS, *SIDECARS)
+    programs = (*PROGRAMS, *SIDECARS, AWS_DRIVER)
     assert {path.name for path in TOOLS.iterdir()} == {MODULES.get(name, name) for name in programs}
     assert sorted(
         name for path in TOOLS.iterdir() for name in TOOL.findall(read_module(path.name))

@@ -13,6 +13,7 @@ import pytest
 
 from agent.core.model import DeviceNumber, Filesystem, FsType
 from agent.node.sampling.mount_sample import has_refused_writes, read_error_count, sample_mount
+from agent.node.sampling.sample import _probe
 from agent.node.standins import loop_device
 from agent.node.volume_session.inspect import LookRequest, look_at
 from tests.agent_process import MIB
@@ -41,6 +42,19 @@ def mounted_image(image: Path, path: Path, options: str) -> Iterator[str]:
             now = int(time.time())
             wait_until(lambda: time.time() >= now + 1, "a second passed")
             yield device
+
+
+def test_failed_write_of_the_filesystem_is_no_failed_read(tmp_path: Path) -> None:
+    """Its journal is on the part of the device that is gone; the first block is read as ever."""
+    path, image = tmp_path / "mount", tmp_path / "image"
+    with mounted_image(image, path, "errors=continue") as device, opened(device) as (fd, _):
+        with (path / "file").open("wb", buffering=0) as file:
+            os.truncate(image, 32 * MIB)
+            loop_device.update_size(device)
+            file.write(b"to be written")
+            with pytest.raises(OSError, match="Input/output error"):
+                os.fsync(file)
+        assert _probe(fd)[0] is None
 
 
 def look(device: str) -> tuple[bool, int | None]:

@@ -7,6 +7,7 @@ judged is not decided here (``agent.report.health.verdicts``).
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import time
@@ -112,9 +113,20 @@ def _read_log_page(fd: int) -> tuple[bytes | None, str | None]:
 
 
 def _probe(fd: int) -> tuple[int | None, float]:
-    """Read the first block from the device itself; return the errno of a failure, and how long it took."""
+    """Read the first block from the device itself; return the errno of a failure, and how long it took.
+
+    A filesystem's write that failed, anywhere on the device, is told to whoever reads past the cache next,
+    and once (filemap_check_errors in mm/filemap.c): what fails twice is the read.
+    """
     began = time.monotonic()
-    failure = None
+    failure = _read_first_block(fd)
+    if failure == errno.EIO:
+        failure = _read_first_block(fd)
+    return failure, time.monotonic() - began
+
+
+def _read_first_block(fd: int) -> int | None:
+    """Return the errno of a failure. Raises OSError where it was for want of something of the node's."""
     try:
         direct = reopen(fd, os.O_RDONLY | os.O_DIRECT)
         with contextlib.closing(direct), mmap.mmap(-1, _PROBE_BYTES) as block:
@@ -122,5 +134,5 @@ def _probe(fd: int) -> tuple[int | None, float]:
     except OSError as error:
         if is_shortage(error):
             raise
-        failure = error.errno
-    return failure, time.monotonic() - began
+        return error.errno
+    return None

@@ -69,17 +69,18 @@ class Descriptor:
 
     def read_mount_id(self) -> int | None:
         """Return the ID of the mount it was opened on; None where it has closed."""
-        with suppress(*GONE):
-            for line in (self.directory / "fdinfo" / self.number).read_text("ascii").splitlines():
-                name, _, value = line.partition(":")
-                if name == "mnt_id":
+        notes = f"{self.directory}/fdinfo/{self.number}"
+        with suppress(*GONE), open(notes, "rb") as file:  # noqa: PTH123 (there are thousands)
+            for line in file:
+                name, _, value = line.partition(b":")
+                if name == b"mnt_id":
                     return int(value)
         return None
 
     def stat(self) -> os.stat_result | None:
         """Return what it is of; None where it has closed. Waits where its filesystem does."""
         with suppress(*GONE):
-            return (self.directory / "fd" / self.number).stat()
+            return os.stat(f"{self.directory}/fd/{self.number}")  # noqa: PTH116 (there are thousands)
         return None
 
 
@@ -88,14 +89,14 @@ def list_descriptors(process: Path) -> Iterator[Descriptor]:
 
     Raises OSError where the process is there and its descriptors cannot be read.
     """
-    names = _list_names(process / "fd")
+    names = _list_names(f"{process}/fd")
     if names:
         yield from _read_links(process, names)
         return
     # Where the first thread has ended before the others, only they show what all have open.
-    for thread in _list_names(process / "task"):
+    for thread in _list_names(f"{process}/task"):
         directory = process / "task" / thread
-        yield from _read_links(directory, _list_names(directory / "fd"))
+        yield from _read_links(directory, _list_names(f"{directory}/fd"))
 
 
 def read_link(link: Path) -> str:
@@ -106,13 +107,14 @@ def read_link(link: Path) -> str:
 
 
 def _read_links(directory: Path, names: list[str]) -> Iterator[Descriptor]:
+    links = f"{directory}/fd"
     for name in names:
         with suppress(*GONE):
             # Path would normalise what the kernel wrote.
-            yield Descriptor(directory, name, os.readlink(directory / "fd" / name))  # noqa: PTH115
+            yield Descriptor(directory, name, os.readlink(f"{links}/{name}"))  # noqa: PTH115
 
 
-def _list_names(directory: Path) -> list[str]:
+def _list_names(directory: str) -> list[str]:
     with suppress(*GONE):
         return os.listdir(directory)  # noqa: PTH208 (names only)
     return []

@@ -8,6 +8,7 @@ Nothing heavy is imported here, since completion and lifecycle scripts start thi
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,14 @@ from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
 from agent.cli.orphans import orphans
 from agent.cli.release import release
-from agent.cli.show.output import JsonOption, print_answer, print_json, print_line
+from agent.cli.show.output import (
+    JsonOption,
+    Output,
+    OutputOption,
+    print_answer,
+    print_json,
+    print_volumes,
+)
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 
 app = typer.Typer(
@@ -88,15 +96,17 @@ def run(
     run_daemon(_session(context).paths, devices, policy)
 
 
-@app.command()
+@app.command(epilog="Example: ebs-agent status -o name | xargs -n 1 ebs-agent explain")
 def status(
     context: typer.Context,
     volume: OptionalVolume = None,
+    output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.")] = False,
 ) -> None:
-    """Show how every volume is: condition, path, size and use, last step."""
+    """Show how every volume is, the worst first: condition, path, size and use, last step."""
     client = _session(context).client
+    as_json = as_json or output is Output.JSON
     if watch:
         from agent.cli.watch import watch_status
 
@@ -104,7 +114,7 @@ def status(
     elif volume is not None:
         print_answer(client.volume_status(volume), "show_volume", as_json=as_json)
     else:
-        print_answer(client.status(), "show_volumes", as_json=as_json)
+        print_volumes(client.status(), Output.JSON if as_json else output)
 
 
 @app.command()
@@ -170,25 +180,24 @@ def wait(
     wait_for(client, names or [], timeout_s, is_quiet=quiet, as_json=as_json, leaves_creation=leave_creation)
 
 
-@app.command(epilog="Example: ebs-agent events --follow --json | jq -r .event")
+@app.command(epilog="Example: ebs-agent events checkpoints --since 2h")
 def events(
     context: typer.Context,
+    volume: OptionalVolume = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what happens.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="How long ago at most (90s, 2h, 1d), or since when (UTC)."),
+    ] = None,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=0, help="Only the latest N.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what happened, oldest first."""
-    from agent.cli.show.render import show_event
+    from agent.cli.show.events import print_events
 
-    try:
-        for event in _session(context).client.events(follow=follow):
-            if as_json:
-                print_line(event)
-            else:
-                typer.echo(show_event(event))
-    except KeyboardInterrupt:
-        # How one stops following is no failure.
-        if not follow:
-            raise
+    # Ctrl-C is how one stops following, and no failure.
+    with suppress(KeyboardInterrupt) if follow else nullcontext():
+        print_events(_session(context).client, volume, since, last, follows=follow, as_json=as_json)
 
 
 @app.command()
@@ -197,6 +206,10 @@ def reconcile(context: typer.Context, volume: OptionalVolume = None, as_json: Js
     answer = _session(context).client.reconcile(volume)
     if as_json:
         print_json(answer)
+    else:
+        typer.echo(
+            f"The agent looks at {volume or 'every volume'} now. What comes of it: ebs-agent events -n 10."
+        )
 
 
 @app.command()
@@ -206,6 +219,7 @@ def reload(context: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(answer)
         return
+    typer.echo("The policy was read again and is in force.")
     for departure in answer.get("departures", []):
         typer.echo(departure["text"])
 

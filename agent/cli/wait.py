@@ -11,6 +11,7 @@ from agent.cli.client import Client, NoAnswerError
 from agent.cli.show.output import print_json
 from agent.core.errors import AgentError, ExitCode
 
+_NOTHING = "Nothing was waited for: no volume is named, and the policy requires none (required: true).\n"
 RETRY_S = 0.5
 """Between attempts to reach an agent that does not answer: at boot it may start after its users."""
 
@@ -40,8 +41,7 @@ def wait_for(
         try:
             for line in client.wait(names, left_s):
                 if line["ready"] or (leaves_creation and _leaves(line)):
-                    if as_json:
-                        print_json(line)
+                    _end_well(line, as_json=as_json)
                     return
                 if not is_quiet and line != last:
                     sys.stderr.write(f"{_show(line)}\n")
@@ -59,6 +59,14 @@ def wait_for(
         hint="See why: ebs-agent status; ebs-agent explain VOLUME.",
         exit_code=ExitCode.NOT_READY,
     )
+
+
+def _end_well(line: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(line)
+    # An agent of an earlier build does not say how many volumes it is about.
+    if line.get("volumes") == 0:
+        sys.stderr.write(_NOTHING)
 
 
 def _leaves(line: Mapping[str, Any]) -> bool:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from agent.cli.client import Client, NoAnswerError
 from agent.cli.show.output import print_line
-from agent.cli.show.render import show_volume, show_volumes
+from agent.cli.show.render import show_volume
+from agent.cli.show.volume_table import show_volumes
 
 REFRESH_S = 1.0
 

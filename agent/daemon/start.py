@@ -18,6 +18,7 @@ import agent
 from agent.base.error_barrier import Barrier, supervise, supervise_service
 from agent.base.log import get_logger
 from agent.base.paths import Paths
+from agent.base.terminal import Terminal
 from agent.cloud.power_off import LIMIT_S, is_going_off
 from agent.core.errors import AgentError
 from agent.core.model import Seen, VolumeId
@@ -89,6 +90,7 @@ class Daemon:
     ) -> None:
         self._node = node
         self._service = ServiceNotifier()
+        self._terminal = Terminal()
         self._is_started = anyio.Event()
         self._has_listened = False
         self._barrier = Barrier()
@@ -236,12 +238,13 @@ class Daemon:
     async def _heed_signals(self, signals: AsyncIterator[signal.Signals], running: anyio.CancelScope) -> None:
         """Reload on SIGHUP, once the agent has started; end on SIGTERM or SIGINT, at any time.
 
-        What is to be done before the end is given up on another one of these.
+        What is to be done before the end is given up on another one of these. The SIGHUP of a terminal that
+        has closed ends the agent that was run in it.
         """
         is_ending = False
         async with anyio.create_task_group() as tasks:
             async for number in signals:
-                if number == signal.SIGHUP:
+                if number == signal.SIGHUP and not self._terminal.has_closed:
                     tasks.start_soon(self._reload_on_signal)
                     continue
                 log.info("agent.stopping", signal=number.name)

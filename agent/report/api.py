@@ -192,6 +192,7 @@ def show_readiness(readiness: Readiness) -> dict[str, Any]:
     return {
         "ready": readiness.is_ready,
         "first_look_done": readiness.is_first_look_done,
+        "volumes": readiness.counted,
         "waiting": [
             {
                 "volume_id": status.volume_id,

@@ -8,11 +8,29 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Output(str, Enum):
+    """How a list is told."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    NAME = "name"
+
+
+OutputOption = Annotated[
+    Output,
+    typer.Option(
+        "--output", "-o", help="A table as wide as the terminal, or one of everything; JSON; only names."
+    ),
+]
 
 
 def print_answer(answer: dict[str, Any], show: str, *, as_json: bool) -> None:
@@ -23,6 +41,22 @@ def print_answer(answer: dict[str, Any], show: str, *, as_json: bool) -> None:
     from agent.cli.show import render  # noqa: PLC0415 -- with rich, which JSON can do without
 
     render.print_view(getattr(render, show)(answer))
+
+
+def print_volumes(answer: dict[str, Any], output: Output) -> None:
+    """Print the status of all volumes."""
+    if output is Output.JSON:
+        print_json(answer)
+        return
+    from agent.cli.show import render, volume_table  # noqa: PLC0415
+
+    if output is Output.NAME:
+        for name in volume_table.list_names(answer):
+            typer.echo(name)
+    elif output is Output.WIDE:
+        render.print_view(volume_table.show_volumes_wide(answer), width=volume_table.WIDE_COLUMNS)
+    else:
+        render.print_view(volume_table.show_volumes(answer))
 
 
 def print_json(answer: dict[str, Any]) -> None:

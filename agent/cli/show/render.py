@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_node, draw_steps, is_named
-from agent.core.units import show_duration, show_size
+from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_steps, is_named
+from agent.cli.show.words import label, tell_age, tell_initialization, tell_size, tell_use
+from agent.core.units import show_size
 
 STYLES = {
-    "Ready": "green",
+    "Lost": "bold red",
+    "Failed": "bold red",
+    "Refused": "magenta",
     "Degraded": "yellow",
     "Preparing": "cyan",
     "Pending": "cyan",
+    "Ready": "green",
     "Unmanaged": "dim",
-    "Refused": "magenta",
-    "Failed": "bold red",
-    "Lost": "bold red",
 }
+"""By condition, the worst first; the sign tells them apart without colours."""
 SIGNS = {
     "Ready": "✓",
     "Degraded": "!",
@@ -35,12 +36,16 @@ SIGNS = {
 }
 
 
-def print_view(view: RenderableType) -> None:
-    """Print for people: colours on a terminal, and lines as long as they are where nobody reads columns."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
+def print_view(view: RenderableType, width: int | None = None) -> None:
+    """Print for people: colours on a terminal, and lines as long as they are where nobody reads columns.
+
+    ``width``: of the lines, in columns; by default the terminal's.
+    """
+    console = Console(highlight=False, width=width)
+    if not console.is_terminal and width is None:
         console = Console(highlight=False, width=200)
-    console.print(view)
+    # What may not be broken is longer than a line may be, where there is no other way.
+    console.print(view, crop=False)
 
 
 def clean(answer: Any) -> Any:
@@ -54,31 +59,6 @@ def clean(answer: Any) -> Any:
     return answer
 
 
-def show_volumes(answer: dict[str, Any]) -> RenderableType:
-    """Return the table of ``status``."""
-    volumes = clean(answer["volumes"])
-    head = tuple(draw_node(clean(answer)))
-    if not volumes:
-        nothing = Text("No EBS volume is attached to this instance, and the policy expects none.")
-        return Group(*head, nothing)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("VOLUME", "CONDITION", "USED AT", "TYPE", "SIZE", "USE", "LAST STEP"):
-        table.add_column(
-            title, no_wrap=title in {"CONDITION", "SIZE", "USE"}, justify="left", overflow="fold"
-        )
-    for volume in volumes:
-        table.add_row(
-            _show_names(volume),
-            show_condition(volume),
-            _show_place(volume),
-            Text(volume["fstype"] or ""),
-            Text(_show_size(volume)),
-            Text(_show_use(volume)),
-            _show_last_step(volume),
-        )
-    return Group(*head, table, *_show_remarks(volumes), *draw_attachments(answer))
-
-
 def show_volume(volume: dict[str, Any]) -> RenderableType:
     """Return everything about one volume, one thing a line."""
     volume = clean(volume)
@@ -86,7 +66,7 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
     rows = {
         "volume": volume["volume_id"],
         "condition": show_condition(volume),
-        "since": volume["since"] and f"{volume['since']} ({_show_age(volume['since'])})",
+        "since": volume["since"] and f"{volume['since']} ({tell_age(volume['since'])})",
         "": volume["message"],
         "remedy": volume["hint"],
         "drift": "\n".join(one["text"] for one in volume.get("drift", [])),
@@ -94,14 +74,14 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
         "device": volume["device"],
         "used at": volume["path"],
         "type": volume["fstype"],
-        "size": _show_size(volume),
-        "use": _show_use(volume),
+        "size": tell_size(volume),
+        "use": tell_use(volume),
         "snapshots": _show_snapshots(volume.get("snapshots")),
         "AWS's checks": _show_checks(volume),
-        "last step": step and f"{step['text']}: {step['outcome']} ({_show_age(step['at'])})",
+        "last step": step and f"{step['text']}: {step['outcome']} ({tell_age(step['at'])})",
     }
     return Group(
-        Text(_label(volume), style="bold"), _grid((key, value) for key, value in rows.items() if value)
+        Text(label(volume), style="bold"), _grid((key, value) for key, value in rows.items() if value)
     )
 
 
@@ -110,7 +90,7 @@ def show_plan(answer: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     calls = clean(answer.get("cloud", []))
     for volume in clean(answer["volumes"]):
-        parts.append(Text.assemble((_label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
+        parts.append(Text.assemble((label(volume), "bold"), f"  {volume['volume_id'] or ''}"))
         own = [call for call in calls if call["volume_id"] == volume["volume_id"] or is_named(call, volume)]
         calls = [call for call in calls if call not in own]
         parts.extend(draw_steps(volume, has_more=bool(own)))
@@ -176,14 +156,6 @@ def show_orphans(answer: dict[str, Any]) -> RenderableType:
     return Group(table, Text(f"{len(found)} volumes, {whole}; {free} may be deleted.", style="bold"))
 
 
-def show_event(event: dict[str, Any]) -> str:
-    """Return one line for an event."""
-    event = clean(event)
-    rest = {key: value for key, value in event.items() if key not in {"at", "event", "volume_id", "number"}}
-    fields = " ".join(f"{key}={value}" for key, value in rest.items() if value is not None)
-    return f"{event['at']}  {event['event']:<20} {event.get('volume_id') or '-':<21} {fields}".rstrip()
-
-
 def show_condition(volume: dict[str, Any]) -> Text:
     """Return the condition with its sign, so that it can be told without colour, and its reason."""
     condition = volume["condition"]
@@ -198,51 +170,12 @@ def _name_maker(snapshot: dict[str, Any]) -> str:
     return f"the agent, on the schedule of {schedule}" if schedule else "the agent"
 
 
-def _show_remarks(volumes: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:
-    """Explain below the table every volume that is not simply ready."""
-    for volume in volumes:
-        coming = _show_initialization(volume)
-        if coming is not None:
-            yield Text(f"\n… {_label(volume)}: {coming}.", style="dim")
-        if volume["condition"] in {"Ready", "Unmanaged"} or not volume["message"]:
-            continue
-        line = Text(f"\n{SIGNS.get(volume['condition'], '?')} ", style=STYLES.get(volume["condition"], ""))
-        line.append(volume["message"], style="default")
-        if volume["hint"]:
-            line.append(f" {volume['hint']}", style="dim")
-        yield line
-
-
-def _show_names(volume: dict[str, Any]) -> Text:
-    name, volume_id = volume["name"], volume["volume_id"]
-    text = Text(name or volume_id or "?", style="bold" if name else "dim")
-    return text.append(f"\n{volume_id}", style="dim") if name and volume_id else text
-
-
-def _show_place(volume: dict[str, Any]) -> Text:
-    text = Text(volume["path"] or "-")
-    return text.append(f"\n{volume['device']}", style="dim") if volume["device"] else text
-
-
-def _show_size(volume: dict[str, Any]) -> str:
-    return "" if volume["size_bytes"] is None else show_size(volume["size_bytes"])
-
-
-def _show_use(volume: dict[str, Any]) -> str:
-    usage = volume["filesystem"]
-    if not usage or not usage["size_bytes"]:
-        return ""
-    used_bytes = usage["size_bytes"] - usage["avail_bytes"]
-    read_only = " read-only" if usage["is_read_only"] else ""
-    return f"{100 * used_bytes / usage['size_bytes']:.0f} %{read_only}"
-
-
 def _show_snapshots(facts: dict[str, Any] | None) -> str | None:
     """Return how the snapshots of a volume's schedule are; None where it has none, or that is not known."""
     if facts is None:
         return None
     newest, due, failed = facts["last_completed_at"], facts["due_at"], facts["failed"]
-    parts = [f"newest of {newest[:16]}Z ({_show_age(newest)})" if newest else "none has completed"]
+    parts = [f"newest of {newest[:16]}Z ({tell_age(newest)})" if newest else "none has completed"]
     parts += [f"next due {due[:16]}Z"] if due else []
     parts += [f"failed: {', '.join(failed)}"] if failed else []
     return "; ".join(parts)
@@ -250,39 +183,8 @@ def _show_snapshots(facts: dict[str, Any] | None) -> str | None:
 
 def _show_checks(volume: dict[str, Any]) -> str | None:
     """Return what AWS's own status checks found; None where AWS was not asked."""
-    checks, coming = volume.get("aws_checks"), _show_initialization(volume)
+    checks, coming = volume.get("aws_checks"), tell_initialization(volume)
     return checks and ": ".join(filter(None, (checks["status"], coming)))
-
-
-def _show_initialization(volume: dict[str, Any]) -> str | None:
-    """Return how far a volume is whose content still comes from where it was made from."""
-    coming = (volume.get("aws_checks") or {}).get("initialization")
-    if not coming or coming["percent"] >= 100:  # noqa: PLR2004 - per cent
-        return None
-    left = "" if coming["left_s"] is None else f", about {show_duration(coming['left_s'])} left"
-    return f"{coming['percent']} % of its content has come{left}; until then reading the rest is slow"
-
-
-def _show_last_step(volume: dict[str, Any]) -> Text:
-    step = volume["last_step"]
-    if not step:
-        return Text("")
-    text = Text(step["step"]).append(f" {_show_age(step['at'])}", style="dim")
-    return text if step["outcome"] == "done" else text.append(f"\n{step['outcome']}", style="red")
-
-
-def _show_age(at: str) -> str:
-    """Return how long ago ``at`` (ISO 8601, UTC) was, in its largest unit."""
-    then = datetime.fromisoformat(at.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-    seconds = max(0, int((datetime.now(timezone.utc) - then).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
-
-
-def _label(volume: dict[str, Any]) -> str:
-    return str(volume["name"] or volume["volume_id"] or "?")
 
 
 def _grid(rows: Iterable[tuple[str, Any]]) -> Table:

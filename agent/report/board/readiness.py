@@ -17,6 +17,8 @@ class Readiness:
 
     is_first_look_done: bool
     waiting: tuple[VolumeStatus, ...]
+    counted: int = 0
+    """How many volumes it is about, ready or not."""
 
     @property
     def is_ready(self) -> bool:
@@ -46,7 +48,7 @@ def assess_volumes(board: Board, names: Sequence[str]) -> Readiness:
 
 def _assess(board: ShownBoard, needed: tuple[VolumeStatus, ...]) -> Readiness:
     waiting = tuple(status for status in needed if not status.condition.is_usable)
-    return Readiness(board.is_first_look_done, waiting)
+    return Readiness(board.is_first_look_done, waiting, len(needed))
 
 
 def name_unknown(board: Board, name: str) -> InvalidValueError:

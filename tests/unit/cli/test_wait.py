@@ -50,3 +50,21 @@ def test_anything_else_is_waited_for(messages: tuple[str, ...], *, leaves_creati
     with pytest.raises(AgentError, match="Not ready") as raised:
         wait_for(ClientThatTells(*messages), [], 0, leaves_creation=leaves_creation)
     assert raised.value.exit_code is ExitCode.NOT_READY
+
+
+@pytest.mark.parametrize(
+    ("told", "is_warned"), [({"volumes": 0}, True), ({"volumes": 2}, False), ({}, False)]
+)
+def test_wait_for_nothing_says_so(
+    capsys: pytest.CaptureFixture[str], told: dict[str, int], *, is_warned: bool
+) -> None:
+    """A prolog that waits for nothing is a mistake; an agent of an earlier build does not tell."""
+
+    class ReadyAtOnce(Client):
+        @override
+        def wait(self, names: list[str], timeout_s: float) -> Iterator[dict[str, Any]]:
+            del names, timeout_s
+            yield {"ready": True, "first_look_done": True, "waiting": [], **told}
+
+    wait_for(ReadyAtOnce(Path("/none")), [], 1, is_quiet=True)
+    assert ("requires none" in capsys.readouterr().err) is is_warned

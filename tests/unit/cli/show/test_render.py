@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from agent.cli.show import render
+from agent.cli.show.volume_table import show_volumes
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.orders.snapshots import show_snapshot
 from agent.core.model import Attachments, EndCause, Ending, NextCall, NodeReason
@@ -23,7 +24,7 @@ def draw(view: RenderableType) -> str:
 
 def test_status_shows_each_volume_and_explains_what_is_wrong() -> None:
     """The table has every volume; below it each one that is not ready says why and what to do."""
-    text = draw(render.show_volumes(api.show_node(make_board(READY, REFUSED))))
+    text = draw(show_volumes(api.show_node(make_board(READY, REFUSED))))
     for word in ("checkpoints", "✓ Ready", "/data/ckpt", "500 GiB", "50 %", "⊘ Refused NotBlank"):
         assert word in text
     assert text.rstrip().endswith("⊘ Volume datasets holds data. Mount it with format: never.")
@@ -36,7 +37,7 @@ def test_places_of_the_instance_are_shown() -> None:
     board.attachments = Attachments("m5.xlarge", 3, 27, is_shared=True)
     shown = api.show_attachments(board.attachments)
     views = (
-        render.show_volumes(api.show_node(board)),
+        show_volumes(api.show_node(board)),
         render.show_plan({"volumes": [api.show_status(READY)], "attachments": shown}),
         render.show_explanation({**api.show_explanation(READY), "attachments": shown}),
     )
@@ -49,7 +50,7 @@ def test_remarks_about_the_instance_are_shown() -> None:
     board.remarks = ("one: The volume is given 16000 IOPS.",)
     node = api.show_node(board)
     plan = {"volumes": [api.show_status(READY)], "remarks": node["remarks"]}
-    for view in (render.show_volumes(node), render.show_plan(plan)):
+    for view in (show_volumes(node), render.show_plan(plan)):
         assert draw(view).rstrip().endswith("one: The volume is given 16000 IOPS.")
 
 
@@ -60,7 +61,7 @@ def test_end_of_the_instance_is_said_first() -> None:
         board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
         node = api.show_node(board)
         assert node["ending"] == {"cause": "power-off", "text": "This machine is being powered off."}
-        assert draw(render.show_volumes(node)).startswith("This machine is being powered off.\n")
+        assert draw(show_volumes(node)).startswith("This machine is being powered off.\n")
 
 
 def test_what_is_wrong_with_the_node_is_shown_until_it_is_over() -> None:
@@ -74,7 +75,7 @@ def test_what_is_wrong_with_the_node_is_shown_until_it_is_over() -> None:
             "a.driver",
             "Go.",
         )
-        text = draw(render.show_volumes(api.show_node(board)))
+        text = draw(show_volumes(api.show_node(board)))
         assert "RegistrationRefused a.driver: kubelet says no. Go." in " ".join(text.split())
         board.node_conditions.end(NodeReason.REGISTRATION_REFUSED, "a.driver")
         assert api.show_node(board)["node_conditions"] == []
@@ -82,7 +83,7 @@ def test_what_is_wrong_with_the_node_is_shown_until_it_is_over() -> None:
 
 def test_empty_node_is_said_in_words() -> None:
     """No volumes is a sentence, not an empty table."""
-    assert "No EBS volume" in draw(render.show_volumes(api.show_node(make_board())))
+    assert "No EBS volume" in draw(show_volumes(api.show_node(make_board())))
 
 
 def test_plan_shows_the_steps_in_order() -> None:
@@ -138,23 +139,11 @@ def test_snapshots_show_how_far_they_are_and_who_made_them() -> None:
     assert draw(render.show_snapshots({"snapshots": []})) == "There is no snapshot.\n"
 
 
-def test_event_is_one_line() -> None:
-    """An event is its time, name, volume and what was said of it."""
-    event = {
-        "at": "2026-01-02T12:00:00.000Z",
-        "event": "volume.mounted",
-        "number": 1,
-        "path": "/d",
-        "x": None,
-    }
-    assert render.show_event(event) == f"2026-01-02T12:00:00.000Z  {'volume.mounted':<20} {'-':<21} path=/d"
-
-
 @pytest.mark.parametrize("name", ["[bold]x[/bold]", "[link=file:///etc/shadow]x[/link]", "[/]"])
 def test_names_are_not_markup(name: str) -> None:
     """What a volume is called is shown as it is, whatever brackets it has."""
     answer = api.show_node(make_board(make_status(name=name, message=name)))
-    assert name in draw(render.show_volumes(answer))
+    assert name in draw(show_volumes(answer))
     assert name in draw(render.show_volume(answer["volumes"][0]))
 
 
@@ -163,9 +152,6 @@ def test_devices_cannot_steer_the_terminal() -> None:
     hostile = make_status(message="label \x1b[2Jx\x07\u202e", facts=(("serial", "a\x1b]0;b\x07"),))
     text = draw(render.show_explanation(api.show_explanation(hostile)))
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
-    assert "\x1b" not in render.show_event(
-        {"at": "now", "event": "volume.ready", "number": 1, "x": "\x1b[31m"}
-    )
 
 
 def test_times_are_utc_in_json() -> None:

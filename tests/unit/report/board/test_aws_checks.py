@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from agent.cli.show.render import show_volume, show_volumes
+from agent.cli.show.render import show_volume
+from agent.cli.show.volume_table import show_volumes
 from agent.core.model import AwsChecks, Condition, Initialization, Reason
 from agent.report.api import show_status
 from agent.report.board.board import Board

@@ -1,0 +1,141 @@
+"""The table of ``status``: the worst first, and as many columns as the terminal has room for.
+
+No ID and no path is ever broken: what does not fit is left out, and asked for by ``-o wide``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from agent.cli.show.render import SIGNS, STYLES, clean, show_condition
+from agent.cli.show.render_steps import draw_attachments, draw_node
+from agent.cli.show.words import label, tell_age, tell_initialization, tell_size, tell_use
+
+_WORST_FIRST = {condition: rank for rank, condition in enumerate(STYLES)}
+WIDE_COLUMNS = 500
+"""Wider than any row of a node in its senses; a longer one is cut."""
+
+
+def show_volumes(answer: dict[str, Any]) -> RenderableType:
+    """Return the table of ``status``, in the width there is."""
+    return _show(answer, _FittingTable)
+
+
+def show_volumes_wide(answer: dict[str, Any]) -> RenderableType:
+    """Return the table with every column, and with a row to a line, however long."""
+    return _show(answer, lambda volumes: _make_table(volumes, _ALL))
+
+
+def list_names(answer: dict[str, Any]) -> list[str]:
+    """Return the names of all volumes, and the IDs of those without one."""
+    return [label(volume) for volume in _sort(clean(answer["volumes"]))]
+
+
+def _show(answer: dict[str, Any], draw: Callable[[list[dict[str, Any]]], RenderableType]) -> RenderableType:
+    volumes = _sort(clean(answer["volumes"]))
+    head = tuple(draw_node(clean(answer)))
+    if not volumes:
+        nothing = Text("No EBS volume is attached to this instance, and the policy expects none.")
+        return Group(*head, nothing)
+    return Group(*head, draw(volumes), *_show_remarks(volumes), *draw_attachments(answer))
+
+
+def _sort(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the worst first, what this program does not know above all; else in the agent's order."""
+    return sorted(volumes, key=lambda volume: _WORST_FIRST.get(volume["condition"], -1))
+
+
+class _FittingTable:
+    """A table with the most columns whose rows are no wider than the terminal.
+
+    Where not even those that matter fit, each volume is told in a few lines, which nobody breaks but the
+    terminal itself, so that they can be copied.
+    """
+
+    def __init__(self, volumes: list[dict[str, Any]]) -> None:
+        self._volumes = volumes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for columns in _BY_WIDTH:
+            table = _make_table(self._volumes, columns)
+            wanted = Measurement.get(console, options.update(max_width=WIDE_COLUMNS), table).maximum
+            if wanted <= options.max_width:
+                yield table
+                return
+        for volume in self._volumes:
+            for line in _list_lines(volume):
+                line.no_wrap, line.overflow = True, "ignore"
+                yield line
+
+
+def _make_table(volumes: list[dict[str, Any]], columns: Iterable[str]) -> Table:
+    shown = tuple(columns)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in shown:
+        table.add_column(title, no_wrap=True, overflow="ignore")
+    for volume in volumes:
+        table.add_row(*(_CELLS[title](volume) for title in shown))
+    return table
+
+
+def _list_lines(volume: dict[str, Any]) -> Iterable[Text]:
+    head = show_condition(volume)
+    yield Text.assemble((label(volume), "bold"), "  ", head)
+    others = (volume["volume_id"] if volume["name"] else None, volume["path"], volume["device"])
+    yield from (Text(f"  {text}", style="dim") for text in others if text)
+
+
+def _show_names(volume: dict[str, Any]) -> Text:
+    name, volume_id = volume["name"], volume["volume_id"]
+    text = Text(name or volume_id or "?", style="bold" if name else "dim")
+    return text.append(f"\n{volume_id}", style="dim") if name and volume_id else text
+
+
+def _show_place(volume: dict[str, Any]) -> Text:
+    text = Text(volume["path"] or "-")
+    return text.append(f"\n{volume['device']}", style="dim") if volume["device"] else text
+
+
+def _show_last_step(volume: dict[str, Any]) -> Text:
+    step = volume["last_step"]
+    if not step:
+        return Text("")
+    text = Text(step["step"]).append(f" {tell_age(step['at'])}", style="dim")
+    return text if step["outcome"] == "done" else text.append(f"\n{step['outcome']}", style="red")
+
+
+_CELLS: dict[str, Callable[[dict[str, Any]], Text]] = {
+    "VOLUME": _show_names,
+    "CONDITION": show_condition,
+    "SINCE": lambda volume: Text(tell_age(volume["since"]) if volume["since"] else ""),
+    "USED AT": _show_place,
+    "TYPE": lambda volume: Text(volume["fstype"] or ""),
+    "SIZE": lambda volume: Text(tell_size(volume)),
+    "USE": lambda volume: Text(tell_use(volume)),
+    "LAST STEP": _show_last_step,
+}
+_ALL = tuple(_CELLS)
+_USUAL = tuple(title for title in _ALL if title != "SINCE")
+_BY_WIDTH = tuple(_USUAL[:count] for count in range(len(_USUAL), 2, -1))
+"""The columns to try, the most first: what is at the end is missed least."""
+
+
+def _show_remarks(volumes: Iterable[dict[str, Any]]) -> Iterable[RenderableType]:
+    """Explain below the table every volume that is not simply ready."""
+    for volume in volumes:
+        coming = tell_initialization(volume)
+        if coming is not None:
+            yield Text(f"\n… {label(volume)}: {coming}.", style="dim")
+        if volume["condition"] in {"Ready", "Unmanaged"} or not volume["message"]:
+            continue
+        line = Text(f"\n{SIGNS.get(volume['condition'], '?')} ", style=STYLES.get(volume["condition"], ""))
+        line.append(volume["message"], style="default")
+        if volume["hint"]:
+            line.append(f" {volume['hint']}", style="dim")
+        yield line

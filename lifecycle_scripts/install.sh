@@ -99,10 +99,15 @@ install_tools() {
     install_packages "${packages[@]}" || warn "these packages are missing: ${packages[*]}"
 }
 
-make_user() { # owns the process that speaks to AWS; its group may use the control socket
-    getent group ebs-agent >/dev/null || groupadd --system ebs-agent
-    getent passwd ebs-agent >/dev/null ||
-        useradd --system --gid ebs-agent --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ebs-agent
+# Those of processes that speak with strangers: each its own, in no group but its own. The group ebs-agent may look at
+# the control socket; its user is who releases before this one run those processes as.
+make_users() {
+    local user
+    for user in ebs-agent ebs-agent-cloud ebs-agent-mqtt ebs-agent-web; do
+        getent group "$user" >/dev/null || groupadd --system "$user"
+        getent passwd "$user" >/dev/null ||
+            useradd --system --gid "$user" --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+    done
 }
 
 # -- The release ---------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ main() {
         python=$(find_or_install_python)
         make_release "$release" "$id" "$python"
     fi
-    make_user
+    make_users
     check_policy "$release"
     install_drop_ins
     install_tools "${policy:-$policy_in_force}"

@@ -42,9 +42,12 @@ remove_files() {
     systemctl daemon-reload
 }
 
-remove_user() {
-    ! getent passwd ebs-agent >/dev/null || userdel ebs-agent || true
-    ! getent group ebs-agent >/dev/null || groupdel ebs-agent || true
+remove_users() {
+    local user
+    for user in ebs-agent ebs-agent-cloud ebs-agent-mqtt ebs-agent-web; do
+        ! getent passwd "$user" >/dev/null || userdel "$user" || true
+        ! getent group "$user" >/dev/null || groupdel "$user" || true
+    done
 }
 
 list_mounts() { # what the agent mounted, by its own records of what is usable
@@ -72,7 +75,7 @@ main() {
     withdraw_driver
     remove_files
     [[ -z $purge ]] || rm -rf "$etc" "$state"
-    [[ -z $purge ]] || remove_user
+    [[ -z $purge ]] || remove_users
     say "the agent is removed"
     if [[ -n $mounts ]]; then
         say "these volumes stay as they are until somebody unmounts them or the node is rebooted:"

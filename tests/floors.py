@@ -59,7 +59,7 @@ FLOORS = (
             "report.api report.health report.serving",
             "report.history report.hooks report.metrics report.mqtt report.control",
             "report.endpoints report.feed",
-            "report.web",
+            "report.web report.broker",
             "report",
         ),
         ("core", "base", "policy", "node"),

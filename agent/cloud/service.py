@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agent.cloud.state.state_file import FileStore
     from agent.cloud.view.change_events import Record
 
-WORKER_USER = "ebs-agent"
+WORKER_USER = "ebs-agent-cloud"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
 

@@ -12,10 +12,10 @@ from agent.node.machine import Machine
 from agent.policy import Policy
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
+from agent.report.broker.process import MqttProcess
 from agent.report.health.sampler import Sampler
 from agent.report.history import FILE_NAME, HistoryKeeper
 from agent.report.hooks import HookRunner
-from agent.report.mqtt.publisher import MqttPublisher
 from agent.report.serving.certificates import Tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.sockets import Listen
@@ -42,7 +42,7 @@ class Faces:
         self._facts = NodeFacts()
         self._sampler = Sampler(node, board, wake)
         retained = FileStore(node.paths.state / "mqtt.json", node.aside)
-        self._mqtt = MqttPublisher(board, counters, node.aside, retained)
+        self._mqtt = MqttProcess(board, counters, node.aside, retained)
         self._http = HttpFace(WebProcess(self._make_teller), _choose_listen(policy), node.aside)
         self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, aside=node.aside)
         self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)

@@ -342,8 +342,9 @@ async def test_who_asks_without_end_for_memory_is_refused_it(monkeypatch: pytest
     """The process has bound itself before it hears a word of strangers: it ends, and nobody else does."""
     monkeypatch.setattr(web_process, "RETRY_S", (0.01,))
     code = """
-from agent.report.web.main import become_harmless
-become_harmless(None)
+from agent.node.isolate.unprivileged import become_harmless
+from agent.report.web.main import MEANS
+become_harmless(None, MEANS)
 kept = []
 try:
     while True:

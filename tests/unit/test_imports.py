@@ -30,7 +30,7 @@ LATER = {
     "msgspec": "it comes with lightkube",
     "boto3": "it lives in the cloud worker",
     "botocore": "it lives in the cloud worker",
-    "aiomqtt": "agent.report.mqtt.publisher takes it when the policy names a broker",
+    "aiomqtt": "it lives in the process that publishes",
     "paho": "it comes with aiomqtt",
 }
 
@@ -41,6 +41,16 @@ def test_the_start_takes_nothing_for_later(module: str) -> None:
     code = f"import sys, {module}; print(*(name for name in {list(LATER)!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name: LATER[name] for name in done.stdout.split()} == {}
+
+
+def test_who_tells_the_publisher_knows_no_broker() -> None:
+    """Where the policy has one, too, the daemon has no library that speaks with brokers."""
+    code = """
+import sys, agent.daemon, agent.report.broker.teller
+print(*({'aiomqtt', 'paho', 'agent.report.mqtt.client', 'agent.report.mqtt.publisher'} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", ["agent.node.isolate.zygote", "agent.node.filesystem.thaw_guardian"])

@@ -149,7 +149,7 @@ def check_units(node: HyperPodNode) -> None:
         assert float(found[1]) <= limit
     watch = node.show(UNIT, "WatchdogUSec", "NotifyAccess")
     assert watch == {"WatchdogUSec": "30s", "NotifyAccess": "main"}
-    node.guest.wait_until(["pgrep", "--uid", "ebs-agent"], timeout_s=LONG_S)
+    node.guest.wait_until(["pgrep", "--uid", "ebs-agent-cloud"], timeout_s=LONG_S)
 
 
 def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
 from agent.core.model import Reason
 from agent.node.isolate.resource_limits import make_killable
-from agent.node.isolate.unprivileged import NO_GROUP, NOBODY_UID
+from agent.node.isolate.unprivileged import COMMON_USER, NO_GROUP, NOBODY_UID
 
 log = get_logger(__name__)
 
@@ -98,9 +98,10 @@ def choose_user(user: str, endpoint: str | None) -> str | int | None:
     """
     if os.geteuid() != 0:
         return None
-    with contextlib.suppress(KeyError):
-        pwd.getpwnam(user)
-        return user
+    for candidate in (user, COMMON_USER):
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(candidate)
+            return candidate
     if _is_loopback(endpoint):
         return None
     log.warning("cloud.worker_user_missing", user=user, runs_as=NOBODY_UID)

@@ -8,10 +8,13 @@ import os
 import pwd
 import resource
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 NOBODY_UID = 65534
 """The kernel's overflow user, for a node where the user that was meant is missing."""
+COMMON_USER = "ebs-agent"
+"""Who a process is on a machine that has no user of its own for it, as an earlier version installed it."""
 NO_GROUP = 65534
 """The kernel's overflow group. User ebs-agent has a group of the same name, and whoever is in it may give the
 daemon orders: detach a volume, reload the policy. What strangers can reach may not."""
@@ -51,6 +54,31 @@ def limit_resources(limits: Mapping[int, int]) -> None:
         _, hard = resource.getrlimit(kind)
         lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (lowest, lowest))
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a process that speaks with strangers may take of the node."""
+
+    address_space_bytes: int
+    processes: int
+    """Of its user, threads included."""
+    oom_score: int
+    niceness: int
+
+
+def become_harmless(uid: int | None, means: Means) -> None:
+    """Give up all but the sockets. ``uid``: who to be from now on; None: who this is."""
+    be_killed_first(means.oom_score)
+    os.nice(means.niceness)
+    if uid is not None:
+        become(uid)
+    give_up_privileges()
+    hide_memory()
+    limits = {resource.RLIMIT_AS: means.address_space_bytes}
+    if uid not in {None, NOBODY_UID}:  # who else is nobody, nobody knows
+        limits[resource.RLIMIT_NPROC] = means.processes
+    limit_resources(limits)
 
 
 def be_killed_first(score: int = 0) -> None:

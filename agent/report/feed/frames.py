@@ -1,4 +1,4 @@
-"""What goes over a feed: frames of MessagePack behind their length, from the daemon to a face, never back.
+"""What goes over a feed: frames of MessagePack behind their length, and what those hold for the web face.
 
 The classes below are the schema. What does not fit them ends the connection: a face shows what it was told
 whole, or nothing.
@@ -97,15 +97,15 @@ def frame(content: bytes) -> bytes:
     return HEAD.pack(len(content)) + content
 
 
-def read_head(head: bytes) -> int:
+def read_head(head: bytes, most_bytes: int = MAX_BYTES) -> int:
     """Return how many bytes follow, or raise FeedError where those are too many."""
     (length,) = HEAD.unpack(head)
-    if length > MAX_BYTES:
-        raise FeedError(f"A frame of {length} bytes was announced, and {MAX_BYTES} are the most.")
+    if length > most_bytes:
+        raise FeedError(f"A frame of {length} bytes was announced, and {most_bytes} are the most.")
     return int(length)
 
 
-def encode(value: Setup | News) -> bytes:
+def encode(value: object) -> bytes:
     """Return a value as the content of a frame. Text that no encoding has is written with backslashes."""
     try:
         return _ENCODER.encode(value)

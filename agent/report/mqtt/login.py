@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.base.file_reading import read_file
-from agent.base.off_loop import Aside
+from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.policy.settings import MqttSettings
-from agent.report.serving.certificates import make_client_context
+from agent.report.serving.certificates import ClientPems, make_client_context, read_client_pems
 
 MAX_PASSWORD_BYTES = 65536
 
@@ -19,19 +19,37 @@ MAX_PASSWORD_BYTES = 65536
 class Login:
     """What lies in files of what a connection begins with."""
 
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
 
 
 NO_LOGIN = Login()
 
 
-async def read_login(settings: MqttSettings, aside: Aside) -> Login:
+@dataclass(frozen=True)
+class LoginFiles:
+    """What those files hold."""
+
+    password: str | None = field(default=None, repr=False)
+    tls: ClientPems | None = None
+
+
+async def read_login_files(settings: MqttSettings, aside: Aside) -> LoginFiles:
     """Return what the policy's files hold. Raises AgentError for a file that cannot be used."""
     password = None
     if settings.password_file is not None:
         password = await read_password(Path(settings.password_file), aside)
-    return Login(password, await _make_tls(settings, aside) if settings.uses_tls else None)
+    return LoginFiles(password, await _read_pems(settings, aside) if settings.uses_tls else None)
+
+
+def make_login(files: LoginFiles) -> Login:
+    """Return what a connection begins with. Raises AgentError for what cannot be used."""
+    return Login(files.password, None if files.tls is None else make_client_context(files.tls))
+
+
+async def read_login(settings: MqttSettings) -> Login:
+    """Return what a connection begins with, read in place."""
+    return make_login(await read_login_files(settings, do_here))
 
 
 async def read_password(path: Path, aside: Aside) -> str:
@@ -46,10 +64,10 @@ async def read_password(path: Path, aside: Aside) -> str:
         ) from error
 
 
-async def _make_tls(settings: MqttSettings, aside: Aside) -> ssl.SSLContext:
+async def _read_pems(settings: MqttSettings, aside: Aside) -> ClientPems:
     tls = settings.tls
     ca = None if tls is None or tls.ca is None else Path(tls.ca)
     own = None
     if tls is not None and tls.cert is not None and tls.key is not None:
         own = Path(tls.cert), Path(tls.key)
-    return await make_client_context(aside, ca, own)
+    return await read_client_pems(aside, ca, own)

@@ -23,15 +23,13 @@ from anyio.abc import TaskGroup
 
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger
-from agent.base.off_loop import Aside, do_here
 from agent.core.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
-from agent.report.agent_counters import Counters
-from agent.report.board.board import Board
 from agent.report.mqtt.connection import CONNECT_TIMEOUT_S, OFFLINE, choose_topics, make_client
 from agent.report.mqtt.login import Login, read_login
 from agent.report.mqtt.outbox import QUIET_S, Message, Outbox, Topics, show_state_message
 from agent.report.mqtt.retained import Place, RetainedNote, Store, ask_retained, list_topics
+from agent.report.mqtt.surroundings import Counting, FollowedBoard, HearSent, ReadLogin
 
 if TYPE_CHECKING:
     import aiomqtt
@@ -53,9 +51,18 @@ class MqttPublisher:
     """Follows the board and keeps a broker told; ``apply`` changes or ends to whom."""
 
     def __init__(
-        self, board: Board, counters: Counters, aside: Aside = do_here, store: Store | None = None
+        self,
+        board: FollowedBoard,
+        counters: Counting,
+        login: ReadLogin = read_login,
+        store: Store | None = None,
+        hear_sent: HearSent = lambda _: None,
+        after_event: int | None = None,
     ) -> None:
-        self._aside = aside
+        self._after_event = after_event
+        """Events with higher numbers are published; None: those from the beginning of each run."""
+        self._read_login = login
+        self._hear_sent = hear_sent
         self._note = RetainedNote(store)
         self._place = Place("", "")
         """Where it publishes, or published last."""
@@ -110,7 +117,8 @@ class MqttPublisher:
     async def _collect_events(self) -> None:
         history = self._board.history
         dropped = 0
-        async for event in history.follow(history.next_number - 1):
+        after = history.next_number - 1 if self._after_event is None else self._after_event
+        async for event in history.follow(after):
             self._outbox.put_event(event)
             self._counters.count_mqtt("dropped", self._outbox.dropped - dropped)
             dropped = self._outbox.dropped
@@ -141,7 +149,7 @@ class MqttPublisher:
         problem = _Problem()
         try:
             topics = choose_topics(settings.topic, self._facts, socket.gethostname())
-            login = await read_login(settings, self._aside)
+            login = await self._read_login(settings)
             async with make_client(settings, topics, login, timeout_s=CONNECT_TIMEOUT_S) as client:
                 problem.connected_at = anyio.current_time()
                 self._counters.note_mqtt_connection(is_connected=True)
@@ -196,6 +204,8 @@ class MqttPublisher:
         if isinstance(item, str):
             (self._published.add if message.payload else self._published.discard)(item)
             await self._note_published()
+        else:
+            self._hear_sent(item)
         await anyio.sleep(PACE_S)
 
     # -- What is retained of volumes and names that are gone -------------------------------------------------

@@ -29,6 +29,8 @@ SILENCE_S = 1.0
 """After which a broker has no more to tell: what it retains it sends at once."""
 LISTEN_LIMIT_S = 10.0
 
+_NO_NOTE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
 log = get_logger(__name__)
 
 
@@ -94,17 +96,8 @@ class RetainedNote:
         self._places = places
         if self._store is None:
             return
-        shown = [
-            {
-                "broker": one.broker,
-                "base": one.base,
-                "instance_id": one.instance_id,
-                "volumes": sorted(one.volumes),
-            }
-            for one in places
-        ]
         try:
-            await self._store.write(json.dumps({"version": 1, "places": shown}).encode() + b"\n")
+            await self._store.write(_show(places))
         except (AgentError, OSError, ValueError) as error:
             log.warning("mqtt.unnoted", error=str(error))
 
@@ -113,11 +106,35 @@ def _read(store: Store | None) -> list[Place]:
     """Return what was remembered; what cannot be read is logged, and is as if it had never been."""
     try:
         content = None if store is None else store.read()
-        places = [] if content is None else json.loads(content)["places"]
-        return [_parse(fields) for fields in places][-MOST_PLACES:]
-    except (AgentError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        return [] if content is None else _parse_note(content)
+    except (AgentError, OSError, *_NO_NOTE) as error:
         log.warning("mqtt.note_unreadable", error=str(error))
         return []
+
+
+def check_note(content: bytes) -> bytes:
+    """Return a note that somebody else wrote, as this would have written it, or raise ValueError."""
+    try:
+        return _show(_parse_note(content))
+    except (AgentError, *_NO_NOTE) as error:
+        raise ValueError(f"it is no note of what brokers retain: {error}") from error
+
+
+def _show(places: list[Place]) -> bytes:
+    shown = [
+        {
+            "broker": one.broker,
+            "base": one.base,
+            "instance_id": one.instance_id,
+            "volumes": sorted(one.volumes),
+        }
+        for one in places
+    ]
+    return json.dumps({"version": 1, "places": shown}).encode() + b"\n"
+
+
+def _parse_note(content: bytes) -> list[Place]:
+    return [_parse(fields) for fields in json.loads(content)["places"][-MOST_PLACES:]]
 
 
 def _parse(fields: dict[str, Any]) -> Place:

@@ -20,6 +20,7 @@ from agent.core.errors import InvalidValueError
 MAX_BYTES = 4 << 20
 """Far more than all authorities that a distribution trusts."""
 
+_CLIENT_FILES, _CLIENT_SETTING = "What agent.mqtt.tls names", "agent.mqtt.tls"
 
 Contents: TypeAlias = "tuple[bytes, bytes, bytes | None]"
 """What the files of a server hold: its certificate, the key, and the authorities of its clients."""
@@ -76,24 +77,43 @@ def make_server_context(
     return context
 
 
-async def make_client_context(aside: Aside, ca: Path | None, own: tuple[Path, Path] | None) -> ssl.SSLContext:
-    """Return the context of who connects to a broker, whose certificate is always checked, name and all.
+@dataclass(frozen=True)
+class ClientPems:
+    """What files hold of what a client believes and shows."""
+
+    authorities: bytes | None
+    directory: str | None = None
+    """Of further authorities, looked into when one is looked for."""
+    own: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    """A certificate and its key."""
+
+
+async def read_client_pems(aside: Aside, ca: Path | None, own: tuple[Path, Path] | None) -> ClientPems:
+    """Return what whoever connects to a broker believes and shows, or raise AgentError.
 
     ``ca``: whom to believe, or the system's authorities. ``own``: what to show, a certificate and its key.
     """
-    # Told of any authorities, it does not read the system's.
-    context = ssl.create_default_context(capath=os.devnull)
-    with _blaming("What agent.mqtt.tls names", "agent.mqtt.tls"):
+    directory = None
+    with _blaming(_CLIENT_FILES, _CLIENT_SETTING):
         if ca is None:
             content, directory = await aside(read_system_authorities, subject="the system's authorities")
-            if directory is not None:
-                context.load_verify_locations(capath=directory)  # looked into when one is looked for
-            if content:
-                load_authorities(context, content)
         else:
-            load_authorities(context, await read_pem(aside, ca))
-        if own is not None:
-            load_own(context, *[await read_pem(aside, path) for path in own])
+            content = await read_pem(aside, ca)
+        shown = None if own is None else (await read_pem(aside, own[0]), await read_pem(aside, own[1]))
+    return ClientPems(content, directory, shown)
+
+
+def make_client_context(pems: ClientPems) -> ssl.SSLContext:
+    """Return the context of who connects to a broker, whose certificate is always checked, name and all."""
+    # Told of any authorities, it does not read the system's.
+    context = ssl.create_default_context(capath=os.devnull)
+    with _blaming(_CLIENT_FILES, _CLIENT_SETTING):
+        if pems.directory is not None:
+            context.load_verify_locations(capath=pems.directory)
+        if pems.authorities:
+            load_authorities(context, pems.authorities)
+        if pems.own is not None:
+            load_own(context, *pems.own)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -8,8 +8,6 @@ connected for long.
 
 from __future__ import annotations
 
-import os
-import resource
 import socket
 import sys
 
@@ -20,14 +18,7 @@ from anyio.abc import TaskGroup
 import agent
 from agent.base.error_barrier import find_cause
 from agent.core.errors import AgentError
-from agent.node.isolate.unprivileged import (
-    NOBODY_UID,
-    be_killed_first,
-    become,
-    give_up_privileges,
-    hide_memory,
-    limit_resources,
-)
+from agent.node.isolate.unprivileged import Means, become_harmless
 from agent.report.endpoints.http import make_app
 from agent.report.endpoints.page import content_security_policy, render_page, show_content
 from agent.report.feed.frames import FeedError
@@ -45,14 +36,9 @@ IDLE_S = 300.0
 """After so long without a connection the process ends; it is started again for the next one."""
 LOOK_EVERY_S = 5.0
 
-ADDRESS_SPACE_BYTES = 512 << 20
-"""Some 60 MB are used of 200 that are reserved."""
-PROCESSES = 64
-"""Threads of the same user included: it needs two, and what else runs as ebs-agent fewer than ten."""
-OOM_SCORE = 500
-"""Before any job: it is started again in half a second."""
-NICENESS = 5
-"""Whoever mounts a volume goes before whoever asks about it."""
+MEANS = Means(address_space_bytes=512 << 20, processes=64, oom_score=500, niceness=5)
+"""Some 60 MB are used of 200 that are reserved, and two threads; fewer than ten more may be of the same user.
+It is ended before any job, being started again in half a second, and whoever mounts goes before it."""
 
 
 async def prepare() -> None:
@@ -60,20 +46,6 @@ async def prepare() -> None:
     content_security_policy()
     await anyio.to_thread.run_sync(render_page, show_content(Mirror(), {}))
     "localhost".encode("idna")
-
-
-def become_harmless(uid: int | None) -> None:
-    """Give up all that is not needed to answer. ``uid``: who to be from now on; None: who this is."""
-    be_killed_first(OOM_SCORE)
-    os.nice(NICENESS)
-    if uid is not None:
-        become(uid)
-    give_up_privileges()
-    hide_memory()
-    limits = {resource.RLIMIT_AS: ADDRESS_SPACE_BYTES}
-    if uid not in {None, NOBODY_UID}:  # who else is nobody, nobody knows
-        limits[resource.RLIMIT_NPROC] = PROCESSES
-    limit_resources(limits)
 
 
 async def serve(feed: socket.socket, listener: socket.socket, tls: ServerTls | None) -> None:
@@ -112,7 +84,7 @@ async def end_when_idle(server: Server, tasks: TaskGroup) -> None:
 async def run(feed: socket.socket, uid: int | None) -> None:
     """Be the face: load what is needed, give up the rest, then read the feed and answer until it ends."""
     await prepare()
-    become_harmless(uid)
+    become_harmless(uid, MEANS)
     setup, listener = receive_setup(feed)
     if setup.version != agent.__version__:
         raise FeedError(f"The agent is version {setup.version}, and this is {agent.__version__}.")

@@ -7,7 +7,6 @@ the process sends nothing is looked at but that it sends.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 import time
@@ -19,17 +18,17 @@ import anyio
 import anyio.to_thread
 
 import agent
-from agent.base.companion import Companion, start_companion
+from agent.base.companion import Companion
 from agent.base.log import get_logger
-from agent.node.isolate.resource_limits import make_killable
-from agent.node.isolate.unprivileged import NOBODY_UID, find_uid
+from agent.node.isolate.unprivileged import NOBODY_UID
+from agent.report.feed.face_process import choose_user, end_face, spawn_face
+from agent.report.feed.words import Words
 from agent.report.serving.doors import Door
-from agent.report.web.words import Words
 
 if TYPE_CHECKING:
     from agent.report.feed.teller import Teller
 
-USER = "ebs-agent"
+USER = "ebs-agent-web"
 PROGRAM = (sys.executable, "-I", "-m", "agent.report.web.main")
 """Neither the working directory nor the environment says which code runs."""
 
@@ -45,9 +44,6 @@ RETRY_S = (0.2, 1.0, 5.0, 15.0, 30.0)
 """Pauses before the process is started again that ended soon after it was started."""
 LONG_S = 10.0
 """A process that lived so long is started again at once."""
-_LAST_WORDS_S = 1.0
-_LOOK_EVERY_S = 0.01
-_KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL")
 
 log = get_logger(__name__)
 
@@ -61,7 +57,7 @@ class WebProcess:
         self._make_teller = make_teller
         self._program = program
         self._user = user
-        self._words = Words()
+        self._words = Words("web.said")
         self._has_warned = False
         self.pid: int | None = None
         """Of the process, while there is one."""
@@ -90,7 +86,7 @@ class WebProcess:
         """Start a process and feed it until one of the two ends it, or it has another certificate to show."""
         try:
             with anyio.CancelScope(shield=True):  # what was started is known
-                running = await anyio.to_thread.run_sync(_spawn, self._program, self._choose_user())
+                running = await anyio.to_thread.run_sync(spawn_face, self._program, self._choose_user())
         except OSError as error:
             log.error("web.unavailable", error=str(error.strerror or error))  # noqa: TRY400 -- no fault of ours
             return
@@ -104,13 +100,13 @@ class WebProcess:
         finally:
             self.pid = None
             with anyio.CancelScope(shield=True):
-                await _end(running, telling)
+                code = await end_face(running, telling, GRACE_S)
+            if code:
+                log.warning("web.ended", pid=running.process.pid, code=code)
 
     def _choose_user(self) -> int | None:
         """Return who the process is to be; None: who the daemon is, where that is not root."""
-        if os.geteuid() != 0:
-            return None
-        uid = find_uid(self._user)
+        uid = choose_user(self._user)
         if uid == NOBODY_UID and not self._has_warned:
             self._has_warned = True
             log.warning("web.user_missing", user=self._user, runs_as=uid)
@@ -156,35 +152,3 @@ async def _send(feed: socket.socket, content: bytes, listener: socket.socket | N
 async def _end_once_renewed(renewed: anyio.Event, scope: anyio.CancelScope) -> None:
     await renewed.wait()
     scope.cancel()
-
-
-def _spawn(program: tuple[str, ...], uid: int | None) -> Companion:
-    """Start the process: as whoever this is, since it is another user before it reads the first byte."""
-    argv = [*program, "" if uid is None else str(uid)]
-    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    companion = start_companion(argv, environment)
-    make_killable(companion.process.pid)
-    return companion
-
-
-async def _end(running: Companion, telling: asyncio.Task[None]) -> None:
-    """End the process, by itself or not, with all that it started; safe where it has ended."""
-    process = running.process
-    running.stream.close()
-    await anyio.to_thread.run_sync(_await_end, process.pid)
-    running.kill()
-    code = await anyio.to_thread.run_sync(process.wait, 10)
-    if code:
-        log.warning("web.ended", pid=process.pid, code=code)
-    await asyncio.wait([telling], timeout=_LAST_WORDS_S)
-    telling.cancel()
-    await asyncio.gather(telling, return_exceptions=True)
-
-
-def _await_end(pid: int) -> None:
-    """Wait until a child has ended, without reaping it, for so long as it is given."""
-    end_at = time.monotonic() + GRACE_S
-    while time.monotonic() < end_at:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
-            return
-        time.sleep(_LOOK_EVERY_S)

@@ -1,4 +1,4 @@
-"""What the face's process writes to its standard error, told in the log as its words, and no faster than so.
+"""What a face's process writes to its standard error, told in the log as its words, and no faster than so.
 
 Strangers speak with it, so that what it writes may be theirs. Whoever writes more than is told waits.
 """
@@ -20,9 +20,13 @@ log = get_logger(__name__)
 
 
 class Words:
-    """Tells the words of one process after the other, all of them no faster than one may speak."""
+    """Tells the words of one process after the other, all of them no faster than one may speak.
 
-    def __init__(self) -> None:
+    ``event``: what the log calls them.
+    """
+
+    def __init__(self, event: str) -> None:
+        self._event = event
         self._left = float(LINES_AT_ONCE)
         self._counted_at = 0.0
 
@@ -48,7 +52,7 @@ class Words:
         while not self._has_left():  # noqa: ASYNC110 -- it is time itself that is waited for
             await asyncio.sleep(REFILL_S)
         self._left -= 1
-        log.warning("web.said", pid=pid, text=text)
+        log.warning(self._event, pid=pid, text=text)
 
     def _has_left(self) -> bool:
         now = asyncio.get_running_loop().time()

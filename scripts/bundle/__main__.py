@@ -21,8 +21,9 @@ FOLDER = "lifecycle_scripts"
 
 INSIDE = ("install.sh", "install_wheels.py", "uninstall.sh", "rollback.sh", "common.sh")
 """Scripts that a bundle holds, so that what installs a version is of that version."""
-UPLOADED = ("on_create.sh", "ebs-agent.conf", "policy.yaml")
-"""What lies in S3 beside the bundles: the last two are the operator's to edit."""
+SCRIPT = "on_create.sh"
+EDITED = ("ebs-agent.conf", "policy.yaml")
+"""What lies in S3 beside the bundles and is the operator's to edit."""
 
 
 def main() -> int:
@@ -45,9 +46,9 @@ def main() -> int:
             targets = [Target(python, architecture) for python in pythons]
             bundles.append(make_bundle(arguments.source, targets, wheel, arguments.cache, arguments.output))
     folder = arguments.output / FOLDER
-    make_folder(arguments.source, bundles, folder)
-    for path in (*bundles, folder):
-        sys.stdout.write(f"{path}\n")
+    remarks = make_folder(arguments.source, bundles, folder)
+    for line in (*bundles, folder, *remarks):
+        sys.stdout.write(f"{line}\n")
     return 0
 
 
@@ -92,17 +93,35 @@ def add_files(source: Path, root: Path) -> None:
     shutil.copy(source / "LICENSE", root / "LICENSE")
 
 
-def make_folder(source: Path, bundles: list[Path], folder: Path) -> None:
-    """Make the folder that is uploaded as it is."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+def make_folder(source: Path, bundles: list[Path], folder: Path) -> list[str]:
+    """Make the folder that is uploaded as it is, and return what is to be said of it.
+
+    What is there already and was not made here stays: an edited file, hooks. What was made here is made anew.
+    """
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("ebs-agent-*.tar.gz*"):
+        old.unlink()
+    examples = folder / "hooks.examples"
+    shutil.rmtree(examples, ignore_errors=True)
     # Beside hooks.d, which on_create.sh would install: they act only for those who put them there.
-    shutil.copytree(source / FOLDER / "hooks.d", folder / "hooks.examples")
-    for name in UPLOADED:
-        shutil.copy(source / FOLDER / name, folder / name)
+    shutil.copytree(source / FOLDER / "hooks.d", examples)
+    shutil.copy(source / FOLDER / SCRIPT, folder / SCRIPT)
+    kept = [name for name in EDITED if not put_editable(source / FOLDER / name, folder / name)]
     for bundle in bundles:
         shutil.copyfile(bundle, folder / bundle.name)
         shutil.copyfile(f"{bundle}.sha256", folder / f"{bundle.name}.sha256")
+    return [f"{folder / name} was edited and is kept; the new one is {name}.example" for name in kept]
+
+
+def put_editable(shipped: Path, path: Path) -> bool:
+    """Put a file that may be edited, unless it was, and its ``.example``; tell whether it was put."""
+    example = path.with_name(f"{path.name}.example")
+    is_untouched = not path.exists() or (example.exists() and path.read_bytes() == example.read_bytes())
+    shutil.copy(shipped, example)
+    if is_untouched or path.read_bytes() == shipped.read_bytes():
+        shutil.copy(shipped, path)
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import installer
 import pytest
 
 from agent.policy.reading import read_policy
-from scripts.bundle.__main__ import INSIDE, UPLOADED
+from scripts.bundle.__main__ import EDITED, INSIDE, SCRIPT, make_folder
 from scripts.bundle.archive import hash_file, pack, write_sums
 from scripts.bundle.sbom import describe_wheels
 from scripts.bundle.targets import ARCHITECTURES, PYTHONS, Target
@@ -181,7 +181,7 @@ def test_a_wheel_that_is_not_what_its_record_says_is_not_installed(
 def test_no_script_is_forgotten() -> None:
     """Every lifecycle script is inside the bundle or uploaded beside it."""
     scripts = {path.name for path in (ROOT / "lifecycle_scripts").iterdir() if path.is_file()}
-    assert scripts == {*INSIDE, *UPLOADED}
+    assert scripts == {*INSIDE, SCRIPT, *EDITED}
 
 
 def test_the_policy_that_is_uploaded_touches_nothing() -> None:
@@ -190,3 +190,27 @@ def test_the_policy_that_is_uploaded_touches_nothing() -> None:
     assert problems == []
     assert policy is not None
     assert policy.volumes == ()
+
+
+def test_what_an_operator_edited_is_kept(tmp_path: Path) -> None:
+    """A rebuilt bundle overwrites no edited file and no hook; what was not edited becomes the new one."""
+    source, folder = tmp_path / "source", tmp_path / "dist"
+    shutil.copytree(ROOT / "lifecycle_scripts", source / "lifecycle_scripts")
+    old = tmp_path / "ebs-agent-1-x86_64.tar.gz"
+    for path in (old, tmp_path / f"{old.name}.sha256"):
+        path.write_text(path.name)
+    assert make_folder(source, [old], folder) == []
+    assert (folder / "policy.yaml").read_bytes() == (source / "lifecycle_scripts/policy.yaml").read_bytes()
+
+    (folder / "policy.yaml").write_text("version: 1\nvolumes: [mine]\n")
+    (folder / "hooks.d").mkdir()
+    (folder / "hooks.d/mine").write_text("#!/bin/sh\n")
+    for name in EDITED:
+        (source / "lifecycle_scripts" / name).write_text("# a later version's\n")
+    [remark] = make_folder(source, [], folder)
+    assert "policy.yaml was edited and is kept" in remark
+    assert (folder / "policy.yaml").read_text() == "version: 1\nvolumes: [mine]\n"
+    assert (folder / "policy.yaml.example").read_text() == "# a later version's\n"
+    assert (folder / "ebs-agent.conf").read_text() == "# a later version's\n"
+    assert (folder / "hooks.d/mine").exists()
+    assert not (folder / old.name).exists()

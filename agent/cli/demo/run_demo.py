@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,7 +216,8 @@ def _read_seconds() -> float | None:
 
 
 def _make_hints(stage: Stage) -> list[str]:
-    root = f"ebs-agent --root {stage.paths.root}"
+    program = "ebs-agent" if shutil.which("ebs-agent") else os.path.relpath(sys.argv[0])
+    root = f"{program} --root {stage.paths.root}"
     return [
         "Still at work. In another terminal, as root:",
         f"  {root} status --watch",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -54,11 +55,19 @@ def examine_cloud_half(policy: Policy | None, socket: Path) -> list[Finding]:
         examined = [] if policy is None else _examine_from_here(policy)
         is_asked = any(finding.subject.startswith(("ec2:", "sagemaker:")) for finding in examined)
         return [_explain_shell(error), *examined] if is_asked else examined
-    told = (
-        Finding(one["subject"], _GRADES[one["is_ok"]], one["found"], one["mend"])
-        for one in answer["findings"]
-    )
-    return [_show_environment(answer["environment"]), *told]
+    return [_show_environment(answer["environment"]), *_grade(answer["findings"])]
+
+
+def _grade(examined: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Return what was examined as findings, with all that cannot be tried in one."""
+    # An agent of an earlier build does not tell what it could not try.
+    tried = [one for one in examined if one.get("is_tried", True)]
+    untried = [one["subject"] for one in examined if not one.get("is_tried", True)]
+    findings = [Finding(one["subject"], _GRADES[one["is_ok"]], one["found"], one["mend"]) for one in tried]
+    if untried:
+        found = f"cannot be tried without doing them: {', '.join(dict.fromkeys(untried))}"
+        findings.append(Finding("permissions", Grade.NOTE, found))
+    return findings
 
 
 def _show_environment(environment: dict[str, str]) -> Finding:
@@ -80,7 +89,7 @@ def _examine_from_here(policy: Policy) -> list[Finding]:
     from agent.cloud.permissions.doctor_checks import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
 
     examined = anyio.run(examine_cloud, policy, look_around())
-    return [Finding(one.subject, _GRADES[one.is_ok], one.found, one.mend) for one in examined]
+    return _grade([asdict(one) for one in examined])
 
 
 def examine_state(path: Path) -> Finding:

@@ -46,12 +46,14 @@ _TRIED_DRY = (Change, DescribeVolumeStatus, DescribeInstanceTypes)
 
 @dataclass(frozen=True)
 class Examined:
-    """One thing looked at. ``is_ok`` None: it could not be tried."""
+    """One thing looked at. ``is_ok`` None: what was found does not tell."""
 
     subject: str
     is_ok: bool | None
     found: str
     mend: str | None = None
+    is_tried: bool = True
+    """False: there is no way to try it that changes nothing, so nothing is wrong that could be known."""
 
 
 async def examine_cloud(policy: Policy, surroundings: IdentitySources) -> list[Examined]:
@@ -120,7 +122,8 @@ async def _try_permissions(
         call = _make_trial(operation, node, volume)
         subject = " ".join(dict.fromkeys(one.action for one in STATEMENTS[operation])) or operation
         if call is None:
-            yield Examined(subject, None, "has no dry run, or none without a volume of the agent's")
+            found = "has no dry run, or none without a volume of the agent's"
+            yield Examined(subject, None, found, is_tried=False)
             continue
         try:
             await (client.try_out(call) if isinstance(call, _TRIED_DRY) else client.make(call))

@@ -27,8 +27,8 @@ def add_examination(
 ) -> None:
     """Let the control socket answer ``POST /v1/examine``: environment and findings as the agent has them.
 
-    ``{"environment": {name: value, …}, "findings": [{"subject", "is_ok", "found", "mend"}, …]}``. By POST,
-    since it asks AWS: root alone may.
+    ``{"environment": {name: value, …}, "findings": [{"subject", "is_ok", "found", "mend", "is_tried"}, …]}``.
+    By POST, since it asks AWS: root alone may.
     """
     one_at_a_time = anyio.Lock()
 

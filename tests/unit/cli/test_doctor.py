@@ -197,11 +197,34 @@ def test_only_failures_fail(grade: Grade, capsys: pytest.CaptureFixture[str]) ->
 
 def test_findings_are_read_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     """For people each finding is a line with its remedy beneath it, and a last line sums up."""
-    show_findings([Finding("udev", Grade.WARNING, "not running", "Start it.")], as_json=False)
+    long = "eks:DescribeCluster"
+    findings = [
+        Finding("udev", Grade.WARNING, "not running", "Start it."),
+        Finding(long, Grade.OK, "allowed"),
+        Finding("permissions", Grade.NOTE, "cannot be tried"),
+    ]
+    show_findings(findings, as_json=False)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0].startswith("! udev")
-    assert lines[1].endswith("Start it.")
-    assert lines[-1] == "This node is ready."
+    assert lines[0].split() == ["!", "udev", "not", "running"]
+    assert lines[1].strip() == "Start it."
+    assert lines[2].split() == ["✓", long, "allowed"]
+    texts = ("not", "Start", "allowed", "cannot")
+    assert len({line.index(text) for line, text in zip(lines, texts, strict=False)}) == 1
+    assert lines[-1] == "This node is ready; one thing above is to be mended."
+    show_findings(findings[1:], as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "This node is ready."
+
+
+def test_what_cannot_be_tried_is_no_warning() -> None:
+    """A healthy node has no marks: permissions without a dry run are named once, as a note."""
+    tried = {"subject": "ec2:CreateTags", "is_ok": True, "found": "allowed", "mend": None}
+    untried = {**tried, "is_ok": None, "is_tried": False}
+    examined = [tried, {**untried, "subject": "eks:DescribeCluster"}, {**untried, "subject": "eks:ListX"}]
+    allowed, note = installation._grade(examined)
+    assert allowed.grade is Grade.OK
+    assert note.grade is Grade.NOTE
+    assert note.found.endswith("eks:DescribeCluster, eks:ListX")
+    assert note.mend is None
 
 
 @pytest.mark.parametrize(

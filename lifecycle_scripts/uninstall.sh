@@ -2,7 +2,7 @@
 # Removes the agent and leaves every volume as it is, mounted and with its data; says what it left.
 #
 # The policy and the agent's records stay too, so that it may be installed again: --purge removes those. It is refused
-# while pods have volumes by the agent, which nobody would take back: --force does it all the same.
+# while pods have volumes by the agent, which nobody takes back until it is here again: --force does it all the same.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

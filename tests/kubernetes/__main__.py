@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.kubernetes.control_plane import run_control_plane
-from tests.kubernetes.kept_cluster import note_cluster
+from tests.kubernetes.kept_cluster import BUNDLE, note_cluster
 from tests.kubernetes.node import KubernetesNode, boot_options
 from tests.vm.bundles import make_folder
 from tests.vm.guest import Guest
@@ -27,8 +27,10 @@ def main() -> int:
             # A test that takes its power starts it again, and then it has to outlive that test.
             guest = Guest.boot(replace(boot_options(), outlives_us=True), directory=directory / "guest")
             try:
-                node = KubernetesNode(guest, plane)
-                node.install_agent(make_folder(directory / "bundle", pythons=[GUEST_PYTHON]))
+                folder = make_folder(directory / BUNDLE, pythons=[GUEST_PYTHON])
+                node = KubernetesNode(guest, plane, folder)
+                node.prepare()
+                node.install_agent()
                 node.join()
                 guest.detach()
                 note_cluster(plane)

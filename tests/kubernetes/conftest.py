@@ -55,10 +55,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesNode]:
     with run_control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
         guest = Guest.boot(boot_options())
         try:
-            node = KubernetesNode(guest, plane)
-            _running.append(node)
             folder = make_folder(tmp_path_factory.mktemp("bundle"), pythons=[GUEST_PYTHON])
-            node.install_agent(folder)
+            node = KubernetesNode(guest, plane, folder)
+            _running.append(node)
+            node.prepare()
+            node.install_agent()
             node.join()
             yield node
         finally:

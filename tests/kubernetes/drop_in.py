@@ -23,8 +23,8 @@ ZONE, OLDER_ZONE = "topology.kubernetes.io/zone", "topology.ebs.csi.aws.com/zone
 METRICS = "http://127.0.0.1:9842/metrics"
 SECOND = "second-plugin.service"
 SECOND_PROGRAM = "/scratch/second_plugin.py"
-SECOND_REGISTRATION = f"{KUBELET_ROOT}/plugins_registry/second-reg.sock"
-SECOND_ENDPOINT = f"{KUBELET_ROOT}/plugins/second/csi.sock"
+SECOND_LIMIT = 2
+"""How many volumes the second plugin says that it takes."""
 NO_DEVICE = "/dev/xvdnone"
 """What AWS's controller names as a volume's device: on a node with NVMe there is no such file."""
 READ_METRICS = """
@@ -77,12 +77,15 @@ def is_registered(node: KubernetesNode) -> bool:
 
 
 @contextmanager
-def running_second_plugin(node: KubernetesNode) -> Iterator[None]:
-    """Have another plugin of AWS's name on the node, which kubelet has registered."""
+def running_second_plugin(node: KubernetesNode, *, at: str = AWS_DRIVER, zone: str = "") -> Iterator[None]:
+    """Have another plugin of AWS's name on the node, which kubelet has registered.
+
+    ``at``: what its sockets are called; unless it is given, as those of AWS's node pod.
+    """
     guest = node.guest
     guest.put(SECOND_PROGRAM, (Path(__file__).parent / "second_plugin.py").read_bytes())
-    python = f"/{HOME}/current/bin/python"
-    program = [python, SECOND_PROGRAM, AWS_DRIVER, SECOND_REGISTRATION, SECOND_ENDPOINT]
+    sockets = (f"{KUBELET_ROOT}/plugins_registry/{at}-reg.sock", f"{KUBELET_ROOT}/plugins/{at}/csi.sock")
+    program = [f"/{HOME}/current/bin/python", SECOND_PROGRAM, AWS_DRIVER, *sockets, str(SECOND_LIMIT), zone]
     guest.run(["systemd-run", "--quiet", "--collect", f"--unit={SECOND}", *program])
     try:
         node.api.wait("CSINode", NODE_NAME, lambda it: AWS_DRIVER in list_drivers(it), "was to have another")
@@ -105,3 +108,9 @@ def attach_as_aws(workloads: Workloads, claim: Claim) -> str:
     status = {"attached": True, "attachmentMetadata": {"devicePath": NO_DEVICE}}
     api.patch("VolumeAttachment", name, {"status": status}, subresource="status")
     return name
+
+
+def detach_as_aws(workloads: Workloads, claim: Claim, attachment: str) -> None:
+    """Do what AWS's controller does once Kubernetes does not want a volume attached any more."""
+    workloads.api.wait_gone("VolumeAttachment", attachment)
+    workloads.node.ebs.disconnect(claim.volume_id)

@@ -13,6 +13,8 @@ from tests.vm.guest_agent import UNIT
 
 # Read on import: tests run with the agent's variables removed.
 KEPT = os.environ.get("EBS_AGENT_CLUSTER")
+BUNDLE = "bundle"
+"""Below a cluster's directory."""
 _PORT = "port"
 
 
@@ -34,4 +36,4 @@ def find_kept_cluster() -> KubernetesNode | None:
     guest.put(f"/etc/systemd/system/{UNIT}", (REPOSITORY / "systemd" / UNIT).read_bytes())
     guest.run(["systemctl", "daemon-reload"])
     guest.run(["systemctl", "restart", UNIT], timeout_s=240)
-    return KubernetesNode(guest, plane)
+    return KubernetesNode(guest, plane, directory / BUNDLE / "lifecycle_scripts")

@@ -37,8 +37,10 @@ OPTIONS = GuestOptions(
 class KubernetesNode:
     """One guest in one cluster."""
 
-    def __init__(self, guest: Guest, plane: ControlPlane) -> None:
+    def __init__(self, guest: Guest, plane: ControlPlane, folder: Path) -> None:
+        """``folder``: what the agent is installed from."""
         self.guest = guest
+        self._folder = folder
         self.plane = plane
         self.api = plane.api
         self.hyperpod = HyperPodNode(guest)
@@ -55,12 +57,15 @@ class KubernetesNode:
         self.guest.run(["systemctl", "start", KUBELET], timeout_s=START_S)
         self.wait_ready()
 
-    def install_agent(self, folder: Path) -> None:
-        """Install the agent from its folder in S3, by the lifecycle script, to serve the volumes of pods."""
+    def prepare(self) -> None:
+        """Have what the cluster gives its node before the agent: its file and its network."""
         self.hyperpod.join_cluster(INSTANCE)
         self.hyperpod.set_hardware([])
         self.hyperpod.start_hardware()
-        self.hyperpod.stage(folder, [], agent={"csi": {"enabled": True}})
+
+    def install_agent(self) -> None:
+        """Install the agent from its folder in S3, by the lifecycle script, to serve the volumes of pods."""
+        self.hyperpod.stage(self._folder, [], agent={"csi": {"enabled": True}})
         self.hyperpod.install()
 
     def wait_ready(self) -> Object:

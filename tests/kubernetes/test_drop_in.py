@@ -51,7 +51,7 @@ def switch(node: KubernetesNode) -> Iterator[Switch]:
     api = node.api
     api.create(make_driver(AWS_DRIVER, is_attaching=True))
     api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: ANOTHER}}})
-    with running_second_plugin(node):
+    with running_second_plugin(node, at="second"):
         change_csi(node, driver=AWS_DRIVER, zone=OURS)
         second_plugin = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "already registered")
     collision = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "topology")

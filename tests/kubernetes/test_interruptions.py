@@ -7,7 +7,7 @@ from tests.kubernetes.control_plane import NODE_NAME
 from tests.kubernetes.drop_in import is_registered
 from tests.kubernetes.manifests import Use
 from tests.kubernetes.node import KUBELET, MOVED_ROOT
-from tests.kubernetes.workloads import Workloads, choose_volume_id
+from tests.kubernetes.workloads import Workloads, choose_volume_id, find_container
 from tests.vm.guest_agent import UNIT
 from tests.waiting import wait_until
 
@@ -107,12 +107,6 @@ def test_kubelet_forgets_everything(workloads: Workloads) -> None:
     workloads.node.agent.wait_condition(claim.volume_id, "Ready")
     workloads.run_pod('test "$(cat /data/file)" = precious', Use(claim.name))
     workloads.end_pod(pod)
-
-
-def find_container(pod: Object) -> str:
-    """Return the ID of a pod's only container."""
-    (status,) = pod["status"]["containerStatuses"]
-    return str(status["containerID"])
 
 
 def has_run_since(pod: Object, container: str) -> bool:

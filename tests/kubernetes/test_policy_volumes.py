@@ -6,8 +6,9 @@ from tests.kubernetes.api import WAIT_S
 from tests.kubernetes.control_plane import NODE_NAME
 from tests.kubernetes.drop_in import list_drivers
 from tests.kubernetes.manifests import POLICY_DRIVER, Use
+from tests.kubernetes.node import KUBELET
 from tests.kubernetes.policy_volumes import PolicyVolumes, find_path, make_policy_entry, make_raw_entry
-from tests.kubernetes.workloads import Claim, Workloads, choose_volume_id
+from tests.kubernetes.workloads import Claim, Workloads, choose_volume_id, find_container
 from tests.waiting import wait_until
 
 ZEROS = "dd if=/dev/zero of=$1 bs=1M count=8 conv=fsync status=none"
@@ -136,3 +137,28 @@ def test_covered_volume_is_told(policy: PolicyVolumes, workloads: Workloads) -> 
     agent.reload()
     workloads.wait_running(pod)
     assert workloads.run_in(pod, "cat /data/file") == "precious\n"
+
+
+def test_pod_keeps_a_volume_that_the_policy_drops(policy: PolicyVolumes, workloads: Workloads) -> None:
+    """It runs on over agent, kubelet and entry, which is said; its volume is let go when it has ended."""
+    volume_id = start_volume(policy, "dropped")
+    place, agent, guest = find_path("dropped"), workloads.node.agent, workloads.node.guest
+    claim = policy.claim("dropped")
+    pod = workloads.start_pod(Use(claim.name))
+    workloads.run_in(pod, "echo precious > /data/file; sync /data/file")
+    container = find_container(workloads.api.read("Pod", pod))
+    agent.kill()
+    guest.run(["systemctl", "restart", KUBELET], timeout_s=WAIT_S)
+    wait_until(agent.read_node, "the agent was to be back", WAIT_S)
+    policy.write()
+    status = agent.wait_condition(volume_id, "Refused", "NotInPolicy")
+    assert claim.name in status["message"]
+    said = workloads.run_in(pod, "cat /data/file; echo more > /data/more; cat /data/more")
+    assert said == "precious\nmore\n"
+    assert find_container(workloads.api.read("Pod", pod)) == container
+    late = workloads.add_pod(Use(claim.name))
+    wait_told(workloads, late, "FailedMount", "'dropped'")
+    workloads.end_pod(pod)
+    wait_views(workloads, claim, 0)
+    agent.wait_condition(volume_id, "Unmanaged", "NotInPolicy")
+    assert guest.get(f"{place}/more") == b"more\n"

@@ -161,6 +161,12 @@ def has_phase(*phases: str) -> Callable[[Object], bool]:
     return lambda found: found.get("status", {}).get("phase") in phases
 
 
+def find_container(pod: Object) -> str:
+    """Return the ID of a pod's only container."""
+    (status,) = pod["status"]["containerStatuses"]
+    return str(status["containerID"])
+
+
 def choose_volume_id() -> str:
     """Return an ID that no volume has had: the agent of a kept cluster remembers earlier runs."""
     return f"vol-0{secrets.token_hex(8)}"

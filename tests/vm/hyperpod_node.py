@@ -133,8 +133,16 @@ class HyperPodNode:
 
     def run_installed(self, script: str, *arguments: str) -> str:
         """Run one of the scripts that the release in force brought along; return what it printed."""
+        status, output = self.try_installed(script, *arguments)
+        assert status == 0, output
+        return output
+
+    def try_installed(self, script: str, *arguments: str) -> tuple[int, str]:
+        """Run one of those scripts; return its exit status and all that it printed."""
         path = f"{HOME}/current/share/ebs-agent/{script}"
-        return self.guest.run(["bash", path, *arguments], timeout_s=INSTALL_TIMEOUT_S).stdout.decode()
+        argv = ["sh", "-c", 'exec bash "$@" 2>&1', "sh", path, *arguments]
+        done = self.guest.run(argv, check=False, timeout_s=INSTALL_TIMEOUT_S)
+        return done.returncode, done.stdout.decode()
 
     def find_release(self) -> str | None:
         """Return the release in force, which must be whole; None where there is none."""

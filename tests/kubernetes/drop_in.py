@@ -23,7 +23,7 @@ ZONE, OLDER_ZONE = "topology.kubernetes.io/zone", "topology.ebs.csi.aws.com/zone
 METRICS = "http://127.0.0.1:9842/metrics"
 SECOND = "second-plugin.service"
 SECOND_PROGRAM = "/scratch/second_plugin.py"
-SECOND_LIMIT = 2
+SECOND_LIMIT = 1
 """How many volumes the second plugin says that it takes."""
 NO_DEVICE = "/dev/xvdnone"
 """What AWS's controller names as a volume's device: on a node with NVMe there is no such file."""

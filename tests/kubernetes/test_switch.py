@@ -29,7 +29,7 @@ from tests.kubernetes.test_drop_in import CONTEXT, OURS
 from tests.kubernetes.workloads import SIZE_BYTES, Claim, Workloads, choose_volume_id
 from tests.waiting import wait_until
 
-LIMIT = 5
+LIMIT = 3
 """How many volumes the instance is said to take."""
 
 

@@ -57,8 +57,7 @@ def images(node: KubernetesNode, tmp_path_factory: pytest.TempPathFactory) -> No
     if missing := find_missing([*sidecars]):
         pytest.skip(f"needs {', '.join(missing)} built: make build-kubernetes")
     scratch = tmp_path_factory.mktemp("images")
-    for kind in ("controller", "node"):
-        import_images(node, make_image(scratch / kind, kind=kind))
+    import_images(node, make_image(scratch / "controller"))
     packed = scratch / "sidecars.tar"
     write_program_images(packed, {image: get_program(name) for name, image in sidecars.items()})
     import_images(node, packed)
@@ -125,8 +124,10 @@ def connect(pod: dict[str, Any], plane: ControlPlane, endpoint: str) -> None:
             container["command"] = [f"{HOME}/bin/python", "-c", LIVENESS.read_text(encoding="utf-8")]
 
 
-def test_daemon_set_installs_the_agent(node: KubernetesNode, plane: ControlPlane) -> None:
+@pytest.mark.nightly
+def test_daemon_set_installs_the_agent(node: KubernetesNode, plane: ControlPlane, tmp_path: Path) -> None:
     """A pod has the node install its bundle, and is ready when that answers; the agent outlives it."""
+    import_images(node, make_image(tmp_path, kind="node"))
     values = ["node.enabled=true", 'node.image.repository="localhost/ebs-agent-node"']
     kubectl(plane, [made for made in render(LEAST, sets=values) if made["kind"] == "DaemonSet"])
     roll_out(node, f"daemonset/{NODE_SET}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -64,6 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("thorough") is not None:
             item.add_marker(pytest.mark.skip(reason="thorough: CI runs it, or CI=1 by hand"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected, and imported for it, out of every collection of garbage that follows."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

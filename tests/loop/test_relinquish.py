@@ -75,7 +75,7 @@ for _ in range(4):
         opened(path) as (_, device),
         child(*python(f"{OPEN}; os.dup2(fd, 200); os.close(fd)\n{churn}", path)) as pid,
     ):
-        for _ in range(60):
+        for _ in range(20):
             assert pid in {process.pid for process in find_users(path, device.numbers).processes}
 
 

@@ -45,7 +45,7 @@ async def pass_days(node: NodeUnderTest, days: float, step: float = 0.5) -> None
     for _ in range(round(days / step)):
         node.now += step * DAY
         node.time_s += step * 86400
-        await node.look(4)
+        await node.look(2)
 
 
 @pytest.mark.parametrize("rule", ["delete", "snapshot"])

@@ -69,6 +69,7 @@ def test_nodes_share_a_pool(left: float, lag_s: float, seed: int) -> None:
     play(run)
 
 
+@pytest.mark.thorough
 def test_hundred_nodes_share_a_pool() -> None:
     """A hundred nodes boot at once where forty left their volumes."""
 

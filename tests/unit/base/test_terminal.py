@@ -18,8 +18,9 @@ if len(sys.argv) > 1:
     os.open(sys.argv[1], os.O_RDWR)  # a session's leader gets it as its own
 terminal = Terminal()
 os.kill(os.getpid(), signal.SIGHUP)
-print(terminal.has_closed, flush=True)
-heard.clear()
+has_closed = terminal.has_closed
+heard.clear()  # before it is told: the terminal closes then
+print(has_closed, flush=True)
 sys.stdin.readline()
 print(heard, terminal.has_closed, flush=True)
 """

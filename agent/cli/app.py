@@ -19,6 +19,7 @@ import agent
 from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
+from agent.cli.init import init
 from agent.cli.orphans import orphans
 from agent.cli.release import release
 from agent.cli.show.output import (
@@ -108,7 +109,7 @@ def status(
     client = _session(context).client
     as_json = as_json or output is Output.JSON
     if watch:
-        from agent.cli.watch import watch_status
+        from agent.cli.show.watch import watch_status
 
         watch_status(client, volume, as_json=as_json)
     elif volume is not None:
@@ -279,6 +280,7 @@ def demo(
 
 
 register_cloud(app)
+app.command(epilog="Example: ebs-agent init --claim scratch:100GiB:/data/scratch --yes")(init)
 app.command(epilog="Example: ebs-agent release --all && ebs-agent status")(release)
 app.command(epilog="Example: ebs-agent orphans --delete vol-0123456789abcdef0")(orphans)
 

@@ -13,6 +13,11 @@ from pathlib import Path
 ROOT_VARIABLE = "EBS_AGENT_ROOT"
 
 
+def choose_looking_path(socket: Path) -> Path:
+    """Return where those who may only look find the agent whose control socket is ``socket``."""
+    return socket.with_name("look.sock")
+
+
 @dataclass(frozen=True)
 class Paths:
     """The agent's own paths below ``root``, which is ``/`` on a node and a scratch directory elsewhere."""

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
+from agent.base.paths import choose_looking_path
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.reasons import Reason
 
@@ -33,6 +34,31 @@ class NoAnswerError(AgentError):
     """Nobody answers at the control socket."""
 
 
+def connect_to_agent(path: Path, timeout_s: float | None) -> socket.socket:
+    """Return a connection to the control socket, or to the one beside it for those who may only look.
+
+    Raises OSError.
+    """
+    try:
+        return _connect(path, timeout_s)
+    except PermissionError:
+        looking = choose_looking_path(path)
+        if not looking.exists():
+            raise
+        return _connect(looking, timeout_s)
+
+
+def _connect(path: Path, timeout_s: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(str(path))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -42,9 +68,7 @@ class _UnixConnection(HTTPConnection):
 
     @override
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        self.sock = connect_to_agent(self._path, self.timeout)
 
 
 class Client:

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from agent.base.paths import choose_looking_path
 from agent.cli.client import Client
 from agent.cli.doctor import Grade
 from agent.cli.doctor.installation import list_drift
@@ -88,11 +89,14 @@ async def test_status_tells_every_volume(tmp_path: Path) -> None:
 
 
 async def test_socket_is_for_root_and_its_group(tmp_path: Path) -> None:
-    """The socket's mode lets nobody else in, and the socket goes with the agent."""
+    """One is root's, and beside it is another for the group; their modes let nobody else in, and both go."""
     path = tmp_path / "run" / "agent.sock"
+    looking = choose_looking_path(path)
     async with serving(make_board(), path):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(looking.stat().st_mode) == 0o660
     assert not path.exists()
+    assert not looking.exists()
 
 
 async def test_second_agent_is_refused(tmp_path: Path) -> None:

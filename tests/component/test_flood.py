@@ -19,6 +19,9 @@ import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
 
+from agent.base.paths import choose_looking_path
+from agent.cli.client import Client, _UnixConnection
+from agent.core.errors import AgentError
 from agent.report.agent_counters import Counters
 from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.control.serve import serve_control
@@ -445,6 +448,45 @@ async def test_looking_is_allowed(meeting_point: Path, method: str, target: str)
     async with controlling(meeting_point):
         answer = await ask_as(NOBODY, meeting_point, method, target)
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("method", "target"), READING)
+async def test_who_may_only_look_looks_at_the_other_socket(
+    meeting_point: Path, method: str, target: str
+) -> None:
+    """What changes nothing is answered there, too."""
+    looking = choose_looking_path(meeting_point)
+    async with controlling(meeting_point):
+        os.chmod(looking, 0o666)  # noqa: PTH101, S103 -- as above
+        assert (await ask_as(NOBODY, looking, method, target)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("target", ORDERS)
+async def test_where_people_look_no_order_is_taken(meeting_point: Path, target: str) -> None:
+    """Not even root's, who is told where orders are taken."""
+    async with controlling(meeting_point):
+        answer = await ask_as(0, choose_looking_path(meeting_point), "POST", target)
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert f"Orders are taken at {meeting_point}, from root.".encode() in answer
+    assert b'"exit_code": 5' in answer
+
+
+async def test_commands_choose_the_socket_they_may_use(meeting_point: Path) -> None:
+    """Whoever may not open root's looks at the other; who may open neither is told whom they are for."""
+    looking = choose_looking_path(meeting_point)
+    async with controlling(meeting_point):
+        for path in (meeting_point, looking):
+            os.chmod(path, 0o600)  # noqa: PTH101 -- in no time
+        with being(NOBODY), pytest.raises(AgentError, match="You may not talk to the agent"):
+            Client(meeting_point).status()
+        os.chmod(looking, 0o666)  # noqa: PTH101, S103 -- as above
+        connection = _UnixConnection(meeting_point, 30)
+        with being(NOBODY):
+            connection.connect()
+        with closing(connection):
+            connection.request("POST", "/v1/reload")
+            answer = await anyio.to_thread.run_sync(lambda: connection.getresponse().read())
+    assert b"Only root may give the agent orders" in answer
 
 
 async def test_root_gives_orders(meeting_point: Path) -> None:

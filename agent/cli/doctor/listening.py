@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from agent.cli.client import connect_to_agent
 from agent.cli.doctor.findings import Finding, Grade
 from agent.node.kernel.tcp_listeners import Listener, find_listener
 
@@ -24,13 +25,11 @@ _UCRED = struct.Struct("iII")
 
 def find_agent(path: Path) -> int | None:
     """Return the process that listens at the control socket, None where none does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
+    try:
+        with connect_to_agent(path, 1.0) as probe:
             pid, _, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        except OSError:
-            return None
+    except OSError:
+        return None
     return int(pid)
 
 

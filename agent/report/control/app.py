@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote
+
+from typing_extensions import override
 
 from agent.core.errors import AgentError, ExitCode
 from agent.report import api
-from agent.report.control.authority import NotPermittedError, refuse_orders_of_others
+from agent.report.control.authority import NotPermittedError, refuse_all_orders, refuse_orders_of_others
 from agent.report.control.messages import Answer, Handler, Request, answer_json, answer_text
 
 _STATUS_OF = {
@@ -38,7 +41,7 @@ class App:
         route, words = self._find(request.path)
         request = replace(request, route=route, words=words)
         try:
-            refuse_orders_of_others(request)
+            self._refuse(request)
             if route is None:
                 return answer_text(HTTPStatus.NOT_FOUND)
             handler = self._routes[route].get(request.method)
@@ -48,12 +51,31 @@ class App:
         except AgentError as error:
             return answer_error(error)
 
+    def make_for_looking(self, orders_at: Path) -> App:
+        """Return what answers the same but orders, whoever gives them: those are taken at ``orders_at``."""
+        return _LookingApp(self._routes, orders_at)
+
+    def _refuse(self, request: Request) -> None:
+        refuse_orders_of_others(request)
+
     def _find(self, path: str) -> tuple[str | None, Mapping[str, str]]:
         for route in self._routes:
             words = _match(route, path)
             if words is not None:
                 return route, words
         return None, {}
+
+
+class _LookingApp(App):
+    def __init__(self, routes: dict[str, dict[str, Handler]], orders_at: Path) -> None:
+        super().__init__()
+        self._routes = routes
+        self._orders_at = orders_at
+
+    @override
+    def _refuse(self, request: Request) -> None:
+        refuse_orders_of_others(request)
+        refuse_all_orders(request, self._orders_at)
 
 
 def answer_error(error: AgentError, status: HTTPStatus | None = None) -> Answer:

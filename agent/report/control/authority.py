@@ -1,4 +1,4 @@
-"""Who may give orders at the control socket: root. Whoever may open it may look.
+"""Who may give orders at the control socket: root, at the one that is root's. The group looks at another.
 
 Who connected is the kernel's word (SO_PEERCRED), as it was when they did.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
+from pathlib import Path
 
 from agent.core.errors import ExitCode, RefusedError
 from agent.report.control.messages import Request
@@ -33,6 +34,17 @@ def refuse_orders_of_others(request: Request) -> None:
             f"Only root may give the agent orders: {request.method} {request.path} was asked by {who}.",
             hint=f"Run the command as root (sudo). The group {GROUP} may look: status, plan, explain, events,"
             " snapshots, orphans, wait.",
+            retryable=False,
+            exit_code=ExitCode.REFUSED,
+        )
+
+
+def refuse_all_orders(request: Request, orders_at: Path) -> None:
+    """Raise NotPermittedError for an order from anybody, where people only look."""
+    if not is_reading(request):
+        raise NotPermittedError(
+            f"This socket is for looking, and {request.method} {request.path} is an order.",
+            hint=f"Orders are taken at {orders_at}, from root.",
             retryable=False,
             exit_code=ExitCode.REFUSED,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from agent.base.paths import choose_looking_path
 from agent.report.serving.connections import CLOSE_TIMEOUT_S, PAUSE_S, Connections, Limits
 from agent.report.serving.flood_log import Count, Tally
 from agent.report.serving.peer import Connection
@@ -35,19 +38,31 @@ async def serve_control(
 ) -> None:
     """Serve an application on a Unix socket at ``path`` until cancelled, then remove it.
 
-    ``make_app`` is called once, in a thread. Raises AgentError where another agent answers there.
+    That one is root's; beside it is another for the group, which may look. ``make_app`` is called once, in a
+    thread. Raises AgentError where another agent answers there.
     """
-    listener, inode = bind_control_socket(path)
-    try:
-        with listener:
-            task_status.started()
-            await _serve(listener, make_app, limits, Tally("control", count))
-    finally:
-        remove_control_socket(path, inode)
+    with ExitStack() as sockets:
+        orders = _bind(path, sockets, for_group=False)
+        looks = _bind(choose_looking_path(path), sockets, for_group=True)
+        task_status.started()
+        await _serve(orders, looks, path, make_app, limits, Tally("control", count))
 
 
-async def _serve(listener: socket.socket, make_app: Callable[[], App], limits: Limits, tally: Tally) -> None:
-    await anyio.wait_readable(listener)
+def _bind(path: Path, sockets: ExitStack, *, for_group: bool) -> socket.socket:
+    listener, inode = bind_control_socket(path, for_group=for_group)
+    sockets.callback(remove_control_socket, path, inode)
+    return sockets.enter_context(listener)
+
+
+async def _serve(
+    orders: socket.socket,
+    looks: socket.socket,
+    path: Path,
+    make_app: Callable[[], App],
+    limits: Limits,
+    tally: Tally,
+) -> None:
+    await _wait_for_either(orders, looks)
     # Beside the loop, which volumes wait for; Python keeps imports in order.
     begin_exchange = await anyio.to_thread.run_sync(_import_exchange)
     app = await anyio.to_thread.run_sync(make_app)
@@ -55,7 +70,9 @@ async def _serve(listener: socket.socket, make_app: Callable[[], App], limits: L
     # Not in a task group: when the agent stops, an answer that is on the way has a moment to get to its end.
     open_ones: dict[asyncio.Task[None], Exchange] = {}
 
-    def begin(connection: Connection) -> float:
+    looking_app = app.make_for_looking(path)
+
+    def begin(app: App, connection: Connection) -> float:
         exchange = begin_exchange(connection, app, connections, tally)
         task = asyncio.create_task(exchange.run(), name="control connection")
         open_ones[task] = exchange
@@ -63,11 +80,24 @@ async def _serve(listener: socket.socket, make_app: Callable[[], App], limits: L
         return PAUSE_S
 
     try:
-        await connections.accept_from(listener, begin)
+        async with anyio.create_task_group() as tasks:
+            # Of one number: who comes by both is one user with so many connections.
+            tasks.start_soon(connections.accept_from, orders, partial(begin, app))
+            tasks.start_soon(connections.accept_from, looks, partial(begin, looking_app))
     finally:
         with anyio.CancelScope(shield=True):
             await _end(open_ones)
         connections.end_all()
+
+
+async def _wait_for_either(*listeners: socket.socket) -> None:
+    async def wait(listener: socket.socket) -> None:
+        await anyio.wait_readable(listener)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for listener in listeners:
+            tasks.start_soon(wait, listener)
 
 
 def _import_exchange() -> type[Exchange]:

@@ -83,8 +83,11 @@ async def name_taker(error: AgentError, listen: Listen, aside: Aside) -> AgentEr
 # -- The control socket --------------------------------------------------------------------------------------
 
 
-def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
-    """Return a socket listening at ``path``, and its inode: mode 0660, group ``ebs-agent`` if it exists."""
+def bind_control_socket(path: Path, *, for_group: bool = False) -> tuple[socket.socket, int]:
+    """Return a socket listening at ``path``, and its inode: its owner's alone, mode 0600.
+
+    ``for_group``: mode 0660, group ``ebs-agent`` if it exists.
+    """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidValueError(
             f"The control socket {path} cannot be made: its path has more than {MAX_PATH_BYTES} bytes.",
@@ -105,9 +108,10 @@ def bind_control_socket(path: Path) -> tuple[socket.socket, int]:
         ) from error
     finally:
         os.umask(old_umask)
-    if os.geteuid() == 0 and (group_id := _find_group()) is not None:
-        os.chown(path, 0, group_id)
-    path.chmod(0o660)
+    if for_group:
+        if os.geteuid() == 0 and (group_id := _find_group()) is not None:
+            os.chown(path, 0, group_id)
+        path.chmod(0o660)
     bound.listen(BACKLOG)
     return bound, path.stat().st_ino
 

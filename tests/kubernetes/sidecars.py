@@ -7,6 +7,7 @@ is a user of its own, with the rights that its release says it needs and no othe
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -86,7 +87,8 @@ class ControllerPod:
     """``with ControllerPod(plane, driver, aws_endpoint) as pod: …``.
 
     ``cares``: it cares for the cluster, too, and releases the volumes of nodes that are gone. What is shipped
-    cares for it by itself.
+    cares for it by itself. ``host``: what the pod takes its host's name to be, by which replicas that elect a
+    leader are told from each other; what is there once in a cluster is not in such a pod.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class ControllerPod:
         *,
         cares: bool = False,
         shipped: Shipped | None = None,
+        host: str = "",
     ) -> None:
-        directory = plane.directory
+        directory = plane.directory / host
+        directory.mkdir(exist_ok=True)
         self.socket = directory / "csi.sock"
         self.socket.unlink(missing_ok=True)
         ours = [sys.executable, "-m", "agent", CONTROLLER]
@@ -112,10 +116,12 @@ class ControllerPod:
             "AWS_EC2_METADATA_DISABLED": "true",
             "EBS_AGENT_CLOUD_ENDPOINT": aws_endpoint,
         }
-        self._containers = {CONTROLLER: _Container(CONTROLLER, ours, directory, environment)}
+        self._containers = {CONTROLLER: _Container(CONTROLLER, ours, directory, environment, host)}
         if shipped is not None:
             ours.append(f"--kubeconfig={_write_kubeconfig(plane, shipped.user)}")
         for name, tried in ARGUMENTS.items():
+            if host and name == "snapshot-controller":
+                continue
             user, arguments = name, tried
             if shipped is not None and name in shipped.arguments:
                 user, arguments = shipped.user, [*shipped.arguments[name], RETRIES]
@@ -123,7 +129,7 @@ class ControllerPod:
             argv = [str(get_program(name)), f"--kubeconfig={kubeconfig}", "--v=4", *arguments]
             if name != "snapshot-controller":
                 argv.append(f"--csi-address={self.socket}")
-            self._containers[name] = _Container(name, argv, directory, environment)
+            self._containers[name] = _Container(name, argv, directory, environment, host)
 
     def __enter__(self) -> Self:
         for container in self._containers.values():
@@ -143,6 +149,15 @@ class ControllerPod:
         """Kill the controller, without a word to it; it is begun anew."""
         self._containers[CONTROLLER].kill()
 
+    def pause(self) -> None:
+        """Have all its programs stand still in whatever they do, until they are resumed."""
+        for container in self._containers.values():
+            container.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for container in self._containers.values():
+            container.signal(signal.SIGCONT)
+
 
 @dataclass
 class _Container:
@@ -152,6 +167,7 @@ class _Container:
     argv: Sequence[str]
     directory: Path
     environment: Mapping[str, str]
+    host: str = ""
     _process: subprocess.Popen[bytes] | None = None
     _is_over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -168,13 +184,19 @@ class _Container:
         self._thread.join()
 
     def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
         process = self._process
         if process is not None and process.poll() is None:
-            process.kill()
+            process.send_signal(number)
 
     def _keep_running(self) -> None:
         # The kernel ends it with the thread that began it, as with the tests.
         bonded = ["setpriv", "--pdeathsig", "KILL", *self.argv]
+        if self.host:
+            named = 'hostname "$0" && exec "$@"'
+            bonded = ["unshare", "--uts", "sh", "-c", named, self.host, *bonded]
         while not self._is_over.is_set():
             with (self.directory / f"{self.name}.log").open("ab") as log:
                 self._process = subprocess.Popen(

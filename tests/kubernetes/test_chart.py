@@ -11,12 +11,13 @@ import yaml
 from tests.aws.cloud import REGION, Cloud
 from tests.chart.helm import FULL, LEAST, render
 from tests.kubernetes.api import Object
-from tests.kubernetes.claims import CLASS, DRIVER, FASTER, INSTANCE, SNAPSHOTS, Claims, declare_node
+from tests.kubernetes.claims import CLASS, DRIVER, FASTER, INSTANCE, SNAPSHOTS, WAIT_S, Claims, declare_node
 from tests.kubernetes.control_plane import ControlPlane, run_control_plane
-from tests.kubernetes.interrupted_aws import InterruptedAws
+from tests.kubernetes.interrupted_aws import InterruptedAws, Interruption
 from tests.kubernetes.kubectl import ask, kubectl, kubectl_unavailable_reason
 from tests.kubernetes.programs import SIDECARS, find_missing, list_roles
 from tests.kubernetes.sidecars import CONTROLLER, ControllerPod, Shipped, declare_snapshots, grant_rights
+from tests.waiting import wait_until
 
 ROLES = FULL.parents[1] / "files/roles"
 NOT_USED = {"csistoragecapacities", "pods", "replicasets"}
@@ -73,8 +74,9 @@ def test_sidecars_may_what_their_release_declares(name: str) -> None:
     assert yaml.safe_load((ROLES / f"{name}.yaml").read_text(encoding="utf-8")) == declared
 
 
-def test_claim_with_what_is_shipped(plane: ControlPlane) -> None:
-    """With the chart's rights, classes and arguments a claim is made, attached, changed, copied and gone."""
+@pytest.fixture(scope="module")
+def shipped(plane: ControlPlane) -> Shipped:
+    """Give what the chart runs, in a cluster with the chart's objects and a node that only the API knows."""
     objects = render(
         LEAST,
         sets=[
@@ -90,9 +92,13 @@ def test_claim_with_what_is_shipped(plane: ControlPlane) -> None:
     kubectl(plane, objects)
     grant_rights(plane.api, ["snapshot-controller"])
     declare_node(plane.api)
+    return Shipped("controller", list_arguments(objects))
+
+
+def test_claim_with_what_is_shipped(plane: ControlPlane, shipped: Shipped) -> None:
+    """With the chart's rights, classes and arguments a claim is made, attached, changed, copied and gone."""
     cloud = Cloud()
     cloud.add_node(INSTANCE)
-    shipped = Shipped("controller", list_arguments(objects))
     with (
         InterruptedAws(cloud) as aws,
         ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped) as running,
@@ -105,15 +111,60 @@ def test_claim_with_what_is_shipped(plane: ControlPlane) -> None:
         plane.api.patch("PersistentVolumeClaim", claim, {"spec": wanted})
         plane.api.wait("PersistentVolumeClaim", claim, is_faster, "was to be faster")
         plane.api.delete("VolumeSnapshot", claims.take_snapshot(claim))
-        claims.end_pod(pod)
-        claims.wait_attached(0)
-        plane.api.delete("PersistentVolumeClaim", claim)
-        claims.wait_leftovers()
+        finish(claims, claim, pod)
         leases = {lease["metadata"]["name"] for lease in plane.api.list("Lease")}
         assert f"ebs-agent-care-{DRIVER}" in leases
-        assert len(leases) == len(list_arguments(objects))
+        assert len(leases) == len(shipped.arguments)
     logs = [log.read_text(errors="replace") for log in plane.directory.glob("csi-*.log")]
     assert not any("forbidden" in log.lower() for log in logs)
+
+
+def test_leader_loses_its_leases_in_the_middle(plane: ControlPlane, shipped: Shipped) -> None:
+    """The pod that leads stands still as it makes a volume, then the next as it attaches it: all is once."""
+    cloud = Cloud()
+    cloud.add_node(INSTANCE)
+    led = ["first"] * (len(shipped.arguments) - 1)
+    with (
+        InterruptedAws(cloud) as aws,
+        ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped, host="first") as first,
+    ):
+        wait_until(lambda: list_leaders(plane) == led, "the first pod was to lead", WAIT_S)
+        with ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped, host="second") as second:
+            claims = Claims(plane.api, aws, first)
+
+            def swap() -> None:
+                second.pause()
+                first.resume()
+
+            create = aws.interruption = Interruption("CreateVolume", is_after=True, strike=first.pause)
+            claim = claims.claim()
+            pod = claims.add_pod(claim)
+            wait_until(lambda: create.has_struck, "it was to be made", WAIT_S)
+            attach = aws.interruption = Interruption("AttachClusterNodeVolume", is_after=True, strike=swap)
+            wait_until(lambda: attach.has_struck, "it was to be attached by the second pod", WAIT_S)
+            assert len(cloud.made) == 1
+            claims.wait_attached()
+            wait_until(lambda: list_leaders(plane) == led, "the first pod was to lead again", WAIT_S)
+            second.resume()
+            (volume,) = cloud.volumes.values()
+            assert [one.holder for one in volume.attachments] == [INSTANCE]
+            finish(claims, claim, pod)
+            assert len(cloud.made) == 1
+            assert aws.calls["DeleteVolume"] == 1
+
+
+def list_leaders(plane: ControlPlane) -> list[str]:
+    """Return the hosts by whose names sidecars lead, one for each kind of sidecar."""
+    leases = [one for one in plane.api.list("Lease") if "care" not in one["metadata"]["name"]]
+    return [str(one["spec"].get("holderIdentity")) for one in leases]
+
+
+def finish(claims: Claims, claim: str, pod: str) -> None:
+    """Take pod and claim away, and see that nothing of them is left."""
+    claims.end_pod(pod)
+    claims.wait_attached(0)
+    claims.api.delete("PersistentVolumeClaim", claim)
+    claims.wait_leftovers()
 
 
 def list_arguments(objects: list[Object]) -> dict[str, list[str]]:

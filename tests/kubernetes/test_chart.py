@@ -119,6 +119,7 @@ def test_claim_with_what_is_shipped(plane: ControlPlane, shipped: Shipped) -> No
     assert not any("forbidden" in log.lower() for log in logs)
 
 
+@pytest.mark.thorough
 def test_leader_loses_its_leases_in_the_middle(plane: ControlPlane, shipped: Shipped) -> None:
     """The pod that leads stands still as it makes a volume, then the next as it attaches it: all is once."""
     cloud = Cloud()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ATTACH_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -18,6 +25,7 @@ class Counters:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # published without a return type
         self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)  # of the daemon itself, whoever shows it
         self._reconciles = self._count("reconciles", "Looks at a volume, by how they ended.", "outcome")
         self._reconcile_seconds = self._time(
             "reconcile_duration_seconds",
@@ -34,6 +42,12 @@ class Counters:
         )
         self._cloud_requests = self._count(
             "cloud_requests", "Calls made to AWS, by operation and by how they ended.", "operation", "outcome"
+        )
+        self._cloud_success = Gauge(
+            "ebs_agent_cloud_last_success_timestamp_seconds",
+            "When AWS last answered a call well, by operation.",
+            ["operation"],
+            registry=self.registry,
         )
         self._uevents = self._count("uevents", "Announcements of devices received from udev.")
         self._overflows = self._count(
@@ -99,6 +113,8 @@ class Counters:
     def count_cloud_request(self, operation: str, outcome: str) -> None:
         """Count one call to AWS. ``outcome``: ``done``, ``failed`` or ``denied``."""
         self._cloud_requests.labels(operation, outcome).inc()
+        if outcome == "done":
+            self._cloud_success.labels(operation).set_to_current_time()
 
     def count_mqtt(self, outcome: str, count: int = 1) -> None:
         """Count messages. ``outcome``: ``sent`` or ``dropped``."""

@@ -65,6 +65,8 @@ async def test_health_turns_with_the_required_volumes() -> None:
     """``/healthz`` is 503 naming what is missing, and 200 once it is there."""
     board = make_board(make_status(condition=Condition.PREPARING), is_looked_at=False)
     async with serving(board) as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/livez") as alive:
+            assert (alive.status, (await alive.json())["alive"]) == (200, True)
         async with http.get(f"{url}/healthz") as early:
             assert early.status == 503
             assert (await early.json())["first_look_done"] is False

@@ -208,7 +208,7 @@ async def test_a_silent_daemon_is_said_to_be_silent(monkeypatch: pytest.MonkeyPa
             tasks.start_soon(reader.run)
             http = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
             await tasks.start(http.run)
-            for path in ("/healthz", "/metrics", "/", "/status.json"):
+            for path in ("/healthz", "/livez", "/metrics", "/", "/status.json"):
                 status, answer = await get(f"http://127.0.0.1:{http.port}{path}")
                 assert (status, answer["ready"]) == (503, False)
                 assert "has not said how its volumes are" in answer["error"]

@@ -1,4 +1,4 @@
-"""The agent's read-only HTTP face: ``/metrics``, ``/healthz`` and the status page. It changes nothing.
+"""The agent's read-only HTTP face: ``/metrics``, ``/healthz``, ``/livez``, the status page. Changes nothing.
 
 Every answer comes from the board, so a stalled volume delays none. What changes things is on the control
 socket (``agent.report.endpoints.control``), which only root and the group ``ebs-agent`` can open.
@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+import agent
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.report import api
@@ -51,6 +52,10 @@ def make_app(
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         return web.json_response(_show_to(request, api.show_readiness(readiness)), status=status)
 
+    async def show_life(_: web.Request) -> web.Response:
+        # Asked for its board it has answered, or this is not reached.
+        return web.json_response({"alive": True, "version": agent.__version__})
+
     def gather(request: web.Request) -> dict[str, Any]:
         volumes = [status.volume_id for status in board.statuses() if status.volume_id]
         trends: dict[str, Any] = {volume: list_points(get_marks(volume)) for volume in volumes}
@@ -66,6 +71,7 @@ def make_app(
 
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/healthz", show_health)
+    app.router.add_get("/livez", show_life)
     app.router.add_get("/", show_page)
     app.router.add_get("/status.json", show_json)
     return app

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, PlatformCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -42,6 +42,7 @@ class Exposition:
         self._board = board
         self._registry = counters.registry
         self._registry.register(AgentCollector(board, count_abandoned))
+        PlatformCollector(registry=self._registry)
         self._made: dict[VolumeId, tuple[VolumeStatus, tuple[str, ...]]] = {}
 
     def render(self, accept: str = "") -> tuple[bytes, str]:

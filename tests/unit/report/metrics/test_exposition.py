@@ -241,7 +241,31 @@ def test_both_formats_say_the_same() -> None:
         for family in parse_openmetrics(modern.decode())  # type: ignore[no-untyped-call]  # published without types
         for sample in family.samples
     }
-    assert told == read_samples(exposition.render()[0].decode())
+    plain = read_samples(exposition.render()[0].decode())
+    assert told.keys() == plain.keys()
+    moves = {sample for sample in told if sample[0].startswith("process_")}
+    assert {key: told[key] for key in told.keys() - moves} == {
+        key: plain[key] for key in plain.keys() - moves
+    }
+
+
+def test_process_is_told_as_other_exporters_tell_theirs() -> None:
+    """Dashboards of any exporter show what the agent itself costs."""
+    samples = read_samples(Exposition(make_board(), Counters()).render()[0].decode())
+    names = {name for name, _ in samples}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= names
+    assert "python_info" in names
+
+
+def test_last_good_look_at_aws_is_told_once_there_was_one() -> None:
+    """A call that failed moves nothing, and before any was answered well there is no series."""
+    counters = Counters()
+    exposition = Exposition(make_board(), counters)
+    key = ("ebs_agent_cloud_last_success_timestamp_seconds", frozenset({("operation", "DescribeVolumes")}))
+    counters.count_cloud_request("DescribeVolumes", "failed")
+    assert key not in read_samples(exposition.render()[0].decode())
+    counters.count_cloud_request("DescribeVolumes", "done")
+    assert read_samples(exposition.render()[0].decode())[key] > 1e9
 
 
 def test_stall_that_the_engine_found_shows_at_once() -> None:

@@ -59,12 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep ``make test`` within minutes on a developer's machine: what is thorough is for CI."""
-    if os.environ.get("CI"):
-        return
+    """Keep ``make test`` within minutes on a developer's machine, and CI within its hour and a half."""
+    reasons = {}
+    if not os.environ.get("CI"):
+        reasons["thorough"] = "thorough: CI runs it, or CI=1 by hand"
+    if os.environ.get("EBS_AGENT_NIGHTLY") != "1":
+        reasons["nightly"] = "nightly: EBS_AGENT_NIGHTLY=1 runs it"
     for item in items:
-        if item.get_closest_marker("thorough") is not None:
-            item.add_marker(pytest.mark.skip(reason="thorough: CI runs it, or CI=1 by hand"))
+        for name, reason in reasons.items():
+            if item.get_closest_marker(name) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_finish() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,7 +16,6 @@ from tests.vm.guest_agent import GuestAgent
 TIMEOUT_S = 600
 BUILD_TIMEOUT_S = 1800
 
-IS_NIGHTLY = os.environ.get("EBS_AGENT_NIGHTLY") == "1"
 
 CLEAN_UP = """
 for mountpoint in $(findmnt --raw --noheadings --output TARGET | grep -E '^/(data|mnt)(/|$)' | sort -r); do
@@ -92,8 +90,6 @@ POOL = GuestPool()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     timeout_s = BUILD_TIMEOUT_S
     for item in items:
-        if item.get_closest_marker("nightly") is not None and not IS_NIGHTLY:
-            item.add_marker(pytest.mark.skip(reason="nightly: EBS_AGENT_NIGHTLY=1 runs it"))
         if (
             item.path.is_relative_to(__file__.rpartition("/")[0])
             and item.get_closest_marker("timeout") is None

@@ -132,6 +132,7 @@ def test_use_of_a_volume_that_hangs_is_told_at_once(
     kubelet.stage(claim)
     kubelet.publish(claim)
     before = kubelet.measure(claim)
+    wait_until(lambda: agent.status(VOLUME)["health"], "it is sampled for its health")
     with stopped_workers(agent):
         now = kubelet.measure(claim)
     assert now["BYTES"].total == before["BYTES"].total

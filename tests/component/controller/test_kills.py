@@ -112,7 +112,7 @@ class Controller:
                 except GRPCError as error:
                     if error.status not in UNCERTAIN:
                         raise
-                except (StreamTerminatedError, ConnectionError):
+                except (StreamTerminatedError, ConnectionError, FileNotFoundError):
                     await until(self._has_died)
         raise AssertionError(f"it never became so: {self._log.read_text()}")
 

@@ -16,8 +16,8 @@ NOBODY_UID = 65534
 COMMON_USER = "ebs-agent"
 """Who a process is on a machine that has no user of its own for it, as an earlier version installed it."""
 NO_GROUP = 65534
-"""The kernel's overflow group. User ebs-agent has a group of the same name, and whoever is in it may give the
-daemon orders: detach a volume, reload the policy. What strangers can reach may not."""
+"""The kernel's overflow group. User ebs-agent has a group of the same name, and whoever is in it may look at
+all that the daemon knows. What strangers can reach may not."""
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38

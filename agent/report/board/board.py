@@ -6,8 +6,8 @@ Everything runs on the daemon's event loop, so there are no locks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -28,7 +28,7 @@ from agent.core.model import (
 )
 from agent.core.steps import Degrade, Refuse, Wait
 from agent.report.board.aws_checks import add_checks
-from agent.report.board.changes import Change, Subscription
+from agent.report.board.changes import Change, Readers, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
@@ -75,9 +75,9 @@ class Board:
         """Sentences about this instance and its volumes that are no defect of any."""
         self.ending: Ending | None = None
         """That this instance ends, once it is heard of."""
-        self.node_conditions = NodeConditions(now, lambda: self._tell(Change(None, None)))
+        self.node_conditions = NodeConditions(now, lambda: self._readers.tell(Change(None, None)))
         """What is wrong with the node as a whole."""
-        self._subscriptions: set[Subscription] = set()
+        self._readers = Readers()
 
     def publish(self, status: VolumeStatus) -> None:
         """Show what the engine says of a volume from now on, where its health says nothing worse."""
@@ -114,7 +114,7 @@ class Board:
         if status == old:
             return
         self._statuses[volume_id] = status
-        self._tell(Change(volume_id, self._explain(status)))
+        self._readers.tell(Change(volume_id, self._explain(status)))
 
     def settle(self, status: VolumeStatus) -> bool:
         """Note a condition that lasts; tell whether it, or its reason, is another than the last such one."""
@@ -131,12 +131,12 @@ class Board:
         self._healths.pop(volume_id, None)
         self._settled.pop(volume_id, None)
         if self._statuses.pop(volume_id, None) is not None:
-            self._tell(Change(volume_id, None))
+            self._readers.tell(Change(volume_id, None))
 
     def expect(self, expected: Iterable[Expected]) -> None:
         """Replace the list of volumes the policy speaks of."""
         self._expected = tuple(expected)
-        self._tell(Change(None, None))
+        self._readers.tell(Change(None, None))
 
     def explain_by_cloud(
         self,
@@ -154,10 +154,10 @@ class Board:
         self._absences, self._notices = dict(absences), dict(notices)
         self._drift, self.provisioned = dict(drift or {}), dict(provisioned or {})
         self.departures = dict(departures or {})
-        self._tell(Change(None, None))
+        self._readers.tell(Change(None, None))
         for status in self._statuses.values():
             if status.name is not None or status.volume_id in self.departures:
-                self._tell(Change(status.volume_id, self._explain(status)))
+                self._readers.tell(Change(status.volume_id, self._explain(status)))
 
     def put_volume_notices(self, notices: Mapping[VolumeId, Degrade]) -> None:
         """Say of volumes that are Ready by themselves what about them is not as it should be."""
@@ -165,7 +165,7 @@ class Board:
         for volume_id in old.keys() | notices.keys():
             status = self._statuses.get(volume_id)
             if status is not None and old.get(volume_id) != notices.get(volume_id):
-                self._tell(Change(volume_id, self._explain(status)))
+                self._readers.tell(Change(volume_id, self._explain(status)))
 
     def put_snapshots(self, snapshots: Mapping[VolumeId, SnapshotFacts]) -> None:
         """Show from now on how the scheduled snapshots of volumes are; of the others nothing is known."""
@@ -180,7 +180,7 @@ class Board:
     def finish_first_look(self) -> None:
         """Note that every attached volume was looked at once since the agent started."""
         self.is_first_look_done = True
-        self._tell(Change(None, None))
+        self._readers.tell(Change(None, None))
 
     @property
     def expected(self) -> tuple[Expected, ...]:
@@ -221,15 +221,9 @@ class Board:
             )
         )
 
-    @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
+    def subscribe(self) -> AbstractContextManager[Subscription]:
         """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""
-        subscription = Subscription()
-        self._subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
+        return self._readers.subscribe()
 
     def record(self, name: EventName, volume_id: VolumeId | None = None, /, **fields: Any) -> Event:
         """Keep an event, log it, and return it. ``fields`` are JSON values."""
@@ -267,7 +261,3 @@ class Board:
             message = f"{status.message} {message}".strip()
             hint = " ".join(part for part in (hint, status.hint) if part) or None
         return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
-
-    def _tell(self, change: Change) -> None:
-        for subscription in self._subscriptions:
-            subscription.put(change)

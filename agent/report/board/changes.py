@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -46,3 +48,25 @@ class Subscription:
             self._news = anyio.Event()
             await self._news.wait()
         return self._pending.pop(next(iter(self._pending)))
+
+
+class Readers:
+    """Those who read the changes of one board."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def tell(self, change: Change) -> None:
+        """Tell all of them."""
+        for subscription in self._subscriptions:
+            subscription.put(change)

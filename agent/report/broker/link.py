@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import anyio
 
-import agent
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.policy.settings import MqttSettings
-from agent.report.board.changes import Change, Subscription
+from agent.report.board.changes import Change, Readers, Subscription
 from agent.report.board.events import Event, EventHistory
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.broker.frames import News, Reply, Said, Setup, Told
+from agent.report.feed.face_main import check_version
 from agent.report.feed.frames import HEAD, MAX_BYTES, FeedError, decode, encode, frame, read_head
 from agent.report.history import parse_event
 from agent.report.mqtt.login import Login, LoginFiles, make_login
@@ -32,19 +31,13 @@ class ToldBoard:
         self.history = EventHistory()
         self.is_first_look_done = False
         self._statuses: dict[VolumeId, VolumeStatus] = {}
-        self._subscriptions: set[Subscription] = set()
+        self._readers = Readers()
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
         return tuple(self._statuses.values())
 
-    @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
-        subscription = Subscription()
-        self._subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
+    def subscribe(self) -> AbstractContextManager[Subscription]:
+        return self._readers.subscribe()
 
     def heed(self, news: News) -> None:
         """Be as the daemon says, and tell who follows."""
@@ -54,10 +47,9 @@ class ToldBoard:
                 self._statuses.pop(volume_id, None)
             else:
                 self._statuses[volume_id] = status
-        changes = [Change(volume_id, status) for volume_id, status in news.volumes]
-        for subscription in self._subscriptions:
-            for change in (*changes, Change(None, None)):
-                subscription.put(change)
+        for volume_id, status in news.volumes:
+            self._readers.tell(Change(volume_id, status))
+        self._readers.tell(Change(None, None))
         for line in news.events:
             event = parse_event(line.encode())
             if event is not None and event.number >= self.history.next_number:
@@ -85,8 +77,7 @@ class Link:
         self._reader, self._writer = await asyncio.open_connection(sock=feed, limit=MAX_BYTES)
         self._say(Said())
         setup = decode(await self._receive(), Setup)
-        if setup.version != agent.__version__:
-            raise FeedError(f"The agent is version {setup.version}, and this is {agent.__version__}.")
+        check_version(setup.version)
         self._note = setup.note
         return setup
 

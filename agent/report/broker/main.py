@@ -11,19 +11,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import sys
 from contextlib import suppress
 from importlib import import_module
 
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.base.error_barrier import find_cause
-from agent.core.errors import AgentError
 from agent.node.isolate.unprivileged import Means, become_harmless
 from agent.report.broker.frames import Setup
 from agent.report.broker.link import Link
-from agent.report.logs import configure_logs
+from agent.report.feed.face_main import be_face
 from agent.report.mqtt.publisher import MqttPublisher
 
 MEANS = Means(address_space_bytes=1 << 30, processes=64, oom_score=400, niceness=5)
@@ -72,14 +69,7 @@ async def end_with_daemon(link: Link, tasks: TaskGroup) -> None:
 
 def main() -> None:
     """Publish what comes with the socket that is standard input; the argument is who to be."""
-    configure_logs()
-    feed, uid = socket.socket(fileno=0), int(sys.argv[1]) if sys.argv[1] else None
-    try:
-        anyio.run(run, feed, uid)
-    except Exception as error:
-        if isinstance(cause := find_cause(error), AgentError):
-            sys.exit(cause.message)
-        raise
+    be_face(run)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,16 @@ connected for long.
 from __future__ import annotations
 
 import socket
-import sys
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-import agent
-from agent.base.error_barrier import find_cause
-from agent.core.errors import AgentError
 from agent.node.isolate.unprivileged import Means, become_harmless
 from agent.report.endpoints.http import make_app
 from agent.report.endpoints.page import content_security_policy, render_page, show_content
-from agent.report.feed.frames import FeedError
+from agent.report.feed.face_main import be_face, check_version
 from agent.report.feed.mirror import Mirror, MirroredCounters
-from agent.report.logs import configure_logs
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import ServerTls, make_server_context
 from agent.report.serving.doors import Door
@@ -86,8 +81,7 @@ async def run(feed: socket.socket, uid: int | None) -> None:
     await prepare()
     become_harmless(uid, MEANS)
     setup, listener = receive_setup(feed)
-    if setup.version != agent.__version__:
-        raise FeedError(f"The agent is version {setup.version}, and this is {agent.__version__}.")
+    check_version(setup.version)
     tls = None if setup.tls is None else ServerTls(make_server_context(setup.tls), setup.tls)
     feed.setblocking(False)  # noqa: FBT003 -- its only form
     await serve(feed, listener, tls)
@@ -95,14 +89,7 @@ async def run(feed: socket.socket, uid: int | None) -> None:
 
 def main() -> None:
     """Serve what comes with the feed that is standard input; the argument is who to be."""
-    configure_logs()
-    feed, uid = socket.socket(fileno=0), int(sys.argv[1]) if sys.argv[1] else None
-    try:
-        anyio.run(run, feed, uid)
-    except Exception as error:
-        if isinstance(cause := find_cause(error), AgentError):
-            sys.exit(cause.message)
-        raise
+    be_face(run)
 
 
 if __name__ == "__main__":

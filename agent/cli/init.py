@@ -112,7 +112,8 @@ def write_first_policy(
     if not is_printed:
         _check_replaceable(path)
     wanted = [read_claim(text) for text in claims]
-    attached = _choose(_list_unmanaged(client), takes_defaults=takes_defaults)
+    unmanaged = _list_unmanaged(client)
+    attached = _choose(unmanaged or (), takes_defaults=takes_defaults)
     text = make_policy(path, wanted, attached)
     policy, problems = read_policy(text.encode())
     if policy is None or problems:
@@ -120,7 +121,7 @@ def write_first_policy(
         raise InvalidValueError(f"That is no policy: {found.where}: {found.message}", hint=found.hint)
     if not is_printed:
         _write(path, text)
-    return text, _list_next(client, path, wanted)
+    return text, _list_next(path, wanted, is_running=unmanaged is not None)
 
 
 def make_policy(path: Path, claims: Iterable[Claim], attached: Iterable[tuple[dict[str, Any], str]]) -> str:
@@ -171,13 +172,13 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
-def _list_unmanaged(client: Client) -> list[dict[str, Any]]:
-    """Return the volumes that no policy is for; none where no agent tells."""
+def _list_unmanaged(client: Client) -> list[dict[str, Any]] | None:
+    """Return the volumes that no policy is for; None where no agent tells."""
     try:
         volumes = client.status()["volumes"]
     except NoAnswerError as error:
         sys.stderr.write(f"{error.message} So what is attached is not known, and is left out.\n")
-        return []
+        return None
     return [one for one in volumes if one["condition"] == "Unmanaged" and one["volume_id"] and one["device"]]
 
 
@@ -216,10 +217,8 @@ def _write(path: Path, text: str) -> None:
         raise AgentError(f"{path} cannot be written: {error.strerror}.", hint="Run it as root.") from error
 
 
-def _list_next(client: Client, path: Path, claims: Sequence[Claim]) -> list[str]:
+def _list_next(path: Path, claims: Sequence[Claim], *, is_running: bool) -> list[str]:
     steps = [f"What the node's role needs: ebs-agent iam-policy {path}"] if claims else []
-    try:
-        client.status()
-    except AgentError:
+    if not is_running:
         return [*steps, "Have it in force: systemctl start ebs-agent"]
     return [*steps, "Have it in force: ebs-agent reload", "See what is done: ebs-agent status --watch"]

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.demo.scene import Scene
-from agent.cli.show.render import clean, show_condition
+from agent.cli.show.render import show_condition
+from agent.cli.show.words import clean
 from agent.core.units import show_size
 
 EVENTS_ROOMY = 8

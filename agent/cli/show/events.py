@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -12,10 +12,11 @@ import typer
 
 from agent.cli.client import Client
 from agent.cli.show.output import print_line
+from agent.cli.show.words import clean, read_time
 from agent.core.errors import InvalidValueError
+from agent.core.model import parse_volume_id
 from agent.core.units import parse_duration
 
-_VOLUME_ID = re.compile(r"vol-[0-9a-f]{8,}", re.ASCII)
 _SHOWN_APART = frozenset(
     {"at", "event", "volume_id", "number", "name", "text", "message", "hint", "duration_s"}
 )
@@ -40,7 +41,7 @@ def print_events(
 
     def is_chosen(event: dict[str, Any]) -> bool:
         is_its = wanted is None or event.get("volume_id") == wanted
-        return is_its and (begin is None or _read_time(event["at"]) >= begin)
+        return is_its and (begin is None or read_time(event["at"]) >= begin)
 
     chosen: Iterable[dict[str, Any]] = filter(is_chosen, client.events(follow=follows))
     if last is not None:
@@ -66,7 +67,7 @@ def _go_on(kept: Iterable[dict[str, Any]], all_of_them: Iterable[dict[str, Any]]
 def read_moment(text: str, now: datetime) -> datetime:
     """Return when ``90s``, ``2h`` or ``1d`` before ``now`` was, or a time of ISO 8601, by default in UTC."""
     try:
-        at = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z
+        at = read_time(text)
     except ValueError:
         try:
             return now - timedelta(seconds=parse_duration(text))
@@ -76,10 +77,6 @@ def read_moment(text: str, now: datetime) -> datetime:
                 hint="Write 90s, 15m, 2h or 1d, or a time such as 2026-01-31T12:00.",
             ) from error
     return at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-
-
-def _read_time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 class _Names:
@@ -92,8 +89,8 @@ class _Names:
 
     def find(self, volume: str) -> str:
         """Return the ID of a volume; one that is not here any more is taken at its word."""
-        if _VOLUME_ID.fullmatch(volume):
-            return volume
+        with suppress(InvalidValueError):
+            return parse_volume_id(volume)
         status = self._client.volume_status(volume)
         if status["volume_id"] is None:
             raise InvalidValueError(
@@ -126,4 +123,4 @@ def show_event(event: dict[str, Any], about: str | None) -> str:
         words.append(f"({took_s:.3g} s)")
     at = event["at"][:19].replace("T", " ")
     line = f"{at}Z  {event['event']:<18} {about or '-':<21} {' '.join(filter(None, (said, *words)))}"
-    return "".join(character if character.isprintable() else "\ufffd" for character in line).rstrip()
+    return str(clean(line)).rstrip()

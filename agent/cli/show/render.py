@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.show.render_steps import draw_attachments, draw_calls, draw_steps, is_named
-from agent.cli.show.words import label, tell_age, tell_initialization, tell_size, tell_use
+from agent.cli.show.words import clean, label, tell_age, tell_initialization, tell_size, tell_use
 from agent.core.units import show_size
 
 STYLES = {
@@ -46,17 +46,6 @@ def print_view(view: RenderableType, width: int | None = None) -> None:
         console = Console(highlight=False, width=200)
     # What may not be broken is longer than a line may be, where there is no other way.
     console.print(view, crop=False)
-
-
-def clean(answer: Any) -> Any:
-    """Return an answer whose texts cannot steer a terminal: labels and serials come from devices."""
-    if isinstance(answer, str):
-        return "".join(character if character.isprintable() else "�" for character in answer)
-    if isinstance(answer, list):
-        return [clean(item) for item in answer]
-    if isinstance(answer, dict):
-        return {key: clean(value) for key, value in answer.items()}
-    return answer
 
 
 def show_volume(volume: dict[str, Any]) -> RenderableType:

@@ -13,9 +13,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.show.render import SIGNS, STYLES, clean, show_condition
+from agent.cli.show.render import SIGNS, STYLES, show_condition
 from agent.cli.show.render_steps import draw_attachments, draw_node
-from agent.cli.show.words import label, tell_age, tell_initialization, tell_size, tell_use
+from agent.cli.show.words import clean, label, tell_age, tell_initialization, tell_size, tell_use
 
 _WORST_FIRST = {condition: rank for rank, condition in enumerate(STYLES)}
 WIDE_COLUMNS = 500

@@ -8,6 +8,17 @@ from typing import Any
 from agent.core.units import show_duration, show_size
 
 
+def clean(answer: Any) -> Any:
+    """Return an answer whose texts cannot steer a terminal: labels and serials come from devices."""
+    if isinstance(answer, str):
+        return "".join(character if character.isprintable() else "�" for character in answer)
+    if isinstance(answer, list):
+        return [clean(item) for item in answer]
+    if isinstance(answer, dict):
+        return {key: clean(value) for key, value in answer.items()}
+    return answer
+
+
 def label(volume: dict[str, Any]) -> str:
     """Return what a volume is called: its name in the policy, else its ID."""
     return str(volume["name"] or volume["volume_id"] or "?")
@@ -28,10 +39,14 @@ def tell_use(volume: dict[str, Any]) -> str:
     return f"{100 * used_bytes / usage['size_bytes']:.0f} %{read_only}"
 
 
+def read_time(text: str) -> datetime:
+    """Return a time of ISO 8601; ValueError where it is none."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z
+
+
 def tell_age(at: str) -> str:
     """Return how long ago ``at`` (ISO 8601, UTC) was, in its largest unit."""
-    then = datetime.fromisoformat(at.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-    seconds = max(0, int((datetime.now(timezone.utc) - then).total_seconds()))
+    seconds = max(0, int((datetime.now(timezone.utc) - read_time(at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit} ago"

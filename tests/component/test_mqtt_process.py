@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,7 @@ from structlog.testing import capture_logs
 
 from agent.base.off_loop import do_here
 from agent.cloud.state.state_file import FileStore
-from agent.core.model import Condition, NodeFacts, VolumeId
-from agent.node.isolate.unprivileged import NOBODY_UID
+from agent.core.model import Condition, NodeFacts
 from agent.policy.settings import MqttSettings
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -32,6 +31,7 @@ from agent.report.broker.frames import MAX_SAID_BYTES, Said
 from agent.report.broker.process import PROGRAM, MqttProcess
 from agent.report.feed.frames import HEAD, encode, frame
 from tests.agent_process import reserve_port
+from tests.component.faces import check_is_nobody, make_memory_bomb, outlive
 from tests.component.test_mqtt import (
     BASE,
     FACTS,
@@ -187,16 +187,6 @@ def take_over(code: str) -> tuple[str, ...]:
     return sys.executable, "-c", TAKEN + code
 
 
-async def outlive(it: Publishing, is_enough: Callable[[], bool]) -> None:
-    """See that volumes go on while the process does what it does, until that was enough."""
-    for number in range(1000):
-        it.board.publish(make_status(volume_id=VolumeId(f"vol-{number:017x}"), name=None))
-        it.board.remove(VolumeId(f"vol-{number:017x}"))
-        await anyio.lowlevel.checkpoint()
-    await until(is_enough)
-    assert [status.volume_id for status in it.board.statuses()] == [CHECKPOINTS]
-
-
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt_process, "RETRY_S", (0.01,))
@@ -221,7 +211,7 @@ async def test_what_it_may_not_say_ends_it(code: str, tmp_path: Path) -> None:
     """Arbitrary bytes, frames too long, numbers that cannot be: another process takes its place."""
     with capture_logs() as logs:
         async with publishing(tmp_path, take_over(code)) as it:
-            await outlive(it, lambda: [line["event"] for line in logs].count("mqtt.cut_off") >= 2)
+            await outlive(it.board, lambda: [line["event"] for line in logs].count("mqtt.cut_off") >= 2)
     assert not it.note.exists()
     assert it.read_counter("mqtt_messages_total", outcome="sent") == 0
 
@@ -247,7 +237,7 @@ async def test_who_ends_in_the_middle_is_started_anew(code: str, tmp_path: Path)
             pids.add(it.mqtt.pid)
             return len(pids - {None}) >= 3
 
-        await outlive(it, is_enough)
+        await outlive(it.board, is_enough)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -258,7 +248,7 @@ async def test_who_hangs_is_ended(code: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(mqtt_teller, "SEND_S", 0.2)
     with capture_logs() as logs:
         async with publishing(tmp_path, take_over(code), message="x" * (4 << 20)) as it:
-            await outlive(it, lambda: [line["event"] for line in logs].count("mqtt.stuck") >= 2)
+            await outlive(it.board, lambda: [line["event"] for line in logs].count("mqtt.stuck") >= 2)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -270,7 +260,7 @@ while True:
     say(sent=1, is_connected=True, event=(1 << 53) - 1, wants_news=True)
 """
     async with publishing(tmp_path, take_over(code)) as it:
-        await outlive(it, lambda: it.read_counter("mqtt_messages_total", outcome="sent") > 1000)
+        await outlive(it.board, lambda: it.read_counter("mqtt_messages_total", outcome="sent") > 1000)
         assert it.mqtt.pid is not None
 
 
@@ -305,20 +295,10 @@ swallow()
 @pytest.mark.usefixtures("_impatient")
 async def test_who_asks_without_end_for_memory_is_refused_it(tmp_path: Path) -> None:
     """The process has bound itself before it hears a word of strangers: it ends, and nobody else does."""
-    code = """
-from agent.node.isolate.unprivileged import become_harmless
-from agent.report.broker.main import MEANS
-become_harmless(None, MEANS)
-kept = []
-try:
-    while True:
-        kept.append(bytearray(16 << 20))
-except MemoryError:
-    os._exit(len(kept) if len(kept) < 128 else 1)
-"""
+    code = make_memory_bomb("agent.report.broker.main", 128)
     with capture_logs() as logs:
         async with publishing(tmp_path, take_over(code)) as it:
-            await outlive(it, lambda: any(line["event"] == "mqtt.ended" for line in logs))
+            await outlive(it.board, lambda: any(line["event"] == "mqtt.ended" for line in logs))
     codes = [line["code"] for line in logs if line["event"] == "mqtt.ended"]
     assert 1 < codes[0] < 128
 
@@ -327,7 +307,7 @@ except MemoryError:
 async def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with publishing(tmp_path, ("/nonexistent/python",)) as it:
-            await outlive(it, lambda: any(line["event"] == "mqtt.unavailable" for line in logs))
+            await outlive(it.board, lambda: any(line["event"] == "mqtt.unavailable" for line in logs))
 
 
 def test_what_nobody_says_is_nothing() -> None:
@@ -353,19 +333,4 @@ async def test_it_is_nobody(tmp_path: Path) -> None:
                 return True
 
             await until(is_connecting)
-            process = Path("/proc", str(it.mqtt.pid))
-            status = dict(
-                line.split(":\t", 1)
-                for line in process.joinpath("status").read_text().splitlines()
-                if ":\t" in line
-            )
-            assert status["Uid"].split() == [str(NOBODY_UID)] * 4
-            assert status["Gid"].split() == [str(NOBODY_UID)] * 4
-            assert status["Groups"].strip() == ""
-            assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
-            assert status["NoNewPrivs"] == "1"
-            assert process.joinpath("mem").stat().st_uid == 0, "nobody else may look into it"
-            limits = process.joinpath("limits").read_text()
-            assert f"{1 << 30}" in next(line for line in limits.splitlines() if "address space" in line)
-            opened = [str(fd.readlink()) for fd in process.joinpath("fd").iterdir()]
-            assert all(one.startswith(("socket:", "pipe:", "anon_inode:", "/dev/null")) for one in opened)
+            check_is_nobody(it.mqtt.pid, address_space_bytes=1 << 30, oom_score=400)

@@ -21,8 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.core.errors import AgentError
-from agent.core.model import Condition, VolumeId
-from agent.node.isolate.unprivileged import NOBODY_UID
+from agent.core.model import Condition
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.endpoints.http import make_app
@@ -40,6 +39,7 @@ from agent.report.web import reader as web_reader
 from agent.report.web.process import PROGRAM, WebProcess
 from agent.report.web.reader import FeedReader, receive_setup
 from tests.agent_process import reserve_port
+from tests.component import faces
 from tests.component.test_http import certificates  # noqa: F401 -- a fixture
 from tests.unit.report.samples import CHECKPOINTS, READY, make_board, make_status
 from tests.waiting import until
@@ -266,14 +266,9 @@ def take_over(code: str) -> tuple[str, ...]:
 
 
 async def outlive(face: Face, is_enough: Callable[[], bool]) -> None:
-    """See that volumes go on while the process does what it does, until that was enough."""
+    """See that volumes go on while the process does what it does for somebody connected."""
     with face.connect():
-        for number in range(1000):
-            face.board.publish(make_status(volume_id=VolumeId(f"vol-{number:017x}"), name=None))
-            face.board.remove(VolumeId(f"vol-{number:017x}"))
-            await anyio.lowlevel.checkpoint()
-        await until(is_enough)
-    assert [status.volume_id for status in face.board.statuses()] == [CHECKPOINTS]
+        await faces.outlive(face.board, is_enough)
 
 
 async def test_bytes_without_end_are_a_wish_to_be_told_and_no_more() -> None:
@@ -341,17 +336,7 @@ async def test_who_ends_in_the_middle_is_started_anew(code: str, monkeypatch: py
 async def test_who_asks_without_end_for_memory_is_refused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has bound itself before it hears a word of strangers: it ends, and nobody else does."""
     monkeypatch.setattr(web_process, "RETRY_S", (0.01,))
-    code = """
-from agent.node.isolate.unprivileged import become_harmless
-from agent.report.web.main import MEANS
-become_harmless(None, MEANS)
-kept = []
-try:
-    while True:
-        kept.append(bytearray(16 << 20))
-except MemoryError:
-    os._exit(len(kept) if len(kept) < 64 else 1)
-"""
+    code = faces.make_memory_bomb("agent.report.web.main", 64)
     with capture_logs() as logs:
         async with serving(take_over(code)) as face:
             await outlive(face, lambda: any(line["event"] == "web.ended" for line in logs))
@@ -374,22 +359,4 @@ async def test_it_is_nobody() -> None:
     """No capability, no group, no way to get one, no file of the agent's: sockets, and bounded memory."""
     async with serving() as face:
         assert (await get(f"{face.url}/healthz"))[0] == 200
-        process = Path("/proc", str(face.web.pid))
-        status = dict(
-            line.split(":\t", 1)
-            for line in process.joinpath("status").read_text().splitlines()
-            if ":\t" in line
-        )
-        assert status["Uid"].split() == [str(NOBODY_UID)] * 4
-        assert status["Gid"].split() == [str(NOBODY_UID)] * 4
-        assert status["Groups"].strip() == ""
-        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
-        assert status["NoNewPrivs"] == "1"
-        assert process.joinpath("oom_score_adj").read_text() == "500\n"
-        assert process.joinpath("mem").stat().st_uid == 0, "nobody else may look into it, of its user neither"
-        limits = process.joinpath("limits").read_text()
-        assert f"{512 << 20}" in next(line for line in limits.splitlines() if "address space" in line)
-        opened = [str(fd.readlink()) for fd in process.joinpath("fd").iterdir()]
-        assert all(one.startswith(("socket:", "pipe:", "anon_inode:", "/dev/null")) for one in opened)
-        environment = process.joinpath("environ").read_bytes().split(b"\0")
-        assert {one.partition(b"=")[0] for one in environment if one} <= {b"PATH", b"LANG", b"LC_ALL"}
+        faces.check_is_nobody(face.web.pid, address_space_bytes=512 << 20, oom_score=500)

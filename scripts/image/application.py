@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -69,13 +68,19 @@ def compile_modules(tree: Path, place: Path, native: Path) -> None:
     libraries = next(native.glob(f"usr/lib/{platform.machine()}-linux-gnu"))
     loader = next(libraries.glob("ld-linux-*.so.*"))
     python = native / f"usr/bin/python{PYTHON}"
-    # As little as possible of what compiles is to be found in what is compiled: no times, no order of sets.
-    options = ("-q", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/")
+    # As little as possible of what compiles is to be found in what is compiled: no times, no order of sets,
+    # nothing of the caller's environment, and no modules kept for itself with the names of their files here.
+    environment = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONHOME": str(native / "usr"),
+    }
+    options = ("-q", "-f", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/")
     subprocess.run(
         [loader, "--library-path", libraries, python, "-m", "compileall", *options, tree / place],
         check=True,
         cwd=tree,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONHOME": str(native / "usr"), "PYTHONHASHSEED": "0"},
+        env=environment,
         umask=0o022,
     )

@@ -31,7 +31,7 @@ _RETRY_S = 1.0
 _IDLE_S = 90.0
 """Longer than the minute after which volumes at rest are looked at again: forking costs more than a look."""
 _SPARE_IDLE_S = 10.0
-"""Of a worker beside one that is idle already: many at once are wanted in a burst of work, one at rest."""
+"""Of a worker that waits below the one used last: a burst of work wants many, at rest one does it all."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,19 @@ class WorkerPool:
         if len(self._idle) >= MAX_AT_ONCE:
             _end(worker)
             return
-        idle_s = _SPARE_IDLE_S if self._idle else _IDLE_S
-        worker.idle_timer = asyncio.get_running_loop().call_later(idle_s, self._retire, worker)
+        if self._idle:
+            self._let_idle(self._idle[-1], _SPARE_IDLE_S)
+        self._let_idle(worker, _IDLE_S)
         self._idle.append(worker)
+
+    def _let_idle(self, worker: Worker, idle_s: float) -> None:
+        """Retire the worker after so long, or when it was to be before."""
+        loop = asyncio.get_running_loop()
+        if worker.idle_timer is not None:
+            if worker.idle_timer.when() <= loop.time() + idle_s:
+                return
+            worker.idle_timer.cancel()
+        worker.idle_timer = loop.call_later(idle_s, self._retire, worker)
 
     def abandon(self, worker: Worker, job: Job) -> None:
         """Have the worker killed, and remember it until its socket says that it is dead."""

@@ -115,6 +115,10 @@ async def test_call_runs_elsewhere_and_returns(workers: Workers) -> None:
     assert await workers.call(os.getpid, timeout_s=60, subject="b") == first
 
 
+def count_children(pid: int) -> int:
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
 async def meet_in_workers(workers: Workers, directory: Path, count: int) -> None:
     """Make ``count`` calls that end only because they all are under way at once, in an empty directory."""
 
@@ -139,12 +143,21 @@ async def test_one_worker_is_kept_after_a_burst(
     zygote_pid = find_parent(await workers.call(os.getpid, timeout_s=60, subject="vol-1"))
     await meet_in_workers(workers, tmp_path, 4)
 
-    def count_workers() -> int:
-        return len(Path(f"/proc/{zygote_pid}/task/{zygote_pid}/children").read_text().split())
-
-    await until(lambda: count_workers() == 1)
+    await until(lambda: count_children(zygote_pid) == 1)
     await workers.call(os.getpid, timeout_s=60, subject="vol-1")
-    assert count_workers() == 1
+    assert count_children(zygote_pid) == 1
+
+
+async def test_the_worker_in_use_is_the_one_that_is_kept(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that follow each other need one worker, and leave none waiting below it."""
+    monkeypatch.setattr(worker_lifecycle, "_SPARE_IDLE_S", 0.5)
+    await meet_in_workers(workers, tmp_path, 2)
+    zygote_pid = find_parent(pid := await workers.call(os.getpid, timeout_s=60, subject="vol-1"))
+    with anyio.fail_after(60):
+        while count_children(zygote_pid) > 1:
+            assert await workers.call(os.getpid, timeout_s=60, subject="vol-1") == pid
 
 
 async def test_agent_error_is_raised_as_it_was(workers: Workers) -> None:

@@ -35,10 +35,10 @@ from agent.report.board.board import Board
 from agent.report.board.readings import Health
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.endpoints.http import make_app
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from bench.processes import read_cpu_s, read_pss_bytes
 
@@ -116,7 +116,7 @@ async def serve(volumes: int) -> None:
 
     sample_all(0)
     async with anyio.create_task_group() as tasks:
-        face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+        face = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
         await tasks.start(face.run)
         sys.stdout.write(f"{face.port}\n")
         sys.stdout.flush()

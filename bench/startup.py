@@ -30,7 +30,7 @@ SETTLE_S = 35.0
 """Longer than workers without work are kept beside one."""
 
 FLOOR = ("-c", "import asyncio")
-MODULES = ("agent.daemon", "agent.policy", "agent.policy.reading", "agent.cli.app", "aiohttp.web", "pydantic")
+MODULES = ("agent.daemon", "agent.policy", "agent.policy.reading", "agent.cli.app", "agent.report.web.main")
 COMMANDS: tuple[tuple[str, ...], ...] = (("--version",), ("status",), ("wait",), ("check",), ("plan",))
 
 

@@ -57,7 +57,8 @@ FLOORS = (
         (
             "report.board report.agent_counters report.logs report.hook_files",
             "report.api report.health report.serving",
-            "report.history report.hooks report.metrics report.mqtt report.control",
+            "report.history report.hooks report.metrics report.mqtt report.http",
+            "report.control",
             "report.endpoints report.feed",
             "report.web report.broker",
             "report",

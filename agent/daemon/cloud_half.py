@@ -27,7 +27,7 @@ from agent.report.board.events import EventName
 
 if TYPE_CHECKING:
     from agent.cloud.orders.routes import OrderTaker
-    from agent.report.control.app import App
+    from agent.report.http.app import App
 
 CLOUD_RETRY_S = 60.0
 

@@ -22,7 +22,7 @@ from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
 
 if TYPE_CHECKING:
-    from agent.report.control.app import App
+    from agent.report.http.app import App
 
 
 @dataclass

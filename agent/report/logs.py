@@ -17,7 +17,7 @@ from agent.base.log import structlog
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog(3) priorities of the levels in use."""
 
-NOISY_LOGGERS = ("aiohttp.access", "botocore", "boto3", "urllib3", "httpx2", "httpcore2", "asyncio")
+NOISY_LOGGERS = ("botocore", "boto3", "urllib3", "httpx2", "httpcore2", "asyncio")
 
 
 def configure_logs(

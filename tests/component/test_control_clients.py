@@ -15,9 +15,9 @@ import pytest
 
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus
-from agent.report.control import exchange
 from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
+from agent.report.http import exchange
 from tests.component.test_control import ScriptedEngine
 from tests.component.test_flood import (
     FOLLOW,

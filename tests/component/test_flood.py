@@ -27,12 +27,12 @@ from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls
 from agent.report.serving.connections import Limits, share_descriptors
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.component.test_http import certificates  # noqa: F401 -- a fixture
@@ -81,7 +81,7 @@ async def serving(limits: Limits = PATIENT, tls: Tls | None = None, message: str
     if message:
         board.publish(replace(READY, message=message))
     app = make_app(board, Exposition(board, Counters()))
-    served = HttpFace(Server(lambda: app, limits, Tally("http", face.count)), Listen(port=0, tls=tls))
+    served = HttpFace(Server(app, limits, Tally("http", face.count)), Listen(port=0, tls=tls))
     async with anyio.create_task_group() as tasks:
         await tasks.start(served.run)
         face.port = served.port
@@ -218,7 +218,7 @@ async def test_face_that_failed_is_served_anew() -> None:
     """Whoever runs a face again after it ended has it answer as before."""
     board = make_board(READY)
     app = make_app(board, Exposition(board, Counters()))
-    served = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+    served = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
     face = Face()
     for _ in range(2):
         async with anyio.create_task_group() as tasks:

@@ -24,11 +24,11 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.endpoints.http import make_app
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls, make_server_tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen, open_listener
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 def make_face(board: Board, listen: Listen) -> HttpFace:
     app = make_app(board, Exposition(board, Counters()))
-    return HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), listen)
+    return HttpFace(Server(app, HTTP_LIMITS, Tally("http")), listen)
 
 
 @asynccontextmanager

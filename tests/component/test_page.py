@@ -19,10 +19,10 @@ from agent.report.board.events import EventName
 from agent.report.board.readings import Health, Reading, Verdict
 from agent.report.endpoints.http import make_app
 from agent.report.health.trends import Mark, take_mark
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.chromium import Page, open_page
 from tests.unit.report.health.test_sampler import SAMPLE
@@ -91,7 +91,7 @@ def make_node() -> Board:
 async def showing(board: Board, directory: Path) -> AsyncIterator[Page]:
     app = make_app(board, Exposition(board, Counters()), make_marks)
     async with anyio.create_task_group() as tasks:
-        face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+        face = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
         await tasks.start(face.run)
         async with open_page(directory) as page:
             await page.open(f"http://127.0.0.1:{face.port}/")
@@ -144,7 +144,7 @@ async def test_says_when_the_agent_is_gone(tmp_path: Path) -> None:
     app = make_app(board, Exposition(board, Counters()), make_marks)
     async with open_page(tmp_path) as page:
         async with anyio.create_task_group() as tasks:
-            face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+            face = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
             await tasks.start(face.run)
             await page.open(f"http://127.0.0.1:{face.port}/")
             tasks.cancel_scope.cancel()

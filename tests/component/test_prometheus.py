@@ -21,10 +21,10 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Verdict
 from agent.report.endpoints.http import make_app
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.agent_process import reserve_port
 from tests.prometheus import CONTROLLER_RULES, MONITORING, RULES, Prometheus, run_prometheus
@@ -91,7 +91,7 @@ async def scraping(board: Board, counters: Counters, directory: Path) -> AsyncIt
     """Have a Prometheus scrape an agent's face."""
     app = make_app(board, Exposition(board, counters))
     async with anyio.create_task_group() as tasks:
-        face = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+        face = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
         await tasks.start(face.run)
         async with run_prometheus(directory, face.port) as prometheus:
             yield prometheus

@@ -28,11 +28,11 @@ from agent.report.endpoints.http import make_app
 from agent.report.feed.frames import HEAD, FeedError, Setup, encode, frame
 from agent.report.feed.mirror import Mirror
 from agent.report.feed.teller import Source, Teller
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from agent.report.web import process as web_process
 from agent.report.web import reader as web_reader
@@ -206,7 +206,7 @@ async def test_a_silent_daemon_is_said_to_be_silent(monkeypatch: pytest.MonkeyPa
     with theirs:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reader.run)
-            http = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+            http = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
             await tasks.start(http.run)
             for path in ("/healthz", "/livez", "/metrics", "/", "/status.json"):
                 status, answer = await get(f"http://127.0.0.1:{http.port}{path}")

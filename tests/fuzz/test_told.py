@@ -36,14 +36,14 @@ from agent.core.units import parse_size
 from agent.policy import Policy
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
-from agent.report.control.app import App
 from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
+from agent.report.http.app import App
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from tests.component.test_control import ScriptedEngine
 from tests.fuzz.conftest import Fuzz, check_answer, check_error
@@ -168,7 +168,7 @@ def served(short_path: Path) -> Iterator[tuple[Address, Address]]:
     path = short_path / "agent.sock"
     board = make_board(READY, REFUSED)
     app = make_app(board, Exposition(board, Counters()))
-    http = HttpFace(Server(lambda: app, HTTP_LIMITS, Tally("http")), Listen(port=0))
+    http = HttpFace(Server(app, HTTP_LIMITS, Tally("http")), Listen(port=0))
     has_begun = threading.Event()
     stop: list[Callable[[], object]] = []
 

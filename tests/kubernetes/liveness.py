@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from aiohttp import web
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 
@@ -25,17 +26,23 @@ def main() -> None:
     arguments = parser.parse_args()
     timeout_s = float(arguments.probe_timeout.removesuffix("s"))
 
-    async def answer(_request: web.Request) -> web.Response:
-        try:
-            async with Channel(path=arguments.csi_address) as channel:
-                told = await IdentityStub(channel).Probe(ProbeRequest(), timeout=timeout_s)
-        except (OSError, GRPCError, asyncio.TimeoutError) as error:
-            return web.Response(status=500, text=str(error))
-        return web.Response(status=200 if told.ready.value else 500)
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_ready = self.path == "/healthz" and asyncio.run(probe(arguments.csi_address, timeout_s))
+            self.send_response(HTTPStatus.OK if is_ready else HTTPStatus.INTERNAL_SERVER_ERROR)
+            self.end_headers()
 
-    application = web.Application()
-    application.router.add_get("/healthz", answer)
-    web.run_app(application, port=arguments.health_port, print=None)
+    HTTPServer(("", arguments.health_port), Health).serve_forever()
 
 
-main()
+async def probe(address: str, timeout_s: float) -> bool:
+    """Ask the driver whether it is ready."""
+    try:
+        async with Channel(path=address) as channel:
+            return (await IdentityStub(channel).Probe(ProbeRequest(), timeout=timeout_s)).ready.value
+    except (OSError, GRPCError, asyncio.TimeoutError):
+        return False
+
+
+if __name__ == "__main__":
+    main()

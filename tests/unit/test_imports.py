@@ -18,7 +18,6 @@ LATER = {
     "pydantic_core": "it comes with pydantic",
     "yaml": "likewise: agent.policy.yaml",
     "typer": "the command line is not the daemon's",
-    "aiohttp": "agent.report.serving.serve takes it when somebody first asks",
     "h11": "agent.report.control.serve takes it when somebody first asks",
     "grpclib": "agent.csi.service takes it when the policy has the agent serve kubelet",
     "h2": "it comes with grpclib",
@@ -136,7 +135,7 @@ MEMORY_KIB = 9 * 1024
 def test_the_kubernetes_face_is_small() -> None:
     """With all its libraries it fits in 9 MiB."""
     code = """
-import agent.daemon, aiohttp
+import agent.daemon, h11
 
 def read_kib():
     with open("/proc/self/smaps_rollup") as file:

@@ -12,7 +12,7 @@ import pytest
 from agent.daemon.systemd_notify import EXTENSION_S
 from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, DESCRIPTORS
 from agent.report.control.serve import LIMITS as CONTROL_LIMITS
-from agent.report.serving.serve import HTTP_LIMITS
+from agent.report.http.serve import HTTP_LIMITS
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "ebs-agent.service").read_text()

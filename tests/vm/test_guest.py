@@ -196,7 +196,7 @@ def test_agent_is_installed_from_the_working_tree(guest: Guest) -> None:
     """The agent in the guest is the one of the working tree, installed by the guest's own Python."""
     installed = guest.get("/opt/ebs-agent/current/lib/python3.11/site-packages/agent/__init__.py")
     assert installed == (REPOSITORY / "agent/__init__.py").read_bytes()
-    guest.run(["/opt/ebs-agent/current/bin/python", "-c", "import agent.core.model, aiohttp, boto3, pyudev"])
+    guest.run(["/opt/ebs-agent/current/bin/python", "-c", "import agent.core.model, h11, boto3, pyudev"])
 
 
 def test_bare_guest_has_no_agent(boot_guest: Callable[[GuestOptions], Guest]) -> None:

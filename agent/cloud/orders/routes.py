@@ -31,9 +31,9 @@ from agent.core.units import parse_size
 from agent.policy import Policy, PolicyFile
 from agent.report import api
 from agent.report.board.board import Board
-from agent.report.control.app import App
 from agent.report.control.json_lines import open_lines
-from agent.report.control.messages import Request
+from agent.report.http.app import App
+from agent.report.http.messages import Request
 
 PrepareOrders = Callable[[Report], Awaitable[tuple[Follower, Callable[[], NodeView]]]]
 """Returns what carries orders out, or raises AgentError where AWS is switched off."""

@@ -16,8 +16,8 @@ from agent.cloud.identity.identity_sources import IdentitySources, look_around
 from agent.cloud.permissions.aws_environment import describe_environment
 from agent.cloud.permissions.doctor_checks import examine_cloud
 from agent.policy import Policy
-from agent.report.control.app import App
-from agent.report.control.messages import Answer, Request, answer_json
+from agent.report.http.app import App
+from agent.report.http.messages import Answer, Request, answer_json
 
 
 def add_examination(

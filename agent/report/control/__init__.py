@@ -1,1 +1,1 @@
-"""The control socket's server: HTTP/1.1 by h11 on a Unix socket. Not what is answered."""
+"""The control socket: where it is, who may give orders, lines of JSON that go on. Not what is answered."""

@@ -10,8 +10,9 @@ import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.core.errors import ExitCode, RefusedError
-from agent.report.control.messages import Request
+from agent.core.errors import ExitCode
+from agent.report.http.app import Guard
+from agent.report.http.messages import NotPermittedError, Request
 from agent.report.serving.sockets import GROUP
 
 READING: Mapping[str, frozenset[str]] = {
@@ -21,13 +22,9 @@ READING: Mapping[str, frozenset[str]] = {
 """What changes nothing though it is asked by POST, and of these the orders that do not."""
 
 
-class NotPermittedError(RefusedError):
-    """Whoever asks may look, and not give orders."""
-
-
-def refuse_orders_of_others(request: Request) -> None:
+def guard_orders(request: Request) -> None:
     """Raise NotPermittedError for an order from anyone but root, or, in development, the agent's own user."""
-    uid = request.uid
+    uid = request.peer.uid
     if not may_order(uid) and not is_reading(request):
         who = "an unknown user" if uid is None else _name_user(uid)
         raise NotPermittedError(
@@ -39,15 +36,20 @@ def refuse_orders_of_others(request: Request) -> None:
         )
 
 
-def refuse_all_orders(request: Request, orders_at: Path) -> None:
-    """Raise NotPermittedError for an order from anybody, where people only look."""
-    if not is_reading(request):
-        raise NotPermittedError(
-            f"This socket is for looking, and {request.method} {request.path} is an order.",
-            hint=f"Orders are taken at {orders_at}, from root.",
-            retryable=False,
-            exit_code=ExitCode.REFUSED,
-        )
+def make_looking_guard(orders_at: Path) -> Guard:
+    """Return what raises NotPermittedError for an order from anybody, where people only look."""
+
+    def guard(request: Request) -> None:
+        guard_orders(request)
+        if not is_reading(request):
+            raise NotPermittedError(
+                f"This socket is for looking, and {request.method} {request.path} is an order.",
+                hint=f"Orders are taken at {orders_at}, from root.",
+                retryable=False,
+                exit_code=ExitCode.REFUSED,
+            )
+
+    return guard
 
 
 def may_order(uid: int | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from agent.report.control.messages import Request, Stream
+from agent.report.http.messages import Request, Stream
 
 JSON_LINES = "application/x-ndjson"
 KEEPALIVE_S = 10.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,14 +14,14 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from agent.base.paths import choose_looking_path
-from agent.report.serving.connections import CLOSE_TIMEOUT_S, PAUSE_S, Connections, Limits
+from agent.report.control.authority import make_looking_guard
+from agent.report.serving.connections import Limits
 from agent.report.serving.flood_log import Count, Tally
-from agent.report.serving.peer import Connection
 from agent.report.serving.sockets import bind_control_socket, remove_control_socket
 
 if TYPE_CHECKING:
-    from agent.report.control.app import App
-    from agent.report.control.exchange import Exchange
+    from agent.report.http.app import App
+    from agent.report.http.serve import Server
 
 LIMITS = Limits(lobby=0, each_user=16, others=32, answer_s=None)
 """Whoever waits, or follows events, may do so for a day; root is let in however many of them there are."""
@@ -64,30 +63,13 @@ async def _serve(
 ) -> None:
     await _wait_for_either(orders, looks)
     # Beside the loop, which volumes wait for; Python keeps imports in order.
-    begin_exchange = await anyio.to_thread.run_sync(_import_exchange)
+    server_of = await anyio.to_thread.run_sync(_import_server)
     app = await anyio.to_thread.run_sync(make_app)
-    connections = Connections(limits, tally)
-    # Not in a task group: when the agent stops, an answer that is on the way has a moment to get to its end.
-    open_ones: dict[asyncio.Task[None], Exchange] = {}
-
-    looking_app = app.make_for_looking(path)
-
-    def begin(app: App, connection: Connection) -> float:
-        exchange = begin_exchange(connection, app, connections, tally)
-        task = asyncio.create_task(exchange.run(), name="control connection")
-        open_ones[task] = exchange
-        task.add_done_callback(open_ones.pop)
-        return PAUSE_S
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            # Of one number: who comes by both is one user with so many connections.
-            tasks.start_soon(connections.accept_from, orders, partial(begin, app))
-            tasks.start_soon(connections.accept_from, looks, partial(begin, looking_app))
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _end(open_ones)
-        connections.end_all()
+    looking_app = app.guarded_by(make_looking_guard(path))
+    # Of one server: who comes by both sockets is one user with so many connections.
+    async with server_of(app, limits, tally) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, orders)
+        tasks.start_soon(partial(server.serve, looks, app=looking_app))
 
 
 async def _wait_for_either(*listeners: socket.socket) -> None:
@@ -100,22 +82,7 @@ async def _wait_for_either(*listeners: socket.socket) -> None:
             tasks.start_soon(wait, listener)
 
 
-def _import_exchange() -> type[Exchange]:
-    from agent.report.control.exchange import Exchange  # noqa: PLC0415
+def _import_server() -> type[Server]:
+    from agent.report.http.serve import Server  # noqa: PLC0415
 
-    return Exchange
-
-
-async def _end(open_ones: dict[asyncio.Task[None], Exchange]) -> None:
-    """End those that answer nothing, and the others when they have answered, or after a moment."""
-    for exchange in open_ones.values():
-        if not exchange.is_answering:
-            exchange.end()
-    if open_ones:
-        await asyncio.wait(open_ones, timeout=CLOSE_TIMEOUT_S)
-    for exchange in open_ones.values():
-        exchange.end()
-    if open_ones:
-        await asyncio.wait(open_ones, timeout=CLOSE_TIMEOUT_S)
-    for task in open_ones:
-        task.cancel()
+    return Server

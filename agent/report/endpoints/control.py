@@ -19,10 +19,10 @@ from agent.report import api
 from agent.report.board.board import Board
 from agent.report.board.readiness import Readiness, assess_volumes, name_unknown
 from agent.report.board.volume_status import VolumeStatus, combine
-from agent.report.control.app import App
-from agent.report.control.authority import may_order
+from agent.report.control.authority import guard_orders, may_order
 from agent.report.control.json_lines import JSON_LINES, write_line
-from agent.report.control.messages import Answer, Handler, Request, answer_json
+from agent.report.http.app import App
+from agent.report.http.messages import Answer, Handler, Request, answer_json
 from agent.report.serving.turns import Turns
 
 MAX_WAIT_S = 24 * 3600.0
@@ -52,7 +52,7 @@ class Engine(Protocol):
 def make_control_app(board: Board, engine: Engine) -> App:
     """Return the application of the control socket."""
     control = _Control(board, engine)
-    app = App()
+    app = App(guard_orders)
     answers, looks = Turns(), Turns()
     app.add("GET", "/v1/status", _in_turn(answers, control.show_node))
     app.add("GET", "/v1/status/{volume}", _in_turn(answers, control.show_volume))
@@ -171,7 +171,7 @@ def _in_turn(turns: Turns, handler: Handler) -> Handler:
     """Have all but root wait for their turn, so that whoever only looks costs a share of the time at most."""
 
     async def answer(request: Request) -> Answer | None:
-        if may_order(request.uid):
+        if may_order(request.peer.uid):
             return await handler(request)
         async with turns:
             return await handler(request)

@@ -10,9 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
-
 import agent
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -22,8 +19,17 @@ from agent.report.board.shown import ShownBoard
 from agent.report.endpoints.page import content_security_policy, render_page, show_content
 from agent.report.endpoints.redaction import redact
 from agent.report.health.trends import Mark, list_points
+from agent.report.http.app import App
+from agent.report.http.hosts import refuse_other_hosts
+from agent.report.http.messages import Answer, Request, answer_json
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.turns import Turns
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 async def be_fresh() -> None:
@@ -35,80 +41,60 @@ def make_app(
     exposition: Exposition,
     get_marks: Callable[[VolumeId], Sequence[Mark]] = lambda _: (),
     refresh: Callable[[], Awaitable[None]] = be_fresh,
-) -> web.Application:
+) -> App:
     """Return the read-only application; ``get_marks`` has what the page's charts are drawn from.
 
     ``refresh`` is awaited before each answer; AgentError where the board cannot be known to be fresh.
     """
-    app = web.Application(middlewares=[_refresh_before(refresh), _answer_in_turn(Turns())])
-    app.on_response_prepare.append(_harden)
+    app = App(refuse_other_hosts(), _HEADERS | {"Content-Security-Policy": content_security_policy()})
+    turns = Turns()
 
-    async def show_metrics(request: web.Request) -> web.Response:
-        body, content_type = exposition.render(request.headers.get(hdrs.ACCEPT, ""))
-        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+    def add(path: str, show: Callable[[Request], Answer]) -> None:
+        async def answer(request: Request) -> Answer:
+            try:
+                await refresh()
+            except AgentError as error:
+                content = {"ready": False, **api.show_error(error)}
+                return answer_json(content, HTTPStatus.SERVICE_UNAVAILABLE)
+            async with turns:
+                return show(request)
 
-    async def show_health(request: web.Request) -> web.Response:
+        app.add("GET", path, answer)
+
+    def show_metrics(request: Request) -> Answer:
+        body, content_type = exposition.render(request.headers.get("accept", ""))
+        return Answer(body, content_type=content_type)
+
+    def show_health(request: Request) -> Answer:
         readiness = assess_node(board)
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return web.json_response(_show_to(request, api.show_readiness(readiness)), status=status)
+        return answer_json(_show_to(request, api.show_readiness(readiness)), status)
 
-    async def show_life(_: web.Request) -> web.Response:
+    def show_life(_: Request) -> Answer:
         # Asked for its board it has answered, or this is not reached.
-        return web.json_response({"alive": True, "version": agent.__version__})
+        return answer_json({"alive": True, "version": agent.__version__})
 
-    def gather(request: web.Request) -> dict[str, Any]:
+    def gather(request: Request) -> dict[str, Any]:
         volumes = [status.volume_id for status in board.statuses() if status.volume_id]
         trends: dict[str, Any] = {volume: list_points(get_marks(volume)) for volume in volumes}
         return _show_to(request, show_content(board, trends))
 
-    async def show_json(request: web.Request) -> web.Response:
-        return web.json_response(gather(request))
+    def show_json(request: Request) -> Answer:
+        return answer_json(gather(request))
 
-    async def show_page(request: web.Request) -> web.Response:
+    def show_page(request: Request) -> Answer:
         # What others named may hold what no text can: half of a surrogate pair.
         body = render_page(gather(request)).encode(errors="backslashreplace")
-        return web.Response(body=body, content_type="text/html", charset="utf-8")
+        return Answer(body, content_type="text/html; charset=utf-8")
 
-    app.router.add_get("/metrics", show_metrics)
-    app.router.add_get("/healthz", show_health)
-    app.router.add_get("/livez", show_life)
-    app.router.add_get("/", show_page)
-    app.router.add_get("/status.json", show_json)
+    add("/metrics", show_metrics)
+    add("/healthz", show_health)
+    add("/livez", show_life)
+    add("/", show_page)
+    add("/status.json", show_json)
     return app
 
 
-def _show_to(request: web.Request, content: dict[str, Any]) -> dict[str, Any]:
+def _show_to(request: Request, content: dict[str, Any]) -> dict[str, Any]:
     """Return what is shown of ``content`` to whoever asks: all to those whom the policy's authority knows."""
-    is_known = request.transport is not None and bool(request.transport.get_extra_info("peercert"))
-    return content if is_known else redact(content)
-
-
-def _answer_in_turn(turns: Turns) -> Middleware:
-    @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        async with turns:
-            return await handler(request)
-
-    return answer
-
-
-def _refresh_before(refresh: Callable[[], Awaitable[None]]) -> Middleware:
-    """Have nothing answered by a board of which nobody knows how old it is."""
-
-    @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            await refresh()
-        except AgentError as error:
-            content = {"ready": False, **api.show_error(error)}
-            return web.json_response(content, status=HTTPStatus.SERVICE_UNAVAILABLE)
-        return await handler(request)
-
-    return answer
-
-
-async def _harden(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Content-Security-Policy"] = content_security_policy()
+    return content if request.peer.is_vouched else redact(content)

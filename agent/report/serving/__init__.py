@@ -1,1 +1,1 @@
-"""Sockets, connections and requests, whoever asks and whatever they send. Not what is answered."""
+"""Sockets and connections, whoever connects and however many do. Not what is asked or answered."""

@@ -185,14 +185,10 @@ class Connections:
 
     # -- Time ------------------------------------------------------------------------------------------------
 
-    def begin_answer(self, transport: asyncio.BaseTransport | None) -> Connection | None:
-        """Note that a request has come whole; return its connection for ``end_answer``."""
-        for one in self._open:
-            if one.transport is transport is not None:
-                one.is_answered = one.has_asked = True
-                self._restart(one)
-                return one
-        return None
+    def begin_answer(self, connection: Connection) -> None:
+        """Note that a request has come whole."""
+        connection.is_answered = connection.has_asked = True
+        self._restart(connection)
 
     def end_answer(self, connection: Connection) -> None:
         """Note that its answer is on the way."""

@@ -19,11 +19,11 @@ from agent.report.endpoints.http import make_app
 from agent.report.endpoints.page import content_security_policy, render_page, show_content
 from agent.report.feed.face_main import be_face, check_version
 from agent.report.feed.mirror import Mirror, MirroredCounters
+from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import ServerTls, make_server_context
 from agent.report.serving.doors import Door
 from agent.report.serving.flood_log import Tally
-from agent.report.serving.serve import HTTP_LIMITS, Server
 from agent.report.serving.sockets import Listen
 from agent.report.web.reader import FeedReader, receive_setup
 
@@ -53,7 +53,7 @@ async def serve(feed: socket.socket, listener: socket.socket, tls: ServerTls | N
         mirror, Exposition(mirror, counters, mirror.count_abandoned), mirror.get_marks, reader.refresh
     )
     tally = Tally("http", counters.count_connection)
-    async with Server(lambda: app, HTTP_LIMITS, tally) as server, anyio.create_task_group() as tasks:
+    async with Server(app, HTTP_LIMITS, tally) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(end_with_feed, reader, tasks)
         tasks.start_soon(reader.keep_alive)
         tasks.start_soon(server.serve_door, door)

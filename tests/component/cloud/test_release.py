@@ -21,8 +21,8 @@ from agent.core.errors import AgentError, ExitCode
 from agent.core.model import VolumeId
 from agent.report.board.board import Board
 from agent.report.control import json_lines
-from agent.report.control.app import App
 from agent.report.control.serve import serve_control
+from agent.report.http.app import App
 from tests.aws.faults import deny
 from tests.aws.world import EmulatedHands, NodeUnderTest, World
 
@@ -101,7 +101,7 @@ class Node:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         def make_app() -> App:
-            app = App()
+            app = App(lambda _: None)
             policy = lambda: self.node.policy  # noqa: E731
             taker = OrderTaker(Board(), self.prepare, self.hands.keep, policy, node=self.hands)
             add_cloud_routes(app, taker)

@@ -118,7 +118,7 @@ def test_schema_is_json_schema() -> None:
 def test_commands_start_without_what_they_do_not_need() -> None:
     """Asking the agent imports none of the daemon's libraries: prologs and completion run it often."""
     heavy = (
-        "aiohttp",
+        "h11",
         "pydantic",
         "prometheus_client",
         "boto3",

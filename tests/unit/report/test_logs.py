@@ -29,11 +29,11 @@ def test_every_line_is_one_json_object() -> None:
     stream = io.StringIO()
     configure_logs(stream=stream, environ={})
     structlog.get_logger("agent").warning("volume.refused", volume_id="vol-1", why="a\nb")
-    logging.getLogger("aiohttp.server").error("went %s", "wrong")
+    logging.getLogger("another.library").error("went %s", "wrong")
     ours, theirs = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (ours["event"], ours["level"], ours["why"]) == ("volume.refused", "warning", "a\nb")
     assert ours["timestamp"].endswith("Z")
-    assert (theirs["event"], theirs["logger"]) == ("went wrong", "aiohttp.server")
+    assert (theirs["event"], theirs["logger"]) == ("went wrong", "another.library")
 
 
 def test_exception_is_part_of_its_line() -> None:

@@ -1,4 +1,4 @@
-"""What is asked at the control socket and what is answered, without the bytes."""
+"""What is asked and what is answered, without the bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
+
+from agent.core.errors import RefusedError
 
 JSON = "application/json; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
@@ -21,6 +23,10 @@ class Answer:
     content_type: str = JSON
 
 
+class NotPermittedError(RefusedError):
+    """Whoever asks may not ask this."""
+
+
 class Stream(Protocol):
     """The body of an answer that goes on."""
 
@@ -29,16 +35,29 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Who asks, and by which address of ours."""
+
+    uid: int | None = None
+    """Of the process that connected, where the kernel says so: on a Unix socket."""
+    is_vouched: bool = False
+    """Its certificate is signed by the authority that the policy names."""
+    our_address: str | None = None
+    """The IP address that it connected to."""
+
+
+@dataclass(frozen=True)
 class Request:
     """A whole request. ``words`` are what stands in the path where its route has a name in braces."""
 
     method: str
     path: str
-    uid: int | None
-    """Of the process that connected."""
+    peer: Peer
     open_stream: Callable[[str], Awaitable[Stream]]
     """Begins an answer of this content type, which ends where the request's handler does."""
     query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By names in lower case; of equal names the last."""
     body: bytes = b""
     route: str | None = None
     """The path of its route, names in braces as they stand there; None where there is none."""

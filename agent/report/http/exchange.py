@@ -1,13 +1,13 @@
-"""One client of the control socket: its requests one after the other, each whole before it is looked at.
+"""One client: its requests one after the other, each whole before it is looked at.
 
 Bounded whatever is sent: the head, the body, and what comes while an answer is on the way. A client that
-goes away, or says that it has no more to say, has its request cancelled. Imported with h11, when somebody
-first asks.
+goes away, or says that it has no more to say, has its request cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from http import HTTPStatus
 from typing import cast
 
@@ -16,8 +16,8 @@ import h11
 from typing_extensions import override
 
 from agent.core.errors import AgentError, InvalidValueError
-from agent.report.control.app import App, answer_error, parse_target
-from agent.report.control.messages import Answer, Request
+from agent.report.http.app import App, answer_error, parse_target
+from agent.report.http.messages import Answer, Peer, Request
 from agent.report.serving.connections import LINGER_S, Connections
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.peer import Connection
@@ -44,6 +44,7 @@ class Exchange(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._transport: asyncio.Transport | None = None
         self._scope = anyio.CancelScope()
+        self._peer = Peer()
         self._unparsed = bytearray()
         self._heard = anyio.Event()
         self._is_gone = self._is_working = self._is_head = False
@@ -101,13 +102,12 @@ class Exchange(asyncio.Protocol):
         """Have it end, whatever it does, but for what may not be left half done."""
         self._scope.cancel()
 
-    async def run(self) -> None:
+    async def run(self, context: ssl.SSLContext | None = None) -> None:
         """Answer until the client has gone, or has been answered all it asked. Raises no Exception."""
         try:
             with self._scope:
-                self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: self, self._connection.sock
-                )
+                if not await self._begin(context):
+                    return
                 while await self._answer_one():
                     self._http.start_next_cycle()
                     await self._may_write.wait()
@@ -122,6 +122,23 @@ class Exchange(asyncio.Protocol):
             else:
                 self._transport.close()
 
+    async def _begin(self, context: ssl.SSLContext | None) -> bool:
+        """Have what is sent come here, and the peer known, where hands are to be shaken first and were."""
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, self._connection.sock, ssl=context
+            )
+        except OSError as error:  # ssl.SSLError is one
+            self._tally.note(Outcome.MALFORMED, error)
+            return False
+        address = transport.get_extra_info("sockname")
+        self._peer = Peer(
+            self._connection.uid,
+            bool(transport.get_extra_info("peercert")),
+            address[0] if isinstance(address, tuple) else None,
+        )
+        return True
+
     async def _answer_one(self) -> bool:
         """Answer one request; returns whether another may follow it."""
         try:
@@ -129,12 +146,11 @@ class Exchange(asyncio.Protocol):
             if not isinstance(head, h11.Request):
                 return False
             _check_version(head)
-            answering = self._connections.begin_answer(self._transport)
+            self._connections.begin_answer(self._connection)
             try:
                 await self._answer(head)
             finally:
-                if answering is not None:
-                    self._connections.end_answer(answering)
+                self._connections.end_answer(self._connection)
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
             self._refuse(NotUnderstoodError(f"The request was not understood: {error}."), status)
@@ -147,7 +163,8 @@ class Exchange(asyncio.Protocol):
         path, query = parse_target(head.target.decode("latin-1"))
         method = head.method.decode("latin-1")
         self._is_head = method == "HEAD"
-        request = Request(method, path, self._connection.uid, self._open_stream, query, body)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        request = Request(method, path, self._peer, self._open_stream, query, headers, body)
         try:
             answer = await self._work(request)
         except ConnectionError:
@@ -155,6 +172,8 @@ class Exchange(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 -- whoever asked is told, and the log
             self._tally.note(Outcome.FAILED, error)
             answer = answer_error(AgentError(f"The agent failed at this ({type(error).__name__})."))
+        if answer is not None and answer.status is HTTPStatus.MISDIRECTED_REQUEST:
+            self._tally.note(Outcome.MISDIRECTED)
         if self._http.our_state is h11.SEND_RESPONSE:
             self._send(answer or Answer(b""))
         elif answer is None:
@@ -216,14 +235,18 @@ class Exchange(asyncio.Protocol):
         headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
         if is_last:
             headers.append(("Connection", "close"))
-        sent = self._http.send(_begin(answer.status, headers)) or b""
+        sent = self._http.send(self._make_head(answer.status, headers)) or b""
         if answer.body and not self._is_head:
             sent += self._http.send(h11.Data(data=answer.body)) or b""
         self._put(sent + (self._http.send(h11.EndOfMessage()) or b""))
 
     async def _open_stream(self, content_type: str) -> Exchange:
-        self._put(self._http.send(_begin(HTTPStatus.OK, [("Content-Type", content_type)])))
+        self._put(self._http.send(self._make_head(HTTPStatus.OK, [("Content-Type", content_type)])))
         return self
+
+    def _make_head(self, status: HTTPStatus, headers: list[tuple[str, str]]) -> h11.Response:
+        headers += self._app.headers.items()
+        return h11.Response(status_code=status, headers=headers, reason=status.phrase)
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of an answer that goes on, once the client has taken enough of those before."""
@@ -251,10 +274,6 @@ class Exchange(asyncio.Protocol):
 def _check_version(head: h11.Request) -> None:
     if head.http_version not in {b"1.0", b"1.1"}:
         raise h11.RemoteProtocolError("it is of another HTTP", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-
-
-def _begin(status: HTTPStatus, headers: list[tuple[str, str]]) -> h11.Response:
-    return h11.Response(status_code=status, headers=headers, reason=status.phrase)
 
 
 def _not_understood(why: str) -> NotUnderstoodError:

@@ -1,20 +1,26 @@
-"""Which request is answered by what. Orders of those who may give none are refused first."""
+"""Which request is answered by what, and who is not answered."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
-from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
-
-from typing_extensions import override
 
 from agent.core.errors import AgentError, ExitCode
 from agent.report import api
-from agent.report.control.authority import NotPermittedError, refuse_all_orders, refuse_orders_of_others
-from agent.report.control.messages import Answer, Handler, Request, answer_json, answer_text
+from agent.report.http.messages import (
+    Answer,
+    Handler,
+    NotPermittedError,
+    Request,
+    answer_json,
+    answer_text,
+)
+
+Guard = Callable[[Request], Answer | None]
 
 _STATUS_OF = {
     ExitCode.USAGE: HTTPStatus.NOT_FOUND,
@@ -24,9 +30,15 @@ _STATUS_OF = {
 
 
 class App:
-    """The routes: a path, with names in braces for what differs, and a method."""
+    """The routes: a path, with names in braces for what differs, and a method.
 
-    def __init__(self) -> None:
+    ``guard`` looks at each request first: it answers it, has it go on by None, or raises AgentError.
+    """
+
+    def __init__(self, guard: Guard, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.headers = headers
+        """Of every answer."""
+        self._guard = guard
         self._routes: dict[str, dict[str, Handler]] = {}
 
     def add(self, method: str, path: str, handler: Handler) -> None:
@@ -36,12 +48,19 @@ class App:
         if method == "GET":
             handlers["HEAD"] = handler
 
+    def guarded_by(self, guard: Guard) -> App:
+        """Return what has the same routes behind another guard."""
+        app = App(guard, self.headers)
+        app._routes = self._routes
+        return app
+
     async def answer(self, request: Request) -> Answer | None:
         """Answer a request; an AgentError of whatever answers is an answer, too."""
         route, words = self._find(request.path)
         request = replace(request, route=route, words=words)
         try:
-            self._refuse(request)
+            if answer := self._guard(request):
+                return answer
             if route is None:
                 return answer_text(HTTPStatus.NOT_FOUND)
             handler = self._routes[route].get(request.method)
@@ -51,31 +70,12 @@ class App:
         except AgentError as error:
             return answer_error(error)
 
-    def make_for_looking(self, orders_at: Path) -> App:
-        """Return what answers the same but orders, whoever gives them: those are taken at ``orders_at``."""
-        return _LookingApp(self._routes, orders_at)
-
-    def _refuse(self, request: Request) -> None:
-        refuse_orders_of_others(request)
-
     def _find(self, path: str) -> tuple[str | None, Mapping[str, str]]:
         for route in self._routes:
             words = _match(route, path)
             if words is not None:
                 return route, words
         return None, {}
-
-
-class _LookingApp(App):
-    def __init__(self, routes: dict[str, dict[str, Handler]], orders_at: Path) -> None:
-        super().__init__()
-        self._routes = routes
-        self._orders_at = orders_at
-
-    @override
-    def _refuse(self, request: Request) -> None:
-        refuse_orders_of_others(request)
-        refuse_all_orders(request, self._orders_at)
 
 
 def answer_error(error: AgentError, status: HTTPStatus | None = None) -> Answer:

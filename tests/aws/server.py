@@ -34,6 +34,7 @@ StartResponse = Callable[..., Any]
 
 _VOLUME_ID = re.compile(rb"<volumeId>(vol-[0-9a-f]+)</volumeId>")
 _SNAPSHOT_ID = re.compile(rb"<snapshotId>(snap-[0-9a-f]+)</snapshotId>")
+_SIGNATURE = re.compile(r"Credential=(\w+)/\d+/[^/]*/([a-z0-9-]+)/")
 _DESCRIBES = ("DescribeVolumes", "DescribeSnapshots", "DescribeVolumesModifications")
 _NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
 _FILTER_VALUES = 200
@@ -56,6 +57,8 @@ class AwsServer:
         self.faults = Faults()
         self.buckets: dict[str, TokenBucket] = {}
         self.calls: Counter[str] = Counter()
+        self.callers: set[tuple[str, str]] = set()
+        """Whose access keys asked for which actions, as ``ec2:AttachVolume``; of S3 for none."""
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._server: BaseWSGIServer | None = None
@@ -67,6 +70,7 @@ class AwsServer:
         self.faults.clear()
         self.buckets.clear()
         self.calls.clear()
+        self.callers.clear()
 
     def __enter__(self) -> Self:
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_QuietHandler)
@@ -91,11 +95,19 @@ class AwsServer:
         environ["wsgi.input"] = io.BytesIO(body)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         is_json = bool(target)
-        parameters: dict[str, Any] = json.loads(body or b"{}") if is_json else dict(parse_qsl(body.decode()))
+        parameters: dict[str, Any] = (
+            json.loads(body or b"{}")
+            if is_json
+            else dict(
+                parse_qsl(body.decode(errors="replace"))  # of S3 it may be anything
+            )
+        )
         operation = target.rpartition(".")[2] if is_json else str(parameters.get("Action", ""))
         is_dry_run = parameters.get("DryRun") == "true"
         with self._lock:
             self.calls[f"{operation} (dry run)" if is_dry_run else operation] += 1
+            if (signed := _SIGNATURE.search(environ.get("HTTP_AUTHORIZATION", ""))) and operation:
+                self.callers.add((signed[1], f"{signed[2]}:{operation}"))
             bucket = self.buckets.get(operation)
             is_limited = bucket is not None and not bucket.take()
         try:

@@ -236,14 +236,24 @@ class Node:
         path.chmod(0o755)
 
 
-def make_folder(directory: Path, version: str, *, policy: str | None = None, is_broken: bool = False) -> Path:
-    """Make what lies in S3, with a bundle of that version, and return its on_create.sh."""
+def make_folder(
+    directory: Path,
+    version: str,
+    *,
+    policy: str | None = None,
+    is_broken: bool = False,
+    agent: str | None = None,
+) -> Path:
+    """Make what lies in S3, with a bundle of that version, and return its on_create.sh.
+
+    ``agent``: a program in Python in the place of the fake one.
+    """
     directory.mkdir(parents=True)
     machine = os.uname().machine
     root = directory / f"ebs-agent-{version}-{machine}"
     house = root / "wheels"
     house.mkdir(parents=True)
-    (house / "agent.py").write_text(AGENT.format(version=version, is_broken=is_broken))
+    (house / "agent.py").write_text(agent or AGENT.format(version=version, is_broken=is_broken))
     (house / "{}.{}.txt".format(*sys.version_info)).write_text("agent.py\n")
     (root / "install_wheels.py").write_text(INSTALL_WHEELS)
     for script in SCRIPTS.glob("*.sh"):

@@ -17,7 +17,8 @@ from agent.report.metrics.exposition import Exposition
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("install-slurm.md", "install-eks.md", "s3.md", "upgrade.md", "troubleshoot.md")
+STARTS = tuple(sorted(page.name for page in DOCS.glob("start-*.md")))
+PAGES = ("install-slurm.md", "install-eks.md", "s3.md", "upgrade.md", "troubleshoot.md", *STARTS)
 
 
 def test_every_reason_has_a_remedy() -> None:

@@ -1,0 +1,153 @@
+"""Pages that lead from nothing to a volume, pasted block by block, against the emulated AWS."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from moto.iam.models import iam_backends
+
+from agent import __version__
+from tests.aws.cloud import ACCOUNT
+from tests.aws.files import FileVolumes
+from tests.aws.server import AwsServer
+from tests.fakes.bundle import REPOSITORY, make_folder
+from tests.loop.pages.fences import Block, find_difference, read_blocks
+from tests.loop.pages.metadata import ROLE_KEY, Metadata
+from tests.loop.pages.node import BIN, SYSTEM_PATH, PageNode, make_agent, write_program
+from tests.loop.pages.shells import Shell
+
+PAGES = ("start-ec2.md",)
+
+
+def read_page(name: str) -> list[Block]:
+    return read_blocks((REPOSITORY / "docs" / name).read_text("utf-8"))
+
+
+def list_not_run() -> Iterator[tuple[str, Block]]:
+    for page in PAGES:
+        yield from ((page, block) for block in read_page(page) if block.is_command and block.not_run)
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have one page's node at a time: all would listen on the same port, and share a directory in /dev."""
+    with (Path(tempfile.gettempdir()) / "ebs-agent-pages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Reader:
+    """Who pastes a page: into a shell with a clone of the project, and into one on the node."""
+
+    def __init__(self, base: Path, aws: AwsServer, files: FileVolumes, metadata: Metadata) -> None:
+        self._aws, self._files, self._metadata = aws, files, metadata
+        self.clone = base / "clone"
+        self._make_clone()
+        self.node = PageNode(base, aws.endpoint, metadata)
+        own = base / "own"
+        own.mkdir()
+        write_program(own / "aws", f'exec env AWS_ENDPOINT_URL={aws.endpoint} {BIN}/aws "$@"')
+        environment = {
+            "PATH": f"{own}:{SYSTEM_PATH}",
+            "HOME": str(base),
+            "LC_ALL": "C.UTF-8",
+            "AWS_ACCESS_KEY_ID": "AKIAOFTHEREADER00000",
+            "AWS_SECRET_ACCESS_KEY": "emulated",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        self._here = Shell((), environment, self.clone, base / "pasted")
+        self._there: Shell | None = None
+
+    def _make_clone(self) -> None:
+        """Make what step "The folder" leaves, with the agent of this tree in the place of wheels."""
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+        ).stdout.split(b"\0")
+        self.clone.mkdir()
+        for top in {name.split(b"/")[0].decode() for name in tracked if name}:
+            (self.clone / top).symlink_to(REPOSITORY / top)
+        (self.clone / ".venv").symlink_to(BIN.parent)
+        folder = self.clone / "dist/lifecycle_scripts"
+        folder.parent.mkdir()
+        make_folder(folder, __version__, policy="version: 1\nvolumes: []\n", agent=make_agent())
+        for bundle in folder.glob("*.tar.gz"):
+            with bundle.with_name(f"{bundle.name}.sha256").open("w") as file:
+                subprocess.run(["sha256sum", bundle.name], cwd=folder, check=True, stdout=file)
+
+    def paste(self, block: Block) -> None:
+        """Run one block, and compare what it prints with what the page shows."""
+        if block.language == "sh node" and self._there is None:
+            self._there = self.node.start()
+            self._boot(self._there)
+        shell = self._there if block.language == "sh node" else self._here
+        assert shell is not None
+        printed = shell.paste(block.text)
+        difference = find_difference(block.expected, printed)
+        assert difference is None, f"line {block.line}: {difference}\nIt printed all of this:\n{printed}"
+
+    def _boot(self, shell: Shell) -> None:
+        """Have the instance that the page started do what its user data say."""
+        (instance,) = self._aws.cloud.ec2.all_running_instances()
+        self._files.nodes[instance.id] = self.node.devices
+        self._metadata.instance_id = instance.id
+        user_data = self.clone.parent / "user-data"
+        assert instance.user_data is not None
+        user_data.write_text(instance.user_data.decode())
+        user_data.chmod(0o755)
+        shell.paste(str(user_data))
+
+    def find_denied(self) -> set[str]:
+        """Return what the node asked of AWS that no policy of a role of the page's allows."""
+        allowed = {
+            action
+            for role in iam_backends[ACCOUNT]["aws"].roles.values()
+            for policy in role.policies.values()
+            for statement in json.loads(policy)["Statement"]
+            for action in _list(statement["Action"])
+        }
+        asked = {action for key, action in self._aws.callers if key == ROLE_KEY}
+        assert "ec2:DescribeVolumes" in asked
+        return asked - allowed - {"sts:GetCallerIdentity"}
+
+    def end(self) -> None:
+        self._here.end()
+        if self._there is not None:
+            self._there.end()
+        self.node.clean()
+
+
+@pytest.fixture
+def reader(short_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[Reader]:
+    with alone(), Metadata() as metadata:
+        reader = Reader(short_path, aws, files, metadata)
+        yield reader
+        reader.end()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_does_what_it_says(page: str, reader: Reader) -> None:
+    """Each block can be pasted after those before it, and prints what the page shows, to the last line."""
+    for block in read_page(page):
+        if block.is_command and block.not_run is None:
+            reader.paste(block)
+    assert reader.find_denied() == set()
+
+
+@pytest.mark.parametrize(("page", "block"), list(list_not_run()))
+def test_block_is_not_run(page: str, block: Block) -> None:
+    """What cannot be run here says why, and is counted among what was skipped."""
+    pytest.skip(f"a block of docs/{page} is not run: {block.not_run}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,21 +17,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import yaml
 
 from bench.processes import list_family, read_cpu_s, read_pss_bytes
-from tests.agent_process import AgentProcess, Scratch
+from bench.scratch import make_entry
+from tests.agent_process import AgentProcess, Scratch, reserve_port
 from tests.waiting import wait_until
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-VOLUMES = 20
+VOLUMES, MANY = 20, 128
 SETTLE_S = 35.0
 """Longer than workers without work are kept beside one."""
 
 FLOOR = ("-c", "import asyncio")
 MODULES = ("agent.daemon", "agent.policy", "agent.policy.reading", "agent.cli.app", "agent.report.web.main")
+PROGRAMS = (
+    (b"agent.report.web", "web"),
+    (b"agent.report.broker", "mqtt"),
+    (b"agent.cloud.aws_worker", "cloud"),
+)
 COMMANDS: tuple[tuple[str, ...], ...] = (("--version",), ("status",), ("wait",), ("check",), ("plan",))
 
 
@@ -79,37 +87,59 @@ def measure_times(scratch: Scratch) -> dict[str, list[float]]:
     return times
 
 
-def measure_memory(scratch: Scratch) -> None:
+def measure_memory(base: Path) -> None:
     """Print what each process of an agent with many volumes holds, before anybody asked it and after."""
-    volumes = [f"vol-0{number:016x}" for number in range(VOLUMES)]
-    scratch.write_policy(
-        *(
-            {
-                "name": f"bench-{number}",
-                "match": {"volume_id": volume},
-                "filesystem": {"type": "ext4", "format": "if-blank"},
-                "mount": {"path": f"{scratch.data}/{number}"},
-            }
-            for number, volume in enumerate(volumes)
-        )
-    )
+    with mounted(base / "asked", VOLUMES) as (agent, scratch):
+        show_memory(VOLUMES, "before anybody asked", agent)
+        agent.client.status()
+        time.sleep(SETTLE_S)
+        show_memory(VOLUMES, "once somebody has", agent)
+        scrape(scratch)
+        time.sleep(SETTLE_S)
+        show_memory(VOLUMES, "once scraped", agent)
+    if shutil.which("mosquitto") is None:
+        print("with a broker: not measured, mosquitto is not installed")
+    else:
+        port = reserve_port()
+        mqtt = {"host": "127.0.0.1", "port": port}
+        with broker(port), mounted(base / "mqtt", VOLUMES, mqtt=mqtt) as (agent, _):
+            show_memory(VOLUMES, "with a broker", agent)
+    with mounted(base / "many", MANY) as (agent, _):
+        show_memory(MANY, "before anybody asked", agent)
+
+
+def show_memory(volumes: int, when: str, agent: AgentProcess) -> None:
+    """Print the proportional set size of an agent, of all its processes and each."""
+    print(f"{volumes} volumes at rest, {when + ':':<22}{describe_memory(agent.pid)}", flush=True)
+
+
+@contextmanager
+def mounted(base: Path, count: int, **settings: Any) -> Iterator[tuple[AgentProcess, Scratch]]:
+    """Run an agent with so many volumes for the block, which begins when all have rested for a while."""
+    base.mkdir()
+    scratch = Scratch(base).prepare()
+    volumes = [f"vol-0{number:016x}" for number in range(count)]
+    scratch.write_policy(*(make_entry(scratch, volume) for volume in volumes), **settings)
     for volume in volumes:
         scratch.add_volume(volume)
     try:
         with running(scratch) as agent:
-            wait_until(
-                lambda: len(agent.read_events("volume.ready")) == VOLUMES, "all volumes are ready", 600
-            )
+            wait_until(lambda: len(agent.read_events("volume.ready")) == count, "all volumes are ready", 600)
             time.sleep(SETTLE_S)
-            print(f"with {VOLUMES} volumes at rest, before anybody asked:  {describe_memory(agent.pid)}")
-            agent.client.status()
-            time.sleep(SETTLE_S)
-            print(f"with {VOLUMES} volumes at rest, once somebody has:     {describe_memory(agent.pid)}")
-            scrape(scratch)
-            time.sleep(SETTLE_S)
-            print(f"with {VOLUMES} volumes at rest, once scraped:          {describe_memory(agent.pid)}")
+            yield agent, scratch
     finally:
         scratch.clean()
+
+
+@contextmanager
+def broker(port: int) -> Iterator[None]:
+    """Run a mosquitto at a port of this machine for the block."""
+    process = subprocess.Popen(["mosquitto", "-p", str(port)], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def describe_memory(pid: int) -> str:
@@ -126,7 +156,7 @@ def name_process(member: int, daemon: int) -> str:
     if member == daemon:
         return "daemon"
     command = Path(f"/proc/{member}/cmdline").read_bytes()
-    for part, name in ((b"agent.report.web", "web"), (b"agent.cloud.aws_worker", "cloud")):
+    for part, name in PROGRAMS:
         if part in command:
             return name
     status = Path(f"/proc/{member}/status").read_text("utf-8")
@@ -151,7 +181,7 @@ def main() -> None:
         for name, all_s in times.items():
             median_s = statistics.median(all_s)
             print(f"{name:<28}{1000 * median_s:>6.0f}{median_s / floor_s:>7.1f}x")
-        measure_memory(scratch)
+        measure_memory(scratch.base)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ FLOORS = (
             "controller.node_ids controller.pages controller.turns",
             "controller.describing controller.cluster",
             "controller.attaching controller.making",
-            "controller.volumes controller.snapshots controller.care controller.service",
+            "controller.volumes controller.snapshots controller.care controller.service controller.migration",
             "controller",
         ),
         ("core", "base", "policy", "cloud", "csi"),

@@ -19,6 +19,7 @@ import agent
 from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
+from agent.cli.csi.commands import csi
 from agent.cli.init import init
 from agent.cli.orphans import orphans
 from agent.cli.release import release
@@ -280,6 +281,7 @@ def demo(
 
 
 register_cloud(app)
+app.add_typer(csi)
 app.command(epilog="Example: ebs-agent init --claim scratch:100GiB:/data/scratch --yes")(init)
 app.command(epilog="Example: ebs-agent release --all && ebs-agent status")(release)
 app.command(epilog="Example: ebs-agent orphans --delete vol-0123456789abcdef0")(orphans)

@@ -21,13 +21,14 @@ HOST_AS_SEEN_BY_GUESTS = "10.0.2.2"
 """QEMU's address for the machine that it runs on; what is sent there arrives on that one's loopback."""
 NODE_NAME = "guest"
 # Users by token, with their groups. What runs on this machine may do anything, a node only what is a node's,
-# the controller what docs/controller-rbac.yaml allows, once a test has applied it, and each sidecar what its
-# release asks for.
+# the controller what docs/controller-rbac.yaml allows, who moves claims what docs/migrate-rbac.yaml
+# allows, once a test has applied it, and each sidecar what its release asks for.
 USERS = {
     "admin": ("admin", "system:masters"),
     "controllers": ("controllers", "system:masters"),
     "node": (f"system:node:{NODE_NAME}", "system:nodes"),
     "controller": ("system:serviceaccount:default:ebs-agent-controller", "system:authenticated"),
+    "migrator": ("migrator", "system:authenticated"),
     **{name: (name, "sidecars") for name in SIDECARS},
 }
 # Those that a node and volumes need; the others would only take processor time.

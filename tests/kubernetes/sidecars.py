@@ -101,6 +101,7 @@ class ControllerPod:
         shipped: Shipped | None = None,
         host: str = "",
     ) -> None:
+        self.plane = plane
         directory = plane.directory / host
         directory.mkdir(exist_ok=True)
         self.socket = directory / "csi.sock"

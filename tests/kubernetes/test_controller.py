@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.controller.migration.decide import Deed
 from tests.aws.cloud import CLUSTER_ARN, Cloud
 from tests.aws.faults import deny, throttle
+from tests.kubernetes.api import Object
 from tests.kubernetes.claims import (
     DRIVER,
     FASTER_MIB_S,
@@ -16,10 +18,14 @@ from tests.kubernetes.claims import (
     WAIT_S,
     Claims,
     declare_node,
+    is_ready_to_use,
     make_classes,
 )
 from tests.kubernetes.control_plane import run_control_plane
 from tests.kubernetes.interrupted_aws import InterruptedAws, Interruption
+from tests.kubernetes.manifests import DRIVER as OURS
+from tests.kubernetes.manifests import make_driver
+from tests.kubernetes.migrator import Migrator
 from tests.kubernetes.programs import SIDECARS, find_missing
 from tests.kubernetes.sidecars import ControllerPod, declare_snapshots, grant_rights
 from tests.waiting import wait_until
@@ -125,6 +131,52 @@ def test_denied(claims: Claims) -> None:
     claims.aws.faults.clear()
     claims.wait_attached()
     finish(claims, claim, pod)
+
+
+def test_moved_to_another_driver_and_back(claims: Claims) -> None:
+    """Killed at each of its steps the claim gets there, with its volume; back, it is as before."""
+    api = claims.api
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    migrator = Migrator(claims.pod.plane)
+    api.create(make_driver(OURS))
+    drivers = [{"name": OURS, "nodeID": "another", "topologyKeys": []}]
+    api.create(
+        {"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": "another"}}
+        | {"spec": {"drivers": drivers}}
+    )
+    volume, before = claims.find_volume(claim), read_volume(claims, claim)
+    assert f"in use by pod {pod}" in migrator.refuse(claim, "--yes")
+    claims.end_pod(pod)
+    claims.wait_attached(0)
+
+    assert "Nothing was changed" in migrator.migrate(claim)
+    assert migrator.migrate_killed(claim, "--yes") >= len(Deed)
+    moved = read_volume(claims, claim)
+    assert moved["spec"]["csi"]["driver"] == OURS
+    assert moved["spec"]["csi"]["volumeHandle"] == volume.id
+    assert moved["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert moved["spec"]["capacity"] == before["spec"]["capacity"]
+    assert len(api.list("PersistentVolume")) == 1
+    (snapshot,) = api.list("VolumeSnapshot")
+    assert is_ready_to_use(snapshot)
+
+    assert "Moved: 1 of 1" in migrator.migrate("--all", "--back", "--no-snapshot", "--yes")
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    assert claims.find_volume(claim) is volume
+    api.delete("VolumeSnapshot", snapshot["metadata"]["name"])
+    api.delete("CSINode", "another")
+    api.delete("CSIDriver", OURS)
+    finish(claims, claim, pod)
+
+
+def read_volume(claims: Claims, claim: str) -> Object:
+    """Return a claim's PersistentVolume."""
+    return claims.api.read(
+        "PersistentVolume", claims.api.read("PersistentVolumeClaim", claim)["spec"]["volumeName"]
+    )
 
 
 def finish(claims: Claims, claim: str, pod: str) -> None:

@@ -59,11 +59,24 @@ class ClusterError(AgentError):
         return self.status in _OVERTAKEN
 
 
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, for what is said when it may not."""
+
+    who: str
+    rights: str
+    """The file that has what it is to be allowed."""
+
+
+CONTROLLER = Asker("the controller", "docs/controller-rbac.yaml")
+
+
 class ClusterApi:
     """One connection, as one user."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, asker: Asker) -> None:
         self._client = client
+        self._asker = asker
         self.namespace: str = client.namespace or "default"
         """The controller's own, where it runs in one."""
         self.used: set[tuple[str, str, str]] = set()
@@ -121,6 +134,27 @@ class ClusterApi:
         with self._asking("patch", kind, name):
             await self._client.patch(kind, name, list(operations), patch_type=PatchType.JSON)
 
+    async def list_in(self, kind: type[N], namespace: str) -> list[N]:
+        """Return all objects of a kind in a namespace."""
+        with self._asking("list", kind):
+            return [one async for one in self._client.list(kind, namespace=namespace, chunk_size=PAGE)]
+
+    async def create_global(self, made: GlobalResource, name: str) -> None:
+        """Make an object that is in no namespace."""
+        with self._asking("create", type(made), name):
+            await self._client.create(made)
+
+    async def delete(
+        self, kind: type[Resource], name: str, uid: str, version: str, namespace: str | None = None
+    ) -> None:
+        """Ask for an object's end, unless it is another by now, or changed since it was read."""
+        options = {"preconditions": {"uid": uid, "resourceVersion": version}}
+        client: Any = self._client._client  # noqa: SLF001 -- its delete() knows no preconditions
+        with self._asking("delete", kind, name):
+            request = client.prepare_request("delete", kind, None, name, namespace)
+            request.data = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
+            client.raise_for_status(await client.send(client.build_adapter_request(request)))
+
     async def create(self, made: NamespacedResource, name: str) -> None:
         """Make an object in the namespace that it names."""
         with self._asking("create", type(made), name):
@@ -139,7 +173,7 @@ class ClusterApi:
         try:
             yield
         except httpx2.HTTPError as error:
-            raise _explain(error, verb, f"{_name(kind)} {name}".rstrip()) from error
+            raise _explain(error, verb, f"{_name(kind)} {name}".rstrip(), self._asker) from error
         except msgspec.MsgspecError as error:
             raise ClusterError(
                 f"What Kubernetes' API says of {_name(kind)} is not understood: {error}."
@@ -149,7 +183,7 @@ class ClusterApi:
 
 
 @asynccontextmanager
-async def connect(kubeconfig: Path | None) -> AsyncIterator[ClusterApi]:
+async def connect(kubeconfig: Path | None, asker: Asker = CONTROLLER) -> AsyncIterator[ClusterApi]:
     """Give the API of the cluster that a kubeconfig names; None: of the one that this pod runs in."""
     try:
         found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()
@@ -161,7 +195,7 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[ClusterApi]:
             hint="Run it in a pod with a service account, or give --kubeconfig.",
         ) from error
     async with client:
-        yield ClusterApi(client)
+        yield ClusterApi(client, asker)
 
 
 def _declare_client(config: SingleConfig | None) -> AsyncClient:
@@ -177,7 +211,7 @@ def _name(kind: type[Resource]) -> str:
     return kind_name
 
 
-def _explain(error: httpx2.HTTPError, verb: str, what: str) -> ClusterError:
+def _explain(error: httpx2.HTTPError, verb: str, what: str, asker: Asker) -> ClusterError:
     """Return what went wrong, in the API server's words where it answered."""
     if isinstance(error, ApiError):
         said, status = error.status.message or "", error.status.code or 0
@@ -186,9 +220,9 @@ def _explain(error: httpx2.HTTPError, verb: str, what: str) -> ClusterError:
     else:
         said, status = str(error) or type(error).__name__, 0
     if status in {401, 403}:
-        hint = "docs/controller-rbac.yaml has what the controller is to be allowed."
+        hint = f"{asker.rights} has what {asker.who} is to be allowed."
         return ClusterError(
-            f"Kubernetes does not let the controller {verb} {what}: {said}.", hint, status=status
+            f"Kubernetes does not let {asker.who} {verb} {what}: {said}.", hint, status=status
         )
     return ClusterError(
         f"Kubernetes' API was asked to {verb} {what}, and failed: {said}.",

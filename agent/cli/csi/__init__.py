@@ -1,0 +1,1 @@
+"""The commands about the volumes of pods that are asked of Kubernetes, and of no agent."""

@@ -1,0 +1,133 @@
+"""Shows what a migration would do, and has it done, claim by claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
+from agent.cli.show.output import print_json
+from agent.controller.cluster.api import connect
+from agent.controller.migration.carry_out import Pace, look, move
+from agent.controller.migration.cluster import YOU, Cluster, list_rights
+from agent.controller.migration.describe import Plan, plan
+from agent.controller.migration.find_claims import check_driver, choose_snapshot_class, find_subjects
+from agent.controller.migration.seen import Aim, Subject
+from agent.core.errors import AgentError, ExitCode
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command's options say."""
+
+    names: tuple[str, ...] | None
+    """None: all claims of the driver."""
+    namespace: str | None
+    origin: str
+    target: str
+    snapshot_class: str | None
+    takes_snapshot: bool
+    timeout_s: float
+    is_meant: bool
+    """It is done, and not only shown."""
+    as_json: bool
+
+
+async def migrate_claims(kubeconfig: Path | None, wishes: Wishes) -> int:
+    """Show the plan, and carry it out where that is meant; return the exit code. Raises AgentError."""
+    if not wishes.as_json:
+        for line in show_needs(list_rights(), YOU.rights):
+            typer.echo(line)
+    async with connect(kubeconfig, YOU) as api:
+        namespace = wishes.namespace
+        if namespace is None and wishes.names is not None:
+            namespace = api.namespace
+        return await migrate_in(api, wishes, namespace)
+
+
+async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None) -> int:
+    """Do it in a cluster; ``namespace`` is None for all of them."""
+    await check_driver(cluster, wishes.target)
+    found = await find_subjects(cluster, wishes.origin, wishes.target, namespace, wishes.names)
+    snapshot_class = None
+    if wishes.takes_snapshot and found:
+        snapshot_class = await choose_snapshot_class(cluster, wishes.origin, wishes.snapshot_class)
+    aim = Aim(wishes.origin, wishes.target, snapshot_class)
+    plans = [plan(await look(cluster, subject, aim), aim) for subject in found]
+    if not wishes.as_json:
+        for one in plans:
+            for line in show_plan(one, aim):
+                typer.echo(line)
+    failures: dict[Subject, AgentError] = {
+        one.subject: one.refusal for one in plans if one.refusal is not None
+    }
+    moved: list[Subject] = []
+    if wishes.is_meant:
+        await _move_all(cluster, plans, aim, wishes, moved, failures)
+    if wishes.as_json:
+        print_json(_write_answer(plans, aim, moved, failures))
+    else:
+        for line in show_left(plans, moved, is_meant=wishes.is_meant):
+            typer.echo(line)
+    codes = {failure.exit_code for failure in failures.values()}
+    return max(codes, default=ExitCode.DONE)
+
+
+async def _move_all(
+    cluster: Cluster,
+    plans: Sequence[Plan],
+    aim: Aim,
+    wishes: Wishes,
+    moved: list[Subject],
+    failures: dict[Subject, AgentError],
+) -> None:
+    """Move all that can be; one that fails leaves the others to be moved."""
+    for one in plans:
+        if not one.steps:
+            continue
+        subject = one.subject
+
+        def tell(said: str, name: str = subject.name) -> None:
+            typer.echo(f"{name}: {said}", err=wishes.as_json)
+
+        try:
+            await move(cluster, subject, aim, Pace(wishes.timeout_s), tell)
+            moved.append(subject)
+        except AgentError as error:
+            failures[subject] = error
+            for line in show_failure(error):
+                typer.echo(line, err=True)
+
+
+def _write_answer(
+    plans: Sequence[Plan], aim: Aim, moved: Sequence[Subject], failures: dict[Subject, AgentError]
+) -> dict[str, Any]:
+    rights = [
+        {"group": group, "resource": resource, "verbs": verbs} for group, resource, verbs in list_rights()
+    ]
+    return {
+        "from": aim.origin,
+        "to": aim.target,
+        "rights": rights,
+        "claims": [
+            {
+                "namespace": one.subject.namespace,
+                "claim": one.subject.claim,
+                "volume_id": one.volume_id,
+                "size": one.size,
+                "steps": list(one.steps),
+                "losses": list(one.losses),
+                "moved": one.subject in moved,
+                "error": _write_error(failures.get(one.subject)),
+            }
+            for one in plans
+        ],
+    }
+
+
+def _write_error(error: AgentError | None) -> dict[str, Any] | None:
+    return None if error is None else {"message": error.message, "hint": error.hint}

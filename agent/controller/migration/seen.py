@@ -1,0 +1,102 @@
+"""What is seen of one claim that moves, at one moment, and what is wanted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.controller.migration.journal import Journal, read_journal
+from agent.controller.migration.objects import Object, name_of, read, read_list
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A claim, and the names of the PersistentVolumes that it has and will have."""
+
+    namespace: str
+    claim: str
+    old: str
+    new: str
+
+    @property
+    def name(self) -> str:
+        """As people name it."""
+        return f"{self.namespace}/{self.claim}"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is to become of claims."""
+
+    origin: str
+    target: str
+    snapshot_class: str | None
+    """By which a snapshot is taken before; None: none is."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The objects as they are."""
+
+    subject: Subject
+    claim: Object | None
+    old: Object | None
+    new: Object | None
+    pods: tuple[Object, ...] = ()
+    """All of the namespace."""
+    sets: tuple[Object, ...] = ()
+    """The StatefulSets of the namespace."""
+    attachments: tuple[Object, ...] = ()
+    """All of the cluster."""
+    snapshot: Object | None = None
+    """That which is taken before."""
+
+    @property
+    def journal(self) -> Journal | None:
+        """The record; AgentError where it cannot be read."""
+        return read_journal(self.new)
+
+    def is_of(self, driver: str) -> bool:
+        """Tell whether the claim is bound, to a volume of the driver's."""
+        named = read(self.claim, "spec", "volumeName")
+        volume = next((each for each in (self.old, self.new) if each and name_of(each) == named), None)
+        is_bound = read(self.claim, "status", "phase") == "Bound"
+        return bool(is_bound and read(volume, "spec", "csi", "driver") == driver)
+
+    def list_users(self) -> list[str]:
+        """Return the pods that have the claim, or are to have it."""
+        return [
+            name_of(pod)
+            for pod in self.pods
+            if read(pod, "status", "phase") not in {"Succeeded", "Failed"}
+            and self.subject.claim in _list_claims(pod)
+        ]
+
+    def list_makers(self) -> list[str]:
+        """Return the StatefulSets that would make the claim anew while it is gone."""
+        return [name_of(each) for each in self.sets if self.subject.claim in _list_made(each)]
+
+    def list_nodes(self) -> list[str]:
+        """Return the nodes where the old PersistentVolume is attached, or is to be."""
+        return [
+            str(read(each, "spec", "nodeName"))
+            for each in self.attachments
+            if read(each, "spec", "source", "persistentVolumeName") == self.subject.old
+        ]
+
+
+def _list_claims(pod: Object) -> set[str]:
+    volumes = read_list(pod, "spec", "volumes")
+    named = {read(volume, "persistentVolumeClaim", "claimName") for volume in volumes}
+    # A claim that goes with its pod is called after both.
+    return named | {f"{name_of(pod)}-{volume['name']}" for volume in volumes if "ephemeral" in volume}
+
+
+def _list_made(stateful: Object) -> set[str]:
+    first = read(stateful, "spec", "ordinals", "start") or 0
+    wanted = read(stateful, "spec", "replicas")
+    count = 1 if wanted is None else wanted
+    return {
+        f"{name_of(template)}-{name_of(stateful)}-{number}"
+        for template in read_list(stateful, "spec", "volumeClaimTemplates")
+        for number in range(first, first + count)
+    }

@@ -1,0 +1,118 @@
+"""``ebs-agent csi migrate``: what it says before, what it does, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.app import app
+from agent.cli.csi.migration import Wishes, migrate_in
+from agent.core.errors import ExitCode, InvalidValueError, RefusedError
+from tests.unit.controller.migration.stand_in import AWS, OURS, VOLUME_ID, make_cluster, make_pod
+
+
+def wish(*names: str, is_meant: bool = True, as_json: bool = False, takes_snapshot: bool = True) -> Wishes:
+    """Return what the options say; without names all claims are meant."""
+    return Wishes(
+        names=names or None,
+        namespace=None,
+        origin=AWS,
+        target=OURS,
+        snapshot_class=None,
+        takes_snapshot=takes_snapshot,
+        timeout_s=0.0,
+        is_meant=is_meant,
+        as_json=as_json,
+    )
+
+
+@pytest.mark.anyio
+async def test_nothing_is_done_unless_it_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is numbered, and names volume, objects and drivers."""
+    cluster = make_cluster()
+    assert await migrate_in(cluster, wish("data", is_meant=False), "training") == ExitCode.DONE
+    assert {verb for verb, _ in cluster.calls} == {"get", "list"}
+    said = capsys.readouterr().out
+    assert f"training/data ({VOLUME_ID}, 100Gi): {AWS} -> {OURS}" in said
+    assert "  4. delete claim training/data\n" in said
+    assert "Nothing was changed. With --yes 1 of 1 are moved" in said
+
+
+@pytest.mark.anyio
+async def test_all_but_those_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a pod uses is left and named, the others are moved, and the exit code is that of a refusal."""
+    cluster = make_cluster(names=("first", "second"))
+    cluster.add(make_pod("first"))
+    assert await migrate_in(cluster, wish(), None) == ExitCode.REFUSED
+    said = capsys.readouterr().out
+    assert "Claim training/first is in use by pod trainer." in said
+    assert "Moved: 1 of 1; refused: 1." in said
+    volumes = cluster.list_kind("PersistentVolume")
+    drivers = {each["metadata"]["name"]: each["spec"]["csi"]["driver"] for each in volumes}
+    assert drivers.pop("pv-first") == AWS
+    assert [*drivers.values()] == [OURS]
+
+
+@pytest.mark.anyio
+async def test_answer_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on standard output; progress goes to standard error."""
+    cluster = make_cluster(names=("first", "second"))
+    cluster.add(make_pod("first"))
+    assert await migrate_in(cluster, wish(as_json=True), None) == ExitCode.REFUSED
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    first, second = answer["claims"]
+    assert (first["claim"], first["moved"], first["steps"]) == ("first", False, [])
+    assert first["error"]["message"] == "Claim training/first is in use by pod trainer."
+    assert (second["claim"], second["moved"], second["error"]) == ("second", True, None)
+    assert {"group": "", "resource": "pods", "verbs": ["list"]} in answer["rights"]
+    assert "training/second: delete claim training/second" in said.err
+
+
+@pytest.mark.anyio
+async def test_no_snapshot_by_wish(capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster without snapshots is refused before anything, unless none is wanted."""
+    cluster = make_cluster()
+    cluster.has_snapshot_types = False
+    with pytest.raises(RefusedError, match="VolumeSnapshots"):
+        await migrate_in(cluster, wish(), None)
+    assert await migrate_in(cluster, wish(takes_snapshot=False), None) == ExitCode.DONE
+    assert "VolumeSnapshot" not in capsys.readouterr().out
+
+
+@pytest.mark.anyio
+async def test_no_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    """That there are none is said, and is no failure."""
+    assert await migrate_in(make_cluster(names=()), wish(), None) == ExitCode.DONE
+    assert capsys.readouterr().out == "There are no such claims.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "not said"),
+        (["data", "--all"], "said twice"),
+        (["data", "--to", AWS], "same driver"),
+        (["data", "--no-snapshot", "--snapshot-class", "a"], "exclude each other"),
+        (["data", "--kubeconfig", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_options(options: list[str], words: str) -> None:
+    """They are named before anything is asked for."""
+    done = CliRunner().invoke(app, ["csi", "migrate", *options])
+    assert isinstance(done.exception, InvalidValueError)
+    assert words in str(done.exception)
+
+
+def test_needs_are_said_first(tmp_path: Path) -> None:
+    """Which rights it takes is on standard output before a cluster is looked for."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("{}")
+    done = CliRunner().invoke(app, ["csi", "migrate", "--all", "--kubeconfig", str(kubeconfig)])
+    assert isinstance(done.exception, InvalidValueError)
+    assert done.stdout.startswith("Needs in Kubernetes (docs/migrate-rbac.yaml), and nothing in AWS")
+    assert "  persistentvolumes: get, list, create, patch, delete\n" in done.stdout
+    assert "  volumesnapshots.snapshot.storage.k8s.io: get, create\n" in done.stdout

@@ -1,0 +1,256 @@
+"""Claims are moved, cut off anywhere, and moved on; their volume is never deleted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agent.controller.cluster.api import FORBIDDEN, ClusterError
+from agent.controller.migration.carry_out import Pace, move
+from agent.controller.migration.find_claims import find_subjects
+from agent.controller.migration.seen import Aim
+from agent.core.errors import AgentError, ExitCode, RefusedError
+from tests.unit.controller.migration.stand_in import (
+    AWS,
+    OURS,
+    VOLUME_ID,
+    Cut,
+    StandInCluster,
+    make_claim,
+    make_cluster,
+    make_pod,
+    make_volume,
+)
+
+pytestmark = pytest.mark.anyio
+
+TO_OURS, BACK = Aim(AWS, OURS, f"of-{AWS}"), Aim(OURS, AWS, f"of-{OURS}")
+PACE = Pace(timeout_s=0.0, look_s=0.0)
+
+
+async def migrate(cluster: StandInCluster, aim: Aim = TO_OURS, pace: Pace = PACE) -> list[str]:
+    """Move the claim; return what was told."""
+    told: list[str] = []
+    (subject,) = await find_subjects(cluster, aim.origin, aim.target, "training", ["data"])
+    await move(cluster, subject, aim, pace, told.append)
+    return told
+
+
+def read_claim(cluster: StandInCluster) -> dict[str, Any]:
+    """Return the claim."""
+    return cluster.read("PersistentVolumeClaim", "data", "training")
+
+
+def strip(cluster: StandInCluster) -> list[Any]:
+    """Return the objects without what the API server chooses."""
+    stripped = []
+    for thing in cluster.list_kind("PersistentVolume") + cluster.list_kind("PersistentVolumeClaim"):
+        shown = copy.deepcopy(thing)
+        for member in ("uid", "resourceVersion"):
+            shown["metadata"].pop(member)
+            shown["spec"].get("claimRef", {}).pop(member, None)
+        stripped.append(shown)
+    return stripped
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+async def test_claim_is_moved(policy: str) -> None:
+    """The claim has its name, size, class and volume, of the other driver, with the same reclaim policy."""
+    cluster = make_cluster(policy)
+    await migrate(cluster)
+    (volume,) = cluster.list_kind("PersistentVolume")
+    claim = read_claim(cluster)
+    assert claim["spec"] == {**make_claim()["spec"], "volumeName": volume["metadata"]["name"]}
+    assert claim["metadata"]["labels"] == {"app": "trainer"}
+    assert claim["metadata"]["annotations"] == {"note": "mine", "pv.kubernetes.io/bind-completed": "yes"}
+    assert volume["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
+    assert volume["spec"]["persistentVolumeReclaimPolicy"] == policy
+    assert volume["metadata"]["annotations"] == {"pv.kubernetes.io/provisioned-by": OURS}
+    assert cluster.destroyed == []
+    (snapshot,) = cluster.list_kind("VolumeSnapshot")
+    assert snapshot["spec"]["volumeSnapshotClassName"] == f"of-{AWS}"
+
+
+async def test_moved_volume_is_the_same() -> None:
+    """Handle, filesystem, options, attributes and zone stay; the zone by the label that every node has."""
+    cluster = make_cluster()
+    await migrate(cluster)
+    (volume,) = cluster.list_kind("PersistentVolume")
+    spec = volume["spec"]
+    assert spec["csi"] == {
+        "driver": OURS,
+        "volumeHandle": VOLUME_ID,
+        "fsType": "xfs",
+        "volumeAttributes": {"blockSize": "4096"},
+    }
+    (term,) = spec["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["us-west-2a"]}
+    assert term == {"matchExpressions": [zone]}
+    same = ("accessModes", "capacity", "mountOptions", "storageClassName", "volumeMode")
+    assert {key: spec[key] for key in same} == {key: make_volume()["spec"][key] for key in same}
+
+
+async def test_there_and_back() -> None:
+    """Back at its first driver the claim is as it was; moved once more to where it is, nothing is done."""
+    cluster = make_cluster()
+    await migrate(cluster)
+    await migrate(cluster, BACK)
+    (volume,) = cluster.list_kind("PersistentVolume")
+    assert volume["spec"]["csi"]["driver"] == AWS
+    assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert len(cluster.list_kind("VolumeSnapshot")) == 2
+    before = strip(cluster)
+    assert await migrate(cluster, BACK) == []
+    assert strip(cluster) == before
+    assert cluster.destroyed == []
+
+
+async def count_calls() -> int:
+    """Return how many calls a whole migration takes."""
+    cluster = make_cluster()
+    await migrate(cluster)
+    return len(cluster.calls)
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+async def test_cut_off_at_any_call(*, is_done: bool) -> None:
+    """Whichever call is the last, done or not: the same command ends as if it had not been cut off."""
+    whole = make_cluster()
+    await migrate(whole)
+    for number in range(await count_calls()):
+        cluster = make_cluster()
+        cluster.cut_at, cluster.cut_after = number, is_done
+        with pytest.raises(Cut):
+            await migrate(cluster)
+        cluster.settle()
+        cluster.cut_at = None
+        await migrate(cluster)
+        assert strip(cluster) == strip(whole), number
+        assert cluster.destroyed == [], number
+        assert len(cluster.list_kind("VolumeSnapshot")) == 1, number
+
+
+async def test_failing_call_at_any_place() -> None:
+    """An API server that says no to any one call leaves all so that the same command goes on."""
+    for number in range(await count_calls()):
+        cluster = make_cluster()
+
+        def fail(_verb: str, _kind: str, cluster: StandInCluster = cluster, number: int = number) -> None:
+            if len(cluster.calls) == number:
+                cluster.calls.append(("refused", ""))
+                raise ClusterError("No.", status=FORBIDDEN)
+
+        cluster.before_call = fail
+        with pytest.raises(ClusterError):
+            await migrate(cluster)
+        await migrate(cluster)
+        assert cluster.destroyed == [], number
+
+
+async def test_way_back_waits_for_the_way_there() -> None:
+    """A claim that is on its way is not sent back before it is there."""
+    cluster = make_cluster()
+    cluster.before_call = stop_at("delete", "PersistentVolumeClaim")
+    with pytest.raises(Cut):
+        await migrate(cluster)
+    cluster.before_call = lambda _verb, _kind: None
+    with pytest.raises(RefusedError, match=r"on its way from ebs.csi.aws.com to"):
+        await migrate(cluster, BACK)
+
+
+def stop_at(verb: str, kind: str) -> Callable[[str, str], None]:
+    """Return what has the process end before such a call."""
+
+    def stop(asked: str, of: str) -> None:
+        if (asked, of) == (verb, kind):
+            raise Cut
+
+    return stop
+
+
+async def test_pod_that_comes_in_between_is_waited_for() -> None:
+    """A pod that begins to use the claim as it is deleted keeps it; the move goes on once that has ended."""
+    cluster = make_cluster()
+
+    def start(verb: str, kind: str) -> None:
+        if (verb, kind) == ("delete", "PersistentVolumeClaim"):
+            cluster.add(make_pod())
+
+    cluster.before_call = start
+    with pytest.raises(AgentError, match=r"claim training/data is gone, which trainer may hold") as failed:
+        await migrate(cluster)
+    assert failed.value.exit_code is ExitCode.NOT_READY
+    cluster.before_call = lambda _verb, _kind: None
+    del cluster.objects["Pod", "training", "trainer"]
+    cluster.settle()
+    await migrate(cluster)
+    assert cluster.destroyed == []
+
+
+async def test_claim_that_changes_in_between_is_looked_at_again() -> None:
+    """The claim is deleted as it was seen, or looked at anew: no change is passed over."""
+    cluster = make_cluster()
+    changes = iter(["a pod ended"])
+
+    def change(verb: str, kind: str) -> None:
+        if (verb, kind) == ("delete", "PersistentVolumeClaim") and next(changes, None):
+            cluster.add(read_claim(cluster))
+
+    cluster.before_call = change
+    await migrate(cluster, pace=Pace(timeout_s=60.0, look_s=0.0))
+    assert cluster.calls.count(("delete", "PersistentVolumeClaim")) == 2
+
+
+async def test_somebody_elses_claim_of_the_name_is_left() -> None:
+    """Who makes the claim with another volume while it is gone is told, and the first volume is kept."""
+    cluster = make_cluster()
+
+    def intrude(verb: str, kind: str) -> None:
+        if (verb, kind) == ("create", "PersistentVolumeClaim"):
+            claim = make_claim(volumeName="pv-other")
+            claim["metadata"]["uid"] = "uid-of-another"
+            cluster.add(claim)
+
+    cluster.before_call = intrude
+    with pytest.raises(
+        RefusedError, match=r"Somebody made claim training/data with another volume, pv-other"
+    ):
+        await migrate(cluster)
+    assert cluster.destroyed == []
+    assert {
+        each["spec"]["persistentVolumeReclaimPolicy"] for each in cluster.list_kind("PersistentVolume")
+    } == {"Retain"}
+
+
+async def test_new_claim_that_is_deleted_keeps_its_volume() -> None:
+    """Somebody who deletes the claim before all is done loses nothing, and is told how to have it back."""
+    cluster = make_cluster()
+    cluster.before_call = stop_at("delete", "PersistentVolume")
+    with pytest.raises(Cut):
+        await migrate(cluster)
+    cluster.before_call = lambda _verb, _kind: None
+    del cluster.objects["PersistentVolumeClaim", "training", "data"]
+    cluster.settle()
+    with pytest.raises(RefusedError, match="somebody deleted it") as refused:
+        await migrate(cluster)
+    assert "claimRef" in str(refused.value.hint)
+    (new,) = (each for each in cluster.list_kind("PersistentVolume") if each["spec"]["csi"]["driver"] == OURS)
+    new["spec"]["claimRef"].pop("uid")
+    await migrate(cluster)
+    assert cluster.destroyed == []
+
+
+async def test_policy_that_somebody_puts_back_is_seen() -> None:
+    """The old PersistentVolume is told again to keep the volume where somebody undid it."""
+    cluster = make_cluster()
+    cluster.before_call = stop_at("delete", "PersistentVolumeClaim")
+    with pytest.raises(Cut):
+        await migrate(cluster)
+    cluster.before_call = lambda _verb, _kind: None
+    cluster.read("PersistentVolume", "pv-data")["spec"]["persistentVolumeReclaimPolicy"] = "Delete"
+    told = await migrate(cluster)
+    assert told[0] == "have PersistentVolume pv-data keep the volume (Retain)"
+    assert cluster.destroyed == []

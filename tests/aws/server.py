@@ -26,7 +26,7 @@ from tests.aws import instances, keeping
 from tests.aws.cloud import Cloud
 from tests.aws.copies import copy_volume
 from tests.aws.errors import CallError
-from tests.aws.faults import Fault, Faults, Kind, TokenBucket
+from tests.aws.faults import Fault, Faults, Kind, TokenBucket, deny
 from tests.aws.wildcards import install_wildcards
 
 Environ = dict[str, Any]
@@ -57,8 +57,8 @@ class AwsServer:
         self.faults = Faults()
         self.buckets: dict[str, TokenBucket] = {}
         self.calls: Counter[str] = Counter()
-        self.callers: set[tuple[str, str]] = set()
-        """Whose access keys asked for which actions, as ``ec2:AttachVolume``; of S3 for none."""
+        self.may: Callable[[str, str], bool] = lambda _key, _action: True
+        """Whether who signs with this key may call this (``ec2:AttachVolume``); S3 is not asked about."""
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._server: BaseWSGIServer | None = None
@@ -70,7 +70,7 @@ class AwsServer:
         self.faults.clear()
         self.buckets.clear()
         self.calls.clear()
-        self.callers.clear()
+        self.may = lambda _key, _action: True
 
     def __enter__(self) -> Self:
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_QuietHandler)
@@ -106,13 +106,15 @@ class AwsServer:
         is_dry_run = parameters.get("DryRun") == "true"
         with self._lock:
             self.calls[f"{operation} (dry run)" if is_dry_run else operation] += 1
-            if (signed := _SIGNATURE.search(environ.get("HTTP_AUTHORIZATION", ""))) and operation:
-                self.callers.add((signed[1], f"{signed[2]}:{operation}"))
             bucket = self.buckets.get(operation)
             is_limited = bucket is not None and not bucket.take()
         try:
             if is_limited:
                 raise CallError("RequestLimitExceeded", "Request limit exceeded.", 503)  # noqa: TRY301
+            signed = _SIGNATURE.search(environ.get("HTTP_AUTHORIZATION", ""))
+            if signed and operation and not self.may(signed[1], f"{signed[2]}:{operation}"):
+                denied = deny(operation, f"{signed[2]}:{operation}")
+                raise CallError(denied.code, denied.message, denied.status)  # noqa: TRY301
             fault = self.faults.take(operation, is_dry_run=is_dry_run)
             if fault is not None:
                 self._break(fault, environ, operation, parameters)
@@ -149,7 +151,7 @@ class AwsServer:
                 return self._pass_on(environ)
         if operation == "ModifyVolume":
             cloud.check_modification(parameters)
-        if operation == "DeleteVolume":
+        if operation == "DeleteVolume" and parameters.get("DryRun") != "true":
             cloud.check_deletion(parameters["VolumeId"])
         said = self._answer_for_moto(operation, parameters)
         if said is not None:

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.iam.models import iam_backends
 
 from agent import __version__
-from tests.aws.cloud import ACCOUNT
+from tests.aws.cloud import ACCOUNT, CLUSTER_ARN
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
 from tests.fakes.bundle import REPOSITORY, make_folder
@@ -23,7 +24,10 @@ from tests.loop.pages.metadata import ROLE_KEY, Metadata
 from tests.loop.pages.node import BIN, SYSTEM_PATH, PageNode, make_agent, write_program
 from tests.loop.pages.shells import Shell
 
-PAGES = ("start-ec2.md",)
+PAGES = ("start-ec2.md", "start-eks-lifecycle.md", "start-slurm.md")
+ANYBODY = {"sts:GetCallerIdentity"}
+INSTANCE = "i-00000000000000001"
+"""The node of a page about HyperPod."""
 
 
 def read_page(name: str) -> list[Block]:
@@ -35,8 +39,9 @@ def list_not_run() -> Iterator[tuple[str, Block]]:
         yield from ((page, block) for block in read_page(page) if block.is_command and block.not_run)
 
 
-def _list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def allows(statement: dict[str, Any], action: str) -> bool:
+    allowed = statement["Action"]
+    return action in ([allowed] if isinstance(allowed, str) else allowed)
 
 
 @contextmanager
@@ -45,6 +50,24 @@ def alone() -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / "ebs-agent-pages.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def is_compute(group: dict[str, Any]) -> bool:
+    return bool(group["SlurmConfig"]["NodeType"] == "Compute")
+
+
+def make_resource_config(group: dict[str, Any], orchestrator: str) -> dict[str, Any]:
+    """Return what HyperPod tells a node of this group in its resource_config.json."""
+    is_eks = orchestrator == "Eks"
+    name = f"hyperpod-{INSTANCE}" if is_eks else f"{group['InstanceGroupName']}-1"
+    instance = {"InstanceName": name, "CustomerIpAddress": "127.0.0.1", "InstanceId": INSTANCE}
+    described = {"Name": group["InstanceGroupName"], "InstanceType": group["InstanceType"]}
+    cluster = {
+        "ClusterArn": CLUSTER_ARN,
+        "ClusterName": "training",
+        "ClusterType": "Kubernetes" if is_eks else "Slurm",
+    }
+    return {"ClusterConfig": cluster, "InstanceGroups": [{**described, "Instances": [instance]}]}
 
 
 class Reader:
@@ -68,6 +91,8 @@ class Reader:
         }
         self._here = Shell((), environment, self.clone, base / "pasted")
         self._there: Shell | None = None
+        self.denied: set[str] = set()
+        aws.may = self.may
 
     def _make_clone(self) -> None:
         """Make what step "The folder" leaves, with the agent of this tree in the place of wheels."""
@@ -100,28 +125,62 @@ class Reader:
         assert difference is None, f"line {block.line}: {difference}\nIt printed all of this:\n{printed}"
 
     def _boot(self, shell: Shell) -> None:
-        """Have the instance that the page started do what its user data say."""
-        (instance,) = self._aws.cloud.ec2.all_running_instances()
+        """Have the machine that the page made do what it was told to do when it is made."""
+        instances = self._aws.cloud.ec2.all_running_instances()
+        if instances:
+            self._boot_instance(shell, instances[0])
+        else:
+            self._boot_node(shell)
+
+    def _boot_instance(self, shell: Shell, instance: Any) -> None:
+        """Run an instance's user data, as cloud-init does."""
         self._files.nodes[instance.id] = self.node.devices
         self._metadata.instance_id = instance.id
         user_data = self.clone.parent / "user-data"
-        assert instance.user_data is not None
         user_data.write_text(instance.user_data.decode())
         user_data.chmod(0o755)
         shell.paste(str(user_data))
 
-    def find_denied(self) -> set[str]:
-        """Return what the node asked of AWS that no policy of a role of the page's allows."""
-        allowed = {
-            action
+    def _boot_node(self, shell: Shell) -> None:
+        """Run a HyperPod node's lifecycle script from S3, beside the file that tells it who it is."""
+        asked = json.loads((self.clone / "cluster.json").read_text())
+        (orchestrator,) = asked["Orchestrator"]
+        (group,) = (one for one in asked["InstanceGroups"] if "SlurmConfig" not in one or is_compute(one))
+        script = group["LifeCycleConfig"]
+        self._aws.cloud.add_node(INSTANCE, group["InstanceGroupName"])
+        self._aws.cloud.hyperpod.orchestrator = orchestrator
+        self._files.nodes[INSTANCE] = self.node.devices
+        self._metadata.instance_id = INSTANCE
+        config = make_resource_config(group, orchestrator)
+        if orchestrator == "Slurm":
+            self._bring_volume()
+        shell.paste(
+            "mkdir -p /opt/ml/config\n"
+            f"cat >/opt/ml/config/resource_config.json <<'END'\n{json.dumps(config)}\nEND\n"
+            f"aws s3 cp --recursive --only-show-errors {script['SourceS3Uri']} /run/lifecycle\n"
+            f"bash /run/lifecycle/{script.get('OnCreate') or script['OnInitComplete']}"
+        )
+
+    def _bring_volume(self) -> None:
+        """Have a volume with data come by other means than AWS's calls."""
+        image = self.clone.parent / "volume"
+        with image.open("w") as file:
+            file.truncate(1 << 40)
+        subprocess.run(["mkfs.xfs", "-q", "-K", str(image)], check=True, env={"PATH": SYSTEM_PATH})
+        image.rename(self.node.devices / "vol-0123456789abcdef0.img")
+
+    def may(self, key: str, action: str) -> bool:
+        """Tell whether a call is allowed: the node's are where a role of the page's has it in a policy."""
+        statements = (
+            statement
             for role in iam_backends[ACCOUNT]["aws"].roles.values()
             for policy in role.policies.values()
             for statement in json.loads(policy)["Statement"]
-            for action in _list(statement["Action"])
-        }
-        asked = {action for key, action in self._aws.callers if key == ROLE_KEY}
-        assert "ec2:DescribeVolumes" in asked
-        return asked - allowed - {"sts:GetCallerIdentity"}
+        )
+        is_allowed = key != ROLE_KEY or action in ANYBODY or any(allows(one, action) for one in statements)
+        if not is_allowed:
+            self.denied.add(action)
+        return is_allowed
 
     def end(self) -> None:
         self._here.end()
@@ -131,20 +190,26 @@ class Reader:
 
 
 @pytest.fixture
-def reader(short_path: Path, aws: AwsServer, files: FileVolumes) -> Iterator[Reader]:
+def reader(
+    short_path: Path, aws: AwsServer, files: FileVolumes, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reader]:
+    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    iam_backends[ACCOUNT]["aws"].reset()
     with alone(), Metadata() as metadata:
         reader = Reader(short_path, aws, files, metadata)
         yield reader
         reader.end()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [PAGES[0], *(pytest.param(page, marks=pytest.mark.thorough) for page in PAGES[1:])]
+)
 def test_page_does_what_it_says(page: str, reader: Reader) -> None:
     """Each block can be pasted after those before it, and prints what the page shows, to the last line."""
     for block in read_page(page):
         if block.is_command and block.not_run is None:
             reader.paste(block)
-    assert reader.find_denied() == set()
+    assert reader.denied == set()
 
 
 @pytest.mark.parametrize(("page", "block"), list(list_not_run()))

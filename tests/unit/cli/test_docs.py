@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import typer.core
 import typer.main
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.validate import ParamValidator
 
 from agent.cli.app import app
 from agent.policy.reading import check_policy
@@ -65,8 +69,36 @@ def test_policy_of_the_readme_is_valid() -> None:
     assert check_policy(policy) == []
 
 
+def test_policies_of_pages_are_valid() -> None:
+    """So is each whole policy of the recipes and of the pages to start with, as a file or in a command."""
+    pages = [ROOT / "docs/recipes.md", *sorted((ROOT / "docs").glob("start-*.md"))]
+    for page in pages:
+        policies = re.findall(r"^version: 1\n.*?(?=^```|^END$)", page.read_text(), re.DOTALL | re.MULTILINE)
+        assert policies, page
+        for policy in policies:
+            assert check_policy(policy) == [], page
+
+
+def test_every_recipe_is_whole() -> None:
+    """Each says when it is of use, what is then seen, and how it goes wrong."""
+    _, *recipes = (ROOT / "docs/recipes.md").read_text().split("\n## ")
+    for recipe in recipes:
+        for words in ("*When:*", "ou see", "*It goes wrong*"):
+            assert words in recipe, recipe.splitlines()[0]
+
+
+def test_template_of_the_game_day_has_its_service_shape() -> None:
+    """The experiment is one that the fault injection service's model takes."""
+    (template,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/recipes.md").read_text(), re.DOTALL)
+    model = ServiceModel(Loader().load_service_model("fis", "service-2"), "fis")
+    shape = model.operation_model("CreateExperimentTemplate").input_shape
+    assert shape is not None
+    report = ParamValidator().validate({"clientToken": "one", **json.loads(template)}, shape)
+    assert not report.has_errors(), report.generate_report()
+
+
 def test_links_lead_somewhere() -> None:
-    """Every file README and docs/commands.md link to exists."""
-    for page in (ROOT / "README.md", ROOT / "docs/commands.md"):
+    """Every file README, docs/commands.md and docs/recipes.md link to exists."""
+    for page in (ROOT / "README.md", ROOT / "docs/commands.md", ROOT / "docs/recipes.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

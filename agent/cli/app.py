@@ -260,12 +260,19 @@ def withdraw(
         typer.echo(line)
 
 
-@app.command()
-def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
+@app.command(epilog="Example: ebs-agent doctor --bundle report.tar.gz")
+def doctor(
+    context: typer.Context,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Collect what a bug report needs, no secrets.", metavar="FILE")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Tell whether this node is ready for the agent, and how to mend what is not."""
-    from agent.cli.doctor import examine_node, show_findings
+    from agent.cli.doctor import examine
 
-    raise typer.Exit(show_findings(examine_node(_session(context).paths), as_json=as_json))
+    session = _session(context)
+    raise typer.Exit(examine(session.paths, session.client, bundle, as_json=as_json))
 
 
 @app.command()

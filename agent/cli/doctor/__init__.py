@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent.base.paths import Paths
+from agent.cli.client import Client
 from agent.cli.doctor.findings import Finding, Grade, show_findings
 from agent.cli.doctor.installation import (
     examine_agent,
@@ -26,8 +29,20 @@ from agent.cli.doctor.machine import (
     examine_udev,
     examine_user,
 )
+from agent.core.errors import ExitCode
 
-__all__ = ["Finding", "Grade", "Host", "examine_node", "show_findings"]
+__all__ = ["Finding", "Grade", "Host", "examine", "examine_node", "show_findings"]
+
+
+def examine(paths: Paths, client: Client, bundle: Path | None, *, as_json: bool) -> ExitCode:
+    """Examine the node and print what was found, or put it into a new archive with all else that is told."""
+    findings = examine_node(paths)
+    if bundle is None:
+        return show_findings(findings, as_json=as_json)
+    from agent.cli.doctor.collect import collect, show_collected  # noqa: PLC0415 -- for bug reports alone
+
+    show_collected(collect(bundle, paths, client, findings), as_json=as_json)
+    return ExitCode.DONE
 
 
 def examine_node(paths: Paths, host: Host | None = None) -> list[Finding]:

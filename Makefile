@@ -8,6 +8,7 @@
 #   make test-all   test, then the guest tier: real NVMe devices in a virtual machine
 #   make test-kubernetes  the tier with real Kubernetes; make build-kubernetes builds its programs once, in half an hour
 #   make bench      measure the agent
+#   make screenshots  the status page's pictures in docs (Chromium and pngquant)
 #   make build      wheel and source distribution into dist/
 #   make bundle     what is put into S3: everything a node without internet needs, into dist/
 #   make image      the controller's container image, for both processors, into dist/
@@ -55,7 +56,7 @@ PARALLEL_GUESTS := --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfil
 # A recipe that names MAKE itself is run by `make -n`, too, and with .ONESHELL the whole of it.
 MAKE_AGAIN := $(MAKE)
 
-.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench build bundle image node-image lock proto clean
+.PHONY: help venv check test test-sanity helm fuzz test-vm build-kubernetes test-kubernetes test-all demo bench screenshots build bundle image node-image lock proto clean
 
 help:
 	@sed -n 's/^# \?//; /^$$/q; p' Makefile
@@ -129,6 +130,10 @@ demo: $(VENV)/run.stamp
 bench: $(VENV)/dev.stamp
 	scripts/prepare bench
 	$(BIN)/python -m bench
+
+screenshots: $(VENV)/dev.stamp
+	SCREENSHOTS=docs $(BIN)/python -m pytest -n0 -q tests/component/test_page.py -k fits
+	pngquant --force --skip-if-larger --quality 70-98 --strip --ext .png docs/status-page*.png
 
 build: $(VENV)/dev.stamp
 	$(BIN)/python -m build --no-isolation

@@ -135,8 +135,8 @@ class CloudHalf:
         """Take over what the cloud knows of this node and its volumes; what is wanted may follow from it."""
         changed = self._in_force.origins.put(report.origins, report.untold, report.unread)
         self._in_force.claimed = report.claimed
-        self._in_force.put_facts(report.facts)
         self._in_force.account_zone = report.zone or self._in_force.account_zone
+        self._in_force.put_facts(report.facts)
         self._board.explain_by_cloud(
             report.endings, report.notices, report.departures, report.drift, report.provisioned
         )

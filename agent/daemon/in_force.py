@@ -6,6 +6,7 @@ devices. Whichever changes, what follows from all of them is put here into the p
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from agent.cloud.identity.identity_sources import IdentitySources, identify_loca
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.view.cloud_report import make_facts
-from agent.core.model import NodeFacts, Seen, VolumeId
+from agent.core.model import NodeFacts, NodePlace, Seen, VolumeId
 from agent.daemon.faces import Faces
 from agent.loop.volume_origins import Origins
 from agent.node.machine import Machine
@@ -50,6 +51,7 @@ class InForce:
         self.account_zone: str | None = None
         """The node's zone as the account calls it that has the volumes, once AWS has told."""
         self.is_hyperpod = False
+        self._zone: str | None = None
 
     def put_policy(self, policy: Policy) -> None:
         """Have this policy hold from now on."""
@@ -65,6 +67,7 @@ class InForce:
         with self._barrier.containing("find out which instance this is"):
             identity = await identify_locally(self.identity_sources)
             self.is_hyperpod = identity.is_hyperpod
+            self._zone = identity.zone or self._zone
         self.put_facts(make_facts(identity))
         return identity
 
@@ -107,6 +110,7 @@ class InForce:
         """Tell those whom policy and node concern together."""
         if self._is_identified:  # before, it would be published under another name
             self._faces.put_facts(self.policy, self.facts)
+        self._faces.board.place = NodePlace(self.facts, self.account_zone or self._zone, socket.gethostname())
         self._faces.board.expect(self.policy.expected(self.facts))
         self._expect_origins()
 

@@ -5,86 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
-from agent.core.model import Condition, EndCause, Ending, Reason, VolumeId
-from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
+from agent.core.model import Condition, EndCause, Ending, Reason
 from agent.report.agent_counters import Counters
-from agent.report.board.board import Board
+from agent.report.board.board import Board, utc_now
 from agent.report.board.events import EventName
-from agent.report.board.readings import Health, Reading, Verdict
 from agent.report.endpoints.http import make_app
-from agent.report.health.trends import Mark, take_mark
 from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
 from agent.report.serving.sockets import Listen
 from tests.chromium import Page, open_page
-from tests.unit.report.health.test_sampler import SAMPLE
-from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, make_board, make_status
+from tests.unit.report.page_samples import SCRATCH, make_marks, make_node
+from tests.unit.report.samples import CHECKPOINTS, READY, make_board, make_status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs("chromium"), pytest.mark.timeout(180)]
-
-MIB = 1 << 20
-FULL = Verdict(
-    Condition.DEGRADED,
-    Reason.NEARLY_FULL,
-    "/data/models is 96% full: 20 GiB left, and will be full in 42 min at this rate.",
-    "Make room, or expand the volume: ebs-agent expand models SIZE",
-)
-
-
-def make_marks(_: VolumeId) -> tuple[Mark, ...]:
-    """Return a quarter of an hour of a volume that is written to in bursts."""
-    readings = []
-    done, written, time_us = 0, 0, 0
-    for number in range(60):
-        burst = 3 if number % 15 < 6 else 1
-        done, written, time_us = done + 900 * burst, written + 900 * burst * MIB, time_us + 600_000 * burst
-        statistics = EbsStatistics(
-            Direction(done // 3, written // 4, time_us // 4),
-            Direction(done, written, time_us),
-            0,
-            0,
-            0,
-            0,
-            burst,
-        )
-        readings.append(Reading(number * 15.0, SAMPLE, statistics, SAMPLE.counters))
-    return tuple(map(take_mark, readings))
-
-
-def make_node() -> Board:
-    """Return a node with one volume of each kind."""
-    models = VolumeId("vol-00000000000000001")
-    scratch = VolumeId("vol-00000000000000002")
-    board = make_board(
-        READY,
-        REFUSED,
-        make_status(volume_id=models, name="models", path="/data/models", device="/dev/nvme3n1"),
-        make_status(
-            volume_id=scratch,
-            name="scratch",
-            path="/data/scratch",
-            device="/dev/nvme4n1",
-            condition=Condition.FAILED,
-            reason=Reason.STALLED,
-            message="scratch has 12 operations in flight and completed none for 2 min.",
-            hint="Processes that use it hang until it answers. See the volume's status checks.",
-            is_required=False,
-        ),
-    )
-    mount = replace(SAMPLE.mount, avail_bytes=20 * GIB, path="/data/models") if SAMPLE.mount else None
-    board.judge(models, Health(replace(SAMPLE, mount=mount), None, (FULL,), 0.001))
-    board.record(EventName.VOLUME_MOUNTED, CHECKPOINTS, text="mount at /data/ckpt (rw)")
-    board.record(EventName.VOLUME_DEGRADED, models, reason="NearlyFull", message=FULL.message)
-    board.record(EventName.VOLUME_FAILED, scratch, reason="Stalled", message="scratch does not answer.")
-    return board
 
 
 @asynccontextmanager
@@ -101,25 +41,27 @@ async def showing(board: Board, directory: Path) -> AsyncIterator[Page]:
 
 async def test_shows_each_volume_and_follows_it(tmp_path: Path) -> None:
     """Each volume shows its condition, reason, remedy, use and charts, and changes without a reload."""
-    board = make_node()
+    board = make_node(utc_now())
     async with showing(board, tmp_path) as page:
         cards = await page.run("[...document.querySelectorAll('article')].map((card) => card.innerText)")
         by_name = {card.splitlines()[0]: card for card in cards}
-        assert set(by_name) == {"checkpoints", "datasets", "models", "scratch"}
+        assert list(by_name) == ["scratch", "datasets", "models", "checkpoints", "k8s/pvc-logs"]
         assert "Degraded · NearlyFull" in by_name["models"]
         assert "will be full in 42 min" in by_name["models"]
         assert "ebs-agent expand models" in by_name["models"]
         assert "Refused · NotBlank" in by_name["datasets"]
         assert "50 % of 490 GiB used" in by_name["checkpoints"]
-        assert "Throughput: 15 MiB/s read, 60 MiB/s written" in by_name["checkpoints"]
-        assert await page.run("document.querySelectorAll('article svg polyline[points]').length") >= 4
-        assert "models" in await page.run("document.querySelector('#headline').innerText")
-        await page.run("document.querySelector('article').dataset.kept = 'yes'")
+        assert "limit 250 MiB/s" in by_name["checkpoints"]
+        assert "pvc-2f1c9a66" in by_name["k8s/pvc-logs"]
+        assert await page.run("document.querySelectorAll('article figure path.line2').length") >= 4
+        assert "scratch" in await page.run("document.querySelector('#headline').innerText")
+        await page.run(f"document.getElementById('{SCRATCH}').kept = 'yes'")
         board.publish(make_status(condition=Condition.LOST, reason=Reason.DEVICE_GONE))
         board.record(EventName.VOLUME_LOST, CHECKPOINTS)
         await page.until("document.querySelector('article').innerText.includes('Lost')")
-        assert await page.run("document.querySelector('article').dataset.kept") == "yes"
-        assert "volume.lost" in await page.run("document.querySelector('#events tr').innerText")
+        assert await page.run("document.querySelector('article').id") == CHECKPOINTS
+        assert await page.run(f"document.getElementById('{SCRATCH}').kept") == "yes"
+        assert "volume.lost" in await page.run("document.querySelector('#events li').innerText")
         assert "checkpoints" in await page.run("document.querySelector('#headline').innerText")
         board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
         await page.until("document.querySelector('#headline').innerText.includes('being powered off')")
@@ -127,14 +69,14 @@ async def test_shows_each_volume_and_follows_it(tmp_path: Path) -> None:
 
 
 async def test_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """The page asks for itself and status.json, and a name that is markup stays text."""
+    """The page asks for itself and nothing else, and a name that is markup stays text."""
     evil = "<img src=x onerror=alert(1)>{{script}}</script>"
     async with showing(make_board(make_status(name=evil)), tmp_path) as page:
         await page.until("Number(document.documentElement.dataset.polls) >= 1")
         assert await page.run("document.querySelector('article h3').textContent") == evil
         assert await page.run("document.images.length") == 0
         names = await page.run("performance.getEntriesByType('resource').map((entry) => entry.name)")
-        assert {name.rpartition("/")[2] for name in names} == {"status.json"}
+        assert {name.rpartition("/")[2] for name in names} == {""}
         assert page.complaints == []
 
 
@@ -155,20 +97,21 @@ async def test_says_when_the_agent_is_gone(tmp_path: Path) -> None:
 
 async def test_for_a_screen_reader_and_by_keyboard(tmp_path: Path) -> None:
     """Volumes, charts and use have names that say what they show; every link is reached by Tab, in order."""
-    async with showing(make_node(), tmp_path) as page:
+    async with showing(make_node(utc_now()), tmp_path) as page:
         told = await page.read_accessibility()
         names = {name for role, name in told if role == "article"}
-        assert names == {"checkpoints", "datasets", "models", "scratch"}
+        assert names == {"checkpoints", "datasets", "models", "scratch", "k8s/pvc-logs"}
         images = [name for role, name in told if role in {"img", "image"}]
-        assert any(name.startswith("Throughput over 15 minutes: now 15 MiB/s read") for name in images)
+        assert any(name.startswith("Throughput over 14 min: now written ") for name in images)
+        assert any(name.startswith("Conditions in the last hour: Ready 22 min") for name in images)
         assert any("50 % of 490 GiB used" in name for role, name in told if role == "meter")
         assert await page.run("document.documentElement.lang") == "en"
         focused = []
-        for _ in range(5):
+        for _ in range(6):
             await page.press("Tab")
             focused.append(await page.run("document.activeElement.innerText.split('\\n')[0].trim()"))
-        assert focused[0] == "Skip to the volumes"
-        assert focused[2:] == ["metrics", "health", "this page as JSON"]
+        volumes = ["scratch", "datasets", "models", "checkpoints", "k8s/pvc-logs"]
+        assert focused == ["Skip to the volumes", *volumes]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +124,7 @@ async def test_for_a_screen_reader_and_by_keyboard(tmp_path: Path) -> None:
 )
 async def test_fits_its_window(tmp_path: Path, name: str, width: int, height: int, is_dark: bool) -> None:  # noqa: FBT001
     """In any window nothing is cut off, and text stands out from its ground by day and by night."""
-    async with showing(make_node(), tmp_path) as page:
+    async with showing(make_node(utc_now()), tmp_path) as page:
         await page.look(width, height, is_dark=is_dark)
         assert await page.run("document.documentElement.scrollWidth") <= width
         contrast = await page.run(CONTRASTS)
@@ -203,7 +146,7 @@ CONTRASTS = """
     }
     return "rgb(255, 255, 255)";
   };
-  return [...document.querySelectorAll("h1, h3, p, td, th, figcaption, a")]
+  return [...document.querySelectorAll("h1, h2, h3, p, td, th, dt, dd, li, label, figcaption, a")]
     .filter((element) => element.innerText.trim() && !element.hidden)
     .map((element) => {
       const [a, b] = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);

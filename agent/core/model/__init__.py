@@ -6,7 +6,7 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 from __future__ import annotations
 
 from agent.core.model.checks import AwsChecks, Initialization
-from agent.core.model.cluster import Attachments, EndCause, Ending, NodeFacts, Origin, OriginAnswer
+from agent.core.model.cluster import Attachments, EndCause, Ending, NodeFacts, NodePlace, Origin, OriginAnswer
 from agent.core.model.content import (
     LABEL_LIMIT_BYTES,
     Blank,
@@ -65,6 +65,7 @@ __all__ = [
     "MountRecord",
     "NextCall",
     "NodeFacts",
+    "NodePlace",
     "NodeReason",
     "Observed",
     "Origin",

@@ -33,6 +33,16 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
+class NodePlace:
+    """What people call this node, and where it is; None is what is not known (yet)."""
+
+    facts: NodeFacts = NodeFacts()
+    zone: str | None = None
+    """As this node's account calls it."""
+    host_name: str | None = None
+
+
+@dataclass(frozen=True)
 class Attachments:
     """How many of the volumes that an instance takes it has."""
 

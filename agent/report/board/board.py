@@ -21,6 +21,7 @@ from agent.core.model import (
     Ending,
     Expected,
     NextCall,
+    NodePlace,
     Provisioned,
     Reason,
     SnapshotFacts,
@@ -32,6 +33,7 @@ from agent.report.board.changes import Change, Readers, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
+from agent.report.board.timelines import Timelines
 from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
 
 log = get_logger(__name__)
@@ -69,6 +71,7 @@ class Board:
         """What the cloud half has decided on and not seen to have happened."""
         self.persistent_volumes: Mapping[VolumeId, str] = {}
         """Of the volumes that kubelet asked for, their names in Kubernetes."""
+        self.place = NodePlace()
         self.attachments: Attachments | None = None
         """Of how many volumes this instance has room for, where that is known."""
         self.remarks: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ class Board:
         self.node_conditions = NodeConditions(now, lambda: self._readers.tell(Change(None, None)))
         """What is wrong with the node as a whole."""
         self._readers = Readers()
+        self._timelines = Timelines(now)
 
     def publish(self, status: VolumeStatus) -> None:
         """Show what the engine says of a volume from now on, where its health says nothing worse."""
@@ -214,12 +218,9 @@ class Board:
             for expected in self._expected
             if expected.name not in names and expected.volume_id not in self._statuses
         )
-        return tuple(
-            sorted(
-                map(self._explain, (*self._statuses.values(), *missing)),
-                key=lambda s: (s.name is None, s.name or "", s.label),
-            )
-        )
+        known = [self._explain(status) for status in (*self._statuses.values(), *missing)]
+        self._timelines.keep_only(known)
+        return tuple(sorted(known, key=lambda s: (s.name is None, s.name or "", s.label)))
 
     def subscribe(self) -> AbstractContextManager[Subscription]:
         """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""
@@ -234,6 +235,10 @@ class Board:
         return event
 
     def _explain(self, status: VolumeStatus) -> VolumeStatus:
+        """Return the status as it is shown: with the cloud's reason, and since when it is so."""
+        return self._timelines.date(self._give_reason(status))
+
+    def _give_reason(self, status: VolumeStatus) -> VolumeStatus:
         """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
         drift = self._drift.get(status.name or "")
         if drift:

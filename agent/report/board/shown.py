@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from agent.core.model import Attachments, Ending, VolumeId
+from agent.core.model import Attachments, Ending, NextCall, NodePlace, Provisioned, VolumeId
 from agent.report.board.events import EventHistory
 from agent.report.board.node_conditions import NodeCondition
 from agent.report.board.volume_status import VolumeStatus
@@ -18,6 +18,12 @@ class ShownBoard(Protocol):
     def history(self) -> EventHistory: ...
     @property
     def is_first_look_done(self) -> bool: ...
+    @property
+    def place(self) -> NodePlace: ...
+    @property
+    def provisioned(self) -> Mapping[VolumeId, Provisioned]: ...
+    @property
+    def next_calls(self) -> tuple[NextCall, ...]: ...
     @property
     def attachments(self) -> Attachments | None: ...
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
 from agent.report.board.readings import Health, is_worse
@@ -44,6 +45,13 @@ class PlannedStep:
     hint: str | None = None
 
 
+class Past(NamedTuple):
+    """A condition that a volume came into at ``since``, and is in no more."""
+
+    since: datetime
+    condition: Condition
+
+
 @dataclass(frozen=True)
 class VolumeStatus:
     """All that is known and shown of one volume, or of a policy entry whose volume is not here yet."""
@@ -81,6 +89,8 @@ class VolumeStatus:
     """What AWS's own status checks found; None where it was not asked. The board fills it in."""
     since: datetime | None = None
     """When the volume came into this condition for this reason; the board fills it in."""
+    past: tuple[Past, ...] = ()
+    """In which conditions it was before, oldest first: those of the last hour. The board fills it in."""
 
     @property
     def label(self) -> str:

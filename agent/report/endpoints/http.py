@@ -84,7 +84,8 @@ def make_app(
 
     def show_page(request: Request) -> Answer:
         # What others named may hold what no text can: half of a surrogate pair.
-        body = render_page(gather(request)).encode(errors="backslashreplace")
+        page = render_page(gather(request), only=request.query.get("volume"))
+        body = page.encode(errors="backslashreplace")
         return Answer(body, content_type="text/html; charset=utf-8")
 
     add("/metrics", show_metrics)

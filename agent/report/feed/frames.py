@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.core.errors import AgentError
-from agent.core.model import Attachments, Ending, VolumeId
+from agent.core.model import Attachments, Ending, NextCall, NodePlace, Provisioned, VolumeId
 from agent.report.board.node_conditions import NodeCondition
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.health.trends import Mark
@@ -73,6 +73,9 @@ class NodeState:
     conditions: tuple[NodeCondition, ...]
     persistent_volumes: dict[VolumeId, str]
     abandoned: int
+    place: NodePlace
+    provisioned: dict[VolumeId, Provisioned]
+    next_calls: tuple[NextCall, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from agent.core.model import Attachments, Ending, VolumeId
+from agent.core.model import Attachments, Ending, NextCall, NodePlace, Provisioned, VolumeId
 from agent.report.board.events import EventHistory
 from agent.report.board.node_conditions import NodeCondition
 from agent.report.board.volume_status import VolumeStatus
@@ -30,6 +30,9 @@ _NOTHING = NodeState(
     conditions=(),
     persistent_volumes={},
     abandoned=0,
+    place=NodePlace(),
+    provisioned={},
+    next_calls=(),
 )
 
 
@@ -68,6 +71,18 @@ class Mirror:
     @property
     def is_first_look_done(self) -> bool:
         return self._node.is_first_look_done
+
+    @property
+    def place(self) -> NodePlace:
+        return self._node.place
+
+    @property
+    def provisioned(self) -> Mapping[VolumeId, Provisioned]:
+        return self._node.provisioned
+
+    @property
+    def next_calls(self) -> tuple[NextCall, ...]:
+        return self._node.next_calls
 
     @property
     def attachments(self) -> Attachments | None:

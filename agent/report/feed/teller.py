@@ -16,6 +16,7 @@ from agent.core.model import VolumeId
 from agent.report.api import show_event
 from agent.report.board.board import Board
 from agent.report.board.readings import Reading
+from agent.report.board.timelines import make_key
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.feed.frames import Family, News, NodeState, VolumeNews, encode
 from agent.report.health.trends import Mark, take_mark
@@ -82,17 +83,15 @@ class Teller:
             tuple(board.node_conditions),
             dict(board.persistent_volumes),
             self._source.count_abandoned(),
+            board.place,
+            dict(board.provisioned),
+            board.next_calls,
         )
 
     def _list_families(self) -> Iterator[Family]:
         for metric in self._source.registry.collect():
             samples = tuple((one.name, dict(one.labels), float(one.value)) for one in metric.samples)
             yield Family(metric.name, metric.documentation, metric.type, samples)
-
-
-def make_key(status: VolumeStatus) -> str:
-    """Return what tells a volume on the board from all others: its ID, or its entry's name behind a blank."""
-    return status.volume_id or f" {status.name}"
 
 
 def list_new_marks(readings: Sequence[Reading], after: float | None) -> tuple[Mark, ...]:

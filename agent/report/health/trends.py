@@ -57,11 +57,13 @@ def _make_point(before: Mark, after: Mark, now: float) -> dict[str, Any]:
         "read_bytes_s": None,
         "write_bytes_s": None,
         "latency_s": None,
+        "ops_s": None,
     }
     first, last, took_s = before.totals, after.totals, after.at - before.at
     if first is None or last is None or took_s <= 0 or last.ops < first.ops:
         return point
     ops = last.ops - first.ops
+    point["ops_s"] = ops / took_s
     point["read_bytes_s"] = max(0, last.read_bytes - first.read_bytes) / took_s
     point["write_bytes_s"] = max(0, last.write_bytes - first.write_bytes) / took_s
     point["latency_s"] = max(0.0, last.time_s - first.time_s) / ops if ops else None

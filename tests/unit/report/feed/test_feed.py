@@ -8,17 +8,30 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from agent.core.model import Attachments, Condition, EndCause, Ending, Expected, NodeReason, VolumeId
+from agent.core.model import (
+    Attachments,
+    Condition,
+    EndCause,
+    Ending,
+    Expected,
+    NextCall,
+    NodeFacts,
+    NodePlace,
+    NodeReason,
+    Provisioned,
+    VolumeId,
+)
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
 from agent.report import api
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.readings import Health, Reading
+from agent.report.board.timelines import make_key
 from agent.report.endpoints.page import show_content
 from agent.report.feed.frames import HEAD, MAX_BYTES, FeedError, News, Setup, decode, encode, read_head
 from agent.report.feed.mirror import Mirror, MirroredCounters
-from agent.report.feed.teller import Source, Teller, make_key
+from agent.report.feed.teller import Source, Teller
 from agent.report.health.trends import list_points, take_mark
 from agent.report.metrics.exposition import Exposition
 from tests.unit.report.health.test_verdicts import SAMPLE
@@ -61,6 +74,12 @@ def make_full_board() -> Board:
     board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
     board.remarks = ("A sentence.",)
     board.persistent_volumes = {CHECKPOINTS: "pv-1"}
+    board.place = NodePlace(NodeFacts("worker-1", "worker", "i-1", "abc"), "us-west-2b", "ip-10-0-0-1")
+    board.provisioned = {CHECKPOINTS: Provisioned(3000, 250)}
+    board.next_calls = (NextCall("later", None, "CreateVolume", "make a volume"),)
+    board.publish(make_status(REFUSED, condition=Condition.DEGRADED))
+    board.statuses()
+    board.publish(REFUSED)
     board.node_conditions.show(next(iter(NodeReason)), "ebs.csi.aws.com", "It is so.", "Do that.")
     board.judge(CHECKPOINTS, Health(replace(SAMPLE, log_page=b"\x00" * 4096), None, (), 0.001))
     board.record(EventName.VOLUME_MOUNTED, CHECKPOINTS, text="mount at /data", odd="\udcff", deep={"a": [1]})

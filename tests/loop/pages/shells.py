@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _END = "=== this block is over ==="
-_BLOCK_S = 30
+_BLOCK_S = 120
 
 
 class Shell:

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 from moto.iam.models import iam_backends
 
-from agent import __version__
 from tests.aws.cloud import ACCOUNT, CLUSTER_ARN
 from tests.aws.files import FileVolumes
 from tests.aws.server import AwsServer
-from tests.fakes.bundle import REPOSITORY, make_folder
-from tests.loop.pages.fences import Block, find_difference, read_blocks
+from tests.fakes.bundle import REPOSITORY
+from tests.loop.pages.desk import Desk, check_printed
+from tests.loop.pages.fences import Block, read_blocks
 from tests.loop.pages.metadata import ROLE_KEY, Metadata
-from tests.loop.pages.node import BIN, SYSTEM_PATH, PageNode, make_agent, write_program
+from tests.loop.pages.node import SYSTEM_PATH, PageNode
 from tests.loop.pages.shells import Shell
+
+pytestmark = pytest.mark.timeout(600)
 
 PAGES = ("start-ec2.md", "start-eks-lifecycle.md", "start-slurm.md")
 ANYBODY = {"sts:GetCallerIdentity"}
@@ -75,54 +77,22 @@ class Reader:
 
     def __init__(self, base: Path, aws: AwsServer, files: FileVolumes, metadata: Metadata) -> None:
         self._aws, self._files, self._metadata = aws, files, metadata
-        self.clone = base / "clone"
-        self._make_clone()
+        self._desk = Desk(base, aws.endpoint)
+        self.clone = self._desk.clone
         self.node = PageNode(base, aws.endpoint, metadata)
-        own = base / "own"
-        own.mkdir()
-        write_program(own / "aws", f'exec env AWS_ENDPOINT_URL={aws.endpoint} {BIN}/aws "$@"')
-        environment = {
-            "PATH": f"{own}:{SYSTEM_PATH}",
-            "HOME": str(base),
-            "LC_ALL": "C.UTF-8",
-            "AWS_ACCESS_KEY_ID": "AKIAOFTHEREADER00000",
-            "AWS_SECRET_ACCESS_KEY": "emulated",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        self._here = Shell((), environment, self.clone, base / "pasted")
         self._there: Shell | None = None
         self.denied: set[str] = set()
         aws.may = self.may
 
-    def _make_clone(self) -> None:
-        """Make what step "The folder" leaves, with the agent of this tree in the place of wheels."""
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=REPOSITORY,
-            check=True,
-            capture_output=True,
-        ).stdout.split(b"\0")
-        self.clone.mkdir()
-        for top in {name.split(b"/")[0].decode() for name in tracked if name}:
-            (self.clone / top).symlink_to(REPOSITORY / top)
-        (self.clone / ".venv").symlink_to(BIN.parent)
-        folder = self.clone / "dist/lifecycle_scripts"
-        folder.parent.mkdir()
-        make_folder(folder, __version__, policy="version: 1\nvolumes: []\n", agent=make_agent())
-        for bundle in folder.glob("*.tar.gz"):
-            with bundle.with_name(f"{bundle.name}.sha256").open("w") as file:
-                subprocess.run(["sha256sum", bundle.name], cwd=folder, check=True, stdout=file)
-
     def paste(self, block: Block) -> None:
         """Run one block, and compare what it prints with what the page shows."""
-        if block.language == "sh node" and self._there is None:
+        if block.language != "sh node":
+            self._desk.paste(block)
+            return
+        if self._there is None:
             self._there = self.node.start()
             self._boot(self._there)
-        shell = self._there if block.language == "sh node" else self._here
-        assert shell is not None
-        printed = shell.paste(block.text)
-        difference = find_difference(block.expected, printed)
-        assert difference is None, f"line {block.line}: {difference}\nIt printed all of this:\n{printed}"
+        check_printed(block, self._there.paste(block.text))
 
     def _boot(self, shell: Shell) -> None:
         """Have the machine that the page made do what it was told to do when it is made."""
@@ -183,7 +153,7 @@ class Reader:
         return is_allowed
 
     def end(self) -> None:
-        self._here.end()
+        self._desk.end()
         if self._there is not None:
             self._there.end()
         self.node.clean()

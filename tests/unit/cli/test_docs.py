@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import typer.core
@@ -73,10 +74,10 @@ def test_policies_of_pages_are_valid() -> None:
     """So is each whole policy of the recipes and of the pages to start with, as a file or in a command."""
     pages = [ROOT / "docs/recipes.md", *sorted((ROOT / "docs").glob("start-*.md"))]
     for page in pages:
-        policies = re.findall(r"^version: 1\n.*?(?=^```|^END$)", page.read_text(), re.DOTALL | re.MULTILINE)
+        policies = re.findall(r"^ *version: 1\n.*?(?=^```|^END$)", page.read_text(), re.DOTALL | re.MULTILINE)
         assert policies, page
         for policy in policies:
-            assert check_policy(policy) == [], page
+            assert check_policy(dedent(policy)) == [], page
 
 
 def test_every_recipe_is_whole() -> None:

@@ -70,7 +70,8 @@ async def run_prometheus(
 def _write_config(directory: Path, scraped_port: int, interval: str) -> list[str]:
     """Write a configuration and return the command that starts a Prometheus with it."""
     for shipped in (RULES, CONTROLLER_RULES):
-        rules = re.sub(r"for: \d+m", "for: 500ms", shipped.read_text())
+        rules = re.sub(r"for: \d+[mh]", "for: 500ms", shipped.read_text())
+        rules = re.sub(r"interval: \d+m", f"interval: {interval}", rules)
         (directory / shipped.name).write_text(rules)
     targets = [{"targets": [f"127.0.0.1:{scraped_port}"]}]
     config = {

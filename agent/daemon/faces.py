@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,12 @@ class Faces:
         self._sampler = Sampler(node, board, wake)
         retained = FileStore(node.paths.state / "mqtt.json", node.aside)
         self._mqtt = MqttProcess(board, counters, node.aside, retained)
-        self._http = HttpFace(WebProcess(self._make_teller), _choose_listen(policy), node.aside)
+        self._http = HttpFace(
+            WebProcess(self._make_teller),
+            _choose_listen(policy),
+            node.aside,
+            partial(counters.note_certificate, "http"),
+        )
         self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, aside=node.aside)
         self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -60,6 +62,12 @@ class Counters:
         )
         self._mqtt_connected = self._show(
             "mqtt_connected", "1 while the agent is connected to the policy's MQTT broker."
+        )
+        self._certificates = Gauge(
+            "ebs_agent_certificate_not_after_timestamp_seconds",
+            "When the certificate that is shown to clients (http) or to the broker (mqtt) ends.",
+            ["certificate"],
+            registry=self.registry,
         )
         self._connections = self._count(
             "connections",
@@ -123,6 +131,14 @@ class Counters:
 
     def note_mqtt_connection(self, *, is_connected: bool) -> None:
         self._mqtt_connected.set(int(is_connected))
+
+    def note_certificate(self, certificate: str, expires_at: float | None) -> None:
+        """Tell when the one shown at ``http`` or to ``mqtt`` ends, in seconds since 1970; None: none is."""
+        if expires_at is not None:
+            self._certificates.labels(certificate).set(expires_at)
+        else:
+            with suppress(KeyError):
+                self._certificates.remove(certificate)
 
     def count_connection(self, face: str, outcome: str) -> None:
         """Count one at the ``face`` ``http`` or ``control``; outcomes are ``flood_log``'s."""

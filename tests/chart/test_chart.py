@@ -153,8 +153,24 @@ def test_rules_and_dashboard_are_those_of_monitoring() -> None:
         for name in ("ebs-agent", "ebs-controller")
     ]
     (dashboard,) = (made for made in find(objects, "ConfigMap") if "ebs-agent.json" in made["data"])
-    shown = (ROOT / "monitoring/grafana/ebs-agent.json").read_text("utf-8")
-    assert dashboard["data"]["ebs-agent.json"].strip() == shown.strip()
+    for name in ("ebs-agent.json", "ebs-agent-fleet.json"):
+        shown = (ROOT / "monitoring/grafana" / name).read_text("utf-8")
+        assert dashboard["data"][name].strip() == shown.strip()
+
+
+def test_runbooks_are_where_the_values_say() -> None:
+    """Every alert leads there, and nothing else of the rules changes."""
+    place = "https://docs.example/ebs-agent/"
+    plain, placed = render(FULL), render(FULL, sets=[f'monitoring.runbooks="{place}"'])
+    alerts = 0
+    for made, changed in zip(find(plain, "PrometheusRule"), find(placed, "PrometheusRule"), strict=True):
+        for group in made["spec"]["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    rule["annotations"]["runbook_url"] = place + rule["annotations"]["runbook_url"]
+                    alerts += 1
+        assert changed["spec"] == made["spec"]
+    assert alerts > 10
 
 
 def test_nodes_get_the_agent_when_asked() -> None:

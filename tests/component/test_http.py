@@ -30,8 +30,10 @@ from agent.report.serving.certificates import Tls, make_server_tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.flood_log import Tally
 from agent.report.serving.sockets import Listen, open_listener
+from agent.report.serving.validity import find_expiry
 from tests.agent_process import reserve_port
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
+from tests.waiting import until as wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -234,6 +236,29 @@ async def test_unusable_certificate_names_its_file(certificates: Path) -> None:
         tls = Tls(certificates / cert, certificates / key)
         with pytest.raises(AgentError, match=cert):
             await make_server_tls(tls, do_here)
+
+
+@pytest.mark.needs("openssl")
+async def test_expiry_is_told_of_the_certificate_that_is_shown(certificates: Path) -> None:
+    """Of the one in use, though its file cannot be read any more; none once none is shown."""
+    told: list[float | None] = []
+    cert = certificates / "server.pem"
+    tls = Tls(cert, certificates / "server.key")
+    server = Server(make_app(make_board(READY), Exposition(Board(), Counters())), HTTP_LIMITS, Tally("http"))
+    face = HttpFace(server, Listen(port=0, tls=tls), note_expiry=told.append)
+    whole = cert.read_bytes()
+    shown = find_expiry(whole)
+    assert shown is not None
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(face.run)
+        cert.write_text("nothing")
+        face.apply(Listen(port=0, tls=tls))
+        await wait_until(lambda: len(told) > 1)
+        face.apply(Listen(port=0))
+        await wait_until(lambda: len(told) > 2)
+        tasks.cancel_scope.cancel()
+    cert.write_bytes(whole)
+    assert told == [shown, shown, None]
 
 
 # -- Reload --------------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from agent.base.file_reading import read_file
 from agent.base.off_loop import do_here
 from agent.cloud.state.state_file import FileStore
 from agent.core.model import Condition, NodeFacts
-from agent.policy.settings import MqttSettings
+from agent.policy.settings import MqttSettings, MqttTls
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
@@ -30,6 +31,7 @@ from agent.report.broker import teller as mqtt_teller
 from agent.report.broker.frames import MAX_SAID_BYTES, Said
 from agent.report.broker.process import PROGRAM, MqttProcess
 from agent.report.feed.frames import HEAD, encode, frame
+from agent.report.serving.validity import find_expiry
 from tests.agent_process import reserve_port
 from tests.component.faces import check_is_nobody, make_memory_bomb, outlive
 from tests.component.test_mqtt import (
@@ -39,6 +41,7 @@ from tests.component.test_mqtt import (
     Mosquitto,
     broker,  # noqa: F401 -- a fixture
     listening,
+    make_certificates,
 )
 from tests.unit.report.samples import CHECKPOINTS, READY, make_board, make_status
 from tests.waiting import until
@@ -75,6 +78,23 @@ async def publishing(
         tasks.start_soon(mqtt.run)
         yield Publishing(board, mqtt, counters, note)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.needs("openssl")
+async def test_expiry_is_told_of_the_certificate_that_brokers_are_shown(tmp_path: Path) -> None:
+    """While there is a broker that is shown one."""
+    make_certificates(tmp_path)
+    cert, key = str(tmp_path / "server.pem"), str(tmp_path / "server.key")
+    name, labels = "ebs_agent_certificate_not_after_timestamp_seconds", {"certificate": "mqtt"}
+    async with publishing(tmp_path, tls=MqttTls(cert=cert, key=key)) as it:
+
+        def read() -> float | None:
+            return it.counters.registry.get_sample_value(name, labels)
+
+        expiry = find_expiry(read_file(cert, 1 << 20).check_regular())
+        await until(lambda: expiry is not None and read() == expiry)
+        it.mqtt.apply(None, FACTS)
+        await until(lambda: read() is None)
 
 
 # -- What a broker gets --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
@@ -23,6 +23,7 @@ from agent.report.feed.words import Words
 from agent.report.mqtt.login import LoginFiles, read_login_files
 from agent.report.mqtt.retained import Store, check_note
 from agent.report.mqtt.surroundings import Counting, FollowedBoard
+from agent.report.serving.validity import find_expiry
 
 if TYPE_CHECKING:
     from agent.report.broker.teller import Telling
@@ -50,13 +51,19 @@ class _Wanted:
     """The newest when it was wanted: those before it are not told."""
 
 
+class BrokerCounters(Counting, Protocol):
+    """Where it is counted, and told until when the certificate is valid that a broker is shown."""
+
+    def note_certificate(self, certificate: str, expires_at: float | None) -> None: ...
+
+
 class MqttProcess:
     """Keeps a broker told by a process; ``apply`` changes or ends to whom."""
 
     def __init__(
         self,
         board: FollowedBoard,
-        counters: Counting,
+        counters: BrokerCounters,
         aside: Aside,
         store: Store,
         user: str = USER,
@@ -95,6 +102,7 @@ class MqttProcess:
                 tasks.start_soon(self._keep_running, self._wanted, name="mqtt process")
                 await self._changed.wait()
                 tasks.cancel_scope.cancel()
+            self._counters.note_certificate("mqtt", None)
 
     async def _keep_running(self, wanted: _Wanted) -> None:
         """Have a process run, another one whenever it ends, with longer pauses while they end soon."""
@@ -124,7 +132,10 @@ class MqttProcess:
         )
 
     async def _read_login(self, settings: MqttSettings) -> LoginFiles:
-        return await read_login_files(settings, self._aside)
+        files = await read_login_files(settings, self._aside)
+        own = None if files.tls is None else files.tls.own
+        self._counters.note_certificate("mqtt", None if own is None else find_expiry(own[0]))
+        return files
 
     def _read_note(self) -> bytes | None:
         try:

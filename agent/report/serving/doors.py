@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -20,6 +21,7 @@ from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.report.serving.certificates import ServerTls, make_server_tls
 from agent.report.serving.sockets import Listen, name_taker, open_listener
+from agent.report.serving.validity import find_expiry
 
 RETRY_S = 30.0
 """An address in use, or a certificate that cannot be read, is tried again."""
@@ -82,11 +84,14 @@ class HttpFace:
         server: DoorServer,
         listen: Listen,
         aside: Aside = do_here,
+        note_expiry: Callable[[float | None], None] = lambda _: None,
     ) -> None:
+        """``note_expiry`` is told when the certificate that is shown ends, in seconds since 1970."""
         self._aside = aside
         self._server = server
         self._wanted = listen
         self._is_changed = anyio.Event()
+        self._note_expiry = note_expiry
         self._door: Door | None = None
 
     @property
@@ -120,6 +125,9 @@ class HttpFace:
         except AgentError as error:
             await self._tell_unavailable(error)
             return False
+        finally:
+            tls = None if self._door is None else self._door.tls
+            self._note_expiry(None if tls is None else find_expiry(tls.contents[0]))
         return True
 
     async def _tell_unavailable(self, error: AgentError) -> None:

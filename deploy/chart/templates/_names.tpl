@@ -76,3 +76,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* The rules of a file, their runbooks where monitoring.runbooks says: in braces as templates have, so as text. */}}
+{{- define "runbooks" -}}
+{{- $root := index . 0 -}}
+{{- $root.Files.Get (index . 1) | replace "runbook_url: \"" (printf "runbook_url: \"%s" $root.Values.monitoring.runbooks) -}}
+{{- end }}

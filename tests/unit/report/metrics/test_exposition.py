@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from agent.core.model import (
     Attachments,
@@ -23,7 +24,9 @@ from agent.node.sampling.ebs_statistics import parse_statistics
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Health, Verdict
+from agent.report.board.volume_status import VolumeStatus
 from agent.report.metrics.exposition import Exposition
+from agent.report.metrics.volume_metrics import render_series
 from tests.unit.node.sampling.test_ebs_statistics import make_page
 from tests.unit.report.health.test_sampler import SAMPLE
 from tests.unit.report.samples import (
@@ -344,3 +347,50 @@ def test_instance_that_ends_is_told_with_the_cause() -> None:
     assert read() == {"spot-interruption": 0, "power-off": 0}
     board.ending = Ending(EndCause.SPOT_INTERRUPTION, "AWS is about to stop this instance.")
     assert read() == {"spot-interruption": 1, "power-off": 0}
+
+
+def test_what_cannot_be_told_is_counted_and_the_rest_is_told() -> None:
+    """A volume or a part that fails costs its own series alone, at each scrape once, and is said once."""
+
+    def render(status: VolumeStatus) -> tuple[str, ...]:
+        if status.volume_id == DATASETS:
+            raise ValueError("no number")
+        return render_series(status)
+
+    def count_abandoned() -> int:
+        raise RuntimeError("no count")
+
+    exposition = Exposition(make_board(READY, REFUSED), Counters(), count_abandoned, render)
+    with capture_logs() as logs:
+        exposition.render()
+        text = exposition.render(OPENMETRICS)[0].decode()
+    assert text.endswith("# EOF\n")
+    assert CHECKPOINTS in text
+    assert DATASETS not in text
+    assert 'ebs_agent_scrape_errors_total{collector="volumes"} 2.0\n' in text
+    assert 'ebs_agent_scrape_errors_total{collector="abandoned_calls"} 2.0\n' in text
+    assert 'ebs_agent_scrape_errors_total{collector="readiness"} 0.0\n' in text
+    assert "\nebs_agent_ready 1.0\n" in text
+    assert [(one["event"], one["collector"]) for one in logs] == [
+        ("metrics.incomplete", "volumes"),
+        ("metrics.incomplete", "abandoned_calls"),
+    ]
+
+
+def test_text_that_no_encoding_has_is_spelt_out() -> None:
+    """Half of a surrogate pair in a path does not cost the scrape."""
+    text = expose(make_board(make_status(path="/data/\udcff")))
+    assert "/data/\\udcff" in text
+
+
+def test_certificates_are_told_while_they_are_shown() -> None:
+    """When they end; no series once none is shown."""
+    counters = Counters()
+    exposition = Exposition(make_board(), counters)
+    line = 'ebs_agent_certificate_not_after_timestamp_seconds{certificate="http"} 1.8e+09\n'
+    counters.note_certificate("http", None)
+    assert line not in exposition.render()[0].decode()
+    counters.note_certificate("http", 1.8e9)
+    assert line in exposition.render()[0].decode()
+    counters.note_certificate("http", None)
+    assert line not in exposition.render()[0].decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import typer
 from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
 from agent.cli.show.output import print_json
 from agent.controller.cluster.api import connect
-from agent.controller.migration.carry_out import Pace, look, move
+from agent.controller.migration.carry_out import Pace, begin, look, move
 from agent.controller.migration.cluster import YOU, Cluster, list_rights
 from agent.controller.migration.describe import Plan, plan
 from agent.controller.migration.find_claims import check_driver, choose_snapshot_class, find_subjects
+from agent.controller.migration.glance import Glance
 from agent.controller.migration.seen import Aim, Subject
 from agent.core.errors import AgentError, ExitCode
 
@@ -51,13 +52,14 @@ async def migrate_claims(kubeconfig: Path | None, wishes: Wishes) -> int:
 
 async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None) -> int:
     """Do it in a cluster; ``namespace`` is None for all of them."""
-    await check_driver(cluster, wishes.target)
-    found = await find_subjects(cluster, wishes.origin, wishes.target, namespace, wishes.names)
+    glance = Glance(cluster)
+    await check_driver(glance, wishes.target)
+    found = await find_subjects(glance, wishes.origin, wishes.target, namespace, wishes.names)
     snapshot_class = None
     if wishes.takes_snapshot and found:
-        snapshot_class = await choose_snapshot_class(cluster, wishes.origin, wishes.snapshot_class)
+        snapshot_class = await choose_snapshot_class(glance, wishes.origin, wishes.snapshot_class)
     aim = Aim(wishes.origin, wishes.target, snapshot_class)
-    plans = [plan(await look(cluster, subject, aim), aim) for subject in found]
+    plans = [plan(await look(glance, subject, aim), aim) for subject in found]
     if not wishes.as_json:
         for one in plans:
             for line in show_plan(one, aim):
@@ -85,22 +87,30 @@ async def _move_all(
     moved: list[Subject],
     failures: dict[Subject, AgentError],
 ) -> None:
-    """Move all that can be; one that fails leaves the others to be moved."""
-    for one in plans:
-        if not one.steps:
-            continue
-        subject = one.subject
+    """Move all that can be, once all snapshots are begun; one that fails leaves the others to be moved."""
 
-        def tell(said: str, name: str = subject.name) -> None:
-            typer.echo(f"{name}: {said}", err=wishes.as_json)
+    def make_tell(subject: Subject) -> Callable[[str], None]:
+        return lambda said: typer.echo(f"{subject.name}: {said}", err=wishes.as_json)
 
+    async def begin_one(subject: Subject) -> None:
+        await begin(cluster, subject, aim, make_tell(subject))
+
+    async def move_one(subject: Subject) -> None:
+        await move(cluster, subject, aim, Pace(wishes.timeout_s), make_tell(subject))
+        moved.append(subject)
+
+    async def attempt(act: Callable[[Subject], Awaitable[None]], subject: Subject) -> None:
         try:
-            await move(cluster, subject, aim, Pace(wishes.timeout_s), tell)
-            moved.append(subject)
+            await act(subject)
         except AgentError as error:
             failures[subject] = error
             for line in show_failure(error):
                 typer.echo(line, err=True)
+
+    for act in (begin_one, move_one):
+        for one in plans:
+            if one.steps and one.subject not in failures:
+                await attempt(act, one.subject)
 
 
 def _write_answer(

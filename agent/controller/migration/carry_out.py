@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from agent.controller.cluster.api import ClusterError
-from agent.controller.migration.cluster import Cluster, guard
+from agent.controller.migration.cluster import Cluster, Readable, guard
 from agent.controller.migration.decide import Deed, Wait, decide
 from agent.controller.migration.describe import explain, name_snapshot
 from agent.controller.migration.journal import ANNOTATION
@@ -39,7 +39,7 @@ class Pace:
     clock: Callable[[], float] = time.monotonic
 
 
-async def look(cluster: Cluster, subject: Subject, aim: Aim) -> Seen:
+async def look(cluster: Readable, subject: Subject, aim: Aim) -> Seen:
     """Return a claim's objects as they are now. Raises ClusterError."""
     claim = await cluster.find_in(PersistentVolumeClaim, subject.claim, subject.namespace)
     old = await cluster.find(PersistentVolume, subject.old) if subject.old else None
@@ -52,6 +52,14 @@ async def look(cluster: Cluster, subject: Subject, aim: Aim) -> Seen:
         return seen
     snapshot = await cluster.find_in(VolumeSnapshot, name_snapshot(seen), subject.namespace)
     return Seen(subject, claim, old, new, seen.pods, seen.sets, seen.attachments, snapshot)
+
+
+async def begin(cluster: Cluster, subject: Subject, aim: Aim, tell: Callable[[str], None]) -> None:
+    """Have a claim's snapshot taken where that comes next, and do not wait for it. As ``move`` otherwise."""
+    seen = await look(cluster, subject, aim)
+    if decide(seen, aim) is Deed.TAKE_SNAPSHOT:
+        tell(explain(Deed.TAKE_SNAPSHOT, seen, aim))
+        await _try_to_do(cluster, Deed.TAKE_SNAPSHOT, seen, aim)
 
 
 async def move(cluster: Cluster, subject: Subject, aim: Aim, pace: Pace, tell: Callable[[str], None]) -> bool:
@@ -79,14 +87,20 @@ async def move(cluster: Cluster, subject: Subject, aim: Aim, pace: Pace, tell: C
             )
         if isinstance(following, Deed):
             has_done = True
-            try:
-                await _do(cluster, following, seen, aim)
-            except ClusterError as error:
-                if not error.is_overtaken:
-                    raise
-            else:
+            if await _try_to_do(cluster, following, seen, aim):
                 continue
         await anyio.sleep(pace.look_s)
+
+
+async def _try_to_do(cluster: Cluster, deed: Deed, seen: Seen, aim: Aim) -> bool:
+    """Return whether it was done; False: something changed meanwhile."""
+    try:
+        await _do(cluster, deed, seen, aim)
+    except ClusterError as error:
+        if not error.is_overtaken:
+            raise
+        return False
+    return True
 
 
 async def _do(cluster: Cluster, deed: Deed, seen: Seen, aim: Aim) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightkube.core.resource import Resource, api_info
@@ -13,13 +14,13 @@ YOU = Asker("you", "docs/migrate-rbac.yaml")
 _VERBS = {"post": "create"}
 
 
-class Cluster(Protocol):
-    """The API; each raises ClusterError. Kinds are those of ``agent.controller.migration.objects``."""
+class Readable(Protocol):
+    """What is read; each raises ClusterError. Kinds are those of ``agent.controller.migration.objects``."""
 
-    async def list_all(self, kind: type[Any], /) -> tuple[str, list[Any]]:
+    async def list_all(self, kind: type[Any], /) -> tuple[str, Sequence[Any]]:
         """Return the list's version, and all objects of a kind that is in no namespace."""
 
-    async def list_in(self, kind: type[Any], namespace: str, /) -> list[Any]:
+    async def list_in(self, kind: type[Any], namespace: str, /) -> Sequence[Any]:
         """Return all objects of a kind in a namespace."""
 
     async def find(self, kind: type[Any], name: str, /) -> Any:
@@ -27,6 +28,10 @@ class Cluster(Protocol):
 
     async def find_in(self, kind: type[Any], name: str, namespace: str, /) -> Any:
         """Return an object of a namespace; None where there is none of the name."""
+
+
+class Cluster(Readable, Protocol):
+    """The API; each raises ClusterError."""
 
     async def create(self, made: Any, name: str, /) -> None:
         """Make an object in the namespace that it names."""

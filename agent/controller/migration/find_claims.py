@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.controller.cluster.api import NOT_FOUND, ClusterError
-from agent.controller.migration.cluster import Cluster
+from agent.controller.migration.cluster import Readable
 from agent.controller.migration.journal import read_journal
 from agent.controller.migration.judge import refuse
 from agent.controller.migration.objects import (
@@ -26,7 +26,7 @@ IS_DEFAULT = "snapshot.storage.kubernetes.io/is-default-class"
 
 
 async def find_subjects(
-    cluster: Cluster, origin: str, target: str, namespace: str | None, names: Sequence[str] | None
+    cluster: Readable, origin: str, target: str, namespace: str | None, names: Sequence[str] | None
 ) -> list[Subject]:
     """Return the claims named, or all of the origin's that are bound or on their way to the target.
 
@@ -62,7 +62,7 @@ async def find_subjects(
 
 
 async def _look_up(
-    cluster: Cluster, volumes: Sequence[Object], target: str, namespace: str, name: str
+    cluster: Readable, volumes: Sequence[Object], target: str, namespace: str, name: str
 ) -> Subject:
     claim = await cluster.find_in(PersistentVolumeClaim, name, namespace)
     volume_name = read(claim, "spec", "volumeName")
@@ -72,7 +72,7 @@ async def _look_up(
     return Subject(namespace, name, old=name_of(volume), new=name_volume(volume, target))
 
 
-async def check_driver(cluster: Cluster, target: str) -> None:
+async def check_driver(cluster: Readable, target: str) -> None:
     """Raise RefusedError unless the cluster has the driver, and a node that serves it."""
     if await cluster.find(CsiDriver, target) is None:
         raise refuse(
@@ -87,7 +87,7 @@ async def check_driver(cluster: Cluster, target: str) -> None:
         )
 
 
-async def choose_snapshot_class(cluster: Cluster, origin: str, named: str | None) -> str:
+async def choose_snapshot_class(cluster: Readable, origin: str, named: str | None) -> str:
     """Return the class named, or the only one of the driver, or its default; else RefusedError."""
     way_out = (
         "Take a snapshot by other means (aws ec2 create-snapshot --volume-id vol-…), "

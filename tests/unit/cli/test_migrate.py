@@ -116,3 +116,21 @@ def test_needs_are_said_first(tmp_path: Path) -> None:
     assert done.stdout.startswith("Needs in Kubernetes (docs/migrate-rbac.yaml), and nothing in AWS")
     assert "  persistentvolumes: get, list, create, patch, delete\n" in done.stdout
     assert "  volumesnapshots.snapshot.storage.k8s.io: get, create\n" in done.stdout
+
+
+@pytest.mark.anyio
+async def test_snapshots_are_begun_together() -> None:
+    """Before the first claim is moved all have theirs begun, since each takes its time."""
+    cluster = make_cluster(names=("first", "second"))
+    assert await migrate_in(cluster, wish(), None) == ExitCode.DONE
+    changes = [kind for verb, kind in cluster.calls if verb not in {"get", "list"}]
+    assert changes[:3] == ["VolumeSnapshot", "VolumeSnapshot", "PersistentVolume"]
+
+
+@pytest.mark.anyio
+async def test_plan_of_many_claims_lists_once() -> None:
+    """What is listed is listed once for all claims, and each claim read once, with its snapshot."""
+    cluster = make_cluster(names=tuple(f"c{number}" for number in range(20)))
+    assert await migrate_in(cluster, wish(is_meant=False), None) == ExitCode.DONE
+    assert len([verb for verb, _ in cluster.calls if verb == "list"]) == 6
+    assert len([verb for verb, kind in cluster.calls if verb == "get" and kind != "CSIDriver"]) == 40

@@ -190,6 +190,42 @@ async def test_pod_that_comes_in_between_is_waited_for() -> None:
     assert cluster.destroyed == []
 
 
+@pytest.mark.parametrize("call", [("patch", "PersistentVolume"), ("delete", "PersistentVolumeClaim")])
+async def test_claim_that_is_used_again_before_the_rest(call: tuple[str, str]) -> None:
+    """Cut off before the claim is deleted, and a pod uses it since: it is refused until that has ended."""
+    cluster = make_cluster()
+    cluster.before_call = stop_at(*call)
+    with pytest.raises(Cut):
+        await migrate(cluster)
+    cluster.before_call = lambda _verb, _kind: None
+    cluster.add(make_pod())
+    with pytest.raises(RefusedError, match="in use by pod trainer"):
+        await migrate(cluster)
+    assert "deletionTimestamp" not in read_claim(cluster)["metadata"]
+    del cluster.objects["Pod", "training", "trainer"]
+    await migrate(cluster)
+    assert cluster.destroyed == []
+
+
+async def test_old_volume_that_is_attached_yet_is_waited_for() -> None:
+    """No second driver attaches a volume that the first one has attached still."""
+    cluster = make_cluster()
+
+    def attach(verb: str, kind: str) -> None:
+        if (verb, kind) == ("delete", "PersistentVolumeClaim"):
+            spec = {"attacher": AWS, "nodeName": "node", "source": {"persistentVolumeName": "pv-data"}}
+            cluster.add({"kind": "VolumeAttachment", "metadata": {"name": "csi-1"}, "spec": spec})
+
+    cluster.before_call = attach
+    with pytest.raises(AgentError, match="is detached from node"):
+        await migrate(cluster)
+    assert cluster.list_kind("PersistentVolumeClaim") == []
+    cluster.before_call = lambda _verb, _kind: None
+    del cluster.objects["VolumeAttachment", "", "csi-1"]
+    await migrate(cluster)
+    assert cluster.destroyed == []
+
+
 async def test_claim_that_changes_in_between_is_looked_at_again() -> None:
     """The claim is deleted as it was seen, or looked at anew: no change is passed over."""
     cluster = make_cluster()

@@ -41,6 +41,8 @@ class Timelines:
         else:
             since, past = self._now(), _end(old, self._now())
         self._shown[key] = _Shown(status.condition, status.reason, since, past)
+        if (status.since, status.past) == (since, past):
+            return status  # the same object, so that whoever compares is done at once
         return replace(status, since=since, past=past)
 
     def keep_only(self, statuses: Iterable[VolumeStatus]) -> None:

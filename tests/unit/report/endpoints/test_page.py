@@ -254,6 +254,7 @@ def test_the_board_dates_what_is_shown() -> None:
     assert status.since == clock()
     assert len(status.past) == 40
     clock.pass_s(7200)
+    assert board.statuses()[0].past == status.past
     board.publish(make_status())
     (status,) = board.statuses()
     assert [one.condition for one in status.past] == [Condition.DEGRADED]

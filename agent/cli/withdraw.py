@@ -8,7 +8,8 @@ from __future__ import annotations
 from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.core.errors import AgentError, ExitCode, RefusedError
-from agent.csi.withdraw import list_claims, remove_sockets
+from agent.csi.noted_claims import list_claims
+from agent.csi.withdraw import remove_sockets
 from agent.policy import PolicyError
 from agent.policy.reading import load_policy
 from agent.policy.settings import CsiSettings

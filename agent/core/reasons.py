@@ -99,6 +99,7 @@ class NodeReason(str, Enum):
 
     REGISTRATION_REFUSED = "RegistrationRefused"
     KUBELET_UNREACHABLE = "KubeletUnreachable"
+    KUBELET_UNSERVED = "KubeletUnserved"
 
     def __str__(self) -> str:
         return self.value

@@ -141,13 +141,16 @@ class Daemon:
         return KubeletFace(self._node, engine, self._counters, settings, self._in_force)
 
     async def _let_go_of_kubelet(self) -> None:
-        """Take away the sockets of an agent before, which served kubelet as this one does not."""
+        """Tell what an agent before, which served kubelet, has left to it, and take away its sockets."""
         from agent.csi.sockets.fd_store import FdStore  # noqa: PLC0415
         from agent.csi.sockets.keep_sockets import clear_sockets  # noqa: PLC0415
+        from agent.csi.tell_unserved import tell_unserved  # noqa: PLC0415
 
         settings = self._in_force.policy.agent.csi or CsiSettings()
         drivers = (settings.driver, POLICY_DRIVER)
-        await clear_sockets(settings.root, drivers, FdStore(), self._node.aside)
+        if self._node.paths.is_real:
+            await clear_sockets(settings.root, drivers, FdStore(), self._node.aside)
+        await tell_unserved(self._board, self._node.paths.state, settings.driver, self._node.aside)
 
     def _assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
@@ -212,7 +215,7 @@ class Daemon:
             self._kubelet.heed_calls()
             again = self._kubelet.read_rest
             tasks.start_soon(supervise, "read what kubelet has staged", again, name="kubelet notes")
-        elif self._node.paths.is_real:
+        else:
             tasks.start_soon(supervise, "let go of kubelet", self._let_go_of_kubelet, name="kubelet")
         await self._reconciler.wait_settled(self._reconciler.list_volumes(), FIRST_LOOK_TIMEOUT_S)
         tasks.start_soon(supervise, "look at volumes now and then", self._look_periodically, name="resync")

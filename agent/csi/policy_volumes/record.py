@@ -14,6 +14,9 @@ from agent.csi.policy_volumes.calls import EntryName
 from agent.csi.volumes.staged_record import Publication, find_persistent_volume
 from agent.node.state.record_fields import Fields
 
+DIRECTORY = "published"
+"""Of the notes, below the state directory."""
+
 
 @dataclass(frozen=True)
 class EntryPublication(Publication):

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.core.model import VolumeId
-from agent.csi.policy_volumes.record import EntryPublication, PublishedRecord, parse_record
+from agent.csi.policy_volumes.record import DIRECTORY, EntryPublication, PublishedRecord, parse_record
 from agent.csi.volumes.boot_notes import BootNotes, Notes
 from agent.node.state.record_files import Shelf
-
-DIRECTORY = "published"
-"""Below the state directory."""
 
 _DEVICE = re.compile(r"(.*)/plugins/kubernetes\.io/csi/volumeDevices/publish/([^/]+)/([^/]+)", re.ASCII)
 """Where kubelet has a device published: its root, the PersistentVolume, the pod (pkg/volume/csi)."""

@@ -19,6 +19,9 @@ _NAMED = re.compile(
 )
 """Where kubelet publishes a filesystem, and stages and publishes a device (pkg/volume/csi in Kubernetes)."""
 
+DIRECTORY = "kubelet"
+"""Of the notes, below the state directory."""
+
 
 @dataclass(frozen=True)
 class Publication:

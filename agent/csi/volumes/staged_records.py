@@ -8,11 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.csi.volumes.boot_notes import BootNotes, Notes
-from agent.csi.volumes.staged_record import StagedRecord, parse_record
+from agent.csi.volumes.staged_record import DIRECTORY, StagedRecord, parse_record
 from agent.node.state.record_files import Shelf
-
-DIRECTORY = "kubelet"
-"""Below the state directory."""
 
 
 class StagedRecords(BootNotes[StagedRecord]):

@@ -66,6 +66,28 @@ def test_agent_that_ends_is_deregistered_and_comes_back(
     assert list_sockets(scratch) == sockets == ["csi.sock", f"{DRIVER}-reg.sock"]
 
 
+def test_turned_off_while_kubelet_has_a_volume_is_said(
+    scratch: Scratch, agent: AgentProcess, kubelet: Kubelet
+) -> None:
+    """Nobody can take it back then, and it stays mounted; it is said until kubelet is served again."""
+    scratch.add_volume(VOLUME)
+    place = kubelet.stage(Claim(VOLUME))
+    agent.stop()
+    policy = scratch.paths.policy.read_text()
+    scratch.write_policy()
+    agent.start()
+    wait_until(lambda: list(list_node_conditions(scratch.paths.socket)), "it is said")
+    [finding] = list_node_conditions(scratch.paths.socket)
+    assert (finding.grade, "kubelet has 1 volume of the agent" in finding.found) == (Grade.FAILURE, True)
+    assert VOLUME in finding.found
+    assert find_mount(place).path == str(place)
+    agent.stop()
+    scratch.paths.policy.write_text(policy)
+    agent.start()
+    kubelet.wait_registered()
+    assert list(list_node_conditions(scratch.paths.socket)) == []
+
+
 @pytest.mark.parametrize("end", [AgentProcess.stop, AgentProcess.kill])
 def test_restart_behind_stored_sockets_is_not_noticed(
     scratch: Scratch,

@@ -18,8 +18,7 @@ from agent.csi.policy_volumes.record import PublishedRecord
 from agent.csi.policy_volumes.record import parse_record as parse_published
 from agent.csi.sockets.bind import bind_socket
 from agent.csi.sockets.kubelet_root import Places
-from agent.csi.volumes.staged_record import StagedRecord, parse_record
-from agent.csi.volumes.staged_records import DIRECTORY
+from agent.csi.volumes.staged_record import DIRECTORY, StagedRecord, parse_record
 from agent.node.state.record_files import Shelf
 from agent.node.state.volume_records import read_boot_id, read_machine_id
 from tests.unit.csi.volumes.test_staged_records import RECORD, VOLUME

@@ -11,8 +11,8 @@ from agent.core.errors import RefusedError
 from agent.core.model import VolumeId
 from agent.csi.calls import AccessMode
 from agent.csi.policy_volumes.calls import EntryName
-from agent.csi.policy_volumes.record import EntryPublication, PublishedRecord
-from agent.csi.policy_volumes.records import DIRECTORY, PublishedRecords
+from agent.csi.policy_volumes.record import DIRECTORY, EntryPublication, PublishedRecord
+from agent.csi.policy_volumes.records import PublishedRecords
 from tests.unit.csi.volumes.kubelet_scene import resolve
 from tests.unit.csi.volumes.test_staged_records import Notes
 

@@ -18,8 +18,8 @@ import pytest
 from agent.core.errors import RefusedError, ShortageError
 from agent.core.model import FsType, Reason, VolumeId
 from agent.csi.calls import AccessMode, Capability, StageCall
-from agent.csi.volumes.staged_record import Publication, StagedRecord, make_record
-from agent.csi.volumes.staged_records import DIRECTORY, StagedRecords
+from agent.csi.volumes.staged_record import DIRECTORY, Publication, StagedRecord, make_record
+from agent.csi.volumes.staged_records import StagedRecords
 
 if sys.version_info >= (3, 11):
     from typing import TypeVarTuple, Unpack

@@ -20,17 +20,11 @@ from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.cloud import register as register_cloud
 from agent.cli.csi.commands import csi
+from agent.cli.fleet.commands import fleet
 from agent.cli.init import init
 from agent.cli.orphans import orphans
 from agent.cli.release import release
-from agent.cli.show.output import (
-    JsonOption,
-    Output,
-    OutputOption,
-    print_answer,
-    print_json,
-    print_volumes,
-)
+from agent.cli.show.output import JsonOption, Output, OutputOption, print_answer, print_json, print_volumes
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 
 app = typer.Typer(
@@ -289,6 +283,7 @@ def demo(
 
 register_cloud(app)
 app.add_typer(csi)
+app.command(epilog="Example: ebs-agent fleet --broker mqtts://broker.example --reason Stalled")(fleet)
 app.command(epilog="Example: ebs-agent init --claim scratch:100GiB:/data/scratch --yes")(init)
 app.command(epilog="Example: ebs-agent release --all && ebs-agent status")(release)
 app.command(epilog="Example: ebs-agent orphans --delete vol-0123456789abcdef0")(orphans)

@@ -1,0 +1,98 @@
+"""The table of ``fleet``: the worst first, with the columns there is room for. Its texts are strangers'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from agent.cli.fleet.rows import OFFLINE, UNREADABLE, Row, View
+from agent.cli.show.render import SIGNS, STYLES
+from agent.cli.show.words import clean
+from agent.core.units import show_size
+
+WIDE_COLUMNS = 500
+_STYLES = {OFFLINE: "bold red", UNREADABLE: "bold red", **STYLES}
+_SIGNS = {OFFLINE: "✗", UNREADABLE: "?", **SIGNS}
+
+
+def show_fleet(view: View, *, is_wide: bool = False) -> RenderableType:
+    """Return the sums, and the table: with every column, or with those that fit."""
+    parts: list[RenderableType] = [_show_sums(view)]
+    if view.rows:
+        parts.append(_make_table(view.rows, _ALL) if is_wide else _FittingTable(view.rows))
+    if view.more:
+        parts.append(Text(f"… and {view.more} more: --worst 0 shows all.", style="dim"))
+    if view.left_out:
+        parts.append(Text(f"{view.left_out} messages were left out: more than is kept.", style="yellow"))
+    return Group(*parts)
+
+
+def list_names(view: View) -> list[str]:
+    """Return node and volume of each row."""
+    return [str(clean(f"{row.node}/{row.label}")) for row in view.rows]
+
+
+def _show_sums(view: View) -> Text:
+    offline = f" ({view.offline} not heard)" if view.offline else ""
+    text = Text(f"{_count(view.nodes, 'node')}{offline}, {_count(sum(view.conditions.values()), 'volume')}")
+    for place, (condition, count) in enumerate(view.conditions.items()):
+        text.append(": " if place == 0 else ", ")
+        text.append(f"{count} {clean(condition)}", style=_STYLES.get(condition, "bold red"))
+    return text.append(".")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+class _FittingTable:
+    """A table with the most columns whose rows are no wider than the terminal; the first three at least."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = tuple(rows)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _make_table(self._rows, _ALL)
+        for count in range(len(_ALL), 2, -1):
+            table = _make_table(self._rows, _ALL[:count])
+            wanted = Measurement.get(console, options.update(max_width=WIDE_COLUMNS), table).maximum
+            if wanted <= options.max_width:
+                break
+        yield table
+
+
+def _make_table(rows: Iterable[Row], columns: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in columns:
+        table.add_column(title, no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*(_CELLS[title](row) for title in columns))
+    return table
+
+
+def _show_condition(row: Row) -> Text:
+    sign = _SIGNS.get(row.condition, "?")
+    return Text(f"{sign} {clean(row.condition)}", style=_STYLES.get(row.condition, "bold red"))
+
+
+def _show(find: Callable[[Row], str | None]) -> Callable[[Row], Text]:
+    return lambda row: Text(str(clean(find(row) or "")))
+
+
+_CELLS: dict[str, Callable[[Row], Text]] = {
+    "NODE": _show(lambda row: row.node),
+    "VOLUME": _show(lambda row: row.label),
+    "CONDITION": _show_condition,
+    "REASONS": _show(lambda row: " ".join(row.reasons)),
+    "USE": _show(lambda row: None if row.used is None else f"{100 * row.used:.0f} %"),
+    "SIZE": _show(lambda row: None if row.size_bytes is None else show_size(row.size_bytes)),
+    "CLUSTER": _show(lambda row: row.cluster),
+    "ID": _show(lambda row: row.volume_id),
+    "USED AT": _show(lambda row: row.path),
+    "MESSAGE": _show(lambda row: row.message),
+}
+_ALL = tuple(_CELLS)

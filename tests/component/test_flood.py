@@ -27,6 +27,7 @@ from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
 from agent.report.endpoints.http import make_app
+from agent.report.http import exchange
 from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls
@@ -116,6 +117,64 @@ async def test_flood_leaves_room_for_whoever_asks() -> None:
             assert (status, "ebs_agent_ready" in text) == (200, True)
             assert face.counted["evicted"] >= 300 - 100 - PATIENT.at_once
             assert face.counted["late"] == 0
+
+
+@pytest.mark.parametrize("rest", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
+async def test_who_keeps_a_body_back_makes_room(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head promises what does not come: that is as silent as a connection on which nothing was asked."""
+    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 600.0)
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + rest
+    async with serving() as face:
+        with ExitStack() as stack:
+            for _ in range(2 * PATIENT.at_once):
+                stack.enter_context(closing(face.connect(head)))
+            await face.wait_counted("accepted", 2 * PATIENT.at_once)
+            assert (await face.scrape())[0] == 200
+        assert face.counted["evicted"] >= 1
+
+
+ALIVE = b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HEAD / HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ALIVE + b"\0bad\r\n\r\n",
+        b"\0bad\r\n\r\n",
+    ],
+)
+async def test_what_is_refused_is_no_mistake_of_ours(sent: bytes) -> None:
+    """Whatever was asked before, and whether or not its answer has a body."""
+    async with serving() as face:
+        with closing(face.connect(sent)) as sock:
+            answer = await anyio.to_thread.run_sync(lambda: b"".join(iter(lambda: sock.recv(1 << 16), b"")))
+    assert b"HTTP/1.1 " in answer
+    assert answer.endswith(b"\r\n\r\n") == (b"HEAD / " in sent)
+    assert face.counted == {"accepted": 1, "malformed": 1}
+
+
+async def test_who_goes_before_the_refusal_is_no_mistake_of_ours() -> None:
+    """Nonsense, and its end."""
+    async with serving() as face:
+        for _ in range(50):
+            face.connect(b"\0bad\r\n\r\n").close()
+        await face.wait_counted("malformed", 50)
+        assert (await face.scrape())[0] == 200
+    assert face.counted["failed"] == 0
+
+
+async def test_who_sends_too_much_is_told(meeting_point: Path) -> None:
+    """What still comes is thrown away, so that whoever sends it gets to the answer."""
+
+    def ask() -> bytes:
+        head = b"POST /v1/reload HTTP/1.1\r\nHost: agent\r\nContent-Length: 4000000\r\n\r\n"
+        with closing(connect(meeting_point, head + b"x" * 4_000_000)) as sock:
+            return sock.recv(1 << 16)
+
+    async with controlling(meeting_point):
+        assert b"more than 65536 bytes" in await anyio.to_thread.run_sync(ask)
 
 
 async def test_flood_that_fits_is_not_turned_away() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
@@ -24,6 +25,9 @@ from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.endpoints.http import make_app
+from agent.report.http import serve
+from agent.report.http.app import App
+from agent.report.http.messages import Answer, Request
 from agent.report.http.serve import HTTP_LIMITS, Server
 from agent.report.metrics.exposition import Exposition
 from agent.report.serving.certificates import Tls, make_server_tls
@@ -259,6 +263,42 @@ async def test_expiry_is_told_of_the_certificate_that_is_shown(certificates: Pat
         tasks.cancel_scope.cancel()
     cert.write_bytes(whole)
     assert told == [shown, shown, None]
+
+
+LARGE = b"x" * (32 << 20)
+"""More than any socket takes at once."""
+
+
+async def test_an_answer_under_way_gets_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the server leaves a client the moment it needs to take what was sent."""
+    monkeypatch.setattr(serve, "CLOSE_TIMEOUT_S", 60.0)
+
+    async def answer(_: Request) -> Answer:
+        return Answer(LARGE)
+
+    app = App(lambda _: None)
+    app.add("GET", "/", answer)
+    listener = open_listener(Listen(port=0))
+    begun = anyio.Event()
+    taken: list[bytes] = []
+
+    def take() -> None:
+        with socket.create_connection(listener.getsockname(), timeout=60) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            taken.append(sock.recv(1))
+            anyio.from_thread.run_sync(begun.set)
+            taken.extend(iter(lambda: sock.recv(1 << 16), b""))
+
+    async with (
+        anyio.create_task_group() as outside,
+        Server(app, HTTP_LIMITS, Tally("http")) as server,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(server.serve, listener)
+        outside.start_soon(anyio.to_thread.run_sync, take)
+        await begun.wait()
+        tasks.cancel_scope.cancel()
+    assert b"".join(taken).endswith(b"\r\n\r\n" + LARGE)
 
 
 # -- Reload --------------------------------------------------------------------------------------------------

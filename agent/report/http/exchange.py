@@ -7,6 +7,7 @@ goes away, or says that it has no more to say, has its request cancelled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from http import HTTPStatus
 from typing import cast
@@ -141,14 +142,18 @@ class Exchange(asyncio.Protocol):
 
     async def _answer_one(self) -> bool:
         """Answer one request; returns whether another may follow it."""
+        self._is_head = False
         try:
             head = await self._hear()
             if not isinstance(head, h11.Request):
                 return False
+            self._is_head = head.method == b"HEAD"
             _check_version(head)
+            # Whoever keeps its end back is silent, as one who asks nothing is, and makes room.
+            body = await self._take_body()
             self._connections.begin_answer(self._connection)
             try:
-                await self._answer(head)
+                await self._answer(head, body)
             finally:
                 self._connections.end_answer(self._connection)
         except h11.RemoteProtocolError as error:
@@ -158,11 +163,9 @@ class Exchange(asyncio.Protocol):
             self._refuse(error)
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
-    async def _answer(self, head: h11.Request) -> None:
-        body = await self._take_body()
+    async def _answer(self, head: h11.Request, body: bytes) -> None:
         path, query = parse_target(head.target.decode("latin-1"))
         method = head.method.decode("latin-1")
-        self._is_head = method == "HEAD"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         request = Request(method, path, self._peer, self._open_stream, query, headers, body)
         try:
@@ -265,8 +268,12 @@ class Exchange(asyncio.Protocol):
         if self._http.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED} and not self._unparsed:
             return
         self._is_deaf = True
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._unparsed.clear()
+        if self._transport is not None:
+            self._transport.resume_reading()
+            if self._transport.can_write_eof():
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    self._transport.write_eof()
         with anyio.move_on_after(LINGER_S):
             await anyio.sleep_forever()
 

@@ -19,6 +19,8 @@ from agent.report.serving.flood_log import Tally
 from agent.report.serving.peer import Connection
 
 HTTP_LIMITS = Limits()
+LOOK_EVERY_S = 0.02
+"""Whether answers have been taken that were sent before the end."""
 
 
 class Server:
@@ -87,3 +89,6 @@ class Server:
                 exchange.end()
         for task in self._open:
             task.cancel()
+        with anyio.move_on_after(CLOSE_TIMEOUT_S):
+            while self._connections.are_sending:  # noqa: ASYNC110 -- nobody tells when a client has taken it
+                await anyio.sleep(LOOK_EVERY_S)

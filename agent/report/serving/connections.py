@@ -100,6 +100,11 @@ class Connections:
     def is_empty(self) -> bool:
         return not len(self) and not len(self._lobby)
 
+    @property
+    def are_sending(self) -> bool:
+        """Whether somebody has not taken all of an answer."""
+        return any(one.is_unread for one in self._open if not one.is_closed)
+
     async def accept_from(self, listener: socket.socket, begin: Begin) -> NoReturn:
         """Accept until cancelled, and have each connection begun that is let in."""
         listener.setblocking(False)  # noqa: FBT003 -- its only form
@@ -224,6 +229,7 @@ class Connections:
     def end_all(self) -> None:
         """Close those that are left."""
         self._lobby.end_all()
+        self._forget_closed()
         for one in list(self._open):
             self._end(one)
             if one.transport is None:

@@ -31,7 +31,9 @@ readonly hooks_before=$home/.hooks-before
 readonly last_policy=share/ebs-agent/policy.yaml
 
 readonly boot_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
-readonly all_units=("${boot_units[@]}" ebs-volumes-late.service)
+readonly all_units=("${boot_units[@]}" ebs-volumes-late.service ebs-agent-{cloud,mqtt,web}.socket)
+# Of which there are instances, each with a number of its own while it runs.
+readonly templates=(ebs-agent-{cloud,mqtt,web}@.service)
 readonly drop_in=50-ebs-volumes.conf
 is_changed= # by put_file
 
@@ -102,6 +104,11 @@ install_units() { # of a release: its own units and no others, since they belong
     for unit in "${all_units[@]}"; do
         [[ ! -e $own/$unit && -e $units/$unit ]] || continue
         systemctl --quiet disable --now "$unit" || warn "$unit is not of release $1, and cannot be stopped"
+        rm -f "$units/$unit"
+        is_changed=1
+    done
+    for unit in "${templates[@]}"; do
+        [[ ! -e $own/$unit && -e $units/$unit ]] || continue
         rm -f "$units/$unit"
         is_changed=1
     done

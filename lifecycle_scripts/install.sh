@@ -134,10 +134,10 @@ make_release() {
     mkdir -p "$share" "$place/share/doc"
     cp --recursive --no-preserve=ownership "$here"/{systemd,hooks.d,VERSION,sbom.cdx.json,requirements.txt,*.sh} "$share"
     cp --recursive --no-preserve=ownership "$here/docs" "$place/share/doc/ebs-agent"
-    # Shows that it is whole, and compiles what is used, which the unprivileged worker could not do later.
+    # Shows that it is whole, and compiles what is used, which those without rights could not do later.
     "$place/bin/python" -I -c 'import agent.cloud.aws_worker.main' &
     worker=$!
-    "$place/bin/python" -I -c 'import agent.cli.app, agent.daemon'
+    "$place/bin/python" -I -c 'import agent.cli.app, agent.daemon, agent.report.web.main, agent.report.broker.main, agent.report.mqtt.client'
     wait "$worker"
     "$place/bin/ebs-agent" --version >/dev/null
     sync --file-system "$place"

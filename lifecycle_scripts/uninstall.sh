@@ -14,6 +14,7 @@ readonly state=$dest/var/lib/ebs-agent
 
 stop_services() { # it ends without unmounting anything
     systemctl --quiet disable --now "${all_units[@]}" 2>/dev/null || true
+    systemctl --quiet stop "${templates[@]/@./@*.}" 2>/dev/null || true
 }
 
 refuse_while_pods_have_volumes() { # asked of its notes, so that it need not run; older releases know no pods
@@ -31,11 +32,11 @@ withdraw_driver() { # kubelet lets go of the driver, and pods that need it are s
 
 remove_files() {
     local unit
-    for unit in "${all_units[@]}"; do rm -f "$units/$unit"; done
+    for unit in "${all_units[@]}" "${templates[@]}"; do rm -f "$units/$unit"; done
     rm -f "$units"/*.service.d/"$drop_in"
     rmdir --ignore-fail-on-non-empty "$units"/*.service.d 2>/dev/null || true
     [[ ! -L $command_link ]] || rm -f "$command_link"
-    rm -rf "$dest/run/ebs-agent"
+    rm -rf "$dest/run/ebs-agent" "$dest/run/ebs-agent-faces"
     # The directory may be a mount point of its own.
     find "$home" -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf {} + 2>/dev/null || true
     rmdir --ignore-fail-on-non-empty "$home" 2>/dev/null || true

@@ -11,13 +11,25 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Process(Protocol):
+    """What is asked of a process, whoever has it for a child."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 @dataclass(frozen=True)
 class Companion:
     """One that runs, our end of its socket, which never blocks, and of the pipe it complains through."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     stream: socket.socket
     words: int
 
@@ -25,6 +37,10 @@ class Companion:
         """Kill it with all it started. Before anybody reaps it: its number is then still the group's."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def has_ended(self) -> bool:
+        """Tell whether it has ended, without reaping it."""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def discard(self) -> None:
         """Kill and reap it. SIGKILL on a process that only has sockets does not wait."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from agent.base.log import get_logger
+from agent.base.unit_process import find_unit
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
 from agent.cloud.is_wanted import explain_open, is_open, is_wanted
@@ -56,6 +57,7 @@ def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> 
         region=identity.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         endpoint=endpoint,
         user=choose_user(user, endpoint),
+        unit=find_unit("cloud", user),
     )
 
 

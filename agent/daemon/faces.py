@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.base.unit_process import find_unit
 from agent.cloud.state.state_file import FileStore
 from agent.core.model import NodeFacts, VolumeId
 from agent.node.machine import Machine
 from agent.policy import Policy
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
+from agent.report.broker.process import USER as MQTT_USER
 from agent.report.broker.process import MqttProcess
 from agent.report.health.sampler import Sampler
 from agent.report.history import FILE_NAME, HistoryKeeper
@@ -20,6 +22,7 @@ from agent.report.hooks import HookRunner
 from agent.report.serving.certificates import Tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.sockets import Listen
+from agent.report.web.process import USER as WEB_USER
 from agent.report.web.process import WebProcess
 
 if TYPE_CHECKING:
@@ -43,9 +46,10 @@ class Faces:
         self._facts = NodeFacts()
         self._sampler = Sampler(node, board, wake)
         retained = FileStore(node.paths.state / "mqtt.json", node.aside)
-        self._mqtt = MqttProcess(board, counters, node.aside, retained)
+        mqtt, web = find_unit("mqtt", MQTT_USER), find_unit("web", WEB_USER)
+        self._mqtt = MqttProcess(board, counters, node.aside, retained, unit=mqtt)
         self._http = HttpFace(
-            WebProcess(self._make_teller),
+            WebProcess(self._make_teller, unit=web),
             _choose_listen(policy),
             node.aside,
             partial(counters.note_certificate, "http"),

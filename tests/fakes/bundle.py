@@ -79,7 +79,8 @@ from pathlib import Path
 
 site = Path(sysconfig.get_path("purelib"))
 (site / "agent_stub.py").write_text((Path(__file__).parent / "wheels" / sys.argv[1]).read_text())
-for name in ("daemon", "cli/app", "cloud/aws_worker/main"):
+faces = ("cloud/aws_worker/main", "report/web/main", "report/broker/main", "report/mqtt/client")
+for name in ("daemon", "cli/app", *faces):
     module = site / "agent" / f"{name}.py"
     module.parent.mkdir(parents=True, exist_ok=True)
     module.touch()
@@ -96,6 +97,7 @@ case "$*" in
     *is-enabled*) [[ -e $dest/enabled ]] ;;
     *disable*) rm -f "$dest/running" "$dest/enabled" ;;
     *enable*) touch "$dest/enabled" ;;
+    *"stop ebs-agent-cloud@*.service ebs-agent-mqtt@*.service ebs-agent-web@*.service") ;;
     *daemon-reload | *reset-failed* | "--no-block start ebs-volumes.target") ;;
     *) echo "unexpected: systemctl $*" >&2; exit 1 ;;
 esac

@@ -9,16 +9,30 @@ from pathlib import Path
 
 import pytest
 
+from agent.base.unit_process import IN_UNIT, UNITS_VARIABLE
+from agent.cloud.aws_worker import main as cloud_worker
 from agent.daemon.systemd_notify import EXTENSION_S
 from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, DESCRIPTORS
+from agent.report.broker import main as broker_main
 from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.http.serve import HTTP_LIMITS
+from agent.report.web import main as web_main
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "ebs-agent.service").read_text()
 
-EXPOSURE = {"ebs-agent.service": 5.5, "ebs-volumes-ready.service": 1.1, "ebs-volumes-late.service": 1.1}
+EXPOSURE = {
+    "ebs-agent.service": 5.5,
+    "ebs-agent-cloud@.service": 1.5,
+    "ebs-agent-mqtt@.service": 1.5,
+    "ebs-agent-web@.service": 0.5,
+    "ebs-volumes-ready.service": 1.1,
+    "ebs-volumes-late.service": 1.1,
+}
 """What systemd 252 gives them. Lower is better; a change that raises one has to say why, here."""
+
+FACES = {"cloud": cloud_worker, "mqtt": broker_main, "web": web_main}
+"""What speaks with strangers in a unit of its own: its program."""
 
 IMPLY_MOUNT_NAMESPACE = (
     *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC"),
@@ -100,6 +114,7 @@ def test_the_agent_waits_for_neither_network_nor_cloud() -> None:
         for name in ("After", "Requires", "Wants", "BindsTo")
         for value in settings.get(name, [])
         for word in value.split()
+        if not word.endswith(".socket")  # which is there at once
     ]
     assert [word for word in words if "network" in word or "cloud" in word] == ["network.target"]
     assert "network.target" in settings["After"][0].split()
@@ -165,6 +180,42 @@ def test_descriptors_are_enough_for_volumes_and_strangers() -> None:
     assert hard == DESCRIPTORS >= 64 * (HTTP_LIMITS.at_once + CONTROL_LIMITS.at_once)
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_each_face_has_a_unit_without_rights(face: str) -> None:
+    """It runs its program as its own user, by a socket of root's alone, and takes little of the node."""
+    settings = find_settings((SYSTEMD / f"ebs-agent-{face}@.service").read_text())
+    assert settings["User"] == [f"ebs-agent-{face}"]
+    [command] = settings["ExecStart"]
+    assert command.endswith(f"/bin/python -I -m {FACES[face].__name__} {IN_UNIT}")
+    assert settings["CapabilityBoundingSet"] == [""]
+    assert {"MemoryMax", "TasksMax", "LimitNOFILE", "SystemCallFilter"} <= set(settings)
+    assert settings["StandardInput"] == ["socket"]
+    listening = find_settings((SYSTEMD / f"ebs-agent-{face}.socket").read_text())
+    [directory] = [
+        value.partition("=")[2]
+        for value in find_settings(SERVICE)["Environment"]
+        if value.startswith(f"{UNITS_VARIABLE}=")
+    ]
+    assert listening["ListenStream"] == [f"{directory}/{face}.sock"]
+    assert (listening["SocketMode"], listening["DirectoryMode"]) == (["0600"], ["0700"])
+    assert listening["Accept"] == ["yes"]
+    for name in ("Wants", "After"):
+        assert any(f"ebs-agent-{face}.socket" in value.split() for value in find_settings(SERVICE)[name])
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_volumes_can_leave_at_the_machine_s_end(face: str) -> None:
+    """What speaks to AWS is there, and can be started, for as long as the agent is: nothing ends it first.
+
+    Without ``Slice=`` its instances would lie in a slice of their own, which a shutdown stops at once.
+    """
+    service = find_settings((SYSTEMD / f"ebs-agent-{face}@.service").read_text())
+    listening = find_settings((SYSTEMD / f"ebs-agent-{face}.socket").read_text())
+    assert service["DefaultDependencies"] == listening["DefaultDependencies"] == ["no"]
+    assert service["Slice"] == ["system.slice"]
+    assert not {"PartOf", "BindsTo", "Conflicts"} & {*service, *listening}
+
+
 def test_no_device_node_can_be_made() -> None:
     """Disks are read and written; the daemon makes no node of any."""
     allowed = [value.split() for value in find_settings(SERVICE)["DeviceAllow"]]
@@ -176,6 +227,7 @@ def test_units_are_named_as_the_documents_say() -> None:
     names = {path.name for path in SYSTEMD.iterdir()}
     assert names == {
         "ebs-agent.service",
+        *(f"ebs-agent-{face}{kind}" for face in FACES for kind in (".socket", "@.service")),
         "ebs-volumes.target",
         "ebs-volumes-ready.service",
         "ebs-volumes-late.service",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -47,8 +48,13 @@ def make_folder(
     return output / "lifecycle_scripts"
 
 
-def make_later_folder(scratch: Path, version: str, python: str, *, is_broken: bool = False) -> Path:
-    """Make the folder of another version, for one Python: the same agent, or one that ends when started."""
+def make_later_folder(
+    scratch: Path, version: str, python: str, *, is_broken: bool = False, has_units: bool = True
+) -> Path:
+    """Make the folder of another version, for one Python: the same agent, or one that ends when started.
+
+    Without ``has_units`` it is as before there were units for what speaks with strangers.
+    """
     source = scratch / "source"
     source.mkdir(parents=True)
     for name in SOURCES:
@@ -58,6 +64,14 @@ def make_later_folder(scratch: Path, version: str, python: str, *, is_broken: bo
             shutil.copy(REPOSITORY / name, source / name)
     init = source / "agent/__init__.py"
     init.write_text(init.read_text().replace(f'"{VERSION}"', f'"{version}"'))
+    if not has_units:
+        for unit in (source / "systemd").glob("ebs-agent-*"):
+            unit.unlink()
+        service = source / "systemd/ebs-agent.service"
+        lines = service.read_text().splitlines(keepends=True)
+        service.write_text(
+            "".join(line for line in lines if not re.search("EBS_AGENT_FACES|-web.socket", line))
+        )
     if is_broken:
         with (source / "agent/daemon/__init__.py").open("a") as file:
             file.write(BREAKAGE)

@@ -95,7 +95,9 @@ def become(guest: Guest, aws: AwsServer, instance_id: str) -> None:
     groups = [{"Name": "compute", "Instances": [instance]}]
     cluster = {"ClusterArn": CLUSTER_ARN, "ClusterType": "eks"}
     config = {"ClusterConfig": cluster, "InstanceGroups": groups}
-    guest.shell("mkdir -p /opt/ml/config /etc/systemd/system/ebs-agent.service.d; useradd -r ebs-agent || :")
+    guest.shell(
+        "mkdir -p /opt/ml/config /etc/systemd/system/ebs-agent.service.d; useradd -r ebs-agent-cloud || :"
+    )
     guest.put("/opt/ml/config/resource_config.json", json.dumps(config).encode(), mode=0o600)
     port = aws.endpoint.rpartition(":")[2]
     environment = (
@@ -166,8 +168,8 @@ def check_worker(guest: Guest) -> None:
     lines = guest.shell("cat /proc/$1/status", pid).splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     uid, gid = status["Uid"].split()[0], status["Gid"].split()[0]
-    assert uid == guest.shell("id -u ebs-agent").strip()
-    assert status["Groups"].split() == []
+    assert uid == guest.shell("id -u ebs-agent-cloud").strip()
+    assert set(status["Groups"].split()) <= {gid}
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert status["NoNewPrivs"] == "1"
     same = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"]

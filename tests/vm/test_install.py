@@ -90,7 +90,8 @@ def test_a_node_and_the_one_after_a_software_update(boot_guest: BootGuest, folde
         node.start_hardware()
 
     prepare()
-    node.stage(folder, entries, has_hooks=True)
+    broker = {"mqtt": {"host": "127.0.0.1", "port": 1}}
+    node.stage(folder, entries, agent=broker, has_hooks=True)
     for moment, is_whole in (
         (f"ls {HOME}/*/lib/*/site-packages/botocore", False),
         (f"ls {HOME}/*/.complete", True),
@@ -113,6 +114,7 @@ def test_a_node_and_the_one_after_a_software_update(boot_guest: BootGuest, folde
         "700 researcher:researcher",
     ]
     check_units(node)
+    check_faces(node, "mqtt")
 
     before = node.show(UNIT, "InvocationID")
     assert "is in force already" in node.install()
@@ -143,17 +145,36 @@ def check_units(node: HyperPodNode) -> None:
     units = [f"/etc/systemd/system/{name}" for name in (UNIT, "ebs-volumes-ready.service", TARGET)]
     assert node.guest.shell('systemd-analyze verify --man=no "$@" 2>&1', *units) == ""
     for unit, limit in EXPOSURE.items():
-        text = node.guest.shell('systemd-analyze security --no-pager "$1"', unit, timeout_s=LONG_S)
+        text = node.guest.shell(
+            'systemd-analyze security --no-pager "$1"', unit.replace("@.", "@0."), timeout_s=LONG_S
+        )
         found = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)
         assert found, text
         assert float(found[1]) <= limit
     watch = node.show(UNIT, "WatchdogUSec", "NotifyAccess")
     assert watch == {"WatchdogUSec": "30s", "NotifyAccess": "main"}
-    node.guest.wait_until(["pgrep", "--uid", "ebs-agent-cloud"], timeout_s=LONG_S)
+    check_faces(node, "cloud", "web")
+
+
+def check_faces(node: HyperPodNode, *faces: str, in_units: bool = True) -> None:
+    """Check that what speaks with strangers does its work as users of its own, and in units of its own."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9842/livez').status)"
+    assert node.guest.run(["python3", "-I", "-c", ask], timeout_s=LONG_S).stdout == b"200\n"
+    for face in faces:
+        node.guest.wait_until(["pgrep", "--uid", f"ebs-agent-{face}"], timeout_s=LONG_S)
+        groups = node.guest.shell(
+            'for pid in $(pgrep --uid "$1"); do cat "/proc/$pid/cgroup"; done', f"ebs-agent-{face}"
+        )
+        unit = f"ebs-agent-{face}@" if in_units else UNIT
+        assert [group for group in groups.splitlines() if group.startswith(f"0::/system.slice/{unit}")]
+        assert all(group.startswith(f"0::/system.slice/{unit}") for group in groups.splitlines())
 
 
 def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> None:
-    """A program writes on through two upgrades, one that does not start, a way back, and the removal."""
+    """A program writes on through two upgrades, one that does not start, a way back, and the removal.
+
+    One of the releases knows no units for what speaks with strangers: it is upgraded, and gone back to.
+    """
     node = HyperPodNode(boot_guest(BARE))
     guest = node.guest
     node.join_cluster(FIRST_INSTANCE)
@@ -162,8 +183,11 @@ def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> Non
     node.start_hardware()
     entries = [make_entry(CHECKPOINTS, "ext4", "/data/checkpoints", required=True)]
 
-    def stage(version: str, *, is_broken: bool = False) -> None:
-        node.stage(make_later_folder(tmp_path / version, version, GUEST_PYTHON, is_broken=is_broken), entries)
+    def stage(version: str, *, is_broken: bool = False, has_units: bool = True) -> None:
+        made = make_later_folder(
+            tmp_path / version, version, GUEST_PYTHON, is_broken=is_broken, has_units=has_units
+        )
+        node.stage(made, entries)
 
     stage("1.0.0")
     node.install()
@@ -180,8 +204,9 @@ def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> Non
         assert node.find_mount("/data/checkpoints") == mount
         check_in_use(node, CHECKPOINTS)
         assert writer.is_running()
+        check_faces(node, "web", in_units=version != "1.1.0")
 
-    stage("1.1.0")
+    stage("1.1.0", has_units=False)
     node.install()
     check("1.1.0", "1.0.0", "1.1.0")
     stage("1.2.0")

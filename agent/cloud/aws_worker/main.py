@@ -26,6 +26,7 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config
 
+from agent.base.unit_process import arrive
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Call
 from agent.cloud.aws_worker.answer_lines import (
@@ -208,6 +209,7 @@ def serve(stream: socket.socket, caller: Caller) -> None:
 
 def main() -> None:
     """Serve the socket that is standard input; the arguments are what ``process`` starts it with."""
+    arrive()
     region, endpoint, processes, at_once = sys.argv[1:5]
     give_up_privileges()
     limit_resources(choose_limits(int(processes)))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from agent.base.companion import Companion, start_companion
 from agent.base.log import get_logger
+from agent.base.unit_process import UnitSocket, start_in_unit
 from agent.cloud.aws_worker.answer_lines import (
     LINE_LIMIT_BYTES,
     PARTS_LIMIT,
@@ -60,6 +61,8 @@ class WorkerSettings:
     environment: Mapping[str, str] | None = None
     """Added to what the worker keeps of the daemon's environment."""
     python: str = sys.executable
+    unit: UnitSocket | None = None
+    """Where systemd starts it; None: the daemon does."""
 
 
 _PROCESSES = 64
@@ -215,7 +218,13 @@ async def start_worker(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker, or raise AgentError: never as root in place of the user it is to be."""
     spawning = Spawning(lambda: _spawn(settings))
     try:
-        spawned = await asyncio.to_thread(spawning.run)
+        if settings.unit is None:
+            spawned: Companion = await asyncio.to_thread(spawning.run)
+        else:
+            spawned = await start_in_unit(
+                settings.unit, _choose_arguments(settings), _choose_environment(settings)
+            )
+            spawning.keep(spawned)
         reader, writer = await asyncio.open_connection(sock=spawned.stream, limit=LINE_LIMIT_BYTES)
     except BaseException as error:
         spawning.give_up()
@@ -238,16 +247,23 @@ def _spawn(settings: WorkerSettings) -> Companion:
         "-I",  # neither the working directory nor the environment says which code runs
         "-m",
         "agent.cloud.aws_worker.main",
+        *_choose_arguments(settings),
+    ]
+    group = None if uid is None else NO_GROUP
+    companion = start_companion(argv, _choose_environment(settings), uid, group)
+    make_killable(companion.process.pid)  # its other limits it has from itself
+    return companion
+
+
+def _choose_arguments(settings: WorkerSettings) -> list[str]:
+    """Return what the worker's program is called with."""
+    return [
         settings.region or "",
         settings.endpoint or "",
         # Counted per user: a limit only where the user is the worker's own.
         str(_PROCESSES if isinstance(settings.user, str) else 0),
         str(settings.at_once),
     ]
-    group = None if uid is None else NO_GROUP
-    companion = start_companion(argv, _choose_environment(settings), uid, group)
-    make_killable(companion.process.pid)  # its other limits it has from itself
-    return companion
 
 
 def _find_user(user: str | int | None) -> int | None:

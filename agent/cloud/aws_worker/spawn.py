@@ -20,12 +20,16 @@ class Spawning:
     def run(self) -> Companion:
         """Spawn it; what nobody waits for any more has ended then. Raises OSError."""
         spawned = self._spawn()
+        self.keep(spawned)
+        return spawned
+
+    def keep(self, spawned: Companion) -> None:
+        """Know of one that was spawned: it ends with the wait, at once where nobody waits any more."""
         with self._lock:
             self._spawned = spawned
             is_given_up = self._is_given_up
         if is_given_up:
             spawned.discard()
-        return spawned
 
     def give_up(self) -> None:
         """Have it end that was spawned, or will be."""

@@ -70,7 +70,8 @@ class Means:
 def become_harmless(uid: int | None, means: Means) -> None:
     """Give up all but the sockets. ``uid``: who to be from now on; None: who this is."""
     be_killed_first(means.oom_score)
-    os.nice(means.niceness)
+    if os.getpriority(os.PRIO_PROCESS, 0) < means.niceness:  # what a unit has set it may forbid to set
+        os.nice(means.niceness)
     if uid is not None:
         become(uid)
     give_up_privileges()

@@ -15,10 +15,11 @@ from agent.base.companion import Companion
 from agent.base.error_barrier import find_cause
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside
+from agent.base.unit_process import UnitSocket
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts
 from agent.policy.settings import MqttSettings
-from agent.report.feed.face_process import choose_user, end_face, spawn_face
+from agent.report.feed.face_process import choose_user, end_face, start_face
 from agent.report.feed.words import Words
 from agent.report.mqtt.login import LoginFiles, read_login_files
 from agent.report.mqtt.retained import Store, check_note
@@ -68,6 +69,7 @@ class MqttProcess:
         store: Store,
         user: str = USER,
         program: tuple[str, ...] = PROGRAM,
+        unit: UnitSocket | None = None,
     ) -> None:
         self._board = board
         self._counters = counters
@@ -75,6 +77,7 @@ class MqttProcess:
         self._store = store
         self._user = user
         self._program = program
+        self._unit = unit
         self._words = Words("mqtt.said")
         self._wanted: _Wanted | None = None
         self._changed = anyio.Event()
@@ -150,8 +153,7 @@ class MqttProcess:
     async def _run_process(self, telling: Telling) -> None:
         """Start a process and tell it until one of the two ends it."""
         try:
-            with anyio.CancelScope(shield=True):  # what was started is known
-                running = await anyio.to_thread.run_sync(spawn_face, self._program, choose_user(self._user))
+            running = await start_face(self._program, choose_user(self._user), self._unit)
         except OSError as error:
             log.error("mqtt.unavailable", error=str(error.strerror or error))  # noqa: TRY400 -- no fault of ours
             return

@@ -10,6 +10,7 @@ import anyio
 
 import agent
 from agent.base.error_barrier import find_cause
+from agent.base.unit_process import arrive
 from agent.core.errors import AgentError
 from agent.report.feed.frames import FeedError
 from agent.report.logs import configure_logs
@@ -20,6 +21,7 @@ def be_face(run: Callable[[socket.socket, int | None], Awaitable[None]]) -> None
 
     What was meant ends it with a sentence, all else with its traceback.
     """
+    arrive()
     configure_logs()
     feed, uid = socket.socket(fileno=0), int(sys.argv[1]) if sys.argv[1] else None
     try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import anyio.to_thread
 
 from agent.base.companion import Companion, start_companion
+from agent.base.unit_process import UnitSocket, start_in_unit
 from agent.node.isolate.resource_limits import make_killable
 from agent.node.isolate.unprivileged import COMMON_USER, NOBODY_UID, find_uid
 
@@ -24,6 +25,16 @@ def choose_user(user: str) -> int | None:
         return None
     uid = find_uid(user)
     return find_uid(COMMON_USER) if uid == NOBODY_UID else uid
+
+
+async def start_face(program: Sequence[str], uid: int | None, unit: UnitSocket | None) -> Companion:
+    """Start a process, in its unit where it has one. Raises OSError; cancelled, it leaves none."""
+    if unit is not None:
+        return await start_in_unit(unit, [""], {})
+    with anyio.CancelScope(shield=True):  # what was started is known
+        spawned = await anyio.to_thread.run_sync(spawn_face, program, uid)
+    # Not within: mypy takes a scope for one that may end early, with nothing returned.
+    return spawned  # noqa: RET504
 
 
 def spawn_face(program: Sequence[str], uid: int | None) -> Companion:
@@ -42,7 +53,7 @@ async def end_face(running: Companion, telling: asyncio.Task[None], grace_s: flo
     """
     process = running.process
     running.stream.close()
-    await anyio.to_thread.run_sync(_await_end, process.pid, grace_s)
+    await anyio.to_thread.run_sync(_await_end, running, grace_s)
     running.kill()
     code = await anyio.to_thread.run_sync(process.wait, 10)
     await asyncio.wait([telling], timeout=_LAST_WORDS_S)
@@ -51,10 +62,10 @@ async def end_face(running: Companion, telling: asyncio.Task[None], grace_s: flo
     return code
 
 
-def _await_end(pid: int, grace_s: float) -> None:
-    """Wait until a child has ended, without reaping it, for so long as it is given."""
+def _await_end(running: Companion, grace_s: float) -> None:
+    """Wait until a process has ended, without reaping it, for so long as it is given."""
     end_at = time.monotonic() + grace_s
     while time.monotonic() < end_at:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+        if running.has_ended():
             return
         time.sleep(_LOOK_EVERY_S)

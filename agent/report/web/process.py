@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 import agent
 from agent.base.companion import Companion
 from agent.base.log import get_logger
+from agent.base.unit_process import UnitSocket
 from agent.node.isolate.unprivileged import NOBODY_UID
-from agent.report.feed.face_process import choose_user, end_face, spawn_face
+from agent.report.feed.face_process import choose_user, end_face, start_face
 from agent.report.feed.words import Words
 from agent.report.serving.doors import Door
 
@@ -52,11 +52,16 @@ class WebProcess:
     """Answers at doors by a process for each. ``make_teller`` is called anew for every process."""
 
     def __init__(
-        self, make_teller: Callable[[], Teller], user: str = USER, program: tuple[str, ...] = PROGRAM
+        self,
+        make_teller: Callable[[], Teller],
+        user: str = USER,
+        program: tuple[str, ...] = PROGRAM,
+        unit: UnitSocket | None = None,
     ) -> None:
         self._make_teller = make_teller
         self._program = program
         self._user = user
+        self._unit = unit
         self._words = Words("web.said")
         self._has_warned = False
         self.pid: int | None = None
@@ -85,8 +90,7 @@ class WebProcess:
     async def _run_process(self, door: Door) -> None:
         """Start a process and feed it until one of the two ends it, or it has another certificate to show."""
         try:
-            with anyio.CancelScope(shield=True):  # what was started is known
-                running = await anyio.to_thread.run_sync(spawn_face, self._program, self._choose_user())
+            running = await start_face(self._program, self._choose_user(), self._unit)
         except OSError as error:
             log.error("web.unavailable", error=str(error.strerror or error))  # noqa: TRY400 -- no fault of ours
             return

@@ -1,0 +1,177 @@
+"""A process in a unit of its own in place of a child: systemd starts it for whoever connects to its socket.
+
+The socket is root's alone (``Accept=yes``), and each connection is the standard input of an instance of the
+unit. The two shake hands: the process says a byte, by which the kernel tells who it is; it is told what it is
+to do, and handed the pipe it complains through. From then on it is spoken with like a child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from typing_extensions import override
+
+from agent.base.companion import Companion
+
+UNITS_VARIABLE = "EBS_AGENT_FACES"
+"""Where the sockets are that systemd starts units by; only the agent's own unit says so."""
+IN_UNIT = "--in-unit"
+"""The one argument of a process that systemd started: its others come with the handshake."""
+ARRIVAL_S = 15.0
+"""For systemd to start a process and for that to import itself, on a busy machine too."""
+_HELLO = b"!"
+_CREDENTIALS = struct.Struct("3i")
+_LONGEST_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class UnitSocket:
+    """What to connect to, and the user whom its unit runs as."""
+
+    path: Path
+    uid: int
+
+
+class UnitProcess:
+    """One that systemd has for a child. Its end is seen; its exit code is systemd's to know, and 0 here."""
+
+    def __init__(self, pid: int, handle: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._handle = handle
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return once it has ended; subprocess.TimeoutExpired after ``timeout`` seconds."""
+        if self.returncode is None:
+            if not self.has_ended(timeout):
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            self.returncode = 0
+            os.close(self._handle)
+        return self.returncode
+
+    def has_ended(self, timeout: float | None = 0) -> bool:
+        if self.returncode is not None:
+            return True
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def kill(self) -> None:
+        """Kill it; what it started is ended by systemd."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class UnitCompanion(Companion):
+    """A companion that systemd started."""
+
+    process: UnitProcess
+
+    @override
+    def kill(self) -> None:
+        self.process.kill()
+
+    @override
+    def has_ended(self) -> bool:
+        return self.process.has_ended()
+
+
+def find_unit(name: str, user: str, environment: Mapping[str, str] = os.environ) -> UnitSocket | None:
+    """Return where to have a process started by systemd; None: whoever asks has to start it itself."""
+    directory = environment.get(UNITS_VARIABLE)
+    if not directory or os.geteuid() != 0:
+        return None
+    path = Path(directory, f"{name}.sock")
+    try:
+        return UnitSocket(path, pwd.getpwnam(user).pw_uid) if path.is_socket() else None
+    except (KeyError, OSError):
+        return None
+
+
+async def start_in_unit(
+    unit: UnitSocket, arguments: Sequence[str], environment: Mapping[str, str]
+) -> UnitCompanion:
+    """Have systemd start a process, and return it once it is there. Raises OSError."""
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
+        stream = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        stream.setblocking(False)  # noqa: FBT003 -- its only form
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        stream.connect(str(unit.path))
+        with anyio.fail_after(ARRIVAL_S):
+            await anyio.wait_readable(stream)
+        pid = _hear_hello(stream, unit.uid)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        handle = os.pidfd_open(pid)
+        on_failure.callback(os.close, handle)
+        if _read_uid(pid) != unit.uid:  # its number may be another's by now
+            raise ProcessLookupError(f"process {pid} ended before it was told what to do")
+        words, complaining = os.pipe()
+        on_failure.callback(os.close, words)
+        theirs.callback(os.close, complaining)
+        told = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode() + b"\n"
+        if len(told) > _LONGEST_BYTES or socket.send_fds(stream, [told], [complaining]) != len(told):
+            raise OSError(f"{len(told)} bytes are more than a process is told at once")
+        on_failure.pop_all()
+    return UnitCompanion(UnitProcess(pid, handle), stream, words)
+
+
+def _hear_hello(stream: socket.socket, uid: int) -> int:
+    """Return the process that says hello. Raises OSError where none does, or one of another user's."""
+    said, extra, _, _ = stream.recvmsg(len(_HELLO), socket.CMSG_SPACE(_CREDENTIALS.size))
+    if said != _HELLO:
+        raise ConnectionAbortedError("its unit ended before it began")
+    for level, kind, content in extra:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid, sender, _ = _CREDENTIALS.unpack(content)
+            if sender == uid and pid > 0:
+                return int(pid)
+            raise PermissionError(f"user {sender} answers in place of user {uid}")
+    raise PermissionError("the kernel does not say who answers")
+
+
+def _read_uid(pid: int) -> int | None:
+    """Return who a process is, whether or not others may look into it."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[1])
+    return None
+
+
+def arrive() -> None:
+    """Shake hands where systemd started this process: be told its arguments, environment and standard error.
+
+    Does nothing in a child of the daemon's. Ends the process where the daemon is gone.
+    """
+    if sys.argv[1:] != [IN_UNIT]:
+        return
+    stream = socket.socket(fileno=os.dup(0))
+    with stream:
+        stream.setblocking(True)  # noqa: FBT003 -- its only form
+        stream.sendall(_HELLO)
+        told, handed, _, _ = socket.recv_fds(stream, _LONGEST_BYTES, 1)
+        while told and not told.endswith(b"\n"):
+            more = stream.recv(_LONGEST_BYTES)
+            told = told + more if more else b""
+    if not told or len(handed) != 1:
+        sys.exit("The agent ended before it said what to do.")
+    os.dup2(handed[0], 2)
+    os.close(handed[0])
+    content = json.loads(told)
+    sys.argv[1:] = content["arguments"]
+    os.environ.update(content["environment"])

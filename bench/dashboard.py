@@ -6,23 +6,21 @@ dashboard is asked as it is, and once more with what its rule records written ou
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
-import subprocess
 import tempfile
-import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.scrape import find_free_port
+from tests.prometheus import RULES, start_prometheus
+from tests.scraped import serving_metrics
 
 NODES, VOLUMES = 1000, 20
 INTERVAL_S = 15
@@ -30,7 +28,6 @@ WARM_S = 150
 """For the rates of five minutes to have something to be made of."""
 RANGE_S, STEP_S = 120, 15
 MONITORING = Path(__file__).parents[1] / "monitoring"
-RULES = MONITORING / "prometheus/ebs-agent.rules.yml"
 DASHBOARD = MONITORING / "grafana/ebs-agent-fleet.json"
 CONDITIONS = ("Ready", "Degraded", "Failed", "Refused", "Lost", "Pending", "Preparing", "Unmanaged")
 
@@ -65,28 +62,13 @@ def serving_nodes() -> Iterator[int]:
     """Give the port at which each node's metrics are at a path of its own."""
     turns = [0] * NODES
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            node = int(self.path.strip("/"))
-            turns[node] += 1
-            body = ("\n".join(list_lines(node, turns[node])) + "\n").encode()
-            with suppress(ConnectionError):
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    def render(path: str) -> bytes:
+        node = int(path.strip("/"))
+        turns[node] += 1
+        return ("\n".join(list_lines(node, turns[node])) + "\n").encode()
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_metrics(render) as port:
+        yield port
 
 
 @contextmanager
@@ -111,22 +93,8 @@ def running_prometheus(directory: Path, scraped_port: int) -> Iterator[tuple[str
         "rule_files": ["ours.rules.yml"],
         "scrape_configs": [{"job_name": "ebs-agent", "static_configs": targets}],
     }
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = find_free_port()
-    argv = [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-    ]
-    with subprocess.Popen(
-        [*argv, f"--web.listen-address=127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield f"http://127.0.0.1:{port}/api/v1", process.pid
-        finally:
-            process.kill()
+    with start_prometheus(directory, config) as (port, pid):
+        yield f"http://127.0.0.1:{port}/api/v1", pid
 
 
 def ask(url: str, path: str, **parameters: str) -> tuple[float, int, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,33 +55,41 @@ async def run_prometheus(
     directory: Path, scraped_port: int, interval: str = "250ms"
 ) -> AsyncIterator[Prometheus]:
     """Have a Prometheus scrape what is at a port of this machine; its alerts wait no minutes."""
-    port = reserve_port()
-    argv = [*_write_config(directory, scraped_port, interval), f"--web.listen-address=127.0.0.1:{port}"]
-    async with aiohttp.ClientSession() as http:
-        with (directory / "prometheus.log").open("wb") as log:
-            process = subprocess.Popen(argv, stdout=log, stderr=log)  # noqa: ASYNC220 -- returns at once
-        try:
+    config = _make_config(directory, scraped_port, interval)
+    with start_prometheus(directory, config) as (port, _):
+        async with aiohttp.ClientSession() as http:
             yield Prometheus(http, port)
-        finally:
-            process.kill()
-            process.wait()
 
 
-def _write_config(directory: Path, scraped_port: int, interval: str) -> list[str]:
-    """Write a configuration and return the command that starts a Prometheus with it."""
+@contextmanager
+def start_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """Give the port and the process ID of a Prometheus with this configuration, which is starting."""
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = reserve_port()
+    argv = [
+        "prometheus",
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/tsdb",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (directory / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        yield port, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _make_config(directory: Path, scraped_port: int, interval: str) -> dict[str, Any]:
+    """Write the rules, and return a configuration that has them."""
     for shipped in (RULES, CONTROLLER_RULES):
         rules = re.sub(r"for: \d+[mh]", "for: 500ms", shipped.read_text())
         rules = re.sub(r"interval: \d+m", f"interval: {interval}", rules)
         (directory / shipped.name).write_text(rules)
     targets = [{"targets": [f"127.0.0.1:{scraped_port}"]}]
-    config = {
+    return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": ["*.rules.yml"],
         "scrape_configs": [{"job_name": "ebs-agent", "static_configs": targets}],
     }
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-    return [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-    ]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.core.model import Condition, Reason, VolumeId
@@ -25,13 +22,14 @@ from agent.report.agent_counters import Counters
 from agent.report.api import show_status
 from agent.report.metrics.exposition import Exposition
 from agent.report.mqtt.outbox import Topics
-from tests.agent_process import reserve_port
 from tests.component.test_mqtt import (
     PASSWORD,
     Mosquitto,
     broker,  # noqa: F401 -- a fixture
     make_users,
 )
+from tests.prometheus import start_prometheus
+from tests.scraped import serving_metrics
 from tests.unit.report.samples import READY, make_board, make_status
 from tests.waiting import wait_until
 
@@ -129,26 +127,8 @@ def serving_nodes(volumes: int) -> Iterator[int]:
         Exposition(make_board(*make_statuses(node, volumes)), Counters()).render()[0] for node in range(NODES)
     ]
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = bodies[int(self.path.strip("/"))]
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            with suppress(ConnectionError):  # Prometheus is killed while it scrapes
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_metrics(lambda path: bodies[int(path.strip("/"))]) as port:
+        yield port
 
 
 @contextmanager
@@ -165,20 +145,8 @@ def running_prometheus(directory: Path, scraped_port: int) -> Iterator[int]:
         "global": {"scrape_interval": "5s"},
         "scrape_configs": [{"job_name": "ebs-agent", "static_configs": targets}],
     }
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = reserve_port()
-    argv = [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-    ]
-    with (directory / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*argv, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
-    try:
+    with start_prometheus(directory, config) as (port, _):
         yield port
-    finally:
-        process.kill()
-        process.wait()
 
 
 def count_nodes(port: int) -> int:

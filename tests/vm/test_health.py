@@ -6,10 +6,7 @@ All of it happens beside a volume that is stalled from the first case to the las
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.prometheus import run_prometheus
+from tests.scraped import serving_metrics
 from tests.vm.conftest import GuestPool
 from tests.vm.guest_agent import UNIT
 from tests.vm.health_node import MIB, HealthNode, name_volume, run_health_node, series
@@ -246,32 +244,6 @@ def test_volumes_that_answer_again(node: HealthNode) -> None:
 # -- One of twenty that is stalled ---------------------------------------------------------------------------
 
 
-@contextmanager
-def relay_scrapes(node: HealthNode) -> Iterator[int]:
-    """Answer at a port of this machine what the agent in the guest answers there."""
-
-    class Relay(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = node.scrape().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.needs("prometheus")
 def test_alert_fires_for_the_stalled_volume(node: HealthNode, tmp_path: Path) -> None:
     """A real Prometheus scrapes the agent while a volume is stalled, and the alert that is shipped fires."""
@@ -281,7 +253,7 @@ def test_alert_fires_for_the_stalled_volume(node: HealthNode, tmp_path: Path) ->
             alerts = await prometheus.until('ALERTS{alertname="EbsVolumeStalled", alertstate="firing"}')
         return {alert["metric"]["volume_id"] for alert in alerts}
 
-    with relay_scrapes(node) as port:
+    with serving_metrics(lambda _: node.scrape().encode()) as port:
         assert asyncio.run(find_firing(port)) == {name_volume("stalled")}
 
 

@@ -160,13 +160,14 @@ def _print(view: View, output: Output) -> None:
         print_json(view.as_dict())
         return
     from agent.cli.fleet import table  # noqa: PLC0415 -- with rich, which JSON can do without
+    from agent.cli.show.fitting_table import WIDE_COLUMNS  # noqa: PLC0415
     from agent.cli.show.render import print_view  # noqa: PLC0415
 
     if output is Output.NAME:
         for name in table.list_names(view):
             typer.echo(name)
     elif output is Output.WIDE:
-        print_view(table.show_fleet(view, is_wide=True), width=table.WIDE_COLUMNS)
+        print_view(table.show_fleet(view, is_wide=True), width=WIDE_COLUMNS)
     else:
         print_view(table.show_fleet(view))
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agent.cli.fleet.rows import OFFLINE, UNREADABLE, Row, View
+from agent.cli.show.fitting_table import FittingTable, make_table
 from agent.cli.show.render import SIGNS, STYLES
 from agent.cli.show.words import clean
 from agent.core.units import show_size
 
-WIDE_COLUMNS = 500
 _STYLES = {OFFLINE: "bold red", UNREADABLE: "bold red", **STYLES}
 _SIGNS = {OFFLINE: "✗", UNREADABLE: "?", **SIGNS}
 
@@ -23,7 +21,9 @@ def show_fleet(view: View, *, is_wide: bool = False) -> RenderableType:
     """Return the sums, and the table: with every column, or with those that fit."""
     parts: list[RenderableType] = [_show_sums(view)]
     if view.rows:
-        parts.append(_make_table(view.rows, _ALL) if is_wide else _FittingTable(view.rows))
+        whole = make_table(view.rows, _CELLS, _CELLS)
+        least = make_table(view.rows, _CELLS, _BY_WIDTH[-1])
+        parts.append(whole if is_wide else FittingTable(view.rows, _CELLS, _BY_WIDTH, [least]))
     if view.more:
         parts.append(Text(f"… and {view.more} more: --worst 0 shows all.", style="dim"))
     if view.left_out:
@@ -49,31 +49,6 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-class _FittingTable:
-    """A table with the most columns whose rows are no wider than the terminal; the first three at least."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = tuple(rows)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = _make_table(self._rows, _ALL)
-        for count in range(len(_ALL), 2, -1):
-            table = _make_table(self._rows, _ALL[:count])
-            wanted = Measurement.get(console, options.update(max_width=WIDE_COLUMNS), table).maximum
-            if wanted <= options.max_width:
-                break
-        yield table
-
-
-def _make_table(rows: Iterable[Row], columns: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in columns:
-        table.add_column(title, no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*(_CELLS[title](row) for title in columns))
-    return table
-
-
 def _show_condition(row: Row) -> Text:
     sign = _SIGNS.get(row.condition, "?")
     return Text(f"{sign} {clean(row.condition)}", style=_STYLES.get(row.condition, "bold red"))
@@ -95,4 +70,5 @@ _CELLS: dict[str, Callable[[Row], Text]] = {
     "USED AT": _show(lambda row: row.path),
     "MESSAGE": _show(lambda row: row.message),
 }
-_ALL = tuple(_CELLS)
+_BY_WIDTH = tuple(tuple(_CELLS)[:count] for count in range(len(_CELLS), 2, -1))
+"""The columns to try, the most first; the last are shown in whatever width."""

@@ -49,12 +49,13 @@ def print_volumes(answer: dict[str, Any], output: Output) -> None:
         print_json(answer)
         return
     from agent.cli.show import render, volume_table  # noqa: PLC0415
+    from agent.cli.show.fitting_table import WIDE_COLUMNS  # noqa: PLC0415
 
     if output is Output.NAME:
         for name in volume_table.list_names(answer):
             typer.echo(name)
     elif output is Output.WIDE:
-        render.print_view(volume_table.show_volumes_wide(answer), width=volume_table.WIDE_COLUMNS)
+        render.print_view(volume_table.show_volumes_wide(answer), width=WIDE_COLUMNS)
     else:
         render.print_view(volume_table.show_volumes(answer))
 

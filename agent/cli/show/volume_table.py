@@ -8,28 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
+from agent.cli.show.fitting_table import FittingTable, make_table
 from agent.cli.show.render import SIGNS, STYLES, show_condition
 from agent.cli.show.render_steps import draw_attachments, draw_node
 from agent.cli.show.words import clean, label, tell_age, tell_initialization, tell_size, tell_use
 
 _WORST_FIRST = {condition: rank for rank, condition in enumerate(STYLES)}
-WIDE_COLUMNS = 500
-"""Wider than any row of a node in its senses; a longer one is cut."""
 
 
 def show_volumes(answer: dict[str, Any]) -> RenderableType:
-    """Return the table of ``status``, in the width there is."""
-    return _show(answer, _FittingTable)
+    """Return the table of ``status``, in the width there is.
+
+    Where not even the columns that matter fit, each volume is told in a few lines, which nobody breaks but
+    the terminal itself, so that they can be copied.
+    """
+    return _show(answer, lambda volumes: FittingTable(volumes, _CELLS, _BY_WIDTH, [*_list_lines(volumes)]))
 
 
 def show_volumes_wide(answer: dict[str, Any]) -> RenderableType:
     """Return the table with every column, and with a row to a line, however long."""
-    return _show(answer, lambda volumes: _make_table(volumes, _ALL))
+    return _show(answer, lambda volumes: make_table(volumes, _CELLS, _CELLS))
 
 
 def list_names(answer: dict[str, Any]) -> list[str]:
@@ -51,44 +52,13 @@ def _sort(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(volumes, key=lambda volume: _WORST_FIRST.get(volume["condition"], -1))
 
 
-class _FittingTable:
-    """A table with the most columns whose rows are no wider than the terminal.
-
-    Where not even those that matter fit, each volume is told in a few lines, which nobody breaks but the
-    terminal itself, so that they can be copied.
-    """
-
-    def __init__(self, volumes: list[dict[str, Any]]) -> None:
-        self._volumes = volumes
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for columns in _BY_WIDTH:
-            table = _make_table(self._volumes, columns)
-            wanted = Measurement.get(console, options.update(max_width=WIDE_COLUMNS), table).maximum
-            if wanted <= options.max_width:
-                yield table
-                return
-        for volume in self._volumes:
-            for line in _list_lines(volume):
-                line.no_wrap, line.overflow = True, "ignore"
-                yield line
-
-
-def _make_table(volumes: list[dict[str, Any]], columns: Iterable[str]) -> Table:
-    shown = tuple(columns)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in shown:
-        table.add_column(title, no_wrap=True, overflow="ignore")
+def _list_lines(volumes: Iterable[dict[str, Any]]) -> Iterable[Text]:
     for volume in volumes:
-        table.add_row(*(_CELLS[title](volume) for title in shown))
-    return table
-
-
-def _list_lines(volume: dict[str, Any]) -> Iterable[Text]:
-    head = show_condition(volume)
-    yield Text.assemble((label(volume), "bold"), "  ", head)
-    others = (volume["volume_id"] if volume["name"] else None, volume["path"], volume["device"])
-    yield from (Text(f"  {text}", style="dim") for text in others if text)
+        head = Text.assemble((label(volume), "bold"), "  ", show_condition(volume))
+        others = (volume["volume_id"] if volume["name"] else None, volume["path"], volume["device"])
+        for line in (head, *(Text(f"  {text}", style="dim") for text in others if text)):
+            line.no_wrap, line.overflow = True, "ignore"
+            yield line
 
 
 def _show_names(volume: dict[str, Any]) -> Text:
@@ -120,8 +90,7 @@ _CELLS: dict[str, Callable[[dict[str, Any]], Text]] = {
     "USE": lambda volume: Text(tell_use(volume)),
     "LAST STEP": _show_last_step,
 }
-_ALL = tuple(_CELLS)
-_USUAL = tuple(title for title in _ALL if title != "SINCE")
+_USUAL = tuple(title for title in _CELLS if title != "SINCE")
 _BY_WIDTH = tuple(_USUAL[:count] for count in range(len(_USUAL), 2, -1))
 """The columns to try, the most first: what is at the end is missed least."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent.cli.show.fitting_table import WIDE_COLUMNS
 from agent.cli.show.render import print_view
-from agent.cli.show.volume_table import WIDE_COLUMNS, list_names, show_volumes, show_volumes_wide
+from agent.cli.show.volume_table import list_names, show_volumes, show_volumes_wide
 from agent.core.model import Condition
 from agent.report import api
 from tests.unit.report.samples import READY, REFUSED, make_board, make_status

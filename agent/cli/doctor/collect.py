@@ -166,7 +166,8 @@ def _write(target: Path, parts: Mapping[str, bytes]) -> int:
     except FileExistsError as error:
         raise AgentError(f"{target} exists already.", hint="Give another name.") from error
     except OSError as error:
-        raise AgentError(f"{target} could not be written: {error.strerror}.") from error
+        message = f"{target} could not be written: {error.strerror}."
+        raise AgentError(message, hint="Name a file in a directory that may be written to.") from error
 
 
 def show_collected(collected: Collected, *, as_json: bool) -> None:

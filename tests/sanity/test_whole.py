@@ -19,7 +19,7 @@ from tests.sanity.test_sanity import DRIVER
 from tests.sanity.toolchain import build_suite
 from tests.waiting import wait_until
 
-RUN_S = 700
+RUN_S = 1300
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def controller(base: Path, aws: AwsServer) -> Iterator[Path]:
         process.wait(timeout=60)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_agent_is_a_conforming_plugin(
     base: Path,
     node: ClusterNode,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agent.cloud.aws.call import Make
 from agent.controller.attaching.attach import Attaching, TakeTurn
 from agent.controller.attaching.detach import Detaching
@@ -16,8 +18,9 @@ from agent.core.model import VolumeId
 class Attachments:
     """Attaches and detaches, in one region and the account of the controller's role.
 
-    ``window_s``: how long a question about an instance waits for those about others. ``sights`` is for
-    whoever else looks at attachments: it knows which have ended.
+    ``window_s``: how long a question about an instance waits for those about others. ``is_deleted``: whether
+    a volume was deleted here, of which nothing is to be waited for. ``sights`` is for whoever else looks at
+    attachments: it knows which have ended.
     """
 
     def __init__(
@@ -28,11 +31,12 @@ class Attachments:
         region: str,
         patience: Patience | None = None,
         window_s: float = WINDOW_S,
+        is_deleted: Callable[[VolumeId], bool] = lambda _: False,
     ) -> None:
         nodes, patience = NodeCalls(make, region, window_s), patience or Patience()
         self.sights = Sights(find_volume)
         self._attaching = Attaching(nodes, self.sights, take_turn, patience)
-        self._detaching = Detaching(nodes, self.sights, take_turn, patience)
+        self._detaching = Detaching(nodes, self.sights, take_turn, patience, is_deleted)
 
     async def attach(self, call: AttachCall) -> Pairs:
         """Return what the node is to be told, once AWS says that the volume is attached to it."""

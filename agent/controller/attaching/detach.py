@@ -7,6 +7,7 @@ may be on its way that an earlier controller began.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.base.log import get_logger
@@ -65,12 +66,18 @@ class Detaching:
     """Detaches volumes, one deed on each at a time."""
 
     def __init__(
-        self, nodes: NodeCalls, sights: Sights, take_turn: TakeTurn, patience: Patience | None = None
+        self,
+        nodes: NodeCalls,
+        sights: Sights,
+        take_turn: TakeTurn,
+        patience: Patience,
+        is_deleted: Callable[[VolumeId], bool],
     ) -> None:
         self._nodes = nodes
         self._sights = sights
         self._take_turn = take_turn
-        self._patience = patience or Patience()
+        self._patience = patience
+        self._is_deleted = is_deleted
 
     async def detach(self, volume_id: VolumeId, node: NodeId | None) -> None:
         """Return once AWS describes no attachment of the volume to the node; None: to any node."""
@@ -83,6 +90,8 @@ class Detaching:
     async def _is_released(self, release: _Release) -> bool:
         """Look, and ask AWS for what is still to be asked; returns whether all has ended."""
         volume = await self._sights.look(release.volume_id)
+        if volume is None and self._is_deleted(release.volume_id):
+            return True
         if volume is None:
             now_s = release.waiting.waited_s
             release.lost_at_s = now_s if release.lost_at_s is None else release.lost_at_s

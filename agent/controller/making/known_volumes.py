@@ -55,7 +55,7 @@ class KnownVolumes:
 
     async def find(self, volume_id: VolumeId) -> CloudVolume | None:
         """Return the volume; None: AWS does not describe it, and it was not made here a moment ago."""
-        if volume_id in self._gone:
+        if self.is_gone(volume_id):
             return None
         found = await self._describing.find_volume(volume_id)
         if found is None and volume_id in self._list_made():
@@ -65,7 +65,7 @@ class KnownVolumes:
     async def find_surely(self, volume_id: VolumeId) -> CloudVolume | None:
         """Return the volume; None only where two looks, so far apart as AWS lags, did not find it."""
         found = await self.find(volume_id)
-        if found is None and volume_id not in self._gone:
+        if found is None and not self.is_gone(volume_id):
             await self._patience.sleep(LAG_S)
             found = await self.find(volume_id)
         return found
@@ -96,6 +96,10 @@ class KnownVolumes:
         self._gone[volume_id] = None
         while len(self._gone) > MOST_GONE:
             self._gone.popitem(last=False)
+
+    def is_gone(self, volume_id: VolumeId) -> bool:
+        """Return whether the volume was deleted here; its ID is never another's."""
+        return volume_id in self._gone
 
     def forget(self, volume_id: VolumeId) -> None:
         """Take it that a volume that was made is there only if AWS describes it."""

@@ -42,7 +42,9 @@ class ClusterVolumes:
     ) -> None:
         patience = patience or Patience()
         known = KnownVolumes(describing, patience)
-        self._attachments = Attachments(make, known.find, turns.take, region, patience)
+        self._attachments = Attachments(
+            make, known.find, turns.take, region, patience, is_deleted=known.is_gone
+        )
         sights = self._attachments.sights
         self._creating = Creating(make, describing, known, turns.take, patience, cluster_id)
         self._deleting = Deleting(make, known, sights, turns.take, patience, cluster_id)

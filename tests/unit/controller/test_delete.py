@@ -13,7 +13,7 @@ from agent.controller.calls import CreateCall, SizeRange
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from tests.unit.controller.making_stand_in import Ec2
-from tests.unit.controller.stand_in import KilledError, run_until
+from tests.unit.controller.stand_in import NODE, KilledError, run_until
 
 OURS = (("ebs-agent:made-by", "ebs-agent"),)
 DRIVERS = (("CSIVolumeName", "pvc-1"), ("ebs.csi.aws.com/cluster", "true"))
@@ -35,6 +35,21 @@ def test_a_volume_of_either_mark_is_deleted_once(tags: Any) -> None:
 
     asyncio.run(run())
     assert ec2.volumes == {}
+    assert ec2.changes == [DeleteVolume(volume_id)]
+
+
+def test_of_a_volume_that_was_deleted_here_no_attachment_is_waited_for() -> None:
+    ec2 = Ec2()
+    volume_id = ec2.add(tags=OURS)
+
+    async def run() -> float:
+        volumes = ec2.start()
+        await volumes.delete(volume_id)
+        began_s = ec2.time_s
+        await volumes.detach(volume_id, NODE)
+        return ec2.time_s - began_s
+
+    assert asyncio.run(run()) == 0.0
     assert ec2.changes == [DeleteVolume(volume_id)]
 
 

@@ -31,7 +31,7 @@ var (
 const (
 	volumeBytes   = 64 << 20
 	expandedBytes = 96 << 20
-	gib           = 1 << 30 // volumes of EBS have no less
+	gib           = 1 << 30          // volumes of EBS have no less
 	longest       = 20 * time.Minute // it stops what hangs, not what is slow
 )
 

@@ -35,7 +35,7 @@ def read_settings(
     return ControllerSettings(
         endpoint=parse_endpoint(endpoint),
         driver=_match("--driver", driver, _DRIVER, "It is a DNS name of 63 characters at most."),
-        region=_match("--region", region or "", _REGION, "Set it, or AWS_REGION: us-east-1."),
+        region=parse_region(region),
         cluster_id=None
         if cluster_id is None
         else _match("--cluster-id", cluster_id, _CLUSTER_ID, "It has letters, digits and -_. only."),
@@ -67,6 +67,11 @@ def read_care(
         settings.driver, settings.region, kubeconfig, settings.cluster_id, releases_dead_nodes
     )
     return replace(settings, care=care)
+
+
+def parse_region(region: str | None) -> str:
+    """Return AWS's region, which has to be said."""
+    return _match("--region", region or "", _REGION, "Set it, or AWS_REGION: us-east-1.")
 
 
 def parse_endpoint(text: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.aws.cloud import REGION
+from tests.aws.world import CREDENTIALS
 from tests.kubernetes.api import Api
 from tests.kubernetes.control_plane import ControlPlane
 
@@ -19,24 +22,25 @@ TIMEOUT_S = 240.0
 
 
 class Migrator:
-    """The command, for one cluster."""
+    """The command, for one cluster; ``aws_endpoint``: of EC2, where that is asked for snapshots."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, aws_endpoint: str = "") -> None:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        aws = {**CREDENTIALS, "AWS_REGION": REGION, "EBS_AGENT_CLOUD_ENDPOINT": aws_endpoint}
+        self._environment = {**plain, **(aws if aws_endpoint else {})}
         self._kubeconfig = plane.directory / f"{USER}.kubeconfig"
         self._kubeconfig.write_text(plane.write_kubeconfig(USER, "127.0.0.1"))
         grant_rights(plane.api)
 
     def migrate(self, *arguments: str) -> str:
         """Run the command to its end, which is to be good; return what it said."""
-        argv = self._list_argv(*arguments)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = self._run(*arguments)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         return done.stdout
 
     def refuse(self, *arguments: str) -> str:
         """Run the command, which is to refuse; return what it said."""
-        argv = self._list_argv(*arguments)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = self._run(*arguments)
         assert done.returncode == 5, f"{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -58,10 +62,20 @@ class Migrator:
                 return len(seen)
             seen.add(line)
 
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._list_argv(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env=self._environment,
+        )
+
     @contextmanager
     def _running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         argv = self._list_argv(*arguments)
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=self._environment) as process:
             try:
                 yield process
                 process.wait(TIMEOUT_S)

@@ -134,12 +134,15 @@ def test_denied(claims: Claims) -> None:
 
 
 def test_moved_to_another_driver_and_back(claims: Claims) -> None:
-    """Killed at each of its steps the claim gets there, with its volume; back, it is as before."""
+    """Killed at each of its steps the claim gets there, with its volume; back, it is as before.
+
+    There Kubernetes has the snapshot taken, and back EC2 is asked for it.
+    """
     api = claims.api
     claim = claims.claim()
     pod = claims.add_pod(claim)
     claims.wait_attached()
-    migrator = Migrator(claims.pod.plane)
+    migrator = Migrator(claims.pod.plane, claims.aws.endpoint)
     api.create(make_driver(OURS))
     drivers = [{"name": OURS, "nodeID": "another", "topologyKeys": []}]
     api.create(
@@ -162,7 +165,12 @@ def test_moved_to_another_driver_and_back(claims: Claims) -> None:
     (snapshot,) = api.list("VolumeSnapshot")
     assert is_ready_to_use(snapshot)
 
-    assert "Moved: 1 of 1" in migrator.migrate("--all", "--back", "--no-snapshot", "--yes")
+    known = set(claims.aws.cloud.ec2.snapshots)
+    assert "Moved: 1 of 1" in migrator.migrate("--all", "--back", "--ec2-snapshot", "--yes")
+    (taken,) = set(claims.aws.cloud.ec2.snapshots) - known
+    assert claims.aws.cloud.ec2.snapshots[taken].volume_id == volume.id
+    claims.aws.cloud.ec2.delete_snapshot(taken)
+    assert len(api.list("VolumeSnapshot")) == 1
     pod = claims.add_pod(claim)
     claims.wait_attached()
     assert claims.find_volume(claim) is volume

@@ -43,6 +43,16 @@ def migrate(  # noqa: PLR0913, PLR0917 -- each is an option
     snapshot_class: Annotated[
         str | None, typer.Option(help="The VolumeSnapshotClass, where the driver has several.")
     ] = None,
+    ec2_snapshot: Annotated[
+        bool,
+        typer.Option(
+            "--ec2-snapshot", help="Have EC2 take the snapshot, as where the cluster has no VolumeSnapshots."
+        ),
+    ] = False,
+    region: Annotated[
+        str | None,
+        typer.Option(envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="AWS's region, where EC2 is asked."),
+    ] = None,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Take none before.")] = False,
     kubeconfig: Annotated[
         Path | None, typer.Option(envvar="KUBECONFIG", help="The cluster; ~/.kube/config when not given.")
@@ -71,8 +81,8 @@ def migrate(  # noqa: PLR0913, PLR0917 -- each is an option
         )
     if origin == target:
         raise InvalidValueError(f"--from and --to are the same driver, {origin}.")
-    if no_snapshot and snapshot_class is not None:
-        raise InvalidValueError("--no-snapshot and --snapshot-class exclude each other.")
+    if no_snapshot + ec2_snapshot + (snapshot_class is not None) > 1:
+        raise InvalidValueError("--no-snapshot, --ec2-snapshot and --snapshot-class exclude each other.")
     if kubeconfig is None and HOME_CONFIG.expanduser().exists():
         kubeconfig = HOME_CONFIG.expanduser()
     if back:
@@ -84,6 +94,8 @@ def migrate(  # noqa: PLR0913, PLR0917 -- each is an option
         target=target,
         snapshot_class=snapshot_class,
         takes_snapshot=not no_snapshot,
+        takes_ec2_snapshot=ec2_snapshot,
+        region=region,
         timeout_s=timeout_s,
         is_meant=yes,
         as_json=as_json,

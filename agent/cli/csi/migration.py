@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,24 @@ import typer
 
 from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
 from agent.cli.show.output import print_json
+from agent.cloud.aws_worker.client import CloudClient
+from agent.cloud.aws_worker.process import WorkerSettings
 from agent.controller.cluster.api import connect
+from agent.controller.describing.describing import Describing
 from agent.controller.migration.carry_out import Pace, begin, look, move
-from agent.controller.migration.cluster import YOU, Cluster, list_rights
+from agent.controller.migration.cluster import AWS_ACTIONS, YOU, Cluster, Ec2Snapshots, list_rights
 from agent.controller.migration.describe import Plan, plan
 from agent.controller.migration.find_claims import check_driver, choose_snapshot_class, find_subjects
 from agent.controller.migration.glance import Glance
 from agent.controller.migration.seen import Aim, Subject
+from agent.controller.options import find_cloud_endpoint, parse_region
+from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
+from agent.controller.turns import Turns
+from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError, ExitCode
+
+OpenEc2 = Callable[[str], AbstractAsyncContextManager[Ec2Snapshots]]
+"""Gives who takes EC2's snapshots in a region."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,10 @@ class Wishes:
     target: str
     snapshot_class: str | None
     takes_snapshot: bool
+    takes_ec2_snapshot: bool
+    """Also where the cluster has VolumeSnapshots."""
+    region: str | None
+    """AWS's, which has to be said where EC2 is asked."""
     timeout_s: float
     is_meant: bool
     """It is done, and not only shown."""
@@ -41,24 +57,30 @@ class Wishes:
 async def migrate_claims(kubeconfig: Path | None, wishes: Wishes) -> int:
     """Show the plan, and carry it out where that is meant; return the exit code. Raises AgentError."""
     if not wishes.as_json:
-        for line in show_needs(list_rights(), YOU.rights):
+        for line in show_needs(list_rights(), YOU.rights, AWS_ACTIONS):
             typer.echo(line)
     async with connect(kubeconfig, YOU) as api:
         namespace = wishes.namespace
         if namespace is None and wishes.names is not None:
             namespace = api.namespace
-        return await migrate_in(api, wishes, namespace)
+        return await migrate_in(api, wishes, namespace, open_ec2)
 
 
-async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None) -> int:
+@asynccontextmanager
+async def open_ec2(region: str) -> AsyncIterator[Ec2Snapshots]:
+    """Give EC2's snapshots, by the credentials that AWS's programs find here."""
+    endpoint = find_cloud_endpoint(os.environ)
+    user = choose_worker_user(os.environ, endpoint)
+    async with CloudClient(WorkerSettings(region=region, endpoint=endpoint, user=user)) as client:
+        yield ClusterSnapshots(client.make, Describing(client.make), Turns().take)
+
+
+async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None, open_ec2: OpenEc2) -> int:
     """Do it in a cluster; ``namespace`` is None for all of them."""
     glance = Glance(cluster)
     await check_driver(glance, wishes.target)
     found = await find_subjects(glance, wishes.origin, wishes.target, namespace, wishes.names)
-    snapshot_class = None
-    if wishes.takes_snapshot and found:
-        snapshot_class = await choose_snapshot_class(glance, wishes.origin, wishes.snapshot_class)
-    aim = Aim(wishes.origin, wishes.target, snapshot_class)
+    aim = await _choose_aim(glance, wishes) if found else Aim(wishes.origin, wishes.target, None)
     plans = [plan(await look(glance, subject, aim), aim) for subject in found]
     if not wishes.as_json:
         for one in plans:
@@ -69,7 +91,9 @@ async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None) ->
     }
     moved: list[Subject] = []
     if wishes.is_meant:
-        await _move_all(cluster, plans, aim, wishes, moved, failures)
+        opened = open_ec2(parse_region(wishes.region)) if aim.takes_ec2_snapshot else nullcontext()
+        async with opened as ec2:
+            await _move_all(cluster, ec2, plans, aim, wishes, moved, failures)
     if wishes.as_json:
         print_json(_write_answer(plans, aim, moved, failures))
     else:
@@ -79,8 +103,21 @@ async def migrate_in(cluster: Cluster, wishes: Wishes, namespace: str | None) ->
     return max(codes, default=ExitCode.DONE)
 
 
+async def _choose_aim(glance: Glance, wishes: Wishes) -> Aim:
+    aim = Aim(wishes.origin, wishes.target, None)
+    if not wishes.takes_snapshot:
+        return aim
+    if not wishes.takes_ec2_snapshot:
+        named = await choose_snapshot_class(glance, wishes.origin, wishes.snapshot_class)
+        if named is not None:
+            return replace(aim, snapshot_class=named)
+    parse_region(wishes.region)  # said before anything is begun
+    return replace(aim, takes_ec2_snapshot=True)
+
+
 async def _move_all(
     cluster: Cluster,
+    ec2: Ec2Snapshots | None,
     plans: Sequence[Plan],
     aim: Aim,
     wishes: Wishes,
@@ -93,10 +130,10 @@ async def _move_all(
         return lambda said: typer.echo(f"{subject.name}: {said}", err=wishes.as_json)
 
     async def begin_one(subject: Subject) -> None:
-        await begin(cluster, subject, aim, make_tell(subject))
+        await begin(cluster, subject, aim, make_tell(subject), ec2)
 
     async def move_one(subject: Subject) -> None:
-        await move(cluster, subject, aim, Pace(wishes.timeout_s), make_tell(subject))
+        await move(cluster, subject, aim, Pace(wishes.timeout_s), make_tell(subject), ec2)
         moved.append(subject)
 
     async def attempt(act: Callable[[Subject], Awaitable[None]], subject: Subject) -> None:
@@ -123,6 +160,7 @@ def _write_answer(
         "from": aim.origin,
         "to": aim.target,
         "rights": rights,
+        "aws_actions": [*AWS_ACTIONS] if aim.takes_ec2_snapshot else [],
         "claims": [
             {
                 "namespace": one.subject.namespace,

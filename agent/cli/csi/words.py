@@ -9,11 +9,15 @@ from agent.controller.migration.seen import Aim, Subject
 from agent.core.errors import AgentError
 
 
-def show_needs(rights: Iterable[tuple[str, str, list[str]]], manifest: str) -> Iterator[str]:
+def show_needs(
+    rights: Iterable[tuple[str, str, list[str]]], manifest: str, aws_actions: Sequence[str]
+) -> Iterator[str]:
     """Say which credentials it takes."""
-    yield f"Needs in Kubernetes ({manifest}), and nothing in AWS, where the driver takes the snapshots:"
+    yield f"Needs in Kubernetes ({manifest}):"
     for group, resource, verbs in rights:
         yield f"  {resource}{'.' if group else ''}{group}: {', '.join(verbs)}"
+    yield "Needs in AWS, where the cluster has no VolumeSnapshots, or with --ec2-snapshot; else nothing:"
+    yield f"  {', '.join(aws_actions)}"
     yield ""
 
 

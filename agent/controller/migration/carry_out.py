@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
 from agent.controller.cluster.api import ClusterError
-from agent.controller.migration.cluster import Cluster, Readable, guard
+from agent.controller.migration.cluster import Cluster, Ec2Snapshots, Readable, guard
 from agent.controller.migration.decide import Deed, Wait, decide
-from agent.controller.migration.describe import explain, name_snapshot
+from agent.controller.migration.describe import ask_ec2_snapshot, explain, name_snapshot
 from agent.controller.migration.journal import ANNOTATION
 from agent.controller.migration.objects import (
     PersistentVolume,
@@ -39,8 +39,11 @@ class Pace:
     clock: Callable[[], float] = time.monotonic
 
 
-async def look(cluster: Readable, subject: Subject, aim: Aim) -> Seen:
-    """Return a claim's objects as they are now. Raises ClusterError."""
+async def look(cluster: Readable, subject: Subject, aim: Aim, ec2: Ec2Snapshots | None = None) -> Seen:
+    """Return a claim's objects as they are now. Raises ClusterError, and what EC2 says.
+
+    ``ec2``: None where it is not asked; a snapshot of its own is then not seen.
+    """
     claim = await cluster.find_in(PersistentVolumeClaim, subject.claim, subject.namespace)
     old = await cluster.find(PersistentVolume, subject.old) if subject.old else None
     new = await cluster.find(PersistentVolume, subject.new) if subject.new else None
@@ -48,30 +51,46 @@ async def look(cluster: Readable, subject: Subject, aim: Aim) -> Seen:
     sets = await cluster.list_in(StatefulSet, subject.namespace)
     _, attachments = await cluster.list_all(VolumeAttachment)
     seen = Seen(subject, claim, old, new, tuple(pods), tuple(sets), tuple(attachments))
-    if aim.snapshot_class is None or claim is None or new is not None:
+    if claim is None or new is not None or not aim.takes_snapshot:
         return seen
+    if aim.takes_ec2_snapshot:
+        return seen if ec2 is None else replace(seen, ec2_snapshot=await ec2.find(ask_ec2_snapshot(seen)))
     snapshot = await cluster.find_in(VolumeSnapshot, name_snapshot(seen), subject.namespace)
-    return Seen(subject, claim, old, new, seen.pods, seen.sets, seen.attachments, snapshot)
+    return replace(seen, snapshot=snapshot)
 
 
-async def begin(cluster: Cluster, subject: Subject, aim: Aim, tell: Callable[[str], None]) -> None:
+async def begin(
+    cluster: Cluster,
+    subject: Subject,
+    aim: Aim,
+    tell: Callable[[str], None],
+    ec2: Ec2Snapshots | None = None,
+) -> None:
     """Have a claim's snapshot taken where that comes next, and do not wait for it. As ``move`` otherwise."""
-    seen = await look(cluster, subject, aim)
+    seen = await look(cluster, subject, aim, ec2)
     if decide(seen, aim) is Deed.TAKE_SNAPSHOT:
         tell(explain(Deed.TAKE_SNAPSHOT, seen, aim))
-        await _try_to_do(cluster, Deed.TAKE_SNAPSHOT, seen, aim)
+        await _try_to_do(cluster, Deed.TAKE_SNAPSHOT, seen, aim, ec2)
 
 
-async def move(cluster: Cluster, subject: Subject, aim: Aim, pace: Pace, tell: Callable[[str], None]) -> bool:
+async def move(
+    cluster: Cluster,
+    subject: Subject,
+    aim: Aim,
+    pace: Pace,
+    tell: Callable[[str], None],
+    ec2: Ec2Snapshots | None = None,
+) -> bool:
     """Move a claim to the other driver; False: it was there already.
 
-    ``tell`` is told what is done before it is, and what is waited for. Raises RefusedError where a person has
-    to do something first, AgentError where others do not do their part in time, and ClusterError. Whatever
-    it ends with, asked again it goes on.
+    ``ec2``: who is asked for a snapshot where ``aim`` has EC2 take it. ``tell`` is told what is done before
+    it is, and what is waited for. Raises RefusedError where a person has to do something first, AgentError
+    where others do not do their part in time, ClusterError, and what EC2 says. Whatever it ends with, asked
+    again it goes on.
     """
     last, since, has_done = "", pace.clock(), False
     while True:
-        seen = await look(cluster, subject, aim)
+        seen = await look(cluster, subject, aim, ec2)
         following = decide(seen, aim)
         if following is None:
             return has_done
@@ -87,15 +106,19 @@ async def move(cluster: Cluster, subject: Subject, aim: Aim, pace: Pace, tell: C
             )
         if isinstance(following, Deed):
             has_done = True
-            if await _try_to_do(cluster, following, seen, aim):
+            if await _try_to_do(cluster, following, seen, aim, ec2):
                 continue
         await anyio.sleep(pace.look_s)
 
 
-async def _try_to_do(cluster: Cluster, deed: Deed, seen: Seen, aim: Aim) -> bool:
+async def _try_to_do(cluster: Cluster, deed: Deed, seen: Seen, aim: Aim, ec2: Ec2Snapshots | None) -> bool:
     """Return whether it was done; False: something changed meanwhile."""
     try:
-        await _do(cluster, deed, seen, aim)
+        if deed is Deed.TAKE_SNAPSHOT and aim.takes_ec2_snapshot:
+            assert ec2 is not None  # noqa: S101 -- it was to be asked
+            await ec2.take(ask_ec2_snapshot(seen))
+        else:
+            await _do(cluster, deed, seen, aim)
     except ClusterError as error:
         if not error.is_overtaken:
             raise

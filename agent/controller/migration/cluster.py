@@ -1,4 +1,4 @@
-"""What a migration asks of Kubernetes' API, and what for it has to be allowed."""
+"""What a migration asks of Kubernetes' API and of EC2, and what for it has to be allowed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any, Protocol
 
 from lightkube.core.resource import Resource, api_info
 
+from agent.cloud.aws.models import CloudSnapshot
+from agent.controller.calls import SnapshotCall
 from agent.controller.cluster.api import Asker, Operations
 from agent.controller.migration.objects import KINDS, Object
 
 YOU = Asker("you", "docs/migrate-rbac.yaml")
+AWS_ACTIONS = ("ec2:CreateSnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots")
+"""What is to be allowed in AWS where EC2 itself is asked for the snapshots."""
 _VERBS = {"post": "create"}
 
 
@@ -46,6 +50,16 @@ class Cluster(Readable, Protocol):
         self, kind: type[Resource], name: str, uid: str, version: str, namespace: str | None = None, /
     ) -> None:
         """Ask for an object's end, unless it is another by now, or changed since it was read."""
+
+
+class Ec2Snapshots(Protocol):
+    """Snapshots of EC2's own, one under each name. Both raise AgentError."""
+
+    async def find(self, call: SnapshotCall, /) -> CloudSnapshot | None:
+        """Return the snapshot that was taken under this name; None: none was."""
+
+    async def take(self, call: SnapshotCall, /) -> CloudSnapshot:
+        """Return the snapshot of this name as soon as it is begun; ``state`` says whether it is complete."""
 
 
 def list_rights() -> list[tuple[str, str, list[str]]]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.controller.migration.journal import Journal
-from agent.controller.migration.judge import check_claim, check_new, check_old, check_use, refuse
+from agent.controller.migration.judge import (
+    check_claim,
+    check_ec2_volume,
+    check_new,
+    check_old,
+    check_use,
+    refuse,
+)
 from agent.controller.migration.objects import is_going, list_finalizers, name_of, read, uid_of
 from agent.controller.migration.rewrite import RETAIN
 from agent.controller.migration.seen import Aim, Seen
@@ -20,7 +27,7 @@ from agent.controller.migration.seen import Aim, Seen
 class Deed(Enum):
     """What changes something, in the order in which it is done."""
 
-    TAKE_SNAPSHOT = "take a VolumeSnapshot of it"
+    TAKE_SNAPSHOT = "take a snapshot of it"
     RECORD = "make the new PersistentVolume, which keeps the volume and the record of what is done"
     RETAIN = "have the old PersistentVolume keep the volume"
     DELETE_CLAIM = "delete the claim"
@@ -65,9 +72,14 @@ def _begin(seen: Seen, aim: Aim) -> Deed | Wait | None:
             f"PersistentVolume {name_of(seen.new)} is where that of claim {seen.subject.name} is to be.",
             "Its record was taken off. See whose it is; once it is deleted, the migration begins anew.",
         )
-    if aim.snapshot_class is None or seen.snapshot is None:
+    if not aim.takes_snapshot:
         check_claim(seen, aim)
-        return Deed.RECORD if aim.snapshot_class is None else Deed.TAKE_SNAPSHOT
+        return Deed.RECORD
+    if aim.takes_ec2_snapshot:
+        return _await_ec2_snapshot(seen, aim)
+    if seen.snapshot is None:
+        check_claim(seen, aim)
+        return Deed.TAKE_SNAPSHOT
     name = name_of(seen.snapshot)
     if read(seen.snapshot, "spec", "source", "persistentVolumeClaimName") != seen.subject.claim:
         raise refuse(
@@ -80,6 +92,17 @@ def _begin(seen: Seen, aim: Aim) -> Deed | Wait | None:
     if any("pvc-as-source-protection" in each for each in list_finalizers(seen.claim)):
         return Wait(f"the snapshot controller lets go of claim {seen.subject.name}")
     check_claim(seen, aim)
+    return Deed.RECORD
+
+
+def _await_ec2_snapshot(seen: Seen, aim: Aim) -> Deed | Wait:
+    check_claim(seen, aim)
+    check_ec2_volume(seen)
+    snapshot = seen.ec2_snapshot
+    if snapshot is None:
+        return Deed.TAKE_SNAPSHOT
+    if snapshot.state != "completed":
+        return Wait(f"{snapshot.snapshot_id} is complete (so far: {snapshot.progress_percent} %)")
     return Deed.RECORD
 
 

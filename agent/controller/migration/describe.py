@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agent.cloud.aws.models import Tags
+from agent.controller.calls import SnapshotCall
 from agent.controller.migration.decide import Deed, decide
 from agent.controller.migration.objects import read, uid_of
 from agent.controller.migration.rewrite import RETAIN, list_losses
 from agent.controller.migration.seen import Aim, Seen, Subject
 from agent.core.errors import RefusedError
+from agent.core.model import VolumeId
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,8 @@ class Plan:
 def plan(seen: Seen, aim: Aim) -> Plan:
     """Return what would be done, or why it is not; AgentError where a record cannot be read."""
     subject = seen.subject
-    volume = seen.new or seen.old
-    volume_id = str(read(volume, "spec", "csi", "volumeHandle") or "")
-    size = str(read(volume, "spec", "capacity", "storage") or "")
+    volume_id = seen.volume_id
+    size = str(read(seen.new or seen.old, "spec", "capacity", "storage") or "")
     try:
         following = decide(seen, aim)
     except RefusedError as error:
@@ -41,7 +43,7 @@ def plan(seen: Seen, aim: Aim) -> Plan:
     deeds = list(Deed)
     left = deeds[deeds.index(first) :]
     needless = {Deed.RETAIN} if read(seen.old, "spec", "persistentVolumeReclaimPolicy") == RETAIN else set()
-    if aim.snapshot_class is None:
+    if not aim.takes_snapshot:
         needless.add(Deed.TAKE_SNAPSHOT)
     losses = list_losses(seen.claim) if seen.claim is not None and seen.journal is None else []
     steps = tuple(explain(each, seen, aim) for each in left if each not in needless)
@@ -54,8 +56,11 @@ def explain(deed: Deed, seen: Seen, aim: Aim) -> str:
     policy = read(seen.old, "spec", "persistentVolumeReclaimPolicy") or "Retain"
     if seen.journal is not None:
         policy = seen.journal.reclaim_policy
+    named = f"VolumeSnapshot {name_snapshot(seen)} of it, by class {aim.snapshot_class}"
+    if aim.takes_ec2_snapshot:
+        named = f"EC2 snapshot {name_snapshot(seen)} of {seen.volume_id}, unless it is there"
     return {
-        Deed.TAKE_SNAPSHOT: f"take VolumeSnapshot {name_snapshot(seen)} of it, by class {aim.snapshot_class}",
+        Deed.TAKE_SNAPSHOT: f"take {named}",
         Deed.RECORD: f"make PersistentVolume {subject.new} of {aim.target} with the same volume; "
         f"it keeps the volume ({RETAIN}) and the record of what is done",
         Deed.RETAIN: f"have PersistentVolume {subject.old} keep the volume ({RETAIN})",
@@ -70,6 +75,17 @@ def explain(deed: Deed, seen: Seen, aim: Aim) -> str:
 def name_snapshot(seen: Seen) -> str:
     """Return what the snapshot is called that is taken of a claim: of each claim once."""
     return f"before-migration-{uid_of(seen.claim)}"
+
+
+def ask_ec2_snapshot(seen: Seen) -> SnapshotCall:
+    """Return what EC2 is asked for: the same name, which people see as the snapshot's, too."""
+    name = name_snapshot(seen)
+    tags: Tags = (
+        ("Name", name),
+        ("kubernetes.io/created-for/pvc/name", seen.subject.claim),
+        ("kubernetes.io/created-for/pvc/namespace", seen.subject.namespace),
+    )
+    return SnapshotCall(name, VolumeId(seen.volume_id), tags)
 
 
 def _find_awaited(seen: Seen) -> Deed:

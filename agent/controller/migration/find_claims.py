@@ -87,17 +87,19 @@ async def check_driver(cluster: Readable, target: str) -> None:
         )
 
 
-async def choose_snapshot_class(cluster: Readable, origin: str, named: str | None) -> str:
-    """Return the class named, or the only one of the driver, or its default; else RefusedError."""
-    way_out = (
-        "Take a snapshot by other means (aws ec2 create-snapshot --volume-id vol-…), "
-        "wait until it is complete, and say --no-snapshot."
-    )
+async def choose_snapshot_class(cluster: Readable, origin: str, named: str | None) -> str | None:
+    """Return the class named, or the only one of the driver, or its default; else RefusedError.
+
+    None: the cluster does not know what a VolumeSnapshot is, and none is named.
+    """
+    way_out = "Say --ec2-snapshot, which has EC2 take it; or --no-snapshot."
     try:
         _, classes = await cluster.list_all(VolumeSnapshotClass)
     except ClusterError as error:
         if error.status != NOT_FOUND:
             raise
+        if named is None:
+            return None
         raise refuse("The cluster has no VolumeSnapshots: its types are not there.", way_out) from error
     of_driver = [each for each in classes if each.get("driver") == origin]
     if named is not None:

@@ -6,7 +6,8 @@ from agent.controller.migration.objects import is_going, list_finalizers, name_o
 from agent.controller.migration.quantity import count_bytes
 from agent.controller.migration.rewrite import RETAIN, list_foreign_keys
 from agent.controller.migration.seen import Aim, Seen
-from agent.core.errors import ExitCode, RefusedError
+from agent.core.errors import AgentError, ExitCode, RefusedError
+from agent.core.model import parse_volume_id
 
 PROTECTION = "kubernetes.io/pvc-protection"
 UNUSED = "Unused"
@@ -49,6 +50,18 @@ def check_claim(seen: Seen, aim: Aim) -> None:
         )
     check_changes(seen)
     check_use(seen)
+
+
+def check_ec2_volume(seen: Seen) -> None:
+    """Raise RefusedError unless EC2 can be asked for a snapshot of the volume."""
+    try:
+        parse_volume_id(seen.volume_id)
+    except AgentError as error:
+        raise refuse(
+            f"PersistentVolume {name_of(seen.old)} of claim {seen.subject.name} is no EBS volume: "
+            f"{seen.volume_id or 'it has no ID'}.",
+            "Take a copy of it by other means, and say --no-snapshot.",
+        ) from error
 
 
 def check_changes(seen: Seen) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.cloud.aws.models import CloudSnapshot
 from agent.controller.migration.journal import Journal, read_journal
 from agent.controller.migration.objects import Object, name_of, read, read_list
 
@@ -30,7 +31,14 @@ class Aim:
     origin: str
     target: str
     snapshot_class: str | None
-    """By which a snapshot is taken before; None: none is."""
+    """By which Kubernetes has a snapshot taken before; None: it takes none."""
+    takes_ec2_snapshot: bool = False
+    """EC2 itself is asked for the snapshot."""
+
+    @property
+    def takes_snapshot(self) -> bool:
+        """Tell whether there is to be a snapshot before."""
+        return self.takes_ec2_snapshot or self.snapshot_class is not None
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,13 @@ class Seen:
     """All of the cluster."""
     snapshot: Object | None = None
     """That which is taken before."""
+    ec2_snapshot: CloudSnapshot | None = None
+    """The same, where EC2 itself is asked for it."""
+
+    @property
+    def volume_id(self) -> str:
+        """What the driver knows the volume by: its ID, where it is an EBS volume."""
+        return str(read(self.new or self.old, "spec", "csi", "volumeHandle") or "")
 
     @property
     def journal(self) -> Journal | None:

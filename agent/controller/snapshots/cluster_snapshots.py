@@ -42,6 +42,10 @@ class ClusterSnapshots:
         """Return the snapshot of this name as soon as it is begun; ``state`` says whether it is complete."""
         return await self._taking.take(call)
 
+    async def find(self, call: SnapshotCall) -> CloudSnapshot | None:
+        """Return the snapshot of this name; None: there is none. Raises DiffersError, as ``take`` does."""
+        return await self._taking.find(call)
+
     async def delete(self, snapshot_id: str) -> None:
         """Return when the snapshot is deleted, or was before; RefusedError where it is not the cluster's."""
         async with self._take_turn(snapshot_id):

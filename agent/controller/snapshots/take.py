@@ -62,6 +62,10 @@ class Taking:
             self._untold.discard(snapshot.snapshot_id)
             return snapshot
 
+    async def find(self, call: SnapshotCall) -> CloudSnapshot | None:
+        """Return the snapshot of this name as AWS has it now; None: there is none."""
+        return _choose(await self._known.find_named(call.name), call)
+
     async def _begin(self, call: SnapshotCall) -> CloudSnapshot:
         tags = make_tags(call, self._cluster_id)
         asked = CreateSnapshot(call.volume_id, f"Taken for Kubernetes of {call.volume_id}", tags)
@@ -137,7 +141,8 @@ def _choose(found: Sequence[CloudSnapshot], call: SnapshotCall) -> CloudSnapshot
     if found and not whole:
         raise AgentError(
             f"AWS failed to take {found[0].snapshot_id} of {call.volume_id}.",
-            hint="Delete its VolumeSnapshot and take another. A wrong or disabled KMS key is a usual cause.",
+            hint="Delete its VolumeSnapshot, or it where it has none, and take another. "
+            "A wrong or disabled KMS key is a usual cause.",
             reason=Reason.CLOUD_ERROR,
             retryable=False,
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,15 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.cli.csi.migration import Wishes, migrate_in
-from agent.core.errors import ExitCode, InvalidValueError, RefusedError
-from tests.unit.controller.migration.stand_in import AWS, OURS, VOLUME_ID, make_cluster, make_pod
+from agent.core.errors import ExitCode, InvalidValueError
+from tests.unit.controller.migration.stand_in import (
+    AWS,
+    OURS,
+    VOLUME_ID,
+    StandInEc2,
+    make_cluster,
+    make_pod,
+)
 
 
 def wish(*names: str, is_meant: bool = True, as_json: bool = False, takes_snapshot: bool = True) -> Wishes:
@@ -23,17 +33,24 @@ def wish(*names: str, is_meant: bool = True, as_json: bool = False, takes_snapsh
         target=OURS,
         snapshot_class=None,
         takes_snapshot=takes_snapshot,
+        takes_ec2_snapshot=False,
+        region="us-west-2",
         timeout_s=0.0,
         is_meant=is_meant,
         as_json=as_json,
     )
 
 
+def open_none(region: str) -> AbstractAsyncContextManager[StandInEc2]:
+    """Fail, since EC2 is not to be asked."""
+    raise AssertionError(region)
+
+
 @pytest.mark.anyio
 async def test_nothing_is_done_unless_it_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
     """The plan is numbered, and names volume, objects and drivers."""
     cluster = make_cluster()
-    assert await migrate_in(cluster, wish("data", is_meant=False), "training") == ExitCode.DONE
+    assert await migrate_in(cluster, wish("data", is_meant=False), "training", open_none) == ExitCode.DONE
     assert {verb for verb, _ in cluster.calls} == {"get", "list"}
     said = capsys.readouterr().out
     assert f"training/data ({VOLUME_ID}, 100Gi): {AWS} -> {OURS}" in said
@@ -46,7 +63,7 @@ async def test_all_but_those_that_are_refused(capsys: pytest.CaptureFixture[str]
     """What a pod uses is left and named, the others are moved, and the exit code is that of a refusal."""
     cluster = make_cluster(names=("first", "second"))
     cluster.add(make_pod("first"))
-    assert await migrate_in(cluster, wish(), None) == ExitCode.REFUSED
+    assert await migrate_in(cluster, wish(), None, open_none) == ExitCode.REFUSED
     said = capsys.readouterr().out
     assert "Claim training/first is in use by pod trainer." in said
     assert "Moved: 1 of 1; refused: 1." in said
@@ -61,7 +78,7 @@ async def test_answer_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """One object on standard output; progress goes to standard error."""
     cluster = make_cluster(names=("first", "second"))
     cluster.add(make_pod("first"))
-    assert await migrate_in(cluster, wish(as_json=True), None) == ExitCode.REFUSED
+    assert await migrate_in(cluster, wish(as_json=True), None, open_none) == ExitCode.REFUSED
     said = capsys.readouterr()
     answer = json.loads(said.out)
     first, second = answer["claims"]
@@ -74,19 +91,43 @@ async def test_answer_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.anyio
 async def test_no_snapshot_by_wish(capsys: pytest.CaptureFixture[str]) -> None:
-    """A cluster without snapshots is refused before anything, unless none is wanted."""
+    """Where none is wanted nobody is asked for one."""
     cluster = make_cluster()
     cluster.has_snapshot_types = False
-    with pytest.raises(RefusedError, match="VolumeSnapshots"):
-        await migrate_in(cluster, wish(), None)
-    assert await migrate_in(cluster, wish(takes_snapshot=False), None) == ExitCode.DONE
-    assert "VolumeSnapshot" not in capsys.readouterr().out
+    assert await migrate_in(cluster, wish(takes_snapshot=False), None, open_none) == ExitCode.DONE
+    assert "napshot" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has_types", [False, True])
+@pytest.mark.anyio
+async def test_ec2_takes_the_snapshots(capsys: pytest.CaptureFixture[str], *, has_types: bool) -> None:
+    """In a cluster without VolumeSnapshots, or by wish; only a dry run needs no right in AWS."""
+    cluster, ec2 = make_cluster(names=("first", "second")), StandInEc2()
+    cluster.has_snapshot_types = has_types
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def open_it(region: str) -> AsyncIterator[StandInEc2]:
+        opened.append(region)
+        yield ec2
+
+    meant = replace(wish(), takes_ec2_snapshot=has_types)
+    assert await migrate_in(cluster, replace(meant, is_meant=False), None, open_none) == ExitCode.DONE
+    assert f"  1. take EC2 snapshot before-migration-uid-of-first of {VOLUME_ID}" in capsys.readouterr().out
+    with pytest.raises(InvalidValueError, match="--region"):
+        await migrate_in(cluster, replace(meant, is_meant=False, region=None), None, open_none)
+    capsys.readouterr()
+    assert await migrate_in(cluster, replace(meant, as_json=True), None, open_it) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["aws_actions"]
+    assert opened == ["us-west-2"]
+    assert ec2.takes == ["before-migration-uid-of-first", "before-migration-uid-of-second"]
+    assert cluster.list_kind("VolumeSnapshot") == []
 
 
 @pytest.mark.anyio
 async def test_no_claims(capsys: pytest.CaptureFixture[str]) -> None:
     """That there are none is said, and is no failure."""
-    assert await migrate_in(make_cluster(names=()), wish(), None) == ExitCode.DONE
+    assert await migrate_in(make_cluster(names=()), wish(), None, open_none) == ExitCode.DONE
     assert capsys.readouterr().out == "There are no such claims.\n"
 
 
@@ -97,6 +138,7 @@ async def test_no_claims(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "--all"], "said twice"),
         (["data", "--to", AWS], "same driver"),
         (["data", "--no-snapshot", "--snapshot-class", "a"], "exclude each other"),
+        (["data", "--ec2-snapshot", "--snapshot-class", "a"], "exclude each other"),
         (["data", "--kubeconfig", "/nowhere"], "/nowhere"),
     ],
 )
@@ -113,16 +155,17 @@ def test_needs_are_said_first(tmp_path: Path) -> None:
     kubeconfig.write_text("{}")
     done = CliRunner().invoke(app, ["csi", "migrate", "--all", "--kubeconfig", str(kubeconfig)])
     assert isinstance(done.exception, InvalidValueError)
-    assert done.stdout.startswith("Needs in Kubernetes (docs/migrate-rbac.yaml), and nothing in AWS")
+    assert done.stdout.startswith("Needs in Kubernetes (docs/migrate-rbac.yaml):\n")
     assert "  persistentvolumes: get, list, create, patch, delete\n" in done.stdout
     assert "  volumesnapshots.snapshot.storage.k8s.io: get, create\n" in done.stdout
+    assert "  ec2:CreateSnapshot, ec2:CreateTags, ec2:DescribeSnapshots\n" in done.stdout
 
 
 @pytest.mark.anyio
 async def test_snapshots_are_begun_together() -> None:
     """Before the first claim is moved all have theirs begun, since each takes its time."""
     cluster = make_cluster(names=("first", "second"))
-    assert await migrate_in(cluster, wish(), None) == ExitCode.DONE
+    assert await migrate_in(cluster, wish(), None, open_none) == ExitCode.DONE
     changes = [kind for verb, kind in cluster.calls if verb not in {"get", "list"}]
     assert changes[:3] == ["VolumeSnapshot", "VolumeSnapshot", "PersistentVolume"]
 
@@ -131,6 +174,6 @@ async def test_snapshots_are_begun_together() -> None:
 async def test_plan_of_many_claims_lists_once() -> None:
     """What is listed is listed once for all claims, and each claim read once, with its snapshot."""
     cluster = make_cluster(names=tuple(f"c{number}" for number in range(20)))
-    assert await migrate_in(cluster, wish(is_meant=False), None) == ExitCode.DONE
+    assert await migrate_in(cluster, wish(is_meant=False), None, open_none) == ExitCode.DONE
     assert len([verb for verb, _ in cluster.calls if verb == "list"]) == 6
     assert len([verb for verb, kind in cluster.calls if verb == "get" and kind != "CSIDriver"]) == 40

@@ -9,6 +9,8 @@ from typing import Any
 
 from lightkube.core.resource import api_info
 
+from agent.cloud.aws.models import CloudSnapshot
+from agent.controller.calls import SnapshotCall
 from agent.controller.cluster.api import CONFLICT, NOT_FOUND, UNPROCESSABLE, ClusterError, Operations
 
 AWS, OURS = "ebs.csi.aws.com", "ebs.csi.hyperpod-agent"
@@ -172,6 +174,38 @@ class StandInCluster:
             self.destroyed.append(volume["spec"]["csi"]["volumeHandle"])
         if "deletionTimestamp" in volume["metadata"] and not has_claim:
             del self.objects["PersistentVolume", "", name]
+
+
+class StandInEc2:
+    """EC2's snapshots by name; each is complete when it is looked at for the second time."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, SnapshotCall] = {}
+        self.takes: list[str] = []
+        """The name of each call that asked for one."""
+        self.looks: list[str] = []
+        self.before_take: Callable[[], None] = lambda: None
+        self.after_take: Callable[[], None] = lambda: None
+
+    async def find(self, call: SnapshotCall) -> CloudSnapshot | None:
+        """Return that of the name."""
+        if call.name not in self.taken:
+            return None
+        self.looks.append(call.name)
+        is_complete = self.looks.count(call.name) > 1
+        return self._describe(call.name, "completed" if is_complete else "pending")
+
+    async def take(self, call: SnapshotCall) -> CloudSnapshot:
+        """Begin it, once under its name."""
+        self.before_take()
+        self.takes.append(call.name)
+        self.taken.setdefault(call.name, call)
+        self.after_take()
+        return self._describe(call.name, "pending")
+
+    def _describe(self, name: str, state: str) -> CloudSnapshot:
+        number, volume_id = [*self.taken].index(name), self.taken[name].volume_id
+        return CloudSnapshot(f"snap-{number:017x}", volume_id, state, "2026-01-01T00:00:00Z", 40)
 
 
 class _Call:

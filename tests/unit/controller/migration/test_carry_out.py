@@ -19,6 +19,7 @@ from tests.unit.controller.migration.stand_in import (
     VOLUME_ID,
     Cut,
     StandInCluster,
+    StandInEc2,
     make_claim,
     make_cluster,
     make_pod,
@@ -28,14 +29,17 @@ from tests.unit.controller.migration.stand_in import (
 pytestmark = pytest.mark.anyio
 
 TO_OURS, BACK = Aim(AWS, OURS, f"of-{AWS}"), Aim(OURS, AWS, f"of-{OURS}")
+BY_EC2 = Aim(AWS, OURS, None, takes_ec2_snapshot=True)
 PACE = Pace(timeout_s=0.0, look_s=0.0)
 
 
-async def migrate(cluster: StandInCluster, aim: Aim = TO_OURS, pace: Pace = PACE) -> list[str]:
+async def migrate(
+    cluster: StandInCluster, aim: Aim = TO_OURS, pace: Pace = PACE, ec2: StandInEc2 | None = None
+) -> list[str]:
     """Move the claim; return what was told."""
     told: list[str] = []
     (subject,) = await find_subjects(cluster, aim.origin, aim.target, "training", ["data"])
-    await move(cluster, subject, aim, pace, told.append)
+    await move(cluster, subject, aim, pace, told.append, ec2)
     return told
 
 
@@ -290,3 +294,47 @@ async def test_policy_that_somebody_puts_back_is_seen() -> None:
     told = await migrate(cluster)
     assert told[0] == "have PersistentVolume pv-data keep the volume (Retain)"
     assert cluster.destroyed == []
+
+
+async def test_snapshot_of_ec2s_own() -> None:
+    """EC2 is asked once, for the claim's volume, and the claim is deleted only when that one is complete."""
+    cluster, ec2 = make_cluster(), StandInEc2()
+    cluster.has_snapshot_types = False
+    told = await migrate(cluster, BY_EC2, ec2=ec2)
+    (call,) = ec2.taken.values()
+    assert (call.name, call.volume_id) == ("before-migration-uid-of-data", VOLUME_ID)
+    assert ("kubernetes.io/created-for/pvc/name", "data") in call.tags
+    taken, waited, recorded, *_ = told
+    assert taken == f"take EC2 snapshot {call.name} of {VOLUME_ID}, unless it is there"
+    assert waited == "waits until snap-00000000000000000 is complete (so far: 40 %)"
+    assert recorded.startswith("make PersistentVolume")
+    assert "VolumeSnapshot" not in {kind for _, kind in cluster.calls}
+    assert cluster.destroyed == []
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+async def test_cut_off_at_ec2s_snapshot(*, is_done: bool) -> None:
+    """Nothing is deleted before EC2 has a snapshot, and asked again it has one, not two."""
+    cluster, ec2 = make_cluster(), StandInEc2()
+
+    def cut() -> None:
+        raise Cut
+
+    setattr(ec2, "after_take" if is_done else "before_take", cut)
+    with pytest.raises(Cut):
+        await migrate(cluster, BY_EC2, ec2=ec2)
+    assert {verb for verb, _ in cluster.calls} == {"get", "list"}
+    ec2.before_take = ec2.after_take = lambda: None
+    await migrate(cluster, BY_EC2, ec2=ec2)
+    assert len(ec2.takes) == 1
+    assert cluster.destroyed == []
+
+
+async def test_volume_that_ec2_does_not_know() -> None:
+    """What is no EBS volume is refused where EC2 would have to take its snapshot; nothing is changed."""
+    cluster, ec2 = make_cluster(), StandInEc2()
+    cluster.read("PersistentVolume", "pv-data")["spec"]["csi"]["volumeHandle"] = "share-1"
+    with pytest.raises(RefusedError, match="is no EBS volume: share-1"):
+        await migrate(cluster, BY_EC2, ec2=ec2)
+    assert ec2.takes == []
+    assert {verb for verb, _ in cluster.calls} == {"get", "list"}

@@ -75,11 +75,13 @@ async def test_snapshot_class_is_the_drivers() -> None:
 
 
 async def test_cluster_without_snapshots() -> None:
-    """Where the types are not there it is said what to do."""
+    """Where the types are not there no class is meant; one that is named nevertheless is refused."""
     cluster = make_cluster()
     cluster.has_snapshot_types = False
-    with pytest.raises(RefusedError, match="no VolumeSnapshots"):
-        await choose_snapshot_class(cluster, AWS, None)
+    assert await choose_snapshot_class(cluster, AWS, None) is None
+    with pytest.raises(RefusedError, match="no VolumeSnapshots") as refused:
+        await choose_snapshot_class(cluster, AWS, f"of-{AWS}")
+    assert "--ec2-snapshot" in str(refused.value.hint)
 
 
 def test_rights_are_those_of_the_manifest() -> None:

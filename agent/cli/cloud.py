@@ -203,13 +203,15 @@ def iam_policy(
     path = policy or context.obj.paths.policy
     loaded = load_policy(path, trust_owner=True)
     identity = anyio.run(identify_node, look_around())
-    api = choose_attach_api(loaded.agent.cloud.attach_api, identity)
-    if api is AttachApi.NONE and loaded.agent.cloud.attach_api == "auto" and not identity.is_hyperpod:
-        api = AttachApi.HYPERPOD  # printed somewhere else than on a node
     if kms:
         print_json(make_kms_policy(identity, role, creates_encrypted=makes_encrypted(loaded)))
-    else:
-        print_json(make_iam_policy(loaded, identity, api))
+        return
+    apis = [choose_attach_api(loaded.agent.cloud.attach_api, identity)]
+    if apis == [AttachApi.NONE] and loaded.agent.cloud.attach_api == "auto" and not identity.is_hyperpod:
+        apis = [AttachApi.HYPERPOD, AttachApi.EC2]
+        told = "This is no node: here is what HyperPod's and EC2's need. attach_api in the policy chooses."
+        typer.echo(told, err=True)
+    print_json(make_iam_policy(loaded, identity, *apis))
 
 
 def csi_controller(  # noqa: PLR0913, PLR0917 -- each is an option

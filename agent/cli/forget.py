@@ -11,6 +11,7 @@ from agent.cli.client import Client
 from agent.core.errors import AgentError, ExitCode, InvalidValueError, RefusedError
 from agent.core.model import FormatRecord, VolumeId, parse_volume_id
 from agent.core.quoting import quote
+from agent.core.suggestions import hint_at_known
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.state.volume_records import Records
 from agent.policy import PolicyError
@@ -57,10 +58,11 @@ def _find_volume(paths: Paths, records: Records, name: str, no_answer: AgentErro
     ]
     if len(at_path) == 1:
         return at_path[0]
-    noted = ", ".join(records.formats.list_volumes()) or "none"
+    noted = records.formats.list_volumes()
+    known = hint_at_known(name, noted, "Volumes with a note about formatting:")
     raise InvalidValueError(
         f"Which volume is called {quote(name)} is not known while no agent runs.",
-        hint=f"Give its ID. Volumes with a note about formatting: {noted}.",
+        hint=f"Give its ID. {known}",
     )
 
 

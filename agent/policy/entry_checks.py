@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from agent.core.model import LABEL_LIMIT_BYTES, FormatRule
 from agent.core.quoting import quote
+from agent.core.suggestions import hint_at_known
 from agent.core.units import GIB, TIB, format_size
 from agent.policy.entries import Claim, VolumeClass, VolumeEntry
 from agent.policy.settings import AgentSettings, MqttSettings
@@ -219,8 +220,8 @@ def check_claim(entry: VolumeEntry, classes: Mapping[str, VolumeClass]) -> Itera
         yield Defect(("claim", "delete_unheld_after"), message, hint, (where,))
     volume_class = classes.get(claim.class_name)
     if volume_class is None:
-        known = ", ".join(sorted(classes)[:10])
-        hint = f"The classes are {known}." if known else "Add it under classes."
+        known = hint_at_known(claim.class_name, sorted(classes), "The classes are")
+        hint = known if classes else "Add it under classes."
         yield Defect(("claim", "class"), f"There is no class {quote(claim.class_name)}.", hint)
         return
     yield from _check_size(claim, volume_class)

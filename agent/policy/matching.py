@@ -14,6 +14,7 @@ from agent.core.model import (
     VolumeId,
 )
 from agent.core.quoting import quote
+from agent.core.suggestions import find_meant
 from agent.core.units import SizeRange, format_size
 from agent.policy.entries import Match, VolumeEntry
 
@@ -132,9 +133,10 @@ def _judge_origin(match: Match, origin: Origin | None) -> Iterator[Criterion]:
         if tags is None:
             yield Criterion(f"tags.{key}", None, f"it wants the tag {key}={value} and its tags are not known")
         elif key not in tags:
-            yield Criterion(
-                f"tags.{key}", holds=False, sentence=f"it wants the tag {key}={value}; there is none"
-            )
+            meant = find_meant(key, tags)
+            like = "" if meant is None else f", but one called {quote(meant, 80)}"
+            sentence = f"it wants the tag {key}={value}; there is none{like}"
+            yield Criterion(f"tags.{key}", holds=False, sentence=sentence)
         else:
             yield _compare(f"tags.{key}", value, tags[key], f"its tag {key}")
 

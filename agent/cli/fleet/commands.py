@@ -67,12 +67,16 @@ def fleet(  # noqa: PLR0913, PLR0917 -- options
 ) -> None:
     """Show how the volumes of many nodes are, the worst first, from a broker or Prometheus."""
     from agent.cli.fleet.look import Files, choose_source, show_once, show_watching
-    from agent.cli.fleet.rows import Choice, find_reason
+    from agent.cli.fleet.rows import Choice, find_reason, list_words
+    from agent.core.suggestions import find_meant
 
     wanted = None if reason is None else find_reason(reason)
     if reason is not None and wanted is None:
+        meant = find_meant(reason, list_words())
+        hint = "docs/troubleshoot.md lists all reasons."
         raise InvalidValueError(
-            f"{reason!r} is neither a condition nor a reason.", hint="docs/troubleshoot.md lists all reasons."
+            f"{reason!r} is neither a condition nor a reason.",
+            hint=hint if meant is None else f"Did you mean {meant}? {hint}",
         )
     output = Output.JSON if as_json else output
     if worst is None:

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.core.model import Condition
 from agent.core.reasons import Reason
+from agent.core.suggestions import find_meant
 
 MOST_NODES = 10_000
 MOST_VOLUMES = 200_000
@@ -78,6 +79,8 @@ class View:
     """Nodes and volumes beyond the most that are kept."""
     more: int = 0
     """Rows that were chosen and are not shown."""
+    remark: str | None = None
+    """That a node or cluster which was asked for is not there, and which was probably meant."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values, sizes in bytes."""
@@ -104,14 +107,19 @@ class Choice:
                 yield row
 
 
+def list_words() -> tuple[str, ...]:
+    """Return every reason and every condition, as they are written."""
+    return (*(one.value for one in Reason), *_WORST_FIRST)
+
+
 def find_reason(text: str) -> str | None:
     """Return a reason or a condition as it is written, whatever the case; None where there is none."""
-    known = (*(one.value for one in Reason), *_WORST_FIRST)
-    return next((one for one in known if one.lower() == text.lower()), None)
+    return next((one for one in list_words() if one.lower() == text.lower()), None)
 
 
 def make_view(rows: Iterable[Row], choice: Choice, left_out: int = 0) -> View:
     """Return what is wanted of a fleet."""
+    rows = tuple(rows)
     chosen = sorted(choice.take(rows), key=lambda row: (*row.rank, row.cluster, row.node, row.label))
     counted = Counter(row.condition for row in chosen if row.volume_id is not None)
     shown = chosen[: choice.worst] if choice.worst else chosen
@@ -123,7 +131,23 @@ def make_view(rows: Iterable[Row], choice: Choice, left_out: int = 0) -> View:
         dict(sorted(counted.items(), key=lambda item: _RANKS.get(item[0], -1))),
         left_out,
         len(chosen) - len(shown),
+        _find_remark(rows, choice),
     )
+
+
+def _find_remark(rows: Iterable[Row], choice: Choice) -> str | None:
+    clusters = {row.cluster for row in rows}
+    if choice.cluster is not None and choice.cluster not in clusters:
+        return _tell_unknown("cluster", choice.cluster, clusters)
+    nodes = {row.node for row in rows if choice.cluster in {None, row.cluster}}
+    if choice.node is not None and choice.node not in nodes:
+        return _tell_unknown("node", choice.node, nodes)
+    return None
+
+
+def _tell_unknown(what: str, name: str, known: Iterable[str]) -> str:
+    meant = find_meant(name, sorted(known))
+    return f"No {what} here is called {name}." + ("" if meant is None else f" Did you mean {meant}?")
 
 
 # -- What a broker retains -----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ def show_fleet(view: View, *, is_wide: bool = False) -> RenderableType:
         whole = make_table(view.rows, _CELLS, _CELLS)
         least = make_table(view.rows, _CELLS, _BY_WIDTH[-1])
         parts.append(whole if is_wide else FittingTable(view.rows, _CELLS, _BY_WIDTH, [least]))
+    if view.remark:
+        parts.append(Text(str(clean(view.remark)), style="yellow"))
     if view.more:
         parts.append(Text(f"… and {view.more} more: --worst 0 shows all.", style="dim"))
     if view.left_out:

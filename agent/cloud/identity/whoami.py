@@ -245,9 +245,17 @@ def merge(findings: Sequence[SourceAnswer]) -> CloudIdentity:
     """Put the findings together: earlier ones win, and a file proven stale keeps only the cluster's facts.
 
     Stale: metadata, host name or API give another instance ID than the file. Then the file was written for
-    a node that had this address before, whose name, and whose volumes, are not ours to take.
+    a node that had this address before, whose name, and whose volumes, are not ours to take. An ordinary
+    instance, for which nothing speaks for HyperPod, has no such file, and lacks nothing.
     """
-    problems = [finding.problem for finding in findings if finding.problem]
+    is_ordinary = not any(found.cluster_arn or found.hyperpod_sign for found in findings) and any(
+        found.instance_id for found in findings
+    )
+    problems = [
+        finding.problem
+        for finding in findings
+        if finding.problem and not (is_ordinary and finding.source is IdentitySource.RESOURCE_CONFIG)
+    ]
     live_id = next(
         (f.instance_id for f in findings if f.instance_id and f.source is not IdentitySource.RESOURCE_CONFIG),
         None,

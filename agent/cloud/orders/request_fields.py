@@ -12,15 +12,17 @@ from typing import Any, get_args
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.orders.named_volumes import NewVolume
-from agent.core.errors import InvalidValueError
+from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId, parse_volume_id
 from agent.core.quoting import quote
+from agent.core.suggestions import hint_at_known
 from agent.core.units import GIB, parse_size
 from agent.policy.entries import VolumeClass, VolumeType
 from agent.policy.entry_checks import check_class, find_size_fault
 from agent.policy.values.build import build_section
 from agent.policy.values.fields import MAX_COUNT
 from agent.report.board.board import Board
+from agent.report.board.readiness import name_unknown
 
 _PARAMETERS: Mapping[str, type] = {"type": str, "iops": int, "throughput": int}
 _NEW: Mapping[str, type] = {
@@ -54,9 +56,8 @@ def check_request(order: str, words: Mapping[str, Any]) -> None:
     for name, value in words.items():
         kind = FIELDS[order].get(name)
         if kind is None:
-            raise InvalidValueError(
-                f"{order} takes no word {name!r:.40}.", f"Its words are {', '.join(sorted(FIELDS[order]))}."
-            )
+            known = hint_at_known(name, sorted(FIELDS[order]), "Its words are")
+            raise InvalidValueError(f"{order} takes no word {name!r:.40}.", known)
         if value is not None and type(value) is not kind:
             raise InvalidValueError(f"{name} of {order} is {_KINDS[kind]}, and not {json.dumps(value):.40}.")
         if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
@@ -73,7 +74,13 @@ def find_volume(board: Board, text: str) -> VolumeId:
     status = board.find(text)
     if status is not None and status.volume_id is not None:
         return status.volume_id
-    return parse_volume_id(text)
+    try:
+        return parse_volume_id(text)
+    except InvalidValueError as error:
+        if status is not None:
+            raise AgentError(f"{status.label} has no volume yet.", status.hint, status.reason) from None
+        unknown = name_unknown(board, text)
+        raise InvalidValueError(unknown.message, f"{unknown.hint} {error.hint}") from None
 
 
 def read_volume(board: Board, request: Mapping[str, Any]) -> VolumeId:
@@ -121,9 +128,8 @@ def read_modification(volume_id: VolumeId, words: Mapping[str, Any]) -> ModifyVo
     """Return the modification that was asked for; raises AgentError where its words say none."""
     kind = words.get("type")
     if kind is not None and kind not in get_args(VolumeType):
-        raise InvalidValueError(
-            f"{quote(kind, 20)} is no type of EBS volume.", f"Choose from {', '.join(get_args(VolumeType))}."
-        )
+        known = hint_at_known(kind, get_args(VolumeType), "Choose from")
+        raise InvalidValueError(f"{quote(kind, 20)} is no type of EBS volume.", known)
     iops, throughput = _read_count(words, "iops"), _read_count(words, "throughput")
     if kind is iops is throughput is None:
         raise InvalidValueError(

@@ -27,6 +27,7 @@ from agent.cloud.plan.decisions import NodeView
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.quoting import quote
+from agent.core.suggestions import hint_at_known
 from agent.core.units import parse_size
 from agent.policy import Policy, PolicyFile
 from agent.report import api
@@ -208,4 +209,5 @@ ORDERS: Mapping[str, Order] = {
 def _find_order(name: str) -> Order:
     if name in ORDERS:
         return ORDERS[name]
-    raise InvalidValueError(f"There is no order {quote(name, 40)}.", f"The orders are {', '.join(ORDERS)}.")
+    known = hint_at_known(name, ORDERS, "The orders are")
+    raise InvalidValueError(f"There is no order {quote(name, 40)}.", known)

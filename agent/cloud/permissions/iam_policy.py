@@ -66,9 +66,10 @@ def _find_snapshot_operations(policy: Policy) -> Iterator[str]:
         yield "DisableFastSnapshotRestores"
 
 
-def make_iam_policy(policy: Policy, identity: CloudIdentity, api: AttachApi) -> dict[str, Any]:
-    """Return the IAM policy document for the role of the nodes."""
-    needed = [statement for operation in list_operations(policy, api) for statement in STATEMENTS[operation]]
+def make_iam_policy(policy: Policy, identity: CloudIdentity, *apis: AttachApi) -> dict[str, Any]:
+    """Return the IAM policy document for the role of the nodes, which attach with any of these APIs."""
+    operations = dict.fromkeys(operation for api in apis for operation in list_operations(policy, api))
+    needed = [statement for operation in operations for statement in STATEMENTS[operation]]
     if any(entry.claim is not None and entry.claim.snapshot_id for entry in policy.volumes):
         needed.append(Statement("ec2:CreateVolume", ("arn:{partition}:ec2:{region}::snapshot/*",)))
     return {"Version": "2012-10-17", "Statement": list(merge_statements(needed, identity))}

@@ -114,7 +114,7 @@ def report_failure(
 ) -> CloudReport:
     """Return what is told where not all could be described: what was told before, and why no more is."""
     ending = make_ending(error)
-    endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry)}
+    endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
     return replace(before, origins={**before.origins, **described}, endings=endings, notices={})
 
 

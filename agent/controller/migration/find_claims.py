@@ -21,6 +21,7 @@ from agent.controller.migration.objects import (
 )
 from agent.controller.migration.rewrite import name_volume
 from agent.controller.migration.seen import Subject
+from agent.core.suggestions import find_meant, hint_at_known
 
 IS_DEFAULT = "snapshot.storage.kubernetes.io/is-default-class"
 
@@ -68,7 +69,10 @@ async def _look_up(
     volume_name = read(claim, "spec", "volumeName")
     volume = next((each for each in volumes if volume_name and name_of(each) == volume_name), None)
     if volume is None:
-        return Subject(namespace, name, old="", new="")
+        references = (read(each, "spec", "claimRef") or {} for each in volumes)
+        names = [str(one.get("name")) for one in references if one.get("namespace") == namespace]
+        meant = find_meant(name, names)
+        return Subject(namespace, name, old="", new="", meant=meant)
     return Subject(namespace, name, old=name_of(volume), new=name_volume(volume, target))
 
 
@@ -104,7 +108,8 @@ async def choose_snapshot_class(cluster: Readable, origin: str, named: str | Non
     of_driver = [each for each in classes if each.get("driver") == origin]
     if named is not None:
         if named not in map(name_of, of_driver):
-            raise refuse(f"Driver {origin} has no VolumeSnapshotClass {named}.", way_out)
+            known = hint_at_known(named, map(name_of, of_driver), "It has")
+            raise refuse(f"Driver {origin} has no VolumeSnapshotClass {named}.", f"{known} {way_out}")
         return named
     defaults = [each for each in of_driver if read(each, "metadata", "annotations", IS_DEFAULT) == "true"]
     chosen = defaults if len(defaults) == 1 else of_driver

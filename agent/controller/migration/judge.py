@@ -23,7 +23,8 @@ def check_claim(seen: Seen, aim: Aim) -> None:
     """Raise RefusedError where a claim is not to be moved, as it is; nothing of it was changed so far."""
     name = seen.subject.name
     if seen.claim is None:
-        raise refuse(f"There is no claim {name}.", "kubectl get pvc -A lists all claims.")
+        meant = "" if seen.subject.meant is None else f"Did you mean {seen.subject.meant}? "
+        raise refuse(f"There is no claim {name}.", f"{meant}kubectl get pvc -A lists all claims.")
     if is_going(seen.claim):
         raise refuse(f"Claim {name} is being deleted.", "Its end cannot be taken back. Nothing was done.")
     reference = read(seen.old, "spec", "claimRef", "uid")

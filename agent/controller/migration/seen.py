@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.cloud.aws.models import CloudSnapshot
 from agent.controller.migration.journal import Journal, read_journal
@@ -17,6 +17,8 @@ class Subject:
     claim: str
     old: str
     new: str
+    meant: str | None = field(default=None, compare=False)
+    """Of a claim that there is not, the one that is called most like it."""
 
     @property
     def name(self) -> str:

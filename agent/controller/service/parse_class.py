@@ -15,6 +15,7 @@ from agent.controller.calls import Performance, SnapshotLock
 from agent.controller.service.parse_tags import is_tag_parameter
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
+from agent.core.suggestions import hint_at_known
 from agent.policy.entries import VolumeType
 
 PERFORMANCE_KEYS = (
@@ -174,7 +175,7 @@ def _read(
         if lower not in known:
             raise InvalidValueError(
                 f"The parameter {quote(key)} is not known in {place}.",
-                hint=f"Known are {', '.join(keys)} and tagSpecification_N.",
+                hint=hint_at_known(key, [*keys, "tagSpecification_N"], "Known are"),
             )
         if said.setdefault(lower, value) != value:
             raise InvalidValueError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Condition, Reason, VolumeId, Wanted
+from agent.core.suggestions import hint_at_known
 from agent.csi.policy_volumes.calls import EntryName, PublishEntryCall
 from agent.csi.policy_volumes.record import PublishedRecord
 from agent.csi.volumes.engine import NOT_SERVED, find_fault
@@ -13,7 +14,6 @@ from agent.loop.goals import Want
 from agent.report.board.board import Board
 from agent.report.board.volume_status import VolumeStatus
 
-_MOST_NAMES = 20
 _ON_THE_WAY = frozenset({Condition.PENDING, Condition.PREPARING})
 
 
@@ -48,11 +48,10 @@ class Entries:
         names = sorted(expected.name for expected in self._board.expected)
         if entry in names:
             return
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        listed = f"It has {', '.join(names[:_MOST_NAMES])}{more}." if names else "It has none."
+        known = hint_at_known(entry, names, "It has")
         raise RefusedError(
             f"The policy has no entry {entry!r} for this node.",
-            hint=f"{listed} The volumeHandle of the PersistentVolume is to be one of them.",
+            hint=f"{known} The volumeHandle of the PersistentVolume is to be one of them.",
             reason=Reason.NOT_IN_POLICY,
             retryable=False,
         )

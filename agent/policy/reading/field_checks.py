@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.core.quoting import quote
+from agent.core.suggestions import suggest_word
 from agent.policy.entry_checks import Defect
 from agent.policy.reading.models import CUSTOM_ERROR, make_model
 from agent.policy.reading.remedies import (
@@ -21,7 +22,6 @@ from agent.policy.reading.remedies import (
     suggest_choice,
     suggest_missing,
     suggest_value,
-    suggest_word,
 )
 from agent.policy.values.build import build_section
 from agent.policy.yaml.problems import MAX_PROBLEMS, Loc

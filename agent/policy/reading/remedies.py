@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from agent.core.quoting import write_yaml
+from agent.core.suggestions import MANY, list_known, suggest_word
 from agent.policy.yaml.problems import Loc
 
 YAML_NAMES = {"model_type": "a mapping", "dict_type": "a mapping", "mapping_type": "a mapping"} | {
@@ -23,7 +23,6 @@ YAML_NAMES = {"model_type": "a mapping", "dict_type": "a mapping", "mapping_type
 }
 """pydantic's types of errors about a value's type, and what belongs there."""
 
-_MANY = 16
 _WORDS_FOR_TRUE = {"yes", "on", "y", "true", "1"}
 _WORDS_FOR_FALSE = {"no", "off", "n", "false", "0"}
 
@@ -78,7 +77,7 @@ def _suggest_list(key: str, value: Any, *, has_keys: bool) -> str:
         words = [word for word in re.split(separator, value) if word]
     else:
         words = [write_yaml(value)]
-    return f"Write it as a list: {key}: {write_yaml(words, items=_MANY)}"
+    return f"Write it as a list: {key}: {write_yaml(words, items=MANY)}"
 
 
 def _suggest_mapping(key: str, inner: type[BaseModel], value: Any) -> str:
@@ -128,23 +127,10 @@ def suggest_choice(value: Any, choices: list[str]) -> str | None:
     """Return which of several words was meant, or which there are."""
     if isinstance(value, bool):
         meant = {True: "if-blank", False: "never"}[value]
-        return f"Did you mean {meant}?" if meant in choices else _list_known(choices)
+        return f"Did you mean {meant}?" if meant in choices else list_known(choices)
     if isinstance(value, str) and value in choices:
         return f"Write it without quotes: {value}"
     return suggest_word(str(value), choices)
-
-
-def suggest_word(word: str, known: list[str]) -> str | None:
-    """Return the known word that is most like what was written, or all where there are few."""
-    by_small = {one.lower(): one for one in known}
-    close = get_close_matches(word[:60].strip().lower(), by_small, n=1)
-    return f"Did you mean {by_small[close[0]]}?" if close else _list_known(known)
-
-
-def _list_known(known: list[str]) -> str | None:
-    if len(known) == 1:
-        return f"Write {known[0]}."
-    return f"Known are {', '.join(known)}." if 0 < len(known) <= _MANY else None
 
 
 def find_field(model: type[BaseModel], loc: Loc) -> FieldInfo | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.core.model import FsType
+from agent.core.suggestions import find_meant
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ def _judge_value(name: str, option: _Option, value: str) -> Iterator[str]:
         key = part.partition("=")[0]
         if key not in option.keys:
             why = _WHY_KEY.get(key, _UNKNOWN)
-            yield f"The option {name} {key:.40} is not allowed: {why}."
+            meant = find_meant(key, option.keys) if why == _UNKNOWN else None
+            asked = "" if meant is None else f" Did you mean {meant}?"
+            yield f"The option {name} {key:.40} is not allowed: {why}.{asked}"
 
 
 def _explain_refusal(fs_type: FsType, name: str, text: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import NodeFacts, Origin, Reason, VolumeId
 from agent.core.quoting import quote
+from agent.core.suggestions import find_meant
 
 FIELDS = ("volume_id", "name", "instance_name", "instance_group", "instance_id")
 MAX_PATH_BYTES = 4095
@@ -64,9 +65,13 @@ def parse_template(text: str) -> str:
     for found in _FIELD.finditer(text):
         if found[1] not in FIELDS and not (found[1].startswith("tag:") and len(found[1]) > len("tag:")):
             known = " ".join(f"{{{name}}}" for name in FIELDS)
+            meant = find_meant(found[1], FIELDS)
+            before = "" if meant is None else f"Did you mean {{{meant}}}? "
             is_short = found[0].isprintable() and len(found[0]) <= _FIELD_SHOWN
             written = found[0] if is_short else quote(found[0], _FIELD_SHOWN)
-            raise InvalidValueError(f"{written} is not a field.", hint=f"The fields are {known} {{tag:KEY}}.")
+            raise InvalidValueError(
+                f"{written} is not a field.", hint=f"{before}The fields are {known} {{tag:KEY}}."
+            )
     plain = _FIELD.sub("field", text)
     if "{" in plain or "}" in plain:
         raise InvalidValueError(f"{quote(text, 80)} has a brace without its other half.")
@@ -180,7 +185,10 @@ def _read_field(field: str, facts: PathFacts) -> str | None:
 
 def _name_source(field: str, facts: PathFacts) -> str:
     if field.startswith("tag:"):
-        return "its tags are not known" if facts.origin is None else "it has no such tag"
+        if facts.origin is None:
+            return "its tags are not known"
+        meant = find_meant(field.removeprefix("tag:"), dict(facts.origin.tags))
+        return "it has no such tag" if meant is None else f"it has no such tag, but one called {quote(meant)}"
     return f"this node's {field} is not known"
 
 

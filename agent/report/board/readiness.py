@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.core.errors import InvalidValueError
+from agent.core.quoting import fit
+from agent.core.suggestions import hint_at_known
 from agent.report.board.board import Board
 from agent.report.board.shown import ShownBoard
 from agent.report.board.volume_status import VolumeStatus
@@ -42,7 +44,7 @@ def assess_volumes(board: Board, names: Sequence[str]) -> Readiness:
     found = {name: board.find(name) for name in names}
     unknown = sorted(name for name, status in found.items() if status is None)
     if unknown and board.is_first_look_done:
-        raise name_unknown(board, ", ".join(unknown))
+        raise name_unknown(board, *unknown)
     return _assess(board, needed=tuple(status for status in found.values() if status is not None))
 
 
@@ -51,7 +53,10 @@ def _assess(board: ShownBoard, needed: tuple[VolumeStatus, ...]) -> Readiness:
     return Readiness(board.is_first_look_done, waiting, len(needed))
 
 
-def name_unknown(board: Board, name: str) -> InvalidValueError:
-    """Return the error that no volume is called so, with those there are."""
-    known = ", ".join(status.label for status in board.statuses()) or "none"
-    return InvalidValueError(f"No volume is called {name}.", hint=f"Volumes known here: {known}.")
+def name_unknown(board: Board, *names: str) -> InvalidValueError:
+    """Return the error that no volume is called so, with what was probably meant and those there are."""
+    statuses = board.statuses()
+    known = [status.label for status in statuses]
+    also = [word for one in statuses for word in (one.volume_id, one.device, one.path) if word]
+    hint = hint_at_known(names[0], known, "Volumes known here:", also=also)
+    return InvalidValueError(f"No volume is called {', '.join(map(fit, names))}.", hint)

@@ -115,3 +115,4 @@ async def test_failing_looks_are_told_once(world: World, tmp_path: Path) -> None
         await node.look(3)
     assert [line["event"] for line in logs] == ["cloud.denied"]
     assert len(node.published) == 1
+    assert node.published[0].endings["db"].reason is Reason.PERMISSION_DENIED

@@ -9,7 +9,9 @@ from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from agent.core.suggestions import find_meant
 from agent.report.endpoints.page.cards import draw_card, list_terms
 from agent.report.endpoints.page.charts import define_grid
 from agent.report.endpoints.page.markup import Element, element, join
@@ -71,15 +73,23 @@ def summarize(content: dict[str, Any], found: Triage) -> tuple[str, str]:
     if not content["first_look_done"]:
         return "The agent has just started and is looking at the volumes.", "calm"
     if blocking:
-        names = ", ".join(name_volume(one) for one in blocking[:_NAMED])
-        more = f" and {len(blocking) - _NAMED} more" if len(blocking) > _NAMED else ""
-        return f"✗ Required and not usable: {names}{more}.", "bad"
+        return f"✗ Required and not usable: {_list_few(blocking)}.", "bad"
     if content["node_conditions"]:
         return "✗ Something is wrong with the node itself.", "bad"
+    how = "Every required volume can be used."
+    if found.under_way:
+        how = f"Required and being prepared: {_list_few(found.under_way)}."
     if unwell:
         what = "1 volume needs" if unwell == 1 else f"{unwell} volumes need"
-        return f"! {what} attention. Every required volume can be used.", "wait"
+        return f"! {what} attention. {how}", "wait"
+    if found.under_way:
+        return f"… {how}", "calm"
     return "✓ All is well: every required volume can be used.", "good"
+
+
+def _list_few(volumes: tuple[Volume, ...]) -> str:
+    names = ", ".join(name_volume(one) for one in volumes[:_NAMED])
+    return f"{names} and {len(volumes) - _NAMED} more" if len(volumes) > _NAMED else names
 
 
 def _draw_all(content: dict[str, Any], found: Triage, now: datetime) -> Element:
@@ -98,7 +108,11 @@ def _draw_all(content: dict[str, Any], found: Triage, now: datetime) -> Element:
 def _draw_one(content: dict[str, Any], one: Volume | None, asked: str, now: datetime) -> Element:
     back = element("p", element("a", "← All volumes of this node", href="?"))
     if one is None:
-        return join(back, element("p", f"No volume here is called {asked[:200]}."))
+        names = [word for each in content["volumes"] for word in (each["name"], each["volume_id"]) if word]
+        meant = find_meant(asked, names)
+        target = quote(meant or "", safe="", errors="replace")
+        link = meant and element("p", "Did you mean ", element("a", meant, href=f"?volume={target}"), "?")
+        return join(back, element("p", f"No volume here is called {asked[:200]}."), link)
     found = Triage((one,), (), ())
     card = element("div", draw_card(one, now, has_charts=True), class_="cards one")
     heading = element("h2", "Volume")

@@ -15,6 +15,7 @@ ROWS = 24
 
 _WORST_FIRST = ("Lost", "Failed", "Refused", "Degraded", "Pending")
 _USABLE = ("Ready", "Degraded")
+_UNDER_WAY = "Preparing"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,15 @@ class Triage:
 
     @property
     def blocking(self) -> tuple[Volume, ...]:
-        """Those the node requires and that cannot be used."""
+        """Those the node requires and that cannot be used, and will not be by themselves."""
         managed = (*self.unwell, *self.well)
-        return tuple(one for one in managed if one["required"] and one["condition"] not in _USABLE)
+        usable = (*_USABLE, _UNDER_WAY)
+        return tuple(one for one in managed if one["required"] and one["condition"] not in usable)
+
+    @property
+    def under_way(self) -> tuple[Volume, ...]:
+        """Those the node requires and that are being prepared, with nothing wrong."""
+        return tuple(one for one in self.well if one["required"] and one["condition"] == _UNDER_WAY)
 
 
 def triage(volumes: list[Volume]) -> Triage:

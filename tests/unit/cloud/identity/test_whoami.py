@@ -382,6 +382,14 @@ async def test_sources_that_are_not_there(tmp_path: Path) -> None:
     assert len(identity.problems) == 2
 
 
+async def test_ordinary_instance_lacks_no_file_of_hyperpod(tmp_path: Path) -> None:
+    """Where nothing speaks for HyperPod its file is not missed; its directories speak for it."""
+    metadata = parse_identity_document(DOCUMENT)
+    for places, problems in (((), 0), ((tmp_path,), 2)):
+        told = await read_resource_config(IdentitySources(tmp_path / "none.json", hyperpod_places=places))
+        assert len(merge([told, metadata]).problems) == problems, places
+
+
 async def test_api_tells_what_files_do_not(tmp_path: Path) -> None:
     """Zone and group come from the API where neither file nor metadata tells them."""
     path = tmp_path / "config.json"

@@ -56,7 +56,7 @@ def test_sound_volume_is_read() -> None:
 )
 def test_what_is_no_volume(text: str) -> None:
     """A text that names no known volume and is no ID is an error that shows one."""
-    with pytest.raises(AgentError, match="not an EBS volume ID") as raised:
+    with pytest.raises(AgentError, match="No volume is called") as raised:
         find_volume(Board(), text)
     assert "vol-0123456789abcdef0" in str(raised.value.hint)
 

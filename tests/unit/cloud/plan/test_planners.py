@@ -595,6 +595,23 @@ def test_copies_need_their_own_permission(tmp_path: Path, sources: tuple[str, ..
     assert "ec2:CreateTags" in actions
 
 
+def test_either_kind_of_node_is_served(tmp_path: Path) -> None:
+    """For nodes that may be of HyperPod or of EC2 there is what either needs, each action once."""
+    path = tmp_path / "policy.yaml"
+    entry = "volumes: [{name: db, match: {volume_id: vol-0123456789abcdef0}, block: {}}]\n"
+    path.write_text(f"version: 1\n{entry}", "utf-8")
+    policy = load_policy(path, trust_owner=True)
+    both = make_iam_policy(policy, CloudIdentity(), AttachApi.HYPERPOD, AttachApi.EC2)["Statement"]
+    actions = {action for statement in both for action in statement["Action"]}
+    for api in (AttachApi.HYPERPOD, AttachApi.EC2):
+        needed = make_iam_policy(policy, CloudIdentity(), api)["Statement"]
+        assert {action for statement in needed for action in statement["Action"]} <= actions
+    assert {"sagemaker:AttachClusterNodeVolume", "ec2:AttachVolume"} <= actions
+    groups = [(str(one["Resource"]), str(one.get("Condition"))) for one in both]
+    assert len(groups) == len(set(groups))
+    assert any("instance/*" in str(one["Resource"]) for one in both)
+
+
 @pytest.mark.parametrize(
     ("api", "action"),
     [(AttachApi.HYPERPOD, "sagemaker:DetachClusterNodeVolume"), (AttachApi.EC2, "ec2:DetachVolume")],

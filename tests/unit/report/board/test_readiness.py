@@ -39,4 +39,7 @@ def test_unknown_name_is_wrong_usage_once_all_is_known() -> None:
     with pytest.raises(AgentError) as caught:
         assess_volumes(make_board(READY), ["typo"])
     assert caught.value.exit_code is ExitCode.USAGE
-    assert "checkpoints" in str(caught.value.hint)
+    assert caught.value.hint == "Volumes known here: checkpoints."
+    with pytest.raises(AgentError, match="No volume is called chekpoints") as caught:
+        assess_volumes(make_board(READY), ["chekpoints"])
+    assert caught.value.hint == "Did you mean checkpoints? Volumes known here: checkpoints."

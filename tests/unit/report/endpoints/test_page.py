@@ -122,6 +122,27 @@ def test_what_is_wrong_comes_first() -> None:
     assert "newest is 5\u00a0h old" in text
 
 
+def test_what_is_only_being_prepared_is_no_trouble() -> None:
+    """A required volume on its way is told of calmly; beside a real trouble nothing is promised of it."""
+    preparing = make_status(condition=Condition.PREPARING, volume_id=SCRATCH, name="scratch")
+    failed = make_status(condition=Condition.FAILED, reason=Reason.STALLED, name="logs", is_required=False)
+    required = replace(failed, is_required=True)
+    told = [
+        ((preparing,), "calm", "… Required and being prepared: scratch."),
+        (
+            (preparing, failed),
+            "wait",
+            "! 1 volume needs attention. Required and being prepared: scratch.",
+        ),
+        ((preparing, required), "bad", "✗ Required and not usable: logs."),
+    ]
+    for statuses, kind, sentence in told:
+        found = read(make_board(*statuses))
+        [headline] = [one for _, one in found.find("p") if one.get("id") == "headline"]
+        assert headline["class"] == kind
+        assert sentence in found.list_texts("p")
+
+
 def test_the_last_hour_is_kept() -> None:
     """Each volume has a strip of its conditions, as long as each held, over no more than an hour."""
     found = read(make_node(NOON))

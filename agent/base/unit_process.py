@@ -30,8 +30,12 @@ UNITS_VARIABLE = "EBS_AGENT_FACES"
 """Where the sockets are that systemd starts units by; only the agent's own unit says so."""
 IN_UNIT = "--in-unit"
 """The one argument of a process that systemd started: its others come with the handshake."""
-ARRIVAL_S = 15.0
-"""For systemd to start a process and for that to import itself, on a busy machine too."""
+ARRIVAL_S = 120.0
+"""For systemd to start a process and for that to import itself.
+
+Whoever gives up has the next one begin from the start, so on a machine that is busy enough none would arrive.
+A unit that ends before is seen at once.
+"""
 _HELLO = b"!"
 _CREDENTIALS = struct.Struct("3i")
 _LONGEST_BYTES = 64 << 10
@@ -112,8 +116,11 @@ async def start_in_unit(
         stream.setblocking(False)  # noqa: FBT003 -- its only form
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         stream.connect(str(unit.path))
-        with anyio.fail_after(ARRIVAL_S):
-            await anyio.wait_readable(stream)
+        try:
+            with anyio.fail_after(ARRIVAL_S):
+                await anyio.wait_readable(stream)
+        except TimeoutError:
+            raise TimeoutError(f"its unit did not begin within {ARRIVAL_S:g} s") from None
         pid = _hear_hello(stream, unit.uid)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         handle = os.pidfd_open(pid)

@@ -99,7 +99,7 @@ async def test_who_says_something_else_is_an_error(place: Path) -> None:
 async def test_who_says_nothing_is_waited_for_so_long(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_process, "ARRIVAL_S", 0.05)
     async with listening_for(place, ("sleep", "600")) as it:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="did not begin"):
             await start_in_unit(it.unit, [], {})
 
 

@@ -28,9 +28,7 @@ async def run_controller(whose: str, directory: Path, endpoint: str) -> AsyncIte
     """Have a controller work, and nobody else; ``endpoint``: of EC2 and SageMaker."""
     path = directory / "csi.sock"
     path.unlink(missing_ok=True)
-    argv, told = (_start_aws if whose == AWS else _start_ours)(path, endpoint)
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = {**plain, **CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true", **told}
+    argv, environment = tell_how(whose, path, endpoint)
     with (directory / "controller.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
             ["setpriv", "--pdeathsig", "KILL", *argv],
@@ -47,6 +45,13 @@ async def run_controller(whose: str, directory: Path, endpoint: str) -> AsyncIte
     finally:
         process.kill()
         process.wait()
+
+
+def tell_how(whose: str, path: Path, endpoint: str) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return what a controller is run with to listen at a path, and its environment."""
+    argv, told = (_start_aws if whose == AWS else _start_ours)(path, endpoint)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return argv, {**plain, **CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true", **told}
 
 
 def _start_aws(path: Path, endpoint: str) -> tuple[Sequence[str], Mapping[str, str]]:

@@ -82,8 +82,10 @@ def run_controller_for(node: KubernetesNode) -> Iterator[tuple[InterruptedAws, C
         api.ensure(manifest)
     # As the cloud's own controller does; it cannot be changed afterwards.
     api.patch("Node", NODE_NAME, {"spec": {"providerID": name_provider(INSTANCE)}})
-    change_csi(node, driver=DRIVER, zone=ZONE, attach_limit=ATTACH_LIMIT, reserved=RESERVED)
-    wait_until(lambda: is_registered(node), "kubelet was to take the agent by AWS's name", WAIT_S)
-    with InterruptedAws(cloud) as aws, ControllerPod(node.plane, DRIVER, aws.endpoint, cares=True) as pod:
-        yield aws, pod
-    give_name_back(node)
+    try:
+        change_csi(node, driver=DRIVER, zone=ZONE, attach_limit=ATTACH_LIMIT, reserved=RESERVED)
+        wait_until(lambda: is_registered(node), "kubelet was to take the agent by AWS's name", WAIT_S)
+        with InterruptedAws(cloud) as aws, ControllerPod(node.plane, DRIVER, aws.endpoint, cares=True) as pod:
+            yield aws, pod
+    finally:  # or all later tests of the cluster fail with those of this file
+        give_name_back(node)

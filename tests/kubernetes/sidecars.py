@@ -150,6 +150,19 @@ class ControllerPod:
         """Kill the controller, without a word to it; it is begun anew."""
         self._containers[CONTROLLER].kill()
 
+    def replace_controller(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Kill the controller, and have another program be it from then on, at the same socket."""
+        container = self._containers[CONTROLLER]
+        container.argv, container.environment = argv, environment
+        self.socket.unlink()
+        container.kill()
+        wait_until(self.socket.exists, f"another controller was to listen at {self.socket}", START_S)
+
+    def kill(self) -> None:
+        """Kill all its programs at once, without a word to them; none is begun anew, as on a dead node."""
+        for container in self._containers.values():
+            container.end_soon()
+
     def pause(self) -> None:
         """Have all its programs stand still in whatever they do, until they are resumed."""
         for container in self._containers.values():
@@ -180,9 +193,13 @@ class _Container:
     def end(self) -> None:
         """Have it end for good."""
         assert self._thread is not None
+        self.end_soon()
+        self._thread.join()
+
+    def end_soon(self) -> None:
+        """Kill it, and have it not begun anew."""
         self._is_over.set()
         self.kill()
-        self._thread.join()
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -193,12 +210,12 @@ class _Container:
             process.send_signal(number)
 
     def _keep_running(self) -> None:
-        # The kernel ends it with the thread that began it, as with the tests.
-        bonded = ["setpriv", "--pdeathsig", "KILL", *self.argv]
-        if self.host:
-            named = 'hostname "$0" && exec "$@"'
-            bonded = ["unshare", "--uts", "sh", "-c", named, self.host, *bonded]
         while not self._is_over.is_set():
+            # The kernel ends it with the thread that began it, as with the tests.
+            bonded = ["setpriv", "--pdeathsig", "KILL", *self.argv]
+            if self.host:
+                named = 'hostname "$0" && exec "$@"'
+                bonded = ["unshare", "--uts", "sh", "-c", named, self.host, *bonded]
             with (self.directory / f"{self.name}.log").open("ab") as log:
                 self._process = subprocess.Popen(
                     bonded,

@@ -151,7 +151,32 @@ def test_leader_loses_its_leases_in_the_middle(plane: ControlPlane, shipped: Shi
             assert [one.holder for one in volume.attachments] == [INSTANCE]
             finish(claims, claim, pod)
             assert len(cloud.made) == 1
-            assert aws.calls["DeleteVolume"] == 1
+
+
+@pytest.mark.thorough
+def test_leader_is_killed_in_the_middle(plane: ControlPlane, shipped: Shipped) -> None:
+    """The pod that leads is gone for good as it makes a volume: the other attaches that, and makes none."""
+    cloud = Cloud()
+    cloud.add_node(INSTANCE)
+    led = ["killed"] * (len(shipped.arguments) - 1)
+    with (
+        InterruptedAws(cloud) as aws,
+        ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped, host="killed") as first,
+    ):
+        wait_until(lambda: list_leaders(plane) == led, "the first pod was to lead", WAIT_S)
+        with ControllerPod(plane, DRIVER, aws.endpoint, shipped=shipped, host="other") as other:
+            claims = Claims(plane.api, aws, other)
+            create = aws.interruption = Interruption("CreateVolume", is_after=True, strike=first.kill)
+            claim = claims.claim()
+            pod = claims.add_pod(claim)
+            wait_until(lambda: create.has_struck, "it was to be made", WAIT_S)
+            assert len(cloud.made) == 1
+            claims.wait_attached()
+            assert set(list_leaders(plane)) == {"other"}
+            (volume,) = cloud.volumes.values()
+            assert [one.holder for one in volume.attachments] == [INSTANCE]
+            finish(claims, claim, pod)
+            assert len(cloud.made) == 1
 
 
 def list_leaders(plane: ControlPlane) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.cloud.aws.models import TAG_MADE_BY
 from agent.controller.migration.decide import Deed
 from tests.aws.cloud import CLUSTER_ARN, Cloud
 from tests.aws.faults import deny, throttle
 from tests.kubernetes.api import Object
+from tests.kubernetes.aws_driver import AWS, tell_how
+from tests.kubernetes.aws_driver import OURS as OURS_TOO
 from tests.kubernetes.claims import (
     DRIVER,
     FASTER_MIB_S,
     INSTANCE,
     LARGER,
+    NODE,
     WAIT_S,
     Claims,
     declare_node,
@@ -26,9 +30,13 @@ from tests.kubernetes.interrupted_aws import InterruptedAws, Interruption
 from tests.kubernetes.manifests import DRIVER as OURS
 from tests.kubernetes.manifests import make_driver
 from tests.kubernetes.migrator import Migrator
+from tests.kubernetes.programs import AWS_DRIVER as AWS_PROGRAM
 from tests.kubernetes.programs import SIDECARS, find_missing
 from tests.kubernetes.sidecars import ControllerPod, declare_snapshots, grant_rights
 from tests.waiting import wait_until
+
+THEIRS = {AWS: OURS_TOO, OURS_TOO: AWS}
+"""Whose controller comes after whose."""
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +186,111 @@ def test_moved_to_another_driver_and_back(claims: Claims) -> None:
     api.delete("CSINode", "another")
     api.delete("CSIDriver", OURS)
     finish(claims, claim, pod)
+
+
+@pytest.fixture
+def controllers(claims: Claims) -> Iterator[Callable[[str], None]]:
+    """Give what has AWS's controller work in place of ours, or ours again, as it does after the test."""
+    if find_missing([AWS_PROGRAM]):
+        pytest.skip("needs AWS's driver: make build-kubernetes")
+    pod, endpoint = claims.pod, claims.aws.endpoint
+    yield lambda whose: pod.replace_controller(*tell_how(whose, pod.socket, endpoint))
+    pod.replace_controller(*tell_how(THEIRS[AWS], pod.socket, endpoint))
+
+
+@pytest.mark.parametrize("first", [AWS, OURS_TOO])
+def test_controllers_take_turns(claims: Claims, controllers: Callable[[str], None], first: str) -> None:
+    """What either made, attached and copied the other enlarges, restores, detaches and deletes.
+
+    To Kubernetes nothing happens: its objects are the same under either.
+    """
+    controllers(first)
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    snapshot = claims.take_snapshot(claim)
+    volume, before = claims.find_volume(claim), read_objects(claims, claim)
+    tags = {tag["key"] for tag in volume.get_tags()}
+    assert (TAG_MADE_BY in tags) == (first != AWS)
+
+    controllers(THEIRS[first])
+    claims.make_larger_and_faster(claim)
+    assert (volume.size, volume.throughput) == (2, FASTER_MIB_S)
+    source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot}
+    restored = claims.claim(LARGER, source)
+    reader = claims.add_pod(restored)
+    claims.wait_attached(2)
+    assert claims.find_volume(restored).snapshot_id is not None
+    assert [one for one in read_objects(claims, claim) if one in before] == before
+    for user in (reader, pod):
+        claims.end_pod(user)
+    claims.wait_attached(0)
+    again = claims.add_pod(claim)
+    claims.wait_attached()
+    claims.end_pod(again)
+    claims.wait_attached(0)
+    for name in (claim, restored):
+        claims.api.delete("PersistentVolumeClaim", name)
+    claims.api.delete("VolumeSnapshot", snapshot)
+    claims.wait_leftovers()
+
+
+@pytest.fixture
+def our_node(claims: Claims) -> Iterator[None]:
+    """Have the node serve our driver beside AWS's, as one that goes over does with one and then the other."""
+    api = claims.api
+    api.create(make_driver(OURS, is_attaching=True))
+    (driver,) = api.read("CSINode", NODE)["spec"]["drivers"]
+    api.patch("CSINode", NODE, {"spec": {"drivers": [driver, {**driver, "name": OURS}]}})
+    yield
+    api.patch("CSINode", NODE, {"spec": {"drivers": [driver]}})
+    api.delete("CSIDriver", OURS)
+
+
+@pytest.mark.usefixtures("our_node")
+def test_both_controllers_work_during_a_migration(claims: Claims, controllers: Callable[[str], None]) -> None:
+    """AWS's own lets go of a claim that ours attaches from then on, and takes it back: never both at once."""
+    api = claims.api
+    controllers(AWS)
+    claim = claims.claim()
+    pod = claims.add_pod(claim)
+    claims.wait_attached()
+    volume = claims.find_volume(claim)
+    migrator = Migrator(claims.pod.plane, claims.aws.endpoint)
+    known = set(claims.aws.cloud.ec2.snapshots)
+
+    def move(*options: str) -> None:
+        nonlocal pod
+        claims.end_pod(pod)
+        claims.wait_attached(0)
+        assert "Moved: 1 of 1" in migrator.migrate(claim, "--ec2-snapshot", "--yes", *options)
+        assert len(api.list("PersistentVolume")) == 1
+        pod = claims.add_pod(claim)
+        claims.wait_attached()
+        assert claims.find_volume(claim) is volume
+        assert len(volume.attachments) == 1
+
+    with ControllerPod(claims.pod.plane, OURS, claims.aws.endpoint, host="ours"):
+        move()
+        assert [one["spec"]["attacher"] for one in api.list("VolumeAttachment")] == [OURS]
+        move("--back")
+        assert [one["spec"]["attacher"] for one in api.list("VolumeAttachment")] == [DRIVER]
+        taken = set(claims.aws.cloud.ec2.snapshots) - known
+        assert len(taken) == 2, "one for each claim, as it was before it was moved"
+        for snapshot in taken:
+            claims.aws.cloud.ec2.delete_snapshot(snapshot)
+        finish(claims, claim, pod)
+
+
+def read_objects(claims: Claims, claim: str) -> list[Object]:
+    """Return what the cluster has of a claim's volume, and where it is attached; not its size and class."""
+    name = claims.api.read("PersistentVolumeClaim", claim)["spec"]["volumeName"]
+    source = claims.api.read("PersistentVolume", name)["spec"]["csi"]
+    attachments = [
+        {"uid": one["metadata"]["uid"], "spec": one["spec"], "status": one["status"]}
+        for one in claims.api.list("VolumeAttachment")
+    ]
+    return [source, *attachments]
 
 
 def read_volume(claims: Claims, claim: str) -> Object:

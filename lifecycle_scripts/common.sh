@@ -31,9 +31,9 @@ readonly hooks_before=$home/.hooks-before
 readonly last_policy=share/ebs-agent/policy.yaml
 
 readonly boot_units=(ebs-agent.service ebs-volumes-ready.service ebs-volumes.target)
-readonly all_units=("${boot_units[@]}" ebs-volumes-late.service ebs-agent-{cloud,mqtt,web}.socket)
+readonly all_units=("${boot_units[@]}" ebs-volumes-late.service ebs-agent-{cloud,hook,listen,metadata,mqtt,web}.socket)
 # Of which there are instances, each with a number of its own while it runs.
-readonly templates=(ebs-agent-{cloud,mqtt,web}@.service)
+readonly templates=(ebs-agent-{cloud,hook,listen,metadata,mqtt,web}@.service)
 readonly drop_in=50-ebs-volumes.conf
 is_changed= # by put_file
 

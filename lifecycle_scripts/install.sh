@@ -138,6 +138,7 @@ make_release() {
     "$place/bin/python" -I -c 'import agent.cloud.aws_worker.main' &
     worker=$!
     "$place/bin/python" -I -c 'import agent.cli.app, agent.daemon, agent.report.web.main, agent.report.broker.main, agent.report.mqtt.client'
+    "$place/bin/python" -I -c 'import agent.cloud.identity.metadata_main, agent.report.hook_main, agent.report.web.listen_main'
     wait "$worker"
     "$place/bin/ebs-agent" --version >/dev/null
     sync --file-system "$place"

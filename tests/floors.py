@@ -55,12 +55,12 @@ FLOORS = (
     Floor(
         "report",
         (
-            "report.board report.agent_counters report.logs report.hook_files",
+            "report.board report.agent_counters report.logs report.hook_files report.hook_call",
             "report.api report.health report.serving",
             "report.history report.hooks report.metrics report.mqtt report.http",
             "report.control",
             "report.endpoints report.feed",
-            "report.web report.broker",
+            "report.web report.broker report.hook_unit report.hook_main",
             "report",
         ),
         ("core", "base", "policy", "node"),

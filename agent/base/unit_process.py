@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,29 +23,26 @@ from pathlib import Path
 import anyio
 from typing_extensions import override
 
+from agent.base.arrival import HELLO, LONGEST_BYTES
 from agent.base.companion import Companion
 
 UNITS_VARIABLE = "EBS_AGENT_FACES"
 """Where the sockets are that systemd starts units by; only the agent's own unit says so."""
-IN_UNIT = "--in-unit"
-"""The one argument of a process that systemd started: its others come with the handshake."""
 ARRIVAL_S = 120.0
 """For systemd to start a process and for that to import itself.
 
 Whoever gives up has the next one begin from the start, so on a machine that is busy enough none would arrive.
 A unit that ends before is seen at once.
 """
-_HELLO = b"!"
 _CREDENTIALS = struct.Struct("3i")
-_LONGEST_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class UnitSocket:
-    """What to connect to, and the user whom its unit runs as."""
+    """What to connect to, and the user whom its unit runs as; None: this machine has no such user."""
 
     path: Path
-    uid: int
+    uid: int | None
 
 
 class UnitProcess:
@@ -95,27 +91,39 @@ class UnitCompanion(Companion):
         return self.process.has_ended()
 
 
-def find_unit(name: str, user: str, environment: Mapping[str, str] = os.environ) -> UnitSocket | None:
-    """Return where to have a process started by systemd; None: whoever asks has to start it itself."""
+def find_unit(
+    name: str, user: str = "root", environment: Mapping[str, str] = os.environ
+) -> UnitSocket | None:
+    """Return where to have a process started by systemd; None: whoever asks starts it itself.
+
+    Where there are units nobody else starts it: what the agent's own unit may not do, no child of it may.
+    """
     directory = environment.get(UNITS_VARIABLE)
     if not directory or os.geteuid() != 0:
         return None
-    path = Path(directory, f"{name}.sock")
     try:
-        return UnitSocket(path, pwd.getpwnam(user).pw_uid) if path.is_socket() else None
-    except (KeyError, OSError):
-        return None
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        uid = None
+    return UnitSocket(Path(directory, f"{name}.sock"), uid)
 
 
 async def start_in_unit(
     unit: UnitSocket, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> UnitCompanion:
     """Have systemd start a process, and return it once it is there. Raises OSError."""
+    name = f"ebs-agent-{unit.path.stem}"
+    if unit.uid is None:
+        raise OSError(f"the user of {name}@.service is missing: run the installer again")
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
         stream = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         stream.setblocking(False)  # noqa: FBT003 -- its only form
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        stream.connect(str(unit.path))
+        try:
+            stream.connect(str(unit.path))
+        except OSError as error:
+            words = f"{name}.socket does not listen ({error.strerror}): systemctl restart {name}.socket"
+            raise OSError(error.errno, words) from error
         try:
             with anyio.fail_after(ARRIVAL_S):
                 await anyio.wait_readable(stream)
@@ -127,20 +135,20 @@ async def start_in_unit(
         on_failure.callback(os.close, handle)
         if _read_uid(pid) != unit.uid:  # its number may be another's by now
             raise ProcessLookupError(f"process {pid} ended before it was told what to do")
-        words, complaining = os.pipe()
-        on_failure.callback(os.close, words)
+        pipe, complaining = os.pipe()
+        on_failure.callback(os.close, pipe)
         theirs.callback(os.close, complaining)
         told = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode() + b"\n"
-        if len(told) > _LONGEST_BYTES or socket.send_fds(stream, [told], [complaining]) != len(told):
+        if len(told) > LONGEST_BYTES or socket.send_fds(stream, [told], [complaining]) != len(told):
             raise OSError(f"{len(told)} bytes are more than a process is told at once")
         on_failure.pop_all()
-    return UnitCompanion(UnitProcess(pid, handle), stream, words)
+    return UnitCompanion(UnitProcess(pid, handle), stream, pipe)
 
 
 def _hear_hello(stream: socket.socket, uid: int) -> int:
     """Return the process that says hello. Raises OSError where none does, or one of another user's."""
-    said, extra, _, _ = stream.recvmsg(len(_HELLO), socket.CMSG_SPACE(_CREDENTIALS.size))
-    if said != _HELLO:
+    said, extra, _, _ = stream.recvmsg(len(HELLO), socket.CMSG_SPACE(_CREDENTIALS.size))
+    if said != HELLO:
         raise ConnectionAbortedError("its unit ended before it began")
     for level, kind, content in extra:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -158,27 +166,3 @@ def _read_uid(pid: int) -> int | None:
             if line.startswith("Uid:"):
                 return int(line.split()[1])
     return None
-
-
-def arrive() -> None:
-    """Shake hands where systemd started this process: be told its arguments, environment and standard error.
-
-    Does nothing in a child of the daemon's. Ends the process where the daemon is gone.
-    """
-    if sys.argv[1:] != [IN_UNIT]:
-        return
-    stream = socket.socket(fileno=os.dup(0))
-    with stream:
-        stream.setblocking(True)  # noqa: FBT003 -- its only form
-        stream.sendall(_HELLO)
-        told, handed, _, _ = socket.recv_fds(stream, _LONGEST_BYTES, 1)
-        while told and not told.endswith(b"\n"):
-            more = stream.recv(_LONGEST_BYTES)
-            told = told + more if more else b""
-    if not told or len(handed) != 1:
-        sys.exit("The agent ended before it said what to do.")
-    os.dup2(handed[0], 2)
-    os.close(handed[0])
-    content = json.loads(told)
-    sys.argv[1:] = content["arguments"]
-    os.environ.update(content["environment"])

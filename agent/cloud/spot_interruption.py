@@ -11,13 +11,13 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http import HTTPStatus
 from http.client import HTTPException
 
 import anyio
-import anyio.to_thread
 
 from agent.base.log import get_logger
-from agent.cloud.identity.identity_sources import IdentitySources, fetch_metadata
+from agent.cloud.identity.identity_sources import IdentitySources
 
 PATH = "/latest/meta-data/spot/instance-action"
 POLL_S = 5.0
@@ -60,11 +60,8 @@ async def ask_interruption(surroundings: IdentitySources) -> Interruption | None
     endpoint, timeout_s = surroundings.metadata_endpoint, surroundings.metadata_timeout_s
     if endpoint is None:
         return None
-    with anyio.fail_after(timeout_s):
-        content = await anyio.to_thread.run_sync(
-            fetch_metadata, endpoint, PATH, timeout_s, abandon_on_cancel=True
-        )
-    return None if content is None else parse_interruption(content)
+    (answer,) = await surroundings.fetch(endpoint, (PATH,), timeout_s)
+    return None if answer.status == HTTPStatus.NOT_FOUND else parse_interruption(answer.take())
 
 
 def log_interruption(notice: Interruption) -> None:

@@ -18,10 +18,13 @@ from agent.report.broker.process import USER as MQTT_USER
 from agent.report.broker.process import MqttProcess
 from agent.report.health.sampler import Sampler
 from agent.report.history import FILE_NAME, HistoryKeeper
-from agent.report.hooks import HookRunner
+from agent.report.hook_call import run_hook_program
+from agent.report.hook_unit import run_in_unit
+from agent.report.hooks import HookRunner, RunHook, run_hook
 from agent.report.serving.certificates import Tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.sockets import Listen
+from agent.report.web.listen import choose_opener
 from agent.report.web.process import USER as WEB_USER
 from agent.report.web.process import WebProcess
 
@@ -53,8 +56,9 @@ class Faces:
             _choose_listen(policy),
             node.aside,
             partial(counters.note_certificate, "http"),
+            choose_opener(find_unit("listen", WEB_USER)),
         )
-        self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, aside=node.aside)
+        self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, _choose_run(node), node.aside)
         self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)
 
     def list_tasks(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
@@ -93,6 +97,13 @@ class Faces:
 
         registry, sampler = self.counters.registry, self._sampler
         return Teller(Source(self.board, registry, sampler.readings, self._node.count_abandoned))
+
+
+def _choose_run(node: Machine) -> RunHook:
+    """Return how hooks are run: by systemd, where it runs the agent."""
+    unit = find_unit("hook")
+    run = run_hook_program if unit is None else partial(run_in_unit, unit)
+    return partial(run_hook, aside=node.aside, run=run)
 
 
 def _choose_listen(policy: Policy) -> Listen:

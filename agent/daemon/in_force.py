@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from agent.base.error_barrier import Barrier
 from agent.cloud.identity.identity_sources import IdentitySources, identify_locally, look_around
+from agent.cloud.identity.metadata_process import choose_fetch
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.view.cloud_report import make_facts
@@ -47,6 +48,7 @@ class InForce:
         self._is_identified = False
         """It was asked which node this is, whether or not anything told."""
         self._barrier = Barrier()
+        self._fetch = choose_fetch()
         self.identity_sources = self._find_identity_sources()
         self.account_zone: str | None = None
         """The node's zone as the account calls it that has the volumes, once AWS has told."""
@@ -99,7 +101,7 @@ class InForce:
 
     def look_around(self) -> IdentitySources:
         """Return where the cloud half may ask who this node is."""
-        return look_around(self._node.aside)
+        return look_around(self._node.aside, self._fetch)
 
     def _find_identity_sources(self) -> IdentitySources:
         # Where files stand in for volumes there is no instance whose metadata could be asked.

@@ -21,15 +21,14 @@ from anyio.abc import TaskGroup
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
-from agent.core.errors import AgentError, NotAnsweringError
+from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId
-from agent.node.isolate import programs
 from agent.report.board.board import Board
 from agent.report.board.events import Event, EventName
 from agent.report.board.volume_status import VolumeStatus
+from agent.report.hook_call import HookCall, run_hook_program
 from agent.report.hook_files import list_hooks, open_hook
 
-HOOK_TIMEOUT_S = 30.0
 MAX_AT_ONCE = 4
 MAX_PENDING = 16
 """Per volume. A hook that hangs each time must not pile up what it is still to be told."""
@@ -47,28 +46,23 @@ _TEXT_LIMIT = 4096
 log = get_logger(__name__)
 
 RunHook = Callable[[Path, str, Mapping[str, str]], Awaitable[None]]
+RunProgram = Callable[[HookCall, int], Awaitable[None]]
 
 
-async def run_hook(program: Path, word: str, environment: Mapping[str, str], aside: Aside = do_here) -> None:
+async def run_hook(
+    program: Path,
+    word: str,
+    environment: Mapping[str, str],
+    aside: Aside = do_here,
+    run: RunProgram = run_hook_program,
+) -> None:
     """Run one hook to its end; AgentError where it fails, or takes longer than it may and is killed.
 
-    What is run is the file that was looked at, by its descriptor: to the hook its own name is
-    ``/proc/self/fd/N``, and ``EBS_AGENT_HOOK`` the path it was found under.
+    What is run is the file that was looked at, by its descriptor. ``run``: who runs it.
     """
     fd = await aside(open_hook, program, subject=str(program))
     try:
-        await programs.run(
-            [f"/proc/self/fd/{fd}", word],
-            timeout_s=HOOK_TIMEOUT_S,
-            pass_fds=(fd,),
-            environment={**environment, "EBS_AGENT_HOOK": str(program)},
-            name=program.name,
-        )
-    except NotAnsweringError as error:
-        raise AgentError(
-            error.message,
-            hint=f"A hook has {HOOK_TIMEOUT_S:g} s; have it hand longer work to a unit (systemd-run).",
-        ) from error
+        await run(HookCall(str(program), word, environment), fd)
     finally:
         os.close(fd)
 

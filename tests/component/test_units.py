@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import aiohttp
 import anyio
@@ -18,14 +22,25 @@ from agent.base import unit_process
 from agent.base.off_loop import do_here
 from agent.base.unit_process import UNITS_VARIABLE, UnitSocket, find_unit, start_in_unit
 from agent.cloud.aws_worker.process import WorkerSettings, start_worker
+from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
+from agent.cloud.identity.metadata_lines import decode_answers
+from agent.cloud.identity.metadata_process import MetadataProcess
+from agent.cloud.identity.zone import ask_zone
 from agent.cloud.state.state_file import FileStore
+from agent.core.errors import AgentError
 from agent.policy.settings import MqttSettings
+from agent.report import hook_unit
 from agent.report.agent_counters import Counters
 from agent.report.broker.process import MqttProcess
 from agent.report.feed.teller import Source, Teller
+from agent.report.hook_call import decode_verdict
+from agent.report.hook_unit import run_in_unit
+from agent.report.hooks import run_hook
 from agent.report.serving.doors import HttpFace
-from agent.report.serving.sockets import Listen
+from agent.report.serving.sockets import AddressTakenError, Listen
+from agent.report.web.listen import open_in_unit
 from agent.report.web.process import WebProcess
+from tests.component.cloud.test_metadata import DOCUMENT, serving, surround
 from tests.component.test_mqtt import FACTS
 from tests.component.units import listening_for, run_module
 from tests.unit.report.samples import READY, make_board
@@ -33,9 +48,25 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
+HAND_OVER = """
+import socket
+from agent.base.arrival import arrive
+arrive()
+with socket.socket(fileno=0) as stream:
+    socket.send_fds(stream, [b"0"], [{fd}])
+"""
+METADATA = "agent.cloud.identity.metadata_main"
+
+
+class RunScript(Protocol):
+    """Runs a script as a hook."""
+
+    def __call__(self, script: str, **environment: str) -> Coroutine[Any, Any, None]: ...
+
+
 ECHO = """
 import os, socket, sys
-from agent.base.unit_process import arrive
+from agent.base.arrival import arrive
 arrive()
 with socket.socket(fileno=0) as stream:
     print(*sys.argv[1:], os.environ["WORD"], file=sys.stderr, flush=True)
@@ -124,16 +155,22 @@ async def test_more_than_is_told_at_once_is_refused(place: Path) -> None:
             await start_in_unit(it.unit, ["x" * (1 << 17)], {})
 
 
-def test_without_its_unit_the_daemon_starts_a_process_itself(tmp_path: Path) -> None:
-    """Where nobody says that there are units, or a socket or a user is missing."""
-    environment = {UNITS_VARIABLE: str(tmp_path)}
+def test_without_units_the_daemon_starts_a_process_itself(tmp_path: Path) -> None:
+    """Nobody said that there are any; where there are, one that is missing is no reason to go without."""
     assert find_unit("web", "root", {}) is None
-    assert find_unit("web", "root", environment) is None
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "web.sock"))
-        assert find_unit("web", "no-such-user", environment) is None
-        found = UnitSocket(tmp_path / "web.sock", 0) if os.geteuid() == 0 else None
-        assert find_unit("web", "root", environment) == found
+    environment = {UNITS_VARIABLE: str(tmp_path)}
+    if os.geteuid() != 0:
+        assert find_unit("web", "root", environment) is None
+        return
+    assert find_unit("web", "root", environment) == UnitSocket(tmp_path / "web.sock", 0)
+    assert find_unit("web", "no-such-user", environment) == UnitSocket(tmp_path / "web.sock", None)
+
+
+async def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"ebs-agent-web@\.service is missing: run the installer"):
+        await start_in_unit(UnitSocket(tmp_path / "web.sock", None), [], {})
+    with pytest.raises(OSError, match=r"ebs-agent-web\.socket does not listen .*: systemctl restart"):
+        await start_in_unit(UnitSocket(tmp_path / "web.sock", 0), [], {})
 
 
 # -- The processes -------------------------------------------------------------------------------------------
@@ -184,3 +221,193 @@ async def test_aws_is_spoken_to_from_a_unit(place: Path) -> None:
         await worker.finish()
         assert worker.process.pid == it.started[0].pid
         assert it.started[0].wait(10) == -signal.SIGKILL
+
+
+# -- The port, by a unit that may open one -------------------------------------------------------------------
+
+
+async def test_the_port_is_opened_by_a_unit(place: Path) -> None:
+    """Its process hands the socket over and is gone; whoever connects is answered at it."""
+    async with listening_for(place, run_module("agent.report.web.listen_main")) as it:
+        with await open_in_unit(it.unit, Listen(port=0)) as listener:
+            assert it.started[0].wait(10) in {0, -signal.SIGKILL}
+            assert not listener.get_inheritable()
+            host, port = listener.getsockname()
+            assert host == "127.0.0.1"
+            with pytest.raises(AddressTakenError, match="cannot be listened on: Address already in use"):
+                await open_in_unit(it.unit, Listen(port=port))
+            with socket.create_connection((host, port)):
+                listener.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: socket.socket(socket.AF_INET),
+        lambda: socket.create_server(("127.0.0.1", 0)),
+        lambda: socket.socket(socket.AF_UNIX),
+    ],
+)
+async def test_another_socket_than_was_asked_for_is_not_taken(
+    place: Path, make: Callable[[], socket.socket]
+) -> None:
+    with make() as made:
+        script = HAND_OVER.format(fd=made.fileno())
+        async with listening_for(place, (sys.executable, "-c", script, "--in-unit"), made.fileno()) as it:
+            with pytest.raises(AgentError, match=r"Nothing can listen at 127\.0\.0\.1:1: "):
+                await open_in_unit(it.unit, Listen(port=1))
+
+
+async def test_no_unit_is_no_port_and_no_end(place: Path) -> None:
+    """The agent goes on, and says what to look at."""
+    with pytest.raises(AgentError, match=r"socket does not listen") as told:
+        await open_in_unit(UnitSocket(place, os.geteuid()), Listen())
+    assert "systemctl status ebs-agent-listen.socket" in str(told.value.hint)
+
+
+# -- Instance metadata ---------------------------------------------------------------------------------------
+
+
+async def test_metadata_is_asked_for_from_a_unit(place: Path) -> None:
+    """One process answers many questions; killed, it is followed by another."""
+    async with serving() as listener, listening_for(place, run_module(METADATA)) as it:
+        process = MetadataProcess(it.unit)
+        surroundings = replace(surround(listener), fetch=process.fetch)
+        for _ in range(2):
+            assert (await ask_metadata(surroundings)).zone == DOCUMENT["availabilityZone"]
+        assert (await ask_zone(surroundings)).zone_id is None
+        assert len(it.started) == 1
+        it.started[0].kill()
+        it.started[0].wait(10)
+        assert (await ask_metadata(surroundings)).problem is None
+        assert len(it.started) == 2
+        process.close()
+
+
+async def test_a_service_that_is_away_is_a_finding(place: Path) -> None:
+    async with listening_for(place, run_module(METADATA)) as it:
+        process = MetadataProcess(it.unit)
+        sources = IdentitySources(Path("/none"), "http://127.0.0.1:1", fetch=process.fetch)
+        assert "did not answer: [Errno 111]" in str((await ask_metadata(sources)).problem)
+        assert not it.started[0].poll()
+        process.close()
+
+
+async def test_a_service_that_hangs_is_waited_for_so_long(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with listening_for(place, run_module(METADATA)) as it:
+            process = MetadataProcess(it.unit)
+            sources = replace(surround(silent, 0.2), fetch=process.fetch)
+            assert (await ask_metadata(sources)).problem is not None
+            process.close()
+
+
+async def test_no_unit_is_no_metadata(place: Path) -> None:
+    sources = IdentitySources(Path("/none"), "http://x", fetch=MetadataProcess(UnitSocket(place, 0)).fetch)
+    assert "socket does not listen" in str((await ask_metadata(sources)).problem)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"[" * 100_000, b"[]", b"{}", b'{"answers": []}', b'{"answers": [[200, "OK", 1]]}'),
+        *(
+            b'{"answers": [[-1, "", ""]]}',
+            b'{"answers": [[200, "", "?"]]}',
+            b'{"answers": [[200, "", ""], 1]}',
+        ),
+    ],
+)
+def test_what_is_no_answer_is_not_believed(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_answers(line, 1)
+
+
+# -- Hooks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_as_unit(place: Path, tmp_path: Path) -> RunScript:
+    """Give what runs a script as a hook in a unit, killed with all its group as systemd does."""
+
+    async def run(script: str, **environment: str) -> None:
+        hook = tmp_path / "10-tell"
+        hook.write_text(f"#!/bin/sh\n{script}\n")
+        hook.chmod(0o755)
+        failure = None
+        async with listening_for(place, run_module("agent.report.hook_main")) as it:
+            try:
+                await run_hook(hook, "ready", environment, run=partial(run_in_unit, it.unit))
+            except AgentError as error:
+                failure = error
+        place.unlink()  # noqa: ASYNC240 -- a test
+        if failure is not None:
+            raise failure
+
+    return run
+
+
+async def test_a_hook_is_run_in_a_unit(run_as_unit: RunScript, tmp_path: Path) -> None:
+    """It finds its word and its facts, an empty input, and the environment of all programs and no more."""
+    await run_as_unit(
+        f'exec > {tmp_path}/told; echo "$1 $EBS_AGENT_NAME $HOME $EBS_AGENT_HOOK $0"; cat; pwd; env | wc -l',
+        EBS_AGENT_NAME="ckpt",
+        HOME="/elsewhere",
+    )
+    first, directory, variables = (tmp_path / "told").read_text().splitlines()
+    assert re.fullmatch(rf"ready ckpt / {tmp_path}/10-tell /proc/self/fd/\d+", first)
+    assert directory == "/"
+    assert int(variables) <= 9
+
+
+async def test_a_hook_that_fails_in_a_unit_is_told_by_its_last_lines(run_as_unit: RunScript) -> None:
+    """However much it wrote before."""
+    with pytest.raises(AgentError, match=r"10-tell ended with 3: no room$"):
+        await run_as_unit("head -c 3000000 /dev/zero | tr '\\0' '\\n'; echo no room >&2; exit 3")
+    with pytest.raises(AgentError, match="10-tell was ended by signal 9"):
+        await run_as_unit("kill -9 $$")
+
+
+async def test_a_hook_that_hangs_in_a_unit_is_ended(
+    run_as_unit: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that does not end it itself is killed, and with it, by systemd, the hook."""
+    monkeypatch.setattr(hook_unit, "LIMIT_S", 0.5)
+    with pytest.raises(AgentError, match=r"did not end within 0\.5 s and was killed"):
+        await run_as_unit("exec sleep 600")
+
+
+async def test_a_hook_ends_with_who_waits_for_it(run_as_unit: RunScript, tmp_path: Path) -> None:
+    """Where the daemon goes away, its own process ends it, or is killed and systemd does."""
+    script = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/began; while :; do sleep 0.05; done"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_as_unit, script)
+        await until((tmp_path / "began").exists)
+        tasks.cancel_scope.cancel()
+    await until((tmp_path / "ended").exists)
+
+
+async def test_a_hook_s_process_that_is_killed_is_told(run_as_unit: RunScript) -> None:
+    with pytest.raises(AgentError, match=r"How 10-tell ended is not known: ") as told:
+        await run_as_unit("kill -9 $PPID")
+    assert "journalctl --identifier ebs-agent-hook" in str(told.value.hint)
+
+
+async def test_no_unit_is_no_hook(place: Path, tmp_path: Path) -> None:
+    """It is not run in the daemon's own unit in place of that."""
+    hook = tmp_path / "10-tell"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    run = partial(run_in_unit, UnitSocket(place, os.geteuid()))
+    with pytest.raises(AgentError, match=r"10-tell could not be run: .*socket does not listen") as told:
+        await run_hook(hook, "ready", {}, run=run)
+    assert "systemctl status ebs-agent-hook.socket" in str(told.value.hint)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b'{"error": 1}', b'{"hint": "x"}', b'{"x": 1}', b'{"error": "", "hint": 1}']
+)
+def test_what_is_no_verdict_is_not_believed(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_verdict(line)

@@ -14,7 +14,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from agent.base.unit_process import IN_UNIT, UnitSocket
+from agent.base.arrival import IN_UNIT
+from agent.base.unit_process import UnitSocket
 
 
 def run_module(module: str) -> tuple[str, ...]:
@@ -22,9 +23,9 @@ def run_module(module: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-m", module, IN_UNIT)
 
 
-def start(program: tuple[str, ...], connection: socket.socket) -> subprocess.Popen[bytes]:
-    """Start an instance of a unit."""
-    return subprocess.Popen(program, stdin=connection.fileno(), stdout=subprocess.DEVNULL)
+def start(program: tuple[str, ...], connection: socket.socket, *fds: int) -> subprocess.Popen[bytes]:
+    """Start an instance of a unit; it has these descriptors too."""
+    return subprocess.Popen(program, stdin=connection.fileno(), stdout=subprocess.DEVNULL, pass_fds=fds)
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Listening:
 
 @asynccontextmanager
 async def listening_for(
-    path: Path, program: tuple[str, ...] | Callable[[socket.socket], None]
+    path: Path, program: tuple[str, ...] | Callable[[socket.socket], None], *fds: int
 ) -> AsyncIterator[Listening]:
     """Start a program with each connection as its standard input, or call what is to be done with it."""
     with socket.socket(socket.AF_UNIX) as listener:
@@ -54,7 +55,7 @@ async def listening_for(
                     await anyio.to_thread.run_sync(program, connection)
                     continue
                 with connection:
-                    it.started.append(start(program, connection))
+                    it.started.append(start(program, connection, *fds))
 
         try:
             async with anyio.create_task_group() as tasks:

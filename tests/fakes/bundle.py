@@ -80,6 +80,7 @@ from pathlib import Path
 site = Path(sysconfig.get_path("purelib"))
 (site / "agent_stub.py").write_text((Path(__file__).parent / "wheels" / sys.argv[1]).read_text())
 faces = ("cloud/aws_worker/main", "report/web/main", "report/broker/main", "report/mqtt/client")
+faces += ("cloud/identity/metadata_main", "report/hook_main", "report/web/listen_main")
 for name in ("daemon", "cli/app", *faces):
     module = site / "agent" / f"{name}.py"
     module.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ case "$*" in
     *is-enabled*) [[ -e $dest/enabled ]] ;;
     *disable*) rm -f "$dest/running" "$dest/enabled" ;;
     *enable*) touch "$dest/enabled" ;;
-    *"stop ebs-agent-cloud@*.service ebs-agent-mqtt@*.service ebs-agent-web@*.service") ;;
+    *"stop ebs-agent-cloud@*.service ebs-agent-hook@*.service ebs-agent-listen@*.service "*) ;;
     *daemon-reload | *reset-failed* | "--no-block start ebs-volumes.target") ;;
     *) echo "unexpected: systemctl $*" >&2; exit 1 ;;
 esac

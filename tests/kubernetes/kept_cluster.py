@@ -33,7 +33,8 @@ def find_kept_cluster() -> KubernetesNode | None:
         raise GuestError(f"no cluster is running in {directory}")
     plane = ControlPlane(directory, int((directory / _PORT).read_text()))
     guest.refresh_agent()
-    guest.put(f"/etc/systemd/system/{UNIT}", (REPOSITORY / "systemd" / UNIT).read_bytes())
+    for unit in (REPOSITORY / "systemd").glob("ebs-*"):
+        guest.put(f"/etc/systemd/system/{unit.name}", unit.read_bytes())
     guest.run(["systemctl", "daemon-reload"])
     guest.run(["systemctl", "restart", UNIT], timeout_s=240)
     return KubernetesNode(guest, plane, directory / BUNDLE / "lifecycle_scripts")

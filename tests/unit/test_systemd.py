@@ -9,30 +9,46 @@ from pathlib import Path
 
 import pytest
 
-from agent.base.unit_process import IN_UNIT, UNITS_VARIABLE
+from agent.base.arrival import IN_UNIT
+from agent.base.unit_process import UNITS_VARIABLE
 from agent.cloud.aws_worker import main as cloud_worker
+from agent.cloud.identity import metadata_main
 from agent.daemon.systemd_notify import EXTENSION_S
 from agent.node.isolate.resource_limits import CHILD_DESCRIPTORS, DESCRIPTORS
+from agent.report import hook_main
 from agent.report.broker import main as broker_main
 from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.http.serve import HTTP_LIMITS
+from agent.report.web import listen_main
 from agent.report.web import main as web_main
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "ebs-agent.service").read_text()
 
 EXPOSURE = {
-    "ebs-agent.service": 5.5,
+    "ebs-agent.service": 4.9,
     "ebs-agent-cloud@.service": 1.5,
     "ebs-agent-mqtt@.service": 1.5,
     "ebs-agent-web@.service": 0.5,
+    "ebs-agent-listen@.service": 1.5,
+    "ebs-agent-metadata@.service": 1.4,
+    # Programs of root's, which mount and use the network: what the agent had when it ran them itself.
+    "ebs-agent-hook@.service": 5.2,
     "ebs-volumes-ready.service": 1.1,
     "ebs-volumes-late.service": 1.1,
 }
 """What systemd 252 gives them. Lower is better; a change that raises one has to say why, here."""
 
-FACES = {"cloud": cloud_worker, "mqtt": broker_main, "web": web_main}
-"""What speaks with strangers in a unit of its own: its program."""
+FACES = {
+    "cloud": ("ebs-agent-cloud", cloud_worker),
+    "listen": ("ebs-agent-web", listen_main),
+    "metadata": ("ebs-agent-cloud", metadata_main),
+    "mqtt": ("ebs-agent-mqtt", broker_main),
+    "web": ("ebs-agent-web", web_main),
+}
+"""What may use the network in a unit of its own: its user and its program."""
+UNITS = sorted({*FACES, "hook"})
+"""Those that the agent starts by sockets."""
 
 IMPLY_MOUNT_NAMESPACE = (
     *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC"),
@@ -184,26 +200,50 @@ def test_descriptors_are_enough_for_volumes_and_strangers() -> None:
 def test_each_face_has_a_unit_without_rights(face: str) -> None:
     """It runs its program as its own user, by a socket of root's alone, and takes little of the node."""
     settings = find_settings((SYSTEMD / f"ebs-agent-{face}@.service").read_text())
-    assert settings["User"] == [f"ebs-agent-{face}"]
+    user, program = FACES[face]
+    assert settings["User"] == [user]
     [command] = settings["ExecStart"]
-    assert command.endswith(f"/bin/python -I -m {FACES[face].__name__} {IN_UNIT}")
+    assert command.endswith(f"/bin/python -I -m {program.__name__} {IN_UNIT}")
     assert settings["CapabilityBoundingSet"] == [""]
     assert {"MemoryMax", "TasksMax", "LimitNOFILE", "SystemCallFilter"} <= set(settings)
     assert settings["StandardInput"] == ["socket"]
-    listening = find_settings((SYSTEMD / f"ebs-agent-{face}.socket").read_text())
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_nobody_but_root_has_one_started(name: str) -> None:
+    """Its socket is root's alone, where the agent looks for it, and there before the agent is."""
+    settings = find_settings((SYSTEMD / f"ebs-agent-{name}@.service").read_text())
+    assert settings["StandardInput"] == ["socket"]
+    listening = find_settings((SYSTEMD / f"ebs-agent-{name}.socket").read_text())
     [directory] = [
         value.partition("=")[2]
         for value in find_settings(SERVICE)["Environment"]
         if value.startswith(f"{UNITS_VARIABLE}=")
     ]
-    assert listening["ListenStream"] == [f"{directory}/{face}.sock"]
+    assert listening["ListenStream"] == [f"{directory}/{name}.sock"]
     assert (listening["SocketMode"], listening["DirectoryMode"]) == (["0600"], ["0700"])
     assert listening["Accept"] == ["yes"]
-    for name in ("Wants", "After"):
-        assert any(f"ebs-agent-{face}.socket" in value.split() for value in find_settings(SERVICE)[name])
+    for word in ("Wants", "After"):
+        assert any(f"ebs-agent-{name}.socket" in value.split() for value in find_settings(SERVICE)[word])
 
 
-@pytest.mark.parametrize("face", FACES)
+def test_a_hook_may_what_it_might_before() -> None:
+    """It has the rights, the network and the host's own mounts that hooks are written for."""
+    settings = find_settings((SYSTEMD / "ebs-agent-hook@.service").read_text())
+    assert settings["ExecStart"][0].endswith(f"/bin/python -I -m {hook_main.__name__} {IN_UNIT}")
+    assert not set(settings) & {*IMPLY_MOUNT_NAMESPACE, "User", "IPAddressDeny", "PrivateNetwork", "UMask"}
+    assert {"AF_INET", "AF_INET6"} <= set(settings["RestrictAddressFamilies"][0].split())
+    assert "KillMode" not in settings, "what a hook has started ends with it"
+
+
+def test_the_agent_has_no_network() -> None:
+    """It opens no socket but those of this machine's own, and what it would reach over one is denied."""
+    settings = find_settings(SERVICE)
+    assert settings["RestrictAddressFamilies"] == ["AF_UNIX AF_NETLINK"]
+    assert settings["IPAddressDeny"] == ["any"]
+
+
+@pytest.mark.parametrize("face", UNITS)
 def test_volumes_can_leave_at_the_machine_s_end(face: str) -> None:
     """What speaks to AWS is there, and can be started, for as long as the agent is: nothing ends it first.
 
@@ -227,7 +267,7 @@ def test_units_are_named_as_the_documents_say() -> None:
     names = {path.name for path in SYSTEMD.iterdir()}
     assert names == {
         "ebs-agent.service",
-        *(f"ebs-agent-{face}{kind}" for face in FACES for kind in (".socket", "@.service")),
+        *(f"ebs-agent-{face}{kind}" for face in UNITS for kind in (".socket", "@.service")),
         "ebs-volumes.target",
         "ebs-volumes-ready.service",
         "ebs-volumes-late.service",

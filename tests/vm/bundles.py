@@ -20,6 +20,8 @@ SOURCES = (
     *("agent", "docs", "lifecycle_scripts", "systemd", "requirements"),
     *("pyproject.toml", "README.md", "LICENSE"),
 )
+_OF_UNITS = "EBS_AGENT_FACES|-web.socket|^IPAddressDeny|^UMask"
+"""What a service has that lives beside units of others'."""
 BREAKAGE = '''
 
 async def run(*_: object) -> None:
@@ -70,7 +72,9 @@ def make_later_folder(
         service = source / "systemd/ebs-agent.service"
         lines = service.read_text().splitlines(keepends=True)
         service.write_text(
-            "".join(line for line in lines if not re.search("EBS_AGENT_FACES|-web.socket", line))
+            "".join(line for line in lines if not re.search(_OF_UNITS, line)).replace(
+                "AF_UNIX AF_NETLINK", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"
+            )
         )
     if is_broken:
         with (source / "agent/daemon/__init__.py").open("a") as file:

@@ -29,6 +29,12 @@ fi
 journalctl --quiet --unit={UNIT} --output=cat --no-pager "$@"
 """
 """Prints what the agent logged behind a place in the journal, or in all of a later boot."""
+MAKE_USERS = """
+for user in ebs-agent-cloud ebs-agent-mqtt ebs-agent-web; do
+    getent passwd $user > /dev/null || useradd --system --user-group --no-create-home $user
+done
+"""
+"""Those that units are run as; the installer makes them."""
 WAIT_S = 240.0
 """For what takes a second on a real node, ten under emulation, and minutes where others use the machine."""
 
@@ -61,6 +67,7 @@ class GuestAgent:
         for unit in sorted((REPOSITORY / "systemd").glob("ebs-*")):
             if unit.is_file():
                 self.guest.put(f"/etc/systemd/system/{unit.name}", unit.read_bytes())
+        self.guest.shell(MAKE_USERS)
         self.guest.shell(
             f"systemctl stop {UNIT} 2> /dev/null || :; systemctl daemon-reload;"
             f" systemctl reset-failed {UNIT} 2> /dev/null || :;"

@@ -26,7 +26,7 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config
 
-from agent.base.unit_process import arrive
+from agent.base.arrival import arrive
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Call
 from agent.cloud.aws_worker.answer_lines import (

@@ -11,19 +11,18 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import anyio
-import anyio.to_thread
 import psutil
 
 from agent.base.file_reading import find_directory, read_file
 from agent.base.off_loop import Aside, do_here
 from agent.cloud.identity import whoami
 from agent.cloud.identity.cloud_identity import parse_instance_type
+from agent.cloud.identity.metadata import Fetch, fetch_here
 from agent.cloud.identity.whoami import CloudIdentity, IdentitySource, SourceAnswer
 from agent.core.errors import AgentError
 
@@ -38,10 +37,8 @@ HYPERPOD_PLACES = (Path("/opt/ml/config"), Path("/opt/sagemaker"))
 VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 EC2_VENDOR = "Amazon EC2"
 """What the firmware of Nitro instances says, which is asked without a network."""
-_SESSION_TTL_S = "300"
-_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
-_TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105 -- the name of a header
-_MAX_ANSWER_BYTES = 1 << 20
+_DOCUMENT_PATH = "/latest/dynamic/instance-identity/document"
+_PARTITION_PATH = "/latest/meta-data/services/partition"
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,15 @@ class IdentitySources:
     addresses: frozenset[str] = frozenset()
     aside: Aside = do_here
     """How files are read."""
+    fetch: Fetch = fetch_here
+    """How the metadata service is asked."""
     is_ec2: bool = False
     """This is an instance of EC2, whether or not its metadata service answers."""
     hyperpod_places: tuple[Path, ...] = ()
     """Directories that show that it is a node of HyperPod, whether or not its file is there."""
 
 
-def look_around(aside: Aside = do_here) -> IdentitySources:
+def look_around(aside: Aside = do_here, fetch: Fetch = fetch_here) -> IdentitySources:
     """Return the real surroundings, with the environment's say over where the file and the service are."""
     told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     metadata = METADATA_ENDPOINT if told is None else told
@@ -76,6 +75,7 @@ def look_around(aside: Aside = do_here) -> IdentitySources:
         is_ec2=bool(metadata) and (told is not None or _read_vendor() == EC2_VENDOR),
         hyperpod_places=HYPERPOD_PLACES,
         aside=aside,
+        fetch=fetch,
     )
 
 
@@ -185,68 +185,15 @@ async def ask_metadata(surroundings: IdentitySources) -> SourceAnswer:
     endpoint = surroundings.metadata_endpoint
     if endpoint is None:
         return SourceAnswer(source=IdentitySource.METADATA, problem="instance metadata is disabled")
-    timeout_s = surroundings.metadata_timeout_s
+    paths = (_DOCUMENT_PATH, _PARTITION_PATH)
     try:
-        with anyio.fail_after(timeout_s):
-            document, partition = await anyio.to_thread.run_sync(
-                _fetch_metadata, endpoint, timeout_s, abandon_on_cancel=True
-            )
+        document, partition = await surroundings.fetch(endpoint, paths, surroundings.metadata_timeout_s)
+        content = document.take()
     except (HTTPException, OSError, ValueError) as error:
         why = str(error) or type(error).__name__
         return SourceAnswer(
             source=IdentitySource.METADATA, problem=f"instance metadata did not answer: {why}"
         )
-    return whoami.parse_identity_document(document, partition.decode("ascii", "replace").strip())
-
-
-def _fetch_metadata(endpoint: str, timeout_s: float) -> tuple[bytes, bytes]:
-    """Return the identity document and the partition. Blocks; ``timeout_s`` is for each wait.
-
-    By the standard library's client: the start waits for this where no file tells who the node is.
-    """
-    where = urlsplit(endpoint)
-    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
-    try:
-        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
-        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
-        document = _request(
-            connection, "GET", f"{where.path}/latest/dynamic/instance-identity/document", headers
-        )
-        partition = _request_partition(connection, where.path, headers)
-    finally:
-        connection.close()
-    return document, partition
-
-
-def fetch_metadata(endpoint: str, path: str, timeout_s: float) -> bytes | None:
-    """Return what the service has at a path, None where it has nothing. Blocks; OSError or HTTPException."""
-    where = urlsplit(endpoint)
-    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
-    try:
-        token = _request(connection, "PUT", f"{where.path}/latest/api/token", {_TTL_HEADER: _SESSION_TTL_S})
-        headers = {_TOKEN_HEADER: token.decode("ascii", "replace").strip()}
-        connection.request("GET", f"{where.path}{path}", headers=headers)
-        with connection.getresponse() as response:
-            if response.status == HTTPStatus.NOT_FOUND:
-                return None
-            if response.status != HTTPStatus.OK:
-                raise HTTPException(f"{response.status} {response.reason}")
-            return response.read(_MAX_ANSWER_BYTES)
-    finally:
-        connection.close()
-
-
-def _request_partition(connection: HTTPConnection, root: str, headers: dict[str, str]) -> bytes:
-    """Return the partition's name; nothing where it is not told, for the region tells it as well."""
-    try:
-        return _request(connection, "GET", f"{root}/latest/meta-data/services/partition", headers)
-    except (HTTPException, OSError):
-        return b""
-
-
-def _request(connection: HTTPConnection, method: str, path: str, headers: dict[str, str]) -> bytes:
-    connection.request(method, path, headers=headers)
-    with connection.getresponse() as response:
-        if response.status != HTTPStatus.OK:
-            raise HTTPException(f"{response.status} {response.reason}")
-        return response.read(_MAX_ANSWER_BYTES)
+    # Where the partition is not told, the region tells it as well.
+    told = partition.content if partition.status == HTTPStatus.OK else b""
+    return whoami.parse_identity_document(content, told.decode("ascii", "replace").strip())

@@ -10,10 +10,7 @@ import re
 from dataclasses import dataclass
 from http.client import HTTPException
 
-import anyio
-import anyio.to_thread
-
-from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata, fetch_metadata
+from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
 
 _ID_PATH = "/latest/meta-data/placement/availability-zone-id"
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-az[0-9]+", re.ASCII)
@@ -39,13 +36,11 @@ async def _ask_id(surroundings: IdentitySources) -> str | None:
     if endpoint is None:
         return None
     try:
-        with anyio.fail_after(timeout_s):
-            said = await anyio.to_thread.run_sync(
-                fetch_metadata, endpoint, _ID_PATH, timeout_s, abandon_on_cancel=True
-            )
+        (answer,) = await surroundings.fetch(endpoint, (_ID_PATH,), timeout_s)
+        said = answer.take()
     except (HTTPException, OSError, ValueError):
         return None
-    text = (said or b"").decode("ascii", "replace").strip()
+    text = said.decode("ascii", "replace").strip()
     return text if _ID.fullmatch(text) else None
 
 

@@ -21,6 +21,7 @@ from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import Reason
 
 BY_ID = "by-id"
+_DIRECTORY_MODE = 0o755
 
 _LINK_NAME = re.compile(r"(?:by-id/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _TEMPORARY_PREFIX = ".new-"
@@ -79,13 +80,22 @@ def _read_mark(place: Path) -> tuple[int, int, int] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
+def _make_directory(place: Path) -> None:
+    """Make a directory, and what is missing above it, for everybody to look into, whatever the umask."""
+    if not place.is_dir():
+        _make_directory(place.parent)
+        with contextlib.suppress(FileExistsError):
+            place.mkdir(_DIRECTORY_MODE)
+            place.chmod(_DIRECTORY_MODE)
+
+
 def set_link(directory: Path, name: str, device_path: str) -> None:
     """Make ``name`` below ``directory`` lead to a device node, in one step that nobody sees half done."""
     if not _LINK_NAME.fullmatch(name) or name == BY_ID:
         raise RefusedError(f"{name!r} cannot be the name of a link.", retryable=False)
     link = directory / name
-    link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
+        _make_directory(link.parent)
         with contextlib.suppress(FileExistsError):
             link.symlink_to(device_path)
             return

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 import agent
+from agent.base.arrival import arrive
 from agent.base.error_barrier import find_cause
-from agent.base.unit_process import arrive
 from agent.core.errors import AgentError
 from agent.report.feed.frames import FeedError
 from agent.report.logs import configure_logs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -71,6 +71,11 @@ class DoorServer(Protocol):
         """Answer at a door until cancelled, then close its socket."""
 
 
+async def open_here(listen: Listen) -> socket.socket:
+    """Open the socket in this process."""
+    return open_listener(listen)
+
+
 class HttpFace:
     """The read-only face, where and with what certificates the policy in force says.
 
@@ -85,9 +90,11 @@ class HttpFace:
         listen: Listen,
         aside: Aside = do_here,
         note_expiry: Callable[[float | None], None] = lambda _: None,
+        open_socket: Callable[[Listen], Awaitable[socket.socket]] = open_here,
     ) -> None:
         """``note_expiry`` is told when the certificate that is shown ends, in seconds since 1970."""
         self._aside = aside
+        self._open_socket = open_socket
         self._server = server
         self._wanted = listen
         self._is_changed = anyio.Event()
@@ -139,7 +146,7 @@ class HttpFace:
         before = None if door is None else door.tls
         tls = None if wanted.tls is None else await make_server_tls(wanted.tls, self._aside, before)
         if door is None:
-            self._open(tasks, wanted, tls)
+            await self._open(tasks, wanted, tls)
         elif door.listen.address == wanted.address:
             door.listen = wanted
             door.renew(tls)
@@ -148,7 +155,7 @@ class HttpFace:
 
     async def _move(self, tasks: TaskGroup, old: Door, wanted: Listen, tls: ServerTls | None) -> None:
         try:
-            self._open(tasks, wanted, tls)
+            await self._open(tasks, wanted, tls)
         except AgentError:
             if old.listen.port != wanted.port:
                 raise
@@ -158,13 +165,13 @@ class HttpFace:
         # All addresses and one of them cannot be listened on at once: the old one is in the way.
         await self._shut(old)
         try:
-            self._open(tasks, wanted, tls)
+            await self._open(tasks, wanted, tls)
         except AgentError:
-            self._open(tasks, old.listen, old.tls)
+            await self._open(tasks, old.listen, old.tls)
             raise
 
-    def _open(self, tasks: TaskGroup, listen: Listen, tls: ServerTls | None) -> None:
-        self._door = Door(listen, open_listener(listen), tls)
+    async def _open(self, tasks: TaskGroup, listen: Listen, tls: ServerTls | None) -> None:
+        self._door = Door(listen, await self._open_socket(listen), tls)
         tasks.start_soon(self._serve, self._door)
 
     async def _serve(self, door: Door) -> None:

@@ -16,12 +16,10 @@ from pathlib import Path
 from agent.base.off_loop import Aside
 from agent.core.errors import AgentError, InvalidValueError
 from agent.node.kernel.tcp_listeners import find_listener
+from agent.report.serving.address import BACKLOG, listen_at
 from agent.report.serving.certificates import Tls
 
 DEFAULT_PORT = 9842
-BACKLOG = 1024
-"""The kernel keeps whoever is not accepted yet, in order; they cost the agent nothing."""
-
 GROUP = "ebs-agent"
 MAX_PATH_BYTES = 107
 """sockaddr_un(7) has room for no more."""
@@ -49,16 +47,20 @@ class Listen:
 
 def open_listener(listen: Listen) -> socket.socket:
     """Return a socket that listens there, or raise AgentError naming the address that cannot be had."""
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
-        return socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
+        return listen_at(listen.host, listen.port)
     except OSError as error:
-        kind = AddressTakenError if error.errno == errno.EADDRINUSE else AgentError
-        raise kind(
-            f"The address {listen.host}:{listen.port} cannot be listened on: {error.strerror or error}.",
-            hint="Set agent.http.listen in the policy to a free address of this node.",
-            retryable=False,
-        ) from error
+        raise explain_refusal(listen, error) from error
+
+
+def explain_refusal(listen: Listen, error: OSError) -> AgentError:
+    """Return what keeps an address from being listened on."""
+    kind = AddressTakenError if error.errno == errno.EADDRINUSE else AgentError
+    return kind(
+        f"The address {listen.host}:{listen.port} cannot be listened on: {error.strerror or error}.",
+        hint="Set agent.http.listen in the policy to a free address of this node.",
+        retryable=False,
+    )
 
 
 async def name_taker(error: AgentError, listen: Listen, aside: Aside) -> AgentError:

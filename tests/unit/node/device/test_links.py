@@ -25,6 +25,17 @@ def test_link_is_made_and_moved(tmp_path: Path) -> None:
     assert find_links_to(directory, "/dev/nvme1n1") == frozenset()
 
 
+def test_everybody_may_look_into_what_was_made(tmp_path: Path) -> None:
+    """Links are for all users of the node, whatever umask the agent's unit has."""
+    before = os.umask(0o077)
+    try:
+        set_link(tmp_path / "dev/ebs", BY_ID, "/dev/nvme1n1")
+    finally:
+        os.umask(before)
+    for place in ("dev", "dev/ebs", "dev/ebs/by-id"):
+        assert (tmp_path / place).stat().st_mode & 0o777 == 0o755
+
+
 def test_no_directory_is_no_links(tmp_path: Path) -> None:
     """Before the first link there are none."""
     assert list_links(tmp_path / "none") == {}

@@ -52,9 +52,15 @@ print(*({'aiomqtt', 'paho', 'agent.report.mqtt.client', 'agent.report.mqtt.publi
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["agent.node.isolate.zygote", "agent.node.filesystem.thaw_guardian"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("agent.node.isolate.zygote", "agent.node.filesystem.thaw_guardian"),
+        *("agent.report.web.listen_main", "agent.cloud.identity.metadata_main"),
+    ],
+)
 def test_small_processes_stay_small(module: str) -> None:
-    """What workers are forked from, and what holds a filesystem frozen, has no event loop with it."""
+    """What workers are forked from, holds a filesystem frozen, or asks one thing, has no event loop."""
     code = f"import sys, {module}; print(*({{'asyncio', 'anyio', 'structlog'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -16,6 +16,8 @@ from agent.cloud.identity.metadata import Fetch, MetadataAnswer, fetch_here
 from agent.cloud.identity.metadata_lines import LINE_LIMIT_BYTES, decode_answers, encode_question
 
 USER = "ebs-agent-cloud"
+START_S = 30.0
+"""For the process to begin: the agent's own start waits for it where no file tells who the node is."""
 SLACK_S = 1.0
 """For the process itself, beside the time that the service has."""
 
@@ -33,7 +35,8 @@ class MetadataProcess:
     ) -> tuple[MetadataAnswer, ...]:
         """Return what the service has at each path. Raises OSError or ValueError."""
         async with self._asking:
-            running = await self._find()
+            with anyio.fail_after(START_S):
+                running = await self._find()
             try:
                 with anyio.fail_after(timeout_s + SLACK_S):
                     line = await _ask(running, encode_question(endpoint, paths, timeout_s))

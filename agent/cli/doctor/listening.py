@@ -12,12 +12,15 @@ import psutil
 
 from agent.cli.client import connect_to_agent
 from agent.cli.doctor.findings import Finding, Grade
+from agent.node.isolate.unprivileged import NOBODY_UID, find_uid
 from agent.node.kernel.tcp_listeners import Listener, find_listener
 
 if TYPE_CHECKING:
     from agent.policy import Policy
 
 SUBJECT = "metrics and page"
+WEB_USER = "ebs-agent-web"
+"""Whose the socket is where a unit opened it for the agent."""
 DEFAULT_ADDRESS = "127.0.0.1", 9842
 _UCRED = struct.Struct("iII")
 """struct ucred of unix(7): process, user and group."""
@@ -55,9 +58,9 @@ def examine_listener(
     if listener is None:
         mend = "Why, is in the log: journalctl -u ebs-agent -g http.unavailable."
         return Finding(SUBJECT, Grade.WARNING, f"nobody listens at {where}, though an agent runs", mend)
-    if agent is not None and agent in {listener.pid, find_parent(listener.pid)}:
+    if agent is not None and agent in {listener.pid, find_parent(listener.pid), *listener.others}:
         return Finding(SUBJECT, Grade.OK, f"the agent listens at {where}")
-    if listener.pid is None and listener.uid == 0:
+    if listener.pid is None and listener.uid in {0, find_uid(WEB_USER)} - {NOBODY_UID}:
         mend = "Run as root, which is told whose it is: sudo ebs-agent doctor."
         return Finding(SUBJECT, Grade.WARNING, f"{listener.describe()} listens at {where}", mend)
     found = f"{listener.describe()} listens at {where}, and answers there in the agent's place"

@@ -26,6 +26,8 @@ class Listener:
     uid: int
     pid: int | None = None
     command: str | None = None
+    others: frozenset[int] = frozenset()
+    """Further processes that hold the socket."""
 
     def describe(self) -> str:
         """Return it as a clause: ``python3 (process 77) of user bob``."""
@@ -41,8 +43,11 @@ def find_listener(host: str, port: int, proc: str = "/proc") -> Listener | None:
     """Return who listens where ``host`` and ``port`` would, None where nobody does or it is not told."""
     for table in ("net/tcp", "net/tcp6"):
         for uid, inode in _list_sockets(Path(proc, table), host, port):
-            pid = _find_holder(Path(proc), inode)
-            return Listener(uid, pid, None if pid is None else _read_command(Path(proc, str(pid))))
+            holders = tuple(_find_holders(Path(proc), inode))
+            if not holders:
+                return Listener(uid)
+            command = _read_command(Path(proc, str(holders[0])))
+            return Listener(uid, holders[0], command, frozenset(holders[1:]))
     return None
 
 
@@ -78,18 +83,22 @@ def _is_same(host: str, found: ipaddress.IPv4Address | ipaddress.IPv6Address) ->
     return found == wanted or found.is_unspecified or wanted.is_unspecified
 
 
-def _find_holder(proc: Path, inode: str) -> int | None:
+def _find_holders(proc: Path, inode: str) -> Iterator[int]:
     sought = f"socket:[{inode}]"
     for process in proc.iterdir():
         if not process.name.isdigit():
             continue
         # It may end, or not be ours to look at, at any moment.
         with contextlib.suppress(OSError):
-            for descriptor in (process / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    if os.readlink(descriptor) == sought:  # noqa: PTH115 -- it leads to no file
-                        return int(process.name)
-    return None
+            if any(_read_link(descriptor) == sought for descriptor in (process / "fd").iterdir()):
+                yield int(process.name)
+
+
+def _read_link(descriptor: Path) -> str | None:
+    try:
+        return os.readlink(descriptor)  # noqa: PTH115 -- it leads to no file
+    except OSError:
+        return None
 
 
 def _read_command(process: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.base.paths import Paths
-from agent.cli.doctor import Finding, Grade, Host, installation, machine, show_findings
+from agent.cli.doctor import Finding, Grade, Host, installation, listening, machine, show_findings
 from agent.cli.doctor.listening import examine_listener
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import FsType
@@ -233,6 +233,7 @@ def test_what_cannot_be_tried_is_no_warning() -> None:
         (None, False, Grade.OK, "is free"),
         (None, True, Grade.WARNING, "though an agent runs"),
         (Listener(0, os.getpid(), "agent"), True, Grade.OK, "the agent listens"),
+        (Listener(1001, 7, "python", frozenset({os.getpid()})), True, Grade.OK, "the agent listens"),
         (Listener(1001, 7, "nc"), True, Grade.FAILURE, "nc (process 7) of user 1001"),
         (Listener(1001, 7, "nc"), False, Grade.FAILURE, "nc (process 7) of user 1001"),
         (Listener(1001), True, Grade.FAILURE, "a process of user 1001"),
@@ -251,6 +252,16 @@ def test_who_answers_in_the_agent_s_place_is_named(
         found = examine_listener(None, path, lambda _host, _port: listener)
     assert (found.grade, named in found.found) == (grade, True), found
     assert "127.0.0.1:9842" in found.found
+
+
+def test_who_may_not_see_whose_the_port_is_is_told_to_ask_as_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket may be the agent's, by the unit that opened it, where its process is out of sight."""
+    monkeypatch.setattr(listening, "find_uid", lambda _: 1001)
+    found = examine_listener(None, tmp_path / "s", lambda _host, _port: Listener(1001))
+    assert found.grade is Grade.WARNING
+    assert "sudo ebs-agent doctor" in str(found.mend)
 
 
 def test_what_answers_in_the_agent_s_name_is_the_agent_s(tmp_path: Path) -> None:

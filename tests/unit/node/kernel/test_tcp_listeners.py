@@ -56,6 +56,16 @@ def test_who_is_not_in_the_way_is_not(proc: Path, address: str, state: str) -> N
     assert find_listener("127.0.0.1", 9842, str(proc)) is None
 
 
+def test_all_who_hold_the_socket_are_told(proc: Path) -> None:
+    """It may have been handed on: the agent holds one at which another process answers."""
+    put(proc, "0100007F:2672")
+    (proc / "43/fd").mkdir(parents=True)
+    (proc / "43/fd/5").symlink_to("socket:[77]")
+    found = find_listener("127.0.0.1", 9842, str(proc))
+    assert found is not None
+    assert {found.pid, *found.others} == {42, 43}
+
+
 def test_process_out_of_sight_has_a_user(proc: Path) -> None:
     """Whose socket it is the kernel says in any case."""
     put(proc, "0100007F:2672")

@@ -28,9 +28,10 @@ from agent.daemon.engine import DaemonEngine
 from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce
 from agent.daemon.systemd_notify import ServiceNotifier
-from agent.loop.device_survey import Surveyor, look_periodically
+from agent.loop.device_survey import Surveyor
 from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
+from agent.loop.resync import look_periodically
 from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
 from agent.node.isolate.forked_zygote import Forked

@@ -34,9 +34,6 @@ SILENCE_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a device that did not answer is asked again; the last one goes on. While the question before
 still hangs in the kernel, asking costs nothing."""
 
-TURN_S = 0.5
-"""How long the others wait for a volume that is looked at in its turn."""
-
 log = get_logger(__name__)
 
 
@@ -278,19 +275,3 @@ class Surveyor:
     def _list_paths_by_volume(self) -> dict[VolumeId, tuple[str, ...]]:
         by_volume = self._census.by_volume()
         return {volume: tuple(s.path for s in seen) for volume, seen in by_volume.items()}
-
-
-async def look_periodically(
-    surveyor: Surveyor, reconciler: Reconciler, period_s: Callable[[], float]
-) -> None:
-    """After every ``period_s()`` seconds look at each volume, and for what the kernel never announced.
-
-    One volume after the other: at rest this is most of what the agent does, and on a processor that has just
-    done the same it takes half as long, in a worker that is there already.
-    """
-    while True:
-        await anyio.sleep(period_s())
-        for volume in reconciler.list_volumes():
-            reconciler.wake(volume)
-            await reconciler.wait_settled([volume], TURN_S)
-        await surveyor.find_unannounced()

@@ -8,7 +8,7 @@ file is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -63,6 +63,9 @@ class Node(Protocol):
     def open(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
         """Begin a pass over one volume, attached or not."""
 
+    async def find_changed(self, wants: Mapping[VolumeId, Wanted | None]) -> frozenset[VolumeId]:
+        """Return the volumes that a pass would find otherwise than the last one did, or may."""
+
 
 @dataclass
 class PassMemory:
@@ -100,6 +103,8 @@ class PassOutcome:
     is_here: bool
     is_overtaken: bool = False
     """It ended since something else is wanted by now, or known: whoever changed that has woken the volume."""
+    is_at_rest: bool = False
+    """There was nothing to do with its device: nor is there for another pass that finds the same."""
 
 
 async def look(context: Context, memory: PassMemory, volume: VolumeId, want: Want) -> VolumeStatus:
@@ -147,6 +152,7 @@ class Pass:
         self._get_want = get_want
         self._want = get_want()
         self._observed: Observed | None = None
+        self._is_at_rest = False
         self._is_in_vain = False  # did what there was to do, and the volume is Failed all the same
 
     async def run(self) -> PassOutcome:
@@ -168,7 +174,8 @@ class Pass:
         seen = self._observed
         is_here = seen is not None and (seen.device is not None or bool(seen.stale_mounts))
         needs_retry = self._is_in_vain if failure is None else failure.retryable
-        return PassOutcome(needs_retry, is_here, isinstance(failure, OvertakenError))
+        is_overtaken = isinstance(failure, OvertakenError)
+        return PassOutcome(needs_retry, is_here, is_overtaken, is_at_rest=self._is_at_rest)
 
     def _publish_failure(self, error: AgentError) -> None:
         known = self._observed or self._memory.observed
@@ -187,6 +194,7 @@ class Pass:
             self._publish(status)
             if not plan.actions:
                 self._is_in_vain = previous is not None and status.condition is Condition.FAILED
+                self._is_at_rest = observed.device is not None and not self._is_in_vain
                 return
             actions = plan.next_actions
             if previous == (observed, actions):
@@ -274,6 +282,7 @@ def _explain(barrier: Barrier, volume: VolumeId, error: Exception) -> AgentError
     return barrier.explain(error, f"bring {volume} to what is wanted of it", volume_id=volume)
 
 
+DONE = "done"
 _OUTCOMES = (
     (OvertakenError, "overtaken"),
     (RefusedError, "refused"),
@@ -287,5 +296,5 @@ _OUTCOMES = (
 
 def _name_outcome(error: AgentError | None) -> str:
     if error is None:
-        return "done"
+        return DONE
     return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")

@@ -19,8 +19,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.base.error_barrier import RETRY_S, supervise
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId, Wanted
-from agent.loop.goals import Want
-from agent.loop.passes import Context, Node, Pass, PassMemory, Session, describe_busy, look
+from agent.loop.goals import Want, choose_goal
+from agent.loop.passes import DONE, Context, Node, Pass, PassMemory, Session, describe_busy, look
 from agent.loop.wake_causes import BEGINS_ANEW, ENDS_PAUSE, Cause
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
@@ -43,6 +43,8 @@ class _Track:
     causes: set[Cause] = field(default_factory=set)
     """Why it was woken since its last pass began."""
     is_pausing: bool = False
+    is_at_rest: bool = False
+    """As its last pass ended: what would be done is nothing, as long as a look finds the same."""
     pass_lock: anyio.Lock = field(default_factory=anyio.Lock)
     settled: anyio.Event = field(default_factory=anyio.Event)
     """Set when a pass has ended, however it did, and none is to follow at once."""
@@ -151,6 +153,23 @@ class Reconciler:
             return True
         return False
 
+    async def find_restless(self, volumes: Iterable[VolumeId]) -> tuple[VolumeId, ...]:
+        """Return those that a pass is to look at; the others are at rest, and as that left them."""
+        began, volumes = self._clock(), tuple(volumes)
+        resting = [volume for volume in volumes if self._is_at_rest(volume)]
+        if not resting:
+            return volumes
+        goals = {volume: choose_goal(self._wants.get(volume)) for volume in resting}
+        changed = await self._context.node.find_changed(goals)
+        still = goals.keys() - changed
+        for _ in still:
+            self._context.counters.count_reconcile(DONE, (self._clock() - began) / len(goals))
+        return tuple(volume for volume in volumes if volume not in still)
+
+    def _is_at_rest(self, volume: VolumeId) -> bool:
+        track = self._tracks.get(volume)
+        return track is not None and track.is_at_rest and track.is_followed and track.settled.is_set()
+
     async def look(self, volume: VolumeId) -> VolumeStatus:
         """Look at one volume now and return how it is and what would be done, doing none of it.
 
@@ -210,6 +229,7 @@ class Reconciler:
             async with track.pass_lock:
                 a_pass = Pass(self._context, track.memory, volume, lambda: self._wants.get(volume))
                 pass_outcome = await a_pass.run()
+            track.is_at_rest = pass_outcome.is_at_rest
             if not (track.news if pass_outcome.needs_retry else track.wake).is_set():
                 track.settled.set()
             if pass_outcome.needs_retry:

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from agent.base.log import get_logger
 from agent.base.paths import Paths
 from agent.core.errors import AgentError, RefusedError, VanishedError
-from agent.core.model import Seen, VolumeId
+from agent.core.model import Ids, Seen, VolumeId, Wanted
 from agent.node.device.open_device import read_appearance
 from agent.node.device.source import DeviceSource, Hint
 from agent.node.device.udev_source import UdevSource
@@ -29,8 +29,9 @@ from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_priva
 from agent.node.sampling.sample import Sample, SampleRequest, take_sample
 from agent.node.sampling.trial_write import try_writing
 from agent.node.standins.source import LoopbackSource, check_directory
+from agent.node.volume_session.assess import recall_look
 from agent.node.volume_session.context import NodeContext
-from agent.node.volume_session.inspect import identify_device
+from agent.node.volume_session.inspect import PastLook, find_changed, identify_device
 from agent.node.volume_session.session import VolumeSession
 
 log = get_logger(__name__)
@@ -38,6 +39,9 @@ log = get_logger(__name__)
 ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
 START_TIMEOUT_S = 60.0
+REST_TIMEOUT_S = 2.0
+"""For looks at several volumes at rest. So long the others wait for one that hangs, each of which is then
+looked at by itself."""
 
 
 class Machine(NodeContext):
@@ -86,6 +90,34 @@ class Machine(NodeContext):
             yield session
         finally:
             await session.close()
+
+    async def find_changed(self, wants: Mapping[VolumeId, Wanted | None]) -> frozenset[VolumeId]:
+        """Return the volumes that a pass would find otherwise than the last one did, or may.
+
+        One call to a worker looks at all of them. Where one does not answer, that call is given up, and
+        nothing is said of any.
+        """
+        past: list[PastLook] = []
+        # The name service is asked once for all whose owners have the same names.
+        names: dict[tuple[str | None, str | None], Ids] = {}
+        for volume, wanted in wants.items():
+            owner = None if wanted is None else wanted.mount or wanted.block
+            key = (None, None) if owner is None else (owner.owner, owner.group)
+            ids = names[key] = names.get(key) or await self.resolve_ids(owner)
+            look = recall_look(self, volume, self._places.get(volume, ()), wanted, ids)
+            if look is not None:
+                past.append(look)
+        if not past:
+            return frozenset(wants)
+        subject = f"{past[0].volume} and others at rest"
+        try:
+            changed = await self.workers.call(
+                find_changed, self.records, tuple(past), timeout_s=REST_TIMEOUT_S, subject=subject
+            )
+        except (AgentError, OSError) as error:
+            log.debug("rest.unknown", volumes=len(past), error=str(error))
+            return frozenset(wants)
+        return frozenset(wants.keys() - {look.volume for look in past}).union(changed)
 
     async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
         """Sample how a volume is, or raise; NotAnsweringError at once while it still hangs from last time."""

@@ -7,7 +7,7 @@ point where the real agent could, leaving what would be left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -140,6 +140,10 @@ class FakeNode:
             yield FakeSession(self, self.volumes.get(volume) or FakeVolume(volume, is_attached=False))
         finally:
             self.open_sessions.discard(volume)
+
+    async def find_changed(self, wants: Mapping[VolumeId, Wanted | None]) -> frozenset[VolumeId]:
+        """Say of all volumes that they may be otherwise."""
+        return frozenset(wants)
 
 
 class FakeSession:

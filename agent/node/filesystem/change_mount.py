@@ -109,7 +109,12 @@ def set_root_ownership(
 def read_root_inode(path: str, device_number: DeviceNumber) -> RootInode:
     """Return owner, group and permission bits of a mounted filesystem's root."""
     with open_mount(path, device_number) as (mount_fd, _):
-        status = os.fstat(mount_fd)
+        return read_inode(mount_fd)
+
+
+def read_inode(mount_fd: int) -> RootInode:
+    """Return owner, group and permission bits of the root of an open mount."""
+    status = os.fstat(mount_fd)
     return RootInode(status.st_uid, status.st_gid, status.st_mode & 0o7777)
 
 
@@ -135,15 +140,25 @@ def open_mount(
     device nor what hides it is asked anything.
     """
     mount = _find_seen(path, device_number, mount_id)
+    with open_seen(mount) as mount_fd:
+        yield mount_fd, mount
+
+
+@contextlib.contextmanager
+def open_seen(mount: Mount) -> Iterator[int]:
+    """Yield an O_PATH descriptor of a mount that was the one seen at its path by mountinfo just now.
+
+    CoveredError where something else is there by now. Neither the device nor what hides it is asked anything.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            mount_fd = stack.enter_context(open_directory(path))
+            mount_fd = stack.enter_context(open_directory(mount.path))
         except RefusedError as error:
-            raise _hidden(path, "a link") from error
+            raise _hidden(mount.path, "a link") from error
         # What is seen may have changed since, and so may the way there.
         if read_mount_id(mount_fd) != mount.mount_id:
-            raise _hidden(path, "what was mounted just now")
-        yield mount_fd, mount
+            raise _hidden(mount.path, "what was mounted just now")
+        yield mount_fd
 
 
 def refuse_hidden(mount: Mount) -> None:

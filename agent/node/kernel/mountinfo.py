@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +37,30 @@ def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
     Reading takes the kernel's namespace lock for a moment and touches no filesystem, so it cannot stall.
     """
     return parse_mountinfo(path.read_bytes())
+
+
+@contextmanager
+def follow_mounts(path: Path = MOUNTINFO) -> Iterator[Callable[[], tuple[Mount, ...]]]:
+    """Give what returns every mount, for looks in a row: read anew only when the kernel has news.
+
+    It says so of an open table when anything is mounted, moved or unmounted (proc_pid_mountinfo(5)), and not
+    when a filesystem's own options change. So this is for no longer than a few looks take.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        news = select.poll()
+        news.register(fd, select.POLLPRI | select.POLLERR)
+        mounts = read_mounts(path)
+
+        def read() -> tuple[Mount, ...]:
+            nonlocal mounts
+            if news.poll(0):
+                mounts = read_mounts(path)
+            return mounts
+
+        yield read
+    finally:
+        os.close(fd)
 
 
 def read_mounts_towards(path: str, mountinfo: Path = MOUNTINFO) -> tuple[Mount, ...]:

@@ -65,7 +65,7 @@ def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None
     if mount is None or not is_whole(mount) or not is_of_device(mount, device):
         return None, device.size_bytes
     try:
-        with change_mount.open_mount(path, mount.device_number, mount.mount_id) as (mount_fd, _):
+        with change_mount.open_seen(mount) as mount_fd:
             return _sample_open_mount(fd, device, mount, mount_fd)
     except (CoveredError, NotMountedError):
         return None, device.size_bytes

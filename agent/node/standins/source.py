@@ -52,11 +52,8 @@ class LoopbackSource:
         self._workers = workers
         self._subject = f"the stand-in volumes in {self._directory}"
         self._problem: str | None = None
-
-    @property
-    def identify(self) -> Callable[[int], Identity]:
+        self.identify: Callable[[int], Identity] = partial(files.identify_loop, str(self._directory))
         """The function that tells which file a loop device, open at a descriptor, stands on."""
-        return partial(files.identify_loop, str(self._directory))
 
     @property
     def is_present(self) -> Callable[[DeviceNumber], bool]:

@@ -1,7 +1,8 @@
-"""What of a volume, and of what is on it, bears on what may be done with it.
+"""What of a volume, and of what is on it, bears on what may be done with it; when to look at all that again.
 
 A signature answers at once. What has none is proven blank or not where a format would follow, under the lock
-that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not.
+that is kept until the pass ends. Where one was interrupted, what it left is told from what it did not. At
+rest it is enough that a look would find what the last one did, where a pass hangs on nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from agent.core.model import (
     FormatRecord,
     FormatStage,
     FsType,
+    Ids,
     Mount,
     MountRecord,
     Reason,
@@ -34,7 +36,7 @@ from agent.node.filesystem.mkfs import make_reference
 from agent.node.isolate.messages import Fd
 from agent.node.mounts.own_mounts import find_mounts_of_absent
 from agent.node.volume_session.context import NodeContext
-from agent.node.volume_session.inspect import DeviceFacts
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest, PastLook
 from agent.node.volume_session.pin import LOOK_TIMEOUT_S, PROBE_TIMEOUT_S, Pin
 from agent.node.volume_session.recheck import read_state
 from agent.node.volume_session.volume_memory import VolumeMemory
@@ -192,3 +194,67 @@ def exclude_duplicate(volume: VolumeId, paths: tuple[str, ...]) -> Exclusion | N
         f"Several devices say they are {volume}: {', '.join(paths)}.",
         hint="Which of them is meant cannot be known; detach the volume and attach it again.",
     )
+
+
+def make_request(
+    node: NodeContext,
+    volume: VolumeId,
+    paths: tuple[str, ...],
+    wanted: Wanted | None,
+    record: MountRecord | None,
+    known: Filesystem | None = None,
+) -> LookRequest:
+    """Return what to look for, at the first of the volume's device nodes."""
+    return LookRequest(
+        path=paths[0],
+        identify=node.source.identify,
+        is_present=node.source.is_present,
+        dev_ebs=node.paths.dev_ebs,
+        boot_id=node.boot_id,
+        wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
+        record=record,
+        reads_contents=needs_contents(wanted) and exclude_duplicate(volume, paths) is None,
+        is_raw=is_raw(wanted),
+        is_kubelets=wanted is not None and wanted.is_kubelets,
+        shown_at=node.find_shown(volume),
+        is_leaving=wanted is not None and wanted.is_leaving,
+        known=known,
+    )
+
+
+def keep_look(
+    node: NodeContext, paths: tuple[str, ...], wanted: Wanted | None, past: PastLook, ids: Ids
+) -> None:
+    """Remember a look if all that a pass goes by is in it and in what is known beside it; else none.
+
+    Not where more was asked for it: what is on a device that is not mounted, or who uses one that is to go.
+    """
+    memory, facts = node.remember(past.volume), past.facts
+    reads_more = needs_contents(wanted) and not facts.mounts and facts.exclusion is None
+    is_whole = not (reads_more or memory.has_fault or memory.leftovers or find_mount_to_leave(facts, wanted))
+    memory.last_look = past if is_whole else None
+    memory.last_known = _list_known(node, past, paths, wanted, ids)
+
+
+def recall_look(
+    node: NodeContext, volume: VolumeId, paths: tuple[str, ...], wanted: Wanted | None, ids: Ids
+) -> PastLook | None:
+    """Return the last look at a volume where a pass would make the same, and all beside it is as it was."""
+    memory = node.remember(volume)
+    past = memory.last_look
+    if past is None or not paths:
+        return None
+    request = make_request(node, volume, paths, wanted, past.notes.mount)
+    if request != past.request:
+        return None
+    return past if _list_known(node, past, paths, wanted, ids) == memory.last_known else None
+
+
+def _list_known(
+    node: NodeContext, past: PastLook, paths: tuple[str, ...], wanted: Wanted | None, ids: Ids
+) -> tuple[object, ...]:
+    volume, content = past.volume, past.facts.content
+    memory = node.remember(volume)
+    is_duplicate = isinstance(content, Filesystem) and content.uuid in node.duplicate_uuids
+    answer, is_frozen = node.find_answer(volume), node.freezes.is_frozen(volume)
+    return paths, wanted, ids, answer, is_frozen, is_duplicate, memory.was_lost, memory.leftovers

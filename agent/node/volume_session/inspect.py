@@ -1,4 +1,4 @@
-"""One look at an attached volume: a single call to a worker. Changes nothing.
+"""One look at an attached volume, or one more at several: a single call to a worker. Changes nothing.
 
 What is gathered is what the planner needs and no more; how it is judged is not decided here. Contents are
 looked at as far as a signature tells; what has none is blank only by proof, which is dear and not made here.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.core.errors import CoveredError, InconclusiveError, NotMountedError
+from agent.core.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
 from agent.core.model import (
     Device,
     DeviceNumber,
@@ -27,19 +27,20 @@ from agent.core.model import (
     RootInode,
     Tuning,
     Unknown,
+    VolumeId,
 )
 from agent.node.content.recognize import recognize
 from agent.node.content.superblocks import FS_TYPES, LAYOUTS, SpreadError, parse_settled
 from agent.node.device import open_device as device
-from agent.node.device.foreign_use import Shown, find_exclusion, list_views
+from agent.node.device.foreign_use import Shown, UsageFacts, find_exclusion, list_views
 from agent.node.device.links import find_links_to
 from agent.node.device.node_owner import read_node_owner
 from agent.node.device.tuning import read_tuning
 from agent.node.device.usage_facts import gather_for_look
-from agent.node.filesystem import change_mount
+from agent.node.filesystem import change_mount, grow
 from agent.node.filesystem.directories import is_missing
 from agent.node.isolate.messages import Fd
-from agent.node.kernel.mountinfo import find_mounted_partition, read_mounts
+from agent.node.kernel.mountinfo import find_mounted_partition, follow_mounts, read_mounts
 from agent.node.mounts.own_mounts import (
     find_any_mount,
     find_cover,
@@ -48,6 +49,7 @@ from agent.node.mounts.own_mounts import (
     find_stale,
     list_own_mounts,
 )
+from agent.node.state.volume_records import Notes, Records, read_notes
 
 _LOOKS = 3
 
@@ -108,6 +110,16 @@ class DeviceFacts:
     links: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class PastLook:
+    """A look that was made, by which one finds out whether another would find the same."""
+
+    volume: VolumeId
+    request: LookRequest
+    notes: Notes
+    facts: DeviceFacts
+
+
 def open_and_look(request: LookRequest) -> tuple[Fd, DeviceFacts]:
     """Open the device at the request's path and look at it; the descriptor is the caller's.
 
@@ -130,11 +142,42 @@ def look_at(fd: int, request: LookRequest) -> DeviceFacts:
     return _look_at(fd, device.observe_device(fd, request.path, request.identify), request)
 
 
+def find_changed(records: Records, looks: tuple[PastLook, ...]) -> tuple[VolumeId, ...]:
+    """Make looks again, one after the other, and return the volumes of which they find anything else.
+
+    Also those that could not be looked at: why is for a look of their own to tell. What the node uses its
+    devices for is read once for all, as long as nobody mounts anything.
+    """
+    changed = []
+    with follow_mounts() as read:
+        surroundings = gather_for_look(read())
+        for look in looks:
+            mounts = read()
+            if surroundings.mounts is not mounts:
+                surroundings = gather_for_look(mounts)
+            try:
+                is_same = _look_again(look.request, surroundings) == look.facts
+                is_same = is_same and read_notes(records, look.volume) == look.notes
+            except (AgentError, OSError):
+                is_same = False
+            if not is_same:
+                changed.append(look.volume)
+    return tuple(changed)
+
+
+def _look_again(request: LookRequest, surroundings: UsageFacts) -> DeviceFacts:
+    fd, found = device.open_device(request.path, request.identify)
+    try:
+        return _look_once(fd, found, request, surroundings)
+    finally:
+        fd.close()
+
+
 def _look_at(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     for _ in range(_LOOKS):
         # Mounted, unmounted or covered while it was looked at: then it is looked at as it is by now.
         with contextlib.suppress(CoveredError, NotMountedError):
-            return _look_once(fd, found, request)
+            return _look_once(fd, found, request, gather_for_look(read_mounts()))
     raise InconclusiveError(
         f"What is mounted of {found.identity.volume_id} changes while it is looked at.",
         hint="findmnt --poll shows who mounts and unmounts there; it is looked at again by itself.",
@@ -142,9 +185,12 @@ def _look_at(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     )
 
 
-def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
-    all_mounts = read_mounts()
-    surroundings = gather_for_look(all_mounts)
+def _look_once(fd: int, found: Device, request: LookRequest, surroundings: UsageFacts) -> DeviceFacts:
+    """Look at the device, open at ``fd``, whose surroundings were gathered for it.
+
+    Raises CoveredError or NotMountedError where what is mounted there is not as they say any more.
+    """
+    all_mounts = surroundings.mounts
     exclusion = find_exclusion(
         found,
         surroundings,
@@ -167,8 +213,11 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
     seen = here if cover is None and not request.is_leaving else None
     others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
     content: Filesystem | Foreign | Unknown | None = None
+    root_inode = None
     if seen is not None:
-        content = _read_mounted(fd, found, seen)
+        with change_mount.open_seen(seen) as mount_fd:
+            content = _read_mounted(fd, found, seen, mount_fd)
+            root_inode = change_mount.read_inode(mount_fd)
     elif request.reads_contents and not mounts and exclusion is None:
         content = recognize(fd, found, request.known)
     return DeviceFacts(
@@ -184,30 +233,31 @@ def _look_once(fd: int, found: Device, request: LookRequest) -> DeviceFacts:
         mounted_at=find_any_mount(found, surroundings) if request.is_raw else None,
         is_hidden=cover is not None,
         content=content,
-        root_inode=None if seen is None else change_mount.read_root_inode(seen.path, seen.device_number),
+        root_inode=root_inode,
         node_owner=read_node_owner(request.path, found.device_number),
         tuning=read_tuning(found.device_number),
         links=find_links_to(request.dev_ebs, request.path),
     )
 
 
-def _read_mounted(fd: int, found: Device, mount: Mount) -> Filesystem | Foreign | None:
+def _read_mounted(fd: int, found: Device, mount: Mount, mount_fd: int) -> Filesystem | Foreign | None:
     kind = FS_TYPES.get(mount.fs_type)
     if kind is None:
         return None
     partition = find_mounted_partition(found, mount)
     if partition is None:
-        return _measure(fd, kind, mount, None)
+        return _measure(fd, kind, mount_fd, None)
     part_fd = device.open_partition(partition.path, partition.device_number)
     try:
-        return _measure(part_fd, kind, mount, partition.number)
+        return _measure(part_fd, kind, mount_fd, partition.number)
     finally:
         os.close(part_fd)
 
 
-def _measure(fd: int, kind: FsType, mount: Mount, partition: int | None) -> Filesystem | Foreign:
+def _measure(fd: int, kind: FsType, mount_fd: int, partition: int | None) -> Filesystem | Foreign:
     layout = LAYOUTS[kind]
-    size_bytes = change_mount.read_mounted_size_bytes(mount.path, mount.device_number, fd, kind)
+    with change_mount.open_root(mount_fd) as root_fd:
+        size_bytes = grow.read_size_bytes(root_fd, fd, kind)
     try:
         superblock = parse_settled(layout, lambda: os.pread(fd, layout.length_bytes, layout.offset_bytes))
     except SpreadError as error:

@@ -34,14 +34,15 @@ from agent.node.volume_session.assess import (
     find_mount_to_leave,
     find_stale_mounts,
     is_decided,
-    is_raw,
+    keep_look,
     make_note,
+    make_request,
     needs_contents,
     prove_content,
     recall_check,
 )
 from agent.node.volume_session.context import NodeContext
-from agent.node.volume_session.inspect import DeviceFacts, LookRequest
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest, PastLook
 from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
@@ -115,33 +116,26 @@ class VolumeSession:
         return await self._node.is_stalled(self._volume, self._pin.path)
 
     async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
+        if not for_show:
+            self._memory.last_look = None
         notes = await self._node.read(read_notes, self._node.records, self._volume)
         if self._pin.path is not None:
+            known = self._pin.recognized
+            request = make_request(self._node, self._volume, self._paths, wanted, notes.mount, known)
             try:
-                look = await self._look(self._pin.path, wanted, notes.mount)
+                look = await self._look(self._pin.path, request)
             except VanishedError:
                 await self._pin.close()
                 self._pin.path = None
             else:
-                return await self._describe(look, wanted, notes, for_show=for_show)
+                observed = await self._describe(look, wanted, notes, for_show=for_show)
+                if not for_show:
+                    past = PastLook(self._volume, request, notes, look)
+                    keep_look(self._node, self._paths, wanted, past, observed.ids)
+                return observed
         return await self._describe_absent(wanted, notes.mount)
 
-    async def _look(self, path: str, wanted: Wanted | None, record: MountRecord | None) -> DeviceFacts:
-        request = LookRequest(
-            path=path,
-            identify=self._node.source.identify,
-            is_present=self._node.source.is_present,
-            dev_ebs=self._node.paths.dev_ebs,
-            boot_id=self._node.boot_id,
-            wanted_path=None if wanted is None or wanted.mount is None else wanted.mount.path,
-            record=record,
-            reads_contents=needs_contents(wanted) and exclude_duplicate(self._volume, self._paths) is None,
-            is_raw=is_raw(wanted),
-            is_kubelets=wanted is not None and wanted.is_kubelets,
-            shown_at=self._node.find_shown(self._volume),
-            is_leaving=wanted is not None and wanted.is_leaving,
-            known=self._pin.recognized,
-        )
+    async def _look(self, path: str, request: LookRequest) -> DeviceFacts:
         look = await self._pin.look(request)
         found = look.device.identity.volume_id
         if found != self._volume:

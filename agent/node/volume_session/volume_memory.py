@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agent.core.model import Checked, Content, Device, Foreign
 from agent.node.mounts.detached_mounts import Leftover
+from agent.node.volume_session.inspect import PastLook
 from agent.node.volume_session.recheck import State
 
 
@@ -20,6 +21,10 @@ class VolumeMemory:
     """It vanished while it was mounted, and was not seen in use since."""
     leftovers: tuple[Leftover, ...] = ()
     """Mounts of it that vanished with its device: out of sight, perhaps still in use."""
+    last_look: PastLook | None = None
+    """The last look, where another that finds the same tells all that a pass would find out."""
+    last_known: tuple[object, ...] = ()
+    """What was known beside that look, and bears on what is done: equal as long as that is so."""
     _data: tuple[int, int, Foreign] | None = None
     """An appearance, as disk sequence number and size, and the unsigned data that a proof found on it."""
     _fault: tuple[State, Checked] | None = None

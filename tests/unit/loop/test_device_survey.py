@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 
 from agent.core.errors import InconclusiveError
 from agent.core.model import Identity, Seen, VolumeId
-from agent.loop.device_survey import Surveyor, look_periodically
+from agent.loop.device_survey import Surveyor
 from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
+from agent.loop.resync import look_periodically
 from agent.node.device.source import Hint
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board

@@ -35,6 +35,7 @@ from tests.fakes.world import EXT4, AgentDiedError, FakeNode, FakeVolume, failin
 pytestmark = pytest.mark.anyio
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
+ABSENT = VolumeId("vol-00000000000000009")
 WANTED = Wanted(
     VOLUME,
     "checkpoints",
@@ -99,6 +100,33 @@ async def test_looking_again_does_nothing() -> None:
         reconciler.wake(VOLUME)
         await anyio.wait_all_tasks_blocked()
     assert volume.executed == done
+
+
+async def test_volume_at_rest_is_given_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look for several found as it was is left alone; what it did not, or never saw, is for a pass."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    asked: list[set[VolumeId]] = []
+    changed: set[VolumeId] = set()
+
+    async def find_changed(wants: Mapping[VolumeId, Wanted | None]) -> frozenset[VolumeId]:
+        asked.append(set(wants))
+        return frozenset(changed)
+
+    monkeypatch.setattr(node, "find_changed", find_changed)
+    async with reconciling(node, {VOLUME: WANTED, ABSENT: replace(WANTED, volume_id=ABSENT)}) as (loop, _):
+        assert await loop.find_restless([VOLUME, ABSENT]) == (VOLUME, ABSENT)
+        await loop.wait_settled([VOLUME, ABSENT], 60)
+        assert asked == []
+        assert await loop.find_restless([VOLUME, ABSENT]) == (ABSENT,)
+        changed.add(VOLUME)
+        assert await loop.find_restless([VOLUME, ABSENT]) == (VOLUME, ABSENT)
+        assert asked == [{VOLUME}, {VOLUME}]
+        node.blind = InconclusiveError("somewhere else")
+        loop.wake(VOLUME)
+        assert await loop.find_restless([VOLUME]) == (VOLUME,)
+        await loop.wait_settled([VOLUME], 60)
+        assert await loop.find_restless([VOLUME]) == (VOLUME,)
+        assert len(asked) == 2
 
 
 async def test_settled_is_looked_at_since_it_was_asked_for() -> None:

@@ -6,7 +6,7 @@ Composes the modules of this package; what the kernel is asked, and how, is thei
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from agent.node.isolate.forked_zygote import Forked
 from agent.node.isolate.workers import Workers
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
-from agent.node.sampling.sample import Sample, SampleRequest, take_sample
+from agent.node.sampling.sample import Sample, SampleRequest, take_sample, take_samples
 from agent.node.sampling.trial_write import try_writing
 from agent.node.standins.source import LoopbackSource, check_directory
 from agent.node.volume_session.assess import recall_look
@@ -40,8 +40,8 @@ ASK_TIMEOUT_S = 5.0
 """Identify takes a millisecond; a controller in trouble, seconds to for ever."""
 START_TIMEOUT_S = 60.0
 REST_TIMEOUT_S = 2.0
-"""For looks at several volumes at rest. So long the others wait for one that hangs, each of which is then
-looked at by itself."""
+"""For looks at several volumes at rest, and samples of them. So long the others wait for one that hangs, each
+of which is then asked by itself."""
 
 
 class Machine(NodeContext):
@@ -128,6 +128,17 @@ class Machine(NodeContext):
             return sample
         mount = await try_writing(self.freezes, request.volume, sample.mount, timeout_s)
         return replace(sample, mount=mount)
+
+    async def sample_together(self, requests: Sequence[SampleRequest]) -> Mapping[VolumeId, Sample]:
+        """Sample volumes at rest by one call; none where one of them does not answer."""
+        subject = f"{requests[0].volume} and others at rest"
+        try:
+            return await self.workers.call(
+                take_samples, requests, self.source.identify, timeout_s=REST_TIMEOUT_S, subject=subject
+            )
+        except (AgentError, OSError) as error:
+            log.debug("rest.unknown", volumes=len(requests), error=str(error))
+            return {}
 
     def count_abandoned(self) -> int:
         """Return how many calls and programs were given up so far because they did not answer in time."""

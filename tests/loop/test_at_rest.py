@@ -15,6 +15,7 @@ from agent.core.model import Identity, VolumeId
 from agent.node import machine
 from agent.node.device import links
 from agent.node.kernel.mountinfo import follow_mounts
+from agent.node.sampling.sample import Sample, SampleRequest
 from agent.node.standins import files, loop_device
 from tests.corpus.case import MIB
 from tests.corpus.tools import run
@@ -98,6 +99,30 @@ async def test_what_was_never_looked_at_is_for_a_pass(tmp_path: Path) -> None:
         assert await stage.node.find_changed(wants) == {OTHER, ABSENT}
 
 
+async def test_samples_taken_together_are_those_taken_alone(tmp_path: Path) -> None:
+    """One call finds of each what a call of its own does; what does not answer as asked is left out."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "base", workers) as stage:
+        await settle(stage)
+        path = find_path(stage)
+        request = SampleRequest(VOLUME, stage.device, path, may_read=True)
+        gone = SampleRequest(OTHER, stage.device, path, may_read=True)
+        together = await stage.node.sample_together([gone, request])
+        alone = await stage.node.sample(request, 10.0)
+        assert together.keys() == {VOLUME}
+        assert as_found(together[VOLUME]) == as_found(alone)
+        assert together[VOLUME].mount is not None
+        run("mount", "-t", "tmpfs", "none", path)
+        covered = (await stage.node.sample_together([request]))[VOLUME]
+        assert as_found(covered) == as_found(await stage.node.sample(request, 10.0))
+        assert covered.mount is None
+        run("umount", path)
+
+
+def as_found(sample: Sample) -> Sample:
+    """Return a sample without what differs from one to the next."""
+    return replace(sample, counters=None, probe_s=None, duration_s=0.0)
+
+
 def identify_in_vain(flag: str, directory: str, fd: int) -> Identity:
     """Answer as the stand-ins' function does, or never, as long as there is a file ``flag``."""
     while Path(flag).exists():
@@ -116,6 +141,7 @@ async def test_one_that_hangs_keeps_nobody_at_rest(tmp_path: Path, monkeypatch: 
         assert await stage.node.find_changed({VOLUME: stage.wanted}) == set()
         flag.touch()
         assert await stage.node.find_changed({VOLUME: stage.wanted}) == {VOLUME}
+        assert await stage.node.sample_together([SampleRequest(VOLUME, stage.device)]) == {}
         flag.unlink()
         assert not await workers.is_stuck(VOLUME)
         assert (await stage.run_pass()).is_done

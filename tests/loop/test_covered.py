@@ -120,11 +120,11 @@ def test_covering_filesystem_is_not_sampled(bench: Bench, cover: tuple[str, tupl
     disk, path = prepare(bench)
     where = see(path)
     with opened(disk.path) as (fd, device):
-        mine, size_bytes = sample_mount(fd, device, path)
+        mine, size_bytes = sample_mount(fd, device, path, read_mounts())
         assert mine is not None
         assert (mine.size_bytes > 0, mine.write_errno, size_bytes) == (True, None, device.size_bytes)
         with cover_up(path, cover):
-            assert sample_mount(fd, device, path)[0] is None
+            assert sample_mount(fd, device, path, read_mounts())[0] is None
             before = Path(path).parent.stat()
             assert probe_write(path, where.device_number, where.mount_id) is None
             assert Path(path).parent.stat() == before

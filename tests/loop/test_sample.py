@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.model import DeviceNumber, Filesystem, FsType
+from agent.node.kernel.mountinfo import read_mounts
 from agent.node.sampling.mount_sample import has_refused_writes, read_error_count, sample_mount
 from agent.node.sampling.sample import _probe
 from agent.node.standins import loop_device
@@ -135,7 +136,7 @@ def test_filesystem_on_one_of_two_partitions(tmp_path: Path, kind: FsType) -> No
                     disk, identify, lambda _: True, tmp_path, boot_id="boot", wanted_path=str(path)
                 )
                 content = look_at(fd, request).content
-                sample, room_bytes = sample_mount(fd, device, str(path))
+                sample, room_bytes = sample_mount(fd, device, str(path), read_mounts())
             assert isinstance(content, Filesystem)
             assert (content.partition, content.size_bytes) == (2, 150 * MIB)
             assert sample is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from agent.node.kernel.mountinfo import (
     find_top_mount,
     is_of_device,
     is_whole,
-    read_mounts_towards,
 )
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
 
@@ -55,13 +55,15 @@ class MountSample:
     mount_id: int = 0
 
 
-def sample_mount(fd: int, device: Device, path: str) -> tuple[MountSample | None, int]:
-    """Return how the filesystem is, and the bytes there are for it.
+def sample_mount(
+    fd: int, device: Device, path: str, mounts: Iterable[Mount]
+) -> tuple[MountSample | None, int]:
+    """Return how the filesystem is, and the bytes there are for it; ``mounts`` are all, or those towards it.
 
     None where ``path`` does not lead to this volume: what hides it is asked nothing, nor is anything read or
     written by a path, which may lead elsewhere by then.
     """
-    mount = find_top_mount(read_mounts_towards(path), path)
+    mount = find_top_mount(mounts, path)
     if mount is None or not is_whole(mount) or not is_of_device(mount, device):
         return None, device.size_bytes
     try:

@@ -11,16 +11,17 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import AgentError, InconclusiveError, VanishedError
 from agent.core.exhaustion import is_shortage
-from agent.core.model import DeviceNumber, Identity, VolumeId
+from agent.core.model import DeviceNumber, Identity, Mount, VolumeId
 from agent.node.device.open_device import open_device, reopen
 from agent.node.kernel import nvme
 from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
+from agent.node.kernel.mountinfo import follow_mounts, read_mounts_towards
 from agent.node.kernel.sysfs import SYSFS, find_name, read_integer
 from agent.node.sampling.mount_sample import MountSample, sample_mount
 
@@ -63,8 +64,27 @@ class Sample:
     duration_s: float = 0.0
 
 
-def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> Sample:
-    """Return how a volume is now.
+def take_samples(
+    requests: Sequence[SampleRequest], identify: Callable[[int], Identity]
+) -> dict[VolumeId, Sample]:
+    """Return how volumes are now, without those whose samples were not to be had.
+
+    What is mounted is read once for all, as long as nobody mounts anything.
+    """
+    samples = {}
+    with follow_mounts() as read:
+        for request in requests:
+            with contextlib.suppress(AgentError, OSError):
+                samples[request.volume] = take_sample(request, identify, read)
+    return samples
+
+
+def take_sample(
+    request: SampleRequest,
+    identify: Callable[[int], Identity],
+    read: Callable[[], Iterable[Mount]] | None = None,
+) -> Sample:
+    """Return how a volume is now. ``read``: what returns all mounts.
 
     Raises VanishedError where its device is gone or another volume by now, InconclusiveError where the kernel
     cannot reach it now, AgentError where it does not say which volume it is.
@@ -77,7 +97,8 @@ def take_sample(request: SampleRequest, identify: Callable[[int], Identity]) -> 
         log_page, log_page_error = _read_log_page(fd)
         mount, size_bytes = None, device.size_bytes
         if request.mount_path is not None:
-            mount, size_bytes = sample_mount(fd, device, request.mount_path)
+            mounts = read_mounts_towards(request.mount_path) if read is None else read()
+            mount, size_bytes = sample_mount(fd, device, request.mount_path, mounts)
         # The read last, as it may hang, and the counters after it, so that the next ones tell others' work.
         read_errno, probe_s = _probe(fd) if request.may_read else (None, None)
         return Sample(

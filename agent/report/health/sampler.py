@@ -5,7 +5,8 @@ own task, and each sample is one call to a worker that may be abandoned: one tha
 nobody, and is asked nothing further until it does.
 
 A volume at rest costs less: while the kernel counts no I/O of anybody's and nothing is wrong, it is sampled
-only now and then. One task looks at the counters of all such volumes, and wakes those that do something.
+only now and then, with others by one call. One task looks at the counters of all such volumes, and wakes
+those that do something, and those of a call that was not answered.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
@@ -37,10 +37,11 @@ from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
 from agent.node.sampling.ebs_statistics import EbsStatistics, ForeignPageError, parse_statistics
 from agent.node.sampling.sample import Sample, SampleRequest
 from agent.report.board.board import Board
-from agent.report.board.readings import Health, Reading, Verdict, strip_reading
+from agent.report.board.readings import Health, Reading, strip_reading
 from agent.report.board.transitions import record_transition
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.health.make_request import make_request
+from agent.report.health.track import Track, is_well
 from agent.report.health.verdicts import Subject, judge
 
 INTERVAL_S = 15.0
@@ -48,13 +49,12 @@ SAMPLE_TIMEOUT_S = 10.0
 REST_INTERVALS = 4
 """A volume at rest is sampled at every so many intervals. Nothing but a read of the agent's own shows that
 such a one has stalled, so this is also how long that may go unseen."""
+AT_ONCE = 16
+"""How many volumes at rest are sampled by one call."""
 TURN_S = 0.5
 """How long the others at rest wait for one that is sampled in its turn."""
 SETTLE_S = 0.25
 """How long a volume that was just mounted or moved is left alone: whoever waits for it is served first."""
-WINDOW_READINGS = 60
-"""Per volume: a quarter of an hour at the usual interval."""
-
 log = get_logger(__name__)
 
 
@@ -64,26 +64,11 @@ class SampledNode(Protocol):
     async def sample(self, request: SampleRequest, timeout_s: float) -> Sample:
         """Sample one volume, or raise; NotAnsweringError where it does not answer in time."""
 
+    async def sample_together(self, requests: Sequence[SampleRequest]) -> Mapping[VolumeId, Sample]:
+        """Sample volumes by one call; those that did not give what is asked of them are left out."""
+
     async def is_stuck(self, volume: VolumeId) -> bool:
         """Tell whether someone who asked the volume something hangs in the kernel since."""
-
-
-@dataclass
-class _Track:
-    """One volume being sampled."""
-
-    readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=WINDOW_READINGS))
-    verdicts: tuple[Verdict, ...] = ()
-    health: Health = field(default_factory=Health)
-    request: SampleRequest | None = None
-    rests: bool = False
-    """Sampled, found well and doing nothing; ``wake`` ends it."""
-    is_changing: bool = False
-    was_changed: bool = False  # mounted or moved since it was sampled
-    wake: anyio.Event = field(default_factory=anyio.Event)
-    sampled: anyio.Event = field(default_factory=anyio.Event)
-    """Set when a sample has ended, however it did."""
-    log_page_problem: str | None = None
 
 
 class Sampler:
@@ -109,7 +94,7 @@ class Sampler:
         self._rest_intervals = rest_intervals
         self._clock = clock
         self._read_counters = read_counters
-        self._tracks: dict[VolumeId, _Track] = {}
+        self._tracks: dict[VolumeId, Track] = {}
         self._barrier = Barrier()
 
     def readings(self, volume_id: VolumeId) -> tuple[Reading, ...]:
@@ -141,7 +126,7 @@ class Sampler:
         if track is None:
             if request is None:
                 return
-            track = self._tracks[volume] = _Track()
+            track = self._tracks[volume] = Track()
             tasks.start_soon(self._follow, volume, track, name=f"health of {volume}")
         if request != track.request or track.is_changing:
             track.request = request
@@ -149,7 +134,7 @@ class Sampler:
             track.was_changed = True
             track.wake.set()
 
-    async def _follow(self, volume: VolumeId, track: _Track) -> None:
+    async def _follow(self, volume: VolumeId, track: Track) -> None:
         while track.request is not None:
             track.wake = anyio.Event()
             if track.was_changed:
@@ -157,10 +142,7 @@ class Sampler:
                 await anyio.sleep(self.settle_s)
                 continue
             try:
-                reading = await self._read(track.request, track)
-                if reading is not None and track.request is not None:
-                    self._put(volume, track, reading)
-                track.rests = reading is not None and _is_well(track)
+                self._judge(volume, track, await self._read(track.request, track))
             except Exception as error:  # noqa: BLE001 -- the barrier of one volume's health
                 self._barrier.explain(error, f"sample how {volume} is", volume_id=volume)
             track.sampled.set()
@@ -168,7 +150,7 @@ class Sampler:
         del self._tracks[volume]
         self._board.judge(volume, None)
 
-    async def _pause(self, track: _Track) -> None:
+    async def _pause(self, track: Track) -> None:
         """Wait until the volume is to be sampled again: for an interval, and at rest until woken."""
         # Never quite as long, so that volumes that came or woke together do not stay in step.
         pause_s = self.interval_s * random.uniform(0.8, 1.2)  # noqa: S311 -- no secret
@@ -179,30 +161,68 @@ class Sampler:
     async def _watch_resting(self) -> None:
         """Wake volumes at rest that do something; of the others note that time has passed.
 
-        At every so many intervals sample them, one after the other: it costs half of what it would alone.
+        At every so many intervals sample them: those alone, one after the other, for which one call for
+        several is not enough.
         """
         for number in itertools.count(1):
             await anyio.sleep(self.interval_s)
-            is_due = number % self._rest_intervals == 0
-            for track in tuple(self._tracks.values()):
-                if not track.rests:
+            resting = [volume for volume, track in self._tracks.items() if track.rests]
+            if number % self._rest_intervals == 0:
+                for begin in range(0, len(resting), AT_ONCE):
+                    await self._sample_resting(resting[begin : begin + AT_ONCE])
+                continue
+            for volume in resting:
+                track = self._tracks.get(volume)
+                if track is None or not track.rests:
                     continue
-                if not is_due and self._is_untouched(track):
+                if self._is_untouched(track):
                     track.readings.append(replace(track.readings[-1], at=self._clock()))
-                    continue
-                track.sampled = anyio.Event()
-                track.wake.set()
-                with anyio.move_on_after(TURN_S):
-                    await track.sampled.wait()
+                else:
+                    await self._sample_alone(track)
 
-    def _is_untouched(self, track: _Track) -> bool:
+    async def _sample_resting(self, volumes: Sequence[VolumeId]) -> None:
+        asked = {volume: request for volume in volumes if (request := self._tracks[volume].request)}
+        # What is written to by a trial may be frozen, which is found out by a call of its own.
+        together = [request for request in asked.values() if not request.may_write]
+        samples = await self._node.sample_together(together) if together else {}
+        for volume, request in asked.items():
+            track, sample = self._tracks.get(volume), samples.get(volume)
+            if track is None or not track.rests or track.request != request:
+                continue
+            if sample is None:
+                await self._sample_alone(track)
+                continue
+            try:
+                self._judge(volume, track, self._understand(request, track, sample))
+            except Exception as error:  # noqa: BLE001 -- the barrier of one volume's health
+                self._barrier.explain(error, f"judge how {volume} is", volume_id=volume)
+            self._wake_restless(track)
+
+    async def _sample_alone(self, track: Track) -> None:
+        """Have a volume at rest sampled by its own task; whoever waits for it does so for a moment."""
+        track.sampled = anyio.Event()
+        track.wake.set()
+        with anyio.move_on_after(TURN_S):
+            await track.sampled.wait()
+
+    def _wake_restless(self, track: Track) -> None:
+        """Have a volume sampled by its own task again where the last sample has found it at rest no more."""
+        if not track.rests:
+            track.wake.set()
+
+    def _judge(self, volume: VolumeId, track: Track, reading: Reading | None) -> None:
+        if reading is not None and track.request is not None:
+            self._put(volume, track, reading)
+        track.rests = reading is not None and is_well(track)
+
+    def _is_untouched(self, track: Track) -> bool:
         """Tell whether the kernel counted nothing of a volume's since it was sampled last."""
         newest = track.readings[-1]
         return (
             newest.sample is not None and self._read_counters(newest.sample.device_number) == newest.counters
         )
 
-    async def _read(self, request: SampleRequest, track: _Track) -> Reading | None:
+    async def _read(self, request: SampleRequest, track: Track) -> Reading | None:
         """Return what sampling brought; None where it says nothing about the volume's health."""
         try:
             sample = await self._node.sample(request, SAMPLE_TIMEOUT_S)
@@ -231,13 +251,16 @@ class Sampler:
             log.debug("sample.failed", volume_id=request.volume, error=str(error))
             self._wake(request.volume)
             return None
+        return self._understand(request, track, sample)
+
+    def _understand(self, request: SampleRequest, track: Track, sample: Sample) -> Reading | None:
         if request.mount_path is not None and sample.mount is None:
             self._wake(request.volume)
             return None
         statistics = self._parse(request.volume, track, sample)
         return Reading(self._clock(), sample, statistics, sample.counters)
 
-    def _parse(self, volume: VolumeId, track: _Track, sample: Sample) -> EbsStatistics | None:
+    def _parse(self, volume: VolumeId, track: Track, sample: Sample) -> EbsStatistics | None:
         """Return the log page's statistics; say once where it has none, or stops having them."""
         problem = sample.log_page_error
         statistics = None
@@ -251,7 +274,7 @@ class Sampler:
         track.log_page_problem = problem
         return statistics
 
-    def _put(self, volume: VolumeId, track: _Track, reading: Reading) -> None:
+    def _put(self, volume: VolumeId, track: Track, reading: Reading) -> None:
         old = self._board.get(volume)
         if old is None:
             return
@@ -269,11 +292,3 @@ class Sampler:
         new = self._board.get(volume)
         if new is not None:
             record_transition(self._board, old, new)
-
-
-def _is_well(track: _Track) -> bool:
-    """Tell whether nothing is wrong with a volume and nothing is in flight, all of which is known."""
-    newest = track.readings[-1] if track.readings else None
-    if newest is None or newest.sample is None or newest.counters is None:
-        return False
-    return not newest.counters.in_flight and not track.verdicts

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -43,6 +43,8 @@ class FakeNode:
 
     answers: dict[VolumeId, Sample | Exception] = field(default_factory=dict)
     asked: list[SampleRequest] = field(default_factory=list)
+    together: list[Sequence[SampleRequest]] = field(default_factory=list)
+    """What was asked by one call."""
     waiting: int = 0
     woken: list[VolumeId] = field(default_factory=list)
     """Which the sampler had looked at."""
@@ -57,6 +59,13 @@ class FakeNode:
             raise answer
         assert answer is not None
         return answer
+
+    async def sample_together(self, requests: Sequence[SampleRequest]) -> Mapping[VolumeId, Sample]:
+        self.together.append(requests)
+        answers = {request.volume: self.answers.get(request.volume) for request in requests}
+        if None in answers.values():
+            return {}
+        return {volume: answer for volume, answer in answers.items() if isinstance(answer, Sample)}
 
     async def is_stuck(self, volume: VolumeId) -> bool:
         return isinstance(self.answers.get(volume), NotAnsweringError)
@@ -221,24 +230,49 @@ async def test_volume_at_rest_is_left_alone() -> None:
         await until(lambda: len(node.asked) > 3)
 
 
-async def test_volumes_at_rest_are_sampled_in_turn() -> None:
-    """One that does not answer in its turn holds up the others for a moment, and they are sampled on."""
+async def test_volumes_at_rest_are_sampled_together() -> None:
+    """One call asks all at rest, and what it finds is shown; who is unwell by it is sampled by itself."""
+    board = make_board(READY, make_status(volume_id=DATASETS, name="datasets", path="/data/ckpt"))
+    node, kernel = FakeNode({CHECKPOINTS: SAMPLE, DATASETS: SAMPLE}), FakeKernel()
+    async with sampling(board, node, kernel, rest_intervals=2) as sampler:
+        await until(lambda: len(node.together) > 1 and len(node.together[-1]) > 1)
+        assert len(node.asked) == 2
+        kernel.now = 15.0
+        await until(lambda: sampler.readings(CHECKPOINTS)[-1].at == kernel.now)
+        node.answers[CHECKPOINTS] = replace(SAMPLE, mount=replace(MOUNT, avail_bytes=GIB))
+        await until(lambda: condition(board) == (Condition.DEGRADED, Reason.NEARLY_FULL))
+        await until(lambda: len(node.asked) > 3)
+        assert {request.volume for request in node.asked[2:]} == {CHECKPOINTS}
+
+
+async def test_one_that_hangs_holds_up_the_others_for_a_moment() -> None:
+    """Where a call for several brings nothing, each is asked by itself, and the others answer."""
     board = make_board(READY, make_status(volume_id=DATASETS, name="datasets", path="/data/ckpt"))
     node, kernel = FakeNode({CHECKPOINTS: SAMPLE, DATASETS: SAMPLE}), FakeKernel()
     async with sampling(board, node, kernel, rest_intervals=2):
-        await until(lambda: {request.volume for request in node.asked} == {CHECKPOINTS, DATASETS})
+        await until(lambda: any(len(requests) > 1 for requests in node.together))
         del node.answers[CHECKPOINTS]
         await until(lambda: node.waiting)
-        count = len(node.asked)
-        await until(lambda: len(node.asked) > count + 2)
+        count = len(node.together)
+        await until(lambda: [request.volume for request in node.together[-1]] == [DATASETS])
+        await until(lambda: len(node.together) > count + 2)
         assert node.waiting == 1
+
+
+async def test_trial_write_is_a_call_of_its_own() -> None:
+    """A volume that is tried by writing is sampled by itself at rest, too: it may be frozen."""
+    node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
+    async with sampling(make_board(READY), node, kernel, rest_intervals=2) as sampler:
+        sampler.may_write = True
+        await until(lambda: len(node.asked) > 3)
+        assert all(not request.may_write for requests in node.together for request in requests)
 
 
 async def test_rest_is_not_for_ever() -> None:
     """A volume that does nothing is sampled now and then: nothing else shows that it has stalled."""
     node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()
     async with sampling(make_board(READY), node, kernel, rest_intervals=2):
-        await until(lambda: len(node.asked) > 3)
+        await until(lambda: len(node.together) > 3)
     assert kernel.peeks
 
 

@@ -41,6 +41,8 @@ SILENCE_S = WATCH_S + 30.0
 """A watch that says nothing for as long has lost its connection and was not told."""
 
 FORBIDDEN, NOT_FOUND, CONFLICT, GONE, UNPROCESSABLE, TOO_MANY = 403, 404, 409, 410, 422, 429
+BAD_REQUEST, REQUEST_TIMEOUT = 400, 408
+_PASSING = frozenset({0, REQUEST_TIMEOUT, GONE, TOO_MANY})
 _OVERTAKEN = frozenset({NOT_FOUND, CONFLICT, UNPROCESSABLE})
 """How a change of an object is refused that is not as it was; a patch's test that fails is 422."""
 
@@ -52,6 +54,11 @@ class ClusterError(AgentError):
     status: int = 0
     """HTTP's; 0: no answer came."""
     retry_after_s: float = 0.0
+
+    @property
+    def is_passing(self) -> bool:
+        """Whoever asks again may be answered: none came, a list ran out of date, or the server is ill."""
+        return self.status in _PASSING or self.status >= 500  # noqa: PLR2004 -- HTTP's own
 
     @property
     def is_overtaken(self) -> bool:
@@ -159,6 +166,11 @@ class ClusterApi:
         """Make an object in the namespace that it names."""
         with self._asking("create", type(made), name):
             await self._client.create(made)
+
+    async def try_to_create(self, made: NamespacedResource, name: str) -> None:
+        """Have all be asked that is asked before an object is made: quotas, limits, webhooks. Makes none."""
+        with self._asking("create", type(made), name):
+            await self._client.create(made, dry_run=True)
 
     async def replace(self, changed: NamespacedResource, name: str) -> None:
         """Write an object anew, unless it changed since it was read."""

@@ -40,6 +40,9 @@ class Cluster(Readable, Protocol):
     async def create(self, made: Any, name: str, /) -> None:
         """Make an object in the namespace that it names."""
 
+    async def try_to_create(self, made: Any, name: str, /) -> None:
+        """Have all be asked that is asked before an object is made. Makes none."""
+
     async def create_global(self, made: Any, name: str, /) -> None:
         """Make an object that is in no namespace."""
 

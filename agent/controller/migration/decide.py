@@ -13,7 +13,6 @@ from enum import Enum
 from agent.controller.migration.journal import Journal
 from agent.controller.migration.judge import (
     check_claim,
-    check_ec2_volume,
     check_new,
     check_old,
     check_use,
@@ -72,15 +71,21 @@ def _begin(seen: Seen, aim: Aim) -> Deed | Wait | None:
             f"PersistentVolume {name_of(seen.new)} is where that of claim {seen.subject.name} is to be.",
             "Its record was taken off. See whose it is; once it is deleted, the migration begins anew.",
         )
+    if seen.subject.new and read(seen.claim, "spec", "volumeName") == seen.subject.new:
+        return Wait(f"PersistentVolume {seen.subject.new} is seen, which somebody gave the claim meanwhile")
     if not aim.takes_snapshot:
         check_claim(seen, aim)
         return Deed.RECORD
-    if aim.takes_ec2_snapshot:
-        return _await_ec2_snapshot(seen, aim)
+    return _await_ec2_snapshot(seen, aim) if aim.takes_ec2_snapshot else _await_snapshot(seen, aim)
+
+
+def _await_snapshot(seen: Seen, aim: Aim) -> Deed | Wait:
     if seen.snapshot is None:
         check_claim(seen, aim)
         return Deed.TAKE_SNAPSHOT
     name = name_of(seen.snapshot)
+    if is_going(seen.snapshot):
+        return Wait(f"VolumeSnapshot {name}, which somebody deleted, is gone")
     if read(seen.snapshot, "spec", "source", "persistentVolumeClaimName") != seen.subject.claim:
         raise refuse(
             f"VolumeSnapshot {name} is of another claim than {seen.subject.name}.",
@@ -97,7 +102,6 @@ def _begin(seen: Seen, aim: Aim) -> Deed | Wait | None:
 
 def _await_ec2_snapshot(seen: Seen, aim: Aim) -> Deed | Wait:
     check_claim(seen, aim)
-    check_ec2_volume(seen)
     snapshot = seen.ec2_snapshot
     if snapshot is None:
         return Deed.TAKE_SNAPSHOT

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from agent.controller.migration.objects import is_going, list_finalizers, name_of, read, read_list, uid_of
+from agent.controller.migration.objects import (
+    Object,
+    is_going,
+    list_finalizers,
+    name_of,
+    read,
+    read_list,
+    uid_of,
+)
 from agent.controller.migration.quantity import count_bytes
-from agent.controller.migration.rewrite import RETAIN, list_foreign_keys
+from agent.controller.migration.rewrite import RETAIN, list_foreign_keys, make_claim, name_class
 from agent.controller.migration.seen import Aim, Seen
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import parse_volume_id
+from agent.core.quoting import quote
 
 PROTECTION = "kubernetes.io/pvc-protection"
+_KEEP_CLAIMS = (
+    '{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenScaled":"Retain","whenDeleted":"Retain"}}}'
+)
 UNUSED = "Unused"
 """The condition of a claim that says only that no pod has it; all others tell of a change."""
 
@@ -28,7 +40,8 @@ def check_claim(seen: Seen, aim: Aim) -> None:
     if is_going(seen.claim):
         raise refuse(f"Claim {name} is being deleted.", "Its end cannot be taken back. Nothing was done.")
     reference = read(seen.old, "spec", "claimRef", "uid")
-    if read(seen.claim, "status", "phase") != "Bound" or seen.old is None or reference != uid_of(seen.claim):
+    is_bound = read(seen.claim, "status", "phase") == "Bound" and reference == uid_of(seen.claim)
+    if not is_bound or seen.old is None or read(seen.claim, "spec", "volumeName") != name_of(seen.old):
         raise refuse(
             f"Claim {name} has no volume yet.", "Wait until it is bound, or make it anew with another class."
         )
@@ -44,6 +57,7 @@ def check_claim(seen: Seen, aim: Aim) -> None:
             f"PersistentVolume {name_of(seen.old)} of claim {name} {said}, not of {aim.origin}.",
             "--from names the driver that has it. What is of kubernetes.io/aws-ebs cannot be moved.",
         )
+    check_volume(seen, aim)
     if keys := list_foreign_keys(seen.old):
         raise refuse(
             f"PersistentVolume {name_of(seen.old)} of claim {name} is for nodes with {', '.join(keys)}.",
@@ -51,17 +65,45 @@ def check_claim(seen: Seen, aim: Aim) -> None:
         )
     check_changes(seen)
     check_use(seen)
+    if reasons := list_mismatches(make_claim(seen.claim, seen.old, aim.target), seen.old):
+        raise refuse(
+            f"Claim {name} would not have its volume again: {'; '.join(reasons)}.",
+            f"Kubernetes would not bind the two today. See who changed claim or PersistentVolume "
+            f"{name_of(seen.old)}.",
+        )
 
 
-def check_ec2_volume(seen: Seen) -> None:
-    """Raise RefusedError unless EC2 can be asked for a snapshot of the volume."""
+def list_mismatches(claim: Object, volume: Object) -> list[str]:
+    """Return why Kubernetes would not bind a claim to the PersistentVolume that it names.
+
+    As ``checkVolumeSatisfyClaim`` of Kubernetes' pkg/controller/volume/persistentvolume/pv_controller.go.
+    """
+    reasons = []
+    asked = str(read(claim, "spec", "resources", "requests", "storage") or "0")
+    had = str(read(volume, "spec", "capacity", "storage") or "0")
+    if count_bytes(asked) > count_bytes(had):
+        reasons.append(f"it asks for {asked}, and the volume has {had}")
+    ours, theirs = name_class(claim), name_class(volume)
+    if ours != theirs:
+        reasons.append(f"its class is {quote(ours)}, and the volume's {quote(theirs)}")
+    mode, has = (read(thing, "spec", "volumeMode") or "Filesystem" for thing in (claim, volume))
+    if mode != has:
+        reasons.append(f"its mode is {mode}, and the volume's {has}")
+    modes = set(read_list(claim, "spec", "accessModes")) - set(read_list(volume, "spec", "accessModes"))
+    if modes:
+        reasons.append(f"the volume has no access mode {', '.join(sorted(modes))}")
+    return reasons
+
+
+def check_volume(seen: Seen, aim: Aim) -> None:
+    """Raise RefusedError unless it is an EBS volume, which EC2 and both drivers know."""
     try:
         parse_volume_id(seen.volume_id)
     except AgentError as error:
         raise refuse(
             f"PersistentVolume {name_of(seen.old)} of claim {seen.subject.name} is no EBS volume: "
-            f"{seen.volume_id or 'it has no ID'}.",
-            "Take a copy of it by other means, and say --no-snapshot.",
+            f"{quote(seen.volume_id) if seen.volume_id else 'it has no ID'}.",
+            f"{aim.target} would not find it; leave the claim where it is.",
         ) from error
 
 
@@ -91,10 +133,23 @@ def check_changes(seen: Seen) -> None:
 def check_use(seen: Seen) -> None:
     """Raise RefusedError while somebody has the claim, or would make it anew once it is gone."""
     name = seen.subject.name
+    if pods := [
+        one["name"] for one in read_list(seen.claim, "metadata", "ownerReferences") if one["kind"] == "Pod"
+    ]:
+        raise refuse(
+            f"Claim {name} belongs to pod {', '.join(pods)}, and is deleted with it, and so is its volume.",
+            "What is to stay has to be copied. Pods made anew have a claim of the class that they name then.",
+        )
+    if takers := seen.list_takers():
+        raise refuse(
+            f"StatefulSet {', '.join(takers)} deletes claim {name}, and its volume, when it is scaled down.",
+            "First have it keep its claims, and scale it down then: kubectl patch statefulset "
+            f"{takers[0]} -n {seen.subject.namespace} -p '{_KEEP_CLAIMS}'",
+        )
     if users := seen.list_users():
         raise refuse(
             f"Claim {name} is in use by pod {', '.join(users)}.",
-            "Scale to 0 what makes the pod, or delete it, and say so again.",
+            "Scale to 0 what makes the pod, or delete the pod where nothing does, and say so again.",
         )
     if makers := seen.list_makers():
         raise refuse(

@@ -1,4 +1,4 @@
-"""Kubernetes' quantities (``resource.Quantity``): 100Gi, 1.5T, 1e9."""
+"""Kubernetes' quantities (``resource.Quantity``): 100Gi, 1.5T, 1e9, and 1395864371200m for 1.3Gi."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from agent.core.errors import AgentError
 _FACTORS = {
     **{letter + "i": 1 << 10 * power for power, letter in enumerate("KMGTPE", 1)},
     **{letter: 1000**power for power, letter in enumerate("kMGTPE", 1)},
+    **{letter: Decimal(1000) ** -power for power, letter in enumerate("mun", 1)},
 }
 
 

@@ -14,6 +14,8 @@ from agent.controller.migration.objects import Object, name_of, read, read_list,
 RETAIN = "Retain"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 MADE_BY = "storage.kubernetes.io/csiProvisionerIdentity"
+CLASS_MARK = "volume.beta.kubernetes.io/storage-class"
+"""By which claims and volumes named their class once; it goes before what the object says."""
 _OF_BINDING = (
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",
@@ -34,23 +36,35 @@ def name_volume(old: Object, target: str) -> str:
     return f"pvc-{uuid.uuid5(_SPACE, f'{uid_of(old)} {target}')}"
 
 
-def make_claim(claim: Object, volume_name: str) -> dict[str, Any]:
+def make_claim(claim: Object, old: Object, target: str) -> dict[str, Any]:
     """Return the new claim: name, labels and annotations, size, modes and class are the old one's.
 
+    Where the old one names no class, the new one names its volume's, if only as none: else it would be given
+    the cluster's default class, and never that volume.
     It has no owner. What Kubernetes takes away with an owner would take the volume with it, and a StatefulSet
     that owns its claims says so again by itself.
     """
     metadata: dict[str, Any] = {"name": name_of(claim), "namespace": read(claim, "metadata", "namespace")}
     metadata |= _keep_marks(claim, _OF_BINDING)
     spec = {
-        member: copy.deepcopy(claim["spec"][member]) for member in _KEPT_OF_CLAIM if member in claim["spec"]
+        member: copy.deepcopy(claim["spec"][member])
+        for member in _KEPT_OF_CLAIM
+        if claim["spec"].get(member) is not None
     }
+    if CLASS_MARK not in metadata["annotations"]:
+        spec.setdefault("storageClassName", name_class(old))
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": metadata,
-        "spec": {**spec, "volumeName": volume_name},
+        "spec": {**spec, "volumeName": name_volume(old, target)},
     }
+
+
+def name_class(thing: Object) -> str:
+    """Return the StorageClass of a claim or a PersistentVolume; empty where it has none."""
+    marked = read(thing, "metadata", "annotations", CLASS_MARK)
+    return str(read(thing, "spec", "storageClassName") or "" if marked is None else marked)
 
 
 def make_journal(claim: Object, old: Object, target: str) -> Journal:
@@ -62,7 +76,7 @@ def make_journal(claim: Object, old: Object, target: str) -> Journal:
         old_uid=uid_of(old),
         claim_uid=uid_of(claim),
         reclaim_policy=old["spec"]["persistentVolumeReclaimPolicy"],
-        claim=make_claim(claim, name_volume(old, target)),
+        claim=make_claim(claim, old, target),
     )
 
 

@@ -92,6 +92,14 @@ class Seen:
         """Return the StatefulSets that would make the claim anew while it is gone."""
         return [name_of(each) for each in self.sets if self.subject.claim in _list_made(each)]
 
+    def list_takers(self) -> list[str]:
+        """Return the StatefulSets that delete the claim once they are scaled down below its pod."""
+        policy = ("spec", "persistentVolumeClaimRetentionPolicy", "whenScaled")
+        made = self.list_makers()
+        return [
+            name_of(each) for each in self.sets if name_of(each) in made and read(each, *policy) == "Delete"
+        ]
+
     def list_nodes(self) -> list[str]:
         """Return the nodes where the old PersistentVolume is attached, or is to be."""
         return [

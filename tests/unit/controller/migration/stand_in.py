@@ -35,6 +35,8 @@ class StandInCluster:
         """Whether the last call was done before the process ended."""
         self.has_snapshot_types = True
         self.before_call: Callable[[str, str], None] = lambda _verb, _kind: None
+        self.admit: Callable[[Any], None] = lambda _made: None
+        """What the cluster asks of new objects; raises ClusterError."""
         self._numbers = count(1)
 
     def add(self, thing: Thing) -> Thing:
@@ -79,7 +81,16 @@ class StandInCluster:
         with self._called("create", type(made)) as kind:
             if (kind, made["metadata"].get("namespace", ""), name) in self.objects:
                 raise ClusterError(f"{kind} {name} exists.", status=CONFLICT)
-            self.add(copy.deepcopy({**made, "kind": kind}))
+            made = copy.deepcopy({**made, "kind": kind})
+            self.admit(made)
+            self.add(made)
+
+    async def try_to_create(self, made: Any, name: str) -> None:
+        """Admit one, and make none."""
+        with self._called("try", type(made)) as kind:
+            self.admit(made)
+            if (kind, made["metadata"].get("namespace", ""), name) in self.objects:
+                raise ClusterError(f"{kind} {name} exists.", status=CONFLICT)
 
     async def create_global(self, made: Any, name: str) -> None:
         """Make one that is in no namespace."""
@@ -152,6 +163,8 @@ class StandInCluster:
         if volume is None or "status" in claim:
             return
         reference = volume["spec"].get("claimRef", {})
+        if claim["spec"].get("storageClassName", "standard") != volume["spec"].get("storageClassName", ""):
+            return  # where none is said, the cluster's default is
         if reference.get("uid") is None and (reference.get("namespace"), reference.get("name")) == (
             namespace,
             name,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from agent.controller.cluster.api import FORBIDDEN, ClusterError
+from agent.controller.cluster.api import FORBIDDEN, UNPROCESSABLE, ClusterError, Operations
 from agent.controller.migration.carry_out import Pace, move
 from agent.controller.migration.find_claims import find_subjects
 from agent.controller.migration.seen import Aim
@@ -148,9 +151,159 @@ async def test_failing_call_at_any_place() -> None:
                 raise ClusterError("No.", status=FORBIDDEN)
 
         cluster.before_call = fail
-        with pytest.raises(ClusterError):
+        with pytest.raises(AgentError, match=r"No\."):
             await migrate(cluster)
         await migrate(cluster)
+        assert cluster.destroyed == [], number
+
+
+@pytest.mark.parametrize("status", [0, 410, 503])
+async def test_api_server_that_is_ill_for_a_moment(status: int) -> None:
+    """No answer, a list that ran out of date, too much to do: the command asks again, wherever that comes."""
+    for number in range(await count_calls()):
+        cluster = make_cluster()
+
+        def fail(_verb: str, _kind: str, cluster: StandInCluster = cluster, number: int = number) -> None:
+            if len(cluster.calls) == number:
+                cluster.calls.append(("failed", ""))
+                raise ClusterError("Ill.", status=status)
+
+        (subject,) = await find_subjects(cluster, AWS, OURS, "training", ["data"])
+        cluster.calls.clear()
+        cluster.before_call = fail
+        assert await move(cluster, subject, TO_OURS, Pace(60.0, 0.0), lambda _said: None), number
+        assert read_claim(cluster)["status"]["phase"] == "Bound"
+        assert cluster.destroyed == [], number
+
+
+async def test_quota_that_counts_the_claim_still() -> None:
+    """A quota that is used up counts the old claim for a while after its end; the new one is made then."""
+    cluster = make_cluster()
+    refusals = iter(range(4))
+
+    def admit(made: Any) -> None:
+        if "volumeName" in made["spec"] and next(refusals, None) is not None:
+            raise ClusterError("exceeded quota: storage", status=FORBIDDEN)
+
+    cluster.admit = admit
+    told = await migrate(cluster, pace=Pace(60.0, 0.0))
+    assert told.count("exceeded quota: storage") == 1
+    assert read_claim(cluster)["status"]["phase"] == "Bound"
+
+
+async def test_claim_that_the_cluster_would_not_have_again() -> None:
+    """What checks new claims is asked before anything is deleted."""
+    cluster = make_cluster()
+
+    def admit(made: Any) -> None:
+        if made["spec"].get("volumeName"):
+            raise ClusterError("admission webhook says: no team", status=FORBIDDEN)
+
+    cluster.admit = admit
+    with pytest.raises(RefusedError, match="could not be made anew: admission webhook says: no team"):
+        await migrate(cluster)
+    assert {verb for verb, kind in cluster.calls if kind != "VolumeSnapshot"} <= {"get", "list", "try"}
+
+
+async def test_what_was_said_last_is_told() -> None:
+    """Who refuses for good is named when time is up, with the words."""
+    cluster = make_cluster()
+
+    def admit(made: Any) -> None:
+        if "csi" in made["spec"]:
+            raise ClusterError("annotations are too long.", status=UNPROCESSABLE)
+
+    cluster.admit = admit
+    with pytest.raises(AgentError, match=r"make PersistentVolume .*: annotations are too long\."):
+        await migrate(cluster)
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+async def test_claim_of_no_class(policy: str) -> None:
+    """A claim that names no class is not given the cluster's default, with which it never has the volume."""
+    cluster = make_cluster(policy)
+    del read_claim(cluster)["spec"]["storageClassName"]
+    cluster.read("PersistentVolume", "pv-data")["spec"].pop("storageClassName")
+    await migrate(cluster)
+    assert read_claim(cluster)["status"]["phase"] == "Bound"
+
+
+async def test_snapshot_that_somebody_deletes_is_none() -> None:
+    """One that is on its way out does not count: nothing is deleted before there is another."""
+    cluster = make_cluster()
+    cluster.before_call = stop_at("create", "PersistentVolume")
+    with pytest.raises(Cut):
+        await migrate(cluster)
+    cluster.before_call = lambda _verb, _kind: None
+    (snapshot,) = cluster.list_kind("VolumeSnapshot")
+    snapshot["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(AgentError, match="which somebody deleted, is gone"):
+        await migrate(cluster)
+    del cluster.objects["VolumeSnapshot", "training", snapshot["metadata"]["name"]]
+    await migrate(cluster)
+    assert len(cluster.list_kind("VolumeSnapshot")) == 1
+
+
+class Shared(StandInCluster):
+    """A cluster in which somebody else does something at one moment."""
+
+    def __init__(self, cluster: StandInCluster, number: int, act: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.objects = cluster.objects
+        self.destroyed = cluster.destroyed
+        self._numbers = cluster._numbers
+        self._number, self._act = number, act
+
+    @override
+    async def find_in(self, kind: type[Any], name: str, namespace: str) -> Any:
+        await self._let_act()
+        return await super().find_in(kind, name, namespace)
+
+    @override
+    async def _list(self, kind: type[Any], namespace: str | None) -> list[Any]:
+        await self._let_act()
+        return await super()._list(kind, namespace)
+
+    @override
+    async def create(self, made: Any, name: str) -> None:
+        await self._let_act()
+        await super().create(made, name)
+
+    @override
+    async def change(self, kind: type[Any], name: str, operations: Operations) -> None:
+        await self._let_act()
+        await super().change(kind, name, operations)
+
+    @override
+    async def delete(
+        self, kind: type[Any], name: str, uid: str, version: str, namespace: str | None = None
+    ) -> None:
+        await self._let_act()
+        await super().delete(kind, name, uid, version, namespace)
+
+    async def _let_act(self) -> None:
+        if len(self.calls) >= self._number:
+            self._number = sys.maxsize
+            await self._act()
+
+
+@pytest.mark.parametrize("aim", [TO_OURS, BACK], ids=["the same way", "the other way"])
+async def test_two_who_move_it_at_once(aim: Aim) -> None:
+    """Whenever another does all of it, either way: nobody fails by that, and the claim has its volume."""
+    for number in range(await count_calls()):
+        cluster = make_cluster()
+
+        async def act(cluster: StandInCluster = cluster) -> None:
+            with suppress(RefusedError) if aim is BACK else nullcontext():
+                await migrate(cluster, aim)
+
+        (subject,) = await find_subjects(cluster, AWS, OURS, "training", ["data"])
+        await move(Shared(cluster, number, act), subject, TO_OURS, Pace(60.0, 0.0), lambda _said: None)
+        cluster.settle()
+        (volume,) = cluster.list_kind("PersistentVolume")
+        assert (read_claim(cluster)["status"]["phase"], volume["spec"]["csi"]["driver"]) == ("Bound", OURS), (
+            number
+        )
         assert cluster.destroyed == [], number
 
 
@@ -334,7 +487,7 @@ async def test_volume_that_ec2_does_not_know() -> None:
     """What is no EBS volume is refused where EC2 would have to take its snapshot; nothing is changed."""
     cluster, ec2 = make_cluster(), StandInEc2()
     cluster.read("PersistentVolume", "pv-data")["spec"]["csi"]["volumeHandle"] = "share-1"
-    with pytest.raises(RefusedError, match="is no EBS volume: share-1"):
+    with pytest.raises(RefusedError, match="is no EBS volume: 'share-1'"):
         await migrate(cluster, BY_EC2, ec2=ec2)
     assert ec2.takes == []
     assert {verb for verb, _ in cluster.calls} == {"get", "list"}

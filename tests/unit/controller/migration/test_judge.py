@@ -61,6 +61,44 @@ def add_stateful_set(cluster: StandInCluster) -> None:
     move_claim(cluster, "data-trainer-1")
 
 
+def add_set_that_takes_claims(cluster: StandInCluster) -> None:
+    add_stateful_set(cluster)
+    stateful = cluster.read("StatefulSet", "trainer", "training")
+    stateful["spec"]["persistentVolumeClaimRetentionPolicy"] = {"whenScaled": "Delete"}
+    cluster.add(make_pod("data-trainer-1"))
+
+
+def be_a_pods_own(cluster: StandInCluster) -> None:
+    add_pod(cluster)
+    read_claim(cluster)["metadata"]["ownerReferences"] = [{"kind": "Pod", "name": "trainer"}]
+
+
+def ask_for_more_than_there_is(cluster: StandInCluster) -> None:
+    read_volume(cluster)["spec"]["capacity"]["storage"] = "99Gi"
+
+
+def change_class(cluster: StandInCluster) -> None:
+    read_volume(cluster)["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"] = "io2"
+
+
+def change_modes(cluster: StandInCluster) -> None:
+    read_volume(cluster)["spec"] |= {"volumeMode": "Block", "accessModes": ["ReadWriteOncePod"]}
+
+
+def be_no_volume(cluster: StandInCluster) -> None:
+    read_volume(cluster)["spec"]["csi"]["volumeHandle"] = "datasets"
+
+
+def have_another_volume(cluster: StandInCluster) -> None:
+    read_claim(cluster)["spec"]["volumeName"] = "pv-other"
+    cluster.add({**read_volume(cluster), "metadata": {"name": "pv-other"}})
+    read_volume(cluster)["spec"]["claimRef"]["uid"] = "another"
+    cluster.read("PersistentVolume", "pv-other")["spec"] = {
+        **read_volume(cluster)["spec"],
+        "claimRef": {"namespace": "training", "name": "data", "uid": "third"},
+    }
+
+
 def add_attachment(cluster: StandInCluster) -> None:
     spec = {"attacher": AWS, "nodeName": "node", "source": {"persistentVolumeName": "pv-data"}}
     cluster.add({"kind": "VolumeAttachment", "metadata": {"name": "csi-1"}, "spec": spec})
@@ -118,6 +156,16 @@ def be_on_an_outpost(cluster: StandInCluster) -> None:
         (add_waiting_pod, "Claim training/data is in use by pod trainer"),
         (add_ephemeral_pod, "Claim training/da-ta is in use by pod da"),
         (add_stateful_set, "StatefulSet trainer would make claim training/data-trainer-1 anew"),
+        (
+            add_set_that_takes_claims,
+            "StatefulSet trainer deletes claim training/data-trainer-1, and its volume",
+        ),
+        (be_a_pods_own, "Claim training/data belongs to pod trainer, and is deleted with it"),
+        (ask_for_more_than_there_is, "it asks for 100Gi, and the volume has 99Gi"),
+        (change_class, "its class is 'gp3', and the volume's 'io2'"),
+        (change_modes, "its mode is Filesystem, and the volume's Block; .* no access mode ReadWriteOnce"),
+        (be_no_volume, "is no EBS volume: 'datasets'"),
+        (have_another_volume, "has no volume yet"),
         (add_attachment, "attached to node"),
         (ask_for_more, "it is to be larger"),
         (be_resized, "FileSystemResizePending"),
@@ -200,11 +248,13 @@ async def test_record_that_cannot_be_read() -> None:
         ("7", 7),
         ("2k", 2000),
         ("1E", 10**18),
+        ("1395864371200m", 1395864371.2),
+        ("5000000u", 5),
     ],
 )
-def test_quantity(text: str, size_bytes: int) -> None:
+def test_quantity(text: str, size_bytes: float) -> None:
     """Kubernetes' suffixes, of ten and of two."""
-    assert count_bytes(text) == size_bytes
+    assert float(count_bytes(text)) == size_bytes
 
 
 def test_what_is_no_quantity() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import platform
+import select
 import shlex
 import stat
 import subprocess
@@ -34,18 +35,24 @@ from agent.core.quoting import make_printable
 
 COMMAND_TIMEOUT_S = 20.0
 MAX_BYTES = 8 << 20
-"""Of one part; of what is longer the end is kept, which is the newest."""
+"""Of one part; of what a program prints the end is kept, which is the newest, and of a file its beginning."""
 ABOUT = """\
 What `ebs-agent doctor --bundle` collected on this node. Look through it before you hand it on.
 
 Withheld: roles and accounts of AWS, access keys, tokens, passwords and private keys, names and users of
 processes. Not withheld: names of hosts, volumes, mount points, tags and pods, and addresses.
 """
+STATES = (
+    *("Id", "LoadState", "UnitFileState", "ActiveState", "SubState", "StateChangeTimestamp", "Result"),
+    *("ExecMainPID", "ExecMainCode", "ExecMainStatus", "ExecMainStartTimestamp", "NRestarts", "NAccepted"),
+    *("NRefused", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "NFileDescriptorStore"),
+)
 COMMANDS: dict[str, tuple[str, ...]] = {
     "journal/agent.txt": ("journalctl", "--no-pager", "--output=short-iso", "--lines=20000", "--unit=ebs-*"),
     "journal/kernel.txt": ("journalctl", "--no-pager", "--output=short-iso", "--lines=5000", "--dmesg"),
     "node/units.txt": ("systemctl", "--no-pager", "cat", "ebs-*"),
-    "node/units-status.txt": ("systemctl", "--no-pager", "--lines=0", "status", "ebs-*"),
+    # Not their status, which shows the command lines of all processes.
+    "node/units-status.txt": ("systemctl", "--no-pager", "show", "ebs-*", f"--property={','.join(STATES)}"),
     "node/block-devices.json": ("lsblk", "--json", "--output-all"),
     "node/udev.txt": ("udevadm", "info", "--export-db", "--subsystem-match=block"),
 }
@@ -73,17 +80,55 @@ class Collected:
 
 
 def run_command(argv: Sequence[str]) -> bytes:
-    """Return what a program prints, whatever it ends with. Raises OSError, or TimeoutExpired."""
-    program = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        return program.communicate(timeout=COMMAND_TIMEOUT_S)[0]
-    except subprocess.TimeoutExpired:
+    """Return the end of what a program prints, whatever it ends with. Raises OSError, or TimeoutExpired."""
+    end_at = time.monotonic() + COMMAND_TIMEOUT_S
+    with contextlib.ExitStack() as left:
+        out, into = os.pipe()
+        left.callback(os.close, out)
+        try:
+            program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=into, stderr=into)
+        finally:
+            os.close(into)
+        left.callback(_end, program)
+        printed = _read_end(out, end_at)
+        if printed is None:
+            raise subprocess.TimeoutExpired(argv, COMMAND_TIMEOUT_S)
+        program.wait(max(0.0, end_at - time.monotonic()))
+        return printed
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    if program.poll() is None:
         program.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a device does not die
-            program.communicate(timeout=1)
-        raise
+            program.wait(1)
+
+
+def _read_end(pipe: int, end_at: float) -> bytes | None:
+    """Return the last lines of what comes, ``MAX_BYTES`` at most; None where it has no end in time."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    kept, is_cut = bytearray(), False
+    while (left_s := end_at - time.monotonic()) > 0:
+        if not poll.poll(left_s * 1000):
+            continue
+        came = os.read(pipe, 1 << 20)
+        if not came:
+            return bytes(kept.partition(b"\n")[2] if is_cut else kept)
+        kept += came
+        if len(kept) > MAX_BYTES:
+            del kept[:-MAX_BYTES]
+            is_cut = True
+    return None
+
+
+def read_file(path: Path) -> bytes:
+    """Return the beginning of a file; what is no file waits for nobody. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return file.read(MAX_BYTES)
 
 
 def collect(
@@ -95,10 +140,9 @@ def collect(
     for name, get in _list_parts(paths, client, findings, run):
         try:
             found = get()
-        except (AgentError, OSError, subprocess.TimeoutExpired) as error:
-            missing[name] = str(error)
-            continue
-        parts[name] = withhold(found).encode("utf-8", "replace")
+            parts[name] = withhold(found).encode("utf-8", "replace")
+        except Exception as error:  # noqa: BLE001, PERF203 -- what is wrong with one part is to hide no other
+            missing[name] = withhold(f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
     if missing:
         parts["missing.txt"] = "".join(f"{name}: {why}\n" for name, why in missing.items()).encode()
     return Collected(str(target), _write(target, parts), sorted(parts), missing)
@@ -112,17 +156,13 @@ def _list_parts(
     yield "agent/status.json", client.status
     yield "agent/plan.json", client.plan
     yield "agent/events.json", lambda: list(client.events())
-    yield "policy.yaml", paths.policy.read_bytes
+    yield "policy.yaml", partial(read_file, paths.policy)
     yield "hooks.json", lambda: _list_files(paths.hooks)
     yield "notes.json", lambda: _read_notes(paths.state)
     for name in FILES:
-        yield f"node/{name}", Path("/", name).read_bytes
+        yield f"node/{name}", partial(read_file, Path("/", name))
     for name, argv in COMMANDS.items():
-        yield name, partial(_print, run, argv)
-
-
-def _print(run: Run, argv: Sequence[str]) -> bytes:
-    return run(argv)[-MAX_BYTES:]
+        yield name, partial(run, argv)
 
 
 def _read_versions() -> dict[str, str]:
@@ -157,12 +197,16 @@ def _read_notes(state: Path) -> dict[str, str]:
 def _write(target: Path, parts: Mapping[str, bytes]) -> int:
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, content in sorted(parts.items()):
-                member = tarfile.TarInfo(f"ebs-agent-doctor/{name}")
-                member.size, member.mode, member.mtime = len(content), 0o600, int(time.time())
-                archive.addfile(member, io.BytesIO(content))
-        return target.stat().st_size
+        with contextlib.ExitStack() as on_failure, os.fdopen(fd, "wb") as file:
+            on_failure.callback(target.unlink, missing_ok=True)
+            with tarfile.open(fileobj=file, mode="w:gz") as archive:
+                for name, content in sorted(parts.items()):
+                    member = tarfile.TarInfo(f"ebs-agent-doctor/{name}")
+                    member.size, member.mode, member.mtime = len(content), 0o600, int(time.time())
+                    archive.addfile(member, io.BytesIO(content))
+            file.flush()
+            on_failure.pop_all()
+            return os.fstat(fd).st_size
     except FileExistsError as error:
         raise AgentError(f"{target} exists already.", hint="Give another name.") from error
     except OSError as error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from typing_extensions import override
 from agent.base.paths import Paths
 from agent.cli.client import Client, NoAnswerError
 from agent.cli.doctor import collect as collecting
-from agent.cli.doctor.collect import Collected, collect, run_command
+from agent.cli.doctor.collect import Collected, collect, read_file, run_command
 from agent.cli.doctor.findings import Finding, Grade
 from agent.cli.doctor.withhold import withhold
 from agent.core.errors import AgentError
@@ -29,6 +31,25 @@ SECRETS = {
     "MIIEvgIBADAN": b"-----BEGIN EC PRIVATE KEY-----\nMIIEvgIBADAN\n",
     "123456789012": b"arn:aws:iam::123456789012:role/node",
     "xoxb-slack": b"curl -H api_key=xoxb-slack",
+    "battery": b'mqtt: {username: node, password: "horse battery"}',
+    "stapled": b"mqtt:\n  password: horse stapled\n",
+    "blocked": b"mqtt:\n  password: |\n    horse\n\n    blocked\n  host: broker\n",
+    "commas": b"password=horse,commas;and&more",
+    "escaped": rb'{"password": "horse\" escaped"}',
+    "opted": b"ExecStart=/bin/publish --mqtt-password opted --host broker",
+    "curled": b"curl -s -u node:curled https://broker",
+    "loaded": b"SetCredential=mqtt:loaded of secrets\n",
+    "short_pass": b"Environment=MQTT_PASS=short_pass",
+    "keyed": b"AWS_SECRET_KEY=keyed",
+    "stringed": b'"SecretString":"stringed"',
+    "Z2hvc3Q": b"client-key-data: LS0tLS1CRUdJTiZ2hvc3Q=",
+    "at_sign": b"HTTPS_PROXY=http://node:p@at_sign@proxy:3128",
+    "only_user": b"git clone https://only_user@git.example/",
+    "no_user": b"redis://:no_user@cache:6379",
+    "digested": b'Authorization: Digest username="node", response="digested"',
+    "signed": b"https://b.s3.amazonaws.com/o?X-Amz-Signature=signed",
+    "eyJhbGciOiJIUzI1NiJ9": b"got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln from it",
+    "beheaded": b"beheaded\n-----END RSA PRIVATE KEY-----\nrest",
 }
 
 
@@ -55,6 +76,28 @@ def test_what_a_report_is_read_for_stays(told: str) -> None:
     assert withhold(told.encode()) == told
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"annotations": {"example.com/token": "s3cret words"}},
+        {"command": ["publish", "--password", "s3cret words"]},
+        {"password": 5368709120, "text": 'password: "5368709120 \\" 5368709120"'},
+    ],
+)
+def test_values_of_secret_names_are_withheld(content: dict[str, Any]) -> None:
+    """Whole, whatever is in them; and what is written stays JSON."""
+    said = withhold(content)
+    assert json.loads(said).keys() == content.keys()
+    assert WITHHELD in said
+    assert not any(secret in said for secret in ("s3cret", "words", "5368709120"))
+
+
+def test_long_texts_take_no_square_of_their_length() -> None:
+    """Whoever writes to the journal cannot hold the report up."""
+    for evil in ("a-" * 200_000, "secret" * 60_000, "--" * 200_000, "://" * 100_000, " " * 400_000):
+        assert len(withhold(evil.encode())) > 1000
+
+
 class Agent(Client):
     """One that answers, and has seen a secret."""
 
@@ -64,12 +107,13 @@ class Agent(Client):
 
     @override
     def plan(self) -> dict[str, Any]:
-        raise NoAnswerError("It does not answer.")
+        raise NoAnswerError("It does not answer, token=s3cret.")
 
     @override
     def events(self, *, follow: bool = False) -> Iterator[dict[str, Any]]:
         assert not follow
         yield {"event": "volume.ready"}
+        raise RecursionError
 
 
 def collect_from(tmp_path: Path, run: collecting.Run) -> tuple[Collected, dict[str, str]]:
@@ -105,9 +149,13 @@ def test_all_that_can_be_had_is_in_one_archive(tmp_path: Path) -> None:
     assert "link" not in parts["notes.json"]
     assert parts["journal/agent.txt"] == f"journalctl password={WITHHELD}\n"
     assert not any("s3cret" in part or "=abc" in part for part in parts.values())
-    assert {"agent/plan.json", "policy.yaml", "hooks.json", "node/block-devices.json"} <= set(
-        collected.missing
-    )
+    assert {
+        "agent/plan.json",
+        "agent/events.json",
+        "policy.yaml",
+        "hooks.json",
+        "node/block-devices.json",
+    } <= set(collected.missing)
     assert all(name in parts["missing.txt"] for name in collected.missing)
 
 
@@ -127,3 +175,35 @@ def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -
         run_command(("sleep", "600"))
     monkeypatch.undo()
     assert run_command(("sh", "-c", "echo said; exit 3")) == b"said\n"
+
+
+def test_of_what_has_no_end_the_last_lines_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a program prints; and whoever prints for ever is ended."""
+    monkeypatch.setattr(collecting, "MAX_BYTES", 10)
+    assert run_command(("printf", r"password=abc\\n%s", "12345\n678\n")) == b"678\n"
+    monkeypatch.setattr(collecting, "COMMAND_TIMEOUT_S", 0.05)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_command(("yes",))
+
+
+def test_files_that_are_none_are_not_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and a device without an end, hold nothing up."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="is no regular file"):
+            read_file(path)
+    assert read_file(Path("/proc/self/mountinfo"))
+
+
+def test_what_could_not_be_written_whole_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full filesystem leaves no half of an archive in the way of the next."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", fail)
+    with pytest.raises(AgentError, match="No space left"):
+        collect_from(tmp_path, lambda _: b"")
+    assert not (tmp_path / "report.tar.gz").exists()

@@ -8,6 +8,7 @@ import sys
 from agent.base.paths import Paths
 from agent.cli.run import read_plain_run, run_daemon
 from agent.core.errors import AgentError, ExitCode
+from agent.core.quoting import make_lines_printable
 
 PROGRAM = "ebs-agent"
 INTERRUPTED = 130
@@ -21,7 +22,7 @@ def main() -> None:
     except AgentError as error:
         if os.environ.get("EBS_AGENT_DEBUG"):
             raise
-        _print_error(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit would complain again
@@ -35,7 +36,7 @@ def main() -> None:
             f"The agent met something it does not expect: {type(error).__name__}: {error}.",
             hint="Run the command again with --debug and report the traceback.",
         )
-        _print_error(known)
+        print_error(known)
         sys.exit(known.exit_code)
 
 
@@ -57,12 +58,13 @@ def _find_agent_error(error: BaseException) -> AgentError | None:
     return next((found for found in inner if found is not None), None)
 
 
-def _print_error(error: AgentError) -> None:
+def print_error(error: AgentError) -> None:
+    """Say on standard error what went wrong, and the way out."""
     is_colourful = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     red, dim, plain = ("\033[31m", "\033[2m", "\033[0m") if is_colourful else ("", "", "")
-    sys.stderr.write(f"{red}{PROGRAM}: {error.message}{plain}\n")
+    sys.stderr.write(f"{red}{PROGRAM}: {make_lines_printable(error.message)}{plain}\n")
     if error.hint:
-        sys.stderr.write(f"{dim}{error.hint}{plain}\n")
+        sys.stderr.write(f"{dim}{make_lines_printable(error.hint)}{plain}\n")
 
 
 if __name__ == "__main__":

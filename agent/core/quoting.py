@@ -27,6 +27,11 @@ def make_printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
+def make_lines_printable(text: str) -> str:
+    """Return the same of a text of several lines: others answer in words of their own."""
+    return "\n".join(make_printable(line) for line in text.split("\n"))
+
+
 def fit(text: str, limit: int = 200) -> str:
     """Return somebody else's words as a sentence can hold them: printable, on one line, marked where cut."""
     printable = "".join(character if character.isprintable() else " " for character in text[: limit + 1])

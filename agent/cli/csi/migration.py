@@ -28,6 +28,7 @@ from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
 from agent.controller.turns import Turns
 from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError, ExitCode
+from agent.core.quoting import make_printable
 
 OpenEc2 = Callable[[str], AbstractAsyncContextManager[Ec2Snapshots]]
 """Gives who takes EC2's snapshots in a region."""
@@ -127,7 +128,7 @@ async def _move_all(
     """Move all that can be, once all snapshots are begun; one that fails leaves the others to be moved."""
 
     def make_tell(subject: Subject) -> Callable[[str], None]:
-        return lambda said: typer.echo(f"{subject.name}: {said}", err=wishes.as_json)
+        return lambda said: typer.echo(f"{subject.name}: {make_printable(said)}", err=wishes.as_json)
 
     async def begin_one(subject: Subject) -> None:
         await begin(cluster, subject, aim, make_tell(subject), ec2)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agent.controller.migration.describe import Plan
 from agent.controller.migration.seen import Aim, Subject
 from agent.core.errors import AgentError
+from agent.core.quoting import make_printable
 
 
 def show_needs(
@@ -36,9 +37,9 @@ def show_plan(plan: Plan, aim: Aim) -> Iterator[str]:
 
 def show_failure(error: AgentError) -> Iterator[str]:
     """Say what went wrong, and the way out."""
-    yield error.message
+    yield make_printable(error.message)
     if error.hint:
-        yield error.hint
+        yield make_printable(error.hint)
 
 
 def show_left(plans: Sequence[Plan], moved: Sequence[Subject], *, is_meant: bool) -> Iterator[str]:

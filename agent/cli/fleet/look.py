@@ -17,6 +17,7 @@ from agent.base.off_loop import do_here
 from agent.cli.fleet.rows import Choice, View, make_view
 from agent.cli.show.output import Output, print_json, print_line
 from agent.core.errors import AgentError, ExitCode, InvalidValueError
+from agent.core.quoting import make_printable
 from agent.policy.settings import MQTT_TLS_PORT, MqttSettings, MqttTls
 
 MQTT_PORT = 1883
@@ -211,5 +212,5 @@ async def _watch(
             # What is wrong from the start is the caller's to mend.
             if not has_shown or error.exit_code is not ExitCode.NO_ANSWER:
                 raise
-            tell(error.message)
+            tell(make_printable(error.message))
             await anyio.sleep(RETRY_S)

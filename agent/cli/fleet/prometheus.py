@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import ssl
+import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from urllib.parse import SplitResult, urlencode
 
 import msgspec
 
-from agent.cli.fleet.rows import MOST_VOLUMES, OFFLINE, Row, cut
+from agent.cli.fleet.rows import MOST_BYTES as MOST_SIZE
+from agent.cli.fleet.rows import MOST_NODES, MOST_REASONS, MOST_VOLUMES, OFFLINE, Row, cut, fit_share
 from agent.core.errors import AgentError, ExitCode
 
 ANSWER_S = 60.0
-MOST_BYTES = 256 << 20
+WHOLE_ANSWER_S = 300.0
+"""For all of one answer, however it trickles in."""
+MOST_BYTES = 64 << 20
 """Of one answer; those of 20 000 volumes are 5 MB."""
 
 _WITH_ANSWER = {HTTPStatus.OK, HTTPStatus.BAD_REQUEST, 422, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -69,11 +73,13 @@ class Prometheus:
         }
         reasons: dict[tuple[str, ...], list[str]] = {}
         for one in asked["problems"]:
-            reasons.setdefault(_key(one), []).append(cut(one.metric.get("reason", "")))
+            of_volume = reasons.setdefault(_key(one), [])
+            if len(of_volume) < MOST_REASONS:
+                of_volume.append(cut(one.metric.get("reason", "")))
         names = {_key(one): one.metric for one in asked["names"]}
-        used = {_key(one): _read_number(one) for one in asked["used"]}
-        sizes = {_key(one): _read_number(one) for one in asked["sizes"]}
-        for one in asked["down"]:
+        used = {_key(one): _read_number(one, fit_share) for one in asked["used"]}
+        sizes = {_key(one): _read_number(one, _fit_size) for one in asked["sizes"]}
+        for one in asked["down"][:MOST_NODES]:
             yield Row(*_place(one), None, OFFLINE, is_online=False)
         for one in asked["conditions"][:MOST_VOLUMES]:
             key = _key(one)
@@ -118,12 +124,9 @@ class Prometheus:
         try:
             connection.request("POST", f"{self.url.path.rstrip('/')}/api/v1/query", body, headers)
             response = connection.getresponse()
-            content = response.read(MOST_BYTES + 1)
+            return response.status, _read_bounded(response)
         finally:
             connection.close()
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it answers with more than {MOST_BYTES} bytes")
-        return response.status, content
 
     def _refuse(self, why: str) -> AgentError:
         return AgentError(
@@ -137,13 +140,30 @@ def _key(one: _Series) -> tuple[str, ...]:
     return one.metric.get("instance", ""), one.metric.get("volume_id", "")
 
 
-def _read_number(one: _Series) -> float | None:
+def _read_bounded(response: HTTPResponse) -> bytes:
+    content, end_at = bytearray(), time.monotonic() + WHOLE_ANSWER_S
+    while came := response.read1(1 << 20):
+        content += came
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it answers with more than {MOST_BYTES} bytes")
+        if time.monotonic() > end_at:
+            raise ValueError(f"its answer was not whole after {WHOLE_ANSWER_S:.0f} s")
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+    return bytes(content)
+
+
+def _read_number(one: _Series, fit: Callable[[float], float | None]) -> float | None:
     """Return a number; None where it is none, or none that can be shown."""
     try:
         number = float(one.value[1])
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return fit(number) if math.isfinite(number) else None
+
+
+def _fit_size(size_bytes: float) -> float | None:
+    return size_bytes if 0 <= size_bytes < MOST_SIZE else None
 
 
 def _place(one: _Series) -> tuple[str, str]:

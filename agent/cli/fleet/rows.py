@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,6 +21,10 @@ MOST_NODES = 10_000
 MOST_VOLUMES = 200_000
 MOST_TEXT = 300
 """Characters that are kept of a text."""
+MOST_REASONS = 8
+"""Of one volume."""
+MOST_BYTES = 2**63 - 1
+"""Of a volume; whoever says more says nothing."""
 
 OFFLINE, UNREADABLE = "Offline", "Unreadable"
 _WORST_FIRST = (
@@ -153,9 +157,12 @@ def _tell_unknown(what: str, name: str, known: Iterable[str]) -> str:
 # -- What a broker retains -----------------------------------------------------------------------------------
 
 
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MOST_BYTES)]
+
+
 class _Usage(msgspec.Struct):
-    size_bytes: int
-    avail_bytes: int
+    size_bytes: _Size
+    avail_bytes: _Size
 
 
 class _Verdict(msgspec.Struct):
@@ -170,7 +177,7 @@ class _State(msgspec.Struct):
     reason: str | None = None
     message: str | None = None
     path: str | None = None
-    size_bytes: int | None = None
+    size_bytes: _Size | None = None
     filesystem: _Usage | None = None
     verdicts: tuple[_Verdict, ...] = ()
 
@@ -197,6 +204,9 @@ class RetainedFleet:
     def hear(self, topic: str, payload: bytes) -> None:
         """Keep a message; an empty one takes away what the topic had."""
         self.heard += 1
+        if any(len(part) > MOST_TEXT for part in topic.split("/")):
+            self.left_out += 1
+            return
         parts = topic.removeprefix(self._prefix).split("/") if topic.startswith(self._prefix) else []
         match parts:
             case [cluster, node, "status"]:
@@ -263,12 +273,17 @@ def _read_state(key: tuple[str, str], volume_id: str, payload: bytes) -> Row:
         volume_id,
         cut(state.condition),
         state.name and cut(state.name),
-        tuple(cut(reason) for reason in list(reasons)[:8]),
+        tuple(cut(reason) for reason in list(reasons)[:MOST_REASONS]),
         state.message and cut(state.message),
         state.path and cut(state.path),
-        None if usage is None or usage.size_bytes <= 0 else 1 - usage.avail_bytes / usage.size_bytes,
+        None if not usage or not usage.size_bytes else fit_share(1 - usage.avail_bytes / usage.size_bytes),
         state.size_bytes,
     )
+
+
+def fit_share(share: float) -> float:
+    """Return how full something can be that is said to be so full."""
+    return min(max(share, 0.0), 1.0)
 
 
 def cut(text: str) -> str:

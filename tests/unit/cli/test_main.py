@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import agent
+from agent.__main__ import print_error
+from agent.core.errors import AgentError
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,6 +43,12 @@ def test_no_agent_is_exit_code_4_in_two_sentences(command: list[str], tmp_path: 
         f"ebs-agent: No agent answers at {tmp_path / 'none.sock'}.",
         "Start it with: systemctl start ebs-agent. Why it stopped: journalctl -u ebs-agent.",
     ]
+
+
+def test_others_words_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a broker, AWS or a cluster said in an error is printed without what a terminal obeys."""
+    print_error(AgentError("It said \x1b]0;title\x07.", hint="See\n  \x1b[2Jthat."))
+    assert capsys.readouterr().err == "ebs-agent: It said ?]0;title?.\nSee\n  ?[2Jthat.\n"
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

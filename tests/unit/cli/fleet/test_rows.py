@@ -88,6 +88,10 @@ def test_what_goes_is_gone() -> None:
         b"\xff\xfe",
         b"[" * 100_000,
         b'{"condition":"Ready","size_bytes":"x"}',
+        b'{"condition":"Ready","size_bytes":-1}',
+        b'{"condition":"Ready","size_bytes":1%s}' % (b"0" * 400),
+        b'{"condition":"Ready","filesystem":{"size_bytes":1,"avail_bytes":1%s}}' % (b"0" * 400),
+        b'{"condition":"Ready","filesystem":{"size_bytes":1,"avail_bytes":NaN}}',
     ],
 )
 def test_what_is_no_state_is_worst_and_not_hidden(payload: bytes) -> None:
@@ -109,6 +113,21 @@ def test_strangers_cannot_steer_the_terminal() -> None:
     for text in (draw(shown), *list_names(shown)):
         assert not {"\x1b", "\x07"} & set(text)
     assert "[bold]" in draw(shown)
+
+
+def test_more_than_full_is_full() -> None:
+    """What is no share of a filesystem puts no volume above those that are full."""
+    fleet = RetainedFleet("ebs-agent")
+    state = b'{"condition":"Ready","filesystem":{"size_bytes":1,"avail_bytes":9}}'
+    fleet.hear("ebs-agent/c/n1/volumes/vol-1", state)
+    assert view(fleet).rows[-1].used == 0.0
+
+
+def test_topics_longer_than_names_are_left_out() -> None:
+    """A topic may have 64 kB, and none of ours has."""
+    fleet = RetainedFleet("ebs-agent")
+    fleet.hear(f"ebs-agent/c/{'n' * 301}/volumes/v", b'{"condition":"Ready"}')
+    assert (view(fleet).rows, view(fleet).left_out) == ((), 1)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

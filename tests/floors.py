@@ -57,7 +57,7 @@ FLOORS = (
         (
             "report.board report.agent_counters report.logs report.hook_files report.hook_call",
             "report.api report.health report.serving",
-            "report.history report.hooks report.metrics report.mqtt report.http",
+            "report.history report.past report.hooks report.metrics report.mqtt report.http",
             "report.control",
             "report.endpoints report.feed",
             "report.web report.broker report.hook_unit report.hook_main",

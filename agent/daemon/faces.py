@@ -21,6 +21,8 @@ from agent.report.history import FILE_NAME, HistoryKeeper
 from agent.report.hook_call import run_hook_program
 from agent.report.hook_unit import run_in_unit
 from agent.report.hooks import HookRunner, RunHook, run_hook
+from agent.report.past import FILE_NAME as PAST_NAME
+from agent.report.past import PastKeeper, load_past
 from agent.report.serving.certificates import Tls
 from agent.report.serving.doors import HttpFace
 from agent.report.serving.sockets import Listen
@@ -60,12 +62,14 @@ class Faces:
         )
         self._hooks = HookRunner(board, node.paths.hooks, lambda: self._facts, _choose_run(node), node.aside)
         self._history_keeper = HistoryKeeper(board.history, node.paths.state / FILE_NAME, node.save)
+        self._past_keeper = PastKeeper(board, node.paths.state / PAST_NAME, node.save)
 
     def list_tasks(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         """Yield what is to be run, each with what it does."""
         yield "answer over HTTP", self._http.run
         yield "run hooks", self._hooks.run
         yield "write the history down", self._history_keeper.run
+        yield "write down how volumes were", self._past_keeper.run
         yield "publish over MQTT", self._mqtt.run
         yield "sample how volumes are", self._sampler.run
 
@@ -81,9 +85,14 @@ class Faces:
         self._facts = facts
         self._mqtt.apply(policy.agent.mqtt, facts)
 
+    async def recall_past(self) -> None:
+        """Go on with how volumes were before this agent began."""
+        self.board.recall(await load_past(self._node.paths.state / PAST_NAME, self._node.aside))
+
     async def flush_history(self) -> None:
         """Write down what is not written yet."""
         await self._history_keeper.flush()
+        await self._past_keeper.flush()
 
     def summarize(self) -> str:
         """Return the line that ``systemctl status`` shows."""

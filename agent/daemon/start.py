@@ -171,6 +171,7 @@ class Daemon:
                 self._board.record(EventName.AGENT_STARTED, version=agent.__version__)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._heed_signals, signals, tasks.cancel_scope, name="signals")
+                    await self._faces.recall_past()
                     await self._start(tasks)
                     self._board.finish_first_look()
                     took_s = round(monotonic() - began, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -153,15 +154,22 @@ def test_look_that_gets_no_processor(scratch: Scratch, agent: AgentProcess) -> N
 
 
 def test_events_outlive_the_agent(scratch: Scratch, agent: AgentProcess) -> None:
-    """What happened before a restart is told after it, and numbers go on counting."""
-    scratch.write_policy()
+    """What happened before a restart is told after it, numbers go on counting, and so do strips."""
+    scratch.write_policy(entry(scratch))
     agent.start()
     assert agent.stop() == 0
     agent.start()
+    written = json.loads((scratch.paths.state / "past.json").read_text())
+    assert agent.stop() == 0
+    gone_on = json.loads((scratch.paths.state / "past.json").read_text())
+    ((key, before),), ((same, after),) = written["volumes"].items(), gone_on["volumes"].items()
+    assert key == same
+    assert [after[0], after[-1][1]] == [before[0], "Pending"]
+    agent.start()
     events = list(agent.client.events(follow=False))
     names = [event["event"] for event in events]
-    assert names.count("agent.started") == 2
-    assert names.count("agent.stopped") == 1
+    assert names.count("agent.started") == 3
+    assert names.count("agent.stopped") == 2
     numbers = [event["number"] for event in events]
     assert numbers == sorted(set(numbers))
 

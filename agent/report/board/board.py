@@ -33,7 +33,7 @@ from agent.report.board.changes import Change, Readers, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
-from agent.report.board.timelines import Timelines
+from agent.report.board.timelines import PastOfVolumes, Timelines
 from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
 
 log = get_logger(__name__)
@@ -221,6 +221,15 @@ class Board:
         known = [self._explain(status) for status in (*self._statuses.values(), *missing)]
         self._timelines.keep_only(known)
         return tuple(sorted(known, key=lambda s: (s.name is None, s.name or "", s.label)))
+
+    def recall(self, past: PastOfVolumes) -> None:
+        """Go on with how volumes were before this agent began."""
+        self._timelines.recall(past)
+
+    def list_past(self) -> PastOfVolumes:
+        """Return how each volume was in the last hour, by its key."""
+        self.statuses()  # dates what the cloud has said since
+        return self._timelines.list_past()
 
     def subscribe(self) -> AbstractContextManager[Subscription]:
         """Give an endless iterator of changes from now on, coalesced per volume; bounded in memory."""

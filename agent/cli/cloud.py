@@ -19,6 +19,7 @@ from agent.cli.volumes import VolumeArgument, complete_volume
 from agent.core.errors import ExitCode
 
 SnapshotArgument = Annotated[str, typer.Argument(help="A snapshot's ID.")]
+NewSize = Annotated[str, typer.Argument(help="As in 500GiB.")]
 SizeOption = Annotated[str | None, typer.Option("--size", help="Size with its unit: 500GiB.")]
 TypeOption = Annotated[str | None, typer.Option("--type", help="gp2, gp3, io1, io2, st1, sc1 or standard.")]
 IopsOption = Annotated[int | None, typer.Option("--iops", help="Provisioned IOPS.")]
@@ -97,7 +98,9 @@ def create(  # noqa: PLR0913, PLR0917 - its options
     _order(context, "create", as_json, **words, encrypted=encrypted, kms_key_id=kms_key_id, name=name)
 
 
-def expand(context: typer.Context, volume: VolumeArgument, size: str, as_json: JsonOption = False) -> None:
+def expand(
+    context: typer.Context, volume: VolumeArgument, size: NewSize, as_json: JsonOption = False
+) -> None:
     """Make a volume larger while it is in use. Volumes never shrink."""
     _order(context, "expand", as_json, volume=volume, size=size)
 
@@ -209,8 +212,7 @@ def iam_policy(
     apis = [choose_attach_api(loaded.agent.cloud.attach_api, identity)]
     if apis == [AttachApi.NONE] and loaded.agent.cloud.attach_api == "auto" and not identity.is_hyperpod:
         apis = [AttachApi.HYPERPOD, AttachApi.EC2]
-        told = "This is no node: here is what HyperPod's and EC2's need. attach_api in the policy chooses."
-        typer.echo(told, err=True)
+        typer.echo("No node: here is what HyperPod's and EC2's need; attach_api chooses one.", err=True)
     print_json(make_iam_policy(loaded, identity, *apis))
 
 

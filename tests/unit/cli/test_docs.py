@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pytest
 import typer.core
 import typer.main
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
+from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.policy.reading import check_policy
 
 ROOT = Path(__file__).parents[3]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_BLOCK = re.compile(r"^ *```(?:sh|bash|console)?(?: node)?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"(?:^ *|[$(|&;] ?|sudo |bin/)ebs-agent ((?:[^|&;<>)]|(?<=#).)*?)(?=[|&;<>)]|$)")
+_SPAN = re.compile(r"`(?:sudo )?(?:\S*/)?ebs-agent ([^`]+)`")
 
 
 def test_every_command_is_documented() -> None:
@@ -62,6 +69,82 @@ def list_options(command: Any) -> Iterator[str]:
         yield from (*parameter.opts, *parameter.secondary_opts)
     for below in getattr(command, "commands", {}).values():
         yield from list_options(below)
+
+
+def test_every_command_shown_is_one() -> None:
+    """Each ``ebs-agent …`` of README and docs has a command and options that there are, and all it needs."""
+    shown = list(list_shown())
+    assert len(shown) > 35
+    for page, words in shown:
+        assert find_misuse(words) is None, f"{page}: {' '.join(words)}: {find_misuse(words)}"
+
+
+def list_shown() -> Iterator[tuple[str, list[str]]]:
+    """Return the words after ``ebs-agent`` of each line of a block to paste, with the page it is on."""
+    for page in PAGES:
+        if page.name == "examples.md":
+            continue  # mistakes and all, run by tests/loop/test_examples.py
+        for block in _BLOCK.findall(page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                for said in _COMMAND.findall(line):
+                    yield page.name, shlex.split(said, comments=True)
+
+
+def test_every_command_spoken_of_is_one() -> None:
+    """Each ``ebs-agent …`` within a sentence has a command and options that there are."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    of_all = set(list_options(group))
+    spans = [(page.name, said) for page in PAGES for said in _SPAN.findall(page.read_text())]
+    assert len(spans) > 50
+    for page_name, said in spans:
+        words = re.findall(r"[^\s\[\]|=]+", said)
+        command = words[0]
+        assert command.startswith("-") or command in {*group.commands, "COMMAND"}, f"{page_name}: {said}"
+        options = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        known = set(list_options(group.commands[command])) if command in group.commands else set()
+        assert options <= {*known, *of_all, "--help"}, f"{page_name}: {said}"
+
+
+def find_misuse(words: list[str]) -> str | None:
+    """Return what is wrong with the words of a command, as the program itself would say it."""
+    command: Any = typer.main.get_command(app)
+    rest, context = list(words), None
+    try:
+        while True:
+            context = command.make_context(str(command.name), rest, parent=context)
+            if not isinstance(command, typer.core.TyperGroup):
+                return None
+            _, command, rest = command.resolve_command(context, context._protected_args + context.args)
+    except typer.Exit:
+        return None
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return str(error.format_message())
+
+
+@pytest.mark.parametrize("words", [["statsu"], ["status", "--jsn"], ["expand", "a"], ["csi", "migrat"]])
+def test_wrong_use_is_found(words: list[str]) -> None:
+    """What reads the pages tells what nobody could run."""
+    assert find_misuse(words) is not None
+
+
+def test_help_says_what_the_page_says() -> None:
+    """Each command's help shows every option of its row, has a sentence, and every option has words."""
+    rows = re.findall(r"^\| (`[a-z].*?) \|", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    for row in rows:
+        command = group.commands[re.split(r"[` ]", row)[1]]
+        helped = CliRunner().invoke(app, [str(command.name), "--help"]).output
+        if not isinstance(command, typer.core.TyperGroup):
+            assert set(re.findall(r"--[a-z-]+", row)) <= set(re.findall(r"--[a-z-]+", helped)), row
+        for name, below in list_commands(group):
+            assert str(below.help).strip().endswith("."), name
+            for option in below.params:
+                is_shown = option.name != "help" and not getattr(option, "hidden", False)
+                assert getattr(option, "help", None) or not is_shown, f"{name}: {option.name}"
 
 
 def test_policy_of_the_readme_is_valid() -> None:

@@ -49,16 +49,18 @@ def switch(node: KubernetesNode) -> Iterator[Switch]:
     Nothing of the agent's is restarted but for the two changes of its name.
     """
     api = node.api
-    api.create(make_driver(AWS_DRIVER, is_attaching=True))
-    api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: ANOTHER}}})
-    with running_second_plugin(node, at="second"):
-        change_csi(node, driver=AWS_DRIVER, zone=OURS)
-        second_plugin = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "already registered")
-    collision = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "topology")
-    api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: OURS}}})
-    wait_until(lambda: is_registered(node), "kubelet was to take the agent by itself", WAIT_S)
-    yield Switch(second_plugin, collision)
-    give_name_back(node)
+    try:
+        api.create(make_driver(AWS_DRIVER, is_attaching=True))
+        api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: ANOTHER}}})
+        with running_second_plugin(node, at="second"):
+            change_csi(node, driver=AWS_DRIVER, zone=OURS)
+            second_plugin = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "already registered")
+        collision = wait_condition(node, AWS_DRIVER, "RegistrationRefused", "topology")
+        api.patch("Node", NODE_NAME, {"metadata": {"labels": {ZONE: OURS}}})
+        wait_until(lambda: is_registered(node), "kubelet was to take the agent by itself", WAIT_S)
+        yield Switch(second_plugin, collision)
+    finally:  # or all later tests of the cluster fail with those of this file
+        give_name_back(node)
 
 
 def test_second_plugin_of_the_name_is_told(switch: Switch) -> None:

@@ -105,6 +105,12 @@ def _await_ec2_snapshot(seen: Seen, aim: Aim) -> Deed | Wait:
     snapshot = seen.ec2_snapshot
     if snapshot is None:
         return Deed.TAKE_SNAPSHOT
+    if snapshot.state == "error":
+        raise refuse(
+            f"EC2 could not take {snapshot.snapshot_id} of claim {seen.subject.name}.",
+            "Nothing else was done. Delete it, and say so again: aws ec2 delete-snapshot --snapshot-id "
+            f"{snapshot.snapshot_id}",
+        )
     if snapshot.state != "completed":
         return Wait(f"{snapshot.snapshot_id} is complete (so far: {snapshot.progress_percent} %)")
     return Deed.RECORD

@@ -197,6 +197,8 @@ class StandInEc2:
         self.takes: list[str] = []
         """The name of each call that asked for one."""
         self.looks: list[str] = []
+        self.state = "completed"
+        """What they come to."""
         self.before_take: Callable[[], None] = lambda: None
         self.after_take: Callable[[], None] = lambda: None
 
@@ -206,7 +208,7 @@ class StandInEc2:
             return None
         self.looks.append(call.name)
         is_complete = self.looks.count(call.name) > 1
-        return self._describe(call.name, "completed" if is_complete else "pending")
+        return self._describe(call.name, self.state if is_complete else "pending")
 
     async def take(self, call: SnapshotCall) -> CloudSnapshot:
         """Begin it, once under its name."""

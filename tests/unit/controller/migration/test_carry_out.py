@@ -483,6 +483,15 @@ async def test_cut_off_at_ec2s_snapshot(*, is_done: bool) -> None:
     assert cluster.destroyed == []
 
 
+async def test_snapshot_that_ec2_could_not_take() -> None:
+    """It is never complete: that is said at once, with the way out, and nothing is changed."""
+    cluster, ec2 = make_cluster(), StandInEc2()
+    ec2.state = "error"
+    with pytest.raises(RefusedError, match=r"EC2 could not take snap-0+ .*delete-snapshot"):
+        await migrate(cluster, BY_EC2, ec2=ec2)
+    assert {verb for verb, _ in cluster.calls} == {"get", "list"}
+
+
 async def test_volume_that_ec2_does_not_know() -> None:
     """What is no EBS volume is refused where EC2 would have to take its snapshot; nothing is changed."""
     cluster, ec2 = make_cluster(), StandInEc2()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
+import anyio
 from anyio.abc import TaskStatus
 
 from agent.base.log import get_logger
@@ -50,6 +51,8 @@ class Machine(NodeContext):
     def __init__(self, paths: Paths, source: DeviceSource, workers: Workers) -> None:
         super().__init__(paths, source, workers)
         self._places: Mapping[VolumeId, tuple[str, ...]] = {}
+        self._rest_turn = anyio.Lock()
+        """Of what is asked of volumes at rest: one worker is enough, and a second one costs a fork."""
 
     async def watch(self, hear: Callable[[Hint], None], *, task_status: TaskStatus[None]) -> None:
         """Report what is heard of devices until cancelled."""
@@ -111,9 +114,10 @@ class Machine(NodeContext):
             return frozenset(wants)
         subject = f"{past[0].volume} and others at rest"
         try:
-            changed = await self.workers.call(
-                find_changed, self.records, tuple(past), timeout_s=REST_TIMEOUT_S, subject=subject
-            )
+            async with self._rest_turn:
+                changed = await self.workers.call(
+                    find_changed, self.records, tuple(past), timeout_s=REST_TIMEOUT_S, subject=subject
+                )
         except (AgentError, OSError) as error:
             log.debug("rest.unknown", volumes=len(past), error=str(error))
             return frozenset(wants)
@@ -133,9 +137,10 @@ class Machine(NodeContext):
         """Sample volumes at rest by one call; none where one of them does not answer."""
         subject = f"{requests[0].volume} and others at rest"
         try:
-            return await self.workers.call(
-                take_samples, requests, self.source.identify, timeout_s=REST_TIMEOUT_S, subject=subject
-            )
+            async with self._rest_turn:
+                return await self.workers.call(
+                    take_samples, requests, self.source.identify, timeout_s=REST_TIMEOUT_S, subject=subject
+                )
         except (AgentError, OSError) as error:
             log.debug("rest.unknown", volumes=len(requests), error=str(error))
             return {}

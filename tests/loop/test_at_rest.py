@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent.core.model import Identity, VolumeId
@@ -116,6 +117,17 @@ async def test_samples_taken_together_are_those_taken_alone(tmp_path: Path) -> N
         assert as_found(covered) == as_found(await stage.node.sample(request, 10.0))
         assert covered.mount is None
         run("umount", path)
+
+
+async def test_one_worker_is_enough_at_rest(tmp_path: Path) -> None:
+    """A look and a sample that come at once are made one after the other, and no worker is forked for it."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "base", workers) as stage:
+        await settle(stage)
+        forked = workers._pool.forked
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.node.find_changed, {VOLUME: stage.wanted})
+            tasks.start_soon(stage.node.sample_together, [SampleRequest(VOLUME, stage.device)])
+        assert workers._pool.forked == forked
 
 
 def as_found(sample: Sample) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import aiomqtt
 import anyio
 from typing_extensions import override
 
-from agent.cli.fleet.rows import RetainedFleet
+from agent.cli.fleet.rows import MOST_TEXT, RetainedFleet
 from agent.core.errors import AgentError, ExitCode, InvalidValueError
 from agent.policy.settings import MqttSettings
 from agent.report.mqtt.client import Client
@@ -27,14 +28,30 @@ QUIET_S = 1.5
 LIMIT_S = 60.0
 
 
+class _Complaints(logging.Handler):
+    """Keeps the library's last complaint, which tells more of a refused connection than its error does."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: str | None = None
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()[:MOST_TEXT]
+
+
 class _Listener(Client):
     """Hands each message to the fleet as it comes: none waits, so none is dropped."""
 
     def __init__(self, fleet: RetainedFleet, settings: MqttSettings, login: Login) -> None:
         identifier = f"{settings.topic}/fleet-{secrets.token_hex(4)}"
+        self.complaints = _Complaints()
+        logger = logging.Logger("fleet")  # noqa: LOG001 -- nobody else's: what it hears is told in the error
+        logger.addHandler(self.complaints)
         super().__init__(
             settings.host,
             settings.port,
+            logger=logger,
             username=settings.username,
             password=login.password,
             identifier=identifier[-MAX_CLIENT_ID_BYTES:],
@@ -79,8 +96,9 @@ async def listening(
         )
     fleet = RetainedFleet(settings.topic)
     level = "+" if cluster is None else cluster
+    client = _Listener(fleet, settings, login)
     try:
-        async with _Listener(fleet, settings, login) as client:
+        async with client:
             asked = [(f"{settings.topic}/{level}/+/{what}", 0) for what in ("status", "volumes/+")]
             codes = await client.subscribe(asked, timeout=CONNECT_S)
             if any(code >= 0x80 for code in map(_read_code, codes)):  # noqa: PLR2004 -- MQTT 3.1.1, 3.9.3
@@ -93,7 +111,7 @@ async def listening(
 
             yield get_fleet
     except (aiomqtt.MqttError, OSError, UnicodeError) as error:
-        raise _refuse(settings, str(error)) from error
+        raise _refuse(settings, client.complaints.last or str(error)) from error
 
 
 def _read_code(code: Any) -> int:

@@ -184,29 +184,36 @@ def show_watching(source: Source, choice: Choice, output: Output) -> None:
 
     from agent.cli.fleet import table  # noqa: PLC0415
 
-    with Live("", console=Console(highlight=False), auto_refresh=False) as live:
+    console = Console(highlight=False)
+    with Live("", console=console, auto_refresh=False) as live:
         anyio.run(
             _watch,
             source,
             choice,
             lambda view: live.update(table.show_fleet(view, is_wide=output is Output.WIDE), refresh=True),
             lambda text: live.update(Text(text, style="red"), refresh=True),
+            lambda: console.size,
         )
 
 
 async def _watch(
-    source: Source, choice: Choice, show: Callable[[View], None], tell: Callable[[str], None]
+    source: Source,
+    choice: Choice,
+    show: Callable[[View], None],
+    tell: Callable[[str], None],
+    measure: Callable[[], object] = lambda: None,
 ) -> None:
+    """Show a fleet whenever it is another, or what ``measure`` returns of the place it is shown in is."""
     has_shown = False
     while True:
         try:
             async with source.looking(choice) as look:
                 last = None
                 while True:
-                    view = await look()
-                    if view != last:
+                    view, place = await look(), measure()
+                    if (view, place) != last:
                         show(view)
-                    last, has_shown = view, True
+                    last, has_shown = (view, place), True
                     await anyio.sleep(source.refresh_s)
         except AgentError as error:  # noqa: PERF203 -- the rest of the loop is what is tried again
             # What is wrong from the start is the caller's to mend.

@@ -1,4 +1,7 @@
-"""The controller as a process of its own, whose waiting is short: ``quick_program.py SOCKET ENDPOINT``."""
+"""The controller in a process of its own, whose waiting is short: ``… SOCKET ENDPOINT REGION``.
+
+It is begun again and again, so it imports nothing of tests/aws: moto takes longer than all else here.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from agent.controller.snapshots.cluster_snapshots import ClusterSnapshots
 from agent.controller.turns import Turns
 from agent.controller.volumes.cluster_volumes import ClusterVolumes
 from agent.controller.volumes.listing import KnowNodes
-from tests.aws.cloud import REGION
 
 FASTER = 20.0
 
@@ -37,6 +39,6 @@ def compose(make: Make, settings: ControllerSettings, know_nodes: KnowNodes) -> 
 
 if __name__ == "__main__":
     said = ControllerSettings(
-        Path(sys.argv[1]), "ebs.csi.aws.com", REGION, cluster_id="prod", cloud_endpoint=sys.argv[2]
+        Path(sys.argv[1]), "ebs.csi.aws.com", sys.argv[3], cluster_id="prod", cloud_endpoint=sys.argv[2]
     )
     anyio.run(partial(run_controller, said, compose))

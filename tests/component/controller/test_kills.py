@@ -19,7 +19,7 @@ from agent.controller.service.codes import UNCERTAIN
 from agent.csi.wire import controller_pb2 as wire
 from agent.csi.wire.controller_grpc import ControllerStub
 from agent.csi.wire.csi_pb2 import CapacityRange
-from tests.aws.cloud import CLUSTER_ID, ZONE, Cloud
+from tests.aws.cloud import CLUSTER_ID, REGION, ZONE, Cloud
 from tests.aws.server import AwsServer, Environ
 from tests.aws.world import CREDENTIALS
 from tests.component.controller import quick_program
@@ -123,7 +123,7 @@ class Controller:
         if not self._has_died():
             return
         self.socket.unlink(missing_ok=True)
-        argv = [sys.executable, quick_program.__file__, os.fspath(self.socket), self.endpoint]
+        argv = [sys.executable, quick_program.__file__, os.fspath(self.socket), self.endpoint, REGION]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
@@ -131,7 +131,7 @@ class Controller:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**environment, **CREDENTIALS, "PYTHONPATH": os.fspath(Path(__file__).parents[3])},
+                env={**environment, **CREDENTIALS},
             )
         # A worker that outlives its controller for a moment may be met by a death, too.
         await until(lambda: self.socket.exists() or self._has_died())

@@ -137,7 +137,13 @@ class Controller:
         await until(lambda: self.socket.exists() or self._has_died())
 
 
-@pytest.mark.parametrize("is_after", [False, True], ids=["before AWS hears", "before it answers"])
+@pytest.mark.parametrize(
+    "is_after",
+    [
+        pytest.param(False, marks=pytest.mark.thorough, id="before AWS hears"),
+        pytest.param(True, id="before it answers"),
+    ],
+)
 async def test_killed_at_any_call_nothing_is_twice_or_left(tmp_path: Path, *, is_after: bool) -> None:
     """By SIGKILL, and asked again over the real socket, as sidecars do; no answer on the way is final."""
     assert {*await live_and_die(tmp_path, is_after=is_after)} >= CHANGES

@@ -15,7 +15,7 @@ from tests.summary import SummaryPlugin
 from tests.tiers import TIERS, TierPlugin, parse_tiers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 # Deadlines measure the machine, not the code. CI tries the same examples every time, so its failures recur;
 # runs by hand try others each time, and fewer.
@@ -71,10 +71,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was collected, and imported for it, out of every collection of garbage that follows."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among what is collected and imported for it, neither meanwhile nor afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

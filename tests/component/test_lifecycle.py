@@ -145,7 +145,10 @@ def test_an_upgrade_with_a_new_key_in_the_policy_succeeds(node: Node, tmp_path: 
         check_installed(node, version)
 
 
-@pytest.mark.parametrize("kill_at", [30, 34, 38])
+@pytest.mark.parametrize(
+    "kill_at",
+    [pytest.param(30, marks=pytest.mark.thorough), 34, pytest.param(38, marks=pytest.mark.thorough)],
+)
 def test_an_upgrade_cut_off_and_failing_then_goes_back_to_the_policy(
     node: Node, tmp_path: Path, kill_at: int
 ) -> None:

@@ -200,7 +200,7 @@ def test_volume_exchanged_while_the_agent_was_away_is_never_told_as_refused(
     assert agent.read_events("volume.refused") == []
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", ["ext4", pytest.param("xfs", marks=pytest.mark.thorough)])
 def test_programs_left_on_a_pulled_volume_are_named(
     scratch: Scratch, agent: AgentProcess, fs_type: str
 ) -> None:

@@ -139,7 +139,7 @@ async def test_copies_beyond_what_aws_makes_at_once_wait(world: World, tmp_path:
     source = world.cloud.make_volume(1)
     world.time_s += 1000
     nodes = [use_copy(world, tmp_path, source)] + [world.add_node(number) for number in range(2, 8)]
-    for _ in range(60):
+    for _ in range(30):
         for node in nodes:
             await node.loop.look()
         world.time_s += 60

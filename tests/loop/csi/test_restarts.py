@@ -258,7 +258,7 @@ def test_what_is_in_the_way_of_the_sockets_is_on_the_board(
         assert agent.client.status()["node_conditions"] == []
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", ["ext4", pytest.param("xfs", marks=pytest.mark.thorough)])
 def test_killed_while_it_stages(
     scratch: Scratch, agent: AgentProcess, kubelet: Kubelet, fs_type: str
 ) -> None:

@@ -49,6 +49,20 @@ class _QuietHandler(MotoRequestHandler):
         """Say nothing: the tests' own output matters."""
 
 
+class _Dispatcher(DomainDispatcherApplication):
+    """Finds the service of a host once; moto lists a folder of some two hundred for each call."""
+
+    def __init__(self) -> None:
+        super().__init__(create_backend_app)
+        self._services: dict[str | None, Any] = {}
+
+    @override
+    def get_backend_for_host(self, host: str | None) -> Any:
+        if host not in self._services:
+            self._services[host] = super().get_backend_for_host(host)
+        return self._services[host]
+
+
 class AwsServer:
     """``with AwsServer(cloud) as aws: … aws.endpoint …``."""
 
@@ -59,7 +73,7 @@ class AwsServer:
         self.calls: Counter[str] = Counter()
         self.may: Callable[[str, str], bool] = lambda _key, _action: True
         """Whether who signs with this key may call this (``ec2:AttachVolume``); S3 is not asked about."""
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto = _Dispatcher()
         self._lock = threading.Lock()
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None

@@ -127,7 +127,10 @@ class Node:
         self._write_stub("systemctl", SYSTEMCTL)
         for name in COUNTED:
             # A sync that is not waited for: no machine loses its power here, and the disk has other work.
-            self._write_stub(name, ":" if name == "sync" else f'exec {shutil.which(name)} "$@"')
+            # A hundred times in each script: by a shell that starts in a third of bash's time.
+            self._write_stub(
+                name, ":" if name == "sync" else f'exec {shutil.which(name)} "$@"', interpreter="sh"
+            )
         for name in ("groupadd", "useradd", "groupdel", "userdel", "journalctl", "getent", "logger"):
             self._write_stub(name, "cat >/dev/null </dev/stdin" if name == "logger" else ":")
 
@@ -223,20 +226,17 @@ class Node:
             "EBS_AGENT_SEARCH_PATH": self.search_path,
         }
 
-    def _write_stub(self, name: str, script: str) -> None:
-        """Write a program that logs its call, ends everything if it is its turn, and does its work.
-
-        What is called a hundred times by each script is for a shell that starts in a third of bash's time.
-        """
+    def _write_stub(self, name: str, script: str, *, interpreter: str = "bash") -> None:
+        """Write a program that logs its call, ends everything if it is its turn, and does its work."""
         countdown = """
             read -r left <"$dest/countdown"
             if [ "$left" -gt 0 ]; then
                 echo $((left - 1)) >"$dest/countdown"
                 [ "$left" -gt 1 ] || kill -KILL 0
             fi"""
-        path, shell = self._stubs / name, "sh" if name in COUNTED else "bash"
+        path = self._stubs / name
         path.write_text(
-            f'#!/bin/{shell}\ndest={self.root}\necho {name} "$*" >>$dest/calls\n'
+            f'#!/bin/{interpreter}\ndest={self.root}\necho {name} "$*" >>$dest/calls\n'
             f"{countdown if name in (*COUNTED, 'systemctl') else ''}\n{script}\n"
         )
         path.chmod(0o755)

@@ -179,6 +179,16 @@ def test_template_of_the_game_day_has_its_service_shape() -> None:
     assert shape is not None
     report = ParamValidator().validate({"clientToken": "one", **json.loads(template)}, shape)
     assert not report.has_errors(), report.generate_report()
+    # As the service's reference of actions has aws:ebs:pause-volume-io, which its model says nothing of.
+    found = json.loads(template)
+    ((_, action),), ((name, target),) = found["actions"].items(), found["targets"].items()
+    assert (action["actionId"], action["targets"]) == ("aws:ebs:pause-volume-io", {"Volumes": name})
+    assert target["resourceType"] == "aws:ec2:ebs-volume"
+    assert re.fullmatch(r"ALL|COUNT\([1-9]\d*\)|PERCENT\(\d+\)", target["selectionMode"])
+    assert set(action["parameters"]) == {"duration"}
+    assert re.fullmatch(r"PT(\d+[HMS])+", action["parameters"]["duration"])
+    for permission in ("ec2:PauseVolumeIO", "ec2:DescribeVolumes", "tag:GetResources"):
+        assert permission in (ROOT / "docs/recipes.md").read_text()
 
 
 def test_links_lead_somewhere() -> None:

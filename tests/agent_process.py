@@ -191,8 +191,9 @@ class AgentProcess:
         return self._log.read_text() if self._log.exists() else ""
 
     def read_events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines of one event."""
-        lines = (json.loads(line) for line in self.read_log().splitlines() if line.startswith("{"))
+        """Return the log lines of one event, but for a line that is being written."""
+        whole = self.read_log().rpartition("\n")[0].splitlines()
+        lines = (json.loads(line) for line in whole if line.startswith("{"))
         return [line for line in lines if line.get("event") == name]
 
     def status(self, volume: str) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class GuestAgent:
 
     def reload(self) -> None:
         """Have the policy read again, by the request that `systemctl reload` ends in."""
-        assert self._ask("POST", "/v1/reload").get("reloaded") is True
+        answer = self._ask("POST", "/v1/reload")
+        assert answer.get("reloaded") is True, answer
 
     def kill(self) -> None:
         """End it as a crash would; systemd starts it again."""

@@ -72,9 +72,9 @@ def make_later_folder(
         service = source / "systemd/ebs-agent.service"
         lines = service.read_text().splitlines(keepends=True)
         service.write_text(
-            "".join(line for line in lines if not re.search(_OF_UNITS, line)).replace(
-                "AF_UNIX AF_NETLINK", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"
-            )
+            "".join(line for line in lines if not re.search(_OF_UNITS, line))
+            .replace("AF_UNIX AF_NETLINK", "AF_UNIX AF_INET AF_INET6 AF_NETLINK")
+            .replace("@keyring @resources ", "@keyring ")
         )
     if is_broken:
         with (source / "agent/daemon/__init__.py").open("a") as file:

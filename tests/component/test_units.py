@@ -183,7 +183,10 @@ async def test_http_is_answered_from_a_unit(place: Path) -> None:
     async with listening_for(place, run_module("agent.report.web.main")) as it:
         web = WebProcess(lambda: Teller(source), unit=it.unit)
         face = HttpFace(web, Listen(port=0))
-        async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as http:
+        async with (
+            anyio.create_task_group() as tasks,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http,
+        ):
             await tasks.start(face.run)
             url = f"http://127.0.0.1:{face.port}/healthz"
             async with http.get(url) as answer:

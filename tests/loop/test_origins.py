@@ -67,9 +67,18 @@ def count_looks(node: ClusterNode, aws: AwsServer) -> None:
     wait_until(lambda: aws.calls["DescribeVolumes"] >= before + 2, "AWS was asked twice more")
 
 
-@pytest.mark.parametrize(("code", "is_copy"), [("RequestLimitExceeded", False), ("AuthFailure", True)])
+@pytest.mark.parametrize(
+    ("code", "reason", "is_copy"),
+    [("RequestLimitExceeded", "WaitingForCloud", False), ("AuthFailure", "PermissionDenied", True)],
+)
 def test_volume_attached_while_aws_fails_is_not_formatted_before_it_answers(
-    node: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch, code: str, *, is_copy: bool
+    node: ClusterNode,
+    aws: AwsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    reason: str,
+    *,
+    is_copy: bool,
 ) -> None:
     """Neither at the first failure nor at a later one; once AWS answers, it is refused for good."""
     made_from = SOURCE if is_copy else aws.cloud.ec2.create_snapshot(make_blank(aws), "").id
@@ -79,11 +88,12 @@ def test_volume_attached_while_aws_fails_is_not_formatted_before_it_answers(
     node.start(monkeypatch)
     wait_until(lambda: aws.calls["DescribeVolumes"] >= 1, "AWS was asked before the volume came")
     image = attach(node, aws, volume)
-    status = node.agent.wait_condition(volume, "Pending", "WaitingForCloud")
-    assert "since 20" in status["message"]
+    # Before it came it was waited for, in other words.
+    wait_until(lambda: "since 20" in node.agent.status(volume).get("message", ""), "its origin is asked for")
+    status = node.agent.wait_condition(volume, "Pending", reason)
     assert "format_without_origin_after" in status["hint"]
     count_looks(node, aws)
-    assert node.agent.status(volume)["reason"] == "WaitingForCloud"
+    assert node.agent.status(volume)["reason"] == reason
     assert is_blank(image)
     aws.faults.clear()
     status = node.agent.wait_condition(volume, "Refused", "FromSnapshot")

@@ -197,7 +197,9 @@ async def test_http_is_answered_from_a_unit(place: Path) -> None:
                 assert answer.status == 200
             assert web.pid == it.started[1].pid
             tasks.cancel_scope.cancel()
-        assert [one.wait(10) for one in it.started] == [-signal.SIGKILL, 0]
+        killed, ended = (one.wait(10) for one in it.started)
+        assert killed == -signal.SIGKILL
+        assert ended in {0, -signal.SIGKILL}, "the agent kills what does not end soon on a busy machine"
 
 
 async def test_a_broker_is_spoken_to_from_a_unit(place: Path, tmp_path: Path) -> None:

@@ -25,10 +25,7 @@ def arrive() -> None:
     with stream:
         stream.setblocking(True)  # noqa: FBT003 -- its only form
         stream.sendall(HELLO)
-        told, handed, _, _ = socket.recv_fds(stream, LONGEST_BYTES, 1)
-        while told and not told.endswith(b"\n"):
-            more = stream.recv(LONGEST_BYTES)
-            told = told + more if more else b""
+        told, handed = hear_with_descriptor(stream)
     if not told or len(handed) != 1:
         sys.exit("The agent ended before it said what to do.")
     os.dup2(handed[0], 2)
@@ -36,3 +33,12 @@ def arrive() -> None:
     content = json.loads(told)
     sys.argv[1:] = content["arguments"]
     os.environ.update(content["environment"])
+
+
+def hear_with_descriptor(stream: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the line that the daemon says and the descriptor with it; no line where it goes away first."""
+    told, handed, _, _ = socket.recv_fds(stream, LONGEST_BYTES, 1)
+    while told and not told.endswith(b"\n"):
+        more = stream.recv(LONGEST_BYTES)
+        told = told + more if more else b""
+    return told, list(handed)

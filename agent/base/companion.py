@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+_CHUNK_BYTES = 64 << 10
+
 
 class Process(Protocol):
     """What is asked of a process, whoever has it for a child."""
@@ -48,6 +50,17 @@ class Companion:
         os.close(self.words)
         self.kill()
         self.process.wait()
+
+
+async def hear_line(stream: socket.socket, limit_bytes: int) -> bytes:
+    """Return the one line that a companion says; ConnectionAbortedError where it ends, or says more."""
+    loop, heard = asyncio.get_running_loop(), b""
+    while not heard.endswith(b"\n"):
+        more = await loop.sock_recv(stream, _CHUNK_BYTES)
+        heard += more
+        if not more or len(heard) > limit_bytes:
+            raise ConnectionAbortedError("its process ended before it answered")
+    return heard
 
 
 def start_companion(

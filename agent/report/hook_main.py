@@ -10,21 +10,17 @@ import socket
 
 import anyio
 
-from agent.base.arrival import arrive
+from agent.base.arrival import arrive, hear_with_descriptor
 from agent.core.errors import AgentError
 from agent.report.hook_call import decode_call, encode_verdict, run_hook_program
-
-_CHUNK_BYTES = 64 << 10
 
 
 async def serve(stream: socket.socket) -> None:
     """Run the hook that the daemon says and hands over, and tell how it ended."""
-    told, (fd, *_), _, _ = socket.recv_fds(stream, _CHUNK_BYTES, 1)
-    while not told.endswith(b"\n"):
-        more = stream.recv(_CHUNK_BYTES)
-        if not more:
-            return
-        told += more
+    told, handed = hear_with_descriptor(stream)
+    if not told:
+        return
+    (fd,) = handed
     stream.setblocking(False)  # noqa: FBT003 -- its only form
     verdict = None
     async with anyio.create_task_group() as tasks:

@@ -14,6 +14,7 @@ import subprocess
 import anyio
 import anyio.to_thread
 
+from agent.base.companion import hear_line
 from agent.base.unit_process import UnitCompanion, UnitSocket, start_in_unit
 from agent.core.errors import AgentError
 from agent.report.hook_call import HOOK_TIMEOUT_S, HookCall, decode_verdict
@@ -52,16 +53,10 @@ async def run_in_unit(unit: UnitSocket, call: HookCall, fd: int) -> None:
 
 async def _ask(stream: socket.socket, call: HookCall, fd: int) -> bytes:
     """Return the line that says how the hook ended."""
-    loop, told = asyncio.get_running_loop(), call.encode()
+    told = call.encode()
     sent = socket.send_fds(stream, [told], [fd])
-    await loop.sock_sendall(stream, told[sent:])
-    heard = b""
-    while not heard.endswith(b"\n"):
-        more = await loop.sock_recv(stream, _LONGEST_VERDICT_BYTES)
-        heard += more
-        if not more or len(heard) > _LONGEST_VERDICT_BYTES:
-            raise ConnectionAbortedError("its process was ended")
-    return heard
+    await asyncio.get_running_loop().sock_sendall(stream, told[sent:])
+    return await hear_line(stream, _LONGEST_VERDICT_BYTES)
 
 
 def _end(running: UnitCompanion) -> None:

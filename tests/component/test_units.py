@@ -176,17 +176,15 @@ async def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None
 # -- The processes -------------------------------------------------------------------------------------------
 
 
-async def test_http_is_answered_from_a_unit(place: Path) -> None:
-    """Killed, another instance answers; with the face it ends."""
+async def test_http_is_answered_from_a_unit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, another instance answers; with the face it ends by itself, however busy the machine is."""
+    monkeypatch.setattr("agent.report.web.process.GRACE_S", 60.0)
     board = make_board(READY)
     source = Source(board, Counters().registry, lambda _: (), lambda: 0)
     async with listening_for(place, run_module("agent.report.web.main")) as it:
         web = WebProcess(lambda: Teller(source), unit=it.unit)
         face = HttpFace(web, Listen(port=0))
-        async with (
-            anyio.create_task_group() as tasks,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http,
-        ):
+        async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as http:
             await tasks.start(face.run)
             url = f"http://127.0.0.1:{face.port}/healthz"
             async with http.get(url) as answer:
@@ -197,9 +195,7 @@ async def test_http_is_answered_from_a_unit(place: Path) -> None:
                 assert answer.status == 200
             assert web.pid == it.started[1].pid
             tasks.cancel_scope.cancel()
-        killed, ended = (one.wait(10) for one in it.started)
-        assert killed == -signal.SIGKILL
-        assert ended in {0, -signal.SIGKILL}, "the agent kills what does not end soon on a busy machine"
+        assert [one.wait(10) for one in it.started] == [-signal.SIGKILL, 0]
 
 
 async def test_a_broker_is_spoken_to_from_a_unit(place: Path, tmp_path: Path) -> None:

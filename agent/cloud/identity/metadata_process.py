@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from agent.base.companion import hear_line
 from agent.base.unit_process import UnitCompanion, UnitSocket, find_unit, start_in_unit
 from agent.cloud.identity.metadata import Fetch, MetadataAnswer, fetch_here
 from agent.cloud.identity.metadata_lines import LINE_LIMIT_BYTES, decode_answers, encode_question
@@ -63,14 +64,8 @@ class MetadataProcess:
 
 
 async def _ask(running: UnitCompanion, question: bytes) -> bytes:
-    loop, heard = asyncio.get_running_loop(), b""
-    await loop.sock_sendall(running.stream, question)
-    while not heard.endswith(b"\n"):
-        more = await loop.sock_recv(running.stream, 64 << 10)
-        heard += more
-        if not more or len(heard) > LINE_LIMIT_BYTES:
-            raise ConnectionAbortedError("the process that asks it ended")
-    return heard
+    await asyncio.get_running_loop().sock_sendall(running.stream, question)
+    return await hear_line(running.stream, LINE_LIMIT_BYTES)
 
 
 def choose_fetch() -> Fetch:

@@ -14,6 +14,7 @@ import yaml
 from agent.__main__ import main
 from tests.agent_process import AgentProcess, Scratch
 from tests.loop.pages.fences import Block, find_difference, read_blocks
+from tests.waiting import wait_until
 
 PAGE = Path(__file__).parents[2] / "docs/examples.md"
 VOLUMES = ("vol-0123456789abcdef0", "vol-0123456789abcdef1")
@@ -32,6 +33,7 @@ def node(scratch: Scratch, agent: AgentProcess, monkeypatch: pytest.MonkeyPatch)
     agent.start()
     for volume in VOLUMES:
         agent.wait_condition(volume, "Ready")
+    wait_until(lambda: agent.status(VOLUMES[0])["filesystem"], "how full it is has been sampled")
     for name in [name for name in os.environ if name.startswith("EBS_AGENT")]:
         monkeypatch.delenv(name)
     for name, value in {"EBS_AGENT_ROOT": str(scratch.root), "COLUMNS": "160"}.items():

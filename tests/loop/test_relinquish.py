@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.core.errors import AgentError, CoveredError
-from agent.core.model import FsType, Reason
+from agent.core.model import FsType, Process, Reason
 from agent.core.steps import Relinquish
-from agent.node.mounts.release_device import check_unused, find_users, flush_device, flush_mount
+from agent.node.mounts.release_device import Users, check_unused, find_users, flush_device, flush_mount
 from tests.corpus.tools import run
 from tests.loop.devices import VOLUME, attached, opened
 from tests.loop.moments import WatchedWorkers, staged
@@ -99,6 +100,23 @@ def test_mount_elsewhere_is_in_the_way(tmp_path: Path) -> None:
         argv = make_argv(tmp_path, "sh", "-c", script, "sh", path, str(tmp_path))
         with child(*argv), pytest.raises(AgentError, match="a mount in another namespace"):
             check_unused(device)
+
+
+def test_passer_by_is_not_blamed(tmp_path: Path) -> None:
+    """Who opens the device at the moment of the last look is not named in place of what stays."""
+    mounted, scan = Users(is_claimed=True), Process(77, "mkfs.btrfs", "root")
+    stays = Process(78, "postgres", "db")
+    with attached(tmp_path / "image", 16 * MIB) as path, opened(path) as (_, device):
+        for steady, named in (
+            (mounted, "in use by a mount in another namespace"),
+            (Users(processes=(stays,)), r"in use by postgres \(pid 78, db\)\."),
+            (Users(holders=("dm-0",)), r"in use by dm-0\."),
+            (Users(unread=(stays,)), r"cannot be told: what postgres \(pid 78, db\) has open"),
+            (Users(is_claimed=True, processes=(stays,)), r"in use by postgres"),
+        ):
+            looks = iter([steady] * 3 + [replace(steady, processes=(*steady.processes, scan))])
+            with pytest.raises(AgentError, match=named):
+                check_unused(device, lambda *_: next(looks))  # noqa: B023 -- at once
 
 
 def test_swap_is_in_the_way(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -72,16 +72,28 @@ def check_unused(device: Device, find: Find | None = None) -> None:
 
     So it does where that cannot be told: nobody is taken for gone who was merely not seen.
     """
-    busy = clean = 0
+    busy: list[Users] = []
+    clean = 0
     while clean < _CLEAN_LOOKS:
         users = _look(device, find or find_users)
         if not users.are_any and not users.unread:
             clean += 1
             continue
-        busy, clean = busy + 1, 0
-        if busy == _LOOKS:
-            raise _name_users(device, users)
+        clean = 0
+        busy.append(users)
+        if len(busy) == _LOOKS:
+            raise _name_users(device, _leave_out_passers_by(busy))
         time.sleep(_PAUSE_S)
+
+
+def _leave_out_passers_by(looks: Sequence[Users]) -> Users:
+    """Return whom the last look found, without who opened the device just then where something else stays."""
+    last = looks[-1]
+    staying = tuple(one for one in last.processes if all(one in look.processes for look in looks))
+    is_claimed = all(look.is_claimed for look in looks)
+    if staying or last.holders or is_claimed or all(look.unread for look in looks):
+        return replace(last, processes=staying, is_claimed=is_claimed)
+    return last
 
 
 def _look(device: Device, find: Find) -> Users:

@@ -174,7 +174,7 @@ class KubeletFace:
         """Have it told which PersistentVolumes the volumes are."""
         names = {volume: record.persistent_volume for volume, record in self._published.all.items()}
         names |= {volume: record.persistent_volume for volume, record in self._staged.all.items()}
-        self._engine.board.persistent_volumes = {volume: name for volume, name in names.items() if name}
+        self._engine.board.put_persistent_volumes({volume: name for volume, name in names.items() if name})
 
     def merge(self, wants: Mapping[VolumeId, Want], present: Collection[VolumeId]) -> Mapping[VolumeId, Want]:
         """Return what is wanted of each volume, by the policy and by kubelet."""

@@ -140,6 +140,8 @@ class CloudHalf:
         self._board.explain_by_cloud(
             report.endings, report.notices, report.departures, report.drift, report.provisioned
         )
+        known = self._in_force.origins.known
+        self._board.put_claims({one: origin.claim for one, origin in known.items() if origin.claim})
         self._board.put_snapshots(report.snapshots)
         self._board.put_calls(report.calls, report.attachments)
         self._board.remarks = report.remarks

@@ -52,6 +52,8 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         "snapshots": status.snapshots and show_snapshot_facts(status.snapshots),
         "drift": [show_difference(one) for one in status.drift],
         "aws_checks": status.checks and show_checks(status.checks),
+        "persistent_volume": status.persistent_volume,
+        "claim": status.claim,
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step

@@ -196,7 +196,7 @@ async def scraping_a_busy_node(directory: Path) -> AsyncIterator[Prometheus]:
     assert HEALTH.sample.mount is not None
     mount = replace(HEALTH.sample.mount, errors=1)
     health = replace(HEALTH, sample=replace(HEALTH.sample, mount=mount))
-    board.persistent_volumes = {CHECKPOINTS: "pvc-1"}
+    board.put_persistent_volumes({CHECKPOINTS: "pvc-1"})
     board.put_checks({CHECKPOINTS: AwsChecks("ok", is_io_enabled=True)})
     async with scraping(board, counters, directory) as prometheus:
         await prometheus.until("ebs_agent_build_info")

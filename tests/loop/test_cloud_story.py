@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.model.cluster import CLAIM_TAGS
 from agent.node.kernel.mountinfo import read_mounts
 from tests.aws.faults import deny
 from tests.aws.files import FileVolumes
@@ -141,7 +142,11 @@ def test_data_follows_to_a_node_of_another_name(
 def test_detach_and_attach_by_hand(
     first: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Detaching names who is in the way, then unmounts, detaches and stays so; attaching brings it back."""
+    """Detaching names who is in the way, then unmounts, detaches and stays so; attaching brings it back.
+
+    A volume that turns out to be a pod's is told with the claim that its tags name.
+    """
+    of_pod = aws.cloud.make_volume(1)
     first.write_policy(first.claim("ckpt", "1GiB"))
     first.start(monkeypatch)
     volume = first.wait_ready("ckpt")["volume_id"]
@@ -159,6 +164,9 @@ def test_detach_and_attach_by_hand(
     assert not aws.cloud.volumes[volume].emulated, "it is not attached again behind the person's back"
     first.order("attach", volume)
     first.wait_ready("ckpt")
+    first.order("attach", of_pod)
+    aws.cloud.volumes[of_pod].add_tags(dict(zip(CLAIM_TAGS, ("training", "data"), strict=True)))
+    wait_until(lambda: first.agent.status(of_pod).get("claim") == "training/data", "AWS has told its tags")
 
 
 def test_blank_volume_waits_for_an_answer_and_no_longer(

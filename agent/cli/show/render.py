@@ -62,6 +62,8 @@ def show_volume(volume: dict[str, Any]) -> RenderableType:
         "required": "yes" if volume["required"] else None,
         "device": volume["device"],
         "used at": volume["path"],
+        "claim": volume.get("claim"),
+        "persistent volume": volume.get("persistent_volume"),
         "type": volume["fstype"],
         "size": tell_size(volume),
         "use": tell_use(volume),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", "kubernetes.io/created-for/pvc/name"})
+CLAIM_TAGS = ("kubernetes.io/created-for/pvc/namespace", "kubernetes.io/created-for/pvc/name")
+"""For which claim of Kubernetes a volume was made, as drivers tag it: the namespace, and the name in it."""
+CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", CLAIM_TAGS[1]})
 """What the EBS CSI driver tags its volumes with."""
 
 
@@ -95,6 +97,13 @@ class Origin:
     def is_csi(self) -> bool:
         """The EBS CSI driver made it; its tags tell, nothing on the device does."""
         return any(key in CSI_TAGS for key, _ in self.tags)
+
+    @property
+    def claim(self) -> str | None:
+        """The claim of Kubernetes that it was made for, as ``namespace/name``; None where no tag says."""
+        tags = dict(self.tags)
+        namespace, name = (tags.get(key) for key in CLAIM_TAGS)
+        return f"{namespace}/{name}" if namespace and name else name or None
 
     @property
     def keeps_hands_off(self) -> bool:

@@ -71,6 +71,7 @@ class Board:
         """What the cloud half has decided on and not seen to have happened."""
         self.persistent_volumes: Mapping[VolumeId, str] = {}
         """Of the volumes that kubelet asked for, their names in Kubernetes."""
+        self._claims: Mapping[VolumeId, str] = {}
         self.place = NodePlace()
         self.attachments: Attachments | None = None
         """Of how many volumes this instance has room for, where that is known."""
@@ -103,15 +104,33 @@ class Board:
     def put_checks(self, checks: Mapping[VolumeId, AwsChecks]) -> None:
         """Show what AWS's own status checks found of volumes; of those left out nothing is known."""
         old, self._checks = self._checks, dict(checks)
+        self._show_changed(old, checks)
+
+    def put_persistent_volumes(self, names: Mapping[VolumeId, str]) -> None:
+        """Show what the volumes that kubelet asked for are called in Kubernetes."""
+        old, self.persistent_volumes = self.persistent_volumes, dict(names)
+        self._show_changed(old, names)
+
+    def put_claims(self, claims: Mapping[VolumeId, str]) -> None:
+        """Show which claims of Kubernetes volumes were made for: ``namespace/name``."""
+        old, self._claims = self._claims, dict(claims)
+        self._show_changed(old, claims)
+
+    def _show_changed(self, old: Mapping[VolumeId, object], new: Mapping[VolumeId, object]) -> None:
         for volume_id in self._told:
-            if old.get(volume_id) != checks.get(volume_id):
+            if old.get(volume_id) != new.get(volume_id):
                 self._show(volume_id)
 
     def _show(self, volume_id: VolumeId) -> None:
         """Put together what is known. ``since`` is kept while condition and reason stay the same."""
         told = replace(self._told[volume_id], checks=self._checks.get(volume_id))
         status = combine(told, add_checks(self._healths.get(volume_id), told))
-        status = replace(status, snapshots=self._snapshots.get(volume_id))
+        status = replace(
+            status,
+            snapshots=self._snapshots.get(volume_id),
+            persistent_volume=self.persistent_volumes.get(volume_id),
+            claim=self._claims.get(volume_id),
+        )
         old = self._statuses.get(volume_id)
         is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
         status = replace(status, since=old.since if old is not None and is_same else self._now())
@@ -174,8 +193,7 @@ class Board:
     def put_snapshots(self, snapshots: Mapping[VolumeId, SnapshotFacts]) -> None:
         """Show from now on how the scheduled snapshots of volumes are; of the others nothing is known."""
         old, self._snapshots = self._snapshots, dict(snapshots)
-        for volume_id in (old.keys() | snapshots.keys()) & self._told.keys():
-            self._show(volume_id)
+        self._show_changed(old, snapshots)
 
     def put_calls(self, calls: tuple[NextCall, ...], attachments: Attachments | None) -> None:
         """Show what is going to be asked of AWS, and of how many volumes it lets this instance have."""

@@ -125,7 +125,8 @@ def make_node(now: datetime | None = None) -> Board:
 def _put_cloud(board: Board, now: datetime) -> None:
     facts = NodeFacts("compute-nodes-1", "compute-nodes", "i-0123456789abcdef0", "abcdef012345")
     board.place = NodePlace(facts, "us-west-2b", "ip-10-1-2-3")
-    board.persistent_volumes = {CLAIM: "pvc-2f1c9a66-8d0e-4d0c-9a53-0f6f2f0c7c11"}
+    board.put_persistent_volumes({CLAIM: "pvc-2f1c9a66-8d0e-4d0c-9a53-0f6f2f0c7c11"})
+    board.put_claims({CLAIM: "training/logs"})
     gp3 = {one: Provisioned(3000, 250) for one in (CHECKPOINTS, MODELS, SCRATCH, CLAIM)}
     board.explain_by_cloud({}, {}, None, None, gp3)
     last, due = now - timedelta(hours=5), now + timedelta(hours=1)

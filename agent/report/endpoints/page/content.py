@@ -26,7 +26,6 @@ def show_content(board: ShownBoard, trends: dict[str, Any]) -> dict[str, Any]:
             "iops": given.iops,
             "throughput_mib_s": given.throughput_mib_s,
         }
-        volume["persistent_volume"] = status.volume_id and board.persistent_volumes.get(status.volume_id)
     latest = reversed(board.history.latest(EVENTS_SHOWN))
     return {
         **node,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from agent.cli.show.fitting_table import WIDE_COLUMNS
-from agent.cli.show.render import print_view
+from agent.cli.show.render import print_view, show_volume
 from agent.cli.show.volume_table import list_names, show_volumes, show_volumes_wide
 from agent.core.model import Condition
 from agent.report import api
-from tests.unit.report.samples import READY, REFUSED, make_board, make_status
+from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 LONG = "/data/teams/" + "a-rather-long-name/" * 3 + "checkpoints"
 
@@ -45,6 +45,24 @@ def test_columns_that_matter_least_go_first() -> None:
     wide = draw(answer, WIDE_COLUMNS, is_wide=True)[0]
     assert "SINCE" in wide
     assert "LAST STEP" in wide
+
+
+def test_the_claims_of_pods_have_a_column() -> None:
+    """Where there are any, in the table of all columns; a volume's own lines name both in any case."""
+    board = make_board(READY, REFUSED)
+    assert "CLAIM" not in draw(api.show_node(board), WIDE_COLUMNS, is_wide=True)[0]
+    board.put_claims({CHECKPOINTS: "training/data"})
+    board.put_persistent_volumes({CHECKPOINTS: "pvc-1"})
+    answer = api.show_node(board)
+    wide = draw(answer, WIDE_COLUMNS, is_wide=True)
+    assert wide[0].split()[-3:] == ["CLAIM", "LAST", "STEP"]
+    assert [word in "\n".join(wide) for word in ("training/data", "pvc-1")] == [True, True]
+    assert "CLAIM" not in draw(answer, 160)[0]
+    out = io.StringIO()
+    with redirect_stdout(out):
+        print_view(show_volume(next(one for one in answer["volumes"] if one["claim"])))
+    assert "claim              training/data" in out.getvalue()
+    assert "persistent volume  pvc-1" in out.getvalue()
 
 
 def test_the_worst_is_first() -> None:

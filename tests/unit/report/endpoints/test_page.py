@@ -19,7 +19,7 @@ from agent.report.endpoints import page
 from agent.report.endpoints.page import render_page, show_content
 from agent.report.endpoints.page.charts import CHARTS, draw_chart
 from agent.report.endpoints.page.wording import BINARY, DECIMAL, round_up, show_count, show_delay
-from tests.unit.report.page_samples import MODELS, SCRATCH, make_fleet, make_node, make_trends
+from tests.unit.report.page_samples import CLAIM, MODELS, SCRATCH, make_fleet, make_node, make_trends
 from tests.unit.report.samples import NOON, READY, Clock, make_board, make_status
 
 VOID = {"meta", "link"}
@@ -162,6 +162,17 @@ def test_a_volume_has_a_page_of_its_own() -> None:
     assert "No volume here is called <b>." in read(board, "<b>").list_texts("p")
 
 
+def test_a_volume_of_a_pod_is_named_by_its_claim() -> None:
+    """On its card, on its own page, and in its row where there are many volumes."""
+    board, crowd = make_node(NOON), make_fleet(30)
+    volumes = [one.volume_id for one in crowd.statuses() if one.volume_id]
+    crowd.put_claims({volume: f"team/data-{volume[-2:]}" for volume in volumes})
+    for only in (None, CLAIM):
+        assert "training/logs" in read(board, only).list_texts("bdi")
+    rows = read(crowd).list_texts("p")
+    assert any(text.endswith(" · team/data-01") for text in rows)
+
+
 @pytest.mark.parametrize(("count", "most_kb"), [(1, 20), (8, 60), (20, 60), (128, 100)])
 @pytest.mark.parametrize("are_unwell", [False, True])
 def test_stays_small(count: int, most_kb: int, are_unwell: bool) -> None:  # noqa: FBT001
@@ -180,7 +191,8 @@ def test_hostile_words_stay_words() -> None:
         )
     )
     board.node_conditions.show(next(iter(NodeReason)), EVIL, EVIL, EVIL)
-    board.persistent_volumes = {VolumeId(EVIL): EVIL}
+    board.put_persistent_volumes({VolumeId(EVIL): EVIL})
+    board.put_claims({VolumeId(EVIL): EVIL})
     board.place = replace(board.place, host_name=EVIL, zone=EVIL)
     board.remarks = (EVIL,)
     board.record(EventName.VOLUME_MOUNTED, VolumeId(EVIL), text=EVIL, error={"a": EVIL})

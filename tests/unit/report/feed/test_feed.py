@@ -73,7 +73,8 @@ def make_full_board() -> Board:
     board.attachments = Attachments("m5.large", 3, 27, is_shared=True)
     board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
     board.remarks = ("A sentence.",)
-    board.persistent_volumes = {CHECKPOINTS: "pv-1"}
+    board.put_persistent_volumes({CHECKPOINTS: "pv-1"})
+    board.put_claims({CHECKPOINTS: "training/logs"})
     board.place = NodePlace(NodeFacts("worker-1", "worker", "i-1", "abc"), "us-west-2b", "ip-10-0-0-1")
     board.provisioned = {CHECKPOINTS: Provisioned(3000, 250)}
     board.next_calls = (NextCall("later", None, "CreateVolume", "make a volume"),)

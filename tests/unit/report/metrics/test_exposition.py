@@ -321,7 +321,7 @@ def test_persistent_volumes_are_named() -> None:
     """A volume of Kubernetes' is joined to what Kubernetes calls it."""
     board = make_board(READY)
     assert not [name for name, _ in read_samples(expose(board)) if "persistentvolume" in name]
-    board.persistent_volumes = {CHECKPOINTS: "pvc-1"}
+    board.put_persistent_volumes({CHECKPOINTS: "pvc-1"})
     labels = frozenset({("volume_id", CHECKPOINTS), ("persistentvolume", "pvc-1")})
     assert read_samples(expose(board))["ebs_agent_persistentvolume_info", labels] == 1
 

@@ -123,6 +123,8 @@ class AttachCall:
     is_read_only: bool = False
     is_multi_node: bool = False
     """Several nodes may have it at once, which only a volume with multi-attach can."""
+    is_initialized_first: bool = False
+    """A copy is attached only when all of its content is there."""
 
 
 @dataclass(frozen=True)

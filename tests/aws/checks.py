@@ -58,6 +58,8 @@ class StatusChecks:
     def _show(self, volume_id: str, volume: Any) -> str:
         one = self.by_volume.get(volume_id, StatusOfVolume())
         details = {"io-enabled": one.io_enabled, "io-performance": one.io_performance}
+        if one.progress is not None:
+            details["initialization-state"] = "completed" if one.progress == 100 else "initializing"
         shown = "".join(f"<item><name>{n}</name><status>{s}</status></item>" for n, s in details.items())
         events = "".join(
             f"<item><eventId>evol-1</eventId><eventType>{kind}</eventType>"

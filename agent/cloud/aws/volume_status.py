@@ -35,16 +35,22 @@ def parse_volume_status(value: Any) -> CheckedVolume:
             status=status.text("Status"),
             is_io_enabled={"passed": True, "failed": False}.get(results.get("io-enabled") or ""),
             io_performance=results.get("io-performance"),
-            initialization=_parse_initialization(members.find_members("InitializationStatusDetails")),
+            initialization=_parse_initialization(
+                members.find_members("InitializationStatusDetails"), results.get("initialization-state")
+            ),
             events=tuple(_parse_events(members)),
         ),
     )
 
 
-def _parse_initialization(members: Members | None) -> Initialization | None:
+def _parse_initialization(members: Members | None, state: str | None) -> Initialization | None:
     percent = None if members is None else members.find_number("Progress")
-    if members is None or percent is None:
+    if state == "initializing":  # AWS's driver goes by this alone
+        percent = min(percent or 0, 99)
+    if percent is None:
         return None
+    if members is None:
+        return Initialization(percent)
     # AWS says 0 s both of one that is done and of one that it makes no estimate for.
     left_s = members.find_number("EstimatedTimeToCompleteInSeconds") or None
     return Initialization(min(percent, 100), left_s, members.find_text("InitializationType"))

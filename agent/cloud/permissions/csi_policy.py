@@ -41,6 +41,7 @@ _DESCRIBES = (
     "ec2:DescribeSnapshots",
     "ec2:DescribeVolumes",
     "ec2:DescribeVolumesModifications",
+    "ec2:DescribeVolumeStatus",
 )
 
 HYPERPOD = (

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.errors.explain import CloudError
+from agent.controller.attaching.initialized import Initialized
 from agent.controller.attaching.judge_attachment import (
     Stage,
     describe_place,
@@ -49,26 +50,38 @@ class Attaching:
     """Attaches volumes, one deed on each at a time."""
 
     def __init__(
-        self, nodes: NodeCalls, sights: Sights, take_turn: TakeTurn, patience: Patience | None = None
+        self,
+        nodes: NodeCalls,
+        sights: Sights,
+        take_turn: TakeTurn,
+        initialized: Initialized,
+        patience: Patience | None = None,
     ) -> None:
         self._nodes = nodes
         self._sights = sights
         self._take_turn = take_turn
+        self._initialized = initialized
         self._patience = patience or Patience()
 
     async def attach(self, call: AttachCall) -> Pairs:
         """Return what the node is to be told, once AWS says that the volume is attached to it."""
+        if call.is_initialized_first:  # for hours, in which others have their turn
+            await self._initialized.require(await self._look(call.volume_id))
         async with self._take_turn(call.volume_id):
             volume = await self._bring(call)
         return tell_node(volume, call.node)
+
+    async def _look(self, volume_id: VolumeId) -> CloudVolume:
+        volume = await self._sights.look(volume_id)
+        if volume is None:
+            raise explain_no_volume(volume_id)
+        return volume
 
     async def _bring(self, call: AttachCall) -> CloudVolume:
         waiting, attaching = self._patience.begin(), None
         ask_at_s, refusal = 0.0, None
         while True:
-            volume = await self._sights.look(call.volume_id)
-            if volume is None:
-                raise explain_no_volume(call.volume_id)
+            volume = await self._look(call.volume_id)
             stage = judge_attach(volume, call)
             if stage is Stage.ATTACHED:
                 return volume

@@ -12,12 +12,15 @@ from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Modification
+from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.aws.zones import DescribeAvailabilityZones, Zone
 from agent.controller.describing.batches import WINDOW_S, Batches, OneAtATime
 from agent.controller.describing.sort_answers import ask_for_each
 from agent.controller.name_tags import TAG_SNAPSHOT_NAME, TAG_VOLUME_NAME
 from agent.core.errors import AgentError
-from agent.core.model import VolumeId
+from agent.core.model import AwsChecks, VolumeId
+
+_NO_VOLUME = frozenset({"InvalidVolume.NotFound"})
 
 
 class Describing:
@@ -30,6 +33,7 @@ class Describing:
         self._snapshots = Batches(self._describe_snapshots, window_s)
         self._named_snapshots = Batches(self._describe_named_snapshots, window_s)
         self._modifications = Batches(self._describe_modifications, window_s)
+        self._checks = Batches(self._describe_checks, window_s)
         self._all_volumes = OneAtATime(self._describe_all_volumes)
         self._all_snapshots = OneAtATime(self._describe_all_snapshots)
         self._all_zones = OneAtATime(self._describe_zones)
@@ -55,6 +59,10 @@ class Describing:
         """Return the volume's last modification; None: AWS's answer has none."""
         found = await self._modifications.find(volume_id)
         return max(found, key=lambda one: one.started_at, default=None)
+
+    async def find_checks(self, volume_id: VolumeId) -> AwsChecks | None:
+        """Return what AWS's own checks say of the volume; None: AWS's answer does not have it."""
+        return next((one.checks for one in await self._checks.find(volume_id)), None)
 
     async def list_volumes(self) -> Sequence[CloudVolume | Unread]:
         """Return every volume of the account in the region."""
@@ -111,6 +119,14 @@ class Describing:
             return await self._make(DescribeVolumesModifications(tuple(some)))
 
         return await ask_for_each(ids, ask, lambda one: one.volume_id)
+
+    async def _describe_checks(
+        self, ids: Sequence[VolumeId]
+    ) -> dict[VolumeId, tuple[CheckedVolume, ...] | AgentError]:
+        async def ask(some: Sequence[VolumeId]) -> Sequence[CheckedVolume | Unread]:
+            return await self._make(DescribeVolumeStatus(tuple(some)))
+
+        return await ask_for_each(ids, ask, lambda one: one.volume_id, fails_for_all=_NO_VOLUME)
 
     async def _describe_all_volumes(self) -> Sequence[CloudVolume | Unread]:
         return await self._make(DescribeVolumes())

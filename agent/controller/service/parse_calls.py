@@ -23,6 +23,7 @@ from agent.controller.calls import (
 )
 from agent.controller.making.iops_ratio import make_ratio_tags
 from agent.controller.service.parse_class import (
+    is_initialized_first,
     parse_attributes_class,
     parse_snapshot_class,
     parse_storage_class,
@@ -132,6 +133,7 @@ def parse_attach(request: wire.ControllerPublishVolumeRequest) -> AttachCall:
         node=parse_node(request.node_id),
         is_read_only=request.readonly or use.access.is_read_only,
         is_multi_node=use.access is AccessMode.MULTI_NODE_MULTI_WRITER,
+        is_initialized_first=is_initialized_first(request.volume_context),
     )
 
 

@@ -26,6 +26,7 @@ PERFORMANCE_KEYS = (
     "allowAutoIOPSIncreaseOnModify",
     "throughput",
 )
+BLOCK_ATTACH_KEY = "blockAttachUntilInitialized"
 CONTEXT_KEYS = (
     "blockSize",
     "inodeSize",
@@ -34,11 +35,11 @@ CONTEXT_KEYS = (
     "ext4BigAlloc",
     "ext4ClusterSize",
     "ext4EncryptionSupport",
-    "blockAttachUntilInitialized",
+    BLOCK_ATTACH_KEY,
     "ebs-agent/format",
     "ebs-agent/legacy-xfs",
 )
-"""What the node is told, by volume_context."""
+"""What the node is told, and whoever attaches the volume, by volume_context."""
 STORAGE_KEYS = (*PERFORMANCE_KEYS, "encrypted", "kmsKeyId", "volumeInitializationRate", *CONTEXT_KEYS)
 IGNORED_KEYS = ("blockExpress", "fsType")
 """AWS's driver takes them and does nothing with them."""
@@ -82,6 +83,7 @@ def parse_storage_class(parameters: Mapping[str, str], metadata: Collection[str]
     if key_id is not None and not _KMS_KEY.fullmatch(key_id):
         raise _refuse("kmsKeyId", key_id, "It is a key's ARN, ID or alias.")
     rate = _parse_number(said, "volumeInitializationRate", _LEAST_RATE_MIB, _MOST_RATE_MIB)
+    _parse_switch(said, BLOCK_ATTACH_KEY)
     context = {key.lower(): said[key.lower()] for key in CONTEXT_KEYS if said.get(key.lower())}
     return StorageWords(
         performance=_parse_performance(said),
@@ -91,6 +93,11 @@ def parse_storage_class(parameters: Mapping[str, str], metadata: Collection[str]
         initialization_rate_mib=rate,
         context=context,
     )
+
+
+def is_initialized_first(context: Mapping[str, str]) -> bool:
+    """Return whether a volume of this volume_context is attached only when all of its content is there."""
+    return context.get(BLOCK_ATTACH_KEY.lower()) == "true"
 
 
 def parse_attributes_class(parameters: Mapping[str, str], metadata: Collection[str]) -> Performance:

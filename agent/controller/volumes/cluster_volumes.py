@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.cloud.aws.call import Make
-from agent.controller.attaching.attachments import Attachments
+from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
 from agent.controller.calls import (
     AttachCall,
     CreateCall,
@@ -42,9 +42,8 @@ class ClusterVolumes:
     ) -> None:
         patience = patience or Patience()
         known = KnownVolumes(describing, patience)
-        self._attachments = Attachments(
-            make, known.find, turns.take, region, patience, is_deleted=known.is_gone
-        )
+        asked = AskedOfVolumes(known.find, describing.find_checks, known.is_gone)
+        self._attachments = Attachments(make, asked, turns.take, region, patience)
         sights = self._attachments.sights
         self._creating = Creating(make, describing, known, turns.take, patience, cluster_id)
         self._deleting = Deleting(make, known, sights, turns.take, patience, cluster_id)

@@ -12,6 +12,7 @@ class Initialization:
     """How much of a volume's content has come from the snapshot or volume it was made from."""
 
     percent: int
+    """At least so much."""
     left_s: int | None = None
     """AWS's own estimate; it makes one only for volumes with an initialization rate."""
     kind: str | None = None

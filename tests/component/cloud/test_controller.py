@@ -9,7 +9,7 @@ import pytest
 
 from agent.cloud.aws.call import Make
 from agent.cloud.aws_worker.client import CloudClient
-from agent.controller.attaching.attachments import Attachments
+from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
 from agent.controller.calls import (
     AttachCall,
     NodeId,
@@ -26,6 +26,7 @@ from agent.controller.volumes.listing import Listing
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from tests.aws.checks import StatusOfVolume
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE, REGION
 from tests.aws.faults import Fault, Kind
 from tests.aws.resources import NEVER
@@ -43,7 +44,8 @@ class Controller:
 
         describing, turns = Describing(make, window_s=0.01), Turns()
         patience = Patience(lambda: world.time_s, sleep)
-        attachments = Attachments(make, describing.find_volume, turns.take, REGION, patience, 0.01)
+        asked = AskedOfVolumes(describing.find_volume, describing.find_checks)
+        attachments = Attachments(make, asked, turns.take, REGION, patience, 0.01)
         self.attach, self.detach = attachments.attach, attachments.detach
         self.listing = Listing(attachments.sights, describing.list_volumes)
         self.snapshots = ClusterSnapshots(make, describing, turns.take, "prod", patience)
@@ -112,6 +114,21 @@ async def test_a_lost_answer_is_looked_up_though_descriptions_lag(
     assert list_holders(world, volume) == [(nodes[0].instance_id, "attached")]
     await controller.detach(volume, nodes[0])
     assert list_holders(world, volume) == []
+
+
+async def test_a_copy_is_held_back_until_it_is_whole(
+    world: World, controller: Controller, nodes: tuple[NodeId, NodeId]
+) -> None:
+    """It takes no place on the node before."""
+    volume = VolumeId(world.cloud.make_volume(source_volume_id=world.cloud.make_volume()))
+    call = AttachCall(volume, nodes[0], is_initialized_first=True)
+    status = world.cloud.checks.by_volume[volume] = StatusOfVolume(progress=12, left_s=600)
+    with pytest.raises(AgentError, match=f"{volume} has 12 % of its content, .* in 10 min"):
+        await controller.attach(call)
+    assert list_holders(world, volume) == []
+    status.progress = 100
+    await controller.attach(call)
+    assert list_holders(world, volume) == [(nodes[0].instance_id, "attached")]
 
 
 async def test_what_is_stuck_is_taken_back(

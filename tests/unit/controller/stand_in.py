@@ -21,7 +21,7 @@ from agent.cloud.aws.models import CloudAttachment, CloudVolume
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.controller.calls import NodeId
 from agent.controller.patience import Patience
-from agent.core.model import VolumeId
+from agent.core.model import AwsChecks, Initialization, VolumeId
 
 T = TypeVar("T")
 
@@ -71,6 +71,8 @@ class StandIn:
     looks: int = 0
     on_sleep: Callable[[], None] = lambda: None
     """Is called whenever somebody waits."""
+    checks: dict[VolumeId, Initialization | None] = field(default_factory=dict)
+    """How far copies are, of which AWS has something to say."""
     questions: int = 0
     """How often it was asked for the names on instances."""
 
@@ -100,6 +102,11 @@ class StandIn:
         await asyncio.sleep(0)
         self.looks += 1
         return self.describe(volume_id, self.time_s - self.lag_s)
+
+    async def find_checks(self, volume_id: VolumeId) -> AwsChecks | None:
+        await asyncio.sleep(0)
+        self.looks += 1
+        return AwsChecks("ok", initialization=self.checks[volume_id]) if volume_id in self.checks else None
 
     def describe(self, volume_id: VolumeId, at_s: float | None = None) -> CloudVolume | None:
         """Return the volume as it was at ``at_s``; None: as it is."""

@@ -10,7 +10,7 @@ import pytest
 
 from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume, DetachVolume
 from agent.controller.attaching.attach import STUCK_S
-from agent.controller.attaching.attachments import Attachments
+from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
 from agent.controller.calls import AttachCall, NodeId, NoSuchThingError
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
@@ -23,8 +23,9 @@ class Controller:
 
     def __init__(self, cloud: StandIn) -> None:
         locks: defaultdict[VolumeId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        asked = AskedOfVolumes(cloud.find, cloud.find_checks)
         attachments = Attachments(
-            cloud.make, cloud.find, locks.__getitem__, "us-gov-west-1", cloud.patience(), window_s=0.0
+            cloud.make, asked, locks.__getitem__, "us-gov-west-1", cloud.patience(), window_s=0.0
         )
         self.attach, self.detach = attachments.attach, attachments.detach
 

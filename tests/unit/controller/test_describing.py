@@ -14,12 +14,13 @@ from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes, DescribeVolumesModifications
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Modification
+from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.aws.zones import DescribeAvailabilityZones, Zone
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure
 from agent.controller.describing.batches import MOST_AT_ONCE, OneAtATime
 from agent.controller.describing.describing import Describing
 from agent.core.errors import AgentError
-from agent.core.model import VolumeId
+from agent.core.model import AwsChecks, VolumeId
 from tests.unit.controller.stand_in import run_until
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Answers:
 
 
 def list_values(call: Call[Any]) -> tuple[str, ...]:
-    if isinstance(call, DescribeVolumesModifications):
+    if isinstance(call, (DescribeVolumesModifications, DescribeVolumeStatus)):
         return call.volume_ids
     assert isinstance(call, (DescribeVolumes, DescribeSnapshots))
     (filtered,) = call.filters
@@ -264,3 +265,23 @@ def test_a_long_list_is_never_asked_for_twice_at_once() -> None:
         return list(found), max(at_once)
 
     assert asyncio.run(run()) == ([1, 2, 2], 1)
+
+
+def test_a_volume_that_is_gone_fails_the_checks_of_no_other() -> None:
+    """EC2 refuses the whole question about AWS's checks for one volume that it does not know."""
+    gone = f"The volume '{VOLUMES[7]}' does not exist."
+    failure = Failure("ec2", "DescribeVolumeStatus", "InvalidVolume.NotFound", gone)
+
+    def answer(call: Call[Any]) -> Any:
+        if VOLUMES[7] in list_values(call):
+            raise explain_failure(failure)
+        return [CheckedVolume(VolumeId(one), AwsChecks("ok")) for one in list_values(call)]
+
+    async def run() -> list[Any]:
+        describing = Answers(answer).describe()
+        asked = (describing.find_checks(one) for one in VOLUMES[:20])
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    found = asyncio.run(run())
+    assert [one for one in found if not isinstance(one, AgentError)] == [AwsChecks("ok")] * 19
+    assert isinstance(found[7], CloudError)

@@ -248,6 +248,25 @@ def test_an_attach_names_the_node_as_its_csinode_does() -> None:
     assert (call.is_multi_node, call.is_read_only) == (True, True)
 
 
+@pytest.mark.parametrize(("said", "is_first"), [("true", True), ("false", False), ("", False), (None, False)])
+def test_an_attach_may_wait_for_the_content(said: str | None, *, is_first: bool) -> None:
+    """As the volume's context has it, which the claim's class wrote there, or AWS's driver."""
+    context = {} if said is None else {"blockattachuntilinitialized": said}
+    request = wire.ControllerPublishVolumeRequest(
+        volume_id=VOLUME, node_id=NODE, volume_capability=mount(), volume_context=context
+    )
+    assert parse_attach(request).is_initialized_first is is_first
+    if said:
+        made = parse_create(create({"blockAttachUntilInitialized": said}))
+        assert dict(made.context)["blockattachuntilinitialized"] == said
+
+
+def test_a_switch_is_true_or_false() -> None:
+    """AWS's driver takes all else for no, and the pod would start on an empty promise."""
+    with pytest.raises(InvalidValueError, match="blockAttachUntilInitialized cannot be 'True'"):
+        parse_create(create({"blockAttachUntilInitialized": "True"}))
+
+
 def test_an_expansion_needs_a_size() -> None:
     """A block volume's filesystem is nobody's to grow."""
     request = wire.ControllerExpandVolumeRequest(volume_id=VOLUME, volume_capability=block())

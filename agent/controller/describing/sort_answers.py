@@ -35,7 +35,8 @@ async def ask_for_each(
     """
 
     async def ask_halves() -> dict[K, tuple[T, ...] | AgentError]:
-        middle, both = len(keys) // 2, {}
+        middle = len(keys) // 2
+        both: dict[K, tuple[T, ...] | AgentError] = {}
         for half in (keys[:middle], keys[middle:]):
             both |= await ask_for_each(
                 half, ask, name, names_unread=names_unread, fails_for_all=fails_for_all

@@ -24,7 +24,7 @@ CALL = AttachCall(VOLUME, NODE, is_initialized_first=True)
 async def test_a_copy_is_attached_when_it_is_whole(facts: dict[str, str]) -> None:
     """Before, nothing is asked of AWS but how far it is; the answer says so, and is to be asked again."""
     cloud = StandIn()
-    cloud.add(**facts)
+    cloud.add(VOLUME, **facts)
     cloud.checks[VOLUME] = Initialization(40, 540, "provisioned-rate")
     with pytest.raises(AgentError, match=r"has 40 % of its content, .* in 9 min; it is attached") as raised:
         await Controller(cloud).attach(CALL)

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from agent.cli.client import Client, NoAnswerError, read_error
 from agent.cli.show.output import JsonOption, print_answer, print_json
+from agent.cli.show.progress import follow_lines
 from agent.cli.volumes import VolumeArgument, complete_volume
 from agent.core.errors import ExitCode
 
@@ -274,23 +275,16 @@ def carry_out(context: typer.Context, order: str, as_json: bool, **words: Any) -
     """
     client: Client = context.obj.client
     lines = client.order(order, {name: value for name, value in words.items() if value is not None})
-    answer = follow_lines(lines, as_json=as_json)
+    subject = words.get("volume") or words.get("snapshot") or words.get("name")
+    answer = follow(lines, f"{order} {subject}" if subject else order, as_json=as_json)
     if "error" in answer:
         raise read_error(answer)
     return answer
 
 
-def follow_lines(lines: Iterable[dict[str, Any]], *, as_json: bool) -> dict[str, Any]:
-    """Tell an order's progress, and return its last line: what came of it, or the error it ends with.
-
-    Raises NoAnswerError where there is none: what was ordered is then not known to be done.
-    """
-    answer: dict[str, Any] = {}
-    for line in lines:
-        if "text" in line:
-            typer.echo(line["text"], err=as_json)
-        elif "alive" not in line:
-            answer = line
+def follow(lines: Iterable[dict[str, Any]], what: str, *, as_json: bool) -> dict[str, Any]:
+    """Tell an order's progress, and return its last line. Raises NoAnswerError where there is none."""
+    answer = follow_lines(lines, what, as_json=as_json)
     if not answer:
         raise NoAnswerError(
             "The agent broke off before it said what came of the order.",

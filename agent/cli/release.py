@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.client import read_error
-from agent.cli.cloud import follow_lines
+from agent.cli.cloud import follow
 from agent.cli.show.output import JsonOption, print_json
 from agent.core.errors import InvalidValueError
 
@@ -26,7 +26,7 @@ def release(
             "What is to be released is not said.",
             hint="Say release --all for every volume; ebs-agent detach VOLUME takes one away.",
         )
-    answer = follow_lines(context.obj.client.release_all(), as_json=as_json)
+    answer = follow(context.obj.client.release_all(), "release", as_json=as_json)
     if as_json and "volumes" in answer:
         print_json({"done": "error" not in answer, "volumes": answer["volumes"]})
     if "error" in answer:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from agent.cli.client import Client, NoAnswerError
+from agent.cli.show.estimate import WHOLE
 from agent.cli.show.output import print_json
+from agent.cli.show.progress import Telling, telling
 from agent.core.errors import AgentError, ExitCode
 
 _NOTHING = "Nothing was waited for: no volume is named, and the policy requires none (required: true).\n"
@@ -34,24 +37,13 @@ def wait_for(
     Raises AgentError with exit code 3 where they are not in time, naming each one and why, and with exit
     code 4 where the agent did not answer at all.
     """
-    deadline = time.monotonic() + timeout_s
-    last: dict[str, Any] | None = None
-    while True:
-        left_s = max(0.0, deadline - time.monotonic())
-        try:
-            for line in client.wait(names, left_s):
-                if line["ready"] or (leaves_creation and _leaves(line)):
-                    _end_well(line, as_json=as_json)
-                    return
-                if not is_quiet and line != last:
-                    sys.stderr.write(f"{_show(line)}\n")
-                last = line
-        except NoAnswerError:
-            if time.monotonic() + RETRY_S >= deadline and last is None:
-                raise
-        if time.monotonic() + RETRY_S >= deadline:
-            break
-        time.sleep(RETRY_S)
+    what = f"wait for {', '.join(names) or 'all required volumes'}"
+    shown = nullcontext() if is_quiet else telling(what, to_stderr=True, most_s=timeout_s)
+    with shown as progress:
+        last, is_ready = _wait(client, names, timeout_s, progress, leaves_creation=leaves_creation)
+    if last is not None and is_ready:
+        _end_well(last, as_json=as_json)
+        return
     if as_json and last is not None:
         print_json(last)
     raise AgentError(
@@ -59,6 +51,36 @@ def wait_for(
         hint="See why: ebs-agent status; ebs-agent explain VOLUME.",
         exit_code=ExitCode.NOT_READY,
     )
+
+
+def _wait(
+    client: Client, names: list[str], timeout_s: float, progress: Telling | None, *, leaves_creation: bool
+) -> tuple[dict[str, Any] | None, bool]:
+    """Return the last line told, and whether waiting ended well; raise where the agent never answered."""
+    deadline = time.monotonic() + timeout_s
+    last: dict[str, Any] | None = None
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            for line in client.wait(names, left_s):
+                if line["ready"] or (leaves_creation and _leaves(line)):
+                    return line, True
+                if progress is not None and line != last:
+                    progress.tell(_show(line))
+                    progress.tell(None, _find_percent(line))
+                last = line
+        except NoAnswerError:
+            if time.monotonic() + RETRY_S >= deadline and last is None:
+                raise
+        if time.monotonic() + RETRY_S >= deadline:
+            return last, False
+        time.sleep(RETRY_S)
+
+
+def _find_percent(line: Mapping[str, Any]) -> float | None:
+    """Return how many of the volumes are ready; None where the agent does not say of how many it tells."""
+    counted = line.get("volumes")
+    return WHOLE * (counted - len(line["waiting"])) / counted if counted else None
 
 
 def _end_well(line: dict[str, Any], *, as_json: bool) -> None:

@@ -177,8 +177,9 @@ class CloudHalf:
         """Have volumes leave this node, whose end is near."""
         from agent.cloud.orders.release.before_end import find_returning, release_before_end  # noqa: PLC0415
 
-        async def tell(text: str) -> None:
-            log.info("instance.leaving", text=text)
+        async def tell(text: str | None, _percent: float | None = None) -> None:
+            if text is not None:
+                log.info("instance.leaving", text=text)
 
         context = self._make_order_taker().open_node_context(tell)
         if context is not None:

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import re
 import signal
 import socket
-import struct
 import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +16,7 @@ from agent.report.mqtt.outbox import Topics
 from tests.agent_process import reserve_port
 from tests.component.test_fleet import publish, run_fleet
 from tests.component.test_mqtt import Mosquitto, broker  # noqa: F401 -- a fixture
+from tests.terminal import on_terminal
 from tests.unit.report.samples import READY, make_status
 from tests.waiting import wait_until
 
@@ -107,48 +100,6 @@ def test_tls_with_client_certificates(
     assert "certificate has expired" in run_fleet(*name("ca", "client"), code=4)
 
 
-class Screen:
-    """A terminal with a command on it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], ours: int) -> None:
-        self.process = process
-        self._ours = ours
-
-    def resize(self, columns: int, lines: int) -> None:
-        """Make it as large, as a window is."""
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def wait_for(self, is_shown: Callable[[str], bool], what: str) -> None:
-        """Wait until what is written from now on is so, without its escape sequences."""
-        shown = bytearray()
-
-        def look() -> bool:
-            with suppress(BlockingIOError):
-                shown.extend(os.read(self._ours, 1 << 16))
-            return is_shown(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")))
-
-        wait_until(look, what)
-
-
-@contextmanager
-def on_terminal(columns: int, *options: str) -> Iterator[Screen]:
-    """Run the command on a terminal of so many columns."""
-    ours, theirs = os.openpty()
-    os.set_blocking(ours, False)
-    argv = [sys.executable, "-m", "agent", "fleet", "--watch", *options]
-    hidden = ("EBS_AGENT", "COLUMNS", "LINES", "NO_COLOR")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    environment["TERM"] = "xterm"
-    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        try:
-            yield Screen(process, ours)
-        finally:
-            process.kill()
-            os.close(ours)
-
-
 def test_live_table(
     broker: Mosquitto,  # noqa: F811 -- the fixture
 ) -> None:
@@ -158,7 +109,7 @@ def test_live_table(
     tell(broker.port, "n1")
     tell(broker.port, "n2")
     url = f"mqtt://127.0.0.1:{broker.port}"
-    with on_terminal(60, "--broker", url, "--node", "n1") as screen:
+    with on_terminal(60, "fleet", "--watch", "--broker", url, "--node", "n1") as screen:
         screen.wait_for(lambda text: "n1" in text and "SIZE" in text, "the table is there")
         screen.resize(200, 50)
         screen.wait_for(lambda text: "USED AT" in text and "/data/ckpt" in text, "it is as wide")

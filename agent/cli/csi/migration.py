@@ -12,12 +12,15 @@ from typing import Any
 import typer
 
 from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
+from agent.cli.show.estimate import WHOLE
 from agent.cli.show.output import print_json
+from agent.cli.show.progress import Pace as LinePace
+from agent.cli.show.progress import Telling, telling
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import WorkerSettings
 from agent.controller.cluster.api import connect
 from agent.controller.describing.describing import Describing
-from agent.controller.migration.carry_out import Pace, begin, look, move
+from agent.controller.migration.carry_out import Pace, Tell, begin, look, move
 from agent.controller.migration.cluster import AWS_ACTIONS, YOU, Cluster, Ec2Snapshots, list_rights
 from agent.controller.migration.describe import Plan, plan
 from agent.controller.migration.find_claims import check_driver, choose_snapshot_class, find_subjects
@@ -30,6 +33,8 @@ from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError, ExitCode
 from agent.core.quoting import make_printable
 
+_SNAPSHOT_SHARE = 0.9
+"""Of the way of a claim."""
 OpenEc2 = Callable[[str], AbstractAsyncContextManager[Ec2Snapshots]]
 """Gives who takes EC2's snapshots in a region."""
 
@@ -126,15 +131,13 @@ async def _move_all(
     failures: dict[Subject, AgentError],
 ) -> None:
     """Move all that can be, once all snapshots are begun; one that fails leaves the others to be moved."""
-
-    def make_tell(subject: Subject) -> Callable[[str], None]:
-        return lambda said: typer.echo(f"{subject.name}: {make_printable(said)}", err=wishes.as_json)
+    meant = [one.subject for one in plans if one.steps]
 
     async def begin_one(subject: Subject) -> None:
-        await begin(cluster, subject, aim, make_tell(subject), ec2)
+        await begin(cluster, subject, aim, progress.make_tell(subject), ec2)
 
     async def move_one(subject: Subject) -> None:
-        await move(cluster, subject, aim, Pace(wishes.timeout_s), make_tell(subject), ec2)
+        await move(cluster, subject, aim, Pace(wishes.timeout_s), progress.make_tell(subject), ec2)
         moved.append(subject)
 
     async def attempt(act: Callable[[Subject], Awaitable[None]], subject: Subject) -> None:
@@ -145,10 +148,38 @@ async def _move_all(
             for line in show_failure(error):
                 typer.echo(line, err=True)
 
-    for act in (begin_one, move_one):
-        for one in plans:
-            if one.steps and one.subject not in failures:
-                await attempt(act, one.subject)
+    with telling(f"move {len(meant)} claims", to_stderr=wishes.as_json) as shown:
+        progress = _Progress(shown, len(meant), lambda: len(moved) + len(failures.keys() & {*meant}))
+        for act in (begin_one, move_one):
+            for subject in meant:
+                if subject not in failures:
+                    await attempt(act, subject)
+                    progress.show_far()
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Tells what becomes of each claim, and how far all are."""
+
+    shown: Telling
+    count: int
+    count_done: Callable[[], int]
+
+    def show_far(self, percent: float = 0.0) -> None:
+        """Show how far all is, where ``percent`` of a claim's snapshot is there."""
+        self.shown.tell(None, (WHOLE * self.count_done() + _SNAPSHOT_SHARE * percent) / self.count)
+
+    def make_tell(self, subject: Subject) -> Tell:
+        """Return what tells of a claim."""
+        pace = LinePace()
+
+        def tell(said: str, percent: float | None = None) -> None:
+            if percent is not None:
+                self.show_far(percent)
+            if percent is None or pace.is_due(percent):
+                self.shown.tell(f"{subject.name}: {make_printable(said)}")
+
+        return tell
 
 
 def _write_answer(

@@ -29,6 +29,7 @@ from agent.cli.doctor.machine import (
     examine_udev,
     examine_user,
 )
+from agent.cli.show.progress import telling
 from agent.core.errors import ExitCode
 
 __all__ = ["Finding", "Grade", "Host", "examine", "examine_node", "show_findings"]
@@ -41,7 +42,9 @@ def examine(paths: Paths, client: Client, bundle: Path | None, *, as_json: bool)
         return show_findings(findings, as_json=as_json)
     from agent.cli.doctor.collect import collect, show_collected  # noqa: PLC0415 -- for bug reports alone
 
-    show_collected(collect(bundle, paths, client, findings), as_json=as_json)
+    with telling("collect", to_stderr=as_json) as progress:
+        collected = collect(bundle, paths, client, findings, progress=progress)
+    show_collected(collected, as_json=as_json)
     return ExitCode.DONE
 
 

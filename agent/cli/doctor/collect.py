@@ -29,7 +29,9 @@ from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.doctor.findings import Finding
 from agent.cli.doctor.withhold import withhold
+from agent.cli.show.estimate import WHOLE
 from agent.cli.show.output import print_json
+from agent.cli.show.progress import Telling
 from agent.core.errors import AgentError
 from agent.core.quoting import make_printable
 
@@ -132,16 +134,24 @@ def read_file(path: Path) -> bytes:
 
 
 def collect(
-    target: Path, paths: Paths, client: Client, findings: Sequence[Finding], run: Run = run_command
+    target: Path,
+    paths: Paths,
+    client: Client,
+    findings: Sequence[Finding],
+    run: Run = run_command,
+    progress: Telling | None = None,
 ) -> Collected:
     """Write the archive, which must not exist yet and is for its owner alone. Raises AgentError."""
     parts = {"about.txt": ABOUT.encode()}
     missing: dict[str, str] = {}
-    for name, get in _list_parts(paths, client, findings, run):
+    wanted = list(_list_parts(paths, client, findings, run))
+    for number, (name, get) in enumerate(wanted):
+        if progress is not None:
+            progress.tell(None, WHOLE * number / len(wanted))
         try:
             found = get()
             parts[name] = withhold(found).encode("utf-8", "replace")
-        except Exception as error:  # noqa: BLE001, PERF203 -- what is wrong with one part is to hide no other
+        except Exception as error:  # noqa: BLE001 -- what is wrong with one part is to hide no other
             missing[name] = withhold(f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
     if missing:
         parts["missing.txt"] = "".join(f"{name}: {why}\n" for name, why in missing.items()).encode()

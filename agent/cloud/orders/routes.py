@@ -1,7 +1,7 @@
 """The control socket's part for the cloud: orders in, progress out, one JSON object a line.
 
-``{"text": …}`` while it goes on, then ``{"done": true, …}`` with what came of it, or ``{"error": …}`` with
-``hint`` and ``exit_code``.
+``{"text": …}`` while it goes on, with ``percent`` where it is known how far it is, then ``{"done": true, …}``
+with what came of it, or ``{"error": …}`` with ``hint`` and ``exit_code``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from agent.core.units import parse_size
 from agent.policy import Policy, PolicyFile
 from agent.report import api
 from agent.report.board.board import Board
-from agent.report.control.json_lines import open_lines
+from agent.report.control.json_lines import GOES_ON, open_lines
 from agent.report.http.app import App
 from agent.report.http.messages import Request
 
@@ -100,8 +100,9 @@ async def _answer(http: Request, carry_out: Callable[[Report], Awaitable[Answer]
     """Answer with lines: what is told meanwhile, and last what came of it, which may hold an error."""
     async with open_lines(http) as lines:
 
-        async def report(text: str) -> None:
-            await lines.write({"text": text})
+        async def report(text: str | None, percent: float | None = None) -> None:
+            far = {} if percent is None else {"percent": percent}
+            await lines.write({**(GOES_ON if text is None else {"text": text}), **far})
 
         try:
             answer = await carry_out(report)

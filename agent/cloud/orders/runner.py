@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 import anyio
 
@@ -20,7 +21,13 @@ from agent.core.errors import AgentError, ExitCode, NotAnsweringError, RefusedEr
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
 
-Report = Callable[[str], Awaitable[None]]
+
+class Report(Protocol):
+    """Tells the person who gave an order how it goes on."""
+
+    async def __call__(self, text: str | None, percent: float | None = None, /) -> None:
+        """Tell a sentence, or with ``percent`` how far all of it is; without ``text`` that number alone."""
+
 
 PATIENCE_S = 600.0
 """For what AWS brings about within a minute when all is well."""
@@ -39,6 +46,8 @@ class Sighting:
 
     text: str
     is_done: bool = False
+    percent: float | None = None
+    """How far it is, where AWS says so."""
 
 
 @dataclass
@@ -66,11 +75,11 @@ class Follower:
         """Return what makes calls, for changes of snapshots that are of ``volume_id``."""
         return record_changes(self._ask, self.record or log_event, volume_id=volume_id, by="order")
 
-    async def say(self, text: str) -> None:
+    async def say(self, text: str, percent: float | None = None) -> None:
         """Report a sentence, unless it was the last one told."""
         if text != self._said:
             self._said = text
-            await self.report(text)
+            await self.report(text, percent)
 
     async def follow(
         self, subject: str, look: Callable[[], Awaitable[Sighting]], patience_s: float = PATIENCE_S
@@ -79,7 +88,7 @@ class Follower:
         deadline = monotonic() + patience_s
         while True:
             sighting = await look()
-            await self.say(sighting.text)
+            await self.say(sighting.text, sighting.percent)
             if sighting.is_done:
                 return
             if monotonic() > deadline:

@@ -49,7 +49,7 @@ class SnapshotOrders:
             if found.state == "error":
                 raise AgentError(f"{found.snapshot_id} failed.", hint="Take another one.")
             progress = f"{found.snapshot_id} is {found.state}, {found.progress_percent} %."
-            return Sighting(progress, is_done=found.state == "completed")
+            return Sighting(progress, found.state == "completed", found.progress_percent)
 
         await self._follower.follow(volume_id, look, SNAPSHOT_PATIENCE_S)
         return found

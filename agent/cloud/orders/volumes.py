@@ -184,7 +184,8 @@ class VolumeOrders:
                 why = modification.message or "no reason given"
                 raise AgentError(f"AWS could not modify {volume_id}: {why}.")
             if modification.state == "modifying":
-                return Sighting(f"{volume_id} is being modified, {modification.progress_percent} %.")
+                percent = modification.progress_percent
+                return Sighting(f"{volume_id} is being modified, {percent} %.", percent=percent)
             return Sighting(f"{volume_id} is {modification.state}; the change is usable.", is_done=True)
 
         await self._follower.follow(volume_id, look)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -32,6 +32,13 @@ LOOK_S = 1.0
 POLICY = "/spec/persistentVolumeReclaimPolicy"
 
 
+class Tell(Protocol):
+    """Is told what is done, and what is waited for."""
+
+    def __call__(self, said: str, percent: float | None = None, /) -> None:
+        """Tell it; ``percent``: how far what is waited for is, where that is known."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How long to wait for others, and how often to look."""
@@ -44,7 +51,7 @@ class Pace:
 class _Patience:
     """What a claim's move waits for, how long it does, and what was told of it."""
 
-    def __init__(self, subject: Subject, pace: Pace, tell: Callable[[str], None]) -> None:
+    def __init__(self, subject: Subject, pace: Pace, tell: Tell) -> None:
         self._subject, self._pace, self._tell = subject, pace, tell
         self._said = "the cluster says how things are"
         self._since = pace.clock()
@@ -59,7 +66,10 @@ class _Patience:
         said = following.what if isinstance(following, Wait) else explain(following, seen, aim)
         if said != self._said:
             self._said, self._since, self._failure = said, self._pace.clock(), None
-            self._tell(f"waits until {said}" if isinstance(following, Wait) else said)
+            if isinstance(following, Wait):
+                self._tell(f"waits until {said}", following.percent)
+            else:
+                self._tell(said)
         elif self.is_over:
             raise self._give_up()
 
@@ -114,7 +124,7 @@ async def begin(
     cluster: Cluster,
     subject: Subject,
     aim: Aim,
-    tell: Callable[[str], None],
+    tell: Tell,
     ec2: Ec2Snapshots | None = None,
 ) -> None:
     """Have a claim's snapshot taken where that comes next, and do not wait for it. As ``move`` otherwise."""
@@ -133,7 +143,7 @@ async def move(
     subject: Subject,
     aim: Aim,
     pace: Pace,
-    tell: Callable[[str], None],
+    tell: Tell,
     ec2: Ec2Snapshots | None = None,
 ) -> bool:
     """Move a claim to the other driver; False: it was there already.

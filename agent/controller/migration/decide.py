@@ -41,6 +41,8 @@ class Wait:
 
     what: str
     """Completes "waits until …"."""
+    percent: float | None = None
+    """How far they are, where they say so."""
 
 
 def decide(seen: Seen, aim: Aim) -> Deed | Wait | None:
@@ -112,7 +114,8 @@ def _await_ec2_snapshot(seen: Seen, aim: Aim) -> Deed | Wait:
             f"{snapshot.snapshot_id}",
         )
     if snapshot.state != "completed":
-        return Wait(f"{snapshot.snapshot_id} is complete (so far: {snapshot.progress_percent} %)")
+        percent = snapshot.progress_percent
+        return Wait(f"{snapshot.snapshot_id} is complete (so far: {percent} %)", percent)
     return Deed.RECORD
 
 

@@ -103,7 +103,7 @@ async def test_order_takes_the_next_name_too(world: World) -> None:
     mapping = world.cloud.ec2.get_instance(str(node.identity.instance_id)).block_device_mapping
     mapping["/dev/sdf"] = next(iter(mapping.values()))
 
-    async def tell(_text: str) -> None: ...
+    async def tell(_text: str | None, _percent: float | None = None) -> None: ...
 
     follower = Follower(node.make, node.hands, tell, pause_s=0.01)
 

@@ -93,7 +93,7 @@ async def test_client_is_made_anew_when_the_region_is_known(
         surroundings=lambda: surroundings,
     )  # fmt: skip
 
-    async def tell(_text: str) -> None: ...
+    async def tell(_text: str | None, _percent: float | None = None) -> None: ...
 
     follower, _view = await service.prepare_orders(tell)
     with pytest.raises(CloudError, match="in which region") as raised:

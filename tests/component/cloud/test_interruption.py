@@ -159,7 +159,7 @@ async def leave(
 ) -> dict[EventName, Event]:
     """Have everything leave, and return what was told, the last of each event."""
 
-    async def tell(_text: str) -> None: ...
+    async def tell(_text: str | None, _percent: float | None = None) -> None: ...
 
     board = Board()
     taker = OrderTaker(board, node.prepare, node.hands.keep, lambda: node.node.policy, None, node.hands)

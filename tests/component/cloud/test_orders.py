@@ -33,6 +33,7 @@ class Clerk:
         self.noted: list[VolumeId] = []
         """Volumes of which it was written down that a person took them away."""
         self.said: list[str] = []
+        self.percents: list[float] = []
         self.answer: dict[str, Any] = {}
         """What came of the last order."""
         self.node = node
@@ -51,8 +52,11 @@ class Clerk:
         assert volume_id not in self.node.hands.released, "noted before it is let go"
         self.noted.append(volume_id)
 
-    async def _tell(self, text: str) -> None:
-        self.said.append(text)
+    async def _tell(self, text: str | None, percent: float | None = None) -> None:
+        if text is not None:
+            self.said.append(text)
+        if percent is not None:
+            self.percents.append(percent)
 
     def _view(self) -> NodeView:
         devices = frozenset(self.node.hands.list_devices())
@@ -332,6 +336,8 @@ async def test_expand_shows_progress_and_never_shrinks(world: World) -> None:
     clerk = Clerk(node)
     said = await clerk.order("expand", volume=volume, size="5GiB")
     assert "being modified" in said[1]
+    assert clerk.percents
+    assert all(f"being modified, {percent} %." in " ".join(said) for percent in clerk.percents)
     assert said[-1] == f"{volume} is optimizing; the change is usable."
     with pytest.raises(RefusedError, match="never shrink"):
         await clerk.order("expand", volume=volume, size="1GiB")

@@ -142,12 +142,14 @@ def show_states(answer: list[dict[str, Any]]) -> dict[str, str]:
 
 
 async def test_everything_is_detached(world: World, node: Node) -> None:
-    """Every volume is let go and detached, and a second order finds nothing left."""
+    """Every volume is let go and detached, how far all is is told, and a second order finds nothing left."""
     async with node.serving():
         volumes = await add_volumes(world, node, 3)
         answer = await node.order("release")
         assert show_states(answer) == dict.fromkeys(volumes, "detached")
         assert answer[-1]["done"] is True
+        far = [line["percent"] for line in answer if "percent" in line]
+        assert [round(percent) for percent in far] == [17, 33, 50, 67, 83, 100]
         assert not node.hands.list_devices()
         assert (await node.order("release"))[-1] == {"done": True, "volumes": []}
     assert {*volumes, EVERYTHING} <= node.hands.noted

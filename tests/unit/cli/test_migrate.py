@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.app import app
+from agent.cli.csi import migration
 from agent.cli.csi.migration import Wishes, migrate_in
 from agent.core.errors import ExitCode, InvalidValueError
 from tests.unit.controller.migration.stand_in import (
@@ -44,6 +45,21 @@ def wish(*names: str, is_meant: bool = True, as_json: bool = False, takes_snapsh
 def open_none(region: str) -> AbstractAsyncContextManager[StandInEc2]:
     """Fail, since EC2 is not to be asked."""
     raise AssertionError(region)
+
+
+class Shown:
+    """Notes what is told of work under way."""
+
+    def __init__(self) -> None:
+        self.far: list[int] = []
+        self.said: list[str] = []
+
+    def tell(self, text: str | None, percent: float | None = None) -> None:
+        """Take it down."""
+        if text is not None:
+            self.said.append(text)
+        if percent is not None:
+            self.far.append(round(percent))
 
 
 @pytest.mark.anyio
@@ -100,8 +116,13 @@ async def test_no_snapshot_by_wish(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("has_types", [False, True])
 @pytest.mark.anyio
-async def test_ec2_takes_the_snapshots(capsys: pytest.CaptureFixture[str], *, has_types: bool) -> None:
-    """In a cluster without VolumeSnapshots, or by wish; only a dry run needs no right in AWS."""
+async def test_ec2_takes_the_snapshots(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, has_types: bool
+) -> None:
+    """In a cluster without VolumeSnapshots, or by wish; only a dry run needs no right in AWS.
+
+    It is told how far all is: by claims that are moved, and by the snapshot of the one that is waited for.
+    """
     cluster, ec2 = make_cluster(names=("first", "second")), StandInEc2()
     cluster.has_snapshot_types = has_types
     opened: list[str] = []
@@ -117,7 +138,11 @@ async def test_ec2_takes_the_snapshots(capsys: pytest.CaptureFixture[str], *, ha
     with pytest.raises(InvalidValueError, match="--region"):
         await migrate_in(cluster, replace(meant, is_meant=False, region=None), None, open_none)
     capsys.readouterr()
+    shown = Shown()
+    monkeypatch.setattr(migration, "telling", lambda *_, **__: nullcontext(shown))
     assert await migrate_in(cluster, replace(meant, as_json=True), None, open_it) == ExitCode.DONE
+    assert shown.far == [0, 0, 18, 50, 68, 100]
+    assert "training/second: waits until snap-00000000000000001 is complete (so far: 40 %)" in shown.said
     assert json.loads(capsys.readouterr().out)["aws_actions"]
     assert opened == ["us-west-2"]
     assert ec2.takes == ["before-migration-uid-of-first", "before-migration-uid-of-second"]

@@ -20,6 +20,9 @@ from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Reason, VolumeId
 from agent.report import api
 
+_HALF = 50.0
+"""Per cent of the way: everything is let go, and then detached."""
+
 
 class State(str, Enum):
     """What became of a volume."""
@@ -67,6 +70,7 @@ async def release_all(context: NodeOrderContext) -> dict[str, Any]:
 
     async def release_one(volume_id: VolumeId) -> None:
         outcomes[volume_id] = await _release(context, volume_id)
+        await context.report(None, _HALF * len(outcomes) / len(here))
 
     async with anyio.create_task_group() as tasks:
         for volume_id in here:
@@ -117,8 +121,13 @@ async def _detach_all(
         await _tell_attached(context, free, outcomes, "no API attaches or detaches volumes here.")
         return
 
+    done = 0
+
     async def detach(volume_id: VolumeId) -> None:
+        nonlocal done
         outcomes[volume_id] = await _detach(context, aws, outcomes[volume_id])
+        done += 1
+        await context.report(None, _HALF + _HALF * done / len(free))
 
     async with anyio.create_task_group() as tasks:
         for volume_id in free:

@@ -42,7 +42,7 @@ async def migrate(
     """Move the claim; return what was told."""
     told: list[str] = []
     (subject,) = await find_subjects(cluster, aim.origin, aim.target, "training", ["data"])
-    await move(cluster, subject, aim, pace, told.append, ec2)
+    await move(cluster, subject, aim, pace, lambda said, _percent=None: told.append(said), ec2)
     return told
 
 
@@ -171,7 +171,7 @@ async def test_api_server_that_is_ill_for_a_moment(status: int) -> None:
         (subject,) = await find_subjects(cluster, AWS, OURS, "training", ["data"])
         cluster.calls.clear()
         cluster.before_call = fail
-        assert await move(cluster, subject, TO_OURS, Pace(60.0, 0.0), lambda _said: None), number
+        assert await move(cluster, subject, TO_OURS, Pace(60.0, 0.0), lambda *_: None), number
         assert read_claim(cluster)["status"]["phase"] == "Bound"
         assert cluster.destroyed == [], number
 
@@ -298,7 +298,7 @@ async def test_two_who_move_it_at_once(aim: Aim) -> None:
                 await migrate(cluster, aim)
 
         (subject,) = await find_subjects(cluster, AWS, OURS, "training", ["data"])
-        await move(Shared(cluster, number, act), subject, TO_OURS, Pace(60.0, 0.0), lambda _said: None)
+        await move(Shared(cluster, number, act), subject, TO_OURS, Pace(60.0, 0.0), lambda *_: None)
         cluster.settle()
         (volume,) = cluster.list_kind("PersistentVolume")
         assert (read_claim(cluster)["status"]["phase"], volume["spec"]["csi"]["driver"]) == ("Bound", OURS), (

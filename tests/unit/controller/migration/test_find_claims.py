@@ -38,10 +38,10 @@ async def test_all_are_those_of_the_driver() -> None:
 
     cluster.before_call = stop
     with pytest.raises(Cut):
-        await move(cluster, first, aim, Pace(0.0, 0.0), lambda _said: None)
+        await move(cluster, first, aim, Pace(0.0, 0.0), lambda *_: None)
     cluster.before_call = lambda _verb, _kind: None
     assert await find(cluster) == ["training/first", "training/second"]
-    await move(cluster, first, aim, Pace(0.0, 0.0), lambda _said: None)
+    await move(cluster, first, aim, Pace(0.0, 0.0), lambda *_: None)
     assert await find(cluster) == ["training/second"]
 
 

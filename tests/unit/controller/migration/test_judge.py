@@ -186,7 +186,7 @@ async def test_claim_that_is_not_moved(spoil: Callable[[StandInCluster], None], 
     names = [name for kind, _, name in cluster.objects if kind == "PersistentVolumeClaim"] or ["data"]
     (subject,) = await find_subjects(cluster, AWS, OURS, "training", names)
     with pytest.raises(RefusedError, match=words) as refused:
-        await move(cluster, subject, AIM, Pace(0.0, 0.0), lambda _said: None)
+        await move(cluster, subject, AIM, Pace(0.0, 0.0), lambda *_: None)
     assert refused.value.hint
     assert {verb for verb, _ in cluster.calls} <= {"get", "list"}
     told = plan(await look(cluster, subject, AIM), AIM)

@@ -18,6 +18,7 @@ from tests.fakes.bundle import SCRIPTS, Node
 HOOKS = SCRIPTS / "hooks.d"
 CACHE = HOOKS / "20-container-cache.sh"
 TREE = HOOKS / "30-checkpoint-tree.sh"
+ENROOT = HOOKS / "40-enroot.sh"
 MARK = ".ebs-agent-container-cache"
 
 SYSTEMCTL = """
@@ -39,12 +40,19 @@ class Cluster(Node):
         super().__init__(root)
         self.volume = root / "data/cache"
         self.data = root / "lib/containerd"
+        self.job: dict[str, str] = {}
+        """What Slurm tells its prolog."""
         self.volume.mkdir(parents=True)
         self.add_data("image")
         (root / "runs").touch()
         self.add_program("systemctl", SYSTEMCTL)
         self.add_program("pgrep", "[[ -e $dest/has-containers ]]")
         self.add_program("systemd-run", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
+
+    @property
+    def etc(self) -> Path:
+        """Where enroot's settings are."""
+        return self.root / "etc/enroot"
 
     def add_data(self, content: str) -> None:
         """Have containerd hold something of its own, on the root disk."""
@@ -62,6 +70,9 @@ class Cluster(Node):
             "EBS_AGENT_NAME": name,
             "EBS_AGENT_PATH": str(path or self.volume),
             "EBS_HOOK_VAR_LIB": str(self.data.parent),
+            "EBS_HOOK_ETC": str(self.root / "etc"),
+            "EBS_HOOK_RUN": str(self.root),
+            **self.job,
         }
         return self.run(hook, *words, kill_at=kill_at, environment=environment).returncode
 
@@ -90,7 +101,9 @@ def test_the_agent_would_run_them(tmp_path: Path) -> None:
     shutil.copytree(HOOKS, directory)
     for path in (directory, *directory.iterdir()):
         path.chmod(0o755)
-    assert list_hooks(directory, os.geteuid()) == (directory / CACHE.name, directory / TREE.name)
+    assert list_hooks(directory, os.geteuid()) == tuple(
+        directory / hook.name for hook in (CACHE, TREE, ENROOT)
+    )
 
 
 def test_the_cache_moves_to_its_volume(cluster: Cluster) -> None:
@@ -361,3 +374,159 @@ def test_a_person_who_races_the_hook_gains_nothing(people: Cluster, mode: int) -
                     left.unlink() if left.is_symlink() else shutil.rmtree(left)
         finally:
             racing.kill()
+
+
+@pytest.fixture
+def pyxis(people: Cluster) -> Cluster:
+    """A node with enroot, whose settings name a directory of the root disk, and a volume of root's."""
+    people.volume.chmod(0o755)
+    people.add_program("mountpoint", "[[ ! -e $dest/is-away ]]")
+    people.etc.mkdir(parents=True)
+    (people.etc / "enroot.conf").write_text(
+        "# as a package has it\nENROOT_RUNTIME_PATH /run/enroot\n ENROOT_DATA_PATH=/opt/enroot\n"
+    )
+    return people
+
+
+def read_settings(cluster: Cluster, uid: int) -> dict[str, str]:
+    """Return what enroot goes by: of each setting the first value, as a shell of the user's evaluates it."""
+    files = [cluster.etc / "enroot.conf", *sorted((cluster.etc / "enroot.conf.d").glob("*.conf"))]
+    script = """
+    id() { echo "$uid"; }
+    for file in "$@"; do
+        bash -n "$file" || exit 1
+        while IFS=$' \\t=' read -r key value; do
+            [[ $key =~ ^ENROOT_[A-Z_]+$ && ! -v $key ]] || continue
+            declare "$key=$(eval echo "$value")"
+            echo "$key=${!key}"
+        done <"$file"
+    done
+    """
+    argv = ["bash", "-c", script, "-", *map(str, files)]
+    done = subprocess.run(argv, env={"uid": str(uid)}, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+@as_root
+def test_enroot_keeps_its_containers_on_the_volume(pyxis: Cluster) -> None:
+    """Each person has directories of their own, which the settings name; told again, nothing changes."""
+    before, home = (pyxis.etc / "enroot.conf").read_text(), pyxis.volume / "user-1234"
+    for _ in range(2):
+        assert pyxis.tell(ENROOT, "ready", name="enroot") == 0
+        settings = read_settings(pyxis, 1234)
+        named = [Path(settings[f"ENROOT_{key}_PATH"]) for key in ("CACHE", "DATA", "TEMP")]
+        assert named == [home / "cache", home / "data", home / "tmp"]
+        assert settings["ENROOT_RUNTIME_PATH"] == "/run/enroot"
+        for path in (home, *home.iterdir()):
+            assert describe(path) == (1234, 1235, 0o700)
+        assert sorted(path.name for path in pyxis.volume.iterdir()) == ["user-0", "user-1234"]
+        assert sorted(path.name for path in home.iterdir()) == ["cache", "data", "tmp"]
+    assert (pyxis.etc / "enroot.conf.before-ebs-agent").read_text() == before
+    (home / "data/image").write_text("unpacked")
+    assert pyxis.tell(ENROOT, "ready", name="enroot") == 0
+    assert (home / "data/image").read_text() == "unpacked"
+
+
+@as_root
+def test_a_job_of_a_directory_services_user_has_its_place(pyxis: Cluster) -> None:
+    """The prolog makes the directories of whose job begins, and none while the volume is away."""
+    prolog = SCRIPTS.parent / "monitoring/slurm/prolog"
+    pyxis.add_program("ebs-agent", ":")
+    pyxis.job = {"SLURM_JOB_UID": "70001", "SLURM_JOB_GID": "70002", "EBS_AGENT_HOOKS": str(HOOKS)}
+    assert pyxis.tell(prolog, name="") == 0
+    assert list(pyxis.volume.iterdir()) == []
+    assert pyxis.tell(ENROOT, "ready", name="enroot") == 0
+    (pyxis.root / "is-away").touch()
+    assert pyxis.tell(prolog, name="") == 0
+    assert pyxis.tell(ENROOT, "prolog", name="") == 1
+    assert not (pyxis.volume / "user-70001").exists()
+    (pyxis.root / "is-away").unlink()
+    for _ in range(2):
+        assert pyxis.tell(prolog, name="") == 0
+        assert describe(pyxis.volume / "user-70001/cache") == (70001, 70002, 0o700)
+
+
+@as_root
+def test_other_volumes_and_events_leave_enroot_alone(pyxis: Cluster) -> None:
+    """Only the volume of that name, and only when it is ready."""
+    assert pyxis.tell(ENROOT, "ready", name="other") == 0
+    assert pyxis.tell(ENROOT, "lost", name="enroot") == 0
+    assert sorted(path.name for path in pyxis.etc.iterdir()) == ["enroot.conf"]
+    assert list(pyxis.volume.iterdir()) == []
+
+
+def share_the_volume(cluster: Cluster) -> None:
+    cluster.volume.chmod(0o1777)
+
+
+def give_the_volume(cluster: Cluster) -> None:
+    os.chown(cluster.volume, MEMBER, 0)
+
+
+def take_the_volume_away(cluster: Cluster) -> None:
+    (cluster.root / "is-away").touch()
+
+
+def have_no_enroot(cluster: Cluster) -> None:
+    shutil.rmtree(cluster.etc)
+
+
+def move_to_a_command(cluster: Cluster) -> None:
+    cluster.volume = cluster.volume.with_name("$(id)")
+    cluster.volume.mkdir()
+
+
+@as_root
+@pytest.mark.parametrize(
+    "prepare",
+    [share_the_volume, give_the_volume, take_the_volume_away, have_no_enroot, move_to_a_command],
+)
+def test_enroot_is_sent_nowhere_unsafe(pyxis: Cluster, prepare: Callable[[Cluster], None]) -> None:
+    """Where others could prepare a user's directory, or a shell would run the path, nothing is changed."""
+    prepare(pyxis)
+    assert pyxis.tell(ENROOT, "ready", name="enroot") == 1
+    assert not (pyxis.etc / "enroot.conf.d").exists()
+    assert list(pyxis.volume.iterdir()) == []
+
+
+@as_root
+def test_a_directory_of_somebody_elses_is_told(pyxis: Cluster) -> None:
+    """What a volume from elsewhere brings under a user's name is left alone, and the others are served."""
+    (pyxis.volume / "user-1234").mkdir()
+    assert pyxis.tell(ENROOT, "ready", name="enroot") == 1
+    assert describe(pyxis.volume / "user-1234")[:2] == (0, 0)
+    assert list((pyxis.volume / "user-1234").iterdir()) == []
+    assert describe(pyxis.volume / "user-0/data") == (0, 0, 0o700)
+    assert "ENROOT_DATA_PATH" in read_settings(pyxis, 0)
+
+
+@as_root
+@pytest.mark.parametrize("is_given", [False, True])
+def test_directories_cut_short_are_finished(pyxis: Cluster, *, is_given: bool) -> None:
+    """What a run left half made is taken up: not all in it, or all in it and without its name."""
+    left = pyxis.volume / "user-1234.new"
+    for part in ("cache", "data", "tmp") if is_given else ("cache",):
+        (left / part).mkdir(parents=True)
+    if is_given:
+        os.chown(left, 1234, 1235)
+    assert pyxis.tell(ENROOT, "ready", name="enroot") == 0
+    assert sorted(path.name for path in (pyxis.volume / "user-1234").iterdir()) == ["cache", "data", "tmp"]
+    assert not left.exists()
+
+
+@as_root
+def test_settings_cut_short_are_finished(pyxis: Cluster) -> None:
+    """Killed at any step and run again, the settings are whole, and what they were before is kept."""
+    number, before = 1, (pyxis.etc / "enroot.conf").read_text()
+    while True:
+        shutil.rmtree(pyxis.etc)
+        pyxis.etc.mkdir()
+        (pyxis.etc / "enroot.conf").write_text(before)
+        if pyxis.tell(ENROOT, "ready", name="enroot", kill_at=number) == 0:
+            break
+        assert pyxis.tell(ENROOT, "ready", name="enroot") == 0
+        assert read_settings(pyxis, 7)["ENROOT_DATA_PATH"] == f"{pyxis.volume}/user-7/data"
+        assert (pyxis.etc / "enroot.conf.before-ebs-agent").read_text() == before
+        number += 1
+    assert number > 4

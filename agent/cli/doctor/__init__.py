@@ -37,7 +37,8 @@ __all__ = ["Finding", "Grade", "Host", "examine", "examine_node", "show_findings
 
 def examine(paths: Paths, client: Client, bundle: Path | None, *, as_json: bool) -> ExitCode:
     """Examine the node and print what was found, or put it into a new archive with all else that is told."""
-    findings = examine_node(paths)
+    with telling("examine this node", to_stderr=True):
+        findings = examine_node(paths)
     if bundle is None:
         return show_findings(findings, as_json=as_json)
     from agent.cli.doctor.collect import collect, show_collected  # noqa: PLC0415 -- for bug reports alone

@@ -16,6 +16,7 @@ import typer
 from agent.base.off_loop import do_here
 from agent.cli.fleet.rows import Choice, View, make_view
 from agent.cli.show.output import Output, print_json, print_line
+from agent.cli.show.progress import telling
 from agent.core.errors import AgentError, ExitCode, InvalidValueError
 from agent.core.quoting import make_printable
 from agent.policy.settings import MQTT_TLS_PORT, MqttSettings, MqttTls
@@ -152,7 +153,8 @@ def show_once(source: Source, choice: Choice, output: Output) -> None:
         async with source.looking(choice) as look:
             return await look()
 
-    view: View = anyio.run(look_once)
+    with telling("look at the fleet", to_stderr=True):
+        view: View = anyio.run(look_once)
     _print(view, output)
 
 

@@ -53,7 +53,7 @@ def show_status(status: VolumeStatus) -> dict[str, Any]:
         "drift": [show_difference(one) for one in status.drift],
         "aws_checks": status.checks and show_checks(status.checks),
         "persistent_volume": status.persistent_volume,
-        "claim": status.claim,
+        "persistent_volume_claim": status.persistent_volume_claim,
         "required": status.is_required,
         "since": status.since and to_iso(status.since),
         "last_step": step

@@ -166,7 +166,10 @@ def test_detach_and_attach_by_hand(
     first.wait_ready("ckpt")
     first.order("attach", of_pod)
     aws.cloud.volumes[of_pod].add_tags(dict(zip(CLAIM_TAGS, ("training", "data"), strict=True)))
-    wait_until(lambda: first.agent.status(of_pod).get("claim") == "training/data", "AWS has told its tags")
+    wait_until(
+        lambda: first.agent.status(of_pod).get("persistent_volume_claim") == "training/data",
+        "AWS has told its tags",
+    )
 
 
 def test_blank_volume_waits_for_an_answer_and_no_longer(

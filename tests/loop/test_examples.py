@@ -101,6 +101,10 @@ def test_what_is_asked_of_aws_prints_what_the_page_shows(
         surround(node.scratch, monkeypatch)
         node.start(monkeypatch)
         node.wait_ready("checkpoints")
+        client = node.agent.client
+        wait_until(lambda: node.agent.status("checkpoints")["filesystem"], "how full it is has been sampled")
+        wait_until(lambda: (client.status()["attachments"] or {}).get("used") == 1, "AWS counts it")
+        wait_until(lambda: client.plan()["cloud"] == [], "nothing is left to do")
         compare(blocks, lambda text: run(name_things(text), node.scratch, monkeypatch, capsys))
     finally:
         node.end()

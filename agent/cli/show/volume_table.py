@@ -16,7 +16,7 @@ from agent.cli.show.render import SIGNS, STYLES, show_condition
 from agent.cli.show.render_steps import draw_attachments, draw_node
 from agent.cli.show.words import clean, label, tell_age, tell_initialization, tell_size, tell_use
 
-_POD_KEYS = ("claim", "persistent_volume")
+_POD_KEYS = ("persistent_volume_claim", "persistent_volume")
 """What says which volume of a pod's it is, of an agent that is not older."""
 _WORST_FIRST = {condition: rank for rank, condition in enumerate(STYLES)}
 
@@ -38,7 +38,7 @@ def show_volumes_wide(answer: dict[str, Any]) -> RenderableType:
 def _list_columns(volumes: Iterable[dict[str, Any]]) -> Iterable[str]:
     """Return every column that says something of any volume, or would on most nodes."""
     is_of_pods = any(volume.get(key) for volume in volumes for key in _POD_KEYS)
-    return (title for title in _CELLS if title != "CLAIM" or is_of_pods)
+    return (title for title in _CELLS if title != "PVC" or is_of_pods)
 
 
 def list_names(answer: dict[str, Any]) -> list[str]:
@@ -102,10 +102,10 @@ _CELLS: dict[str, Callable[[dict[str, Any]], Text]] = {
     "TYPE": lambda volume: Text(volume["fstype"] or ""),
     "SIZE": lambda volume: Text(tell_size(volume)),
     "USE": lambda volume: Text(tell_use(volume)),
-    "CLAIM": _show_claim,
+    "PVC": _show_claim,
     "LAST STEP": _show_last_step,
 }
-_USUAL = tuple(title for title in _CELLS if title not in {"SINCE", "CLAIM"})
+_USUAL = tuple(title for title in _CELLS if title not in {"SINCE", "PVC"})
 _BY_WIDTH = tuple(_USUAL[:count] for count in range(len(_USUAL), 2, -1))
 """The columns to try, the most first: what is at the end is missed least."""
 

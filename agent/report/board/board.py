@@ -129,7 +129,7 @@ class Board:
             status,
             snapshots=self._snapshots.get(volume_id),
             persistent_volume=self.persistent_volumes.get(volume_id),
-            claim=self._claims.get(volume_id),
+            persistent_volume_claim=self._claims.get(volume_id),
         )
         old = self._statuses.get(volume_id)
         is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)

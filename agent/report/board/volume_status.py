@@ -89,7 +89,7 @@ class VolumeStatus:
     """What AWS's own status checks found; None where it was not asked. The board fills it in."""
     persistent_volume: str | None = None
     """Its name in Kubernetes, where kubelet asked for it; the board fills it in."""
-    claim: str | None = None
+    persistent_volume_claim: str | None = None
     """``namespace/name`` of the claim of Kubernetes that it was made for, where AWS told. By the board."""
     since: datetime | None = None
     """When the volume came into this condition for this reason; the board fills it in."""

@@ -44,7 +44,8 @@ def draw_card(volume: Volume, now: datetime, *, has_charts: bool) -> Element:
 
 def draw_row(volume: Volume, now: datetime) -> Element:
     """Return a row: a volume in order, of which there are many."""
-    where = " · ".join(filter(None, (volume["volume_id"], volume["path"], volume["claim"])))
+    words = (volume["volume_id"], volume["path"], volume["persistent_volume_claim"])
+    where = " · ".join(filter(None, words))
     name = element("a", element("bdi", name_volume(volume)), href=link_to(volume))
     return element(
         "tr",
@@ -99,8 +100,8 @@ def _list_facts(volume: Volume, now: datetime) -> Element:
         ("Volume", volume["volume_id"]),
         ("Device", device),
         ("Used at", volume["path"]),
-        ("Claim", volume["claim"]),
-        ("PersistentVolume", volume["persistent_volume"]),
+        ("PVC", volume["persistent_volume_claim"]),
+        ("PV", volume["persistent_volume"]),
         ("Snapshots", _describe_snapshots(volume["snapshots"], now)),
         ("AWS checks", _describe_checks(volume["aws_checks"])),
         ("Required", "yes" if volume["required"] else None),

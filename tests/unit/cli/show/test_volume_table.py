@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -50,19 +51,19 @@ def test_columns_that_matter_least_go_first() -> None:
 def test_the_claims_of_pods_have_a_column() -> None:
     """Where there are any, in the table of all columns; a volume's own lines name both in any case."""
     board = make_board(READY, REFUSED)
-    assert "CLAIM" not in draw(api.show_node(board), WIDE_COLUMNS, is_wide=True)[0]
+    assert "PVC" not in draw(api.show_node(board), WIDE_COLUMNS, is_wide=True)[0]
     board.put_claims({CHECKPOINTS: "training/data"})
     board.put_persistent_volumes({CHECKPOINTS: "pvc-1"})
     answer = api.show_node(board)
     wide = draw(answer, WIDE_COLUMNS, is_wide=True)
-    assert wide[0].split()[-3:] == ["CLAIM", "LAST", "STEP"]
+    assert wide[0].split()[-3:] == ["PVC", "LAST", "STEP"]
     assert [word in "\n".join(wide) for word in ("training/data", "pvc-1")] == [True, True]
-    assert "CLAIM" not in draw(answer, 160)[0]
+    assert "PVC" not in draw(answer, 160)[0]
     out = io.StringIO()
     with redirect_stdout(out):
-        print_view(show_volume(next(one for one in answer["volumes"] if one["claim"])))
-    assert "claim              training/data" in out.getvalue()
-    assert "persistent volume  pvc-1" in out.getvalue()
+        print_view(show_volume(next(one for one in answer["volumes"] if one["persistent_volume"])))
+    assert re.search("^  PVC +training/data *$", out.getvalue(), re.MULTILINE)
+    assert re.search("^  PV +pvc-1 *$", out.getvalue(), re.MULTILINE)
 
 
 def test_the_worst_is_first() -> None:

@@ -28,8 +28,7 @@ import anyio
 from agent.core.model import Condition, DeviceNumber, VolumeId
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics, Histogram
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample
+from agent.node.sampling.values import MountSample, Sample
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Health

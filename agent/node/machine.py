@@ -27,8 +27,9 @@ from agent.node.isolate.forked_zygote import Forked
 from agent.node.isolate.workers import Workers
 from agent.node.kernel.nvme import FABRICS_HINT, FABRICS_VARIABLE, FABRICS_WARNING
 from agent.node.mounts.namespaces import PRIVATE_HINT, PRIVATE_WARNING, is_private
-from agent.node.sampling.sample import Sample, SampleRequest, take_sample, take_samples
+from agent.node.sampling.sample import take_sample, take_samples
 from agent.node.sampling.trial_write import try_writing
+from agent.node.sampling.values import Sample, SampleRequest
 from agent.node.standins.source import LoopbackSource, check_directory
 from agent.node.volume_session.assess import recall_look
 from agent.node.volume_session.context import NodeContext

@@ -16,7 +16,7 @@ from agent.core.model import Identity, VolumeId
 from agent.node import machine
 from agent.node.device import links
 from agent.node.kernel.mountinfo import follow_mounts
-from agent.node.sampling.sample import Sample, SampleRequest
+from agent.node.sampling.values import Sample, SampleRequest
 from agent.node.standins import files, loop_device
 from tests.corpus.case import MIB
 from tests.corpus.tools import run

@@ -17,8 +17,8 @@ from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.filesystem.hold_frozen import hold_frozen
 from agent.node.filesystem.try_write import begin_write
 from agent.node.isolate.workers import Workers
-from agent.node.sampling.mount_sample import MountSample
 from agent.node.sampling.trial_write import try_writing
+from agent.node.sampling.values import MountSample
 from tests.agent_process import MIB, AgentProcess, Scratch
 from tests.loop.disks import Bench
 from tests.loop.test_daemon import VOLUME, entry, find_mount

@@ -53,6 +53,23 @@ print(*({'aiomqtt', 'paho', 'agent.report.mqtt.client', 'agent.report.mqtt.publi
 
 
 @pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        (
+            "agent.report.broker.main, agent.report.mqtt.client",
+            ("urllib.request", "http.client", "email", "agent.policy.policy", "agent.node.device"),
+        ),
+        ("agent.report.web.main", ("agent.policy.policy", "agent.node.device", "aiomqtt", "pydantic")),
+    ],
+)
+def test_a_face_takes_nothing_it_has_no_use_for(module: str, without: tuple[str, ...]) -> None:
+    """It shows what it is told: what looks at devices, and what assigns volumes, is the daemon's."""
+    code = f"import sys, {module}; print(*(name for name in {without!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
     "module",
     [
         *("agent.node.isolate.zygote", "agent.node.filesystem.thaw_guardian"),

@@ -17,8 +17,7 @@ from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
 from agent.csi.volumes.staged_record import StagedRecord
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.wake_causes import Cause
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample, SampleRequest
+from agent.node.sampling.values import MountSample, Sample, SampleRequest
 from agent.report.board.board import Board
 from agent.report.board.volume_status import Usage
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import AgentError, CoveredError, NotMountedError
@@ -21,38 +20,11 @@ from agent.node.kernel.mountinfo import (
     is_whole,
 )
 from agent.node.kernel.sysfs import PROC, SYSFS, find_name, read_attribute, read_integer
+from agent.node.sampling.values import MountSample
 
 _EXT4_SUPERBLOCK = 1024
 _EXT4_MOUNT_TIME = 44
 _EXT4_ERR_EROFS = 8
-
-
-@dataclass(frozen=True)
-class MountSample:
-    """How the filesystem of a volume is. ``…_errno`` is that of a call that failed."""
-
-    path: str
-    fs_type: str
-    is_read_only: bool
-    """The kernel takes no writes there, whatever the reason."""
-    is_emergency: bool = False
-    """An error made it so, or shut it down."""
-    root_errno: int | None = None
-    """Of looking at the root directory; EIO on one that is shut down."""
-    write_errno: int | None = None
-    """Of making a file without a name; None where that was not tried, too."""
-    is_frozen: bool = False
-    """Somebody else froze it: whoever writes to it waits."""
-    size_bytes: int = 0
-    avail_bytes: int = 0
-    files: int = 0
-    files_free: int = 0
-    spans_bytes: int | None = None
-    """Of its device, by its own superblock; statvfs leaves its own structures out."""
-    errors: int | None = None
-    """Errors it has counted: ext4 since mkfs or the last full check, btrfs since they were reset."""
-    device_number: DeviceNumber | None = None
-    mount_id: int = 0
 
 
 def sample_mount(

@@ -12,7 +12,6 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import AgentError, InconclusiveError, VanishedError
@@ -20,48 +19,13 @@ from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Identity, Mount, VolumeId
 from agent.node.device.open_device import open_device, reopen
 from agent.node.kernel import nvme
-from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
+from agent.node.kernel.disk_counters import read_block_counters
 from agent.node.kernel.mountinfo import follow_mounts, read_mounts_towards
 from agent.node.kernel.sysfs import SYSFS, find_name, read_integer
-from agent.node.sampling.mount_sample import MountSample, sample_mount
+from agent.node.sampling.mount_sample import sample_mount
+from agent.node.sampling.values import Sample, SampleRequest
 
 _PROBE_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """Which volume to sample, and what of it may be touched."""
-
-    volume: VolumeId
-    path: str
-    """Its device node."""
-    mount_path: str | None = None
-    """Where it is mounted; None: no filesystem is touched."""
-    may_read: bool = False
-    """Read one block of the device, past every cache: the only way to see an idle one stall."""
-    may_write: bool = False
-    """Make a nameless file in the filesystem's root and let it go again: by a call of its own, which a freeze
-    holds up and the rest of the sample does not wait for."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one sample found."""
-
-    device_number: DeviceNumber
-    size_bytes: int
-    """Of the device, or of the partition that holds the filesystem."""
-    counters: BlockCounters | None = None
-    log_page: bytes | None = None
-    """Log page 0xD0 as it came; None where the device has none."""
-    log_page_error: str | None = None
-    mount: MountSample | None = None
-    read_errno: int | None = None
-    probe_s: float | None = None
-    """How long the one read took; None where none was made."""
-    io_timeout_s: int | None = None
-    """After which the kernel gives a command to this device up; None for what is no NVMe device."""
-    duration_s: float = 0.0
 
 
 def take_samples(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent.core.errors import FrozenError
 from agent.core.model import VolumeId
 from agent.node.filesystem.frozen_filesystems import Freezes
-from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.values import MountSample
 
 
 async def try_writing(

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from agent.core.model import Condition, Reason
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import EbsStatistics
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample
+from agent.node.sampling.values import MountSample, Sample
 
 _SEVERITY = {Condition.READY: 0, Condition.DEGRADED: 1, Condition.FAILED: 2, Condition.LOST: 3}
 

@@ -9,6 +9,7 @@ daemon does.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -30,7 +31,7 @@ MEANS = Means(address_space_bytes=1 << 30, processes=64, oom_score=400, niceness
 async def prepare() -> None:
     """Load what is loaded late, while this process may still read its own installation."""
     import_module("agent.report.mqtt.client")
-    ssl.create_default_context()
+    ssl.create_default_context(capath=os.devnull)  # whom it believes comes with the settings
     "localhost".encode("idna")
     with suppress(OSError):
         await asyncio.get_running_loop().getaddrinfo("localhost", 1883)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.model import Condition
-from agent.node.sampling.sample import SampleRequest
+from agent.node.sampling.values import SampleRequest
 from agent.report.board.volume_status import VolumeStatus
 
 

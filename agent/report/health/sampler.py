@@ -35,7 +35,7 @@ from agent.core.errors import (
 from agent.core.model import Condition, DeviceNumber, VolumeId
 from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
 from agent.node.sampling.ebs_statistics import EbsStatistics, ForeignPageError, parse_statistics
-from agent.node.sampling.sample import Sample, SampleRequest
+from agent.node.sampling.values import Sample, SampleRequest
 from agent.report.board.board import Board
 from agent.report.board.readings import Health, Reading, strip_reading
 from agent.report.board.transitions import record_transition

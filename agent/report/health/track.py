@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from agent.node.sampling.sample import SampleRequest
+from agent.node.sampling.values import SampleRequest
 from agent.report.board.readings import Health, Reading, Verdict
 
 WINDOW_READINGS = 60

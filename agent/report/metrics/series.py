@@ -15,8 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import EbsStatistics
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample
+from agent.node.sampling.values import MountSample, Sample
 from agent.report.board.volume_status import VolumeStatus
 
 PREFIX = "ebs_agent_"

@@ -14,9 +14,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import aiomqtt
 from paho.mqtt.enums import MQTTErrorCode
 from typing_extensions import Self, override
+
+from agent.report.mqtt.lean_paho import aiomqtt
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho

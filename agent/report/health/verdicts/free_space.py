@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.core.model import Condition, Reason
 from agent.core.units import show_duration, show_size
-from agent.node.sampling.mount_sample import MountSample
+from agent.node.sampling.values import MountSample
 from agent.report.board.readings import Reading, Verdict
 from agent.report.health.verdicts.sample_window import Window
 

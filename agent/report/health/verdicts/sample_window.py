@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.core.model import Provisioned
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample
+from agent.node.sampling.values import MountSample, Sample
 from agent.report.board.readings import Reading, Verdict
 
 

@@ -17,7 +17,7 @@ from agent.csi.volumes.kubelet_wants import KubeletWants
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
 from agent.loop.reconcile import Reconciler
-from agent.node.sampling.sample import Sample, SampleRequest
+from agent.node.sampling.values import Sample, SampleRequest
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from tests.fakes.world import FakeNode

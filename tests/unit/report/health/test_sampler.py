@@ -13,8 +13,7 @@ import structlog.testing
 from agent.core.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
 from agent.core.model import Condition, DeviceNumber, Reason, VolumeId
 from agent.node.kernel.disk_counters import BlockCounters
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample, SampleRequest
+from agent.node.sampling.values import MountSample, Sample, SampleRequest
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.health.sampler import Sampler

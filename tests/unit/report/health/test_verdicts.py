@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from agent.core.model import Condition, DeviceNumber, Provisioned, Reason
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
-from agent.node.sampling.mount_sample import MountSample
-from agent.node.sampling.sample import Sample
+from agent.node.sampling.values import MountSample, Sample
 from agent.report.board.readings import Reading, Verdict
 from agent.report.health.verdicts import RULES, Subject, judge
 from agent.report.health.verdicts.device import MAX_IO_TIMEOUT_S

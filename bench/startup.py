@@ -104,6 +104,8 @@ def measure_memory(base: Path) -> None:
         mqtt = {"host": "127.0.0.1", "port": port}
         with broker(port), mounted(base / "mqtt", VOLUMES, mqtt=mqtt) as (agent, _):
             show_memory(VOLUMES, "with a broker", agent)
+        bare = measure_bare("import asyncio, ssl, aiomqtt") / 1e6
+        print(f"floor of the process that publishes, import asyncio, ssl, aiomqtt: {bare:.1f} MB", flush=True)
     with mounted(base / "many", MANY) as (agent, _):
         show_memory(MANY, "before anybody asked", agent)
 
@@ -111,6 +113,19 @@ def measure_memory(base: Path) -> None:
 def show_memory(volumes: int, when: str, agent: AgentProcess) -> None:
     """Print the proportional set size of an agent, of all its processes and each."""
     print(f"{volumes} volumes at rest, {when + ':':<22}{describe_memory(agent.pid)}", flush=True)
+
+
+def measure_bare(code: str) -> int:
+    """Return the proportional set size in bytes of a Python that does no more than ``code``."""
+    program = [sys.executable, "-I", "-c", f"{code}\nprint(flush=True)\ninput()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        size = read_pss_bytes(process.pid, is_alone=True)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    return size
 
 
 @contextmanager

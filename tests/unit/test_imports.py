@@ -57,7 +57,14 @@ print(*({'aiomqtt', 'paho', 'agent.report.mqtt.client', 'agent.report.mqtt.publi
     [
         (
             "agent.report.broker.main, agent.report.mqtt.client",
-            ("urllib.request", "http.client", "email", "agent.policy.policy", "agent.node.device"),
+            (
+                "urllib.request",
+                "http.client",
+                "email",
+                "agent.policy.policy",
+                "agent.node.device",
+                "agent.core.steps",
+            ),
         ),
         ("agent.report.web.main", ("agent.policy.policy", "agent.node.device", "aiomqtt", "pydantic")),
     ],

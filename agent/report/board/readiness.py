@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import fit
 from agent.core.suggestions import hint_at_known
-from agent.report.board.board import Board
 from agent.report.board.shown import ShownBoard
 from agent.report.board.volume_status import VolumeStatus
+
+if TYPE_CHECKING:  # a face that follows another's board has none of its own
+    from agent.report.board.board import Board
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from typing_extensions import override
 
 from agent.base.arrival import HELLO, LONGEST_BYTES
 from agent.base.companion import Companion
+from agent.base.log import get_logger
+from agent.base.unit_kill import find_cgroup, kill_unit
 
 UNITS_VARIABLE = "EBS_AGENT_FACES"
 """Where the sockets are that systemd starts units by; only the agent's own unit says so."""
@@ -34,7 +36,11 @@ ARRIVAL_S = 120.0
 Whoever gives up has the next one begin from the start, so on a machine that is busy enough none would arrive.
 A unit that ends before is seen at once.
 """
+DEATH_S = 5.0
+"""For one to die that was killed: it has only sockets, so it takes no time."""
 _CREDENTIALS = struct.Struct("3i")
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,12 @@ class UnitSocket:
 class UnitProcess:
     """One that systemd has for a child. Its end is seen; its exit code is systemd's to know, and 0 here."""
 
-    def __init__(self, pid: int, handle: int) -> None:
+    def __init__(self, pid: int, handle: int, cgroup: str | None = None) -> None:
+        """``cgroup``: of its unit; None where it has none, as in tests."""
         self.pid = pid
         self.returncode: int | None = None
         self._handle = handle
+        self._cgroup = cgroup
 
     def wait(self, timeout: float | None = None) -> int:
         """Return once it has ended; subprocess.TimeoutExpired after ``timeout`` seconds."""
@@ -71,9 +79,21 @@ class UnitProcess:
 
     def kill(self) -> None:
         """Kill it; what it started is ended by systemd."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+        if self.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            try:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            except PermissionError as error:  # it is another user, and the daemon's unit has no CAP_KILL
+                self._kill_unit(error)
+
+    def _kill_unit(self, error: OSError) -> None:
+        try:
+            if self._cgroup is None:
+                raise error
+            kill_unit(self._cgroup)
+        except OSError as failure:
+            log.error("unit.not_killed", pid=self.pid, error=f"{failure.strerror or failure}")  # noqa: TRY400
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,15 @@ class UnitCompanion(Companion):
     @override
     def has_ended(self) -> bool:
         return self.process.has_ended()
+
+    @override
+    def discard(self) -> None:
+        """Kill it, and wait for its end; not for ever, since its end is systemd's to bring about."""
+        self.stream.close()
+        os.close(self.words)
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(DEATH_S)
 
 
 def find_unit(
@@ -133,6 +162,7 @@ async def start_in_unit(
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         handle = os.pidfd_open(pid)
         on_failure.callback(os.close, handle)
+        cgroup = find_cgroup(pid)
         if _read_uid(pid) != unit.uid:  # its number may be another's by now
             raise ProcessLookupError(f"process {pid} ended before it was told what to do")
         pipe, complaining = os.pipe()
@@ -142,7 +172,7 @@ async def start_in_unit(
         if len(told) > LONGEST_BYTES or socket.send_fds(stream, [told], [complaining]) != len(told):
             raise OSError(f"{len(told)} bytes are more than a process is told at once")
         on_failure.pop_all()
-    return UnitCompanion(UnitProcess(pid, handle), stream, pipe)
+    return UnitCompanion(UnitProcess(pid, handle, cgroup), stream, pipe)
 
 
 def _hear_hello(stream: socket.socket, uid: int) -> int:

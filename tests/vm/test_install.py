@@ -211,9 +211,15 @@ def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> Non
         assert writer.is_running()
         check_faces(node, "web", in_units=version != "1.1.0")
 
+    # One that hangs ends with the agent all the same, which may signal no other user's process.
+    check_faces(node, "web")
+    stuck = guest.shell("pkill --signal STOP --uid ebs-agent-web; pgrep --uid ebs-agent-web").split()
+    assert stuck
     stage("1.1.0", has_units=False)
     node.install()
     check("1.1.0", "1.0.0", "1.1.0")
+    assert not set(stuck) & set(guest.shell("pgrep --uid ebs-agent-web || :").split())
+    assert "unit.not_killed" not in guest.shell("journalctl --no-pager --unit=ebs-agent")
     stage("1.2.0")
     node.install()
     check("1.2.0", "1.1.0", "1.2.0")

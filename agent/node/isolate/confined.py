@@ -1,12 +1,15 @@
 """A process that answers once, and can do next to nothing else: for large libraries, and what others wrote.
 
 It is forked by the zygote, imports its function with the daemon's rights, since that is the daemon's own
-code, and gives them up before it sees the first byte of the request. A request is bytes until the end of the
-stream, and so is the answer; the daemon holds the answer to a schema of its own, and ends the process.
+code, and gives them up before it sees the first byte of the request. From then on the kernel does nothing for
+it but take the answer and give it memory, whoever it is: the daemon's unit may make nobody of no process. A
+request is bytes until the end of the stream, and so is the answer; the daemon holds the answer to a schema of
+its own, and ends the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -16,6 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from agent.base.seal import drop_capabilities, seal
 from agent.node.isolate import unprivileged
 
 _PR_SET_PDEATHSIG = 1
@@ -43,6 +47,7 @@ def serve_once(sock: socket.socket, name: str) -> None:
     die_with_parent()
     if os.getppid() != parent_pid:
         return
+    seal_off()
     parts = []
     while part := sock.recv(_CHUNK_BYTES):
         parts.append(part)
@@ -61,13 +66,27 @@ def find_function(name: str) -> Callable[[bytes], bytes]:
 
 
 def give_up_rights() -> None:
-    """Be nobody, who may start no process and write no file."""
+    """Be nobody, where this may become another user, without a capability, and write no file."""
     unprivileged.be_killed_first()
     if os.geteuid() == 0:
-        unprivileged.become(unprivileged.NOBODY_UID)
+        with contextlib.suppress(PermissionError):  # the first thing that is refused is to leave all groups
+            unprivileged.become(unprivileged.NOBODY_UID)
+    drop_capabilities()
     unprivileged.give_up_privileges()
     unprivileged.hide_memory()
     unprivileged.limit_resources(_LIMITS)
+
+
+def seal_off() -> None:
+    """Have all else refused by the kernel; OSError where it cannot and this is root still.
+
+    root owns files and devices without any capability.
+    """
+    try:
+        seal()
+    except OSError:
+        if os.geteuid() == 0:
+            raise
 
 
 def die_with_parent() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
+import errno
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from agent.core.errors import AgentError, NotAnsweringError
-from agent.node.isolate import confined_calls
+from agent.node.isolate import confined, confined_calls, unprivileged
 from agent.node.isolate.confined_calls import MAX_ANSWER_BYTES
 from agent.node.isolate.unprivileged import NOBODY_UID
 from agent.node.isolate.workers import Workers
@@ -45,11 +45,6 @@ def open_to_all() -> Iterator[Path]:
         yield path
 
 
-def read_wait(child: psutil.Process) -> str:
-    """Return what in the kernel a process waits for."""
-    return Path(f"/proc/{child.pid}/wchan").read_text(encoding="ascii")
-
-
 def read_all(path: Path) -> bytes:
     return path.read_bytes()
 
@@ -66,40 +61,31 @@ def turn_round(request: bytes) -> bytes:
     return request[::-1]
 
 
-def tell_rights(_: bytes) -> bytes:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return json.dumps(
-        {
-            "uids": os.getresuid(),
-            "gids": os.getresgid(),
-            "groups": os.getgroups(),
-            "capabilities": [told[name] for name in ("CapPrm", "CapEff", "CapAmb")],
-            "no new privileges": told["NoNewPrivs"],
-        }
-    ).encode()
-
-
 def try_to_act(path: bytes) -> bytes:
-    """Return what of writing, forking and becoming root again was possible."""
-    done = []
-    try:
-        Path(os.fsdecode(path)).write_bytes(b"x")
-        done.append("written")
-    except OSError:
-        pass
-    try:
-        os.setuid(0)
-        done.append("root")
-    except OSError:
-        pass
-    try:
-        if os.fork() == 0:
-            os._exit(0)
-        done.append("forked")
-    except OSError:
-        pass
-    return ",".join(["tried", *done]).encode()
+    """Return what of all that a process may want of the kernel was possible."""
+    file = os.fsdecode(path)
+    acts: dict[str, Callable[[], object]] = {
+        "read": lambda: Path(file).read_bytes(),
+        "write": lambda: Path(file).write_bytes(b"x"),
+        "list": lambda: list(Path("/").iterdir()),
+        "look": lambda: Path(file).stat(),
+        "remove": lambda: Path(file).unlink(),
+        "be root": lambda: os.setuid(0),
+        "fork": os.fork,
+        "run": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "connect": lambda: socket.socket(socket.AF_UNIX),
+        "sleep": lambda: time.sleep(0.001),
+        "change itself": unprivileged.give_up_privileges,
+    }
+    possible = []
+    for name, act in acts.items():
+        try:
+            act()
+        except PermissionError:
+            continue
+        possible.append(name)
+    return ",".join(["tried", *possible]).encode()
 
 
 def fail(request: bytes) -> bytes:
@@ -107,7 +93,7 @@ def fail(request: bytes) -> bytes:
 
 
 def end(request: bytes) -> bytes:
-    os.kill(os.getpid(), signal.SIGKILL)
+    ctypes.string_at(0)
     return request
 
 
@@ -119,9 +105,9 @@ def take_memory(_: bytes) -> bytes:
     return bytes(resource.getrlimit(resource.RLIMIT_AS)[0] + 1)
 
 
-def hang(request: bytes) -> bytes:
-    time.sleep(600)
-    return request
+def hang(_: bytes) -> bytes:
+    while True:
+        pass
 
 
 def tell_pid(_: bytes) -> bytes:
@@ -135,23 +121,70 @@ async def test_bytes_are_made_of_bytes(workers: Workers) -> None:
 
 
 @needs_root
-async def test_rights_are_given_up(workers: Workers) -> None:
-    """It is nobody, in no group, without a capability, and cannot gain one."""
-    assert json.loads(await ask(workers, tell_rights)) == {
-        "uids": [NOBODY_UID] * 3,
-        "gids": [NOBODY_UID] * 3,
-        "groups": [],
-        "capabilities": ["0000000000000000"] * 3,
-        "no new privileges": "1",
-    }
+@pytest.mark.parametrize("may_become_another", [True, False])
+def test_rights_are_given_up(*, may_become_another: bool) -> None:
+    """It is nobody, in no group, without a capability, and cannot gain one.
+
+    Where it may not become another user, as in the daemon's unit, it is root by name alone.
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", RIGHTS, str(int(may_become_another))],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    status = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    user = str(NOBODY_UID if may_become_another else 0)
+    assert status["Uid"].split() == status["Gid"].split() == [user] * 4
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert not may_become_another or not status["Groups"].strip()
+
+
+RIGHTS = """
+import ctypes, os, socket, struct, sys
+from pathlib import Path
+from agent.node.isolate.confined import serve_once
+ours, its = socket.socketpair()
+pid = os.fork()
+if pid == 0:
+    ours.close()
+    if sys.argv[1] == "0":
+        header, held, libc = struct.pack("=Ii", 0x20080522, 0), bytearray(24), ctypes.CDLL(None)
+        assert libc.capget(header, (ctypes.c_char * 24).from_buffer(held)) == 0
+        for at in 0, 4:
+            held[at] &= ~(1 << 6 | 1 << 7)  # CAP_SETGID, CAP_SETUID
+        assert libc.capset(header, bytes(held)) == 0
+    serve_once(its, "tests.unit.node.isolate.test_confined_calls:turn_round")
+    os._exit(0)
+its.close()
+while "Seccomp:\t2" not in (status := Path(f"/proc/{pid}/status").read_text()):
+    assert "Z (zombie)" not in status
+print(status)
+ours.sendall(b"ab")
+ours.shutdown(socket.SHUT_WR)
+assert ours.recv(10) == b"ba"
+"""
+
+
+async def test_nothing_can_be_done(workers: Workers, open_to_all: Path) -> None:
+    """No file is read or written, even where all may, no process started or signalled, nobody spoken to."""
+    assert await ask(workers, try_to_act, bytes(open_to_all)) == b"tried"
+    assert read_all(open_to_all) == b""
 
 
 @needs_root
-async def test_nothing_can_be_done(workers: Workers, open_to_all: Path) -> None:
-    """No file is written, even where all may, no process is started, and root is not to be had again."""
-    # Writing beyond the limit of a file's size is a signal, which Python ignores.
-    assert await ask(workers, try_to_act, bytes(open_to_all)) == b"tried"
-    assert read_all(open_to_all) == b""
+def test_who_is_root_and_cannot_be_sealed_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without the filter: only nobody goes on, since root owns files without any capability."""
+
+    def refuse() -> None:
+        raise OSError(errno.EINVAL, "no filter")
+
+    monkeypatch.setattr(confined, "seal", refuse)
+    with pytest.raises(OSError, match="no filter"):
+        confined.seal_off()
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY_UID)
+    confined.seal_off()
 
 
 @pytest.mark.parametrize("function", [fail, end, say_too_much, take_memory])
@@ -177,13 +210,16 @@ async def test_it_ends_with_the_zygote(workers: Workers) -> None:
     """Whoever becomes another user is not ended with its parent any more, unless that is asked for again."""
     zygote = psutil.Process(int(await workers.call(os.getppid, timeout_s=60, subject="it")))
 
-    def find_nobody() -> list[psutil.Process]:
-        return [child for child in zygote.children() if child.uids().real == NOBODY_UID]
+    def find_sealed() -> list[psutil.Process]:
+        return [
+            child
+            for child in zygote.children()
+            if "Seccomp:\t2" in Path(f"/proc/{child.pid}/status").read_text(encoding="ascii")
+        ]
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask_in_vain, workers)
-        (child,) = await until(find_nobody)
-        await until(lambda: read_wait(child) == "hrtimer_nanosleep")
+        (child,) = await until(find_sealed)
         zygote.kill()
         await until(lambda: not child.is_running())
 

@@ -113,9 +113,9 @@ class UnitCompanion(Companion):
     @override
     def discard(self) -> None:
         """Kill it, and wait for its end; not for ever, since its end is systemd's to bring about."""
+        self.kill()
         self.stream.close()
         os.close(self.words)
-        self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DEATH_S)
 

@@ -75,6 +75,8 @@ def make_later_folder(
             "".join(line for line in lines if not re.search(_OF_UNITS, line))
             .replace("AF_UNIX AF_NETLINK", "AF_UNIX AF_INET AF_INET6 AF_NETLINK")
             .replace("@keyring @resources ", "@keyring ")
+            # Its daemon has them for children, which become other users.
+            .replace("CAP_SYS_PTRACE", "CAP_SYS_PTRACE CAP_SYSLOG CAP_SETUID CAP_SETGID CAP_KILL", 1)
         )
     if is_broken:
         with (source / "agent/daemon/__init__.py").open("a") as file:

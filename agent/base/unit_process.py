@@ -79,7 +79,7 @@ class UnitProcess:
 
     def kill(self) -> None:
         """Kill it; what it started is ended by systemd."""
-        if self.returncode is not None:
+        if self.has_ended():
             return
         with contextlib.suppress(ProcessLookupError):
             try:
@@ -93,6 +93,8 @@ class UnitProcess:
                 raise error
             kill_unit(self._cgroup)
         except OSError as failure:
+            if self.has_ended():  # by itself, and its unit with it
+                return
             log.error("unit.not_killed", pid=self.pid, error=f"{failure.strerror or failure}")  # noqa: TRY400
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -101,6 +102,36 @@ async def test_a_process_is_told_what_to_do(place: Path) -> None:
         assert running.has_ended()
         assert running.process.returncode == 0
         assert it.started[0].wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+def test_who_may_not_be_signalled_is_killed_by_its_unit_or_told() -> None:
+    """A process of another user's that has ended is no failure; one that lives and has no unit is told."""
+    code = """
+import os
+from agent.base.unit_process import UnitProcess
+until_we_end, ours = os.pipe()
+processes = []
+for lives in (False, True):
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        os.setresuid(12345, 12345, 12345)
+        if lives:
+            os.read(until_we_end, 1)
+        os._exit(0)
+    processes.append(UnitProcess(pid, os.pidfd_open(pid)))
+assert processes[0].has_ended(60)
+while os.stat(f"/proc/{pid}").st_uid != 12345:
+    pass
+os.setresuid(54321, 54321, 54321)
+for process in processes:
+    process.kill()
+print(processes[1].has_ended())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("unit.not_killed") == 1
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 async def test_who_is_another_user_is_told_nothing(place: Path) -> None:

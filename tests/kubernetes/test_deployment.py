@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.kubernetes.manifests import DRIVER
 from tests.kubernetes.node import KubernetesNode
 from tests.kubernetes.programs import find_missing, get_program
 from tests.vm.images import make_image
+from tests.waiting import wait_until
 
 NAME, NODE_SET = "ebs-agent-controller", "ebs-agent-node"
 LIVENESS = Path(__file__).with_name("liveness.py")
@@ -89,13 +91,13 @@ def test_deployment_is_rolled_out(node: KubernetesNode, plane: ControlPlane) -> 
         connect(find_pod(objects), plane, aws.endpoint)
         kubectl(plane, objects)
         roll_out(node, f"deployment/{NAME}")
-        held = {
-            each["metadata"]["name"] for each in node.api.list("Lease") if each["spec"].get("holderIdentity")
-        }
-        assert f"ebs-agent-care-{DRIVER}" in held
-        leaders = ("external-attacher-leader", "external-resizer", DRIVER.replace(".", "-"))
+        leaders = (
+            *(f"ebs-agent-care-{DRIVER}", "external-attacher-leader", "external-resizer"),
+            DRIVER.replace(".", "-"),
+        )
+        # A pod is ready when the controller is; a sidecar leads once it has found it.
         for leader in leaders:
-            assert any(name.startswith(leader) for name in held), (leader, held)
+            wait_until(partial(is_held, node, leader), f"somebody was to lead by {leader}", ROLLOUT_S)
         logs = "/var/log/pods/*ebs-agent-controller*"
         assert not node.guest.shell(f"grep --recursive --ignore-case forbidden {logs} || true")
 
@@ -122,6 +124,12 @@ def connect(pod: dict[str, Any], plane: ControlPlane, endpoint: str) -> None:
         if container["name"] == "liveness-probe":
             container["image"] = f"localhost/ebs-agent:{__version__}"
             container["command"] = [f"{HOME}/bin/python", "-c", LIVENESS.read_text(encoding="utf-8")]
+
+
+def is_held(node: KubernetesNode, prefix: str) -> bool:
+    """Return whether somebody has a Lease whose name begins so."""
+    leases = [each for each in node.api.list("Lease") if each["spec"].get("holderIdentity")]
+    return any(each["metadata"]["name"].startswith(prefix) for each in leases)
 
 
 @pytest.mark.nightly

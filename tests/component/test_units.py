@@ -170,13 +170,16 @@ async def test_nobody_listens(place: Path) -> None:
         await start_in_unit(UnitSocket(place, os.geteuid()), [], {})
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process(place: Path) -> None:
+async def test_a_start_that_is_cancelled_leaves_no_process(place: Path, tmp_path: Path) -> None:
     """Nobody waits for it any more, so its connection ends, and it with that."""
-    async with listening_for(place, (sys.executable, "-c", ECHO, "--in-unit")) as it:
+    cancelled = tmp_path / "cancelled"
+    slow = f"import pathlib, time\nwhile not pathlib.Path({str(cancelled)!r}).exists(): time.sleep(0.01)\n"
+    async with listening_for(place, (sys.executable, "-c", slow + ECHO, "--in-unit")) as it:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(start_in_unit, it.unit, [], {})
             await until(lambda: bool(it.started))
             tasks.cancel_scope.cancel()
+        cancelled.touch()
         assert it.started[0].wait(10) == 1
 
 

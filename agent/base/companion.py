@@ -45,10 +45,14 @@ class Companion:
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def discard(self) -> None:
-        """Kill and reap it. SIGKILL on a process that only has sockets does not wait."""
+        """Kill and reap it, before its connection ends: what is seen to end by itself is not killed."""
+        self.kill()
         self.stream.close()
         os.close(self.words)
-        self.kill()
+        self.await_end()
+
+    def await_end(self) -> None:
+        """Reap what was killed. SIGKILL on a process that only has sockets does not wait."""
         self.process.wait()
 
 

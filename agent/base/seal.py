@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 import sys
+from typing import Any
 
 _ALLOWED: dict[str, tuple[int, int]] = {
     "recvfrom": (45, 207),
@@ -37,8 +38,8 @@ _ALLOWED: dict[str, tuple[int, int]] = {
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Which of the numbers, and what the kernel calls the architecture; others have no such filter here."""
 
+PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
-_PR_SET_NO_NEW_PRIVS = 38
 _MODE_FILTER = 2
 _KILL_PROCESS, _ALLOW, _FAIL = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
@@ -56,13 +57,10 @@ def seal() -> None:
     What it is to import has to be imported, and what it reads or writes has to be open.
     """
     filtered = build_filter(os.uname().machine)
-    libc = ctypes.CDLL(None, use_errno=True)
     program = _Program(len(filtered) // 8, filtered)
     # Without it only who may administer the system may have a filter.
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program))
 
 
 def build_filter(machine: str) -> bytes:
@@ -81,6 +79,13 @@ def build_filter(machine: str) -> bytes:
         (_RETURN, 0, 0, _ALLOW),
     ]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def prctl(option: int, value: int, pointer: Any = 0) -> None:
+    """Have the kernel do an operation on this process (prctl(2)). OSError where it does not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, pointer, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
 def drop_capabilities() -> None:

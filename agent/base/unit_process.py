@@ -113,11 +113,8 @@ class UnitCompanion(Companion):
         return self.process.has_ended()
 
     @override
-    def discard(self) -> None:
-        """Kill it, and wait for its end; not for ever, since its end is systemd's to bring about."""
-        self.kill()
-        self.stream.close()
-        os.close(self.words)
+    def await_end(self) -> None:
+        """Wait for the end of what was killed; not for ever, since that is systemd's to bring about."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DEATH_S)
 

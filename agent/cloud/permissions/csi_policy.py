@@ -22,11 +22,12 @@ from agent.cloud.aws.iam_statements import (
 )
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.iam_policy import merge_statements
+from agent.core.model.cluster import CLAIM_TAGS
 
 OWNER_TAG = "ebs.csi.aws.com/cluster"
 """On all that either controller makes; a volume made by hand needs it to be modified, attached or deleted."""
 
-CLAIM_TAG = "kubernetes.io/created-for/pvc/name"
+CLAIM_TAG = CLAIM_TAGS[1]
 """On all that was made for a claim, by Kubernetes' own code, too, before AWS had a driver."""
 
 _SOURCES = "arn:{partition}:ec2:{region}:{account}:volume/vol-*"

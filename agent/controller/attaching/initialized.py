@@ -16,6 +16,7 @@ from agent.cloud.aws.models import CloudVolume
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Initialization, VolumeId
 from agent.core.reasons import Reason
+from agent.core.units import show_duration
 
 FindChecks: TypeAlias = Callable[[VolumeId], Awaitable["AwsChecks | None"]]
 """What AWS's own checks say of a volume; None: its answer does not have it."""
@@ -23,8 +24,6 @@ FindChecks: TypeAlias = Callable[[VolumeId], Awaitable["AwsChecks | None"]]
 TOLD_AFTER = timedelta(minutes=5)
 """How old a copy may be of which AWS does not say yet how far it is. Source: the EC2 API reference,
 VolumeStatusItem: "It can take up to 5 minutes for the volume initialization information to be updated"."""
-
-_MINUTE_S = 60
 
 
 def _now() -> datetime:
@@ -62,7 +61,7 @@ def _read_time(text: str) -> datetime:
 def _describe_left(coming: Initialization) -> str:
     if coming.left_s is None:
         return ""
-    return f", the rest by AWS's estimate in {max(1, round(coming.left_s / _MINUTE_S))} min"
+    return f", the rest by AWS's estimate in {show_duration(coming.left_s)}"
 
 
 def _explain(volume: CloudVolume, how: str) -> AgentError:

@@ -12,6 +12,7 @@ from agent.controller.migration.rewrite import RETAIN, list_losses
 from agent.controller.migration.seen import Aim, Seen, Subject
 from agent.core.errors import RefusedError
 from agent.core.model import VolumeId
+from agent.core.model.cluster import CLAIM_TAGS
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,8 @@ def name_snapshot(seen: Seen) -> str:
 def ask_ec2_snapshot(seen: Seen) -> SnapshotCall:
     """Return what EC2 is asked for: the same name, which people see as the snapshot's, too."""
     name = name_snapshot(seen)
-    tags: Tags = (
-        ("Name", name),
-        ("kubernetes.io/created-for/pvc/name", seen.subject.claim),
-        ("kubernetes.io/created-for/pvc/namespace", seen.subject.namespace),
-    )
+    of_namespace, of_claim = CLAIM_TAGS
+    tags: Tags = (("Name", name), (of_claim, seen.subject.claim), (of_namespace, seen.subject.namespace))
     return SnapshotCall(name, VolumeId(seen.volume_id), tags)
 
 

@@ -10,7 +10,6 @@ its own, and ends the process.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import resource
@@ -19,7 +18,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from agent.base.seal import drop_capabilities, seal
+from agent.base.seal import drop_capabilities, prctl, seal
 from agent.node.isolate import unprivileged
 
 _PR_SET_PDEATHSIG = 1
@@ -91,5 +90,4 @@ def seal_off() -> None:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that made it ends."""
-    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

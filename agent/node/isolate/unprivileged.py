@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from agent.base.seal import PR_SET_NO_NEW_PRIVS, prctl
 
 NOBODY_UID = 65534
 """The kernel's overflow user, for a node where the user that was meant is missing."""
@@ -20,7 +21,6 @@ NO_GROUP = 65534
 all that the daemon knows. What strangers can reach may not."""
 
 _PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 def find_uid(user: str) -> int:
@@ -40,12 +40,12 @@ def become(uid: int) -> None:
 
 def give_up_privileges() -> None:
     """Let neither this process nor a child gain privileges by a set-user-ID program."""
-    _set_process(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
     """Let no other process of the same user look into this one, or change it."""
-    _set_process(_PR_SET_DUMPABLE, 0)
+    prctl(_PR_SET_DUMPABLE, 0)
 
 
 def limit_resources(limits: Mapping[int, int]) -> None:
@@ -87,9 +87,3 @@ def be_killed_first(score: int = 0) -> None:
     # The daemon's is lowered by its unit, and inherited. Raising it again is allowed to everybody.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(score), "ascii")
-
-
-def _set_process(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")

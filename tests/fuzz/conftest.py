@@ -139,9 +139,10 @@ def check_answer(ask: Callable[[], T]) -> T | None:
     """Return what is answered, None where that is an error in proper words; anything else is a failure."""
     try:
         return ask()
-    except AgentError as error:
-        check_error(error)
-        return None
+    except AgentError as raised:
+        error = raised
+    check_error(error)  # outside, since a failure is told with the error it comes from, whatever that says
+    return None
 
 
 def check_error(error: AgentError) -> None:

@@ -24,6 +24,7 @@ from agent.cloud.aws_worker.client import _explain_misread
 from agent.cloud.errors.explain import explain_failure, explain_unread
 from agent.cloud.identity import whoami
 from agent.cloud.orders.request_fields import (
+    check_request,
     find_volume,
     parse_snapshot_id,
     read_modification,
@@ -124,11 +125,13 @@ def test_identity_document(fuzz: Fuzz) -> None:
 
 
 def _check_words(content: bytes) -> None:
-    order, _, text = content.partition(b" ")
-    words = json.loads(text)
+    """As whoever takes orders does: none is read that its own check refused."""
+    name, _, text = content.partition(b" ")
+    order, words = name.decode("utf-8", "replace"), json.loads(text)
     board = make_board(READY, REFUSED)
+    _find_order(order)
+    check_request(order, words)
     for read in (
-        lambda: _find_order(order.decode("utf-8", "replace")),
         lambda: find_volume(board, str(words.get("volume", ""))),
         lambda: parse_snapshot_id(words.get("snapshot")),
         lambda: parse_size(str(words.get("size", ""))),

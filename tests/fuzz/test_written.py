@@ -59,9 +59,9 @@ def _check_value(content: bytes) -> None:
     words = text.split(" ")
     options = [option for word in words if (option := check_answer(partial(parse_option, word))) is not None]
     normalise_options(options)
-    assert all(why for _, why in find_contradictions(options))
-    for fs_type in FsType:
-        assert all(why for _, why in find_refused_options(fs_type, words))
+    refused = [why for fs_type in FsType for _, why in find_refused_options(fs_type, words)]
+    for why in [*refused, *(why for _, why in find_contradictions(options))]:
+        check_error(AgentError(why))
 
 
 def test_values(fuzz: Fuzz) -> None:

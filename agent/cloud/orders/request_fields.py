@@ -67,6 +67,7 @@ def check_request(order: str, words: Mapping[str, Any]) -> None:
 
 
 # -- What they mean ------------------------------------------------------------------------------------------
+# Of words that check_request let through.
 
 
 def find_volume(board: Board, text: str) -> VolumeId:

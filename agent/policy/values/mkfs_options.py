@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.core.model import FsType
+from agent.core.quoting import fit
 from agent.core.suggestions import find_meant
 
 
@@ -140,4 +141,4 @@ def _explain_refusal(fs_type: FsType, name: str, text: str) -> str:
     if not text.startswith("-") or text in {"-", "--"}:
         return f"{text!r:.60} would be taken for a device or a size; only options may be given."
     why = _WHY[fs_type].get(name, _UNKNOWN)
-    return f"The option {name:.40} of mkfs.{fs_type} is not allowed: {why}."
+    return f"The option {fit(name, 40)} of mkfs.{fs_type} is not allowed: {why}."

@@ -69,7 +69,8 @@ def parse_option(text: str) -> str:
     if "," in text and not text.startswith(_CONTEXTS):
         raise InvalidValueError(f"{text!r:.60} is several options.", hint="Give each its own list item.")
     word = text.replace(",", "") if text.startswith(_CONTEXTS) else text
-    if not _OPTION.fullmatch(word) or len(text) > 255:  # noqa: PLR2004 - the mount API's own bound on a key
+    is_plain = _OPTION.fullmatch(word) is not None and text.isprintable()
+    if not is_plain or len(text) > 255:  # noqa: PLR2004 - the mount API's own bound on a key
         raise InvalidValueError(f"{text!r:.60} is not a mount option.")
     key, equals, value = text.partition("=")
     if key != key.lower() and not key.startswith("X-"):

@@ -98,12 +98,17 @@ def test_no_volume_says_what_its_errors_do_to_the_node(
         "a=b\\c",
         "é",
         "a" * 256,
+        "subvol=a\0b",
+        "Subvol=\0",
+        "subvol=\udc80",
+        "subvol=\u202ea",
     ],
 )
 def test_options_that_are_not_a_persons_to_set(option: str) -> None:
     """Refused: what the agent decides, what names another device, and what loses data."""
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError) as raised:
         parse_option(option)
+    assert f"{raised.value.message}{raised.value.hint or ''}".isprintable()
 
 
 @pytest.mark.parametrize(

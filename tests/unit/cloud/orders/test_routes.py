@@ -84,6 +84,8 @@ def test_what_is_no_snapshot(text: object) -> None:
         ("snapshot", {"volume": "data", "wait": 0}, "wait of snapshot is true or false"),
         ("create", {"size": 5}, "size of create is a text"),
         ("create", {"size": "5GiB", "encrypted": "false"}, "encrypted of create is true or false"),
+        ("create", {"size": "5GiB", "type": True}, "type of create is a text, and not true"),
+        ("modify", {"volume": "data", "type": ["gp3"]}, "type of modify is a text"),
         ("create", {"size": "5GiB", "iops": "3000"}, "iops of create is a whole number"),
         ("create", {"size": "5GiB", "iops": True}, "iops of create is a whole number"),
         ("create", {"size": "5GiB", "iops": 3000.0}, "iops of create is a whole number"),

@@ -18,6 +18,7 @@ import anyio
 
 from agent.base.log import get_logger
 from agent.cloud.identity.identity_sources import IdentitySources
+from agent.core.units import parse_time
 
 PATH = "/latest/meta-data/spot/instance-action"
 POLL_S = 5.0
@@ -51,8 +52,7 @@ def parse_interruption(content: bytes) -> Interruption:
         raise ValueError("no notice") from None
     if not isinstance(told, dict) or not all(isinstance(told.get(name), str) for name in ("action", "time")):
         raise ValueError("no action and time")
-    at = datetime.fromisoformat(told["time"].replace("Z", "+00:00"))
-    return Interruption(told["action"], at if at.tzinfo else at.replace(tzinfo=timezone.utc))
+    return Interruption(told["action"], parse_time(told["time"]))
 
 
 async def ask_interruption(surroundings: IdentitySources) -> Interruption | None:

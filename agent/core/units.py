@@ -1,4 +1,4 @@
-"""Sizes and durations as people read and write them: always with a unit, in the program bytes and seconds.
+"""Sizes, durations and times as people write them: with a unit each, in the program bytes and seconds.
 
 EBS counts in powers of 1024, so sizes do too, and ``GB`` is refused rather than guessed at.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
@@ -122,3 +123,20 @@ class SizeRange:
         if self.min_bytes == self.max_bytes:
             return f"exactly {format_size(self.min_bytes)}"
         return f"{format_size(self.min_bytes)} to {format_size(self.max_bytes)}"
+
+
+def parse_time(text: str) -> datetime:
+    """Return a time of ISO 8601, with the Z that Python 3.10 does not know; in UTC where it names no zone.
+
+    Raises ValueError where it is none.
+    """
+    at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
+
+
+def find_time(text: str) -> datetime | None:
+    """Return the time that somebody else's text tells, as of ``parse_time``; None where it is none."""
+    try:
+        return parse_time(text)
+    except ValueError:
+        return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.core.model import parse_volume_id
+from agent.core.units import parse_time
 from agent.node.state.append_log import append_lines, replace_lines
 from agent.report.api import show_event
 from agent.report.board.events import MAX_EVENTS, Event, EventHistory, EventName
@@ -58,7 +58,7 @@ def parse_event(line: bytes) -> Event | None:
         volume_id = values.pop("volume_id", None)
         return Event(
             name,
-            datetime.fromisoformat(at.replace("Z", "+00:00")),
+            parse_time(at),
             None if volume_id is None else parse_volume_id(volume_id),
             values,
             _check_number(number),

@@ -12,10 +12,10 @@ import typer
 
 from agent.cli.client import Client
 from agent.cli.show.output import print_line
-from agent.cli.show.words import clean, read_time
+from agent.cli.show.words import clean
 from agent.core.errors import InvalidValueError
 from agent.core.model import parse_volume_id
-from agent.core.units import parse_duration
+from agent.core.units import parse_duration, parse_time
 
 _SHOWN_APART = frozenset(
     {"at", "event", "volume_id", "number", "name", "text", "message", "hint", "duration_s"}
@@ -41,7 +41,7 @@ def print_events(
 
     def is_chosen(event: dict[str, Any]) -> bool:
         is_its = wanted is None or event.get("volume_id") == wanted
-        return is_its and (begin is None or read_time(event["at"]) >= begin)
+        return is_its and (begin is None or parse_time(event["at"]) >= begin)
 
     chosen: Iterable[dict[str, Any]] = filter(is_chosen, client.events(follow=follows))
     if last is not None:
@@ -67,7 +67,7 @@ def _go_on(kept: Iterable[dict[str, Any]], all_of_them: Iterable[dict[str, Any]]
 def read_moment(text: str, now: datetime) -> datetime:
     """Return when ``90s``, ``2h`` or ``1d`` before ``now`` was, or a time of ISO 8601, by default in UTC."""
     try:
-        at = read_time(text)
+        at = parse_time(text)
     except ValueError:
         try:
             return now - timedelta(seconds=parse_duration(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from agent.core.units import show_duration, show_size
+from agent.core.units import parse_time, show_duration, show_size
 
 
 def clean(answer: Any) -> Any:
@@ -39,14 +39,9 @@ def tell_use(volume: dict[str, Any]) -> str:
     return f"{100 * used_bytes / usage['size_bytes']:.0f} %{read_only}"
 
 
-def read_time(text: str) -> datetime:
-    """Return a time of ISO 8601; ValueError where it is none."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-
-
 def tell_age(at: str) -> str:
     """Return how long ago ``at`` (ISO 8601, UTC) was, in its largest unit."""
-    seconds = max(0, int((datetime.now(timezone.utc) - read_time(at)).total_seconds()))
+    seconds = max(0, int((datetime.now(timezone.utc) - parse_time(at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit} ago"

@@ -106,8 +106,7 @@ class Follower:
         if decision is None or isinstance(decision, Settled):
             return Sighting(done, is_done=True)
         if isinstance(decision, Release):
-            await self._release(subject, is_forced=is_forced)
-            return Sighting(f"{subject} is unmounted and flushed.")
+            return await self._release(subject, is_forced=is_forced)
         if isinstance(decision, Do):
             waiting = self._recent.find_wait(subject, decision.call)
             if waiting is not None:
@@ -126,11 +125,16 @@ class Follower:
             return Sighting(asking)
         return _wait(decision)
 
-    async def _release(self, volume_id: VolumeId, *, is_forced: bool) -> None:
-        await self.say(f"Unmounting and flushing {volume_id}.")
+    async def _release(self, volume_id: VolumeId, *, is_forced: bool) -> Sighting:
+        """Let a volume go. One that was let go before is looked at once more: who uses it since is named."""
+        was_released = volume_id in self.hands.released and not is_forced
+        if not was_released:
+            await self.say(f"Unmounting and flushing {volume_id}.")
         if self.note_by_hand is not None:
             await self.note_by_hand(volume_id)
         await release(self.hands, volume_id, is_forced=is_forced)
+        done = f"Nobody uses {volume_id}." if was_released else f"{volume_id} is unmounted and flushed."
+        return Sighting(done)
 
 
 async def release(hands: Hands, volume_id: VolumeId, *, is_forced: bool = False) -> None:

@@ -13,9 +13,9 @@ from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.class_drift import aim, ask, find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.plan.decisions import Do
-from agent.cloud.plan.snapshot_schedule import parse_time
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Refuse, Wait
+from agent.core.units import find_time
 
 FAILED_PAUSE = timedelta(hours=6)
 """After a modification that failed: AWS takes four in 24 hours, and says of few failures that they pass."""
@@ -86,7 +86,7 @@ def _wait_after_failure(
     tried = aim(volume, replace(modification, state="modifying"))
     if _find_change(tried, wanted) is not None:
         return None  # something else failed
-    began = parse_time(modification.started_at)
+    began = find_time(modification.started_at)
     if now is not None and began is not None and now - began >= FAILED_PAUSE:
         return None
     why = modification.message or "it gives no reason"

@@ -30,6 +30,7 @@ from agent.cloud.aws.models import (
     CloudSnapshot,
     CloudVolume,
 )
+from agent.core.units import find_time
 from agent.policy.entries import SnapshotsEntry
 from agent.policy.values.cron import Schedule
 
@@ -100,7 +101,7 @@ def plan_snapshot(
     if any(one.state == "pending" for one in taken):
         return None
     ticks = [due for one in taken if one.state != "error" and (due := read_tick(one)) <= now]
-    last = max(ticks) if ticks else parse_time(volume.created_at)
+    last = max(ticks) if ticks else find_time(volume.created_at)
     tick = find_tick(entry.schedule, last, now)
     if tick is None:
         return None
@@ -137,15 +138,6 @@ def plan_next_snapshot(
     return None
 
 
-def parse_time(text: str) -> datetime | None:
-    """Return a time as AWS tells it, in UTC where it names no zone; None where that is none."""
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-
-
 # -- Those that are taken ------------------------------------------------------------------------------------
 
 
@@ -170,7 +162,7 @@ def mark_locked(call: LockSnapshot, end: str | None, now: datetime) -> CreateTag
 
 def is_locked(one: CloudSnapshot, now: datetime) -> bool:
     """Tell whether the agent's own lock still keeps a snapshot from being deleted."""
-    end = parse_time(one.tag(TAG_LOCKED) or "")
+    end = find_time(one.tag(TAG_LOCKED) or "")
     return end is not None and end > now
 
 

@@ -132,7 +132,7 @@ class AttachTask(CloudTask):
         if call is not None and EVERYTHING in self._means.released:
             return Wait(
                 Reason.RELEASED,
-                f"Everything was taken away from this node; not done: {call.describe()}.",
+                f"Everything was taken away from this node by hand. Held back: {call.describe()}.",
                 hint="Reloading the policy (ebs-agent reload) has all its volumes brought here again.",
             )
         if not isinstance(call, (AttachVolume, AttachClusterNodeVolume)):

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from agent.cloud.aws.models import TAG_FROZEN, CloudSnapshot, CloudVolume
-from agent.cloud.plan.snapshot_schedule import parse_time, read_tick
+from agent.cloud.plan.snapshot_schedule import read_tick
 from agent.core.model import SnapshotFacts
+from agent.core.units import find_time
 from agent.policy.entries import SnapshotsEntry
 
 _CLOCK_ERROR = timedelta(minutes=10)
@@ -27,7 +28,7 @@ def find_facts(
 ) -> SnapshotFacts:
     """Return how the ``snapshots`` are that the schedule of ``entry`` has had taken of ``volume``."""
     completed = [one for one in snapshots if one.state == "completed" and is_proven(entry, one)]
-    begun = [at for one in completed if (at := parse_time(one.started_at)) is not None]
+    begun = [at for one in completed if (at := find_time(one.started_at)) is not None]
     served = _find_served(completed, snapshots, volume)
     return SnapshotFacts(
         entry=name,
@@ -61,7 +62,7 @@ def _find_served(
         return max((at for one in completed if (at := _find_end(one)) is not None), default=None)
     if snapshots:
         return min(map(read_tick, snapshots)) - timedelta(minutes=1)
-    return parse_time(volume.created_at)
+    return find_time(volume.created_at)
 
 
 def _find_end(one: CloudSnapshot) -> datetime | None:
@@ -69,7 +70,7 @@ def _find_end(one: CloudSnapshot) -> datetime | None:
 
     A minute that is much later is of a clock that ran ahead, and would keep what is due from being told.
     """
-    begun, tick = parse_time(one.started_at), read_tick(one)
+    begun, tick = find_time(one.started_at), read_tick(one)
     if begun is None:
         return None
     return max(begun, tick) if tick - begun < _CLOCK_ERROR else begun

@@ -16,7 +16,7 @@ from agent.cloud.aws.models import CloudVolume
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Initialization, VolumeId
 from agent.core.reasons import Reason
-from agent.core.units import show_duration
+from agent.core.units import find_time, show_duration
 
 FindChecks: TypeAlias = Callable[[VolumeId], Awaitable["AwsChecks | None"]]
 """What AWS's own checks say of a volume; None: its answer does not have it."""
@@ -43,19 +43,14 @@ class Initialized:
             return
         checks = await self._find(volume.volume_id)
         coming = None if checks is None else checks.initialization
-        if coming is None and self._now() - _read_time(volume.created_at) < TOLD_AFTER:
+        if coming is None and self._is_new(volume.created_at):
             raise _explain(volume, "is made of a copy, and AWS does not say yet how much of it is there")
         if coming is not None and not coming.is_done:
             raise _explain(volume, f"has {coming.percent} % of its content{_describe_left(coming)}")
 
-
-def _read_time(text: str) -> datetime:
-    """Return when it was; of what is no time, long ago."""
-    try:
-        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return datetime.min.replace(tzinfo=timezone.utc)
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    def _is_new(self, made_at: str) -> bool:
+        at = find_time(made_at)
+        return at is not None and self._now() - at < TOLD_AFTER
 
 
 def _describe_left(coming: Initialization) -> str:

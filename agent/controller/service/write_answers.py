@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.controller.calls import GIB, CopySource, MadeVolume, Pairs, PublishedVolume
+from agent.core.units import parse_time
 from agent.csi.wire import controller_pb2 as wire
 from agent.csi.wire.csi_pb2 import Topology
 
@@ -60,8 +59,7 @@ def _write_topology(topology: Pairs) -> list[Topology]:
 
 
 def _write_time(text: str) -> Timestamp:
-    """Return ISO 8601 text as the interface has a time; one without a zone is UTC, as all of AWS's are."""
-    time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    """Return a time of AWS's as the interface has it."""
     stamp = Timestamp()
-    stamp.FromDatetime(time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc))
+    stamp.FromDatetime(parse_time(text))
     return stamp

@@ -19,7 +19,6 @@ from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.errors.retry_after import find_told_wait_s
 from agent.cloud.errors.rules import BY_CODE, COOL_DOWN, INVALID
-from agent.cloud.plan.snapshot_schedule import parse_time
 from agent.controller.attaching.attach import TakeTurn
 from agent.controller.attaching.judge_attachment import explain_no_volume
 from agent.controller.attaching.sights import FindVolume
@@ -31,6 +30,7 @@ from agent.controller.volumes.wishes import Wish, find_change, foresee, plan_wis
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.units import find_time
 
 WINDOW_S = 2.0
 """How long the first wish waits for others, as AWS's driver has it: size and class are sent apart."""
@@ -190,7 +190,7 @@ def _tell_when(error: CloudError, last: Modification | None) -> CloudError:
 
     AWS mostly says it. A day after the last one, four in 24 hours are not reached, whatever came before it.
     """
-    begun = None if last is None else parse_time(last.started_at)
+    begun = None if last is None else find_time(last.started_at)
     if (
         BY_CODE.get(error.code) is not COOL_DOWN
         or begun is None

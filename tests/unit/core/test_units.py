@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import example, given
@@ -12,9 +13,11 @@ from agent.core.units import (
     SIZE_PATTERN,
     SIZE_RANGE_PATTERN,
     SizeRange,
+    find_time,
     format_size,
     parse_duration,
     parse_size,
+    parse_time,
     show_size,
 )
 
@@ -141,3 +144,29 @@ def test_patterns_for_editors_agree_with_the_parsers(text: str) -> None:
         except InvalidValueError as error:
             is_read = "ends before it begins" in error.message
         assert bool(re.search(pattern.replace("$", r"\Z"), text)) == is_read, pattern
+
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-01-02T12:00:00Z", NOON),
+        ("2026-01-02T12:00:00", NOON),
+        ("2026-01-02T14:00:00+02:00", NOON),
+        ("2026-01-02T12:00:00.000250Z", NOON + timedelta(microseconds=250)),
+    ],
+)
+def test_times(text: str, at: datetime) -> None:
+    """A time has a zone, and that is UTC where it names none."""
+    assert parse_time(text) == at
+    assert find_time(text) == at
+
+
+@pytest.mark.parametrize("text", ["", "Z", "now", "2026-13-02T12:00:00Z", "1767355200", "\0"])
+def test_texts_that_are_no_times(text: str) -> None:
+    """Somebody else's text that is no time is none; one of the agent's own raises."""
+    assert find_time(text) is None
+    with pytest.raises(ValueError, match="isoformat|month"):
+        parse_time(text)

@@ -6,9 +6,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from agent.core.units import show_duration
+from agent.core.units import parse_time, show_duration
 from agent.report.endpoints.page.markup import Element, element, join
-from agent.report.endpoints.page.wording import parse_time
 
 SPAN_S = 3600.0
 WIDTH = 240

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta, timezone
 
-from agent.core.units import show_duration, show_size
+from agent.core.units import parse_time, show_duration, show_size
 from agent.report.endpoints.page.markup import Element, element
 
 NO_BREAK = "\u00a0"
@@ -13,11 +13,6 @@ DECIMAL = (1.0, 2.0, 5.0)
 BINARY = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _FEW = 10
 _MS = 1e-3
-
-
-def parse_time(text: str) -> datetime:
-    """Return a time of the JSON."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def show_time(text: str, now: datetime) -> Element:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.cloud import carry_out
+from agent.cli.show.estimate import WHOLE, Estimate
 from agent.cli.show.output import JsonOption, print_answer, print_json
+from agent.cli.show.progress import Lines
 from agent.core.errors import InvalidValueError
 
 
@@ -40,6 +42,13 @@ def orphans(
         return
     if all_of_them and not yes:
         typer.confirm(f"Delete {len(named)} volumes, and what is on them?", abort=True, err=as_json)
-    deleted: list[Any] = [carry_out(context, "delete-orphan", as_json, volume=one) for one in named]
+    deleted: list[Any] = []
+    lines = Lines(Estimate(), to_stderr=as_json)
+    for one in named:
+        deleted.append(carry_out(context, "delete-orphan", as_json, volume=one))
+        if len(named) > 1:
+            lines.tell(
+                f"{len(deleted)} of {len(named)} volumes are deleted.", WHOLE * len(deleted) / len(named)
+            )
     if as_json:
         print_json({"deleted": [one["volume_id"] for one in deleted]})

@@ -48,7 +48,7 @@ def telling(
     """
     stream = sys.stderr if to_stderr else sys.stdout
     place = next((one for one in (stream, sys.stderr) if one.isatty()), None)
-    lines = _Lines(Estimate(clock), to_stderr=to_stderr)
+    lines = Lines(Estimate(clock), to_stderr=to_stderr)
     if place is None:
         yield lines
         return
@@ -77,7 +77,7 @@ class Pace:
         return True
 
 
-class _Lines(Telling):
+class Lines(Telling):
     """A line for each sentence, and for how far it is now and then."""
 
     def __init__(self, estimate: Estimate, *, to_stderr: bool) -> None:
@@ -102,7 +102,7 @@ class _Lines(Telling):
 class _Both(Telling):
     """A bar, with sentences above it, or in lines that go elsewhere."""
 
-    def __init__(self, bar: Bar, lines: _Lines | None) -> None:
+    def __init__(self, bar: Bar, lines: Lines | None) -> None:
         self._bar = bar
         self._lines = lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,3 +62,14 @@ def test_nothing_goes_but_by_order(
     """Listing deletes nothing, nor does an order that is not whole, or one that is not confirmed."""
     CliRunner().invoke(app, ["orphans", *arguments], input=answer)
     assert [volume for name, volume in ordered if name == "delete-orphan"] == deleted
+
+
+def test_many_are_counted(ordered: list[tuple[str, str | None]]) -> None:
+    """Of several volumes it is told how far the deleting is; with JSON on standard error."""
+    told = CliRunner().invoke(app, ["orphans", "--delete", FREE, KEPT])
+    assert "1 of 2 volumes are deleted." in told.stdout
+    assert "2 of 2 volumes are deleted." in told.stdout
+    told = CliRunner().invoke(app, ["orphans", "--delete", FREE, KEPT, "--json"])
+    assert json.loads(told.stdout) == {"deleted": [FREE, KEPT]}
+    assert "2 of 2 volumes are deleted." in told.stderr
+    assert len(ordered) == 4

@@ -168,5 +168,5 @@ def test_times(text: str, at: datetime) -> None:
 def test_texts_that_are_no_times(text: str) -> None:
     """Somebody else's text that is no time is none; one of the agent's own raises."""
     assert find_time(text) is None
-    with pytest.raises(ValueError, match="isoformat|month"):
+    with pytest.raises(ValueError, match=r"isoformat|month"):
         parse_time(text)

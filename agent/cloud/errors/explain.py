@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.iam_statements import STATEMENTS
+from agent.cloud.errors import codes
 from agent.cloud.errors.credential_rules import find_clock_code
 from agent.cloud.errors.denials import find_encoded, find_why, name_remedy
 from agent.cloud.errors.hyperpod_rules import find_hyperpod_code
@@ -23,7 +24,6 @@ from agent.cloud.errors.rules import (
     BY_CODE,
     COOL_DOWN,
     DENIED,
-    NAME_TAKEN_CODE,
     OTHER,
     SERVER,
     THROTTLED,
@@ -94,7 +94,7 @@ def find_code(failure: Failure) -> str:
     code = find_kms_code(failure.code if inside is None else inside[1], failure.message)
     if code == failure.code:
         code = find_clock_code(find_hyperpod_code(failure.operation, code, failure.message), failure.message)
-    return NAME_TAKEN_CODE if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
+    return codes.NAME_TAKEN if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
 
 
 def explain_failure(failure: Failure, subject: str = "") -> CloudError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from agent.cloud.errors import codes
 from agent.cloud.errors.rule_type import Rule
 from agent.core.model import Reason
 
@@ -76,7 +77,7 @@ _WORDS = (
         ),
     ),
     ("HyperPodNotEks", re.compile(r"\bEKS\b|\bkubernetes\b|\bslurm\b|\borchestrat", re.IGNORECASE)),
-    ("IncorrectState", re.compile(r"\bvolume\b.*(?:\bavailable\b|\bstate\b|\bstatus\b)", re.IGNORECASE)),
+    (codes.INCORRECT_STATE, re.compile(r"\bvolume\b.*(?:\bavailable\b|\bstate\b|\bstatus\b)", re.IGNORECASE)),
     (
         "HyperPodNodeNotReady",
         re.compile(r"\b(?:node|instance)\b.*\b(?:state|status|running|pending)\b", re.IGNORECASE),

@@ -5,7 +5,7 @@ EC2 has hundreds of codes; these are those that volumes meet. Data and no more.
 
 from __future__ import annotations
 
-from agent.cloud.errors import credential_rules, hyperpod_rules, kms_rules
+from agent.cloud.errors import codes, credential_rules, hyperpod_rules, kms_rules
 from agent.cloud.errors.rule_type import Rule
 from agent.core.model import Reason
 
@@ -122,8 +122,6 @@ INVALID = Rule(
     is_retryable=False,
     retry_after_s=900.0,
 )
-NAME_TAKEN_CODE = "AttachmentPointInUse"
-"""The agent's own word: EC2 has no code for it but says InvalidParameterValue, as of anything wrong."""
 NAME_TAKEN = Rule(
     Reason.WAITING_FOR_CLOUD,
     "The block device name chosen for the volume is taken: {message}",
@@ -192,15 +190,15 @@ BY_CODE: dict[str, Rule] = {
     **dict.fromkeys(("ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"), SNAPSHOTS_PENDING),
     "VolumeModificationRateExceeded": COOL_DOWN,
     "IncorrectModificationState": MODIFYING,
-    "InvalidVolume.NotFound": NO_VOLUME,
-    "InvalidAttachment.NotFound": STATE,
-    "IncorrectState": STATE,
+    codes.NO_VOLUME: NO_VOLUME,
+    codes.NO_ATTACHMENT: STATE,
+    codes.INCORRECT_STATE: STATE,
     "IncorrectInstanceState": STATE,
     "ConcurrentTagAccess": STATE,
     **dict.fromkeys(("InvalidVolume.ZoneMismatch", "InvalidVolumeID.ZoneMismatch"), WRONG_ZONE),
-    "VolumeInUse": ELSEWHERE,
-    NAME_TAKEN_CODE: NAME_TAKEN,
-    "InvalidSnapshot.NotFound": SNAPSHOT,
+    codes.VOLUME_IN_USE: ELSEWHERE,
+    codes.NAME_TAKEN: NAME_TAKEN,
+    codes.NO_SNAPSHOT: SNAPSHOT,
     "InvalidSnapshot.InUse": SNAPSHOT,
     "SnapshotLocked": SNAPSHOT,
     **dict.fromkeys(

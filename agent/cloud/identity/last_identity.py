@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.core.errors import AgentError
 from agent.core.model import Reason
 from agent.policy import Policy
-
-_UNKNOWN_NODE_CODES = frozenset(
-    {"ResourceNotFound", "ResourceNotFoundException", "InvalidInstanceID.NotFound"}
-)
-"""HyperPod says so of a cluster and of a node in it, EC2 of an instance. Of volumes both have other codes."""
 
 
 class StrangerError(AgentError):
@@ -52,5 +48,5 @@ class KnownIdentity:
 
     def doubt(self, error: BaseException | None) -> None:
         """Have it asked again where AWS knows no such node, cluster or instance, or lists all without it."""
-        is_unknown = isinstance(error, CloudError) and error.code in _UNKNOWN_NODE_CODES
+        is_unknown = isinstance(error, CloudError) and error.code in codes.UNKNOWN_NODE
         self._is_doubted |= is_unknown or isinstance(error, StrangerError)

@@ -10,8 +10,8 @@ from typing import Protocol
 import anyio
 
 from agent.cloud.aws.call import Make
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.errors.rules import NAME_TAKEN_CODE
 from agent.cloud.plan.decisions import Decision, Do, Release, Settled
 from agent.cloud.plan.device_names import list_given_names
 from agent.cloud.view.change_events import Record, log_event, record_changes
@@ -118,7 +118,7 @@ class Follower:
             except CloudError as error:
                 if error.reason not in {Reason.WAITING_FOR_CLOUD, Reason.ATTACHED_ELSEWHERE}:
                     raise
-                if error.code == NAME_TAKEN_CODE:
+                if error.code == codes.NAME_TAKEN:
                     self.taken_names |= list_given_names([decision.call])
                 return Sighting(error.message)  # somebody else was first, the loop perhaps: look again
             self._recent.note(subject, decision.call)

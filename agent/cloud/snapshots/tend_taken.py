@@ -19,6 +19,7 @@ from agent.cloud.aws.calls import (
 )
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.aws.snapshot_models import ZoneRefusal
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure
 from agent.cloud.plan.snapshot_schedule import SwitchFastRestores, is_locked, mark_locked
 from agent.cloud.view import pending_calls
@@ -113,7 +114,7 @@ class SnapshotUpkeep:
         try:
             await self._change(call)
         except CloudError as error:
-            return None if error.code == "InvalidSnapshot.NotFound" else _tell(error)
+            return None if error.code == codes.NO_SNAPSHOT else _tell(error)
         return None
 
     def _is_made(self, call: Change[Any]) -> bool:

@@ -10,8 +10,9 @@ from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.calls import DeleteVolume
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume, MakingCall
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, is_throttled
-from agent.cloud.errors.rules import NAME_TAKEN_CODE, is_token_burnt
+from agent.cloud.errors.rules import is_token_burnt
 from agent.cloud.plan.claims.pools import Take
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.device_names import list_given_names
@@ -24,7 +25,7 @@ from agent.cloud.view.pending_calls import RecentCalls
 
 log = get_logger(__name__)
 
-_LOST_CODES = frozenset({"VolumeInUse", "IncorrectState"})
+_LOST_CODES = frozenset({codes.VOLUME_IN_USE, codes.INCORRECT_STATE})
 """What an attach is answered with where somebody else has the volume, by EC2 and by HyperPod."""
 
 
@@ -65,7 +66,7 @@ class CallSender:
         try:
             await record_changes(self._make, self._record, by="policy", entry=name)(call)
         except CloudError as error:
-            if error.code == NAME_TAKEN_CODE:
+            if error.code == codes.NAME_TAKEN:
                 self._memory.taken_names |= list_given_names([call])
             raise
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudVolume
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.attaching.initialized import Initialized
 from agent.controller.attaching.judge_attachment import (
@@ -40,7 +41,7 @@ LIMIT_S = 300.0
 ASK_AGAIN_S = 15.0
 """After AWS took a call, or said that the volume is in use, and still describes it as free."""
 
-_HELD_CODES = frozenset({"VolumeInUse", "IncorrectState"})
+_HELD_CODES = frozenset({codes.VOLUME_IN_USE, codes.INCORRECT_STATE})
 """Somebody has it, perhaps this node by a call whose answer was lost: the next look tells who."""
 
 log = get_logger(__name__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudAttachment, CloudVolume
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.attaching.attach import TakeTurn
 from agent.controller.attaching.judge_attachment import describe_place, name_holder
@@ -32,7 +33,7 @@ SETTLE_S = 10.0
 """How long nothing must be described after AWS has detached what it did not describe before, and no volume at
 all before it is taken for deleted: a host that lags does not know a volume that was made a moment ago."""
 
-_NONE_CODES = NO_NODE_CODES | {"IncorrectState", "InvalidAttachment.NotFound", "InvalidVolume.NotFound"}
+_NONE_CODES = NO_NODE_CODES | {codes.INCORRECT_STATE, codes.NO_ATTACHMENT, codes.NO_VOLUME}
 """With these AWS says that it finds no such attachment; a look tells whether there is one."""
 
 log = get_logger(__name__)

@@ -12,8 +12,8 @@ from agent.cloud.aws.calls import (
     DetachClusterNodeVolume,
     DetachVolume,
 )
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, is_let_through
-from agent.cloud.errors.rules import NAME_TAKEN_CODE
 from agent.controller.attaching.block_names import BlockNames
 from agent.controller.calls import NodeId
 from agent.controller.cluster_arns import ClusterArns
@@ -25,15 +25,7 @@ from agent.core.reasons import Reason
 MOST_NAMES = 8
 """Block device names that are tried in one attempt; others give names, too."""
 
-NO_NODE_CODES = frozenset(
-    {
-        "ResourceNotFound",
-        "ResourceNotFoundException",
-        "InvalidInstanceID",
-        "InvalidInstanceID.NotFound",
-        "InvalidInstanceID.Malformed",
-    }
-)
+NO_NODE_CODES = codes.UNKNOWN_NODE | {"InvalidInstanceID", "InvalidInstanceID.Malformed"}
 """With these AWS says that there is no such node, or cluster."""
 
 
@@ -75,7 +67,7 @@ class NodeCalls:
         try:
             await self._make(AttachVolume(instance_id, volume_id, name))
         except CloudError as error:
-            if error.code == NAME_TAKEN_CODE:
+            if error.code == codes.NAME_TAKEN:
                 return False
             is_free = is_let_through(error.code)
             raise

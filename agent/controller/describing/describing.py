@@ -14,13 +14,14 @@ from agent.cloud.aws.calls import DescribeSnapshots, DescribeVolumes, DescribeVo
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Modification
 from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.aws.zones import DescribeAvailabilityZones, Zone
+from agent.cloud.errors import codes
 from agent.controller.describing.batches import WINDOW_S, Batches, OneAtATime
 from agent.controller.describing.sort_answers import ask_for_each
 from agent.controller.name_tags import TAG_SNAPSHOT_NAME, TAG_VOLUME_NAME
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, VolumeId
 
-_NO_VOLUME = frozenset({"InvalidVolume.NotFound"})
+_NO_VOLUME = frozenset({codes.NO_VOLUME})
 
 
 class Describing:

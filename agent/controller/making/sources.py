@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.calls import CreateCall, NoSuchThingError
 from agent.controller.making.known_volumes import KnownVolumes
@@ -23,7 +24,7 @@ class Source:
     """The only zone where it can be made; None: any."""
 
 
-_NOT_FOUND = frozenset({"InvalidSnapshot.NotFound", "InvalidVolume.NotFound"})
+_NOT_FOUND = frozenset({codes.NO_SNAPSHOT, codes.NO_VOLUME})
 
 
 async def find_source(known: KnownVolumes, call: CreateCall, zones: Sequence[str]) -> Source:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from grpclib.const import Status
 
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.errors.rule_type import Rule
 from agent.cloud.errors.rules import (
@@ -73,7 +74,7 @@ BY_RULE: tuple[tuple[Rule, Status], ...] = (
 """What AWS says no to, by what its code means; all other errors go by their reason."""
 
 BY_CODE_OF_AWS = {
-    "InvalidSnapshot.NotFound": Status.NOT_FOUND,
+    codes.NO_SNAPSHOT: Status.NOT_FOUND,
     "InvalidSnapshot.InUse": Status.FAILED_PRECONDITION,
     "SnapshotLocked": Status.FAILED_PRECONDITION,
     "VolumeTypeNotAvailableInZone": Status.RESOURCE_EXHAUSTED,  # in another zone it may be
@@ -87,7 +88,7 @@ _MAKES = {
 }
 """AWS's calls that make what is asked for: what others say does not prove that nothing was made."""
 
-_PROVES_ABSENCE = frozenset({"InvalidSnapshot.NotFound"})
+_PROVES_ABSENCE = frozenset({codes.NO_SNAPSHOT})
 """The source is missing, so nothing can have been made of it."""
 
 

@@ -6,6 +6,7 @@ from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DeleteSnapshot, DisableFastSnapshotRestores
 from agent.cloud.aws.models import CloudSnapshot
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.snapshots.known import KnownSnapshots
 from agent.controller.snapshots.marks import list_fast_zones, require_marks
@@ -34,7 +35,7 @@ async def delete_snapshot(
     except CloudError as error:
         if error.code in _HINTS:
             raise RefusedError(f"{snapshot_id}: {error.message}", hint=_HINTS[error.code]) from error
-        if error.code != "InvalidSnapshot.NotFound":
+        if error.code != codes.NO_SNAPSHOT:
             raise
     known.note_gone(snapshot_id)
     log.info("controller.snapshot_deleted", snapshot_id=snapshot_id)

@@ -11,6 +11,7 @@ from agent.cloud.aws.calls import (
     LockSnapshot,
 )
 from agent.cloud.aws.snapshot_models import ZoneRefusal
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure, is_throttled
 from agent.controller.calls import SnapshotCall, SnapshotLock
 
@@ -42,7 +43,7 @@ async def undo(make: Make, snapshot_id: str, call: SnapshotCall) -> bool:
         await make(DeleteSnapshot(snapshot_id))
     except CloudError as error:
         log.warning("controller.snapshot_not_undone", snapshot_id=snapshot_id, why=error.message)
-        return error.code == "InvalidSnapshot.NotFound"
+        return error.code == codes.NO_SNAPSHOT
     return True
 
 

@@ -15,6 +15,7 @@ from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import CreateSnapshot
 from agent.cloud.aws.models import CloudSnapshot
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.calls import DiffersError, SnapshotCall
 from agent.controller.name_tags import write_name
@@ -73,7 +74,7 @@ class Taking:
             taken = await self._make(asked)
         except CloudError as error:
             # A volume that is not there may not be known yet, or a snapshot of it was taken before.
-            is_missing = error.code == "InvalidVolume.NotFound"
+            is_missing = error.code == codes.NO_VOLUME
             lost = await self._look_for_lost(call) if is_missing or not is_refused(error) else None
             if lost is None and not is_missing:
                 raise

@@ -9,6 +9,7 @@ from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import DeleteVolume
 from agent.cloud.aws.models import CloudVolume
+from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
 from agent.controller.attaching.attach import TakeTurn
 from agent.controller.attaching.judge_attachment import name_holder
@@ -82,5 +83,5 @@ class Deleting:
         try:
             await self._make(DeleteVolume(volume_id))
         except CloudError as error:
-            if error.code != "InvalidVolume.NotFound":
+            if error.code != codes.NO_VOLUME:
                 raise

@@ -1,7 +1,8 @@
 """The kernel's own words about a device: what ext4 and xfs say only in its log.
 
-Read after something failed, to explain it; nothing is ever decided by it. They come from ``/dev/kmsg``, or
-where this process may not read that, as in the agent's unit, from the journal.
+Read after something failed, to explain it. Only one thing is decided by it: that an xfs is mounted with
+``nouuid``, since another one with its UUID is. They come from ``/dev/kmsg``, or where this process may not
+read that, as in the agent's unit, from the journal.
 """
 
 from __future__ import annotations

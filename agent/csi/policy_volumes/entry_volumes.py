@@ -61,14 +61,30 @@ class PolicyVolumes:
         """What was asked for last at each target, until that is done."""
 
     async def publish(self, call: PublishEntryCall) -> None:
-        """Have the entry's volume seen at the target; wait for one that gets ready, up to the limit."""
+        """Have the entry's volume seen at the target; wait for one that gets ready, up to the limit.
+
+        A pod keeps the volume that it has, whatever the entry means by now: kubelet asks anew about every pod
+        that runs when it was restarted.
+        """
         self._asked[call.target_path] = call
         try:
             await self._kubelet.are_devices_known.wait()
-            await self._show(call, await self._wait_usable(call))
+            if not await self._is_kept(call):
+                await self._show(call, await self._wait_usable(call))
         finally:
             if self._asked.get(call.target_path) is call:
                 del self._asked[call.target_path]
+
+    async def _is_kept(self, call: PublishEntryCall) -> bool:
+        """Tell whether the target shows, just so, a volume that its entry does not mean any more."""
+        found = self._records.find_target(call.target_path)
+        wanted = self._entries.find_wanted(call.entry)
+        if found is None or found[1] != note_of(call) or (wanted and wanted.volume_id == found[0]):
+            return False
+        async with self._engine.passes.hold(found[0]) as session:
+            observed = await session.observe(None)
+        path = self._kubelet.resolve(call.target_path)
+        return any(mount.path == path for mount in observed.shown)
 
     async def _wait_usable(self, call: PublishEntryCall) -> Wanted:
         """Return what is wanted of the entry's volume once it is so; raise what keeps it from that."""
@@ -111,9 +127,7 @@ class PolicyVolumes:
     async def _show(self, call: PublishEntryCall, wanted: Wanted) -> None:
         """Note that a pod has the volume, and publish it."""
         volume = wanted.volume_id
-        publication = EntryPublication(
-            call.target_path, call.is_read_only, call.access, call.entry, call.is_block
-        )
+        publication = note_of(call)
         before: EntryPublication | None = None
 
         def note(known: PublishedRecord | None) -> PublishedRecord:
@@ -154,8 +168,7 @@ class PolicyVolumes:
                 retryable=False,
             )
         of_entry = [one for _, one in self._records.list_published() if one.entry == call.entry]
-        wanted = EntryPublication(call.target_path, call.is_read_only, call.access, call.entry, call.is_block)
-        refuse_second_pod(of_entry, wanted, repr(call.entry))
+        refuse_second_pod(of_entry, note_of(call), repr(call.entry))
 
     async def _note(self, volume: VolumeId, publication: EntryPublication | None, target_path: str) -> None:
         """Have it noted what is published at a target: nothing, for None; and nothing of what no pod has."""
@@ -214,6 +227,11 @@ class PolicyVolumes:
         """Return how the volume of an entry is, as a clause."""
         status = self._entries.find_status(entry)
         return None if status is None else status.message.removesuffix(".")
+
+
+def note_of(call: PublishEntryCall) -> EntryPublication:
+    """Return what is noted of a target once it is as the call wants it."""
+    return EntryPublication(call.target_path, call.is_read_only, call.access, call.entry, call.is_block)
 
 
 def refuse_other_kind(call: PublishEntryCall, wanted: Wanted) -> None:

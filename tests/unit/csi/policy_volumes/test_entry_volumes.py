@@ -191,20 +191,50 @@ async def test_entry_that_goes_is_told_and_left_until_the_last_pod_has_gone(tmp_
         assert volume.mount is not None
 
 
-async def test_entry_that_means_another_volume_by_now_is_refused_to_who_has_the_first(tmp_path: Path) -> None:
+async def test_entry_that_means_another_volume_by_now_leaves_the_first_to_who_has_it(tmp_path: Path) -> None:
     """A pod has one volume as long as it lives; one that begins gets what the entry means then."""
     first, second = FakeVolume(VOLUME), FakeVolume(OTHER)
     async with open_scene(FakeNode(first, second), tmp_path) as scene:
         await scene.volumes.publish(call("old"))
         scene.put_policy(want(OTHER))
-        with pytest.raises(RefusedError, match=VOLUME) as caught:
-            await scene.volumes.publish(call("old"))
-        assert caught.value.reason is Reason.PATH_IN_USE
+        await scene.volumes.publish(call("old"))
         await scene.volumes.publish(call("new"))
         assert list_views(first) == [resolve(call("old").target_path)]
         assert list_views(second) == [resolve(call("new").target_path)]
         await scene.volumes.unpublish(CACHE, call("old").target_path)
         assert first.views == ()
+
+
+async def test_pod_that_lost_its_volume_is_not_given_another_one(tmp_path: Path) -> None:
+    """Where the view that was noted is gone, the entry's volume by now is not put into its place."""
+    first, second = FakeVolume(VOLUME), FakeVolume(OTHER)
+    async with open_scene(FakeNode(first, second), tmp_path) as scene:
+        await scene.volumes.publish(call())
+        scene.put_policy(want(OTHER))
+        first.views = ()
+        with pytest.raises(RefusedError, match=VOLUME) as caught:
+            await scene.volumes.publish(call())
+        assert caught.value.reason is Reason.PATH_IN_USE
+        assert second.views == ()
+
+
+async def test_pod_that_runs_is_published_again_whatever_the_policy_says(tmp_path: Path) -> None:
+    """As kubelet asks when it was restarted; asked for otherwise, or by a new pod, it is refused."""
+    volume = FakeVolume(VOLUME)
+    async with open_scene(FakeNode(volume), tmp_path) as scene:
+        await scene.volumes.publish(call())
+        scene.put_policy(want(OTHER, "datasets"))
+        await settle(scene)
+        before = len(volume.executed)
+        await scene.volumes.publish(call())
+        assert len(volume.executed) == before
+        assert list_views(volume) == [resolve(TARGET)]
+        for refused in (call(is_read_only=True), call("b")):
+            with pytest.raises(RefusedError) as caught:
+                await scene.volumes.publish(refused)
+            assert caught.value.reason is Reason.NOT_IN_POLICY
+        (noted,) = scene.records.all[VOLUME].published
+        assert not noted.is_read_only
 
 
 async def test_entry_that_changes_while_it_is_shown_shows_nothing_else(tmp_path: Path) -> None:

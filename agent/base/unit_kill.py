@@ -30,18 +30,25 @@ def find_cgroup(pid: int, proc: Path = Path("/proc")) -> str | None:
     return None
 
 
-def kill_unit(cgroup: str, root: Path = CGROUPS, systemctl: str = "systemctl") -> None:
-    """Send SIGKILL to all processes of a unit. OSError where neither the kernel nor systemd takes it."""
-    found = _OURS.fullmatch(cgroup)
-    if found is None:
-        raise OSError(f"{cgroup} is no unit of the agent's")
+def kill_at_once(cgroup: str, root: Path = CGROUPS) -> bool:
+    """Have the kernel send SIGKILL to all processes of a unit; False where it has no such file."""
+    if _OURS.fullmatch(cgroup) is None:
+        return False
     with contextlib.suppress(OSError):
         fd = os.open(f"{root}{cgroup}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, b"1")
         finally:
             os.close(fd)
-        return
+        return True
+    return False
+
+
+def kill_by_systemd(cgroup: str, systemctl: str = "systemctl") -> None:
+    """Have systemd do it, which takes until that has time. Raises OSError where it does not."""
+    found = _OURS.fullmatch(cgroup)
+    if found is None:
+        raise OSError(f"{cgroup} is no unit of the agent's")
     argv = [systemctl, "kill", "--signal=SIGKILL", found[1]]
     try:
         subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT_S, check=True)

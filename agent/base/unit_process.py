@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing_extensions import override
 from agent.base.arrival import HELLO, LONGEST_BYTES
 from agent.base.companion import Companion
 from agent.base.log import get_logger
-from agent.base.unit_kill import find_cgroup, kill_unit
+from agent.base.unit_kill import find_cgroup, kill_at_once, kill_by_systemd
 
 UNITS_VARIABLE = "EBS_AGENT_FACES"
 """Where the sockets are that systemd starts units by; only the agent's own unit says so."""
@@ -85,17 +86,21 @@ class UnitProcess:
             try:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
             except PermissionError as error:  # it is another user, and the daemon's unit has no CAP_KILL
-                self._kill_unit(error)
+                if self._cgroup is None:
+                    self._tell_alive(error)
+                elif not kill_at_once(self._cgroup):
+                    # Nobody waits for systemd: it may be reloading, and other volumes have work to be done.
+                    threading.Thread(target=self._kill_by_systemd, args=(self._cgroup,), daemon=True).start()
 
-    def _kill_unit(self, error: OSError) -> None:
+    def _kill_by_systemd(self, cgroup: str) -> None:
         try:
-            if self._cgroup is None:
-                raise error
-            kill_unit(self._cgroup)
-        except OSError as failure:
-            if self.has_ended():  # by itself, and its unit with it
-                return
-            log.error("unit.not_killed", pid=self.pid, error=f"{failure.strerror or failure}")  # noqa: TRY400
+            kill_by_systemd(cgroup)
+        except OSError as error:
+            self._tell_alive(error)
+
+    def _tell_alive(self, error: OSError) -> None:
+        if not self.has_ended():  # by itself, and its unit with it
+            log.error("unit.not_killed", pid=self.pid, error=f"{error.strerror or error}")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from tests.component.cloud.test_metadata import DOCUMENT, serving, surround
 from tests.component.test_mqtt import FACTS
 from tests.component.units import listening_for, run_module
 from tests.unit.report.samples import READY, make_board
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +132,40 @@ print(processes[1].has_ended())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("unit.not_killed") == 1
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+def test_systemd_is_not_waited_for(tmp_path: Path) -> None:
+    """Where the kernel kills no unit systemd is asked, and whoever asks goes on before that answers."""
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(
+        f"#!/bin/sh\nread _ < {tmp_path}/go\necho $@ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/asked\n"
+    )
+    systemctl.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    code = """
+import os, sys
+from agent.base.unit_process import UnitProcess
+until_we_end, ours = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(ours)
+    os.setresuid(12345, 12345, 12345)
+    os.read(until_we_end, 1)
+    os._exit(0)
+while os.stat(f"/proc/{pid}").st_uid != 12345:
+    pass
+UnitProcess(pid, os.pidfd_open(pid), "/system.slice/ebs-agent-web@1-2-3.service").kill()
+print(os.path.exists(sys.argv[1] + "/asked"))
+with open(sys.argv[1] + "/go", "w") as go:
+    go.write("\\n")
+"""
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    argv = ["setpriv", "--bounding-set=-kill", sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+    wait_until((tmp_path / "asked").exists, "systemd was to be asked")
+    assert (tmp_path / "asked").read_text() == "kill --signal=SIGKILL ebs-agent-web@1-2-3.service\n"
 
 
 async def test_who_is_another_user_is_told_nothing(place: Path) -> None:

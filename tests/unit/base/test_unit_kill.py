@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.base.unit_kill import find_cgroup, kill_unit
+from agent.base.unit_kill import find_cgroup, kill_at_once, kill_by_systemd
 
 WEB = "/system.slice/ebs-agent-web@3-77-0.service"
 
@@ -41,29 +41,32 @@ def test_a_unit_of_the_agent_s_is_found(tmp_path: Path, cgroup: str, found: str 
     assert find_cgroup(8, tmp_path) is None
 
 
-def test_the_kernel_kills_it(tmp_path: Path, systemctl: Path) -> None:
+def test_the_kernel_kills_it(tmp_path: Path) -> None:
     file = Path(f"{tmp_path}{WEB}") / "cgroup.kill"
     file.parent.mkdir(parents=True)
     file.touch()
-    kill_unit(WEB, tmp_path, str(systemctl))
+    assert kill_at_once(WEB, tmp_path)
     assert file.read_text() == "1"
-    assert not (tmp_path / "asked").exists()
 
 
-def test_systemd_kills_it_where_the_kernel_cannot(tmp_path: Path, systemctl: Path) -> None:
-    """Nothing is made where the kernel has no such file."""
-    kill_unit(WEB, tmp_path, str(systemctl))
+def test_nothing_is_made_where_the_kernel_has_no_such_file(tmp_path: Path) -> None:
+    assert not kill_at_once(WEB, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_systemd_kills_it(tmp_path: Path, systemctl: Path) -> None:
+    kill_by_systemd(WEB, str(systemctl))
     assert (tmp_path / "asked").read_text() == "kill --signal=SIGKILL ebs-agent-web@3-77-0.service\n"
-    assert not (tmp_path / "system.slice").exists()
 
 
 def test_no_other_unit_is_killed(tmp_path: Path, systemctl: Path) -> None:
     for other in ("/", "/system.slice/ebs-agent.service", "/system.slice/kubelet.service", f"{WEB}/../x"):
+        assert not kill_at_once(other, tmp_path)
         with pytest.raises(OSError, match="is no unit of the agent's"):
-            kill_unit(other, tmp_path, str(systemctl))
+            kill_by_systemd(other, str(systemctl))
     assert not (tmp_path / "asked").exists()
 
 
-def test_one_that_nothing_kills_is_told(tmp_path: Path) -> None:
+def test_one_that_nothing_kills_is_told() -> None:
     with pytest.raises(OSError, match="could not be killed"):
-        kill_unit(WEB, tmp_path, "false")
+        kill_by_systemd(WEB, "false")

@@ -15,9 +15,9 @@ from tests.vm.guest.settings import CACHE
 from tests.vm.guest.tools import run_tool
 
 VERSION = agent.__version__
-# What a bundle is made from.
+# What a bundle is made from, and the image that brings it to nodes.
 SOURCES = (
-    *("agent", "docs", "lifecycle_scripts", "systemd", "requirements"),
+    *("agent", "deploy", "docs", "lifecycle_scripts", "systemd", "requirements"),
     *("pyproject.toml", "README.md", "LICENSE"),
 )
 _OF_UNITS = "EBS_AGENT_FACES|-web.socket|^IPAddressDeny|^UMask"
@@ -53,7 +53,15 @@ def make_folder(
 def make_later_folder(
     scratch: Path, version: str, python: str, *, is_broken: bool = False, has_units: bool = True
 ) -> Path:
-    """Make the folder of another version, for one Python: the same agent, or one that ends when started.
+    """Make the folder of another version, for one Python: as ``make_later_source``."""
+    source = make_later_source(scratch, version, is_broken=is_broken, has_units=has_units)
+    return make_folder(scratch / "dist", source, pythons=[python])
+
+
+def make_later_source(
+    scratch: Path, version: str, *, is_broken: bool = False, has_units: bool = True
+) -> Path:
+    """Make the tree of another version: the same agent, or one that ends when started.
 
     Without ``has_units`` it is as before there were units for what speaks with strangers.
     """
@@ -81,4 +89,4 @@ def make_later_folder(
     if is_broken:
         with (source / "agent/daemon/__init__.py").open("a") as file:
             file.write(BREAKAGE)
-    return make_folder(scratch / "dist", source, pythons=[python])
+    return source

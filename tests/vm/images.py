@@ -17,12 +17,17 @@ from tests.vm.guest.settings import CACHE
 from tests.vm.guest.tools import run_tool
 
 
-def make_image(output: Path, architectures: Sequence[str] = ("x86_64",), kind: str = "controller") -> Path:
-    """Make an image for these processors, which takes 20 s for each, and return the archive."""
+def make_image(
+    output: Path,
+    architectures: Sequence[str] = ("x86_64",),
+    kind: str = "controller",
+    source: Path = REPOSITORY,
+) -> Path:
+    """Make an image of a tree for these processors, which takes 20 s for each, and return the archive."""
     with hold_lock(CACHE / "wheels.lock"):
         run_tool(
             [
-                *(sys.executable, "-m", "scripts.image", kind, "--source", REPOSITORY),
+                *(sys.executable, "-m", "scripts.image", kind, "--source", source),
                 *(word for each in architectures for word in ("--architecture", each)),
                 *("--output", output, "--cache", CACHE / "wheels"),
             ],

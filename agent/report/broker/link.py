@@ -108,7 +108,10 @@ class Link:
             self._is_connected, self._sent, self._dropped, self._event = None, 0, 0, 0
             self._say(said)
             if self._writer is not None:
-                await self._writer.drain()
+                try:
+                    await self._writer.drain()
+                except ConnectionError:
+                    return  # the daemon has ended, which ``listen`` sees
 
     def close(self) -> None:
         if self._writer is not None:

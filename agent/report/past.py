@@ -20,7 +20,6 @@ from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.core.model import Condition
-from agent.core.units import parse_time
 from agent.node.state.append_log import replace_lines
 from agent.report.board.board import Board, utc_now
 from agent.report.board.timelines import MOST_PAST, PastOfVolumes
@@ -65,7 +64,7 @@ def parse_past(content: bytes, now: datetime) -> PastOfVolumes:
         return {}
     try:
         values: dict[str, Any] = json.loads(content)
-        at = parse_time(values["at"])
+        at = _parse_time(values["at"])
         if not now - LONGEST_GAP <= at <= now:
             return {}
         volumes = islice(values["volumes"].items(), MOST_VOLUMES)
@@ -75,11 +74,18 @@ def parse_past(content: bytes, now: datetime) -> PastOfVolumes:
 
 
 def _parse_spans(spans: Any, end: datetime) -> tuple[Past, ...]:
-    found = tuple(Past(parse_time(since), Condition(condition)) for since, condition in spans[-MOST_PAST:])
+    found = tuple(Past(_parse_time(since), Condition(condition)) for since, condition in spans[-MOST_PAST:])
     times = [*(one.since for one in found), end]
     if times != sorted(times):
         raise ValueError("conditions follow each other")
     return found
+
+
+def _parse_time(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("a time is of a zone")
+    return at
 
 
 def write_past(past: Mapping[str, tuple[Past, ...]], now: datetime) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
@@ -44,17 +46,16 @@ def main() -> int:
         wheel = wheels.build(arguments.source, Path(scratch))
         bundles = []
         with telling("Making bundles", to_stderr=True) as work:
-            done, steps = 0, len(architectures) * len(pythons)
+            begun = itertools.count()
+
+            def tell(target: Target) -> None:
+                text = f"Gathering wheels of Python {target.python} for {target.architecture}."
+                work.tell(text, 100 * next(begun) / (len(architectures) * len(pythons)))
+
             for architecture in architectures:
                 targets = [Target(python, architecture) for python in pythons]
-                for target in targets:
-                    work.tell(
-                        f"Gathering wheels of Python {target.python} for {architecture}.", 100 * done / steps
-                    )
-                    gather_wheels(arguments.source, target, arguments.cache)
-                    done += 1
                 bundles.append(
-                    make_bundle(arguments.source, targets, wheel, arguments.cache, arguments.output)
+                    make_bundle(arguments.source, targets, wheel, arguments.cache, arguments.output, tell)
                 )
     folder = arguments.output / FOLDER
     remarks = make_folder(arguments.source, bundles, folder)
@@ -63,27 +64,29 @@ def main() -> int:
     return 0
 
 
-def gather_wheels(source: Path, target: Target, cache: Path) -> list[Path]:
-    """Return the wheels of one Python and processor, and of what installs them; downloaded once."""
-    shelf = cache / f"{target.architecture}-{target.python}"
-    lock = (source / "requirements" / "run.txt").read_text(encoding="utf-8")
-    tools = (source / "requirements" / "build.txt").read_text(encoding="utf-8")
-    installer = (each for each in target.select(tools) if each.startswith(f"{INSTALLER}=="))
-    wheels.fill_shelf(shelf, target, [*target.select(lock), *installer])
-    return sorted(shelf.glob("*.whl"))
-
-
-def make_bundle(source: Path, targets: list[Target], wheel: Path, cache: Path, output: Path) -> Path:
-    """Make the bundle of one processor from the agent's wheel and return its path."""
+def make_bundle(
+    source: Path,
+    targets: list[Target],
+    wheel: Path,
+    cache: Path,
+    output: Path,
+    tell: Callable[[Target], None] = lambda _: None,
+) -> Path:
+    """Make the bundle of one processor from the agent's wheel, telling of each target; return its path."""
     version = str(parse_wheel_filename(wheel.name)[1])
     architecture = targets[0].architecture
     lock = (source / "requirements" / "run.txt").read_text(encoding="utf-8")
+    tools = (source / "requirements" / "build.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / f"ebs-agent-{version}-{architecture}"
         house = root / "wheels"
         house.mkdir(parents=True)
         for target in targets:
-            found = [*gather_wheels(source, target, cache), wheel]
+            tell(target)
+            shelf = cache / f"{architecture}-{target.python}"
+            installer = (each for each in target.select(tools) if each.startswith(f"{INSTALLER}=="))
+            wheels.fill_shelf(shelf, target, [*target.select(lock), *installer])
+            found = [*sorted(shelf.glob("*.whl")), wheel]
             for path in found:
                 shutil.copyfile(path, house / path.name)
             names = "".join(f"{path.name}\n" for path in found if not path.name.startswith(f"{INSTALLER}-"))

@@ -67,7 +67,7 @@ def _go_on(kept: Iterable[dict[str, Any]], all_of_them: Iterable[dict[str, Any]]
 def read_moment(text: str, now: datetime) -> datetime:
     """Return when ``90s``, ``2h`` or ``1d`` before ``now`` was, or a time of ISO 8601, by default in UTC."""
     try:
-        at = parse_time(text)
+        return parse_time(text)
     except ValueError:
         try:
             return now - timedelta(seconds=parse_duration(text))
@@ -76,7 +76,6 @@ def read_moment(text: str, now: datetime) -> datetime:
                 f"{text!r} is no time: neither how long ago nor when.",
                 hint="Write 90s, 15m, 2h or 1d, or a time such as 2026-01-31T12:00.",
             ) from error
-    return at if at.tzinfo else at.replace(tzinfo=timezone.utc)
 
 
 class _Names:

@@ -84,12 +84,13 @@ async def test_what_is_long_ago_is_not_gone_on_with() -> None:
         b'{"at": "2026-01-02T12:00:00+00:00", "volumes": [1]}',
         b'{"at": "2026-01-02T12:00:00+00:00", "volumes": {"v": 7}}',
         b'{"at": "2026-01-02T12:00:00+00:00", "volumes": {"v": [["2026-01-02T11:00:00+00:00", "Fine"]]}}',
+        b'{"at": "2026-01-02T12:00:00+00:00", "volumes": {"v": [["2026-01-02T11:00:00", "Ready"]]}}',
         b'{"at": "2026-01-02T12:00:00+00:00", "volumes": {"v": [["2026-01-02T13:00:00+00:00", "Ready"]]}}',
         b'{"at": "2026-01-02T12:00:00+00:00", "volumes": {"v": [["9999-12-31T23:59:59-23:59", "Ready"]]}}',
         b'{"at": "0001-01-01T00:00:00+23:59", "volumes": {}}',
         b" " * (MAX_FILE_BYTES + 1),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 async def test_what_makes_no_sense_is_nothing(tmp_path: Path, content: bytes) -> None:
     """A file that somebody else wrote tells nothing, and is no error."""

@@ -20,10 +20,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec.structs import replace
 
 from agent.core.model import Condition, DeviceNumber, VolumeId
 from agent.node.kernel.disk_counters import BlockCounters

@@ -10,8 +10,9 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 _CHUNK_BYTES = 64 << 10
 
@@ -27,8 +28,7 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
 
 
-@dataclass(frozen=True)
-class Companion:
+class Companion(Struct, frozen=True):
     """One that runs, our end of its socket, which never blocks, and of the pipe it complains through."""
 
     process: Process

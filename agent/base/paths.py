@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 ROOT_VARIABLE = "EBS_AGENT_ROOT"
 
@@ -18,8 +19,7 @@ def choose_looking_path(socket: Path) -> Path:
     return socket.with_name("look.sock")
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(Struct, frozen=True):
     """The agent's own paths below ``root``, which is ``/`` on a node and a scratch directory elsewhere."""
 
     root: Path = Path("/")

@@ -18,10 +18,10 @@ import struct
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 from typing_extensions import override
 
 from agent.base.arrival import HELLO, LONGEST_BYTES
@@ -44,8 +44,7 @@ _CREDENTIALS = struct.Struct("3i")
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class UnitSocket:
+class UnitSocket(Struct, frozen=True):
     """What to connect to, and the user whom its unit runs as; None: this machine has no such user."""
 
     path: Path
@@ -103,8 +102,7 @@ class UnitProcess:
             log.error("unit.not_killed", pid=self.pid, error=f"{error.strerror or error}")
 
 
-@dataclass(frozen=True)
-class UnitCompanion(Companion):
+class UnitCompanion(Companion, frozen=True):
     """A companion that systemd started."""
 
     process: UnitProcess

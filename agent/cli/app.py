@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 import agent
 from agent.base.paths import Paths
@@ -39,8 +39,7 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(Struct, frozen=True):
     """What the global options say."""
 
     paths: Paths

@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from agent.cli.client import Client, NoAnswerError
 from agent.cli.show.output import JsonOption, print_json
@@ -56,8 +56,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 _FILESYSTEMS = ("ext4", "xfs", "btrfs")
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A volume wanted for each node."""
 
     name: str

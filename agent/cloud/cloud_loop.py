@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from datetime import datetime, timezone
 from time import monotonic
 
 import anyio
+from msgspec.structs import replace
 
 from agent.cloud.aws.call import Make
 from agent.cloud.identity.last_identity import KnownIdentity

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
 from http.client import HTTPException
 
 import anyio
+from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.cloud.identity.identity_sources import IdentitySources
@@ -31,8 +31,7 @@ _ENDING = frozenset({"terminate", "stop"})
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Interruption:
+class Interruption(Struct, frozen=True):
     """What AWS is about to do with the instance, and when."""
 
     action: str

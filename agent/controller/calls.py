@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume, Tags
 from agent.core.errors import AgentError, InvalidValueError, RefusedError
 from agent.core.model import VolumeId
@@ -35,8 +37,7 @@ class SizeError(InvalidValueError):
     """No volume of the asked type, source or range can have such a size."""
 
 
-@dataclass(frozen=True)
-class NodeId:
+class NodeId(Struct, frozen=True):
     """The node that a volume is attached to, as its CSINode has it."""
 
     instance_id: str
@@ -48,16 +49,14 @@ class NodeId:
         return prefix + self.instance_id
 
 
-@dataclass(frozen=True)
-class SizeRange:
+class SizeRange(Struct, frozen=True):
     """How large a volume is to be, in bytes."""
 
     required_bytes: int | None = None
     limit_bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Performance:
+class Performance(Struct, frozen=True):
     """What a StorageClass or a VolumeAttributesClass asks of a volume; None: not said."""
 
     type: str | None = None
@@ -71,16 +70,14 @@ class Performance:
     """IOPS for each GiB become more when the volume grows."""
 
 
-@dataclass(frozen=True)
-class CopySource:
+class CopySource(Struct, frozen=True):
     """What a new volume holds from its first moment: a snapshot's bytes, or another volume's."""
 
     snapshot_id: str | None = None
     volume_id: VolumeId | None = None
 
 
-@dataclass(frozen=True)
-class CreateCall:
+class CreateCall(Struct, frozen=True):
     """Make a volume, or find the one that was made under this name."""
 
     name: str
@@ -103,8 +100,7 @@ class CreateCall:
     """What the node is told of the volume each time it is staged."""
 
 
-@dataclass(frozen=True)
-class MadeVolume:
+class MadeVolume(Struct, frozen=True):
     """A volume that can be attached, as the claim that asked for it is told of it."""
 
     volume: CloudVolume
@@ -114,8 +110,7 @@ class MadeVolume:
     context: Pairs = ()
 
 
-@dataclass(frozen=True)
-class AttachCall:
+class AttachCall(Struct, frozen=True):
     """Have a node see a volume."""
 
     volume_id: VolumeId
@@ -127,8 +122,7 @@ class AttachCall:
     """A copy is attached only when all of its content is there."""
 
 
-@dataclass(frozen=True)
-class ExpandCall:
+class ExpandCall(Struct, frozen=True):
     """Make a volume larger; it never becomes smaller."""
 
     volume_id: VolumeId
@@ -136,8 +130,7 @@ class ExpandCall:
     is_block: bool = False
 
 
-@dataclass(frozen=True)
-class ModifyCall:
+class ModifyCall(Struct, frozen=True):
     """Give a volume another class."""
 
     volume_id: VolumeId
@@ -146,8 +139,7 @@ class ModifyCall:
     removed_tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class SnapshotLock:
+class SnapshotLock(Struct, frozen=True):
     """How a snapshot is protected from being deleted (EC2, LockSnapshot)."""
 
     mode: str
@@ -158,8 +150,7 @@ class SnapshotLock:
     cool_off_hours: int | None = None
 
 
-@dataclass(frozen=True)
-class SnapshotCall:
+class SnapshotCall(Struct, frozen=True):
     """Take a snapshot of a volume, or find the one that was taken under this name."""
 
     name: str
@@ -169,32 +160,28 @@ class SnapshotCall:
     lock: SnapshotLock | None = None
 
 
-@dataclass(frozen=True)
-class PublishedVolume:
+class PublishedVolume(Struct, frozen=True):
     """One volume that is listed, and the nodes that have it."""
 
     volume: CloudVolume
     nodes: tuple[NodeId, ...] = ()
 
 
-@dataclass(frozen=True)
-class Page(Generic[T]):
+class Page(Struct, Generic[T], frozen=True):
     """Some entries of a list, and what to ask for the next ones with; None: these were the last."""
 
     entries: tuple[T, ...]
     next_token: str | None = None
 
 
-@dataclass(frozen=True)
-class SnapshotQuery:
+class SnapshotQuery(Struct, frozen=True):
     """Which snapshots are asked for; all of the cluster's where neither is said."""
 
     snapshot_id: str | None = None
     source_volume_id: str | None = None
 
 
-@dataclass(frozen=True)
-class UseQuestion:
+class UseQuestion(Struct, frozen=True):
     """Whether a volume can be used so."""
 
     volume_id: VolumeId

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from agent.controller.care.settings import CareSettings, is_in_cluster
 from agent.controller.program import ControllerSettings

@@ -11,8 +11,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from agent.controller.calls import Page
 from agent.core.errors import OvertakenError
@@ -28,8 +29,7 @@ IDLE_S = 300.0
 """How long the next page may be waited for. A sidecar asks for it at once, or never."""
 
 
-@dataclass
-class _List(Generic[T]):
+class _List(Struct, Generic[T]):
     """One list that somebody is in the middle of reading."""
 
     entries: Sequence[T]

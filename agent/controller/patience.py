@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 FIRST_PAUSE_S = 1.0
 """An attachment seldom takes less."""
@@ -14,8 +14,7 @@ LONGEST_PAUSE_S = 8.0
 _GROWTH = 1.5
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """How time passes: the machine's, or a test's."""
 
     clock: Callable[[], float] = time.monotonic

@@ -11,10 +11,10 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 import agent
 from agent.base.error_barrier import supervise
@@ -47,8 +47,7 @@ AT_ONCE = 16
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class ControllerSettings:
+class ControllerSettings(Struct, frozen=True):
     """What the command line says."""
 
     endpoint: Path
@@ -64,8 +63,7 @@ class ControllerSettings:
     """Where all of AWS answers, for an emulated cloud; None: AWS."""
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What the controller asks for volumes and snapshots."""
 
     volumes: Volumes

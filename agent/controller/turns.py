@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass
-class _Queue:
+class _Queue(Struct):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Lets those who wait in by the order of their coming."""
     people: int = 0

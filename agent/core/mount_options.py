@@ -7,8 +7,9 @@ what is mounted, parameters with what was asked for since the mount, as far as t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,8 +69,7 @@ def differs_by_attributes(mount: Mount, wanted: Iterable[str]) -> bool:
     return split_options(wanted)[0] != mounted
 
 
-@dataclass(frozen=True)
-class ParameterChange:
+class ParameterChange(Struct, frozen=True):
     """What is to become of a mounted filesystem's parameters, and what of it a remount can bring about."""
 
     added: tuple[str, ...] = ()

@@ -6,8 +6,9 @@ EBS counts in powers of 1024, so sizes do too, and ``GB`` is refused rather than
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, timezone
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
@@ -85,8 +86,7 @@ def _split_amount(text: str) -> tuple[int | None, str]:
     return (int(found[1]), found[2]) if found else (None, "")
 
 
-@dataclass(frozen=True)
-class SizeRange:
+class SizeRange(Struct, frozen=True):
     """Sizes from ``min_bytes`` to ``max_bytes``, both included; None leaves that end open."""
 
     min_bytes: int | None = None

@@ -7,9 +7,10 @@ of kubelet's, and published from there to each pod that uses it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from agent.core.model import FsType, VolumeId
 
@@ -34,8 +35,7 @@ class AccessMode(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
-class Capability:
+class Capability(Struct, frozen=True):
     """How a volume is to be used: as a block device, or by a filesystem with flags of its mount."""
 
     access: AccessMode
@@ -45,8 +45,7 @@ class Capability:
     mount_flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class StageCall:
+class StageCall(Struct, frozen=True):
     """Make a volume usable on this node, at ``staging_path``, which is kubelet's and unresolved."""
 
     volume_id: VolumeId
@@ -60,8 +59,7 @@ class StageCall:
     is_format_allowed: bool = True
 
 
-@dataclass(frozen=True)
-class PublishCall:
+class PublishCall(Struct, frozen=True):
     """Show a staged volume to one pod, at ``target_path``: a directory, or for a block volume a file."""
 
     volume_id: VolumeId
@@ -71,8 +69,7 @@ class PublishCall:
     is_read_only: bool = False
 
 
-@dataclass(frozen=True)
-class ExpandCall:
+class ExpandCall(Struct, frozen=True):
     """Have the filesystem of a volume fill its device, which is to have ``required_bytes`` at least."""
 
     volume_id: VolumeId
@@ -83,8 +80,7 @@ class ExpandCall:
     is_block: bool = False
 
 
-@dataclass(frozen=True)
-class SpaceUsage:
+class SpaceUsage(Struct, frozen=True):
     """How full a volume is: in bytes, and in inodes where it has a filesystem (None: a block device)."""
 
     total_bytes: int
@@ -95,8 +91,7 @@ class SpaceUsage:
     available_inodes: int | None = None
 
 
-@dataclass(frozen=True)
-class NodeInfo:
+class NodeInfo(Struct, frozen=True):
     """What the scheduler and the attaching controller are told of this node."""
 
     node_id: str

@@ -10,17 +10,17 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from agent.base.log import get_logger
 
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(Struct, frozen=True):
     """Whether kubelet takes the agent for the plugin."""
 
     error: str | None

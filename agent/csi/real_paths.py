@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass
-class RealPaths:
+class RealPaths(Struct):
     """kubelet's root as kubelet writes it, and where that leads as far as it was looked at."""
 
     given: str

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from agent.report.http.app import App
 
 
-@dataclass
-class DaemonEngine:
+class DaemonEngine(Struct):
     """The control socket's ``Engine``."""
 
     node: Machine

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier
 from agent.cloud.identity.identity_sources import IdentitySources, identify_locally, look_around

@@ -7,13 +7,13 @@ change nothing, because whatever comes in only says which device to ask again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec import Struct
 
 from agent.base.error_barrier import supervise
 from agent.base.log import get_logger
@@ -60,8 +60,7 @@ Assign = Callable[[Mapping[VolumeId, Seen], Iterable[VolumeId]], Mapping[VolumeI
 """From the volumes found, and those to be followed though absent, to what is wanted of each."""
 
 
-@dataclass
-class _Asking:
+class _Asking(Struct):
     """One path being asked; ``is_stale`` says that it was hinted at meanwhile."""
 
     is_stale: bool = True

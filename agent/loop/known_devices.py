@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from agent.core.model import Seen, VolumeId
 from agent.loop.wake_causes import Cause
 
 
-@dataclass(frozen=True)
-class DeviceAnswer:
+class DeviceAnswer(Struct, frozen=True):
     """What a device has answered, of the volume that it is now, or was."""
 
     volume_id: VolumeId
@@ -19,8 +18,7 @@ class DeviceAnswer:
     """It is another appearance of it, of another size, or gone: something is known that was not."""
 
 
-@dataclass
-class Heard:
+class Heard(Struct):
     """Volumes whose devices answered, and that are to be looked at for it."""
 
     new: set[VolumeId] = field(default_factory=set)
@@ -33,8 +31,7 @@ class Heard:
             self.causes[volume] = cause
 
 
-@dataclass
-class Census:
+class Census(Struct):
     """The answers, by device node."""
 
     seen: dict[str, Seen] = field(default_factory=dict)

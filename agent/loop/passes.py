@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier, find_cause
 from agent.core.errors import (
@@ -67,8 +69,7 @@ class Node(Protocol):
         """Return the volumes that a pass would find otherwise than the last one did, or may."""
 
 
-@dataclass
-class PassMemory:
+class PassMemory(Struct):
     """What the passes over a volume leave to those that follow."""
 
     failures: int = 0
@@ -83,8 +84,7 @@ class PassMemory:
     """When its device was first looked at since it was last absent, by the clock; None once it was ready."""
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(Struct, frozen=True):
     """What every pass works with. Links to volumes lie below ``dev_ebs``."""
 
     node: Node
@@ -95,8 +95,7 @@ class Context:
     barrier: Barrier = field(default_factory=Barrier)
 
 
-@dataclass(frozen=True)
-class PassOutcome:
+class PassOutcome(Struct, frozen=True):
     """What follows from a pass for the next one."""
 
     needs_retry: bool

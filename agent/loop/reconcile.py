@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec import Struct, field
 
 from agent.base.error_barrier import RETRY_S, supervise
 from agent.core.errors import AgentError
@@ -33,8 +33,7 @@ LOOK_TIMEOUT_S = 20.0
 """And for the look itself: a command waits 30 s for its answer."""
 
 
-@dataclass
-class _Track:
+class _Track(Struct):
     """One volume being followed."""
 
     wake: anyio.Event = field(default_factory=anyio.Event)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.model import Origin, OriginAnswer, VolumeId
@@ -22,8 +23,7 @@ from agent.report.board.board import utc_now
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Moment:
+class _Moment(Struct, frozen=True):
     """One moment by the clock that counts, and by the one people read."""
 
     at_s: float

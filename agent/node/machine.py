@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.base.paths import Paths

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from ipaddress import ip_address
+
+from msgspec import Struct
 
 from agent.core.model import LABEL_LIMIT_BYTES, FormatRule
 from agent.core.quoting import quote
@@ -31,8 +33,7 @@ _IOPS_TYPES = frozenset({"gp3", "io1", "io2"})
 _MULTI_ATTACH_TYPES = frozenset({"io1", "io2"})
 
 
-@dataclass(frozen=True)
-class Defect:
+class Defect(Struct, frozen=True):
     """One thing wrong at ``loc``: with a value, or with several together, which are the places it rests on.
 
     Where one of those was itself wrong, so that a default stands in for it, the defect may not be true.

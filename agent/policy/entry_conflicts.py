@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.core.quoting import quote
 from agent.policy.entries import VolumeClass, VolumeEntry
@@ -20,8 +21,7 @@ from agent.policy.settings import AgentSettings
 from agent.policy.values.mount_path import split_template
 
 
-@dataclass
-class Claims:
+class Claims(Struct):
     """What the entries seen so far claim for themselves, so that the next one's conflicts are found.
 
     Entries of different instance groups never meet on one node, and may claim the same.

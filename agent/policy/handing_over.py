@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import Reason
@@ -24,8 +25,7 @@ _MAX_WORDS = 10_000
 """Characters of a message, a hint or a place: more than any has."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A policy and the lines that were asked for; or None and its problems, one at least."""
 
     policy: Policy | None

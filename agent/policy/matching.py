@@ -6,7 +6,8 @@ What is not known yet matches nothing yet.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.core.model import (
     NodeFacts,
@@ -19,8 +20,7 @@ from agent.core.units import SizeRange, format_size
 from agent.policy.entries import Match, VolumeEntry
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """What matching can ask about a volume; None is what is not known."""
 
     volume_id: VolumeId
@@ -31,8 +31,7 @@ class Candidate:
     """It is attached to this node; an absent volume has only an entry that names it, or that it holds."""
 
 
-@dataclass(frozen=True)
-class MatchContext:
+class MatchContext(Struct, frozen=True):
     """What matching knows beside the volumes."""
 
     node: NodeFacts = field(default_factory=NodeFacts)
@@ -43,8 +42,7 @@ class MatchContext:
     allowed_roots: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Criterion:
+class Criterion(Struct, frozen=True):
     """One thing an entry asks of a volume. ``holds``: None where the fact it needs is not known."""
 
     key: str
@@ -52,8 +50,7 @@ class Criterion:
     sentence: str
 
 
-@dataclass(frozen=True)
-class MatchExplanation:
+class MatchExplanation(Struct, frozen=True):
     """Why an entry matches a volume, or not."""
 
     name: str

@@ -6,8 +6,9 @@ import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.base.file_reading import FileRead, read_file
 from agent.base.off_loop import Aside, Confined, answer_here, do_here
@@ -20,8 +21,7 @@ READER = "agent.policy.reading.apart:answer"
 """What reads the policy in a process of its own. By name: it imports what the daemon is not to have."""
 
 
-@dataclass(frozen=True)
-class PolicyFile:
+class PolicyFile(Struct, frozen=True):
     """The policy's file, read by ``aside`` and understood by ``confined``."""
 
     path: Path

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct, to_builtins
 
 from agent.core.errors import AgentError, NotAnsweringError
 from agent.node.isolate import programs
@@ -16,8 +17,7 @@ HOOK_TIMEOUT_S = 30.0
 _LONGEST_WORDS = 4096
 
 
-@dataclass(frozen=True)
-class HookCall:
+class HookCall(Struct, frozen=True):
     """What a hook is run with. ``path``: where its program was found; it may be another's by now."""
 
     path: str
@@ -26,7 +26,7 @@ class HookCall:
 
     def encode(self) -> bytes:
         """Return one line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(to_builtins(self)).encode() + b"\n"
 
 
 def decode_call(line: bytes) -> HookCall:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct, field
 
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger
@@ -96,8 +96,7 @@ def describe_to_hook(event: Event, status: VolumeStatus | None, facts: NodeFacts
     }
 
 
-@dataclass
-class _Pending:
+class _Pending(Struct):
     """What a volume's hooks are still to be told, oldest first."""
 
     events: deque[tuple[Event, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=MAX_PENDING))

@@ -6,13 +6,13 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 
 from agent.base.paths import choose_looking_path
 from agent.cli.client import Client

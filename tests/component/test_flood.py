@@ -10,13 +10,13 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.base.paths import choose_looking_path

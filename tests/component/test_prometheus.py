@@ -7,13 +7,13 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.core.model import AwsChecks, Condition, Reason

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.answer_fields import Unread
@@ -97,7 +98,7 @@ def test_worker(fuzz: Fuzz) -> None:
 def _check_finding(finding: whoami.SourceAnswer) -> None:
     if finding.problem is not None:
         check_error(AgentError(finding.problem))
-    json.dumps(vars(finding), default=str)
+    json.dumps(to_builtins(finding), default=str)
     whoami.merge([finding])
 
 

@@ -8,10 +8,10 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.model import Device, Identity, Reason

@@ -8,10 +8,10 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, NotMountedError, RefusedError, VanishedError
 from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode

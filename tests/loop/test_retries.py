@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agent.core.model import Condition, Reason, Wanted
 from agent.loop.device_survey import Surveyor

@@ -26,7 +26,6 @@ LATER = {
     "agent.controller": "a program of its own, for a cluster and no node",
     "lightkube": "the controller's",
     "httpx2": "it comes with lightkube",
-    "msgspec": "it comes with lightkube",
     "boto3": "it lives in the cloud worker",
     "botocore": "it lives in the cloud worker",
     "aiomqtt": "it lives in the process that publishes",

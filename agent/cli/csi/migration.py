@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
 from agent.cli.show.estimate import WHOLE
@@ -39,8 +40,7 @@ OpenEc2 = Callable[[str], AbstractAsyncContextManager[Ec2Snapshots]]
 """Gives who takes EC2's snapshots in a region."""
 
 
-@dataclass(frozen=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """What the command's options say."""
 
     names: tuple[str, ...] | None
@@ -157,8 +157,7 @@ async def _move_all(
                     progress.show_far()
 
 
-@dataclass(frozen=True)
-class _Progress:
+class _Progress(Struct, frozen=True):
     """Tells what becomes of each claim, and how far all are."""
 
     shown: Telling

@@ -8,8 +8,9 @@ import shutil
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.base.paths import Paths
 from agent.core.errors import AgentError
@@ -21,8 +22,7 @@ from agent.node.standins import loop_device
 RELEASE_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Where everything of one demo lies. ``volumes`` is what the agent takes for the attached volumes."""
 
     directory: Path

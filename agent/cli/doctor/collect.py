@@ -17,12 +17,13 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 import agent
 from agent.base.paths import Paths
@@ -71,8 +72,7 @@ Part = Callable[[], Any]
 """Returns bytes, or what is written as JSON."""
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(Struct, frozen=True):
     """What an archive holds: its parts, and those that could not be had with the reason."""
 
     path: str
@@ -161,7 +161,7 @@ def collect(
 def _list_parts(
     paths: Paths, client: Client, findings: Sequence[Finding], run: Run
 ) -> Iterator[tuple[str, Part]]:
-    yield "doctor.json", lambda: [asdict(finding) for finding in findings]
+    yield "doctor.json", lambda: [to_builtins(finding) for finding in findings]
     yield "versions.json", _read_versions
     yield "agent/status.json", client.status
     yield "agent/plan.json", client.plan
@@ -227,7 +227,7 @@ def _write(target: Path, parts: Mapping[str, bytes]) -> int:
 def show_collected(collected: Collected, *, as_json: bool) -> None:
     """Print what was written, and what could not be had."""
     if as_json:
-        print_json(asdict(collected))
+        print_json(to_builtins(collected))
         return
     lines = [f"{collected.path}: {len(collected.parts)} files, {collected.size_bytes / 1000:.0f} kB."]
     lines += [f"not had: {name}: {why}" for name, why in collected.missing.items()]

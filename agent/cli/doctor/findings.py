@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from enum import Enum
+
+from msgspec import Struct, to_builtins
 
 from agent.cli.show.output import print_json
 from agent.core.errors import ExitCode
@@ -25,8 +26,7 @@ class Grade(str, Enum):
     FAILURE = "failure"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing looked at: what was found, and what to do about it."""
 
     subject: str
@@ -39,7 +39,9 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     """Print the findings and return the exit code they deserve."""
     is_ready = all(finding.grade is not Grade.FAILURE for finding in findings)
     if as_json:
-        shown = [{**asdict(finding), "verdict": finding.grade} for finding in findings]  # its former name
+        shown = [
+            {**to_builtins(finding), "verdict": finding.grade} for finding in findings
+        ]  # its former name
         print_json({"ready": is_ready, "findings": shown})
     else:
         _print_findings(findings, is_ready=is_ready)

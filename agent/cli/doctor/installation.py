@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from msgspec import to_builtins
 
 from agent.base.paths import Paths
 from agent.cli.client import Client
@@ -89,7 +89,7 @@ def _examine_from_here(policy: Policy) -> list[Finding]:
     from agent.cloud.permissions.doctor_checks import examine_cloud  # noqa: PLC0415  # slow imports, and only if it can be said
 
     examined = anyio.run(examine_cloud, policy, look_around())
-    return _grade([asdict(one) for one in examined])
+    return _grade([to_builtins(one) for one in examined])
 
 
 def examine_state(path: Path) -> Finding:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+from msgspec import Struct, field
 
 from agent.cli.doctor.findings import Finding, Grade
 from agent.core.errors import AgentError
@@ -37,8 +37,7 @@ CAPABILITIES = {
 """What the agent does as root, with the kernel's numbers for it; a container's root may lack some."""
 
 
-@dataclass(frozen=True)
-class Toolset:
+class Toolset(Struct, frozen=True):
     """The programs one filesystem type, or partitioning, needs, and how one of them tells its version."""
 
     subject: str
@@ -72,8 +71,7 @@ def load_library(name: str) -> None:
     ctypes.CDLL(name)
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Struct, frozen=True):
     """The node, as far as the examination looks at it."""
 
     root: Path = Path("/")

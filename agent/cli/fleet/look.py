@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -12,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 import anyio.to_thread
 import typer
+from msgspec import Struct
 
 from agent.base.off_loop import do_here
 from agent.cli.fleet.rows import Choice, View, make_view
@@ -30,8 +30,7 @@ RETRY_S = 5.0
 Look = Callable[[], Awaitable[View]]
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(Struct, frozen=True):
     """As whom to ask."""
 
     username: str | None = None
@@ -46,8 +45,7 @@ class Files:
         return any((self.ca, self.cert, self.key))
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """A broker or a Prometheus."""
 
     url: SplitResult

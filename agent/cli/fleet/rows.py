@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct, field, to_builtins
+from msgspec.structs import replace
 
 from agent.core.model import Condition
 from agent.core.reasons import Reason
@@ -42,8 +43,7 @@ _WORST_FIRST = (
 _RANKS = {condition: rank for rank, condition in enumerate(_WORST_FIRST)}
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """One volume of one node; without a volume, a node of which nothing is heard."""
 
     cluster: str
@@ -70,8 +70,7 @@ class Row:
         return _RANKS.get(self.condition, -1), self.is_online, -(self.used or 0.0)
 
 
-@dataclass(frozen=True)
-class View:
+class View(Struct, frozen=True):
     """A fleet at one moment: ``rows`` are those that were asked for, the worst first."""
 
     rows: tuple[Row, ...]
@@ -88,11 +87,10 @@ class View:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values, sizes in bytes."""
-        return asdict(self)
+        return dict(to_builtins(self))
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """Which rows are wanted; None: any."""
 
     cluster: str | None = None
@@ -185,8 +183,7 @@ class _State(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_State)
 
 
-@dataclass
-class _Node:
+class _Node(Struct):
     is_online: bool | None = None
     volumes: dict[str, Row] = field(default_factory=dict)
 

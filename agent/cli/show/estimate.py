@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 WHOLE = 100.0
 """Per cent."""
 
 
-@dataclass
-class Estimate:
+class Estimate(Struct):
     """How long the rest takes, by the rate from the first to the newest number."""
 
     clock: Callable[[], float] = time.monotonic

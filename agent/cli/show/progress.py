@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
+from msgspec import Struct
 from typing_extensions import override
 
 from agent.cli.show.estimate import WHOLE, Estimate
@@ -58,8 +58,7 @@ def telling(
         yield lines if bar is None else _Both(bar, None if place is stream else lines)
 
 
-@dataclass
-class Pace:
+class Pace(Struct):
     """Of lines that say how far something is."""
 
     clock: Callable[[], float] = time.monotonic

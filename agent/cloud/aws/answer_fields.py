@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import Reason
@@ -130,8 +131,7 @@ def _misread(problem: str) -> AgentError:
     return AgentError(problem, reason=Reason.CLOUD_ERROR)
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(Struct, frozen=True):
     """One entry that cannot be read."""
 
     name: str | None

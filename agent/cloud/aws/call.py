@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
@@ -22,6 +21,8 @@ from typing import (
     get_type_hints,
 )
 
+from msgspec import Struct
+
 from agent.cloud.aws.answer_fields import Members, read_entry
 from agent.core.errors import AgentError
 
@@ -29,8 +30,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True)
-class SentAs:
+class SentAs(Struct, frozen=True):
     """The name of a parameter in botocore's service model, and how its value is written there.
 
     What is None, or written as an empty list, is not sent.

@@ -6,7 +6,7 @@ with HyperPod.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 VOLUMES = "arn:{partition}:ec2:{region}:{account}:volume/*"
 NEW_VOLUMES = "arn:{partition}:ec2:{region}:*:volume/*"
@@ -18,8 +18,7 @@ EKS_CLUSTERS = "arn:{partition}:eks:{region}:{account}:cluster/{eks_cluster}"
 ANY = "*"
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """An action and the resources it is needed on."""
 
     action: str

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from msgspec import Struct
+
 from agent.cloud.aws.answer_fields import Members
 from agent.cloud.aws.call import Call, SentAs
 
@@ -13,8 +15,7 @@ _LISTED_LIMIT = 64
 _MBITS_OF_MBYTE = 8
 
 
-@dataclass(frozen=True)
-class InstanceLimits:
+class InstanceLimits(Struct, frozen=True):
     """One instance type. None is what AWS does not say of it."""
 
     instance_type: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.cloud.aws.answer_fields import Members, clean
 from agent.core.model import VolumeId, parse_volume_id
@@ -44,8 +45,7 @@ _ATTACHMENTS_LIMIT = 64
 _MESSAGE_LIMIT = 8192
 
 
-@dataclass(frozen=True)
-class CloudAttachment:
+class CloudAttachment(Struct, frozen=True):
     """One attachment as the API tells it. HyperPod's has no instance ID of its own but a resource name."""
 
     state: str
@@ -68,8 +68,7 @@ class CloudAttachment:
         return self.instance_id or self.resource or "an instance AWS does not name"
 
 
-@dataclass(frozen=True)
-class CloudVolume:
+class CloudVolume(Struct, frozen=True):
     """One volume as DescribeVolumes tells it."""
 
     volume_id: VolumeId
@@ -115,8 +114,7 @@ class CloudVolume:
         return next((found for found in self.attachments if found.instance_id == instance_id), None)
 
 
-@dataclass(frozen=True)
-class Modification:
+class Modification(Struct, frozen=True):
     """The last ModifyVolume of one volume. Its size is usable from ``optimizing`` on."""
 
     volume_id: VolumeId
@@ -135,8 +133,7 @@ class Modification:
         return self.state in {"modifying", "optimizing"}
 
 
-@dataclass(frozen=True)
-class ClusterNode:
+class ClusterNode(Struct, frozen=True):
     """One node of a HyperPod cluster as the API lists it."""
 
     instance_id: str
@@ -148,8 +145,7 @@ class ClusterNode:
     """``ml.p5.48xlarge``"""
 
 
-@dataclass(frozen=True)
-class CloudSnapshot:
+class CloudSnapshot(Struct, frozen=True):
     """One snapshot as DescribeSnapshots tells it."""
 
     snapshot_id: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.cloud.aws.answer_fields import Members, clean
 
@@ -12,8 +13,7 @@ _ZONES_LIMIT = 64
 _MESSAGE_LIMIT = 8192
 
 
-@dataclass(frozen=True)
-class ZoneRefusal:
+class ZoneRefusal(Struct, frozen=True):
     """Why fast restores of a snapshot were not switched in one zone."""
 
     zone: str

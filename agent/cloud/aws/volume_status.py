@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from msgspec import Struct
+
 from agent.cloud.aws.answer_fields import Members, Unread, clean
 from agent.cloud.aws.call import Call, SentAs
 from agent.core.model import AwsChecks, Initialization, VolumeId, parse_volume_id
@@ -14,8 +16,7 @@ _EVENTS_SHOWN = 4
 _SENTENCE_LIMIT = 1024
 
 
-@dataclass(frozen=True)
-class CheckedVolume:
+class CheckedVolume(Struct, frozen=True):
     """One volume and the last result of its checks."""
 
     volume_id: VolumeId

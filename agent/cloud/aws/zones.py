@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from agent.cloud.aws.answer_fields import Members
 from agent.cloud.aws.call import Call
 
 _ZONES_LIMIT = 256
 
 
-@dataclass(frozen=True)
-class Zone:
+class Zone(Struct, frozen=True):
     """One availability zone, or a local one."""
 
     name: str

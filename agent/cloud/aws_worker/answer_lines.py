@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
+
+from msgspec import Struct, structs
 
 from agent.cloud.aws.answer_fields import Members, clean, is_text, shorten
 from agent.cloud.errors.explain import Failure
@@ -30,15 +31,14 @@ SMALL_BYTES = 32 << 10
 
 _CODE_LIMIT = 256
 _MESSAGE_LIMIT = 8192
-_FAILURE_KEYS = {field.name for field in fields(Failure)}
+_FAILURE_KEYS = set(Failure.__struct_fields__)
 
 
 class GarbledError(Exception):
     """A line that is no reply to anything; nothing more can be believed of who wrote it."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """An answer or a failure, not yet looked into: ``read_answer`` and ``read_failure`` do."""
 
     number: int
@@ -93,7 +93,7 @@ def read_failure(service: str, operation: str, value: Any) -> Failure:
 
 def encode_failure(number: Any, failure: Failure) -> bytes:
     """Return a failure as a line; words that would not be taken are shortened."""
-    members = {field.name: getattr(failure, field.name) for field in fields(Failure)}
+    members = structs.asdict(failure)
     members["code"] = _fit(failure.code, _CODE_LIMIT)
     members["message"] = _fit(failure.message, _MESSAGE_LIMIT)
     members["request_id"] = _fit(failure.request_id, _CODE_LIMIT)

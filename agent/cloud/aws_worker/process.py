@@ -13,9 +13,11 @@ import os
 import pwd
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.base.companion import Companion, start_companion
 from agent.base.log import get_logger
@@ -43,8 +45,7 @@ class WorkerDiedError(Exception):
     """The worker ended before it answered."""
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
+class WorkerSettings(Struct, frozen=True):
     """How to run the worker."""
 
     region: str | None = None

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from msgspec import Struct
+
 from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.iam_statements import STATEMENTS
 from agent.cloud.errors import codes
@@ -47,8 +49,7 @@ WOULD_SUCCEED = "DryRunOperation"
 """The code of a dry run, which always fails, where the call itself would have succeeded."""
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """One call that failed, as the worker saw it."""
 
     service: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.core.model import Reason
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What one kind of error means. Sentence and hint are filled in by ``agent.cloud.errors.explain``."""
 
     reason: Reason

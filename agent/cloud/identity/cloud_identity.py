@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from msgspec import Struct
 from typing_extensions import override
 
 from agent.core.errors import AgentError
@@ -39,8 +39,7 @@ class Orchestrator(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
-class NodeFields:
+class NodeFields(Struct, frozen=True):
     """What a source may tell of a node, and what is known of it in the end."""
 
     cluster_arn: str | None = None
@@ -60,16 +59,14 @@ class NodeFields:
     """What shows that this is a node of HyperPod, be it known or not of which cluster."""
 
 
-@dataclass(frozen=True)
-class SourceAnswer(NodeFields):
+class SourceAnswer(NodeFields, frozen=True, kw_only=True):
     """What one source said of this node; ``problem`` is a clause where it said nothing usable."""
 
-    source: IdentitySource = field(kw_only=True)
+    source: IdentitySource
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class CloudIdentity(NodeFields):
+class CloudIdentity(NodeFields, frozen=True):
     """The node as AWS knows it. A field is None where no source could be believed."""
 
     sources: tuple[tuple[str, IdentitySource], ...] = ()

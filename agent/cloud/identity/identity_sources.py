@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import psutil
+from msgspec import Struct
 
 from agent.base.file_reading import find_directory, read_file
 from agent.base.off_loop import Aside, do_here
@@ -41,8 +41,7 @@ _DOCUMENT_PATH = "/latest/dynamic/instance-identity/document"
 _PARTITION_PATH = "/latest/meta-data/services/partition"
 
 
-@dataclass(frozen=True)
-class IdentitySources:
+class IdentitySources(Struct, frozen=True):
     """Where to look; tests and ``--root`` put other places here."""
 
     resource_config: Path = RESOURCE_CONFIG

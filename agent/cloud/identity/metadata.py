@@ -6,11 +6,12 @@ Imports little: a process of its own asks by this where the daemon has no networ
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 _SESSION_TTL_S = "300"
 _TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -18,8 +19,7 @@ _TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105 -- the name of a header
 MAX_ANSWER_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class MetadataAnswer:
+class MetadataAnswer(Struct, frozen=True):
     """What the service has at a path. ``status`` 0: it did not answer, for this ``reason``."""
 
     status: int

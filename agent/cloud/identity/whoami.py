@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.cloud.identity.cloud_identity import (
     CloudIdentity,
@@ -231,12 +233,11 @@ def parse_identity_document(content: bytes, partition: str | None = None) -> Sou
         return SourceAnswer(source=IdentitySource.METADATA, problem=f"instance metadata {error}")
 
 
-_FIELDS = tuple(found.name for found in fields(NodeFields) if found.name != "hyperpod_sign")
+_FIELDS = tuple(name for name in NodeFields.__struct_fields__ if name != "hyperpod_sign")
 _NAMES_OF_INSTANCE = ("instance_group", "instance_name", "instance_id", "instance_type")
 
 
-@dataclass
-class _Merged:
+class _Merged(Struct):
     fields: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, IdentitySource] = field(default_factory=dict)
 

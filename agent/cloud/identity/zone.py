@@ -7,8 +7,9 @@ it calls the zone may be another zone's name in the customer's account; the ID m
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http.client import HTTPException
+
+from msgspec import Struct
 
 from agent.cloud.identity.identity_sources import IdentitySources, ask_metadata
 
@@ -17,8 +18,7 @@ _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-az[0-9]+", re.ASCII)
 """``usw2-az1``; ``usw2-lax1-az1`` of a local zone."""
 
 
-@dataclass(frozen=True)
-class Zone:
+class Zone(Struct, frozen=True):
     """An availability zone; None is what is not known of it."""
 
     name: str | None = None

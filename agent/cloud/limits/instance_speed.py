@@ -9,7 +9,8 @@ notice, so the numbers are compared as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.instance_types import InstanceLimits
 from agent.core.model import Provisioned, Reason
@@ -23,8 +24,7 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class _Measure:
+class _Measure(Struct, frozen=True):
     find: Callable[[Provisioned], int | None]
     find_limit: Callable[[InstanceLimits], int | None]
     find_baseline: Callable[[InstanceLimits], int | None]

@@ -7,7 +7,8 @@ place is refused, since a volume is billed. Where AWS does not say what the inst
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.instance_types import DescribeInstanceTypes, InstanceLimits
@@ -18,8 +19,7 @@ from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Provisioned, VolumeId
 
 
-@dataclass(frozen=True)
-class OrderWarnings:
+class OrderWarnings(Struct, frozen=True):
     """What is known of this instance and its volumes, and who is told."""
 
     make: Make

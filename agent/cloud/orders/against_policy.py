@@ -7,7 +7,8 @@ says nothing of. Detaching is never refused here: the volume stays away until it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import TAG_CLAIM, TAG_CLUSTER, CloudVolume
@@ -21,8 +22,7 @@ from agent.policy.entries import Claim, VolumeEntry
 from agent.policy.yaml.problems import Loc, name_place
 
 
-@dataclass(frozen=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """One thing that was asked for, and that the policy says otherwise."""
 
     asked: str
@@ -31,8 +31,7 @@ class Conflict:
     """Where it does."""
 
 
-@dataclass(frozen=True)
-class PolicyGuard:
+class PolicyGuard(Struct, frozen=True):
     """Compares orders with the policy in force."""
 
     policy: Policy

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from agent.cloud.limits.order_warnings import OrderWarnings
 from agent.cloud.orders.against_policy import PolicyGuard
@@ -26,8 +27,7 @@ Answer = dict[str, Any]
 Order = Callable[["OrderContext", OrderRequest], Awaitable[Answer]]
 
 
-@dataclass(frozen=True)
-class OrderContext:
+class OrderContext(Struct, frozen=True):
     """What orders are carried out with, and what their words are understood by."""
 
     follower: Follower
@@ -75,8 +75,7 @@ class NodeSide(Hands, Protocol):
         """Have on disk what is released by now; False where a restart would not know of it."""
 
 
-@dataclass(frozen=True)
-class NodeOrderContext:
+class NodeOrderContext(Struct, frozen=True):
     """What an order is carried out with, first on the node and then at AWS."""
 
     board: Board

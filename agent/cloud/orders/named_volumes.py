@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.aws.making_calls import CreateVolume
@@ -18,8 +19,7 @@ from agent.cloud.state.made_volumes import MOST_GENERATIONS
 from agent.core.errors import AgentError, ExitCode, RefusedError
 
 
-@dataclass(frozen=True)
-class NewVolume:
+class NewVolume(Struct, frozen=True):
     """A volume asked for by hand."""
 
     size_gib: int | None
@@ -33,8 +33,7 @@ class NewVolume:
     """Its Name tag. A name is one volume: asking again for it goes on with the one there is."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a volume is made, and whose its name is."""
 
     cluster: str

@@ -7,8 +7,9 @@ has it attached, and AWS proves that the node whose name it bears is gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.calls import DeleteVolume, DescribeVolumes
@@ -35,8 +36,7 @@ from agent.core.units import GIB
 from agent.policy import Policy
 
 
-@dataclass(frozen=True)
-class Orphan:
+class Orphan(Struct, frozen=True):
     """A claim's volume that nobody holds."""
 
     volume: CloudVolume

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.cloud.orders.context import Answer, NodeOrderContext, NodeSide, Order, OrderContext, OrderRequest
 from agent.cloud.orders.orphans import show_orphan
@@ -49,8 +50,7 @@ def add_cloud_routes(app: App, taker: OrderTaker) -> None:
     app.add("POST", "/v1/release", taker.take_release)
 
 
-@dataclass(frozen=True)
-class OrderTaker:
+class OrderTaker(Struct, frozen=True):
     """Takes orders, and answers each with its progress and with what came of it."""
 
     board: Board

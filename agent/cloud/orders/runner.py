@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Protocol
 
 import anyio
+from msgspec import Struct
 
 from agent.cloud.aws.call import Make
 from agent.cloud.errors import codes
@@ -40,8 +41,7 @@ FINAL = frozenset(
 """Reasons to wait that no patience outlasts."""
 
 
-@dataclass(frozen=True)
-class Sighting:
+class Sighting(Struct, frozen=True):
     """What one look found, in a sentence, and whether nothing is left to wait for."""
 
     text: str

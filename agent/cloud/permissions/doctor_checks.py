@@ -7,8 +7,9 @@ have none, and a dry run of a change needs a volume to name; what could not be t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Call, Change
@@ -44,8 +45,7 @@ _TRIED_DRY = (Change, DescribeVolumeStatus, DescribeInstanceTypes)
 """What is tried by EC2's dry run: what changes something, and what fails over what is not there."""
 
 
-@dataclass(frozen=True)
-class Examined:
+class Examined(Struct, frozen=True):
     """One thing looked at. ``is_ok`` None: what was found does not tell."""
 
     subject: str

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 
 import anyio
+from msgspec import to_builtins
 
 from agent.cloud.identity.identity_sources import IdentitySources, look_around
 from agent.cloud.permissions.aws_environment import describe_environment
@@ -36,6 +36,6 @@ def add_examination(
         async with one_at_a_time:
             found = await examine_cloud(policy(), surroundings())
         environment = describe_environment(os.environ)
-        return answer_json({"environment": environment, "findings": [asdict(one) for one in found]})
+        return answer_json({"environment": environment, "findings": [to_builtins(one) for one in found]})
 
     app.add("POST", "/v1/examine", examine)

@@ -7,7 +7,8 @@ its rate of filling count when it is made, and ``from`` is moved on for the node
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.plan.claims.wanted_volume import WantedVolume

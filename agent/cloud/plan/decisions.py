@@ -6,9 +6,10 @@ crash between any two calls is nothing but a look that happens later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from agent.cloud.aws.call import Change
 from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume, DetachClusterNodeVolume, DetachVolume
@@ -27,8 +28,7 @@ class AttachApi(str, Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
-class Do:
+class Do(Struct, frozen=True):
     """Make this call, then look again."""
 
     call: Change[Any]
@@ -37,8 +37,7 @@ class Do:
         return self.call.describe()
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(Struct, frozen=True):
     """Unmount the volume on this node, flushed and unused, so that it can be detached."""
 
     volume_id: VolumeId
@@ -47,8 +46,7 @@ class Release:
         return f"unmount {self.volume_id}"
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """The volume is here."""
 
     volume: CloudVolume
@@ -60,8 +58,7 @@ class Settled:
 Decision: TypeAlias = "Do | Release | Wait | Refuse | Settled"
 
 
-@dataclass(frozen=True)
-class NodeView:
+class NodeView(Struct, frozen=True):
     """What planners know of this node besides the cloud's descriptions."""
 
     identity: CloudIdentity

@@ -5,8 +5,9 @@ Sends nothing that changes nothing, never shrinks, and leaves a volume alone whi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import CreateTags, ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification

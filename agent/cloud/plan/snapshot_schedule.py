@@ -8,10 +8,11 @@ told by AWS's clock, which all snapshots share; a tick is of the clock of the no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import (
     CreateSnapshot,

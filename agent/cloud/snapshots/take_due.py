@@ -7,9 +7,10 @@ came too late is not, and another is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
+
+from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.cloud.aws.answer_fields import Unread, split
@@ -57,8 +58,7 @@ MOST_ATTEMPTS = 2
 log = get_logger(__name__)
 
 
-@dataclass
-class _Rest:
+class _Rest(Struct):
     """A volume whose snapshots need nothing for a while."""
 
     entry: SnapshotsEntry

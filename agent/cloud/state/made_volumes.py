@@ -6,11 +6,12 @@ which was deleted is told, and that no claim has volumes made for it again and a
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.models import TAG_CLAIM, TAG_CLUSTER, TAG_NODE, TAG_ON_DELETE, CloudVolume, Tags
@@ -32,8 +33,7 @@ MOST_GENERATIONS = 20
 """Tokens of one claim that may be used up before it is given up."""
 
 
-@dataclass(frozen=True)
-class Making:
+class Making(Struct, frozen=True):
     """What is remembered of the volume of one claim."""
 
     generation: int = 0
@@ -204,8 +204,7 @@ _LASTING = ("generation", "volume_id", "is_seen", "lost", "has_vanished", "on_de
 
 
 def _show(making: Making) -> dict[str, Any]:
-    fields = dataclasses.asdict(making)
-    return {name: fields[name] for name in _LASTING}
+    return {name: getattr(making, name) for name in _LASTING}
 
 
 def _read(store: Store) -> Iterator[tuple[str, Making]]:

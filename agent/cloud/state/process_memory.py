@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field
 
 from agent.cloud.state.made_volumes import Makings
 from agent.core.model import VolumeId
 
 
-@dataclass
-class CloudMemory:
+class CloudMemory(Struct):
     """The cloud loop's memory, which its tasks read and write."""
 
     makings: Makings = field(default_factory=Makings)

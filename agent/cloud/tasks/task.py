@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.models import CloudVolume
@@ -22,8 +23,7 @@ from agent.core.model import VolumeId
 from agent.core.steps import Refuse, Wait
 
 
-@dataclass(frozen=True)
-class Means:
+class Means(Struct, frozen=True):
     """What tasks decide with."""
 
     make: Make

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.core.errors import AgentError
@@ -45,8 +47,7 @@ class Hands(Protocol):
         """Keep its filesystem frozen within; False where none is mounted. Thaws whatever happens."""
 
 
-@dataclass(frozen=True)
-class CloudReport:
+class CloudReport(Struct, frozen=True):
     """What a look at the cloud found, for the node half."""
 
     facts: NodeFacts = field(default_factory=NodeFacts)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Change, Make
@@ -39,8 +41,7 @@ from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry
 
 
-@dataclass
-class CloudState:
+class CloudState(Struct):
     """What one look has described so far, and what it decided."""
 
     node: NodeView

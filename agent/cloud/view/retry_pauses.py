@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.view.cloud_report import make_ending
@@ -21,8 +22,7 @@ LONGEST_OF_LOOK_S = 60.0
 _LEAST_S = 5.0
 
 
-@dataclass
-class _Rest:
+class _Rest(Struct):
     failures: int
     not_before_s: float
     ending: Wait | Refuse

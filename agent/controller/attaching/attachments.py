@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.call import Make
 from agent.controller.attaching.attach import Attaching, TakeTurn
@@ -17,8 +18,7 @@ from agent.controller.patience import Patience
 from agent.core.model import VolumeId
 
 
-@dataclass(frozen=True)
-class AskedOfVolumes:
+class AskedOfVolumes(Struct, frozen=True):
     """What attachments need to know of volumes."""
 
     find: FindVolume

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.cloud.aws.answer_fields import split
 from agent.cloud.aws.call import Make
@@ -23,8 +24,7 @@ MOST_INSTANCES = 8192
 """Instances whose names are remembered; of one that is not, AWS is asked again."""
 
 
-@dataclass
-class _Instance:
+class _Instance(Struct):
     used: set[str] | None = None
     """Names that a volume has, or had when AWS was asked last; None: it was not asked yet."""
     pending: Counter[str] = field(default_factory=Counter)

@@ -8,7 +8,8 @@ may be on its way that an earlier controller began.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.base.log import get_logger
 from agent.cloud.aws.models import CloudAttachment, CloudVolume
@@ -39,8 +40,7 @@ _NONE_CODES = NO_NODE_CODES | {codes.INCORRECT_STATE, codes.NO_ATTACHMENT, codes
 log = get_logger(__name__)
 
 
-@dataclass
-class _Release:
+class _Release(Struct):
     """How far one volume is on its way from one node, or from all."""
 
     volume_id: VolumeId

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import anyio
+from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.cloud.aws.answer_fields import split
@@ -47,8 +47,7 @@ NoteOrphans: TypeAlias = "Callable[[Mapping[str, int] | None], None]"
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, order=True)
-class Orphan:
+class Orphan(Struct, frozen=True, order=True):
     """Something that Kubernetes does not know."""
 
     kind: str

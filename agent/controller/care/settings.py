@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 
 def _name_replica() -> str:
@@ -14,8 +15,7 @@ def _name_replica() -> str:
     return f"{os.uname().nodename}_{secrets.token_hex(4)}"
 
 
-@dataclass(frozen=True)
-class CareSettings:
+class CareSettings(Struct, frozen=True):
     """What the care is for, and how far it goes."""
 
     driver: str

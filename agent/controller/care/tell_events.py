@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from lightkube.core.resource import NamespacedResource
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
+from msgspec import Struct
 
 from agent.controller.cluster.api import CONFLICT, ClusterError
 from agent.controller.cluster.lease import Lease
@@ -26,8 +26,7 @@ _MESSAGE_LIMIT = 1024
 _NAME_LIMIT = 200
 
 
-@dataclass(frozen=True)
-class About:
+class About(Struct, frozen=True):
     """The object that an event is about."""
 
     kind: str

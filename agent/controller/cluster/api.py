@@ -21,6 +21,7 @@ from lightkube.config.models import User
 from lightkube.core.exceptions import ApiError, ConfigError
 from lightkube.core.resource import GlobalResource, NamespacedResource, Resource, api_info
 from lightkube.types import PatchType
+from msgspec import Struct
 
 from agent.controller.cluster.transport import ClosingTransport
 from agent.core.errors import AgentError, InvalidValueError
@@ -66,8 +67,7 @@ class ClusterError(AgentError):
         return self.status in _OVERTAKEN
 
 
-@dataclass(frozen=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """Who asks, for what is said when it may not."""
 
     who: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import anyio
+from msgspec import Struct, field
 
 from agent.core.errors import AgentError
 
@@ -24,8 +24,7 @@ MOST_AT_ONCE = 200
 """Values that EC2 takes in one filter. Source: the EC2 API reference, "Filtering"."""
 
 
-@dataclass(eq=False)
-class _Batch(Generic[K, V]):
+class _Batch(Struct, Generic[K, V], eq=False):
     """Some that are asked for together."""
 
     keys: dict[K, None] = field(default_factory=dict)

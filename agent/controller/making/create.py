@@ -7,11 +7,14 @@ volume that is not described yet: that is waited for, before the next token is t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
@@ -52,8 +55,7 @@ _NO_ROOM_HERE = frozenset(
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Order:
+class _Order(Struct, frozen=True):
     """A call with everything that is found out before AWS is asked for the volume."""
 
     call: CreateCall
@@ -154,7 +156,9 @@ class Creating:
         asked = self._write(zone, order)
         for number in range(1, MOST_TOKENS + 1):
             try:
-                made = await self._make(replace(asked, client_token=make_token(order.call.name, number)))
+                made = await self._make(
+                    dataclasses.replace(asked, client_token=make_token(order.call.name, number))
+                )
             except CloudError as error:
                 if error.code != _MISMATCH:
                     raise

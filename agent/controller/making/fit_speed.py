@@ -8,14 +8,15 @@ StorageClasses with them work with that driver; a volume that is there cannot be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.controller.calls import Performance
 from agent.core.errors import InvalidValueError
 
 
-@dataclass(frozen=True)
-class _Iops:
+class _Iops(Struct, frozen=True):
     least: int
     most: int
     most_per_gib: int

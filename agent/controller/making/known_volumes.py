@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.cloud.aws.zones import Zone
@@ -36,8 +37,7 @@ class DescribesVolumes(Protocol):
         """Return the zones of the region as this account names them."""
 
 
-@dataclass(frozen=True)
-class _Made:
+class _Made(Struct, frozen=True):
     name: str
     """As its tag has it."""
     volume: CloudVolume

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError
@@ -14,8 +15,7 @@ from agent.core.model import VolumeId
 from agent.core.reasons import Reason
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """What of a source decides how the volume is made."""
 
     size_gib: int | None = None

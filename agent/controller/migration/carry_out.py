@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.controller.cluster.api import BAD_REQUEST, CONFLICT, ClusterError
 from agent.controller.migration.cluster import Cluster, Ec2Snapshots, Readable, guard
@@ -39,8 +40,7 @@ class Tell(Protocol):
         """Tell it; ``percent``: how far what is waited for is, where that is known."""
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """How long to wait for others, and how often to look."""
 
     timeout_s: float

@@ -7,8 +7,9 @@ goes, and the policy is the claim's own again only once the new one alone has th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from agent.controller.migration.journal import Journal
 from agent.controller.migration.judge import (
@@ -35,8 +36,7 @@ class Deed(Enum):
     FINISH = "give the new PersistentVolume the old one's reclaim policy, and take the record off it"
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Others are to do something first."""
 
     what: str

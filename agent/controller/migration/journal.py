@@ -6,8 +6,9 @@ It holds all that the rest is done by, so that whoever reads it goes on where an
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from agent.controller.migration.objects import Object, name_of, read
 from agent.core.errors import AgentError
@@ -15,8 +16,7 @@ from agent.core.errors import AgentError
 ANNOTATION = "ebs-agent/migration"
 
 
-@dataclass(frozen=True)
-class Journal:
+class Journal(Struct, frozen=True):
     """What is being done to one claim."""
 
     origin: str
@@ -45,7 +45,7 @@ class Journal:
 
 def write_journal(journal: Journal) -> str:
     """Return the annotation's text."""
-    return json.dumps(asdict(journal), sort_keys=True)
+    return json.dumps(to_builtins(journal), sort_keys=True)
 
 
 def read_journal(volume: Object | None) -> Journal | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from agent.cloud.aws.models import CloudSnapshot
 from agent.controller.migration.journal import Journal, read_journal
 from agent.controller.migration.objects import Object, name_of, read, read_list
@@ -26,8 +28,7 @@ class Subject:
         return f"{self.namespace}/{self.claim}"
 
 
-@dataclass(frozen=True)
-class Aim:
+class Aim(Struct, frozen=True):
     """What is to become of claims."""
 
     origin: str
@@ -43,8 +44,7 @@ class Aim:
         return self.takes_ec2_snapshot or self.snapshot_class is not None
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """The objects as they are."""
 
     subject: Subject

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from grpclib.server import Stream
+from msgspec.structs import replace
 from typing_extensions import override
 
 from agent.cloud.aws.models import Tags

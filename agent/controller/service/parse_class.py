@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import get_args
+
+from msgspec import Struct
 
 from agent.controller.calls import Performance, SnapshotLock
 from agent.controller.service.parse_tags import is_tag_parameter
@@ -65,8 +66,7 @@ _MOST_COOL_OFF_HOURS = 72
 _LEAST_RATE_MIB, _MOST_RATE_MIB = 100, 300
 
 
-@dataclass(frozen=True)
-class StorageWords:
+class StorageWords(Struct, frozen=True):
     """What a StorageClass says of a volume, but for its tags."""
 
     performance: Performance

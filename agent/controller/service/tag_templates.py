@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
@@ -48,8 +49,7 @@ def _cut(start: int, end: int, text: str) -> str:
     return text[start:end]
 
 
-@dataclass(frozen=True)
-class _Function:
+class _Function(Struct, frozen=True):
     takes: tuple[type[str | int], ...]
     do: Callable[..., Value]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.models import CloudSnapshot
@@ -39,8 +40,7 @@ class DescribesSnapshots(Protocol):
         """Return all of the account."""
 
 
-@dataclass(frozen=True)
-class _Taken:
+class _Taken(Struct, frozen=True):
     name: str
     """As its tag has it."""
     snapshot: CloudSnapshot

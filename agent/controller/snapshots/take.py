@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta, timezone
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
@@ -43,8 +45,7 @@ Outcomes: TypeAlias = "Mapping[Wish, int | AgentError]"
 log = get_logger(__name__)
 
 
-@dataclass(eq=False)
-class _Wave:
+class _Wave(Struct, eq=False):
     """Wishes for one volume that are asked for together: one for its size, and one for its class."""
 
     wishes: list[Wish] = field(default_factory=list)

@@ -6,7 +6,9 @@ A wish that cannot be is an error for who has it, and changes nothing of the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification, Tags
@@ -20,8 +22,7 @@ from agent.core.errors import AgentError, InvalidValueError
 from agent.core.quoting import quote
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What somebody asks of a volume that is there."""
 
     size: SizeRange | None = None
@@ -35,8 +36,7 @@ class Wish:
         return self.size is not None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The volume as it is to be, and whose wish cannot be."""
 
     target: CloudVolume

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 STALLED = "stalled"
 
 
-@dataclass(frozen=True)
-class Initialization:
+class Initialization(Struct, frozen=True):
     """How much of a volume's content has come from the snapshot or volume it was made from."""
 
     percent: int
@@ -23,8 +22,7 @@ class Initialization:
         return self.percent >= 100  # noqa: PLR2004 - per cent
 
 
-@dataclass(frozen=True)
-class AwsChecks:
+class AwsChecks(Struct, frozen=True):
     """The last result of the checks that EBS makes of every volume, every five minutes."""
 
     status: str

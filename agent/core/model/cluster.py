@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+
+from msgspec import Struct
 
 CLAIM_TAGS = ("kubernetes.io/created-for/pvc/namespace", "kubernetes.io/created-for/pvc/name")
 """For which claim of Kubernetes a volume was made, as drivers tag it: the namespace, and the name in it."""
@@ -12,8 +13,7 @@ CSI_TAGS = frozenset({"ebs.csi.aws.com/cluster", "CSIVolumeName", CLAIM_TAGS[1]}
 """What the EBS CSI driver tags its volumes with."""
 
 
-@dataclass(frozen=True)
-class NodeFacts:
+class NodeFacts(Struct, frozen=True):
     """Who this node is in its cluster; None is what is not known (yet), which no policy entry matches."""
 
     instance_name: str | None = None
@@ -34,8 +34,7 @@ class NodeFacts:
         )
 
 
-@dataclass(frozen=True)
-class NodePlace:
+class NodePlace(Struct, frozen=True):
     """What people call this node, and where it is; None is what is not known (yet)."""
 
     facts: NodeFacts = NodeFacts()
@@ -44,8 +43,7 @@ class NodePlace:
     host_name: str | None = None
 
 
-@dataclass(frozen=True)
-class Attachments:
+class Attachments(Struct, frozen=True):
     """How many of the volumes that an instance takes it has."""
 
     instance_type: str
@@ -66,8 +64,7 @@ class EndCause(str, Enum):
     POWER_OFF = "power-off"
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """That this instance ends, and volumes leave it."""
 
     cause: EndCause
@@ -75,8 +72,7 @@ class Ending:
     """A sentence."""
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """What the cloud knows about a volume, where it was asked and answered."""
 
     snapshot_id: str | None = None
@@ -111,8 +107,7 @@ class Origin:
         return self.made_from is not None or self.is_csi or self.is_multi_attach
 
 
-@dataclass(frozen=True)
-class OriginAnswer:
+class OriginAnswer(Struct, frozen=True):
     """How far the question is where one volume comes from."""
 
     origin: Origin | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec import Struct
 
 
 class FsType(str, Enum):
@@ -22,8 +23,7 @@ LABEL_LIMIT_BYTES = {FsType.EXT4: 16, FsType.XFS: 12, FsType.BTRFS: 255}
 """How long a label may be."""
 
 
-@dataclass(frozen=True)
-class Blank:
+class Blank(Struct, frozen=True):
     """Proven: no signature, no partition, no holder, and every sampled read succeeded and was zero."""
 
     sampled_bytes: int
@@ -31,13 +31,11 @@ class Blank:
     """Every byte was read, not a sample."""
 
 
-@dataclass(frozen=True)
-class Unproven:
+class Unproven(Struct, frozen=True):
     """Nothing is recognised there, and no proof of blankness was made, since nothing would follow from it."""
 
 
-@dataclass(frozen=True)
-class Filesystem:
+class Filesystem(Struct, frozen=True):
     """A filesystem of a type the agent knows, on the whole device or on its only partition."""
 
     type: FsType
@@ -54,8 +52,7 @@ class Filesystem:
     """Its superblock has the kernel panic at an error of it, where the mount does not say otherwise."""
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """Something is there that the agent must not touch. ``what`` completes "the volume holds …"."""
 
     what: str
@@ -66,8 +63,7 @@ class Foreign:
     """All that is there was shown to come from the interrupted format that the agent has a note of."""
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """The probe failed, so nothing is known. ``why`` is a clause. Never blank."""
 
     why: str

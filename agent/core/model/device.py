@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from agent.core.model.volume import VolumeId
 
@@ -18,8 +19,7 @@ class DeviceNumber(NamedTuple):
         return f"{self.major}:{self.minor}"
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What a device says it is, asked by ioctl on an open descriptor."""
 
     volume_id: VolumeId
@@ -31,8 +31,7 @@ class Identity:
     """The namespace may be attached to several controllers: an io2 multi-attach volume."""
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(Struct, frozen=True):
     """One partition of a device, as the kernel has it."""
 
     number: int
@@ -43,8 +42,7 @@ class Partition:
     holders: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(Struct, frozen=True):
     """One appearance of a volume on this node. All of it may change at the next look but the identity."""
 
     path: str
@@ -63,8 +61,7 @@ class Device:
         return frozenset({self.device_number, *(p.device_number for p in self.partitions)})
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A device path, and what it answered when asked which volume it is: ``identity`` or ``refusal``."""
 
     path: str
@@ -78,8 +75,7 @@ class Seen:
     """It did not say which volume it is; the one it was known to be may be there, stalled or cut off."""
 
 
-@dataclass(frozen=True)
-class RootInode:
+class RootInode(Struct, frozen=True):
     """Owner, group and permission bits of the directory a filesystem is seen at, or of a device node."""
 
     uid: int

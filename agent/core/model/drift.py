@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class Remedy(str, Enum):
@@ -32,8 +33,7 @@ class Remedy(str, Enum):
         }[self]
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One thing that a volume is, and should not be."""
 
     what: str
@@ -50,8 +50,7 @@ class Difference:
         return f"{what} is {self.found}, should be {self.wanted} ({self.remedy.describe()})"
 
 
-@dataclass(frozen=True)
-class Provisioned:
+class Provisioned(Struct, frozen=True):
     """What a volume is given, by AWS's description; None where its type has no such number."""
 
     iops: int | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent.core.model.volume import VolumeId
 
 
-@dataclass(frozen=True)
-class NextCall:
+class NextCall(Struct, frozen=True):
     """One change at AWS that is decided on and not seen to have happened."""
 
     entry: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field
 
 from agent.core.model.cluster import Origin
 from agent.core.model.content import Content
@@ -13,8 +14,7 @@ from agent.core.model.volume import VolumeId
 from agent.core.reasons import Reason
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """One line of ``/proc/self/mountinfo``. ``path`` and ``root`` are unescaped."""
 
     mount_id: int
@@ -32,8 +32,7 @@ class Mount:
         return "ro" in self.options or "ro" in self.super_options
 
 
-@dataclass(frozen=True)
-class Relocation:
+class Relocation(Struct, frozen=True):
     """A mount that the agent made and that is to be at another path."""
 
     volume_id: VolumeId
@@ -42,8 +41,7 @@ class Relocation:
     to_path: str
 
 
-@dataclass(frozen=True)
-class Exclusion:
+class Exclusion(Struct, frozen=True):
     """Why a device is not the agent's to touch."""
 
     reason: Reason
@@ -51,16 +49,14 @@ class Exclusion:
     hint: str | None = None
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """What a filesystem check found, in this look, on this descriptor."""
 
     is_clean: bool
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(Struct, frozen=True):
     """A process in the way of an unmount."""
 
     pid: int
@@ -73,16 +69,14 @@ class Process:
         return f"{name} (pid {self.pid}, {self.user})"
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(Struct, frozen=True):
     """Block-layer settings of a device, as sysfs shows them."""
 
     read_ahead_bytes: int | None = None
     scheduler: str | None = None
 
 
-@dataclass(frozen=True)
-class Ids:
+class Ids(Struct, frozen=True):
     """Owner and group names of the policy resolved on this node; ``missing`` names one that is not there."""
 
     uid: int | None = None
@@ -90,8 +84,7 @@ class Ids:
     missing: str | None = None
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """Everything one look at one volume found. The planner sees nothing else of the world."""
 
     volume_id: VolumeId

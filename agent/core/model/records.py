@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from agent.core.model.content import FsType
 from agent.core.model.device import DeviceNumber, RootInode
@@ -17,8 +18,7 @@ class FormatStage(str, Enum):
     DONE = "done"
 
 
-@dataclass(frozen=True)
-class FormatRecord:
+class FormatRecord(Struct, frozen=True):
     """The durable note about formatting one volume: written before mkfs, completed after it was observed."""
 
     volume_id: VolumeId
@@ -30,8 +30,7 @@ class FormatRecord:
     """UTC, ISO 8601. For people; no decision depends on it."""
 
 
-@dataclass(frozen=True)
-class MountRecord:
+class MountRecord(Struct, frozen=True):
     """The durable note that the agent mounted a volume; tells its stale mount from anyone else's."""
 
     volume_id: VolumeId
@@ -43,8 +42,7 @@ class MountRecord:
     """As last asked for; the kernel does not show every one of them."""
 
 
-@dataclass(frozen=True)
-class OriginRecord:
+class OriginRecord(Struct, frozen=True):
     """The durable note that the cloud once said a volume was made from another's data.
 
     It never becomes untrue, so it outlasts the agent and the cloud's silence.
@@ -55,8 +53,7 @@ class OriginRecord:
     source_volume_id: str | None = None
 
 
-@dataclass(frozen=True)
-class RawRecord:
+class RawRecord(Struct, frozen=True):
     """The durable note that a volume was handed out raw: written before, and kept until nobody has it open.
 
     It holds for one appearance of the device: none outlasts a boot, and no descriptor of one is of another.

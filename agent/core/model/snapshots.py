@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class SnapshotFacts:
+
+class SnapshotFacts(Struct, frozen=True):
     """What is known of the snapshots that a schedule of the policy has had taken of a volume."""
 
     entry: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from agent.core.model.content import FsType
 from agent.core.model.volume import VolumeId
@@ -19,8 +20,7 @@ class FormatRule(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
-class WantedFilesystem:
+class WantedFilesystem(Struct, frozen=True):
     """The filesystem a volume is to hold, and whether it may be made."""
 
     type: FsType
@@ -31,8 +31,7 @@ class WantedFilesystem:
     """The partition that is to hold it; None: the volume itself, or its only one."""
 
 
-@dataclass(frozen=True)
-class WantedMount:
+class WantedMount(Struct, frozen=True):
     """Where and how a filesystem is to be seen. ``mode`` is the permission bits of its root directory."""
 
     path: str
@@ -46,8 +45,7 @@ class WantedMount:
         return "ro" in self.options
 
 
-@dataclass(frozen=True)
-class WantedBlock:
+class WantedBlock(Struct, frozen=True):
     """A raw volume: who may use its device node."""
 
     owner: str | None = None
@@ -55,16 +53,14 @@ class WantedBlock:
     mode: int | None = None
 
 
-@dataclass(frozen=True)
-class WantedTuning:
+class WantedTuning(Struct, frozen=True):
     """Block-layer settings to keep; None leaves one as it is."""
 
     read_ahead_bytes: int | None = None
     scheduler: str | None = None
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What the policy or kubelet wants of one volume."""
 
     volume_id: VolumeId
@@ -83,8 +79,7 @@ class Wanted:
     """It is about to be taken from where it is mounted, so that its filesystem is asked nothing."""
 
 
-@dataclass(frozen=True)
-class WantedView:
+class WantedView(Struct, frozen=True):
     """Where a pod is to see a volume: the filesystem that is mounted on the node, or the device node."""
 
     path: str
@@ -93,8 +88,7 @@ class WantedView:
     """Of this mount alone: ``nosuid``, ``noexec`` and their like."""
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """A volume that something is wanted of on this node, whether it is attached or not."""
 
     name: str
@@ -103,8 +97,7 @@ class Expected:
     is_required: bool
 
 
-@dataclass(frozen=True)
-class Released:
+class Released(Struct, frozen=True):
     """A volume that was taken away from what wants it: nothing is done with it until it is given back."""
 
     wanted: Wanted

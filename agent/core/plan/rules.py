@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from agent.core.frozen_filesystem import hint_at_thaw, tell_frozen
 from agent.core.model import Blank, Condition, Reason

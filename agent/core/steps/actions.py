@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
+
+from msgspec import Struct
 
 from agent.core.model import DeviceNumber, FsType, Mount, Relocation, RootInode
 from agent.core.steps.views import Publish, PublishNode, Unpublish
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(Struct, frozen=True):
     """Make a filesystem on a device whose blankness is proven again under the lock, just before."""
 
     kind: ClassVar[str] = "format"
@@ -26,8 +26,7 @@ class Format:
         return f"{verb} {self.type}{label}"
 
 
-@dataclass(frozen=True)
-class SettleFormat:
+class SettleFormat(Struct, frozen=True):
     """Complete the durable note of a format that was observed to have succeeded."""
 
     kind: ClassVar[str] = "settle-format"
@@ -37,8 +36,7 @@ class SettleFormat:
         return f"note that filesystem {self.uuid} is made"
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, frozen=True):
     """Check an unmounted filesystem, repairing only what is always safe to repair."""
 
     kind: ClassVar[str] = "check"
@@ -49,8 +47,7 @@ class Check:
         return f"check the {self.type} filesystem"
 
 
-@dataclass(frozen=True)
-class GrowPartition:
+class GrowPartition(Struct, frozen=True):
     """Let the only partition reach the end of the device; its start and contents stay."""
 
     kind: ClassVar[str] = "grow-partition"
@@ -62,8 +59,7 @@ class GrowPartition:
         return f"grow partition {self.partition} from {self.from_bytes} to {self.to_bytes} bytes"
 
 
-@dataclass(frozen=True)
-class GrowFilesystem:
+class GrowFilesystem(Struct, frozen=True):
     """Let a mounted filesystem fill its device, while it is in use."""
 
     kind: ClassVar[str] = "grow"
@@ -77,8 +73,7 @@ class GrowFilesystem:
         return f"grow {self.type} at {self.path} to {self.to_bytes} bytes"
 
 
-@dataclass(frozen=True)
-class MountFilesystem:
+class MountFilesystem(Struct, frozen=True):
     """Mount at the policy path; owner, group and mode are set before anyone can see it."""
 
     kind: ClassVar[str] = "mount"
@@ -96,8 +91,7 @@ class MountFilesystem:
         return f"mount at {self.path} ({','.join(self.options)})"
 
 
-@dataclass(frozen=True)
-class Remount:
+class Remount(Struct, frozen=True):
     """Change the options of a mount in place."""
 
     kind: ClassVar[str] = "remount"
@@ -113,8 +107,7 @@ class Remount:
         return f"remount {self.path} ({','.join((*self.options, *self.undoing))})"
 
 
-@dataclass(frozen=True)
-class MoveMount:
+class MoveMount(Struct, frozen=True):
     """Take a mount from one path to another without unmounting it."""
 
     kind: ClassVar[str] = "move"
@@ -128,8 +121,7 @@ class MoveMount:
         return ", and at once ".join((f"move the mount from {self.from_path} to {self.to_path}", *others))
 
 
-@dataclass(frozen=True)
-class Unmount:
+class Unmount(Struct, frozen=True):
     """Take a mount away: a stale one lazily, since its device is gone; any other only when nobody uses it."""
 
     kind: ClassVar[str] = "unmount"
@@ -142,8 +134,7 @@ class Unmount:
         )
 
 
-@dataclass(frozen=True)
-class SetRootOwnership:
+class SetRootOwnership(Struct, frozen=True):
     """Give the root directory of the mounted filesystem its owner, group and mode."""
 
     kind: ClassVar[str] = "set-ownership"
@@ -158,8 +149,7 @@ class SetRootOwnership:
         return f"set owner {self.uid}:{self.gid}, mode {mode} on {self.path}"
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Struct, frozen=True):
     """Make a stable link below ``/dev/ebs`` lead to the device."""
 
     kind: ClassVar[str] = "link"
@@ -169,8 +159,7 @@ class Link:
         return f"link {self.path}"
 
 
-@dataclass(frozen=True)
-class Unlink:
+class Unlink(Struct, frozen=True):
     """Remove a link below ``/dev/ebs`` that leads where it must not: to another volume, or to none."""
 
     kind: ClassVar[str] = "unlink"
@@ -180,8 +169,7 @@ class Unlink:
         return f"remove the link {self.path}"
 
 
-@dataclass(frozen=True)
-class NoteRaw:
+class NoteRaw(Struct, frozen=True):
     """Write down that the volume is handed out raw, before anybody can have it open as that."""
 
     kind: ClassVar[str] = "note-raw"
@@ -190,8 +178,7 @@ class NoteRaw:
         return "note that it is handed out raw"
 
 
-@dataclass(frozen=True)
-class SetNodeOwnership:
+class SetNodeOwnership(Struct, frozen=True):
     """Give the device node of a raw volume its owner, group and mode."""
 
     kind: ClassVar[str] = "set-node-ownership"
@@ -204,8 +191,7 @@ class SetNodeOwnership:
         return f"set owner {self.uid}:{self.gid}, mode {mode} on the device node"
 
 
-@dataclass(frozen=True)
-class RestoreNodeOwnership:
+class RestoreNodeOwnership(Struct, frozen=True):
     """Give the device node back the owner, group and mode it had before the volume was handed out raw."""
 
     kind: ClassVar[str] = "restore-node-ownership"
@@ -216,8 +202,7 @@ class RestoreNodeOwnership:
         return f"put owner {owner.uid}:{owner.gid}, mode {owner.mode:04o} back on the device node"
 
 
-@dataclass(frozen=True)
-class EndRaw:
+class EndRaw(Struct, frozen=True):
     """See that nobody has the volume open any more that was handed out raw, and forget that it was."""
 
     kind: ClassVar[str] = "end-raw"
@@ -226,8 +211,7 @@ class EndRaw:
         return "see that nobody has it open raw"
 
 
-@dataclass(frozen=True)
-class Tune:
+class Tune(Struct, frozen=True):
     """Set read-ahead and I/O scheduler of the device."""
 
     kind: ClassVar[str] = "tune"
@@ -243,8 +227,7 @@ class Tune:
         return f"set {', '.join(parts)}"
 
 
-@dataclass(frozen=True)
-class Relinquish:
+class Relinquish(Struct, frozen=True):
     """Write back what the kernel keeps for the device, once nobody has it any more, so that it can go.
 
     ``is_forced``: whoever has it.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
+
+from msgspec import Struct
 
 from agent.core.reasons import Condition, Reason
 
 
-@dataclass(frozen=True)
-class _Said:
+class _Said(Struct, frozen=True):
     """What is said instead of going on."""
 
     kind: ClassVar[str]
@@ -18,8 +18,7 @@ class _Said:
     hint: str | None = None
 
 
-@dataclass(frozen=True)
-class Refuse(_Said):
+class Refuse(_Said, frozen=True):
     """A safety rule says no. Nothing is touched."""
 
     kind: ClassVar[str] = "refuse"
@@ -29,8 +28,7 @@ class Refuse(_Said):
         return f"refuse: {self.message}"
 
 
-@dataclass(frozen=True)
-class Wait(_Said):
+class Wait(_Said, frozen=True):
     """Something else has to happen first; a later look finds out whether it has."""
 
     kind: ClassVar[str] = "wait"
@@ -40,8 +38,7 @@ class Wait(_Said):
         return f"wait: {self.message}"
 
 
-@dataclass(frozen=True)
-class Degrade(_Said):
+class Degrade(_Said, frozen=True):
     """The volume is usable, and something about it is not as wanted and cannot be mended now."""
 
     kind: ClassVar[str] = "degrade"

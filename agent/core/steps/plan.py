@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from agent.core.reasons import Condition
 from agent.core.steps.actions import Action, Link, Unlink, Unmount
@@ -13,8 +14,7 @@ from agent.core.steps.endings import ENDINGS, Degrade, Ending
 Step: TypeAlias = "Action | Ending"
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Steps in order, and the condition the volume is in once the actions among them have succeeded."""
 
     steps: tuple[Step, ...] = ()

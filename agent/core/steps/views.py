@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 from agent.core.model import Mount
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Show a pod the filesystem that is mounted at kubelet's staging path."""
 
     kind: ClassVar[str] = "publish"
@@ -22,8 +22,7 @@ class Publish:
         return f"publish it at {self.path} ({','.join(self.options) or 'as it is staged'})"
 
 
-@dataclass(frozen=True)
-class PublishNode:
+class PublishNode(Struct, frozen=True):
     """Show a pod the device node of a raw volume, at a file of kubelet's."""
 
     kind: ClassVar[str] = "publish-node"
@@ -34,8 +33,7 @@ class PublishNode:
         return f"publish its device node at {self.path}"
 
 
-@dataclass(frozen=True)
-class Unpublish:
+class Unpublish(Struct, frozen=True):
     """Take a view of the volume away, and the empty directory or file that it was at."""
 
     kind: ClassVar[str] = "unpublish"

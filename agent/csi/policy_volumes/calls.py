@@ -6,8 +6,9 @@ Nothing is staged: it is where the policy has it, and is published to each pod f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NewType, Protocol
+
+from msgspec import Struct
 
 from agent.core.model import FsType
 from agent.csi.calls import AccessMode, NodeInfo, SpaceUsage
@@ -15,8 +16,7 @@ from agent.csi.calls import AccessMode, NodeInfo, SpaceUsage
 EntryName = NewType("EntryName", str)
 
 
-@dataclass(frozen=True)
-class PublishEntryCall:
+class PublishEntryCall(Struct, frozen=True):
     """Show the volume of an entry to one pod, at ``target_path``: a directory, or for a raw one a file."""
 
     entry: EntryName

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import Observed, Reason, VolumeId, Wanted, WantedView
@@ -27,8 +27,7 @@ PATIENCE_S = 1.0
 """After which it is asked again whether the call still holds."""
 
 
-@dataclass(frozen=True)
-class Kubelet:
+class Kubelet(Struct, frozen=True):
     """What is needed of the node for kubelet's calls."""
 
     resolve: Callable[[str], str]

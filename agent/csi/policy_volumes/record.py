@@ -5,8 +5,8 @@ Workers read and write it, so nothing of the daemon's is imported here.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.model import VolumeId, parse_volume_id
 from agent.csi.calls import AccessMode
@@ -18,16 +18,14 @@ DIRECTORY = "published"
 """Of the notes, below the state directory."""
 
 
-@dataclass(frozen=True)
-class EntryPublication(Publication):
+class EntryPublication(Publication, frozen=True):
     """One pod's view of the volume of an entry."""
 
     entry: EntryName
     is_block: bool
 
 
-@dataclass(frozen=True)
-class PublishedRecord:
+class PublishedRecord(Struct, frozen=True):
     """The durable note that pods have a volume of the policy: from before it is shown until none has it."""
 
     volume_id: VolumeId
@@ -47,10 +45,10 @@ class PublishedRecord:
         """Return the record with this at a target; None: with nothing there."""
         others = tuple(one for one in self.published if one.target_path != target_path)
         ours = () if publication is None else (publication,)
-        return dataclasses.replace(self, published=(*others, *ours))
+        return replace(self, published=(*others, *ours))
 
 
-_NAMES = frozenset(field.name for field in dataclasses.fields(EntryPublication))
+_NAMES = frozenset(EntryPublication.__struct_fields__)
 
 
 def parse_record(fields: Fields) -> PublishedRecord:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from google.protobuf.wrappers_pb2 import BoolValue
 from grpclib.server import Stream
+from msgspec import Struct, field
 from typing_extensions import override
 
 from agent.csi.service.answering import Answering
@@ -14,8 +14,7 @@ from agent.csi.wire import csi_pb2 as wire
 from agent.csi.wire.csi_grpc import IdentityBase
 
 
-@dataclass(frozen=True)
-class Plugin:
+class Plugin(Struct, frozen=True):
     """What the agent is to Kubernetes."""
 
     driver: str

@@ -7,12 +7,12 @@ asked for is under way then, and must neither be begun twice nor be cut short be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct, field
 from typing_extensions import Self
 
 from agent.csi.service.codes import StillWorkingError
@@ -23,8 +23,7 @@ LIMIT_S = 100.0
 T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class _Work:
+class _Work(Struct, eq=False):
     """What is done once for all who ask."""
 
     is_done: anyio.Event = field(default_factory=anyio.Event)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import FsType
@@ -29,8 +30,7 @@ LEGACY_XFS = ("-m", "bigtime=0,inobtcount=0,reflink=0", "-i", "nrext64=0")
 """An XFS that kernels before 5.10 mount too."""
 
 
-@dataclass(frozen=True)
-class VolumeContext:
+class VolumeContext(Struct, frozen=True):
     """A context, checked."""
 
     mkfs_options: tuple[str, ...] = ()

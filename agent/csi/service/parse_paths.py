@@ -6,7 +6,8 @@ Only the text is judged here. What is on the way, links above all, is looked at 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
@@ -18,8 +19,7 @@ _DEVICES = "plugins/kubernetes.io/csi/volumeDevices/publish"
 _PODS = "pods"
 
 
-@dataclass(frozen=True)
-class KubeletPaths:
+class KubeletPaths(Struct, frozen=True):
     """kubelet's directories, by each way its root is written: as configured, and resolved."""
 
     roots: tuple[str, ...]

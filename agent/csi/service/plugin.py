@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from agent.csi.service.answering import Answering, CountCall, count_nothing
 from agent.csi.service.identity import IdentityService, Plugin
@@ -21,8 +21,7 @@ MakeNode = Callable[[Callable[[], KubeletPaths], Joining, Answering], NodeBase]
 """Makes the Node service, of the paths that kubelet may name and of what answers and joins its calls."""
 
 
-@dataclass(frozen=True)
-class NodePlugin:
+class NodePlugin(Struct, frozen=True):
     """What is served to kubelet, whose root it calls ``kubelet_root`` in the paths that it names."""
 
     plugin: Plugin

@@ -7,9 +7,9 @@ writes both down in the cluster, and says here how that went; again and again wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from grpclib.server import Stream
+from msgspec import Struct
 from typing_extensions import override
 
 from agent.core.quoting import fit
@@ -22,15 +22,13 @@ VERSIONS = ("1.0.0",)
 """Of CSI, as kubelet compares them: by their first number."""
 
 
-@dataclass(frozen=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """kubelet takes the plugin for the driver's on this node."""
 
     driver: str
 
 
-@dataclass(frozen=True)
-class RegistrationRefused:
+class RegistrationRefused(Struct, frozen=True):
     """kubelet does not take the plugin: pods with its volumes are not started on this node."""
 
     driver: str

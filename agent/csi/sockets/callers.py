@@ -5,15 +5,15 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _UCRED = struct.Struct("iII")
 """struct ucred of unix(7): process, user and group."""
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A process."""
 
     pid: int

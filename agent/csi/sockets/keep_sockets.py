@@ -10,11 +10,11 @@ import re
 import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside
@@ -37,8 +37,7 @@ _NAME = re.compile(rf"{PREFIX}(.+)-(?:endpoint|registration)-([0-9]+)", re.ASCII
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Listeners:
+class Listeners(Struct, frozen=True):
     """Both sockets, listening."""
 
     places: Places

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 
 class Seen(NamedTuple):
@@ -26,8 +27,7 @@ class Seen(NamedTuple):
     """Of what is at the sockets' paths, if anything."""
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(Struct, frozen=True):
     """The sockets of one driver below one root, which is resolved."""
 
     root: str

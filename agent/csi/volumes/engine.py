@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Condition, Observed, Reason, VolumeId, Wanted
@@ -38,8 +39,7 @@ class Passes(Protocol):
         """Return True when they were looked at since they were woken last, False after ``timeout_s``."""
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(Struct, frozen=True):
     """What serves the policy, and kubelet too. ``refresh`` works out anew what is wanted of each volume."""
 
     passes: Passes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.core.errors import RefusedError
 from agent.core.model import Reason, VolumeId, WantedView

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError, OvertakenError, RefusedError

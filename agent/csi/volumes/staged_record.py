@@ -5,10 +5,11 @@ Workers read and write it, so nothing of the daemon's is imported here.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.model import FsType, VolumeId, parse_volume_id
 from agent.csi.calls import AccessMode, Capability, StageCall
@@ -23,8 +24,7 @@ DIRECTORY = "kubelet"
 """Of the notes, below the state directory."""
 
 
-@dataclass(frozen=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """One pod's view of a volume."""
 
     target_path: str
@@ -32,8 +32,7 @@ class Publication:
     access: AccessMode
 
 
-@dataclass(frozen=True)
-class StagedRecord:
+class StagedRecord(Struct, frozen=True):
     """The durable note that kubelet wants a volume on this node: from before it is staged until it is not."""
 
     volume_id: VolumeId
@@ -61,7 +60,7 @@ class StagedRecord:
         """Return the record with this at a target; None: with nothing there."""
         others = tuple(one for one in self.published if one.target_path != target_path)
         ours = () if publication is None else (publication,)
-        return dataclasses.replace(self, published=(*others, *ours))
+        return replace(self, published=(*others, *ours))
 
     def find_publication(self, target_path: str) -> Publication | None:
         """Return what is noted of a target."""
@@ -103,7 +102,7 @@ def make_bare_record(volume_id: VolumeId, boot_id: str, staging_path: str) -> St
 
 
 def _names(record: type[StagedRecord | Publication]) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(record))
+    return frozenset(record.__struct_fields__)
 
 
 def parse_record(fields: Fields) -> StagedRecord:

@@ -12,7 +12,8 @@ import hashlib
 import struct
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.model import FsType
 
@@ -32,8 +33,7 @@ class SpreadError(ValueError):
     """Part of the filesystem is on another device, which whoever checks or mounts it writes to as well."""
 
 
-@dataclass(frozen=True)
-class Superblock:
+class Superblock(Struct, frozen=True):
     """The facts of a filesystem that the agent acts on."""
 
     uuid: str
@@ -46,8 +46,7 @@ class Superblock:
     """The kernel is to panic at an error of this filesystem, where the mount does not say otherwise."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where a filesystem keeps its superblock, and how it is read. ``parse`` raises ValueError."""
 
     offset_bytes: int

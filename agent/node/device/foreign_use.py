@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
 from agent.core.quoting import make_printable
@@ -30,8 +32,7 @@ _POD_DIRECTORY = re.compile(r"/pods/[^/]+/volume-subpaths/")
 """Where kubelet mounts a directory of a pod's volume, whatever kind of volume that is (subPath)."""
 
 
-@dataclass(frozen=True)
-class BlockNode:
+class BlockNode(Struct, frozen=True):
     """One block device as sysfs has it, and what it stands on."""
 
     name: str
@@ -41,8 +42,7 @@ class BlockNode:
     """What it is, for people: ``an LVM volume (vg.01-lv)``."""
 
 
-@dataclass(frozen=True)
-class UsageFacts:
+class UsageFacts(Struct, frozen=True):
     """What the node uses block devices for, at one moment."""
 
     mounts: tuple[Mount, ...] = ()
@@ -73,8 +73,7 @@ class UsageFacts:
         return frozenset(found)
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """Where the agent has published a volume of the policy to pods."""
 
     paths: frozenset[str] = frozenset()

@@ -13,8 +13,9 @@ import shlex
 import stat
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -29,8 +30,7 @@ _CLOCK_S = 2
 """Further apart than two changes of a directory that bear one time."""
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     """The names that lead to each device, and what the directories were like before they were read."""
 
     marks: tuple[tuple[int, int, int] | None, ...]

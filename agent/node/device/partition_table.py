@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Reason
@@ -25,8 +27,7 @@ _TIMEOUT_S = 60.0
 _EXTENDED_TYPES = {"5", "f", "85"}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One line of a partition table. ``rest`` is all that must never change: type, UUID, name, attributes."""
 
     number: int
@@ -39,8 +40,7 @@ class Entry:
         return dict(self.rest).get("type", "")
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """A partition table as it is on the disk: ``label`` is gpt or dos, ``id`` the table's own."""
 
     label: str

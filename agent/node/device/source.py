@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from anyio.abc import TaskStatus
+from msgspec import Struct
 
 from agent.core.errors import InconclusiveError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import DeviceNumber, Identity, Reason
 
 
-@dataclass(frozen=True)
-class Hint:
+class Hint(Struct, frozen=True):
     """Something may have happened to a device. It is a reason to look, and never taken for a fact."""
 
     path: str | None

@@ -10,8 +10,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Mount
@@ -29,8 +30,7 @@ _KEPT_S = 5.0
 _DM_KINDS = {"LVM": "an LVM volume", "CRYPT": "an encrypted volume", "mpath": "a multipath device"}
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(Struct, frozen=True):
     """Every block device there is, at one moment."""
 
     blocks: Mapping[DeviceNumber, BlockNode]
@@ -38,8 +38,7 @@ class _Table:
     loops: Mapping[DeviceNumber, str]
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     """A table read before, by what would tell of a change since."""
 
     marks: tuple[bytes, str]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.errors import RefusedError, VanishedError
 from agent.core.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
@@ -21,8 +23,7 @@ from agent.node.device.usage_facts import gather_surroundings
 from agent.node.kernel.mountinfo import read_mounts
 
 
-@dataclass(frozen=True)
-class VerifyRequest:
+class VerifyRequest(Struct, frozen=True):
     """What the device was when it was looked at; ``resume_uuid`` where a format of ours was interrupted."""
 
     device: Device
@@ -32,8 +33,7 @@ class VerifyRequest:
     """By ``count_writes``, from before the proof of what is on the device began."""
 
 
-@dataclass(frozen=True)
-class LockedProbe:
+class LockedProbe(Struct, frozen=True):
     """What is on a locked device, and what had been written to it before that was looked at."""
 
     content: Content

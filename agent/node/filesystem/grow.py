@@ -11,8 +11,9 @@ import ctypes
 import errno
 import os
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber, FsType, Reason
@@ -29,8 +30,7 @@ from agent.node.kernel.ioctl import (
 from agent.node.kernel.sysfs import SYSFS, list_names, read_attribute, read_device_number
 
 
-@dataclass(frozen=True)
-class BtrfsDevice:
+class BtrfsDevice(Struct, frozen=True):
     """The one device of a btrfs filesystem, as the mounted filesystem names it."""
 
     fsid: str

@@ -12,8 +12,9 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -35,8 +36,7 @@ _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA}
 """What filesystems answer when it is their device or their own structures that are bad."""
 
 
-@dataclass(frozen=True)
-class MountRequest:
+class MountRequest(Struct, frozen=True):
     """What to mount where. ``source`` is where to find the device; the number is what it must then be."""
 
     source: str

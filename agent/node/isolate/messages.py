@@ -15,8 +15,9 @@ import pickle
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from agent.core.errors import AgentError
 
@@ -35,8 +36,7 @@ class Fd(int):
         os.close(self)
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(Struct, frozen=True):
     """A worker's first word, before any answer: its number, by which the kernel tells what it waits for."""
 
     pid: int
@@ -105,8 +105,7 @@ def ancillary(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 
-@dataclass
-class Inbox:
+class Inbox(Struct):
     """One message being received. ``fds`` are the receiver's from the moment they are in here."""
 
     received: bytearray = field(default_factory=bytearray)

@@ -12,10 +12,10 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import IO, Protocol, cast
 
 import anyio
+from msgspec import Struct, field
 
 from agent.core.errors import AgentError, NotAnsweringError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -43,8 +43,7 @@ _KILL_GRACE_S = 2.0
 """How long a killed child may take to go. In D state it does not go until the device answers."""
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A program that ended. Output is decoded leniently and holds at most its last 1 MiB."""
 
     argv: tuple[str, ...]
@@ -78,8 +77,7 @@ class Run(Protocol):
     ) -> Completed: ...
 
 
-@dataclass
-class Abandoned:
+class Abandoned(Struct):
     """Children that did not end when killed. They cannot be waited for, so they are counted."""
 
     total: int = 0
@@ -257,8 +255,7 @@ def _failed(called: str, completed: Completed) -> AgentError:
     return AgentError(message, reason=Reason.STEP_FAILED)
 
 
-@dataclass
-class _Output:
+class _Output(Struct):
     """The last part of what a program wrote, so that a chatty one costs no memory."""
 
     kept: bytearray = field(default_factory=bytearray)

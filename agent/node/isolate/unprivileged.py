@@ -7,8 +7,9 @@ import os
 import pwd
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.base.seal import PR_SET_NO_NEW_PRIVS, prctl
 
@@ -56,8 +57,7 @@ def limit_resources(limits: Mapping[int, int]) -> None:
         resource.setrlimit(kind, (lowest, lowest))
 
 
-@dataclass(frozen=True)
-class Means:
+class Means(Struct, frozen=True):
     """What a process that speaks with strangers may take of the node."""
 
     address_space_bytes: int

@@ -11,10 +11,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from msgspec import Struct, field
 
 from agent.core.errors import AgentError
 from agent.core.exhaustion import explain_shortage
@@ -34,16 +34,14 @@ _SPARE_IDLE_S = 10.0
 """Of a worker that waits below the one used last: a burst of work wants many, at rest one does it all."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """What a worker is asked to do, and the subject it is about: a volume ID."""
 
     name: str
     subject: str
 
 
-@dataclass(eq=False)
-class Worker:
+class Worker(Struct, eq=False):
     """A worker as the daemon has it: the socket it serves, and the answer that is arriving there."""
 
     number: int

@@ -22,8 +22,9 @@ import selectors
 import signal
 import socket
 import traceback
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.node.isolate import messages
@@ -50,31 +51,27 @@ on its way from attached to mounted and to a pod. Others are imported by the fir
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-@dataclass(frozen=True)
-class Returned:
+class Returned(Struct, frozen=True):
     """A call's result."""
 
     value: Any
 
 
-@dataclass(frozen=True)
-class Raised:
+class Raised(Struct, frozen=True):
     """A call's error; ``trace`` is its traceback where the error is nobody's intention."""
 
     error: Exception
     trace: str | None = None
 
 
-@dataclass(frozen=True)
-class Fork:
+class Fork(Struct, frozen=True):
     """Order to the zygote: make worker ``number``, serving the descriptor sent along."""
 
     number: int
     socket: messages.Fd
 
 
-@dataclass(frozen=True)
-class Confine:
+class Confine(Struct, frozen=True):
     """Order to the zygote: make process ``number``, which answers once at the descriptor by ``function``.
 
     As ``confined.serve_once`` says.
@@ -85,8 +82,7 @@ class Confine:
     function: str
 
 
-@dataclass(frozen=True)
-class Kill:
+class Kill(Struct, frozen=True):
     """Order to the zygote: end worker ``number`` by SIGKILL, whatever it is doing."""
 
     number: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.model import DeviceNumber
 from agent.node.kernel.sysfs import SECTOR_BYTES, SYSFS, locate, read_attribute
@@ -11,8 +12,7 @@ from agent.node.kernel.sysfs import SECTOR_BYTES, SYSFS, locate, read_attribute
 _MIN_FIELDS = 11
 
 
-@dataclass(frozen=True)
-class BlockCounters:
+class BlockCounters(Struct, frozen=True):
     """What the kernel counted of a block device since it appeared (Documentation/block/stat.rst)."""
 
     reads: int

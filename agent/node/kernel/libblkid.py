@@ -12,7 +12,8 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.node.kernel.sysfs import SECTOR_BYTES
 
@@ -26,8 +27,7 @@ _MAX_MATCHES = 64
 _FOUND, _NOTHING = 0, 1
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(Struct, frozen=True):
     """One thing libblkid recognised."""
 
     type: str
@@ -38,8 +38,7 @@ class Signature:
     label: str | None = None
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(Struct, frozen=True):
     """A partition as its table has it."""
 
     number: int

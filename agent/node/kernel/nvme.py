@@ -13,8 +13,9 @@ import mmap
 import os
 import re
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError
 from agent.core.exhaustion import is_shortage
@@ -55,8 +56,7 @@ _SERIAL = re.compile(r"vol(?P<digits>[0-9a-f]{17}|[0-9a-f]{8})", re.ASCII)
 _ATTACH_NAME = re.compile(r"(?:/dev/)?(?P<name>[a-z][a-z0-9]{1,15})", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Controller:
+class Controller(Struct, frozen=True):
     """What Identify Controller says, as far as the agent asks; text decoded and checked, nothing judged."""
 
     vendor_id: int

@@ -10,8 +10,9 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import InconclusiveError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -57,8 +58,7 @@ def list_processes(proc: Path = PROC) -> tuple[Path, ...]:
     return found
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """One open descriptor of a process."""
 
     directory: Path

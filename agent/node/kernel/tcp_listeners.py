@@ -11,16 +11,16 @@ import os
 import pwd
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _LISTEN = "0A"
 """TCP_LISTEN of include/net/tcp_states.h, as proc_net_tcp.rst has it."""
 _WORD_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """Who listens: the user for certain, and the process where it can be seen."""
 
     uid: int

@@ -8,10 +8,10 @@ up afterwards. Reads ``/proc`` only, as ``agent.node.mounts.mount_users`` does, 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from msgspec import Struct
 
 from agent.core.errors import InconclusiveError, ShortageError
 from agent.core.model import DeviceNumber, Mount, Process
@@ -24,8 +24,7 @@ _LOOKS = 2
 """In vain, before somebody counts as gone: a descriptor may be passed on while one looks."""
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True):
     """A process that used a mount, and what it would be known by if it still does."""
 
     process: Process
@@ -34,8 +33,7 @@ class User:
     """Working directory, root and program on the mount, as they read once it is out of sight."""
 
 
-@dataclass(frozen=True)
-class Leftover:
+class Leftover(Struct, frozen=True):
     """A mount that is out of sight, and those who used it when it went."""
 
     mount_id: int

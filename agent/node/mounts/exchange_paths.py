@@ -6,12 +6,14 @@ each volume is wanted.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import anyio
+from msgspec import Struct, field
+from msgspec.structs import replace
 from typing_extensions import TypeVarTuple, Unpack
 
 from agent.core.errors import AgentError, OvertakenError
@@ -49,8 +51,7 @@ class Node(Protocol):
         """Write down what was mounted where."""
 
 
-@dataclass
-class _Meeting:
+class _Meeting(Struct):
     """The passes that have come to move one ring."""
 
     present: set[VolumeId] = field(default_factory=set)
@@ -132,7 +133,7 @@ class Rings:
             )
         await meeting.is_over.wait()
         if meeting.error is not None:
-            raise replace(meeting.error)
+            raise dataclasses.replace(meeting.error)
 
     async def _exchange(self, ring: tuple[Relocation, ...]) -> None:
         if any(self.find_path(one.volume_id) != one.to_path for one in ring):

@@ -13,11 +13,11 @@ import itertools
 import os
 import pwd
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 import psutil
+from msgspec import Struct, field
 
 from agent.core.model import DeviceNumber, Process
 from agent.core.quoting import make_printable
@@ -35,8 +35,7 @@ _MAX_DESCRIPTORS = 65536
 _MAPS_PATH_FIELD = 5
 
 
-@dataclass
-class _Search:
+class _Search(Struct):
     """What is asked about, what was found, what kept from finding more, and when to stop."""
 
     path: str

@@ -6,7 +6,8 @@ Judged by mountinfo, sysfs and the agent's note alone: no filesystem and no devi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.model import Device, DeviceNumber, Mount, MountRecord
 from agent.core.quoting import make_printable
@@ -17,8 +18,7 @@ from agent.node.kernel.mountinfo import describe_mount, find_seen_mount, is_whol
 from agent.node.mounts.namespaces import find_mount_elsewhere
 
 
-@dataclass(frozen=True)
-class LeftMounts:
+class LeftMounts(Struct, frozen=True):
     """Mounts of a volume that is not found under any device node."""
 
     stale: tuple[Mount, ...] = ()

@@ -12,7 +12,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, NotMountedError, RefusedError, VanishedError
 from agent.core.model import DeviceNumber, Mount, Reason
@@ -29,8 +30,7 @@ _MOST_STACKED = 8
 """Mounts of one volume at one target, one above the other; kubelet knows of one."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(Struct, frozen=True):
     """Where a volume is seen, and by what it is told from another: the numbers and the node of its device."""
 
     path: str

@@ -15,10 +15,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, CoveredError
 from agent.core.model import Device, DeviceNumber, FsType, Mount, Partition, Process, Reason
@@ -42,8 +43,7 @@ _CLEAN_LOOKS = 2
 """In a row: who passes a descriptor on while processes are looked through may be missed once."""
 
 
-@dataclass(frozen=True)
-class Users:
+class Users(Struct, frozen=True):
     """Who has a device."""
 
     processes: tuple[Process, ...] = ()

@@ -7,7 +7,8 @@ Counters are since the volume was attached, times in microseconds. Sources: amaz
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 PAGE_BYTES = 4096
 EBS_MAGIC = 0x3C23B510
@@ -29,8 +30,7 @@ class ForeignPageError(ValueError):
     """The bytes are no statistics of an EBS volume; the message is a clause."""
 
 
-@dataclass(frozen=True)
-class Histogram:
+class Histogram(Struct, frozen=True):
     """How long completed operations took: ``counts[i]`` of them at most ``edges_us[i]``, ``above`` longer.
 
     Each is counted once, in the first bin that has room for it.
@@ -41,8 +41,7 @@ class Histogram:
     above: int = 0
 
 
-@dataclass(frozen=True)
-class Direction:
+class Direction(Struct, frozen=True):
     """Reads, or writes, that completed since the volume was attached."""
 
     ops: int
@@ -52,8 +51,7 @@ class Direction:
     """None where the page's bins make no sense."""
 
 
-@dataclass(frozen=True)
-class EbsStatistics:
+class EbsStatistics(Struct, frozen=True):
     """What the log page says. ``exceeded_…``: for how long each limit was asked for more than it gives."""
 
     read: Direction

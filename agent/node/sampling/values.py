@@ -5,14 +5,13 @@ Whoever shows them or passes them on is spared all that looks at devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.core.model import DeviceNumber, VolumeId
 from agent.node.kernel.disk_counters import BlockCounters
 
 
-@dataclass(frozen=True)
-class SampleRequest:
+class SampleRequest(Struct, frozen=True):
     """Which volume to sample, and what of it may be touched."""
 
     volume: VolumeId
@@ -27,8 +26,7 @@ class SampleRequest:
     holds up and the rest of the sample does not wait for."""
 
 
-@dataclass(frozen=True)
-class MountSample:
+class MountSample(Struct, frozen=True):
     """How the filesystem of a volume is. ``…_errno`` is that of a call that failed."""
 
     path: str
@@ -55,8 +53,7 @@ class MountSample:
     mount_id: int = 0
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """What one sample found."""
 
     device_number: DeviceNumber

@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError, VanishedError
 from agent.core.model import DeviceNumber, Identity, Reason, VolumeId, parse_volume_id
@@ -38,8 +39,7 @@ FileState: TypeAlias = tuple[str, int, int, int]
 """Name, device, inode and size in bytes."""
 
 
-@dataclass(frozen=True)
-class StandIn:
+class StandIn(Struct, frozen=True):
     """One file of the directory."""
 
     volume_id: VolumeId

@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import DeviceNumber
@@ -35,8 +36,7 @@ _MAX_TRIES = 16
 _NAME = re.compile(r"loop\d+", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Backing:
+class Backing(Struct, frozen=True):
     """What a loop device stands on, as the kernel tells."""
 
     device: int
@@ -45,8 +45,7 @@ class Backing:
     """The whole file, from its first byte on."""
 
 
-@dataclass(frozen=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """A loop device in use, as sysfs lists it."""
 
     path: str

@@ -8,9 +8,9 @@ from agent.core.model import VolumeId
 
 
 class Note(Protocol):
-    """A frozen dataclass about one volume, of values that JSON has."""
+    """A frozen struct about one volume, of values that JSON has."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __struct_fields__: ClassVar[tuple[str, ...]]
 
     @property
     def volume_id(self) -> VolumeId:

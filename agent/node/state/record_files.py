@@ -7,16 +7,16 @@ repaired or removed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, to_builtins
 
 from agent.core.errors import AgentError, InconclusiveError, RefusedError
 from agent.core.exhaustion import explain_shortage, is_shortage
@@ -59,8 +59,7 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(directory_fd)
 
 
-@dataclass(frozen=True)
-class Shelf(Generic[Record]):
+class Shelf(Struct, Generic[Record], frozen=True):
     """The notes of one kind, each in a file of its own; one about each volume at most."""
 
     directory: Path
@@ -111,7 +110,7 @@ class Shelf(Generic[Record]):
     def write(self, record: Record) -> None:
         """Put a note on disk and sync it and its directory; AgentError where that failed."""
         path = self.path_of(record.volume_id)
-        fields = dataclasses.asdict(record)
+        fields = to_builtins(record)
         note = {
             "version": _VERSION,
             "kind": self.kind,
@@ -179,7 +178,7 @@ class Shelf(Generic[Record]):
             raise ValueError("its checksum does not match")
         if machine_id != self.machine_id:
             raise ValueError(f"it was written on another machine ({machine_id or 'without an ID'})")
-        return Fields(fields, frozenset(field.name for field in dataclasses.fields(self.record)))
+        return Fields(fields, frozenset(self.record.__struct_fields__))
 
 
 def _parse_json(content: bytes) -> object:

@@ -5,8 +5,9 @@ The files themselves, and what makes one trustworthy, are in :mod:`agent.node.st
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import (
@@ -56,8 +57,7 @@ class Records:
         self.raws = Shelf(directory / "raw", "raw", RawRecord, _parse_raw, machine)
 
 
-@dataclasses.dataclass(frozen=True)
-class Notes:
+class Notes(Struct, frozen=True):
     """What is noted of one volume; in the place of a note that cannot be read or trusted, why that is."""
 
     mount: MountRecord | None
@@ -122,7 +122,7 @@ def _parse_raw(fields: Fields) -> RawRecord:
 
 
 def _parse_owner(value: object) -> RootInode:
-    fields = Fields(value, frozenset(field.name for field in dataclasses.fields(RootInode)))
+    fields = Fields(value, frozenset(RootInode.__struct_fields__))
     owner = RootInode(fields.take_number("uid"), fields.take_number("gid"), fields.take_number("mode"))
     if owner.uid > _LARGEST_ID or owner.gid > _LARGEST_ID or owner.mode > _ALL_BITS:
         raise ValueError("no device node has such an owner or mode")

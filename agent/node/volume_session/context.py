@@ -6,10 +6,10 @@ Knows no pass; each is given it. What is put here by others is said where it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import anyio
+from msgspec.structs import replace
 from typing_extensions import TypeVarTuple, Unpack
 
 from agent.base.paths import Paths

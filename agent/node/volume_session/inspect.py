@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from agent.core.errors import AgentError, CoveredError, InconclusiveError, NotMountedError
 from agent.core.model import (
@@ -54,8 +55,7 @@ from agent.node.state.volume_records import Notes, Records, read_notes
 _LOOKS = 3
 
 
-@dataclass(frozen=True)
-class LookRequest:
+class LookRequest(Struct, frozen=True):
     """What to look for: the wanted path, what was noted of the volume's mount, and where links are kept."""
 
     path: str
@@ -79,8 +79,7 @@ class LookRequest:
     """What an earlier look through the same descriptor recognised."""
 
 
-@dataclass(frozen=True)
-class DeviceFacts:
+class DeviceFacts(Struct, frozen=True):
     """What was found."""
 
     device: Device
@@ -110,8 +109,7 @@ class DeviceFacts:
     links: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class PastLook:
+class PastLook(Struct, frozen=True):
     """A look that was made, by which one finds out whether another would find the same."""
 
     volume: VolumeId

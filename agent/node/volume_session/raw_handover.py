@@ -7,7 +7,7 @@ have the device open.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError, RefusedError

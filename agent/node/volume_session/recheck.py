@@ -8,7 +8,8 @@ written to the device since, and no longer. Runs in a worker; reads only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Filesystem, Foreign, Identity, Reason
@@ -20,8 +21,7 @@ from agent.node.kernel.mountinfo import read_mounts
 from agent.node.kernel.sysfs import locate, read_attribute
 
 
-@dataclass(frozen=True)
-class State:
+class State(Struct, frozen=True):
     """One appearance of a disk, as far as it was written: equal to another where nobody wrote in between."""
 
     diskseq: int
@@ -30,8 +30,7 @@ class State:
     """By ``count_writes``."""
 
 
-@dataclass(frozen=True)
-class Unchanged:
+class Unchanged(Struct, frozen=True):
     """What a device was when it was looked at, and ``checked``: in which state it was when it was checked."""
 
     device: Device

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.core.model import (

@@ -5,7 +5,7 @@ What was found on a device is recalled of that state of it alone: nobody has wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.core.model import Checked, Content, Device, Foreign
 from agent.node.mounts.detached_mounts import Leftover
@@ -13,8 +13,7 @@ from agent.node.volume_session.inspect import PastLook
 from agent.node.volume_session.recheck import State
 
 
-@dataclass
-class VolumeMemory:
+class VolumeMemory(Struct):
     """One volume's; the context keeps it."""
 
     was_lost: bool = False

@@ -7,34 +7,32 @@ Plain values, so that what holds a policy needs no library: ``build`` makes valu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass
+from dataclasses import Field
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class Read:
+
+class Read(Struct, frozen=True):
     """The value is made of what was written by ``make``, which raises InvalidValueError."""
 
     make: Callable[[Any], object]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, frozen=True):
     """The value, once it is one, is held to more by ``check``: returns it, or raises InvalidValueError."""
 
     check: Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class Between:
+class Between(Struct, frozen=True):
     """The number is no less than ``low`` and no more than ``high``."""
 
     low: int
     high: int
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
+class Shown(Struct, frozen=True, eq=False):
     """The JSON Schema of what is written, for editors: ``"500GiB"`` is not what is kept."""
 
     schema: Mapping[str, Any]

@@ -7,8 +7,9 @@ it says which field is bad, and not what may stand there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
@@ -26,8 +27,7 @@ _SEARCH_DAYS = 366 * 8
 """29 February comes back within eight years."""
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(Struct, frozen=True):
     """The minutes, in UTC, at which something is due."""
 
     text: str

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.model import FsType
 from agent.core.quoting import fit
 from agent.core.suggestions import find_meant
 
 
-@dataclass(frozen=True)
-class _Option:
+class _Option(Struct, frozen=True):
     """An allowed option. ``keys``: the sub-options its value may hold; None means any plain value."""
 
     has_value: bool = True

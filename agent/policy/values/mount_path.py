@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import NodeFacts, Origin, Reason, VolumeId
@@ -32,8 +33,7 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]")
 
 
-@dataclass(frozen=True)
-class PathFacts:
+class PathFacts(Struct, frozen=True):
     """What a template can ask for."""
 
     volume_id: VolumeId

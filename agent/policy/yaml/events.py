@@ -7,10 +7,10 @@ anchor in a circle, and forgets where aliases stand that make a file too large.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from agent.policy.yaml.problems import Problem
 
@@ -22,8 +22,7 @@ FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it; only its events are used, never its constructors."""
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A place in the text, counted from 1."""
 
     line: int

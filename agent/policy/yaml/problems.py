@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from agent.core.errors import AgentError, ExitCode
 
 Loc: TypeAlias = "tuple[str | int, ...]"
@@ -17,8 +19,7 @@ MAX_PROBLEMS = 100
 """More than anyone reads, and few enough that a hostile file costs nothing."""
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(Struct, frozen=True, order=True):
     """One thing wrong with a policy file; ``line`` and ``column`` count from 1, 0 is the file as a whole."""
 
     line: int

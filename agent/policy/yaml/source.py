@@ -8,10 +8,10 @@ whole numbers, booleans and None. Scalars follow YAML 1.2's core rules, not 1.1'
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 from agent.core.quoting import quote
 from agent.policy.yaml.events import FAST_LOADER, BrokenError, Events, Mark
@@ -30,8 +30,7 @@ _WORDS: dict[str, bool | None] = {
 _STRING_TAGS = {None, "!", "tag:yaml.org,2002:str"}
 
 
-@dataclass
-class YamlSource:
+class YamlSource(Struct):
     """The content of a YAML file, where each part of it stands, and what is wrong with its syntax."""
 
     content: Any = None

@@ -6,7 +6,8 @@ What the node measures comes first: these checks are made every five minutes and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.core.model import AwsChecks, Condition, Reason
 from agent.core.model.checks import STALLED

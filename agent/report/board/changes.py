@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from agent.core.model import VolumeId
 from agent.report.board.volume_status import VolumeStatus
@@ -15,8 +15,7 @@ MAX_PENDING_CHANGES = 1024
 """Per subscriber: more volumes than a node can have attached at once."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """A volume's newest status, or its removal from the board; no volume ID: what concerns the whole node."""
 
     volume_id: VolumeId | None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import anyio
+from msgspec import Struct, field
 from typing_extensions import override
 
 from agent.core.model import VolumeId
@@ -119,8 +119,7 @@ HAPPENS_ONCE = frozenset(
 """What happens to a volume, or to a snapshot, but once."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     """One thing that happened. ``fields`` holds JSON values only, under the keys of the log line."""
 
     name: EventName

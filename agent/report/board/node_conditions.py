@@ -6,14 +6,14 @@ Each is about one thing, as a driver's name, and carries the word that alerts ke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent.core.model import NodeReason
 
 
-@dataclass(frozen=True)
-class NodeCondition:
+class NodeCondition(Struct, frozen=True):
     """One thing that is wrong, and what a person can do about it."""
 
     reason: NodeReason

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import fit
@@ -16,8 +17,7 @@ if TYPE_CHECKING:  # a face that follows another's board has none of its own
     from agent.report.board.board import Board
 
 
-@dataclass(frozen=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """``waiting`` names the volumes that keep the node from being ready; empty once it is."""
 
     is_first_look_done: bool

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.model import Condition, Reason
 from agent.node.kernel.disk_counters import BlockCounters
@@ -13,8 +15,7 @@ from agent.node.sampling.values import MountSample, Sample
 _SEVERITY = {Condition.READY: 0, Condition.DEGRADED: 1, Condition.FAILED: 2, Condition.LOST: 3}
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """One thing that is wrong with a volume that the agent has in use: what, and what to do about it."""
 
     condition: Condition
@@ -25,8 +26,7 @@ class Verdict:
     """When it was last found, by the clock of the readings; one is held for a while after that."""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One attempt to sample a volume, at ``at`` seconds of a clock that only goes forward."""
 
     at: float
@@ -47,8 +47,7 @@ class Reading:
         return None if self.sample is None else self.sample.mount
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(Struct, frozen=True):
     """What is known of a volume's health, for showing. ``sample`` is the newest that was answered."""
 
     sample: Sample | None = None

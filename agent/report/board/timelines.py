@@ -6,10 +6,11 @@ How it was before this agent began is recalled from what the one before wrote do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
+
+from msgspec.structs import replace
 
 from agent.core.model import Condition, Reason
 from agent.report.board.volume_status import Past, VolumeStatus

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
 from agent.report.board.readings import Health, is_worse
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What the filesystem of a mounted volume reported when last sampled."""
 
     size_bytes: int
@@ -26,8 +27,7 @@ class Usage:
         return max(0, self.size_bytes - self.avail_bytes)
 
 
-@dataclass(frozen=True)
-class StepOutcome:
+class StepOutcome(Struct, frozen=True):
     """The last step the agent took on a volume, and how it ended: ``done``, or the error's sentence."""
 
     step: str
@@ -36,8 +36,7 @@ class StepOutcome:
     at: datetime
 
 
-@dataclass(frozen=True)
-class PlannedStep:
+class PlannedStep(Struct, frozen=True):
     """One step of a volume's plan, for showing: its kind and its sentence."""
 
     step: str
@@ -52,8 +51,7 @@ class Past(NamedTuple):
     condition: Condition
 
 
-@dataclass(frozen=True)
-class VolumeStatus:
+class VolumeStatus(Struct, frozen=True):
     """All that is known and shown of one volume, or of a policy entry whose volume is not here yet."""
 
     volume_id: VolumeId | None

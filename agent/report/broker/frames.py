@@ -5,10 +5,9 @@ The daemon learns nothing from it but what it counts, what it asks for, and what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from agent.core.model import NodeFacts, VolumeId
 from agent.policy.settings import MqttSettings
@@ -24,8 +23,7 @@ Number = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Note = Annotated[bytes, Meta(max_length=MAX_NOTE_BYTES)]
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(Struct, frozen=True):
     """The daemon's first frame."""
 
     version: str
@@ -36,8 +34,7 @@ class Setup:
     """What brokers retain of this node, as it was noted last."""
 
 
-@dataclass(frozen=True)
-class News:
+class News(Struct, frozen=True):
     """What has changed since the news before; all there is in the first."""
 
     volumes: tuple[tuple[VolumeId, VolumeStatus | None], ...]
@@ -47,8 +44,7 @@ class News:
     is_first_look_done: bool
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What was asked for, or the sentence why it cannot be had."""
 
     login: LoginFiles | None = None
@@ -57,16 +53,14 @@ class Reply:
     hint: str | None = None
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(Struct, frozen=True):
     """Every further frame of the daemon's: one of them."""
 
     news: News | None = None
     reply: Reply | None = None
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(Struct, frozen=True):
     """A frame of the process's. The first, and those it only lives by, say nothing."""
 
     wants_news: bool = False

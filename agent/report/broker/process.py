@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 
 from agent.base.companion import Companion
 from agent.base.error_barrier import find_cause
@@ -44,8 +44,7 @@ _TELLER = "agent.report.broker.teller"
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     settings: MqttSettings
     facts: NodeFacts
     event: int

@@ -11,9 +11,9 @@ import json
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 import agent
 from agent.core.errors import AgentError
@@ -39,8 +39,7 @@ MAX_EVENTS = 200
 """In one frame; of more the rest comes with the next."""
 
 
-@dataclass
-class Telling:
+class Telling(Struct):
     """What the daemon tells with, and what it keeps from one process to the next."""
 
     board: FollowedBoard

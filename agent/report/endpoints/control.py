@@ -7,11 +7,11 @@ tells it to look again; it never acts on a volume itself.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Protocol
 
 import anyio
+from msgspec.structs import replace
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import VolumeId

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Ending, NextCall, NodePlace, Provisioned, VolumeId
@@ -38,8 +39,7 @@ class Setup:
     """What the certificate, its key and the clients' authorities hold, in PEM."""
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Struct, frozen=True):
     """One metric of the agent itself."""
 
     name: str
@@ -49,8 +49,7 @@ class Family:
     """The name, the labels and the number of each."""
 
 
-@dataclass(frozen=True)
-class VolumeNews:
+class VolumeNews(Struct, frozen=True):
     """A volume that is not as it was told last, or was measured since."""
 
     key: str
@@ -62,8 +61,7 @@ class VolumeNews:
     """Those since."""
 
 
-@dataclass(frozen=True)
-class NodeState:
+class NodeState(Struct, frozen=True):
     """What is known of the node as a whole."""
 
     is_first_look_done: bool
@@ -78,8 +76,7 @@ class NodeState:
     next_calls: tuple[NextCall, ...]
 
 
-@dataclass(frozen=True)
-class News:
+class News(Struct, frozen=True):
     """Every further frame: what has changed since the one before, and all of it in the first."""
 
     keys: tuple[str, ...]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from agent.core.model import VolumeId
@@ -25,8 +26,7 @@ EVENTS = 100
 """The newest, of those not told yet: more than the page shows."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """What the daemon has to tell."""
 
     board: Board

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import anyio
+from msgspec import Struct, field
 
 from agent.node.sampling.values import SampleRequest
 from agent.report.board.readings import Health, Reading, Verdict
@@ -14,8 +14,7 @@ WINDOW_READINGS = 60
 """Per volume: a quarter of an hour at the usual interval."""
 
 
-@dataclass
-class Track:
+class Track(Struct):
     """One volume being sampled."""
 
     readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=WINDOW_READINGS))

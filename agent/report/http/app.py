@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
+
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, ExitCode
 from agent.report import api

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from agent.core.errors import RefusedError
 
@@ -14,8 +15,7 @@ JSON = "application/json; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A whole answer."""
 
     body: bytes
@@ -34,8 +34,7 @@ class Stream(Protocol):
         """Send this, at the client's pace; ConnectionError where it has gone."""
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """Who asks, and by which address of ours."""
 
     uid: int | None = None
@@ -46,8 +45,7 @@ class Peer:
     """The IP address that it connected to."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, frozen=True):
     """A whole request. ``words`` are what stands in the path where its route has a name in braces."""
 
     method: str

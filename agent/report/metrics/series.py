@@ -7,10 +7,10 @@ is scraped has not changed since the last scrape: what is made of a status is ke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias, TypeVar
 
+from msgspec import Struct
 from prometheus_client.utils import floatToGoString
 
 from agent.node.kernel.disk_counters import BlockCounters
@@ -26,8 +26,7 @@ Kind: TypeAlias = Literal["gauge", "counter", "histogram"]
 Number: TypeAlias = "float | int | bool | None"
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Struct, frozen=True):
     """One metric of volumes: ``render`` gives its lines of one volume, none where nothing is known."""
 
     name: str

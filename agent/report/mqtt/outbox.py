@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
+from msgspec import Struct
 
 from agent.core.model import VolumeId
 from agent.report.api import show_event, show_status
@@ -26,8 +26,7 @@ QUIET_S = 60.0
 """How often a state is published in which nothing but numbers has changed."""
 
 
-@dataclass(frozen=True)
-class Topics:
+class Topics(Struct, frozen=True):
     """Where things are published: ``<topic>/<cluster>/<instance>/…``."""
 
     base: str
@@ -44,8 +43,7 @@ class Topics:
         return f"{self.base}/volumes/{volume_id}"
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message; an empty retained one takes a retained one away."""
 
     topic: str

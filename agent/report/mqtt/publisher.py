@@ -13,13 +13,13 @@ import math
 import random
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError
@@ -44,8 +45,7 @@ class Store(Protocol):
         """Put it where the next process finds it; raises OSError, AgentError."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """The topics of one node at one broker, and the volumes whose states it retains there."""
 
     broker: str

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from agent.base.file_reading import read_file
 from agent.base.off_loop import Aside
 from agent.core.errors import InvalidValueError
@@ -26,8 +28,7 @@ Contents: TypeAlias = "tuple[bytes, bytes, bytes | None]"
 """What the files of a server hold: its certificate, the key, and the authorities of its clients."""
 
 
-@dataclass(frozen=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """Certificates for HTTPS. With ``client_ca``, only clients it vouches for are answered."""
 
     cert: Path

@@ -12,10 +12,11 @@ import errno
 import resource
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.idle_connections import Lobby
@@ -40,8 +41,7 @@ _ROOT = 0
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How many connections one face has, and how long each may take."""
 
     at_once: int = 64

@@ -9,12 +9,12 @@ import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec import Struct, field
 
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
@@ -32,8 +32,7 @@ RENEWAL_S = 60.0
 log = get_logger(__name__)
 
 
-@dataclass
-class Door:
+class Door(Struct):
     """One socket the read-only face is served at, and the TLS that whoever comes next is offered."""
 
     listen: Listen

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 LOOK_BYTES = 4096
 """More than the head of any request of those who have a reason to ask."""
@@ -17,8 +18,7 @@ _UCRED = struct.Struct("iII")
 """struct ucred of unix(7): process, user and group."""
 
 
-@dataclass(eq=False)
-class Connection:
+class Connection(Struct, eq=False):
     """One connection and what it is doing."""
 
     sock: socket.socket

@@ -10,8 +10,9 @@ import grp
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agent.base.off_loop import Aside
 from agent.core.errors import AgentError, InvalidValueError
@@ -29,8 +30,7 @@ class AddressTakenError(AgentError):
     """Somebody else listens there."""
 
 
-@dataclass(frozen=True)
-class Listen:
+class Listen(Struct, frozen=True):
     """Where the read-only face is offered."""
 
     host: str = "127.0.0.1"

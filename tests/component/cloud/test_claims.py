@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.core.model import Reason
 from agent.core.steps import Refuse, Wait
@@ -226,7 +227,7 @@ async def test_nameless_node_makes_nothing(world: World, tmp_path: Path) -> None
     """A node whose name in the cluster is not known makes no volume for it."""
     world.use_policy(tmp_path, CLAIM)
     node = world.add_node(1)
-    node.identity = type(node.identity)(**{**vars(node.identity), "instance_name": None})
+    node.identity = replace(node.identity, instance_name=None)
     findings = await node.look(2)
     assert "instance name is not known" in findings.endings["ckpt"].message
     assert not world.cloud.volumes

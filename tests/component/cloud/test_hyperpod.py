@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import ListClusterNodes
 from agent.cloud.errors.explain import CloudError
@@ -157,6 +158,6 @@ async def test_reload_asks_again_which_node_this_is(world: World, tmp_path: Path
     node.identity = moved
     await node.look()
     assert node.loop.findings.facts.cluster_id != moved.cluster_id
-    node.policy = replace(world.policy)
+    node.policy = dataclasses.replace(world.policy)
     await node.look()
     assert node.loop.findings.facts.cluster_id == moved.cluster_id

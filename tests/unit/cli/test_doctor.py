@@ -5,10 +5,10 @@ import os
 import socket
 import subprocess
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.paths import Paths
 from agent.cli.doctor import Finding, Grade, Host, installation, listening, machine, show_findings

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.paths import Paths
 from agent.cli.client import Client

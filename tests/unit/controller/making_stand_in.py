@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
+
+from msgspec.structs import replace
 
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import (

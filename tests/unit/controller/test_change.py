@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import CreateTags, DeleteTags, ModifyVolume
 from agent.controller.calls import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume

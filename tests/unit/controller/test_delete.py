@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import DeleteVolume
 from agent.controller.calls import CreateCall, SizeRange

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, Within

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.models import CloudVolume
 from agent.controller.attaching.initialized import TOLD_AFTER, Initialized
@@ -82,7 +83,7 @@ async def test_a_new_copy_waits_until_aws_can_say(
         return checks
 
     for made in (MADE.isoformat(), MADE.strftime("%Y-%m-%dT%H:%M:%S.000Z")):
-        volume = CloudVolume(**{**vars(COPY), "created_at": made})
+        volume = replace(COPY, created_at=made)
         wait = Initialized(find, lambda: MADE + age).require(volume)
         if is_held:
             with pytest.raises(AgentError, match="it is attached when all of it is there"):
@@ -96,4 +97,4 @@ async def test_without_a_time_it_is_an_old_one(made: str) -> None:
     async def find(_: VolumeId) -> None:
         return None
 
-    await Initialized(find).require(CloudVolume(**{**vars(COPY), "created_at": made}))
+    await Initialized(find).require(replace(COPY, created_at=made))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.models import CloudVolume, Tags

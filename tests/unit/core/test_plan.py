@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from msgspec.structs import replace
 
 from agent.core.model import (
     Blank,
@@ -109,7 +109,7 @@ def mount_of(path: str = PATH, options: str = "rw,nosuid,nodev,relatime", super_
 
 def look(content: Content | None = None, **fields: object) -> Observed:
     base = Observed(VOLUME, device=DEVICE, content=content, links=LINKS)
-    return replace(base, **fields)  # type: ignore[arg-type]  # field names are the tests' own
+    return replace(base, **fields)  # field names are the tests' own
 
 
 MOUNTED = look(EXT4, mounts=(mount_of(),), root_inode=RootInode(0, 0, 0o755))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import Condition, DeviceNumber, Expected, Mount, Observed, Reason, Released, Wanted

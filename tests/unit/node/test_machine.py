@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.volume_session.context import stands_still

@@ -6,11 +6,13 @@ go, then each by itself, all at once. One that somebody uses stays theirs, and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
 from enum import Enum
 from typing import Any
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.cloud.orders.context import NodeOrderContext, OrderContext
 from agent.cloud.orders.release.one_volume import DETACH_YOURSELF, explain_attached
@@ -42,8 +44,7 @@ class State(str, Enum):
         return self in {State.DETACHED, State.RELEASED, State.NOT_DETACHED}
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of one volume, in a word and a sentence."""
 
     volume_id: VolumeId
@@ -150,7 +151,7 @@ async def _detach(context: NodeOrderContext, aws: OrderContext, outcome: Outcome
     """Have AWS detach one volume. Before the call the node sees once more that nobody uses it."""
     volume_id = outcome.volume_id
     # A follower of its own: what it told last is not to keep it from telling of another volume.
-    orders = VolumeOrders(replace(aws.follower), aws.view)
+    orders = VolumeOrders(dataclasses.replace(aws.follower), aws.view)
     try:
         await orders.detach(volume_id)
     except AgentError as error:

@@ -7,8 +7,9 @@ where everybody sees it and no restart forgets it. What any entry names or could
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
+
+from msgspec import Struct
 
 from agent.cloud.aws.calls import CreateSnapshot, CreateTags, DeleteVolume
 from agent.cloud.aws.models import (
@@ -35,8 +36,7 @@ TAG_FINAL = "ebs-agent:final"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-@dataclass(frozen=True)
-class PlannedDeletion:
+class PlannedDeletion(Struct, frozen=True):
     """A volume that is going to be deleted."""
 
     volume_id: VolumeId

@@ -7,8 +7,9 @@ that was not seen free for days on end, since somebody had it or nobody looked, 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import TAG_NODE, TAG_ON_DELETE, TAG_UNHELD, CloudSnapshot, CloudVolume
@@ -24,8 +25,7 @@ SEEN_LIMIT = timedelta(days=3)
 _CLOCK_ERROR = timedelta(minutes=10)
 
 
-@dataclass(frozen=True)
-class OrphanTimes:
+class OrphanTimes(Struct, frozen=True):
     """Since when a volume is known to be free, and when it was last seen so."""
 
     since: datetime

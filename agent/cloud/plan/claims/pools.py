@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 from agent.cloud.aws.calls import CreateTags
 from agent.cloud.aws.models import (
@@ -38,8 +37,7 @@ from agent.core.steps import Wait
 _INSTANCE_IN_NAME = re.compile(r"(?:^|-)(i-(?:[0-9a-f]{17}|[0-9a-f]{8}))$", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Take(Do):
+class Take(Do, frozen=True):
     """Attach a volume that others may be after, too: who is told that it is in use has lost it to them."""
 
     key: str

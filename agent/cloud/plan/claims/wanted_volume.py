@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.cloud.aws.models import (
     MADE_BY,
@@ -32,8 +33,7 @@ LEAST_IOPS = {"gp3": 3000, "io1": 100, "io2": 100}
 """What EC2 gives a volume at least, by type; it refuses less. Source: EBS user guide, volume types."""
 
 
-@dataclass(frozen=True)
-class WantedVolume:
+class WantedVolume(Struct, frozen=True):
     """What a claim and its class ask for, with everything about this node filled in."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.core.units import MIB, show_duration
 from agent.report.endpoints.page.markup import Element, element, join
@@ -17,8 +18,7 @@ _NEAR_LIMIT = 0.4
 """A limit is drawn within the chart from this part of it on; else it is only told."""
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(Struct, frozen=True):
     """What is drawn in one."""
 
     title: str

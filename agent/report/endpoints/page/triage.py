@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Volume = dict[str, Any]
 
@@ -18,8 +19,7 @@ _USABLE = ("Ready", "Degraded")
 _UNDER_WAY = "Preparing"
 
 
-@dataclass(frozen=True)
-class Triage:
+class Triage(Struct, frozen=True):
     """The volumes of a node, by what is to be shown of them."""
 
     unwell: tuple[Volume, ...]

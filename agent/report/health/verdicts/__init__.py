@@ -7,7 +7,8 @@ what it no longer finds is kept for a while all the same, so that verdicts do no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.core.model import Reason
 from agent.report.board.readings import Reading, Verdict, sort_verdicts

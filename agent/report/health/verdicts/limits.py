@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.model import Condition, Provisioned, Reason
 from agent.node.sampling.ebs_statistics import EbsStatistics
@@ -62,8 +63,7 @@ def find_throttled_by_instance(window: Window, is_held: bool) -> Verdict | None:
     )
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(Struct, frozen=True):
     ops_s: float
     bytes_s: float
     volume_iops_part: float
@@ -104,8 +104,7 @@ def _count_bytes(statistics: EbsStatistics) -> int:
     return statistics.read.total_bytes + statistics.write.total_bytes
 
 
-@dataclass(frozen=True)
-class _More:
+class _More(Struct, frozen=True):
     now: str
     wanted: str
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.core.model import Provisioned
 from agent.node.sampling.values import MountSample, Sample
 from agent.report.board.readings import Reading, Verdict
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What the readings are of, and what the policy wants of it."""
 
     label: str
@@ -21,8 +21,7 @@ class Subject:
     """What AWS says it is given, where that is known."""
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Struct, frozen=True):
     """Readings of one volume, oldest first, at least one; ``subject`` is what they are of."""
 
     readings: Sequence[Reading]

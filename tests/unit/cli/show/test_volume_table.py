@@ -3,10 +3,10 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stdout
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cli.show.fitting_table import WIDE_COLUMNS
 from agent.cli.show.render import print_view, show_volume

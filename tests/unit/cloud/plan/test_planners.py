@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
@@ -60,7 +60,9 @@ MINE = replace(FREE, tags=WANTED.all_tags)
 
 
 def held(state: str, by: str, **changes: object) -> CloudVolume:
-    return replace(FREE, state="in-use", attachments=(CloudAttachment(state, by),), **changes)  # type: ignore[arg-type]  # a test's shorthand
+    return replace(
+        FREE, state="in-use", attachments=(CloudAttachment(state, by),), **changes
+    )  # a test's shorthand
 
 
 @pytest.mark.parametrize(
@@ -380,7 +382,7 @@ def test_iops_by_size_are_no_fewer_than_ec2_gives(
 )
 def test_modification_sends_what_changed(wanted: dict[str, object], expected: object) -> None:
     """Only what differs is sent, and nothing where nothing differs."""
-    changed = replace(WANTED, **wanted)  # type: ignore[arg-type]  # a test's shorthand
+    changed = replace(WANTED, **wanted)  # a test's shorthand
     planned = plan_modify(MINE, changed, None)
     assert (planned.call if isinstance(planned, Do) else planned) == expected
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import Condition, FsType, Mount, Reason, Released, VolumeId

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import (
@@ -183,7 +184,7 @@ async def test_restart_keeps_what_was_staged_in_use(tmp_path: Path) -> None:
     volume = FakeVolume(VOLUME)
     async with open_scene(FakeNode(volume), tmp_path) as scene:
         await scene.volumes.stage(STAGE)
-    volume = replace(volume, mount=None)  # took the mount away meanwhile
+    volume = dataclasses.replace(volume, mount=None)  # took the mount away meanwhile
     async with open_scene(FakeNode(volume), tmp_path) as scene:
         await scene.reconciler.wait_settled([VOLUME], 10)
         assert volume.mount is not None

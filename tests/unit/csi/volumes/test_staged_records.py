@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import sys
@@ -14,6 +13,7 @@ from typing import TypeVar
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import RefusedError, ShortageError
 from agent.core.model import FsType, Reason, VolumeId
@@ -42,7 +42,7 @@ CALL = StageCall(
     partition=1,
     is_copy=True,
 )
-RECORD = dataclasses.replace(make_record(CALL, "boot"), published=(POD,))
+RECORD = replace(make_record(CALL, "boot"), published=(POD,))
 
 
 class Notes:
@@ -97,7 +97,7 @@ async def test_note_that_is_none_is_refused_by_name(tmp_path: Path, field: str, 
     """A volume whose note was tampered with is left alone; the others are served."""
     records = await open_records(tmp_path)
     await records.change(VOLUME, lambda _: RECORD)
-    await records.change(OTHER, lambda _: dataclasses.replace(RECORD, volume_id=OTHER))
+    await records.change(OTHER, lambda _: replace(RECORD, volume_id=OTHER))
     path = tmp_path / DIRECTORY / f"{VOLUME}.json"
     note = json.loads(path.read_text("utf-8"))
     note["record"][field] = value
@@ -111,10 +111,10 @@ async def test_note_that_is_none_is_refused_by_name(tmp_path: Path, field: str, 
 async def test_changes_at_once_lose_nothing(tmp_path: Path) -> None:
     """Fifty pods are published at once, and each is noted."""
     records = await open_records(tmp_path)
-    await records.change(VOLUME, lambda _: dataclasses.replace(RECORD, published=()))
+    await records.change(VOLUME, lambda _: replace(RECORD, published=()))
 
     async def publish(number: int) -> None:
-        pod = dataclasses.replace(POD, target_path=f"/k/pods/{number}/mount")
+        pod = replace(POD, target_path=f"/k/pods/{number}/mount")
 
         def add(known: StagedRecord | None) -> StagedRecord:
             assert known is not None
@@ -182,7 +182,7 @@ async def test_nothing_is_kept_of_volumes_that_are_gone(tmp_path: Path) -> None:
     before = _count_locks()
     for number in range(200):
         volume = VolumeId(f"vol-{number:017x}")
-        record = dataclasses.replace(RECORD, volume_id=volume)
+        record = replace(RECORD, volume_id=volume)
         await records.change(volume, partial(_put, record))
         await records.change(volume, lambda _: None)
     assert records.all == {}
@@ -210,6 +210,6 @@ def test_persistent_volume_is_named_by_kubelets_paths(
     staging: str, target: str | None, name: str | None
 ) -> None:
     """No call of a filesystem's staging says it; a pod's path does."""
-    published = () if target is None else (dataclasses.replace(POD, target_path=target),)
-    record = dataclasses.replace(RECORD, staging_path=staging, published=published)
+    published = () if target is None else (replace(POD, target_path=target),)
+    record = replace(RECORD, staging_path=staging, published=published)
     assert record.persistent_volume == name

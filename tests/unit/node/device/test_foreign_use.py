@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.core.model import (
     Device,
@@ -51,7 +50,7 @@ def make_mount(path: str, number: DeviceNumber = DISK, **fields: object) -> Moun
         source="/dev/x",
         super_options=frozenset({"rw"}),
     )
-    return replace(mount, **fields)  # type: ignore[arg-type]
+    return replace(mount, **fields)
 
 
 def stack(*mounts: Mount, **fields: object) -> UsageFacts:
@@ -61,7 +60,7 @@ def stack(*mounts: Mount, **fields: object) -> UsageFacts:
         MAPPED: BlockNode("dm-0", frozenset({PART}), "an encrypted volume root"),
         UPPER: BlockNode("dm-1", frozenset({MAPPED}), "an LVM volume vg-root"),
     }
-    return replace(UsageFacts(mounts=mounts, blocks=blocks), **fields)  # type: ignore[arg-type]
+    return replace(UsageFacts(mounts=mounts, blocks=blocks), **fields)
 
 
 ROOT_LAYOUTS = {
@@ -272,7 +271,7 @@ def test_mount_of_someone_else_is_excluded() -> None:
 
 
 def make_record(**fields: object) -> MountRecord:
-    return replace(MountRecord(VOLUME, "/old", DISK, "boot-1", 9), **fields)  # type: ignore[arg-type]
+    return replace(MountRecord(VOLUME, "/old", DISK, "boot-1", 9), **fields)
 
 
 def test_mount_of_our_own_is_not_excluded() -> None:

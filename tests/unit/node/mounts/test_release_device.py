@@ -7,11 +7,11 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import Device, DeviceNumber, Identity, Process, Reason, VolumeId

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.core.model import Checked, Device, DeviceNumber, Foreign, Identity, VolumeId
 from agent.node.volume_session.recheck import State

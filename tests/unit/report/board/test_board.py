@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from agent.core.model import Condition, Expected, Reason, VolumeId
 from agent.report.board.board import Board

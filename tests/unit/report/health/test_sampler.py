@@ -3,12 +3,13 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic
 
 import anyio
 import pytest
 import structlog.testing
+from msgspec.structs import replace
 
 from agent.core.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
 from agent.core.model import Condition, DeviceNumber, Reason, VolumeId

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.core.model import Condition, DeviceNumber, Provisioned, Reason
 from agent.node.kernel.disk_counters import BlockCounters

@@ -1,6 +1,10 @@
 """What the agent costs with its volumes mounted and nothing to do, and how that grows with their number.
 
-Processor time of all its processes over some minutes, with as many block devices on the machine each time.
+Processor time of all its processes over some minutes, with as many block devices on the machine each time:
+with the processors kept from sleeping, as on a node that works, and with nothing else on the machine. A
+virtual processor that has slept takes many times as long for the first thing it does, whatever that is, so
+the second figure is the machine's as much as the agent's.
+
 The floor asks each volume once a minute as little as there is to ask: it opens the device, reads a block of
 it past every cache, asks the filesystem how full it is, and what is mounted. Stand-in volumes are files,
 which the agent polls in the place of what the kernel announces; what that takes is timed apart.
@@ -10,9 +14,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +38,16 @@ SIZE_BYTES = 64 * MIB
 START_S = 600.0
 MINUTE_S = 60.0
 _BLOCK_BYTES = 4096
+_WAKING_S = 2.0
+_SPIN = """
+import os, sys
+core, parent = map(int, sys.argv[1:])
+os.sched_setaffinity(0, {core})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while os.getppid() == parent:
+    for _ in range(10**6):
+        pass
+"""
 _TIMES, _PAUSE_S = 5, 2.0
 """What happens now and then is timed so often, and rests so long in between."""
 _POLLS = 30
@@ -47,6 +63,8 @@ class Rest:
     volumes: int
     block_devices: int
     agent: float
+    """With the processors awake, as are the floor and the stand-ins."""
+    agent_asleep: float
     floor: float
     standins: float
     pss_bytes: int
@@ -69,19 +87,38 @@ def measure(base: Path, count: int) -> Rest:
         wait_until(lambda: len(agent.read_events("volume.ready")) >= count, "all are ready", START_S)
         add_others(base)
         time.sleep(SETTLE_S)
-        before_s, began = read_cpu_s(agent.pid), time.monotonic()
-        time.sleep(WINDOW_S)
-        spent_s, took_s = read_cpu_s(agent.pid) - before_s, time.monotonic() - began
         paths = [str(scratch.data / volume) for volume in volumes]
-        return Rest(
-            volumes=count,
-            block_devices=count_block_devices(),
-            agent=spent_s / took_s,
-            floor=time_alone(lambda: ask_all(paths)) / MINUTE_S,
-            standins=time_standins(str(scratch.devices)) / MINUTE_S,
-            pss_bytes=read_pss_bytes(agent.pid),
-            processes=len(list_family(agent.pid)),
-        )
+        asleep = watch(agent.pid)
+        with kept_awake():
+            time.sleep(_WAKING_S)
+            return Rest(
+                volumes=count,
+                block_devices=count_block_devices(),
+                agent=watch(agent.pid),
+                agent_asleep=asleep,
+                floor=time_alone(lambda: ask_all(paths)) / MINUTE_S,
+                standins=time_standins(str(scratch.devices)) / MINUTE_S,
+                pss_bytes=read_pss_bytes(agent.pid),
+                processes=len(list_family(agent.pid)),
+            )
+
+
+def watch(pid: int) -> float:
+    """Return which share of a processor a process and all below it take for a while."""
+    before_s, began = read_cpu_s(pid), time.monotonic()
+    time.sleep(WINDOW_S)
+    return (read_cpu_s(pid) - before_s) / (time.monotonic() - began)
+
+
+@contextmanager
+def kept_awake() -> Iterator[None]:
+    """Keep every processor busy for the block, with what gives way to all else (SCHED_IDLE, sched(7))."""
+    with ExitStack() as stack:
+        for core in sorted(os.sched_getaffinity(0)):
+            process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _SPIN, str(core), str(os.getpid())])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
 
 
 def add_others(base: Path) -> None:
@@ -122,7 +159,7 @@ def time_standins(directory: str) -> float:
 def time_alone(do: Callable[[], object]) -> float:
     """Return the processor time in seconds of doing something once, a while after it was done before.
 
-    Done again at once it takes a fraction of that, since processor and caches are awake.
+    Done again at once it takes a fraction of that, since the caches hold all of it.
     """
     do()
     took_s = 0.0
@@ -137,11 +174,14 @@ def time_alone(do: Callable[[], object]) -> float:
 def show(rests: list[Rest]) -> None:
     """Print each count of volumes, beside its floor and beside the first."""
     first = rests[0]
-    print(f"{'volumes':>8}{'block devices':>15}{'% of a core':>13}{'floor':>9}{'ratio':>8}", end="")
+    print(
+        f"{'volumes':>8}{'block devices':>15}{'% of a core':>13}{'asleep':>9}{'floor':>9}{'ratio':>8}", end=""
+    )
     print(f"{'stand-ins':>11}{'growth':>9}{'processes':>11}{'MB':>6}")
     for rest in rests:
         growth = rest.agent / first.agent
         print(f"{rest.volumes:>8}{rest.block_devices:>15}{100 * rest.agent:>13.3f}", end="")
+        print(f"{100 * rest.agent_asleep:>9.3f}", end="")
         print(f"{100 * rest.floor:>9.3f}", end="")
         print(f"{rest.agent / rest.floor:>7.1f}x{100 * rest.standins:>11.3f}{growth:>8.1f}x", end="")
         print(f"{rest.processes:>11}{rest.pss_bytes / 1e6:>6.0f}")

@@ -6,27 +6,11 @@ journal, and would spend more on that than on all the rest of structlog.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from agent.base.lean_imports import hidden
 
 __all__ = ["get_logger", "structlog"]
 
-
-@contextmanager
-def _hiding(name: str) -> Iterator[None]:
-    """Have a module look as if it were not installed, to what is imported meanwhile."""
-    found = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]  # the import system's own sign for it
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        if found is not None:
-            sys.modules[name] = found
-
-
-with _hiding("rich"):
+with hidden("rich"), hidden("colorama"):
     import structlog
 
 get_logger = structlog.get_logger

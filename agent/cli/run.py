@@ -44,9 +44,10 @@ def run_daemon(paths: Paths, devices: Path | None = None, policy: Path | None = 
     # It imports its libraries while this process imports the daemon.
     reader = begin_confined(zygote[1], READER)
 
+    from agent import daemon  # isort: skip  # before all else, since it says what libraries are without
+
     import anyio
 
-    from agent import daemon
     from agent.base.error_barrier import find_cause
     from agent.base.log import get_logger
     from agent.core.errors import AgentError

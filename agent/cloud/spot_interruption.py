@@ -11,7 +11,6 @@ import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from http import HTTPStatus
-from http.client import HTTPException
 
 import anyio
 from msgspec import Struct
@@ -55,7 +54,7 @@ def parse_interruption(content: bytes) -> Interruption:
 
 
 async def ask_interruption(surroundings: IdentitySources) -> Interruption | None:
-    """Return the notice that the instance has, if any. Raises OSError, HTTPException or ValueError."""
+    """Return the notice that the instance has, if any. Raises OSError or ValueError."""
     endpoint, timeout_s = surroundings.metadata_endpoint, surroundings.metadata_timeout_s
     if endpoint is None:
         return None
@@ -106,7 +105,7 @@ class InterruptionWatch:
         """Ask once, and have everything let go where a notice is new."""
         try:
             notice = await ask_interruption(self._surroundings())
-        except (HTTPException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             if self._failure != str(error):
                 log.warning("interruption.unknown", error=str(error) or type(error).__name__)
             self._failure = str(error)

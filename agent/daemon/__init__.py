@@ -5,6 +5,15 @@ Composition only: what is to be done with a volume is decided below.
 
 from __future__ import annotations
 
+from agent.base.lean_imports import hidden, replaced
+
+# It speaks no TLS: where that is spoken it is another process's, and only where there are certificates is
+# OpenSSL loaded at all.
+with hidden("ssl"):
+    import asyncio  # noqa: F401
+with replaced("ssl"):
+    import anyio  # noqa: F401
+
 from agent.daemon.start import run
 
 __all__ = ["run"]

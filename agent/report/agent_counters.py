@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from agent.base.lean_imports import bare
+
+# Without the servers that it brings along, of HTTP and of WSGI, with email and html.
+with bare("prometheus_client"):
+    from prometheus_client.metrics import Counter, Gauge, Histogram, disable_created_metrics
+    from prometheus_client.process_collector import ProcessCollector
+    from prometheus_client.registry import CollectorRegistry
 
 RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ATTACH_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

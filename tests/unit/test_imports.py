@@ -33,12 +33,27 @@ LATER = {
 }
 
 
+UNHEARD = {
+    "ssl": "TLS is spoken by other processes; where there are certificates the daemon loads it",
+    "http.client": "another process asks the metadata service",
+    "http.server": "prometheus_client would bring it",
+    "email": "it comes with either",
+}
+
+
 @pytest.mark.parametrize("module", ["agent.daemon", "agent.report.logs", "agent.node.isolate.zygote"])
 def test_the_start_takes_nothing_for_later(module: str) -> None:
     """None of the libraries that are for some nodes, or for some moments, is imported with the daemon."""
     code = f"import sys, {module}; print(*(name for name in {list(LATER)!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name: LATER[name] for name in done.stdout.split()} == {}
+
+
+def test_the_daemon_speaks_with_no_network() -> None:
+    """Nor has it the standard library's means to."""
+    code = f"import sys, agent.daemon; print(*(name for name in {list(UNHEARD)!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {name: UNHEARD[name] for name in done.stdout.split()} == {}
 
 
 def test_who_tells_the_publisher_knows_no_broker() -> None:
@@ -149,7 +164,7 @@ collected = []
 gc.callbacks.append(lambda phase, info: collected.append("agent.daemon.start" in sys.modules))
 def run(*_):
     assert "agent.daemon" in sys.modules and not any(collected), collected
-    print(gc.isenabled(), gc.get_freeze_count() > 50_000)
+    print(gc.isenabled(), gc.get_freeze_count() > 30_000)
 anyio.run = run
 start.run_daemon(Paths(Path(tempfile.mkdtemp())))
 """

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,7 +187,7 @@ async def ask_metadata(surroundings: IdentitySources) -> SourceAnswer:
     try:
         document, partition = await surroundings.fetch(endpoint, paths, surroundings.metadata_timeout_s)
         content = document.take()
-    except (HTTPException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         why = str(error) or type(error).__name__
         return SourceAnswer(
             source=IdentitySource.METADATA, problem=f"instance metadata did not answer: {why}"

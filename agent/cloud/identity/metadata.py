@@ -1,6 +1,6 @@
 """The instance metadata service, asked over HTTP: version 2, with a session token. Not what its answers mean.
 
-Imports little: a process of its own asks by this where the daemon has no network.
+Imports little: a process of its own asks by this where the daemon has no network, and HTTP is for that alone.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 _SESSION_TTL_S = "300"
 _TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -27,14 +30,14 @@ class MetadataAnswer(Struct, frozen=True):
     content: bytes
 
     def take(self) -> bytes:
-        """Return the content; HTTPException where it did not give any."""
+        """Return the content; OSError where it did not give any."""
         if self.status != HTTPStatus.OK:
-            raise HTTPException(f"{self.status or ''} {self.reason}".strip())
+            raise OSError(f"{self.status or ''} {self.reason}".strip())
         return self.content
 
 
 Fetch = Callable[[str, Sequence[str], float], Awaitable[tuple[MetadataAnswer, ...]]]
-"""Asks an endpoint for paths, with so many seconds. Raises OSError, HTTPException or ValueError."""
+"""Asks an endpoint for paths, with so many seconds. Raises OSError or ValueError."""
 
 
 async def fetch_here(endpoint: str, paths: Sequence[str], timeout_s: float) -> tuple[MetadataAnswer, ...]:
@@ -49,10 +52,12 @@ async def fetch_here(endpoint: str, paths: Sequence[str], timeout_s: float) -> t
 
 
 def fetch_paths(endpoint: str, paths: Sequence[str], timeout_s: float) -> tuple[MetadataAnswer, ...]:
-    """Return what is at each path. Blocks; OSError, HTTPException or ValueError where there is no session.
+    """Return what is at each path. Blocks; OSError or ValueError where there is no session.
 
     By the standard library's client: the start waits for this where no file tells who the node is.
     """
+    from http.client import HTTPConnection  # noqa: PLC0415
+
     where = urlsplit(endpoint)
     connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
     try:
@@ -68,12 +73,18 @@ def fetch_paths(endpoint: str, paths: Sequence[str], timeout_s: float) -> tuple[
 def _try_request(connection: HTTPConnection, path: str, headers: dict[str, str]) -> MetadataAnswer:
     try:
         return _request(connection, "GET", path, headers)
-    except (HTTPException, OSError) as error:
+    except OSError as error:
         connection.close()  # what is asked next is not answered by the rest of this
-        return MetadataAnswer(0, str(error) or type(error).__name__, b"")
+        return MetadataAnswer(0, str(error), b"")
 
 
 def _request(connection: HTTPConnection, method: str, path: str, headers: dict[str, str]) -> MetadataAnswer:
-    connection.request(method, path, headers=headers)
-    with connection.getresponse() as response:
-        return MetadataAnswer(response.status, response.reason, response.read(MAX_ANSWER_BYTES))
+    """Make one request. Raises OSError with a reason, also where what answers does not speak HTTP."""
+    from http.client import HTTPException  # noqa: PLC0415
+
+    try:
+        connection.request(method, path, headers=headers)
+        with connection.getresponse() as response:
+            return MetadataAnswer(response.status, response.reason, response.read(MAX_ANSWER_BYTES))
+    except (HTTPException, OSError) as error:
+        raise OSError(str(error) or type(error).__name__) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from http.client import HTTPException
 
 from agent.base.arrival import arrive
 from agent.cloud.identity.metadata import fetch_paths
@@ -27,7 +26,7 @@ def serve(stream: socket.socket) -> None:
 def _answer(line: bytes) -> bytes:
     try:
         return encode_answers(fetch_paths(*decode_question(line)))
-    except (HTTPException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return encode_failure(error)
 
 

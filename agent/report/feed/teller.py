@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
-from prometheus_client import CollectorRegistry
 
 from agent.core.model import VolumeId
 from agent.report.api import show_event
@@ -21,6 +21,9 @@ from agent.report.board.timelines import make_key
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.feed.frames import Family, News, NodeState, VolumeNews, encode
 from agent.report.health.trends import Mark, take_mark
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 EVENTS = 100
 """The newest, of those not told yet: more than the page shows."""

@@ -6,30 +6,10 @@ memory than paho itself takes.
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from agent.base.lean_imports import replaced
 
 __all__ = ["aiomqtt"]
 
-_NAME = "urllib.request"
-
-
-@contextmanager
-def _standing_in() -> Iterator[None]:
-    """Have a module that knows of no proxy stand where urllib's would be imported; afterwards it is gone."""
-    if _NAME in sys.modules:
-        yield
-        return
-    stand_in = types.ModuleType(_NAME)
-    vars(stand_in)["getproxies"] = dict
-    sys.modules[_NAME] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[_NAME]
-
-
-with _standing_in():
+# It asks for the proxies, and is told of none.
+with replaced("urllib.request", getproxies=dict):
     import aiomqtt

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.base.file_reading import read_file
 from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.policy.settings import MqttSettings
 from agent.report.serving.certificates import ClientPems, make_client_context, read_client_pems
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_PASSWORD_BYTES = 65536
 

@@ -1,23 +1,26 @@
 """Makes TLS of the policy's PEM files, on whose disk nobody waits: a worker reads them.
 
-OpenSSL takes certificates with their keys from files alone, so it is given files in memory.
+OpenSSL takes certificates with their keys from files alone, so it is given files in memory. It is loaded
+where there are any: most daemons have no use for it.
 """
 
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
 from agent.base.file_reading import read_file
 from agent.base.off_loop import Aside
 from agent.core.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_BYTES = 4 << 20
 """Far more than all authorities that a distribution trusts."""
@@ -66,6 +69,8 @@ def make_server_context(
     contents: Contents, own: str = "The certificate", authorities: str = "The client CA"
 ) -> ssl.SSLContext:
     """Return a server's context of what files held, or raise AgentError naming what cannot be used."""
+    import ssl  # noqa: PLC0415
+
     cert, key, client_ca = contents
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -106,6 +111,8 @@ async def read_client_pems(aside: Aside, ca: Path | None, own: tuple[Path, Path]
 
 def make_client_context(pems: ClientPems) -> ssl.SSLContext:
     """Return the context of who connects to a broker, whose certificate is always checked, name and all."""
+    import ssl  # noqa: PLC0415
+
     # Told of any authorities, it does not read the system's.
     context = ssl.create_default_context(capath=os.devnull)
     with _blaming(_CLIENT_FILES, _CLIENT_SETTING):
@@ -130,6 +137,8 @@ async def read_pem(aside: Aside, path: Path) -> bytes:
 
 def read_system_authorities() -> tuple[bytes | None, str | None]:
     """Return what the file of the system's authorities holds, and the directory of them. For workers."""
+    import ssl  # noqa: PLC0415
+
     paths = ssl.get_default_verify_paths()
     content = read_file(paths.cafile, MAX_BYTES).content if paths.cafile else None
     return content, paths.capath

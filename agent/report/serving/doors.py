@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -22,6 +21,9 @@ from agent.core.errors import AgentError
 from agent.report.serving.certificates import ServerTls, make_server_tls
 from agent.report.serving.sockets import Listen, name_taker, open_listener
 from agent.report.serving.validity import find_expiry
+
+if TYPE_CHECKING:
+    import ssl
 
 RETRY_S = 30.0
 """An address in use, or a certificate that cannot be read, is tried again."""

@@ -70,6 +70,11 @@ class Rest:
     pss_bytes: int
     processes: int
 
+    @property
+    def own(self) -> float:
+        """What the agent takes where volumes are no files."""
+        return self.agent - self.standins
+
 
 def measure(base: Path, count: int) -> Rest:
     """Measure an agent with ``count`` volumes, and leave nothing behind."""
@@ -173,21 +178,17 @@ def time_alone(do: Callable[[], object]) -> float:
 
 def show(rests: list[Rest]) -> None:
     """Print each count of volumes, beside its floor and beside the first."""
-    first = rests[0]
-    print(
-        f"{'volumes':>8}{'block devices':>15}{'% of a core':>13}{'asleep':>9}{'floor':>9}{'ratio':>8}", end=""
-    )
-    print(f"{'stand-ins':>11}{'growth':>9}{'processes':>11}{'MB':>6}")
+    first, last = rests[0], rests[-1]
+    print("% of a core; own: awake, without the stand-ins")
+    print(f"{'volumes':>8}{'block devices':>15}{'asleep':>9}{'awake':>9}{'stand-ins':>11}", end="")
+    print(f"{'own':>9}{'floor':>9}{'ratio':>9}{'growth':>9}{'processes':>11}{'MB':>6}")
     for rest in rests:
-        growth = rest.agent / first.agent
-        print(f"{rest.volumes:>8}{rest.block_devices:>15}{100 * rest.agent:>13.3f}", end="")
-        print(f"{100 * rest.agent_asleep:>9.3f}", end="")
-        print(f"{100 * rest.floor:>9.3f}", end="")
-        print(f"{rest.agent / rest.floor:>7.1f}x{100 * rest.standins:>11.3f}{growth:>8.1f}x", end="")
+        print(f"{rest.volumes:>8}{rest.block_devices:>15}{100 * rest.agent_asleep:>9.3f}", end="")
+        print(f"{100 * rest.agent:>9.3f}{100 * rest.standins:>11.3f}{100 * rest.own:>9.3f}", end="")
+        print(f"{100 * rest.floor:>9.3f}{rest.own / rest.floor:>8.1f}x{rest.own / first.own:>8.1f}x", end="")
         print(f"{rest.processes:>11}{rest.pss_bytes / 1e6:>6.0f}")
-    last = rests[-1]
     if last.volumes > first.volumes:
-        each = 100 * (last.agent - first.agent) / (last.volumes - first.volumes)
+        each = 100 * (last.own - first.own) / (last.volumes - first.volumes)
         print(f"from {first.volumes} to {last.volumes}: {each:.4f} % of a core for each further volume")
 
 

@@ -12,6 +12,7 @@ import hashlib
 import struct
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -202,10 +203,16 @@ _CRC32C = _make_crc32c_table()
 
 def crc32c(content: bytes, *, finish: bool = True) -> int:
     """Return the CRC-32C of at most some KiB; ext4 stores it without the final inversion."""
+    crc = _divide(content)
+    return crc ^ 0xFFFFFFFF if finish else crc
+
+
+@lru_cache(maxsize=256)  # a superblock at rest is read again and again as it was
+def _divide(content: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in content:
         crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF if finish else crc
+    return crc
 
 
 # By ``csum_type``. xxhash (1) is in no standard library; the kernel checks it at mount.

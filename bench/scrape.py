@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from msgspec.structs import replace
 
 from agent.core.model import Condition, DeviceNumber, VolumeId
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics, Histogram
 from agent.node.sampling.values import MountSample, Sample

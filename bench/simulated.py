@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.call import Call
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
@@ -30,6 +28,7 @@ from agent.cloud.aws.request_syntax import Pattern
 from agent.cloud.aws.volume_status import CheckedVolume, DescribeVolumeStatus
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.core.model import AwsChecks, VolumeId
+from agent.core.replace import replace
 
 ACCOUNT = "111122223333"
 NODES_PER_PAGE = 100

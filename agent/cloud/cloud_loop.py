@@ -13,7 +13,6 @@ from datetime import datetime, timezone
 from time import monotonic
 
 import anyio
-from msgspec.structs import replace
 
 from agent.cloud.aws.call import Make
 from agent.cloud.identity.last_identity import KnownIdentity
@@ -40,6 +39,7 @@ from agent.cloud.view.pending_calls import RecentCalls
 from agent.cloud.view.retry_pauses import BackOffs
 from agent.core.errors import AgentError
 from agent.core.model import Origin, Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
 

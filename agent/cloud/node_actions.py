@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Protocol
 
 from agent.base.log import get_logger
@@ -22,6 +21,7 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
+from agent.core.replace import replace
 from agent.core.steps import Relinquish, Unmount
 from agent.loop.goals import Want
 from agent.loop.passes import Session

@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from agent.controller.care.settings import CareSettings, is_in_cluster
 from agent.controller.program import ControllerSettings
 from agent.controller.service.parse_tags import parse_extra_tags
 from agent.core.errors import InvalidValueError
 from agent.core.quoting import quote
+from agent.core.replace import replace
 
 _DRIVER = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z0-9]+)+-[0-9]", re.ASCII)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.daemon.cloud_half import CloudHalf
 from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce

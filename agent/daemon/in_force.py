@@ -9,8 +9,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
-from msgspec.structs import replace
-
 from agent.base.error_barrier import Barrier
 from agent.cloud.identity.identity_sources import IdentitySources, identify_locally, look_around
 from agent.cloud.identity.metadata_process import choose_fetch
@@ -18,6 +16,7 @@ from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.view.cloud_report import make_facts
 from agent.core.model import NodeFacts, NodePlace, Seen, VolumeId
+from agent.core.replace import replace
 from agent.daemon.faces import Faces
 from agent.loop.volume_origins import Origins
 from agent.node.machine import Machine

@@ -13,7 +13,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier, find_cause
 from agent.core.errors import (
@@ -28,6 +27,7 @@ from agent.core.errors import (
 )
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Condition, Observed, Reason, VolumeId, Wanted
+from agent.core.replace import replace
 from agent.core.steps import Action
 from agent.loop.goals import Want, choose_goal, find_meant, plan_for
 from agent.report.agent_counters import Counters

@@ -14,10 +14,10 @@ from time import monotonic
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.model import Origin, OriginAnswer, VolumeId
+from agent.core.replace import replace
 from agent.report.board.board import utc_now
 
 log = get_logger(__name__)

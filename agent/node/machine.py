@@ -13,12 +13,12 @@ from socket import socket
 
 import anyio
 from anyio.abc import TaskStatus
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.base.paths import Paths
 from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.model import Ids, Seen, VolumeId, Wanted
+from agent.core.replace import replace
 from agent.node.device.open_device import read_appearance
 from agent.node.device.source import DeviceSource, Hint
 from agent.node.device.udev_source import UdevSource

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import pytest
-from msgspec.structs import replace
 
 from agent.base.paths import choose_looking_path
 from agent.cli.client import Client
@@ -21,6 +20,7 @@ from agent.cli.doctor.installation import list_drift
 from agent.cli.wait import wait_for
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import Condition, Difference, NextCall, Reason, Remedy, VolumeId
+from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.board.volume_status import VolumeStatus

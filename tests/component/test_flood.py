@@ -16,12 +16,12 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.base.paths import choose_looking_path
 from agent.cli.client import Client, _UnixConnection
 from agent.core.errors import AgentError
+from agent.core.replace import replace
 from agent.report.agent_counters import Counters
 from agent.report.control.serve import LIMITS as CONTROL_LIMITS
 from agent.report.control.serve import serve_control

@@ -13,10 +13,10 @@ from typing import Any
 import anyio
 import pytest
 import yaml
-from msgspec.structs import replace
 
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.core.model import AwsChecks, Condition, Reason
+from agent.core.replace import replace
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board
 from agent.report.board.readings import Verdict

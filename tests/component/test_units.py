@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import aiohttp
 import anyio
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.base import unit_process
@@ -29,6 +28,7 @@ from agent.cloud.identity.metadata_process import MetadataProcess
 from agent.cloud.identity.zone import ask_zone
 from agent.cloud.state.state_file import FileStore
 from agent.core.errors import AgentError
+from agent.core.replace import replace
 from agent.policy.settings import MqttSettings
 from agent.report import hook_unit
 from agent.report.agent_counters import Counters

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
 from agent.core.errors import AgentError
 from agent.core.model import (
     Blank,
@@ -35,6 +33,7 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
+from agent.core.replace import replace
 from agent.core.steps import (
     Action,
     Check,

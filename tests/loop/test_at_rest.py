@@ -10,9 +10,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import Identity, VolumeId
+from agent.core.replace import replace
 from agent.node import machine
 from agent.node.device import links
 from agent.node.kernel.mountinfo import follow_mounts

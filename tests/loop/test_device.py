@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError, VanishedError
 from agent.core.model import Device, Identity, Reason
+from agent.core.replace import replace
 from agent.node.device import device_lock, open_device
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.usage_facts import gather_surroundings

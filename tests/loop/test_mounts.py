@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, NotMountedError, RefusedError, VanishedError
 from agent.core.model import DeviceNumber, FsType, Mount, Reason, RootInode
+from agent.core.replace import replace
 from agent.node.filesystem import change_mount
 from agent.node.filesystem import mount as mounts
 from agent.node.filesystem.directories import open_directory, open_mount_point, open_place

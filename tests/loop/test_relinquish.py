@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, CoveredError
 from agent.core.model import FsType, Process, Reason
+from agent.core.replace import replace
 from agent.core.steps import Relinquish
 from agent.node.mounts.release_device import Users, check_unused, find_users, flush_device, flush_mount
 from tests.corpus.tools import run

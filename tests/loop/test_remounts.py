@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import FsType, Mount
 from agent.core.mount_options import compare_parameters
+from agent.core.replace import replace
 from agent.node.filesystem import change_mount
 from agent.node.filesystem.mount import MountRequest, mount_filesystem
 from agent.node.kernel.mountinfo import find_top_mount, read_mounts

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import Condition, Reason, Wanted
+from agent.core.replace import replace
 from agent.loop.device_survey import Surveyor
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause

@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.cli.csi.words import show_failure, show_left, show_needs, show_plan
 from agent.cli.show.estimate import WHOLE
@@ -33,6 +32,7 @@ from agent.controller.turns import Turns
 from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError, ExitCode
 from agent.core.quoting import make_printable
+from agent.core.replace import replace
 
 _SNAPSHOT_SHARE = 0.9
 """Of the way of a claim."""

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct, field, to_builtins
-from msgspec.structs import replace
 
 from agent.core.model import Condition
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from agent.core.suggestions import find_meant
 
 MOST_NODES = 10_000

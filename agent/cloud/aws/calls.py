@@ -6,7 +6,7 @@ tests check each against botocore's service model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from typing_extensions import override
@@ -18,6 +18,7 @@ from agent.cloud.aws.models import CloudSnapshot, CloudVolume, ClusterNode, Modi
 from agent.cloud.aws.request_syntax import Filters, filtered_by, write_filters, write_tags, write_tags_of
 from agent.cloud.aws.snapshot_models import ZoneRefusal
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 
 _Filtered: TypeAlias = Annotated[Filters, SentAs("Filters", write_filters)]
 _Volumes: TypeAlias = Annotated[tuple[VolumeId, ...], filtered_by("volume-id")]

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.base.companion import Companion, start_companion
 from agent.base.log import get_logger
@@ -35,6 +34,7 @@ from agent.cloud.aws_worker.stderr_log import tell_words
 from agent.cloud.aws_worker.throttle import AT_ONCE
 from agent.core.errors import AgentError
 from agent.core.model import Reason
+from agent.core.replace import replace
 from agent.node.isolate.resource_limits import make_killable
 from agent.node.isolate.unprivileged import COMMON_USER, NO_GROUP, NOBODY_UID
 

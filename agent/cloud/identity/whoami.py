@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.cloud.identity.cloud_identity import (
     CloudIdentity,
@@ -28,6 +27,7 @@ from agent.cloud.identity.cloud_identity import (
     require_identity,
 )
 from agent.core.errors import AgentError
+from agent.core.replace import replace
 
 __all__ = [
     "CloudIdentity",

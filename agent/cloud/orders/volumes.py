@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.errors.explain import require_read
@@ -25,6 +23,7 @@ from agent.cloud.plan.modify_volume import find_change, plan_expand, wait_for
 from agent.cloud.view.describe_all import describe_known, describe_modifications
 from agent.core.errors import AgentError, ExitCode, InvalidValueError, RefusedError
 from agent.core.model import Provisioned, Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.core.units import GIB
 from agent.policy.entry_checks import find_size_fault

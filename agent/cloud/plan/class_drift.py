@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.core.model import Difference, Reason, Remedy
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 
 MOST_TAGS_TOLD = 5

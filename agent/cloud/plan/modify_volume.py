@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.calls import CreateTags, ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.class_drift import aim, ask, find_shape_differences, find_tag_differences, tell_drift
 from agent.cloud.plan.decisions import Do
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.core.units import find_time
 

@@ -12,8 +12,6 @@ from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TypeAlias
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.calls import (
     CreateSnapshot,
     CreateTags,
@@ -31,6 +29,7 @@ from agent.cloud.aws.models import (
     CloudSnapshot,
     CloudVolume,
 )
+from agent.core.replace import replace
 from agent.core.units import find_time
 from agent.policy.entries import SnapshotsEntry
 from agent.policy.values.cron import Schedule

@@ -6,13 +6,11 @@ than ``FREEZE_LIMIT_S``.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
@@ -21,6 +19,7 @@ from agent.cloud.aws.models import TAG_FROZEN, CloudSnapshot
 from agent.cloud.errors.explain import WOULD_SUCCEED, CloudError
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 
 T = TypeVar("T")
 
@@ -40,8 +39,8 @@ async def take_snapshot(make: Make, freeze: Freeze | None, call: CreateSnapshot)
         begun: CloudSnapshot = await make(call)
         _log(call, begun)
         return begun
-    unproven = dataclasses.replace(call, tags=(*call.tags, (TAG_FROZEN, "no")))
-    await rehearse(make, dataclasses.replace(unproven, is_dry_run=True))
+    unproven = replace(call, tags=(*call.tags, (TAG_FROZEN, "no")))
+    await rehearse(make, replace(unproven, is_dry_run=True))
     snapshot, is_frozen = await make_held(make, freeze, call.volume_id, unproven, "begin the snapshot", _LATE)
     proof = "yes" if is_frozen else "unmounted"
     _log(unproven, snapshot)

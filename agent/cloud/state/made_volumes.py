@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.models import TAG_CLAIM, TAG_CLUSTER, TAG_NODE, TAG_ON_DELETE, CloudVolume, Tags
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId, parse_volume_id
+from agent.core.replace import replace
 
 if TYPE_CHECKING:
     from agent.cloud.aws.making_calls import MakingCall

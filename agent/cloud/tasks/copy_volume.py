@@ -6,13 +6,12 @@ moment is whole, and what its programs had written is in the copy.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.making_calls import CopyVolumes, MakingCall
 from agent.cloud.aws.models import CloudVolume
 from agent.cloud.snapshots.take_frozen import make_held, rehearse
 from agent.cloud.view.cloud_report import Hands
+from agent.core.replace import replace
 
 
 async def make_volume(make: Make, hands: Hands, call: MakingCall) -> CloudVolume:

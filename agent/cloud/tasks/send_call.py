@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
-
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
 from agent.cloud.aws.calls import DeleteVolume
@@ -23,6 +21,7 @@ from agent.cloud.tasks.copy_volume import make_volume
 from agent.cloud.view.change_events import Record, record_change, record_changes
 from agent.cloud.view.cloud_report import Hands
 from agent.cloud.view.pending_calls import RecentCalls
+from agent.core.replace import replace
 
 log = get_logger(__name__)
 

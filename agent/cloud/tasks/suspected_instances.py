@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.call import Make
 from agent.cloud.plan.instance_gone import find_gone
 from agent.cloud.view.cloud_state import CloudState, find_leavers, find_suspects
 from agent.cloud.view.retry_pauses import BackOffs, RareQuestion
 from agent.core.errors import AgentError
+from agent.core.replace import replace
 
 ENOUGH = 2
 """Instances to be proven gone before something is taken over: each proof is a call."""

@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.core.errors import AgentError
@@ -23,6 +22,7 @@ from agent.core.model import (
     SnapshotFacts,
     VolumeId,
 )
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
 from agent.policy.entries import VolumeEntry

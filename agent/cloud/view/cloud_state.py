@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread, split
 from agent.cloud.aws.call import Change, Make
@@ -36,6 +35,7 @@ from agent.cloud.view.describe_all import (
 )
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Difference, NextCall, Origin, Provisioned, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
 from agent.policy.entries import Claim, Match, VolumeEntry

@@ -10,10 +10,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.models import CloudAttachment, CloudVolume
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 
 FindVolume: TypeAlias = Callable[[VolumeId], Awaitable["CloudVolume | None"]]
 """Describes a volume after it was asked; None: AWS's answer does not have it."""

@@ -7,14 +7,12 @@ volume that is not described yet: that is waited for, before the next token is t
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
@@ -36,6 +34,7 @@ from agent.controller.patience import Patience
 from agent.core.errors import AgentError
 from agent.core.quoting import quote
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 
 TakeTurnOfText: TypeAlias = Callable[[str], AbstractAsyncContextManager[object]]
 """Enters when all that was asked for earlier under the same text is done."""
@@ -156,9 +155,7 @@ class Creating:
         asked = self._write(zone, order)
         for number in range(1, MOST_TOKENS + 1):
             try:
-                made = await self._make(
-                    dataclasses.replace(asked, client_token=make_token(order.call.name, number))
-                )
+                made = await self._make(replace(asked, client_token=make_token(order.call.name, number)))
             except CloudError as error:
                 if error.code != _MISMATCH:
                     raise

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.controller.calls import Performance
 from agent.core.errors import InvalidValueError
+from agent.core.replace import replace
 
 
 class _Iops(Struct, frozen=True):

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.controller.cluster.api import BAD_REQUEST, CONFLICT, ClusterError
 from agent.controller.migration.cluster import Cluster, Ec2Snapshots, Readable, guard
@@ -27,6 +26,7 @@ from agent.controller.migration.objects import (
 from agent.controller.migration.rewrite import RETAIN, make_claim, make_volume
 from agent.controller.migration.seen import Aim, Seen, Subject
 from agent.core.errors import AgentError, ExitCode
+from agent.core.replace import replace
 
 LOOK_S = 1.0
 """Between two looks while others have something to do."""

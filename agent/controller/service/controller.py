@@ -7,7 +7,6 @@ from functools import partial
 from typing import TypeVar
 
 from grpclib.server import Stream
-from msgspec.structs import replace
 from typing_extensions import override
 
 from agent.cloud.aws.models import Tags
@@ -32,6 +31,7 @@ from agent.controller.service.parse_use import (
 )
 from agent.controller.service.write_answers import write_entry, write_made, write_snapshot
 from agent.core.quoting import quote
+from agent.core.replace import replace
 from agent.csi.service.answering import Answering, Request, Response
 from agent.csi.service.join import Joining
 from agent.csi.wire import controller_pb2 as wire

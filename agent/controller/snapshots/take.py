@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
-from msgspec.structs import replace
-
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import CreateSnapshot
@@ -27,6 +25,7 @@ from agent.controller.snapshots.protect import is_refused, protect, undo
 from agent.core.errors import AgentError, RefusedError
 from agent.core.quoting import quote
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 
 TakeTurnOfText: TypeAlias = Callable[[str], AbstractAsyncContextManager[object]]
 """Enters when all that was asked for earlier under the same text is done."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta, timezone
 from typing import TypeAlias
 
@@ -32,6 +31,7 @@ from agent.controller.volumes.wishes import Wish, find_change, foresee, plan_wis
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from agent.core.units import find_time
 
 WINDOW_S = 2.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification, Tags
@@ -20,6 +19,7 @@ from agent.controller.making.iops_ratio import raise_iops
 from agent.controller.making.marks import check_tag, is_own_tag
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.quoting import quote
+from agent.core.replace import replace
 
 
 class Wish(Struct, frozen=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from agent.core.frozen_filesystem import hint_at_thaw, tell_frozen
 from agent.core.model import Blank, Condition, Reason
 from agent.core.plan.keep_mounted import plan_upkeep
@@ -13,6 +11,7 @@ from agent.core.plan.move_mount import plan_move
 from agent.core.plan.prepare import plan_content
 from agent.core.plan.raw import plan_end, plan_raw, plan_taking_back
 from agent.core.plan.whose_volume import find_exclusion, find_wait_for_owner, refuse_excluded
+from agent.core.replace import replace
 from agent.core.steps import Format, Link, Plan, Refuse, Unlink, Unmount, Wait
 
 if TYPE_CHECKING:

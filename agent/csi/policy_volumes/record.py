@@ -6,9 +6,9 @@ Workers read and write it, so nothing of the daemon's is imported here.
 from __future__ import annotations
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.model import VolumeId, parse_volume_id
+from agent.core.replace import replace
 from agent.csi.calls import AccessMode
 from agent.csi.policy_volumes.calls import EntryName
 from agent.csi.volumes.staged_record import Publication, find_persistent_volume

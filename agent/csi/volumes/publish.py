@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec.structs import replace
-
 from agent.core.errors import RefusedError
 from agent.core.model import Reason, VolumeId, WantedView
 from agent.core.plan import plan_publish
+from agent.core.replace import replace
 from agent.core.steps import Unpublish
 from agent.csi.calls import AccessMode, PublishCall
 from agent.csi.volumes.engine import Engine, carry_out, do_step

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import anyio
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import Reason, VolumeId, Wanted
 from agent.core.plan import plan_unstage
+from agent.core.replace import replace
 from agent.core.steps import Relinquish
 from agent.csi.calls import StageCall
 from agent.csi.volumes.engine import Engine, carry_out, do_step, find_fault

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.model import FsType, VolumeId, parse_volume_id
+from agent.core.replace import replace
 from agent.csi.calls import AccessMode, Capability, StageCall
 from agent.node.state.record_fields import Fields, check_text
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
 from agent.core.quoting import make_printable
+from agent.core.replace import replace
 from agent.node.kernel.mountinfo import is_whole
 
 SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Reason
+from agent.core.replace import replace
 from agent.node.device.partition_steps import save_table
 from agent.node.isolate.programs import Run, descriptor_path, run
 

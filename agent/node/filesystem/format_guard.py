@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Callable
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.errors import RefusedError, VanishedError
 from agent.core.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
+from agent.core.replace import replace
 from agent.node.content.blankness import Trust
 from agent.node.content.recognize import find_signatures, probe
 from agent.node.device.device_lock import LOCK_PATIENCE_S, lock_device, refuse_claimed

@@ -6,18 +6,17 @@ each volume is wanted.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import anyio
 from msgspec import Struct, field
-from msgspec.structs import replace
 from typing_extensions import TypeVarTuple, Unpack
 
 from agent.core.errors import AgentError, OvertakenError
 from agent.core.model import MountRecord, Reason, Relocation, VolumeId
+from agent.core.replace import replace
 from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.isolate.workers import Workers
 from agent.node.mounts.exchange_mounts import are_seen, exchange_mounts, refuse_used
@@ -133,7 +132,7 @@ class Rings:
             )
         await meeting.is_over.wait()
         if meeting.error is not None:
-            raise dataclasses.replace(meeting.error)
+            raise replace(meeting.error)
 
     async def _exchange(self, ring: tuple[Relocation, ...]) -> None:
         if any(self.find_path(one.volume_id) != one.to_path for one in ring):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import psutil
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, CoveredError
 from agent.core.model import Device, DeviceNumber, FsType, Mount, Partition, Process, Reason
 from agent.core.quoting import make_printable
+from agent.core.replace import replace
 from agent.node.device.open_device import open_partition
 from agent.node.filesystem import change_mount
 from agent.node.kernel.ioctl import Request, ioctl, name_call

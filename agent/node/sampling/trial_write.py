@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from agent.core.errors import FrozenError
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.node.filesystem.frozen_filesystems import Freezes
 from agent.node.sampling.values import MountSample
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import anyio
-from msgspec.structs import replace
 from typing_extensions import TypeVarTuple, Unpack
 
 from agent.base.paths import Paths
@@ -26,6 +25,7 @@ from agent.core.model import (
     WantedBlock,
     WantedMount,
 )
+from agent.core.replace import replace
 from agent.node.content.blankness import Trust
 from agent.node.device.links import list_links
 from agent.node.device.source import DeviceSource

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import (
     Device,
@@ -13,6 +11,7 @@ from agent.core.model import (
     Partition,
     Reason,
 )
+from agent.core.replace import replace
 from agent.core.steps import (
     MountFilesystem,
     MoveMount,

@@ -7,11 +7,10 @@ have the device open.
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from agent.base.log import get_logger
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Observed, RawRecord, Reason, RootInode, Wanted
+from agent.core.replace import replace
 from agent.node.device.links import BY_ID
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.inspect import DeviceFacts

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from agent.core.errors import AgentError, FrozenError, InconclusiveError, NotAnsweringError, VanishedError
 from agent.core.model import (
     Content,
@@ -21,6 +19,7 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
+from agent.core.replace import replace
 from agent.core.steps import Action
 from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen

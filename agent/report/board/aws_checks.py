@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from agent.core.model import AwsChecks, Condition, Reason
 from agent.core.model.checks import STALLED
+from agent.core.replace import replace
 from agent.report.board.readings import Health, Verdict, sort_verdicts
 from agent.report.board.volume_status import VolumeStatus
 

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from typing import Any
 
-from msgspec.structs import replace
-
 from agent.base.log import get_logger
 from agent.core.model import (
     Attachments,
@@ -28,6 +26,7 @@ from agent.core.model import (
     SnapshotFacts,
     VolumeId,
 )
+from agent.core.replace import replace
 from agent.core.steps import Degrade, Refuse, Wait
 from agent.report.board.aws_checks import add_checks
 from agent.report.board.changes import Change, Readers, Subscription

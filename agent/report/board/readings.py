@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.model import Condition, Reason
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import EbsStatistics
 from agent.node.sampling.values import MountSample, Sample

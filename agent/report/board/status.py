@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from agent.core.errors import AgentError, BugError, InconclusiveError, NotAnsweringError, RefusedError
 from agent.core.model import (
     Blank,
@@ -18,6 +16,7 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
+from agent.core.replace import replace
 from agent.core.steps import Action, Plan, Step
 from agent.core.units import show_size
 from agent.report.board.volume_status import PlannedStep, VolumeStatus

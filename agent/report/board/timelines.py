@@ -10,9 +10,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
-from msgspec.structs import replace
-
 from agent.core.model import Condition, Reason
+from agent.core.replace import replace
 from agent.report.board.volume_status import Past, VolumeStatus
 
 KEPT = timedelta(hours=1)

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
+from agent.core.replace import replace
 from agent.report.board.readings import Health, is_worse
 
 

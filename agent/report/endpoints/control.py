@@ -11,10 +11,10 @@ from http import HTTPStatus
 from typing import Protocol
 
 import anyio
-from msgspec.structs import replace
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.report import api
 from agent.report.board.board import Board
 from agent.report.board.readiness import Readiness, assess_volumes, name_unknown

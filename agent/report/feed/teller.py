@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.report.api import show_event
 from agent.report.board.board import Board
 from agent.report.board.readings import Reading

@@ -20,7 +20,6 @@ from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
-from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier, supervise
 from agent.base.log import get_logger
@@ -33,6 +32,7 @@ from agent.core.errors import (
     ShortageError,
 )
 from agent.core.model import Condition, DeviceNumber, VolumeId
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
 from agent.node.sampling.ebs_statistics import EbsStatistics, ForeignPageError, parse_statistics
 from agent.node.sampling.values import Sample, SampleRequest

@@ -8,9 +8,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
 
-from msgspec.structs import replace
-
 from agent.core.errors import AgentError, ExitCode
+from agent.core.replace import replace
 from agent.report import api
 from agent.report.http.messages import (
     Answer,

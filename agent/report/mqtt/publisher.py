@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from msgspec.structs import replace
 
 from agent.base.error_barrier import Barrier
 from agent.base.log import get_logger
 from agent.core.model import NodeFacts, VolumeId
+from agent.core.replace import replace
 from agent.policy.settings import MqttSettings
 from agent.report.mqtt.connection import CONNECT_TIMEOUT_S, OFFLINE, choose_topics, make_client
 from agent.report.mqtt.login import Login, read_login

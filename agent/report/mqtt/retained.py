@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.base.log import get_logger
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts, VolumeId, parse_volume_id
+from agent.core.replace import replace
 from agent.report.mqtt.outbox import Topics
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
+from agent.core.replace import replace
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.idle_connections import Lobby
 from agent.report.serving.peer import Asked, Connection, read_peer_uid

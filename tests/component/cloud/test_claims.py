@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import Reason
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from tests.aws.cloud import OTHER_ZONE
 from tests.aws.faults import Fault, Kind, deny, throttle

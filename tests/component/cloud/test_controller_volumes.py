@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.call import Make
 from agent.cloud.aws_worker.client import CloudClient
@@ -29,6 +28,7 @@ from agent.controller.volumes.cluster_volumes import ClusterVolumes
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from tests.aws.cloud import OTHER_ZONE, REGION, ZONE
 from tests.aws.faults import Fault, Kind
 from tests.aws.world import World

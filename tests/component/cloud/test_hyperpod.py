@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import ListClusterNodes
 from agent.cloud.errors.explain import CloudError
@@ -15,6 +13,7 @@ from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.identity.whoami import Orchestrator
 from agent.cloud.service import ENDPOINT_VARIABLE, CloudService
 from agent.core.model import Reason
+from agent.core.replace import replace
 from tests.aws.cloud import CLUSTER_ARN
 from tests.aws.world import CREDENTIALS, EmulatedHands, World
 
@@ -158,6 +157,6 @@ async def test_reload_asks_again_which_node_this_is(world: World, tmp_path: Path
     node.identity = moved
     await node.look()
     assert node.loop.findings.facts.cluster_id != moved.cluster_id
-    node.policy = dataclasses.replace(world.policy)
+    node.policy = replace(world.policy)
     await node.look()
     assert node.loop.findings.facts.cluster_id == moved.cluster_id

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.cloud.aws.call import Call
 from agent.core.errors import RefusedError
 from agent.core.model import Attachments, Provisioned, Reason, VolumeId
+from agent.core.replace import replace
 from tests.aws.faults import Fault, deny, throttle
 from tests.aws.world import NodeUnderTest, World
 from tests.component.cloud.test_ec2 import add_instance

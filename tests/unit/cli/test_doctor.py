@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.base.paths import Paths
 from agent.cli.doctor import Finding, Grade, Host, installation, listening, machine, show_findings
 from agent.cli.doctor.listening import examine_listener
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import FsType
+from agent.core.replace import replace
 from agent.node.kernel.tcp_listeners import Listener
 
 XFS_POLICY = """

@@ -8,13 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.cli.csi import migration
 from agent.cli.csi.migration import Wishes, migrate_in
 from agent.core.errors import ExitCode, InvalidValueError
+from agent.core.replace import replace
 from tests.unit.controller.migration.stand_in import (
     AWS,
     OURS,

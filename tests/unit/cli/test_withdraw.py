@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.base.paths import Paths
 from agent.cli.client import Client
 from agent.cli.withdraw import withdraw_driver
 from agent.core.errors import ExitCode, RefusedError
+from agent.core.replace import replace
 from agent.csi.policy_volumes.record import PublishedRecord
 from agent.csi.policy_volumes.record import parse_record as parse_published
 from agent.csi.sockets.bind import bind_socket

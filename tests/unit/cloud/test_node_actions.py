@@ -10,7 +10,6 @@ from typing import Any
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.base.off_loop import do_here
 from agent.base.paths import Paths
@@ -31,6 +30,7 @@ from agent.core.model import (
     Wanted,
     WantedMount,
 )
+from agent.core.replace import replace
 from agent.core.steps import Action, Relinquish, Unmount
 from agent.loop.wake_causes import Cause
 from agent.node.isolate.workers import Workers

@@ -10,7 +10,6 @@ from typing import Any
 
 import anyio
 import pytest
-from msgspec.structs import replace
 from typing_extensions import override
 
 from agent.cloud.aws.call import Call, Within
@@ -22,6 +21,7 @@ from agent.cloud.is_wanted import explain_open, is_open, may_be_wanted
 from agent.cloud.service import CloudService
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import NodeFacts, Reason, VolumeId
+from agent.core.replace import replace
 from agent.policy import Policy
 from tests.unit.policy.samples import VOL_A, make_policy
 from tests.waiting import until

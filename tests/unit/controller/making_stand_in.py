@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import (
     CreateTags,
@@ -28,6 +26,7 @@ from agent.controller.patience import Patience
 from agent.controller.turns import Turns
 from agent.controller.volumes.cluster_volumes import ClusterVolumes
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from tests.unit.controller.stand_in import KilledError
 
 T = TypeVar("T")

@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import (
@@ -23,6 +21,7 @@ from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.aws.snapshot_models import ZoneRefusal
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.controller.patience import Patience
+from agent.core.replace import replace
 from tests.unit.controller.stand_in import KilledError
 
 T = TypeVar("T")

@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from msgspec.structs import replace
-
 from agent.cloud.aws.call import Call, Within
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
@@ -24,6 +22,7 @@ from agent.cloud.errors.explain import Failure, explain_failure
 from agent.controller.calls import NodeId
 from agent.controller.patience import Patience
 from agent.core.model import AwsChecks, Initialization, VolumeId
+from agent.core.replace import replace
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import CreateTags, DeleteTags, ModifyVolume
 from agent.controller.calls import (
@@ -22,6 +21,7 @@ from agent.controller.calls import (
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from tests.unit.controller.making_stand_in import Ec2
 from tests.unit.controller.stand_in import KilledError
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import DescribeVolumes
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
@@ -28,6 +27,7 @@ from agent.controller.making.create import MOST_TOKENS, make_token
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from tests.unit.controller.making_stand_in import Ec2
 from tests.unit.controller.stand_in import KilledError
 

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import DeleteVolume
 from agent.controller.calls import CreateCall, SizeRange
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from tests.unit.controller.making_stand_in import Ec2
 from tests.unit.controller.stand_in import NODE, KilledError, run_until
 

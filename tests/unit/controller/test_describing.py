@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.call import Call, Within
@@ -21,6 +20,7 @@ from agent.controller.describing.batches import MOST_AT_ONCE, OneAtATime
 from agent.controller.describing.describing import Describing
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, VolumeId
+from agent.core.replace import replace
 from tests.unit.controller.stand_in import run_until
 
 T = TypeVar("T")

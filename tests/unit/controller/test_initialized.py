@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.models import CloudVolume
 from agent.controller.attaching.initialized import TOLD_AFTER, Initialized
@@ -13,6 +12,7 @@ from agent.controller.calls import AttachCall, NoSuchThingError
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Initialization, VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from tests.unit.controller.stand_in import NODE, VOLUME, StandIn
 from tests.unit.controller.test_attach import Controller
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.models import CloudVolume, Tags
@@ -11,6 +10,7 @@ from agent.controller.attaching.sights import Sights
 from agent.controller.calls import NodeId, NoSuchThingError, UseQuestion
 from agent.controller.volumes.listing import KnowNodes, Listing
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from tests.unit.controller.stand_in import HYPERPOD, NODE, OTHER, VOLUME, StandIn
 
 OURS: Tags = (("kubernetes.io/cluster/prod", "owned"),)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TypeVar
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import (
     CreateSnapshot,
@@ -27,6 +26,7 @@ from agent.controller.snapshots.known import LAG_S, REMEMBERED_S
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
+from agent.core.replace import replace
 from tests.unit.controller.snapshots_stand_in import SnapshotStandIn
 from tests.unit.controller.stand_in import VOLUME, KilledError
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import (
     Blank,
@@ -43,6 +42,7 @@ from agent.core.model import (
     WantedTuning,
 )
 from agent.core.plan import make_plan, needs_proof
+from agent.core.replace import replace
 from agent.core.steps import (
     Check,
     Degrade,
@@ -109,7 +109,7 @@ def mount_of(path: str = PATH, options: str = "rw,nosuid,nodev,relatime", super_
 
 def look(content: Content | None = None, **fields: object) -> Observed:
     base = Observed(VOLUME, device=DEVICE, content=content, links=LINKS)
-    return replace(base, **fields)  # field names are the tests' own
+    return replace(base, **fields)  # type: ignore[arg-type]  # field names are the tests' own
 
 
 MOUNTED = look(EXT4, mounts=(mount_of(),), root_inode=RootInode(0, 0, 0o755))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import (
     Device,
@@ -25,6 +24,7 @@ from agent.core.model import (
     WantedView,
 )
 from agent.core.plan import make_plan, plan_publish, plan_unstage
+from agent.core.replace import replace
 from agent.core.steps import MoveMount, Publish, PublishNode, Unmount
 from tests.fakes.world import EXT4
 

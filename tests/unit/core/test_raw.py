@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.base.paths import Paths
 from agent.core.errors import RefusedError
@@ -32,6 +31,7 @@ from agent.core.model import (
     WantedMount,
 )
 from agent.core.plan import make_plan, needs_proof
+from agent.core.replace import replace
 from agent.core.steps import EndRaw, Link, NoteRaw, RestoreNodeOwnership, SetNodeOwnership, Step, Unlink
 from agent.node.isolate.workers import Workers
 from agent.node.machine import Machine

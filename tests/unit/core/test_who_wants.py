@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import (
     Blank,
@@ -20,6 +19,7 @@ from agent.core.model import (
     WantedMount,
 )
 from agent.core.plan import make_plan
+from agent.core.replace import replace
 from tests.unit.core.test_plan import DEVICE, UUID, VOLUME, look, mount_of
 
 PLACE = "/var/lib/kubelet/plugins/kubernetes.io/csi/d/hash/globalmount"

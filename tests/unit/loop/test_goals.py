@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import Condition, DeviceNumber, Expected, Mount, Observed, Reason, Released, Wanted
+from agent.core.replace import replace
 from agent.core.steps import Link, Plan, Unlink, Unmount
 from agent.loop.goals import choose_goal, find_meant, plan_for
 from agent.report.board.board import Board

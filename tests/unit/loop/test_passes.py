@@ -8,11 +8,11 @@ from collections.abc import Callable
 import anyio
 import anyio.lowlevel
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.core.errors import AgentError
 from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
+from agent.core.replace import replace
 from agent.core.steps import Format, Link, MountFilesystem
 from agent.loop.goals import Want
 from agent.loop.passes import Context, Pass, PassMemory

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, InconclusiveError
 from agent.core.model import (
@@ -23,6 +22,7 @@ from agent.core.model import (
     WantedMount,
     WantedTuning,
 )
+from agent.core.replace import replace
 from agent.core.steps import Action, Check, Format
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause

@@ -9,11 +9,11 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.base.error_barrier import RETRY_S
 from agent.core.errors import AgentError
 from agent.core.model import Filesystem, Identity, Reason, Seen, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Action, Check, Format
 from agent.loop.device_survey import Surveyor
 from agent.loop.goals import Want

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.volume_session.context import stands_still
 

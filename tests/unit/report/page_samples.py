@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
-from msgspec.structs import replace
-
 from agent.core.model import (
     Attachments,
     AwsChecks,
@@ -20,6 +18,7 @@ from agent.core.model import (
     SnapshotFacts,
     VolumeId,
 )
+from agent.core.replace import replace
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
 from agent.report.board.board import Board
 from agent.report.board.events import EventName

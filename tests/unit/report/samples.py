@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from msgspec.structs import replace
-
 from agent.core.model import Condition, Reason, VolumeId
+from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.volume_status import PlannedStep, StepOutcome, Usage, VolumeStatus
 

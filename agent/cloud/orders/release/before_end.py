@@ -7,7 +7,6 @@ started again, uses its volumes as the policy says.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 import anyio
 
@@ -18,6 +17,7 @@ from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.view.describe_all import is_searchable
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 from agent.policy import Policy
 from agent.report.board.board import Board
 from agent.report.board.events import EventName

@@ -6,13 +6,11 @@ go, then each by itself, all at once. One that somebody uses stays theirs, and t
 
 from __future__ import annotations
 
-import dataclasses
 from enum import Enum
 from typing import Any
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from agent.cloud.orders.context import NodeOrderContext, OrderContext
 from agent.cloud.orders.release.one_volume import DETACH_YOURSELF, explain_attached
@@ -20,6 +18,7 @@ from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.plan.decisions import AttachApi
 from agent.core.errors import AgentError, ExitCode, RefusedError
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 from agent.report import api
 
 _HALF = 50.0
@@ -151,7 +150,7 @@ async def _detach(context: NodeOrderContext, aws: OrderContext, outcome: Outcome
     """Have AWS detach one volume. Before the call the node sees once more that nobody uses it."""
     volume_id = outcome.volume_id
     # A follower of its own: what it told last is not to keep it from telling of another volume.
-    orders = VolumeOrders(dataclasses.replace(aws.follower), aws.view)
+    orders = VolumeOrders(replace(aws.follower), aws.view)
     try:
         await orders.detach(volume_id)
     except AgentError as error:

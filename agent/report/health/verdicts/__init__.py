@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from agent.core.model import Reason
+from agent.core.replace import replace
 from agent.report.board.readings import Reading, Verdict, sort_verdicts
 from agent.report.health.verdicts.device import find_io_errors, find_stall, find_wrong_timeout
 from agent.report.health.verdicts.filesystem import (

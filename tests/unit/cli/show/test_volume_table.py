@@ -6,12 +6,12 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cli.show.fitting_table import WIDE_COLUMNS
 from agent.cli.show.render import print_view, show_volume
 from agent.cli.show.volume_table import list_names, show_volumes, show_volumes_wide
 from agent.core.model import Condition
+from agent.core.replace import replace
 from agent.report import api
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 

@@ -4,7 +4,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import ModifyVolume
 from agent.cloud.aws.models import CloudVolume, Modification
@@ -13,6 +12,7 @@ from agent.cloud.plan.class_drift import find_shape_differences, find_tag_differ
 from agent.cloud.plan.decisions import Do
 from agent.cloud.plan.modify_volume import plan_modify, plan_tags
 from agent.core.model import Difference, Reason, Remedy, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 
 VOLUME = VolumeId("vol-0123456789abcdef0")

@@ -4,7 +4,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import (
     AttachClusterNodeVolume,
@@ -41,6 +40,7 @@ from agent.cloud.plan.modify_volume import plan_expand, plan_modify, plan_tags
 from agent.cloud.state.made_volumes import Making, note_burnt, note_described, note_made, note_mismatch
 from agent.core.errors import AgentError
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy.entries import Claim, VolumeClass, VolumeType
 from agent.policy.reading import load_policy
@@ -60,9 +60,7 @@ MINE = replace(FREE, tags=WANTED.all_tags)
 
 
 def held(state: str, by: str, **changes: object) -> CloudVolume:
-    return replace(
-        FREE, state="in-use", attachments=(CloudAttachment(state, by),), **changes
-    )  # a test's shorthand
+    return replace(FREE, state="in-use", attachments=(CloudAttachment(state, by),), **changes)  # type: ignore[arg-type]  # a test's shorthand
 
 
 @pytest.mark.parametrize(
@@ -382,7 +380,7 @@ def test_iops_by_size_are_no_fewer_than_ec2_gives(
 )
 def test_modification_sends_what_changed(wanted: dict[str, object], expected: object) -> None:
     """Only what differs is sent, and nothing where nothing differs."""
-    changed = replace(WANTED, **wanted)  # a test's shorthand
+    changed = replace(WANTED, **wanted)  # type: ignore[arg-type]  # a test's shorthand
     planned = plan_modify(MINE, changed, None)
     assert (planned.call if isinstance(planned, Do) else planned) == expected
 

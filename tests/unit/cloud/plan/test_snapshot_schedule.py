@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.cloud.aws.calls import EnableFastSnapshotRestores, LockSnapshot
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume
@@ -23,6 +22,7 @@ from agent.cloud.plan.snapshot_schedule import (
     plan_snapshot,
 )
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.policy.entries import SnapshotsEntry
 from agent.policy.values.build import build_section
 from agent.policy.values.cron import Schedule

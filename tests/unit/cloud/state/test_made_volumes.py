@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from agent.cloud.identity.whoami import CloudIdentity
@@ -13,6 +12,7 @@ from agent.cloud.is_wanted import is_wanted
 from agent.cloud.state.made_volumes import Making, Makings
 from agent.cloud.state.state_file import FileStore
 from agent.core.model import VolumeId
+from agent.core.replace import replace
 from agent.policy import Policy
 
 VOLUME = VolumeId("vol-0123456789abcdef0")

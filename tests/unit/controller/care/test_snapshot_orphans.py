@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from msgspec.structs import replace
 
 from agent.cloud.aws.call import Call
 from agent.cloud.aws.calls import DescribeSnapshots
@@ -21,6 +20,7 @@ from agent.controller.cluster.objects import (
     SnapshotSource,
     VolumeSnapshotContent,
 )
+from agent.core.replace import replace
 
 UID = "0b5c1a52-1c0e-4a39-8d63-7f6b6f0e7f11"
 NAME = ("CSIVolumeSnapshotName", f"snapshot-{UID}")

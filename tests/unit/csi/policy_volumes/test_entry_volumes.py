@@ -7,10 +7,10 @@ from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import Condition, FsType, Mount, Reason, Released, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Format, Publish
 from agent.csi.calls import AccessMode
 from agent.csi.policy_volumes.calls import EntryName, PublishEntryCall

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import NotAnsweringError
 from agent.core.model import Condition, Reason, VolumeId
+from agent.core.replace import replace
 from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_notes import find_note
 from agent.csi.volumes.staged_record import StagedRecord, make_record

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import FormatRule, FsType, Reason, Wanted
+from agent.core.replace import replace
 from agent.csi.calls import AccessMode, Capability
 from agent.csi.volumes.kubelet_wants import KubeletWants, make_want
 from agent.csi.volumes.staged_record import make_record
@@ -43,7 +43,7 @@ def test_volume_to_be_read_is_not_written_to(capability: Capability, word: str) 
 )
 def test_volume_is_formatted_only_where_nothing_forbids_it(field: dict[str, bool], rule: FormatRule) -> None:
     """A copy of something is never formatted, nor is what its attributes keep from it."""
-    want = make_want(make_record(replace(STAGE, **field), "boot"), resolve)  # of one row
+    want = make_want(make_record(replace(STAGE, **field), "boot"), resolve)  # type: ignore[arg-type]  # of one row
     assert want.filesystem is not None
     assert want.filesystem.format is rule
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Reason
+from agent.core.replace import replace
 from agent.core.steps import Format, Publish, Relinquish
 from agent.csi.calls import AccessMode
 from tests.fakes.world import AgentDiedError, FakeNode, FakeVolume, is_death

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import (
@@ -20,6 +18,7 @@ from agent.core.model import (
     WantedFilesystem,
     WantedMount,
 )
+from agent.core.replace import replace
 from agent.core.steps import Format, MountFilesystem
 from agent.csi.calls import AccessMode, Capability, StageCall
 from agent.csi.volumes import stage as stage_module
@@ -184,7 +183,7 @@ async def test_restart_keeps_what_was_staged_in_use(tmp_path: Path) -> None:
     volume = FakeVolume(VOLUME)
     async with open_scene(FakeNode(volume), tmp_path) as scene:
         await scene.volumes.stage(STAGE)
-    volume = dataclasses.replace(volume, mount=None)  # took the mount away meanwhile
+    volume = replace(volume, mount=None)  # took the mount away meanwhile
     async with open_scene(FakeNode(volume), tmp_path) as scene:
         await scene.reconciler.wait_settled([VOLUME], 10)
         assert volume.mount is not None

@@ -13,10 +13,10 @@ from typing import TypeVar
 import anyio
 import anyio.lowlevel
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import RefusedError, ShortageError
 from agent.core.model import FsType, Reason, VolumeId
+from agent.core.replace import replace
 from agent.csi.calls import AccessMode, Capability, StageCall
 from agent.csi.volumes.staged_record import DIRECTORY, Publication, StagedRecord, make_record
 from agent.csi.volumes.staged_records import StagedRecords

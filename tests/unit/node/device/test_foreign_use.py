@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import (
     Device,
@@ -13,6 +12,7 @@ from agent.core.model import (
     Reason,
     parse_volume_id,
 )
+from agent.core.replace import replace
 from agent.node.device.foreign_use import BlockNode, Shown, UsageFacts, find_exclusion
 
 VOLUME = parse_volume_id("vol-0123456789abcdef0")
@@ -50,7 +50,7 @@ def make_mount(path: str, number: DeviceNumber = DISK, **fields: object) -> Moun
         source="/dev/x",
         super_options=frozenset({"rw"}),
     )
-    return replace(mount, **fields)
+    return replace(mount, **fields)  # type: ignore[arg-type]
 
 
 def stack(*mounts: Mount, **fields: object) -> UsageFacts:
@@ -60,7 +60,7 @@ def stack(*mounts: Mount, **fields: object) -> UsageFacts:
         MAPPED: BlockNode("dm-0", frozenset({PART}), "an encrypted volume root"),
         UPPER: BlockNode("dm-1", frozenset({MAPPED}), "an LVM volume vg-root"),
     }
-    return replace(UsageFacts(mounts=mounts, blocks=blocks), **fields)
+    return replace(UsageFacts(mounts=mounts, blocks=blocks), **fields)  # type: ignore[arg-type]
 
 
 ROOT_LAYOUTS = {
@@ -271,7 +271,7 @@ def test_mount_of_someone_else_is_excluded() -> None:
 
 
 def make_record(**fields: object) -> MountRecord:
-    return replace(MountRecord(VOLUME, "/old", DISK, "boot-1", 9), **fields)
+    return replace(MountRecord(VOLUME, "/old", DISK, "boot-1", 9), **fields)  # type: ignore[arg-type]
 
 
 def test_mount_of_our_own_is_not_excluded() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.core.model import DeviceNumber, Mount
+from agent.core.replace import replace
 from agent.node.kernel.mountinfo import (
     describe_mount,
     find_node_number,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from msgspec.structs import replace
 
 from agent.core.errors import AgentError
 from agent.core.model import Device, DeviceNumber, Identity, Process, Reason, VolumeId
+from agent.core.replace import replace
 from agent.node.kernel.open_files import list_descriptors, list_processes
 from agent.node.mounts import release_device
 from agent.node.mounts.detached_mounts import Leftover, User, list_left

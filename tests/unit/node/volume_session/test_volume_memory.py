@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from agent.core.model import Checked, Device, DeviceNumber, Foreign, Identity, VolumeId
+from agent.core.replace import replace
 from agent.node.volume_session.recheck import State
 from agent.node.volume_session.volume_memory import VolumeMemory
 

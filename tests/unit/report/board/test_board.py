@@ -3,9 +3,9 @@ from __future__ import annotations
 import anyio
 import pytest
 import structlog
-from msgspec.structs import replace
 
 from agent.core.model import Condition, Expected, Reason, VolumeId
+from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.changes import MAX_PENDING_CHANGES, Change
 from agent.report.board.events import EventHistory, EventName

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 from typing_extensions import override
 
 from agent.core.model import Condition, NodeReason, Reason, VolumeId
+from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.endpoints import page

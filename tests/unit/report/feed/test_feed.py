@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from msgspec.structs import replace
 
 from agent.core.model import (
     Attachments,
@@ -21,6 +20,7 @@ from agent.core.model import (
     Provisioned,
     VolumeId,
 )
+from agent.core.replace import replace
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
 from agent.report import api
 from agent.report.agent_counters import Counters

@@ -9,10 +9,10 @@ from time import monotonic
 import anyio
 import pytest
 import structlog.testing
-from msgspec.structs import replace
 
 from agent.core.errors import FrozenError, InconclusiveError, NotAnsweringError, ShortageError, VanishedError
 from agent.core.model import Condition, DeviceNumber, Reason, VolumeId
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.values import MountSample, Sample, SampleRequest
 from agent.report.board.board import Board

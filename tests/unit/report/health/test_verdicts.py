@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.core.model import Condition, DeviceNumber, Provisioned, Reason
+from agent.core.replace import replace
 from agent.node.kernel.disk_counters import BlockCounters
 from agent.node.sampling.ebs_statistics import Direction, EbsStatistics
 from agent.node.sampling.values import MountSample, Sample

@@ -4,7 +4,6 @@ import subprocess
 from datetime import timedelta
 
 import pytest
-from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
@@ -20,6 +19,7 @@ from agent.core.model import (
     Remedy,
     SnapshotFacts,
 )
+from agent.core.replace import replace
 from agent.node.sampling.ebs_statistics import parse_statistics
 from agent.report.agent_counters import Counters
 from agent.report.board.board import Board

@@ -11,8 +11,9 @@ from agent.base.lean_imports import hidden, replaced
 # OpenSSL loaded at all.
 with hidden("ssl"):
     import asyncio  # noqa: F401
-with replaced("ssl"):
-    import anyio  # noqa: F401
+with replaced("ssl", SSLContext=object):
+    # What anyio has of sockets comes when it is first asked for; of TLS it takes one name, for annotations.
+    from anyio import wait_readable  # noqa: F401
 
 from agent.daemon.start import run
 

@@ -39,9 +39,8 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     """Print the findings and return the exit code they deserve."""
     is_ready = all(finding.grade is not Grade.FAILURE for finding in findings)
     if as_json:
-        shown = [
-            {**to_builtins(finding), "verdict": finding.grade} for finding in findings
-        ]  # its former name
+        # A finding's grade was called its verdict.
+        shown = [{**to_builtins(finding), "verdict": finding.grade} for finding in findings]
         print_json({"ready": is_ready, "findings": shown})
     else:
         _print_findings(findings, is_ready=is_ready)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from http import HTTPStatus
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import h11
@@ -22,6 +21,9 @@ from agent.report.http.messages import Answer, Peer, Request
 from agent.report.serving.connections import LINGER_S, Connections
 from agent.report.serving.flood_log import Outcome, Tally
 from agent.report.serving.peer import Connection
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_BODY_BYTES = 64 << 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import anyio
 from typing_extensions import Self
@@ -17,6 +17,9 @@ from agent.report.serving.connections import CLOSE_TIMEOUT_S, PAUSE_S, TLS_PAUSE
 from agent.report.serving.doors import Door
 from agent.report.serving.flood_log import Tally
 from agent.report.serving.peer import Connection
+
+if TYPE_CHECKING:
+    import ssl
 
 HTTP_LIMITS = Limits()
 LOOK_EVERY_S = 0.02

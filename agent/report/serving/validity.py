@@ -23,7 +23,7 @@ def find_expiry(pem: bytes) -> float | None:
     if not begin or not end:
         return None
     try:
-        return _read_expiry(binascii.a2b_base64(body))
+        return _read_expiry(binascii.a2b_base64(body.decode("ascii")))
     except (ValueError, IndexError):
         return None
 

@@ -42,6 +42,7 @@ IDLE_S = float(os.environ.get("BENCH_IDLE_SECONDS", "60"))
 SIZE_BYTES = 512 << 20
 MANY = 20
 WAIT_S = 300.0
+QUIET_S = 0.3
 IDLE_SETTLE_S = 95.0
 """Workers that nobody needs end after 90 s."""
 
@@ -197,6 +198,7 @@ class Round:
             if agent.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the agent did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.1)
+        wait_at_rest(agent.pid)
         return agent
 
     def _wait_announced(self, monitor: pyudev.Monitor) -> float:
@@ -222,6 +224,17 @@ class Round:
         for mount in read_mounts():
             if mount.path in self._mounts:
                 subprocess.run(["umount", mount.path], check=True)
+
+
+def wait_at_rest(pid: int) -> None:
+    """Return once a process, and all it started, does nothing: what follows its start is not measured."""
+    deadline, spent_s = time.monotonic() + WAIT_S, read_cpu_s(pid)
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_S)
+        before_s, spent_s = spent_s, read_cpu_s(pid)
+        if spent_s - before_s < QUIET_S * 0.02:
+            return
+    raise RuntimeError("the agent does not come to rest")
 
 
 @contextmanager

@@ -179,6 +179,8 @@ class CloudService:
         policy = self._policy()
         if policy.agent.cloud.enabled is False or not (policy.volumes or self._is_any_to_go()):
             return False
+        if self._has_standins and policy.agent.cloud.enabled is None:
+            return False  # whoever this node is: it is not asked each time a file comes
         was_unknown = self._identity.instance_id is None
         identity = self._identity = identity or await identify_node(self._surroundings())
         if was_unknown and identity.instance_id is not None:

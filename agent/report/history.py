@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from agent.base.file_reading import read_end
 from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
@@ -22,6 +24,8 @@ from agent.report.api import show_event
 from agent.report.board.events import MAX_EVENTS, Event, EventHistory, EventName
 
 FILE_NAME = "events.jsonl"
+BURST_S = 0.2
+"""Events come in bursts, as volumes do: what comes within so long is written at once."""
 MAX_FILE_BYTES = 4 << 20
 """Read no more than its last so many bytes, whoever wrote it."""
 
@@ -87,6 +91,7 @@ class HistoryKeeper:
     async def run(self) -> None:
         """Write until cancelled."""
         async for _ in self._history.follow(self._written):
+            await anyio.sleep(BURST_S)
             await self.flush()
 
     async def flush(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.model import Reason
+from agent.core.model import FsType, Reason
 from tests.corpus.tools import run
 from tests.loop.devices import write_device
 from tests.loop.moments import Outcome, Stage, WatchedWorkers, staged
@@ -22,6 +22,20 @@ LUKS = b"LUKS\xba\xbe\x00\x01" + b"aes\0".ljust(32, b"\0") + b"xts-plain64\0".lj
 def sign(stage: Stage) -> None:
     """Put a second signature on the device; the filesystem stays whole."""
     write_device(stage.device, 0, LUKS.ljust(512, b"\0"))
+
+
+def sign_in_cache(stage: Stage) -> None:
+    """Put it where only the kernel has it so far: nothing is written to the disk."""
+    fd = os.open(stage.device, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, LUKS.ljust(512, b"\0"), 0)
+    finally:
+        os.close(fd)
+
+
+def set_counting(stage: Stage, word: str) -> None:
+    """Have the kernel count what is written to the device, or not."""
+    Path(f"/sys/class/block/{Path(stage.device).name}/queue/iostats").write_text(word, encoding="ascii")
 
 
 def remake(stage: Stage) -> None:
@@ -48,7 +62,7 @@ async def list_calls(stage: Stage) -> list[str]:
         calls = outcome.calls
         run("umount", stage.data / "ckpt")
         await stage.node.forget_mount(stage.wanted.volume_id)
-    return calls[: calls.index("mount_filesystem")]
+    return calls[: calls.index("verify_and_mount") + 1]
 
 
 async def run_pass(stage: Stage, number: int, act: Callable[[Stage], None]) -> Outcome:
@@ -73,11 +87,12 @@ def make(stage: Stage) -> None:
         # The state is read right after the check.
         ("read_state", sign, Reason.NOT_BLANK),
         ("look_at", sign, Reason.NOT_BLANK),
-        ("verify_unchanged", sign, Reason.NOT_BLANK),
-        ("verify_unchanged", remake, Reason.NOT_BLANK),
+        ("verify_and_mount", sign, Reason.NOT_BLANK),
+        ("verify_and_mount", sign_in_cache, Reason.NOT_BLANK),
+        ("verify_and_mount", remake, Reason.NOT_BLANK),
         ("look_at", scribble, Reason.DEVICE_BUSY),
-        ("verify_unchanged", scribble, Reason.DEVICE_BUSY),
-        ("verify_unchanged", grow, Reason.PROBE_FAILED),
+        ("verify_and_mount", scribble, Reason.DEVICE_BUSY),
+        ("verify_and_mount", grow, Reason.PROBE_FAILED),
     ],
 )
 async def test_volume_that_was_written_to_meanwhile_is_not_mounted(
@@ -92,12 +107,15 @@ async def test_volume_that_was_written_to_meanwhile_is_not_mounted(
         assert not (stage.data / "ckpt").is_mount()
 
 
-async def test_volume_that_is_another_s_before_its_check_is_not_checked(tmp_path: Path) -> None:
-    """A check repairs, so what it is made on is recognised again before it."""
+@pytest.mark.parametrize("act", [sign, sign_in_cache])
+async def test_volume_that_is_another_s_before_its_check_is_not_checked(
+    tmp_path: Path, act: Callable[[Stage], None]
+) -> None:
+    """A check repairs, so what it is made on is what was looked at, or is recognised again before it."""
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
         make(stage)
         calls = await list_calls(stage)
-        outcome = await run_pass(stage, calls.index("verify_unchanged"), sign)
+        outcome = await run_pass(stage, calls.index("verify_unchanged"), act)
         assert (outcome.steps, outcome.reason) == (["check"], str(Reason.NOT_BLANK))
         assert "read_state" not in outcome.calls
 
@@ -107,7 +125,36 @@ async def test_volume_that_was_written_to_is_checked_and_mounted_then(tmp_path: 
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
         make(stage)
         calls = await list_calls(stage)
-        outcome = await run_pass(stage, find_last(calls, "verify_unchanged"), scribble)
+        outcome = await run_pass(stage, find_last(calls, "verify_and_mount"), scribble)
         assert not outcome.is_done
         outcome = await stage.run_pass()
         assert (outcome.is_done, outcome.steps) == (True, ["check", "mount", *outcome.steps[2:]])
+
+
+@pytest.mark.parametrize("act", [sign, sign_in_cache, scribble])
+async def test_check_that_writes_nothing_does_not_make_up_for_others(
+    tmp_path: Path, act: Callable[[Stage], None]
+) -> None:
+    """Where not even the check has written, what was looked at first holds until somebody does."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers, FsType.BTRFS) as stage:
+        run("mkfs.btrfs", "-q", "-f", stage.device)
+        calls = await list_calls(stage)
+        outcome = await run_pass(stage, find_last(calls, "verify_and_mount"), act)
+        reason = Reason.DEVICE_BUSY if act is scribble else Reason.NOT_BLANK
+        assert (outcome.is_done, outcome.reason) == (False, str(reason))
+        assert not (stage.data / "ckpt").is_mount()
+
+
+async def test_volume_whose_writes_are_not_counted_is_recognised_afresh(tmp_path: Path) -> None:
+    """Without the kernel's count nothing tells that nobody wrote, so it is looked for each time."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
+        make(stage)
+        set_counting(stage, "0")
+        try:
+            calls = await list_calls(stage)
+            for name in ("verify_unchanged", "verify_and_mount"):
+                outcome = await run_pass(stage, find_last(calls, name), sign)
+                assert outcome.reason == str(Reason.NOT_BLANK)
+                write_device(stage.device, 0, bytes(512))
+        finally:
+            set_counting(stage, "1")

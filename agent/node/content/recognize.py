@@ -51,7 +51,7 @@ def recognize(
     for anew.
     """
     try:
-        if known is not None and _reread(fd, device, known) == known:
+        if known is not None and reread(fd, device, known) == known:
             return known
         return find_signatures(fd, device)
     except OSError as error:
@@ -60,8 +60,11 @@ def recognize(
         return Unknown(f"the probe for signatures failed ({error.strerror or error})")
 
 
-def _reread(fd: int, device: Device, known: Filesystem) -> Filesystem | Foreign | None:
-    """Return what the superblock of ``known`` says now; None where its partition is gone."""
+def reread(fd: int, device: Device, known: Filesystem) -> Filesystem | Foreign | None:
+    """Return what the superblock of ``known`` says now, and nothing else; None where its partition is gone.
+
+    Raises OSError where it could not be read.
+    """
     start_bytes = 0
     if known.partition is not None:
         starts = {partition.number: partition.start_bytes for partition in device.partitions}

@@ -136,14 +136,16 @@ def _read_blocks(root: Path) -> dict[DeviceNumber, BlockNode]:
 
 
 def _read_block(node: str, name: str, numbers: Mapping[str, DeviceNumber], root: Path) -> BlockNode:
+    # What is named like a disk of these kinds is one: partitions have names of their own.
+    if _LOOP.fullmatch(name):
+        backing = _read_loop_backing(node, root)
+        return BlockNode(name) if backing is None else BlockNode(name, _find_numbers([backing], numbers))
+    if _LEAF.fullmatch(name):
+        return BlockNode(name)
     # A partition's directory lies in its disk's; a disk's lies in one that is no block device.
     disk = os.readlink(node).rsplit("/", 2)[-2]  # noqa: PTH115 -- of hundreds at each look
     if disk in numbers:
         return BlockNode(name, frozenset({numbers[disk]}))
-    if _LOOP.fullmatch(name):
-        return BlockNode(name, _find_numbers([_read_loop_backing(node, root)], numbers))
-    if _LEAF.fullmatch(name):
-        return BlockNode(name)
     beneath = _find_numbers(list_names(f"{node}/slaves"), numbers)
     return BlockNode(name, beneath, _describe_block(node, list_names(node)))
 

@@ -63,7 +63,7 @@ class Workers:
         self.confined = ConfinedCalls(self._zygote, confined)
         """Makes calls in processes with next to no rights."""
         self._pool = WorkerPool(self._zygote)
-        self._turns = anyio.Semaphore(MAX_AT_ONCE)
+        self._turns = anyio.Semaphore(MAX_AT_ONCE, fast_acquire=True)
         self._abandoned_count = 0
         self._barrier = Barrier()
 
@@ -196,6 +196,8 @@ class Workers:
         """Tell whether a killed worker of the subject is still there when it has had this long to die."""
         dying = self._pool.dying
         stuck = [worker for worker, job in dying.items() if job.subject == subject]
+        if not stuck:
+            return False
         with anyio.move_on_after(patience_s):
             for worker in stuck:
                 await worker.is_dead.wait()

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agent.core.errors import AgentError, RefusedError
+from agent.core.errors import AgentError
 from agent.core.exhaustion import explain_shortage, is_shortage
 from agent.core.model import (
     Device,
     DeviceNumber,
-    Filesystem,
     Mount,
     Observed,
     Reason,
@@ -53,12 +52,10 @@ from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.mount_actions import MountActions
 from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import need_raw_note, note_raw, note_restored, refuse_raw
-from agent.node.volume_session.recheck import Unchanged, verify_unchanged
 from agent.node.volume_session.step_needs import (
     FIND_TIMEOUT_S,
     FLUSH_TIMEOUT_S,
     OWN_TIMEOUT_S,
-    VERIFY_TIMEOUT_S,
     need_device,
 )
 
@@ -105,8 +102,6 @@ class VolumeActions:
             touched = find_touched_mount(action, observed)
             if touched is not None:
                 await self._node.freezes.refuse_frozen(self._pin.volume, touched.path, touched.device_number)
-            if isinstance(action, (Check, MountFilesystem)):
-                await self._verify_unchanged(observed)
             asks_again = isinstance(action, (Format, GrowPartition))
             await self.deeds[type(action)](action, observed, *((confirm,) if asks_again else ()))
         except OSError as error:
@@ -117,15 +112,6 @@ class VolumeActions:
                 hint="See the kernel log for the device.",
                 reason=Reason.STEP_FAILED,
             ) from error
-
-    async def _verify_unchanged(self, observed: Observed) -> None:
-        """Raise unless what was looked at is still there: what checks or mounts it writes to it."""
-        if not isinstance(observed.content, Filesystem):
-            raise RefusedError(f"{self._pin.volume} was not found to hold a filesystem.")
-        request = Unchanged(
-            need_device(observed), self._node.source.identify, observed.content, self._pin.checked_state
-        )
-        await self._pin.call(verify_unchanged, self._pin.fd, request, timeout_s=VERIFY_TIMEOUT_S)
 
     async def _link(self, action: Link, observed: Observed) -> None:
         if not action.path.startswith(f"{links.BY_ID}/"):

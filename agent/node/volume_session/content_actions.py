@@ -26,13 +26,14 @@ from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
 from agent.node.mounts import release_device
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin
-from agent.node.volume_session.recheck import read_state
+from agent.node.volume_session.recheck import read_state, verify_unchanged
 from agent.node.volume_session.step_needs import (
     FIND_TIMEOUT_S,
     FLUSH_TIMEOUT_S,
     GROW_TIMEOUT_S,
     VERIFY_TIMEOUT_S,
     need_device,
+    need_filesystem,
     need_mount,
 )
 
@@ -100,7 +101,10 @@ class ContentActions:
             await self._node.save(self._node.records.formats.write, record)
 
     async def check(self, action: Check, observed: Observed) -> None:
-        device = need_device(observed)
+        device, content = need_device(observed), need_filesystem(observed)
+        expected = self._pin.expect(device, content, self._node.source.identify)
+        # A check repairs, so what it is made on is still what was looked at.
+        await self._pin.call(verify_unchanged, self._pin.fd, expected, timeout_s=VERIFY_TIMEOUT_S)
         fd = await self._pin.open_part(device, action.partition)
         try:
             checked = self._pin.checked = await fsck.check_filesystem(fd, action.type)
@@ -110,8 +114,6 @@ class ContentActions:
             raise
         finally:
             await self._pin.close_part(fd)
-        # It may have taken hours: whatever else is on the device by now is looked for anew.
-        self._pin.recognized = None
         state = await self._pin.call(read_state, self._pin.fd, device, timeout_s=FLUSH_TIMEOUT_S)
         self._pin.checked_state = state
         self._node.remember(self._pin.volume).keep_check(state, checked)

@@ -51,6 +51,7 @@ from agent.node.mounts.own_mounts import (
     list_own_mounts,
 )
 from agent.node.state.volume_records import Notes, Records, read_notes
+from agent.node.volume_session.recheck import State, read_state
 
 _LOOKS = 3
 
@@ -103,6 +104,8 @@ class DeviceFacts(Struct, frozen=True):
     content: Filesystem | Foreign | Unknown | None = None
     """Of a volume seen at the wanted path, by the mounted filesystem itself; of another, by signatures.
     None where it was not looked at, or nothing was recognised, which proves nothing."""
+    recognized: State | None = None
+    """In which state of the device that was recognised; None where it was only confirmed, or is not known."""
     root_inode: RootInode | None = None
     node_owner: RootInode | None = None
     tuning: Tuning = field(default_factory=Tuning)
@@ -211,13 +214,16 @@ def _look_once(fd: int, found: Device, request: LookRequest, surroundings: Usage
     seen = here if cover is None and not request.is_leaving else None
     others = tuple(mount for mount in mounts if mount.path != request.wanted_path)
     content: Filesystem | Foreign | Unknown | None = None
-    root_inode = None
+    root_inode = recognized = None
     if seen is not None:
         with change_mount.open_seen(seen) as mount_fd:
             content = _read_mounted(fd, found, seen, mount_fd)
             root_inode = change_mount.read_inode(mount_fd)
     elif request.reads_contents and not mounts and exclusion is None:
+        # Before it is read: what is written while it is read counts as written after it.
+        state = read_state(fd, found, False)  # noqa: FBT003 -- for workers
         content = recognize(fd, found, request.known)
+        recognized = None if content is request.known else state
     return DeviceFacts(
         device=found,
         exclusion=exclusion,
@@ -231,6 +237,7 @@ def _look_once(fd: int, found: Device, request: LookRequest, surroundings: Usage
         mounted_at=find_any_mount(found, surroundings) if request.is_raw else None,
         is_hidden=cover is not None,
         content=content,
+        recognized=recognized,
         root_inode=root_inode,
         node_owner=read_node_owner(request.path, found.device_number),
         tuning=read_tuning(found.device_number),

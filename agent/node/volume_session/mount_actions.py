@@ -23,12 +23,19 @@ from agent.core.steps import (
     Unpublish,
 )
 from agent.node.filesystem import change_mount
-from agent.node.filesystem.mount import MountRequest, mount_filesystem, move_mount
+from agent.node.filesystem.mount import MountRequest, move_mount
 from agent.node.mounts.detached_mounts import detach_and_note
 from agent.node.mounts.pod_views import View, publish_mount, publish_node, remove_view
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin, find_partition
-from agent.node.volume_session.step_needs import MOUNT_TIMEOUT_S, OWN_TIMEOUT_S, need_device, need_mount
+from agent.node.volume_session.recheck import verify_and_mount
+from agent.node.volume_session.step_needs import (
+    MOUNT_TIMEOUT_S,
+    OWN_TIMEOUT_S,
+    need_device,
+    need_filesystem,
+    need_mount,
+)
 
 DUPLICATE_UUID = "duplicate UUID"
 """What xfs says when another mounted filesystem has the same one (fs/xfs/xfs_mount.c)."""
@@ -42,7 +49,7 @@ class MountActions:
         self._pin = pin
 
     async def mount(self, action: MountFilesystem, observed: Observed) -> None:
-        device = need_device(observed)
+        device, content = need_device(observed), need_filesystem(observed)
         part: Device | Partition = device
         if action.partition is not None:
             part = find_partition(device, action.partition)
@@ -60,8 +67,10 @@ class MountActions:
             gid=action.gid,
             mode=action.mode,
         )
+        # What is mounted is what was looked at and checked, made sure of in the same call.
+        expected = self._pin.expect(device, content, self._node.source.identify)
         try:
-            await self._pin.call(mount_filesystem, request, timeout_s=MOUNT_TIMEOUT_S)
+            await self._pin.call(verify_and_mount, self._pin.fd, expected, request, timeout_s=MOUNT_TIMEOUT_S)
         except AgentError as error:
             if DUPLICATE_UUID not in error.message or action.uuid is None or "nouuid" in action.options:
                 raise

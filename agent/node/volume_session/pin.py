@@ -14,7 +14,16 @@ from typing import TypeVar
 from typing_extensions import TypeVarTuple, Unpack
 
 from agent.core.errors import VanishedError
-from agent.core.model import Checked, Content, Device, DeviceNumber, Filesystem, Partition, VolumeId
+from agent.core.model import (
+    Checked,
+    Content,
+    Device,
+    DeviceNumber,
+    Filesystem,
+    Identity,
+    Partition,
+    VolumeId,
+)
 from agent.node.content.blankness import Trust
 from agent.node.content.recognize import probe
 from agent.node.device.device_lock import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
@@ -23,7 +32,7 @@ from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look
-from agent.node.volume_session.recheck import State
+from agent.node.volume_session.recheck import State, Unchanged
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -49,6 +58,8 @@ class Pin:
         """On which state of the device it found that in this pass; None also where that cannot be told."""
         self.recognized: Filesystem | None = None
         """What the last look found on the device."""
+        self._recognized_state: State | None = None
+        """In which state of the device the looks recognised that, or began to; None where it is not known."""
         self.writes: tuple[int, ...] | None = None
         """What had been written to the device, by ``count_writes``, before its contents were last proven."""
         self.is_changed = False
@@ -73,8 +84,20 @@ class Pin:
             self._fd, look = await self.call(open_and_look, request, timeout_s=LOOK_TIMEOUT_S)
         else:
             look = await self.call(look_at, self._fd, request, timeout_s=LOOK_TIMEOUT_S)
-        self.recognized = look.content if isinstance(look.content, Filesystem) and not look.mounts else None
+        found = look.content if isinstance(look.content, Filesystem) and not look.mounts else None
+        if look.recognized is not None or found != self.recognized:
+            self._recognized_state = look.recognized
+        self.recognized = found
         return look
+
+    def expect(self, device: Device, content: Filesystem, identify: Callable[[int], Identity]) -> Unchanged:
+        """Return what is to be found before the device is checked or mounted: what was looked at and checked.
+
+        What another node writes to a shared volume is counted there, so that is recognised afresh.
+        """
+        is_known = content == self.recognized and not device.identity.is_shared
+        state = self._recognized_state if is_known else None
+        return Unchanged(device, identify, content, checked=self.checked_state, recognized=state)
 
     async def lock_and_probe(self, device: Device, trust: Trust) -> Content:
         """Find out what is on the device, with udev and other tools kept off it until the pass ends."""

@@ -1,8 +1,8 @@
 """Whether a device is still what was looked at: asked right before it is checked or mounted, and of a check.
 
 A look is as old as what was done since, and a check may take hours in which others write to the device. So
-what a look found is read again before the deed, and what a check found holds for as long as nobody has
-written to the device since, and no longer. Runs in a worker; reads only.
+what a look recognised, and what a check found, holds for as long as nobody has written to the device since,
+by what the kernel counts, and no longer: else it is recognised afresh. Runs in a worker.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Filesystem, Foreign, Identity, Reason
-from agent.node.content.recognize import find_signatures
+from agent.node.content.recognize import find_signatures, reread
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.open_device import count_writes, verify_pin
 from agent.node.device.usage_facts import gather_surroundings
+from agent.node.filesystem.mount import MountRequest, mount_filesystem
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.kernel.sysfs import locate, read_attribute
 
@@ -31,12 +32,16 @@ class State(Struct, frozen=True):
 
 
 class Unchanged(Struct, frozen=True):
-    """What a device was when it was looked at, and ``checked``: in which state it was when it was checked."""
+    """What a device was when it was looked at."""
 
     device: Device
     identify: Callable[[int], Identity]
     content: Filesystem
     checked: State | None = None
+    """In which state it was checked; None where it was not, or that is not known."""
+    recognized: State | None = None
+    """In which state the content was recognised: in that state its superblock alone is read again. None where
+    it is recognised afresh."""
 
 
 def read_state(fd: int, device: Device, is_flushing: bool = True) -> State | None:  # noqa: FBT001, FBT002 -- for workers
@@ -57,7 +62,11 @@ def verify_unchanged(fd: int, request: Unchanged) -> None:
     exclusion = find_exclusion(device, gather_surroundings(read_mounts()))
     if exclusion is not None:
         raise RefusedError(exclusion.message, hint=exclusion.hint, reason=exclusion.reason)
-    found = find_signatures(fd, device)
+    state = None if request.recognized is None else read_state(fd, device)
+    if state is not None and state == request.recognized:
+        found = reread(fd, device, content)
+    else:
+        found, state = find_signatures(fd, device), None
     is_same = isinstance(found, Filesystem) and _key(found) == _key(content)
     if not is_same:
         raise RefusedError(
@@ -65,12 +74,18 @@ def verify_unchanged(fd: int, request: Unchanged) -> None:
             hint="Someone else is writing to it; nothing was changed by the agent.",
             reason=Reason.NOT_BLANK,
         )
-    if request.checked is not None and read_state(fd, device) != request.checked:
+    if request.checked is not None and (state or read_state(fd, device)) != request.checked:
         raise AgentError(
             f"{device.path} was written to after it was checked, so it is not mounted.",
             hint="Someone else uses it without a claim to it (fuser -v). It is checked again by itself.",
             reason=Reason.DEVICE_BUSY,
         )
+
+
+def verify_and_mount(fd: int, request: Unchanged, mount: MountRequest) -> int:
+    """Mount the device that was looked at, and return the mount's ID; raises as its two parts do."""
+    verify_unchanged(fd, request)
+    return mount_filesystem(mount)
 
 
 def _key(content: Filesystem) -> tuple[object, ...]:

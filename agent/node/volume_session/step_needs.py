@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.core.errors import VanishedError
-from agent.core.model import Device, Mount, Observed
+from agent.core.errors import RefusedError, VanishedError
+from agent.core.model import Device, Filesystem, Mount, Observed
 
 VERIFY_TIMEOUT_S = 30.0
 MOUNT_TIMEOUT_S = 600.0
@@ -21,6 +21,13 @@ def need_device(observed: Observed) -> Device:
     if observed.device is None:
         raise VanishedError(f"{observed.volume_id} is not attached.")
     return observed.device
+
+
+def need_filesystem(observed: Observed) -> Filesystem:
+    """Return the filesystem that was observed on the device, or raise RefusedError."""
+    if not isinstance(observed.content, Filesystem):
+        raise RefusedError(f"{observed.volume_id} was not found to hold a filesystem.")
+    return observed.content
 
 
 def need_mount(observed: Observed, path: str) -> Mount:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 
@@ -44,6 +44,19 @@ def bare(name: str) -> Iterator[None]:
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     with _in_place(name, module_from_spec(spec)):
+        yield
+
+
+@contextmanager
+def hashing_by_python() -> Iterator[None]:
+    """Have ``hashlib`` take Python's own code, where it has such, in the place of OpenSSL's.
+
+    That is 2 MB for some digests of a page each. Fedora's Python, and those built like it, have none of their
+    own (``--with-builtin-hashlib-hashes``).
+    """
+    # The module of SHA-256 before Python 3.12, and since.
+    has_own = find_spec("_sha256") is not None or find_spec("_sha2") is not None
+    with hidden("_hashlib") if has_own else nullcontext():
         yield
 
 

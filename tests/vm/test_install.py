@@ -158,6 +158,13 @@ def check_units(node: HyperPodNode) -> None:
     watch = node.show(UNIT, "WatchdogUSec", "NotifyAccess")
     assert watch == {"WatchdogUSec": "30s", "NotifyAccess": "main"}
     check_faces(node, "cloud", "web")
+    # Who runs as root speaks with nobody over TLS, so it maps no code of it, not even once it was asked.
+    maps = node.guest.shell(
+        'for pid in $(cat "/sys/fs/cgroup/system.slice/$1/cgroup.procs"); do cat "/proc/$pid/maps"; done',
+        UNIT,
+    )
+    assert "/ebs-agent/" in maps
+    assert not re.search(r"/lib(ssl|crypto)\.so", maps)
 
 
 def check_faces(node: HyperPodNode, *faces: str, in_units: bool = True) -> None:

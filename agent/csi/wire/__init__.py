@@ -5,3 +5,11 @@ registration, v1, as far as the agent serves them. ``make proto`` generates the 
 imported with it, so only the services import this, and that only while their face is on. What a controller
 alone needs is apart: no node carries it.
 """
+
+from __future__ import annotations
+
+from agent.base.lean_imports import hidden
+
+# Over sockets of this node nobody speaks TLS.
+with hidden("ssl"):
+    import grpclib.client  # noqa: F401

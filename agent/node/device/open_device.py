@@ -32,6 +32,11 @@ from agent.node.kernel.sysfs import (
 
 T = TypeVar("T")
 
+_WAIT_WRITE_WAIT = 1 | 2 | 4
+"""SYNC_FILE_RANGE_WAIT_BEFORE, WRITE and WAIT_AFTER (linux/fs.h)."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
 
 def open_device(path: str, identify: Callable[[int], Identity]) -> tuple[Fd, Device]:
     """Open the whole disk at ``path`` and find out what it is; the descriptor is the caller's.
@@ -163,7 +168,7 @@ def count_writes(fd: int, sysfs: Path = SYSFS, *, is_flushing: bool = True) -> t
     counts before and after mean that nobody wrote in between, unless accounting is off (``queue/iostats``).
     """
     if is_flushing:
-        os.fsync(fd)
+        _write_back(fd)
     rdev = os.fstat(fd).st_rdev
     number = DeviceNumber(os.major(rdev), os.minor(rdev))
     # Nothing is not a count: it would be equal to nothing.
@@ -171,6 +176,17 @@ def count_writes(fd: int, sysfs: Path = SYSFS, *, is_flushing: bool = True) -> t
     fields = [int(word) for word in text.split()]
     # Sectors written and discarded (Documentation/block/stat.rst). Not requests: a flush counts as one.
     return tuple(fields[index] for index in (6, 13) if index < len(fields))
+
+
+def _write_back(fd: int) -> None:
+    """Have the kernel write what it holds back of a device, and wait for it (sync_file_range(2)).
+
+    Unlike fsync this has nobody flush a cache, the disk's or that of a file behind it, which may take long
+    and tells nothing. Raises OSError, EIO where something could not be written.
+    """
+    if _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _open_block(path: str) -> Fd:

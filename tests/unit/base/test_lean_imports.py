@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
 import pytest
 
-from agent.base.lean_imports import bare, hidden, replaced
+from agent.base import lean_imports
+from agent.base.lean_imports import bare, hashing_by_python, hidden, replaced
 
 
 def run(code: str) -> list[str]:
@@ -29,6 +31,19 @@ def test_asyncio_without_tls_is_asyncio() -> None:
         "import agent.daemon, asyncio, ssl; asyncio.run(asyncio.sleep(0)); print(ssl.create_default_context)"
     )
     assert run(code)
+
+
+def test_digests_without_openssl_are_the_same() -> None:
+    digests = "hashlib.sha256(b'').hexdigest(), hashlib.blake2b(b'').hexdigest()"
+    code = f"import agent.daemon, hashlib; print({digests})"
+    assert run(code) == [hashlib.sha256(b"").hexdigest(), hashlib.blake2b(b"").hexdigest()]
+
+
+def test_python_without_digests_of_its_own_keeps_openssl_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Fedora's is built."""
+    monkeypatch.setattr(lean_imports, "find_spec", lambda _: None)
+    with hashing_by_python():
+        assert sys.modules.get("_hashlib", "not hidden") is not None
 
 
 def test_what_stands_in_is_gone_afterwards() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import Device, DeviceNumber, Identity, Partition, VolumeId
+from agent.core.model import Device, DeviceNumber, Filesystem, FsType, Identity, Partition, VolumeId
+from agent.core.replace import replace
+from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
+from agent.node.volume_session.inspect import DeviceFacts, LookRequest
 from agent.node.volume_session.pin import Pin
+from agent.node.volume_session.recheck import State
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +58,56 @@ async def test_another_partition_is_refused() -> None:
         pin = Pin(workers, VOLUME, "/dev/nvme0n1")
         with pytest.raises(AgentError, match="not the partition"):
             await pin.open_part(describe_device(DeviceNumber(259, 7)), 1)
+
+
+FOUND = Filesystem(FsType.EXT4, "6f1c1f0e-5a0b-4d0a-9c43-0d6c1d7a2b11")
+BEFORE, AFTER = State(7, 2 << 30, (0, 0)), State(7, 2 << 30, (16, 0))
+
+
+class Looking:
+    """In the place of workers: each look finds what comes next."""
+
+    def __init__(self, *found: tuple[Filesystem | None, State | None]) -> None:
+        self._found = list(found)
+        self._is_first = True
+
+    async def call(self, *_: Any, **__: Any) -> object:
+        content, recognized = self._found.pop(0)
+        facts = DeviceFacts(describe_device(read_number()), None, content=content, recognized=recognized)
+        is_first, self._is_first = self._is_first, False
+        return (Fd(0), facts) if is_first else facts
+
+
+@pytest.mark.parametrize(
+    ("looks", "state"),
+    [
+        ([(FOUND, BEFORE)], BEFORE),
+        ([(FOUND, BEFORE), (FOUND, None)], BEFORE),
+        ([(FOUND, BEFORE), (FOUND, AFTER)], AFTER),
+        ([(FOUND, None)], None),
+        ([(replace(FOUND, label="other"), BEFORE), (FOUND, AFTER)], AFTER),
+        ([(replace(FOUND, label="other"), BEFORE), (FOUND, None)], None),
+        ([(FOUND, BEFORE), (None, AFTER), (FOUND, None)], None),
+    ],
+    ids=["once", "confirmed", "afresh", "not counted", "another", "another, not counted", "gone meanwhile"],
+)
+async def test_what_is_expected_is_what_was_recognised_last(
+    looks: list[tuple[Filesystem | None, State | None]], state: State | None
+) -> None:
+    """In the state it was recognised in, and not in the one in which it was only confirmed."""
+    pin = Pin(cast("Workers", Looking(*looks)), VOLUME, "/dev/nvme0n1")
+    for _ in looks:
+        await pin.look(cast("LookRequest", None))
+    device = describe_device(read_number())
+    assert pin.expect(device, FOUND, lambda _: device.identity).recognized == state
+    other = replace(FOUND, uuid="other")
+    assert pin.expect(device, other, lambda _: device.identity).recognized is None
+
+
+async def test_shared_volume_is_recognised_afresh() -> None:
+    """What other nodes write to it is not counted on this one."""
+    pin = Pin(cast("Workers", Looking((FOUND, BEFORE))), VOLUME, "/dev/nvme0n1")
+    await pin.look(cast("LookRequest", None))
+    device = describe_device(read_number())
+    shared = replace(device, identity=replace(device.identity, is_shared=True))
+    assert pin.expect(shared, FOUND, lambda _: device.identity).recognized is None

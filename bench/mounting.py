@@ -125,9 +125,11 @@ class Round:
         try:
             devices = self._bed.show(self._volumes, SIZE_BYTES)
             proof_s = asyncio.run(time_proofs(devices)) if self._case.is_blank else 0.0
+            os.sync()  # what rounds before have written is waited for by nobody's sync
             floor_s, floor_cpu_s = self._time_floor(devices)
             self._bed.hide(self._volumes, is_wiped=self._case.is_blank)
             agent = self._start_agent()
+            os.sync()
             before_s = read_cpu_s(agent.pid)
             agent_s = self._time_agent(agent)
             agent_cpu_s = read_cpu_s(agent.pid) - before_s

@@ -20,7 +20,7 @@ from agent.base.log import get_logger
 from agent.core.errors import InconclusiveError
 from agent.core.model import Seen, VolumeId
 from agent.loop.goals import Want
-from agent.loop.known_devices import Census, Heard
+from agent.loop.known_devices import Census, Heard, News
 from agent.loop.reconcile import Reconciler
 from agent.loop.wake_causes import Cause
 from agent.node.device.source import Hint
@@ -177,7 +177,9 @@ class Surveyor:
         self._asking[path].is_stale = True
         while self._asking[path].is_stale:
             self._asking[path].is_stale = False
-            await self._ask(path, self._heard)
+            news = await self._ask(path)
+            # Into what is gathered by now: what was when it was asked may be worked out already.
+            self._heard.put(news)
         del self._asking[path]
         self._has_answers.set()
         if not self._asking:
@@ -211,9 +213,13 @@ class Surveyor:
         to whichever answered first.
         """
         heard = Heard()
+
+        async def put(path: str) -> None:
+            heard.put(await self._ask(path))
+
         async with anyio.create_task_group() as tasks:
             for path in paths:
-                tasks.start_soon(self._ask, path, heard)
+                tasks.start_soon(put, path)
         self._publish()
         return heard
 
@@ -228,8 +234,8 @@ class Surveyor:
             heard, self._heard = self._heard, Heard()
             self._wake(heard)
 
-    async def _ask(self, path: str, heard: Heard) -> None:
-        """Ask one device, and note whom its answer concerns in ``heard``."""
+    async def _ask(self, path: str) -> News | None:
+        """Ask one device, and return whom its answer concerns, if anybody."""
         old = self._census.seen.get(path)
         has_moved = path in self._moved
         self._moved.discard(path)
@@ -245,14 +251,12 @@ class Surveyor:
             self._press(path)
         answer = self._census.put(seen)
         if answer is None:
-            return
-        if answer.is_new:
-            heard.new.add(answer.volume_id)
+            return None
         # Where appearances are not numbered, only what the kernel said tells one from the next.
         has_returned = has_moved and seen.diskseq is None
         has_answered = was_silent and not seen.is_silent
         is_news = answer.is_news or has_returned or has_answered
-        heard.put(answer.volume_id, Cause.DEVICE if is_news else Cause.HINT)
+        return News(answer.volume_id, Cause.DEVICE if is_news else Cause.HINT, answer.is_new)
 
     def _wake(self, heard: Heard) -> None:
         for volume in heard.new:

@@ -18,6 +18,15 @@ class DeviceAnswer(Struct, frozen=True):
     """It is another appearance of it, of another size, or gone: something is known that was not."""
 
 
+class News(Struct, frozen=True):
+    """A volume whose device answered, and why it is looked at for it."""
+
+    volume_id: VolumeId
+    cause: Cause
+    is_new: bool
+    """It was not there before."""
+
+
 class Heard(Struct):
     """Volumes whose devices answered, and that are to be looked at for it."""
 
@@ -25,10 +34,14 @@ class Heard(Struct):
     """Those that were not there before."""
     causes: dict[VolumeId, Cause] = field(default_factory=dict)
 
-    def put(self, volume: VolumeId, cause: Cause) -> None:
+    def put(self, news: News | None) -> None:
         """Add a volume; what one answer has told is news still after another that tells nothing."""
-        if self.causes.get(volume) is not Cause.DEVICE:
-            self.causes[volume] = cause
+        if news is None:
+            return
+        if news.is_new:
+            self.new.add(news.volume_id)
+        if self.causes.get(news.volume_id) is not Cause.DEVICE:
+            self.causes[news.volume_id] = news.cause
 
 
 class Census(Struct):

@@ -97,11 +97,19 @@ def test_existing_filesystem_is_kept(agent: GuestAgent) -> None:
 
 
 def test_twenty_volumes_at_once(agent: GuestAgent) -> None:
-    """Twenty blank volumes attached together are each mounted at their own path."""
+    """Twenty blank volumes attached together are each mounted at their own path.
+
+    For their announcements alone, all of which the agent finds at once when it has its turn again.
+    """
     volumes = name_volumes(20)
-    agent.write_policy(*(claim(volume) for volume in volumes))
+    agent.write_policy(*(claim(volume) for volume in volumes), resync="1h")
     agent.reload()
-    devices = agent.guest.nvmet.attach_all(dict.fromkeys(volumes, SMALL["ext4"]))
+    signal = f"systemctl kill --kill-who=main --signal=SIG$1 {UNIT}"
+    agent.guest.shell(signal, "STOP")
+    try:
+        devices = agent.guest.nvmet.attach_all(dict.fromkeys(volumes, SMALL["ext4"]))
+    finally:
+        agent.guest.shell(signal, "CONT")
     agent.wait_conditions(volumes, "Ready")
     mounted = agent.guest.shell("findmnt --raw --noheadings --types ext4 --output TARGET,SOURCE")
     assert {f"{choose_path(volume)} {device}" for volume, device in zip(volumes, devices, strict=True)} <= (

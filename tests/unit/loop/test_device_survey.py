@@ -195,6 +195,32 @@ async def test_devices_that_appear_together_are_assigned_together() -> None:
         assert assignments.count == before + 1
 
 
+async def test_device_that_answers_later_than_the_first_is_heard_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of devices that were attached together each is looked at, however much longer it takes to answer."""
+    devices = Devices()
+    late = anyio.Event()
+    ask = devices.ask
+
+    async def ask_late(path: str) -> Seen:
+        if path != PATH:
+            await late.wait()
+        return await ask(path)
+
+    devices.ask = ask_late  # type: ignore[method-assign]
+    async with surveying(devices) as (surveyor, assignments):
+        announced: list[VolumeId] = []
+        monkeypatch.setattr(Reconciler, "announce", lambda _, volume: announced.append(volume))
+        devices.volumes = {PATH: VOLUME, "/dev/nvme2n1": OTHER}
+        for path in devices.volumes:
+            surveyor.hear(Hint(path, "add"))
+        await assignments.wait_present(VOLUME)
+        late.set()
+        await assignments.wait_present(VOLUME, OTHER)
+        assert announced == [VOLUME, OTHER]
+
+
 async def test_silence_forgets_no_volume_that_was_known() -> None:
     """A volume whose device stops answering stays known: it is stalled, not gone."""
     devices = Devices(nvme1n1=VOLUME)

@@ -5,12 +5,10 @@ Composition only: what is to be done with a volume is decided below.
 
 from __future__ import annotations
 
-from agent.base.lean_imports import hashing_by_python, hidden, replaced
+from agent.base.lean_imports import hidden, replaced
 
 # It speaks no TLS: where that is spoken it is another process's, and only where there are certificates is
 # OpenSSL loaded at all.
-with hashing_by_python():
-    import hashlib  # noqa: F401
 with hidden("ssl"):
     import asyncio  # noqa: F401
 with replaced("ssl", SSLContext=object):

@@ -190,6 +190,30 @@ start.run_daemon(Paths(Path(tempfile.mkdtemp())))
     assert done.stdout.split() == ["True", "True"]
 
 
+def test_the_daemon_s_command_maps_no_openssl() -> None:
+    """Nor does what workers are forked from, which is there before the daemon is imported."""
+    code = """
+import os, tempfile
+from pathlib import Path
+import agent.cli.run as start
+from agent.base.paths import Paths
+import anyio
+
+def run(*_):
+    pid = os.getpid()
+    for process in (pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        maps = Path(f"/proc/{process}/maps").read_text()
+        print("msgspec" in maps, *(library for library in ("libssl", "libcrypto") if library in maps))
+anyio.run = run
+start.run_daemon(Paths(Path(tempfile.mkdtemp())))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 1
+    assert set(lines) <= {"True", "False"}
+    assert lines[0] == "True"
+
+
 MEMORY_KIB = 7 * 1024
 """What serving kubelet may take on top of the daemon."""
 

@@ -61,9 +61,18 @@ print(*(name for name in {list(UNHEARD)!r} if name in sys.modules))
     assert {name: UNHEARD[name] for name in done.stdout.split()} == {}
 
 
-@pytest.mark.parametrize("more", ["agent.report.control.serve", "agent.csi.face, agent.csi.service.plugin"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "agent.report.control.serve",
+        "agent.csi.face, agent.csi.service.plugin",
+        "agent.cloud.cloud_loop, agent.cloud.aws_worker.client, agent.cloud.permissions.doctor_in_agent",
+        "agent.cloud.orders.routes, agent.cloud.orders.runner",
+        "agent.report.broker.process, agent.report.broker.teller, agent.report.web.process",
+    ],
+)
 def test_the_daemon_has_no_openssl_in_its_memory(more: str) -> None:
-    """Whether it answers at its control socket, or serves kubelet."""
+    """Whether it answers at its control socket, serves kubelet, has AWS asked, or a broker told."""
     code = f"""
 import agent.daemon, {more}
 from pathlib import Path

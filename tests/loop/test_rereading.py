@@ -88,6 +88,9 @@ def test_volume_that_may_not_be_formatted_is_not_read_for_a_proof(
     """At none of the looks at it, and without the lock that others may have."""
     monkeypatch.setenv("EBS_AGENT_CLOUD_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_REGION", "us-west-2")
+    # Else it is soon known that nothing can be asked, which is another reason.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     prepare(scratch)
     write_policy(scratch, rule, cloud)
     scratch.add_volume(VOLUME, SIZE_BYTES)

@@ -13,18 +13,29 @@ from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
 
 
+def is_possible(policy: Policy, *, has_standins: bool) -> bool:
+    """Return whether AWS may be asked at all, whoever this node is.
+
+    Files that stand in for volumes are attached by no API, unless the policy says so.
+    """
+    enabled = policy.agent.cloud.enabled
+    return not has_standins if enabled is None else enabled
+
+
 def is_wanted(
     policy: Policy, identity: CloudIdentity, *, has_standins: bool, is_any_to_go: bool = False
 ) -> bool:
     """Return whether this policy has anything to ask of AWS on this node.
 
     ``enabled: auto`` means: where an entry needs AWS, or names a volume that could be attached, and the node
-    is one of AWS's. Files that stand in for volumes are attached by no API, unless the policy says so.
+    is one of AWS's.
     ``is_any_to_go``: volumes of claims that may be gone from the policy are still to be deleted.
     """
-    if policy.agent.cloud.enabled is not None:
-        return policy.agent.cloud.enabled
-    if has_standins or identity.instance_id is None:
+    if not is_possible(policy, has_standins=has_standins):
+        return False
+    if policy.agent.cloud.enabled:
+        return True
+    if identity.instance_id is None:
         return False
     entries = choose_entries(policy, identity)
     return is_any_to_go or any(needs_cloud(entry) or entry.volume_id for entry in entries)

@@ -19,7 +19,7 @@ from agent.base.log import get_logger
 from agent.base.unit_process import find_unit
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
-from agent.cloud.is_wanted import explain_open, is_open, is_wanted
+from agent.cloud.is_wanted import explain_open, is_open, is_possible, is_wanted
 from agent.cloud.view.cloud_report import CloudReport, Hands, make_facts
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -177,10 +177,11 @@ class CloudService:
     async def _run_while_wanted(self, identity: CloudIdentity | None) -> bool:
         """Run the loop for as long as the policy has anything to ask of AWS; False where it never had."""
         policy = self._policy()
-        if policy.agent.cloud.enabled is False or not (policy.volumes or self._is_any_to_go()):
+        # Before anybody is asked who this node is, which comes with every device.
+        if not is_possible(policy, has_standins=self._has_standins):
             return False
-        if self._has_standins and policy.agent.cloud.enabled is None:
-            return False  # whoever this node is: it is not asked each time a file comes
+        if not (policy.volumes or self._is_any_to_go()):
+            return False
         was_unknown = self._identity.instance_id is None
         identity = self._identity = identity or await identify_node(self._surroundings())
         if was_unknown and identity.instance_id is not None:

@@ -93,11 +93,12 @@ def encode(value: object) -> tuple[bytes, list[int]]:
     _Pickler(file, fds).dump(value)
     if len(fds) > _MAX_FDS:
         raise MessageError(f"{len(fds)} descriptors are too many for one message")
-    message = bytearray(file.getbuffer())
-    if len(message) - _LENGTH.size > _MAX_BYTES:
-        raise MessageError(f"a message of {len(message)} bytes is too long")
-    _LENGTH.pack_into(message, 0, len(message) - _LENGTH.size)
-    return bytes(message), fds
+    length = file.tell() - _LENGTH.size
+    if length > _MAX_BYTES:
+        raise MessageError(f"a message of {length} bytes is too long")
+    file.seek(0)
+    file.write(_LENGTH.pack(length))
+    return file.getvalue(), fds
 
 
 def ancillary(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:

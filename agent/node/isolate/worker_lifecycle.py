@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 from msgspec import Struct, field
@@ -37,8 +36,13 @@ _SPARE_IDLE_S = 10.0
 class Job(Struct, frozen=True):
     """What a worker is asked to do, and the subject it is about: a volume ID."""
 
-    name: str
+    function: str
     subject: str
+
+    @property
+    def name(self) -> str:
+        """What it is asked to do, in words."""
+        return self.function.strip("_").replace("_", " ")
 
 
 class Worker(Struct, eq=False):
@@ -49,12 +53,21 @@ class Worker(Struct, eq=False):
     inbox: messages.Inbox = field(default_factory=messages.Inbox)
     pid: int | None = None
     """Its process; None until it has said so, which is the first it says."""
-    idle_timer: asyncio.TimerHandle | None = None
+    idle_until: float = 0.0
+    """By the loop's clock: when it is retired unless it has been asked something."""
     is_dead: anyio.Event = field(default_factory=anyio.Event)
+    _is_heard: bool = False
+    """What it says is taken as it comes: since its first answer was waited for."""
+    _waiting: asyncio.Future[bool] | None = None
+    """Whether there is something to read before the time is over."""
+    _failure: Exception | None = None
+    """Why nothing more is to come."""
 
     @property
     def is_alive(self) -> bool:
         """One with nothing to say still holds the other end of the socket."""
+        if self._failure is not None or self.inbox.received:
+            return False
         try:
             self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -63,14 +76,21 @@ class Worker(Struct, eq=False):
             pass
         return False
 
-    async def send(self, request: object) -> None:
-        """Send a call: a function and its arguments."""
+    async def ask(self, request: object, timeout_s: float) -> Returned | Raised | None:
+        """Send a call, a function and its arguments, and return the answer; as ``receive`` does."""
         message, fds = messages.encode(request)
         # Where it could not come to be, or has gone, it is told why, or that, by what is to be received.
         with contextlib.suppress(BrokenPipeError):
-            sent = self.sock.sendmsg([message], messages.ancillary(fds))
-            if message[sent:]:
-                await asyncio.get_running_loop().sock_sendall(self.sock, message[sent:])
+            rest = message[self.sock.sendmsg([message], messages.ancillary(fds)) :]
+            if rest:
+                loop = asyncio.get_running_loop()
+                deadline = loop.time() + timeout_s
+                with anyio.move_on_after(timeout_s) as sending:
+                    await loop.sock_sendall(self.sock, rest)
+                if sending.cancelled_caught:
+                    return None
+                timeout_s = deadline - loop.time()
+        return await self.receive(timeout_s)
 
     def hand(self, fd: Fd) -> None:
         """Give the worker a descriptor to close, and close the daemon's: which is never the last one.
@@ -85,24 +105,66 @@ class Worker(Struct, eq=False):
         with contextlib.suppress(ConnectionError):
             self.sock.send(message[1:])
 
-    async def _receive_message(self) -> Any:
-        while not self.inbox.is_complete:
-            await anyio.wait_readable(self.sock)
-            if not self.inbox.receive(self.sock):
-                raise messages.MessageError("it closed its socket without an answer")
-        return self.inbox.decode()
+    async def receive(self, timeout_s: float) -> Returned | Raised | None:
+        """Return the answer, or None where it has not come in time.
 
-    async def receive(self) -> Returned | Raised:
-        """Return the answer, or raise MessageError or ConnectionError where none is coming."""
-        answer = await self._receive_message()
-        if isinstance(answer, messages.Started):
-            self.pid = answer.pid
-            answer = await self._receive_message()
-        inbox, self.inbox = self.inbox, messages.Inbox()
-        if not isinstance(answer, (Returned, Raised)):
-            inbox.close_fds()
-            raise messages.MessageError(f"it answered with a {type(answer).__name__}")
-        return answer
+        Raises MessageError or OSError where none is coming. Descriptors that came with what is not returned
+        are in the inbox still.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._is_heard:
+            loop.add_reader(self.sock, self._hear)
+            self._is_heard = True
+        timer = loop.call_later(timeout_s, self._wake, False)  # noqa: FBT003 -- what is waited for
+        try:
+            while await self._wait(loop):
+                said = self.inbox.decode()
+                if isinstance(said, messages.Started):
+                    self.pid = said.pid
+                elif isinstance(said, (Returned, Raised)):
+                    self.inbox.fds = []  # they are where the answer has them
+                    return said
+                else:
+                    raise messages.MessageError(f"it answered with a {type(said).__name__}")
+        finally:
+            timer.cancel()
+        return None
+
+    def end(self) -> None:
+        """Close the socket, on which it ends."""
+        if self._is_heard:
+            asyncio.get_running_loop().remove_reader(self.sock)
+        self.sock.close()
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether a whole message is there before the time is over; raise where none is coming."""
+        if not self.inbox.is_complete and self._failure is None:
+            self._waiting = loop.create_future()
+            # What has come stays in the inbox until then: nothing of it is lost by being cancelled.
+            if not await self._waiting:
+                return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def _hear(self) -> None:
+        """Take what has come, whether or not anybody waits for it."""
+        try:
+            if not self.inbox.receive(self.sock):
+                self._failure = messages.MessageError("it closed its socket without an answer")
+            elif not self.inbox.is_complete:
+                return
+        except BlockingIOError:
+            return
+        except (messages.MessageError, OSError) as error:
+            self._failure = error
+        if self._failure is not None:
+            asyncio.get_running_loop().remove_reader(self.sock)
+        self._wake(True)  # noqa: FBT003
+
+    def _wake(self, has_come: bool) -> None:  # noqa: FBT001
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(has_come)
 
 
 class WorkerPool:
@@ -115,6 +177,7 @@ class WorkerPool:
         """Abandoned workers that have not died yet, and what each is stuck on."""
         self.on_death: Callable[[Job], None] = lambda _: None
         """Told what a worker was asked that was abandoned and has died: the kernel has let go of it."""
+        self._retiring: asyncio.TimerHandle | None = None
         self.forked = 0
         """How many workers were forked so far."""
 
@@ -122,32 +185,44 @@ class WorkerPool:
         """Return a worker that has nothing to do."""
         while self._idle:
             worker = self._idle.pop()
-            if worker.idle_timer is not None:
-                worker.idle_timer.cancel()
-                worker.idle_timer = None
             if worker.is_alive:
                 return worker
-            worker.sock.close()
+            worker.end()
         return self._fork()
 
     def put_back(self, worker: Worker) -> None:
         """Keep a worker that has answered for the next call, for a while."""
         if len(self._idle) >= MAX_AT_ONCE:
-            _end(worker)
+            worker.end()
             return
+        now = asyncio.get_running_loop().time()
         if self._idle:
-            self._let_idle(self._idle[-1], _SPARE_IDLE_S)
-        self._let_idle(worker, _IDLE_S)
+            below = self._idle[-1]
+            below.idle_until = min(below.idle_until, now + _SPARE_IDLE_S)
+        worker.idle_until = now + _IDLE_S
         self._idle.append(worker)
+        self._retire_at(min(one.idle_until for one in self._idle[-2:]))
 
-    def _let_idle(self, worker: Worker, idle_s: float) -> None:
-        """Retire the worker after so long, or when it was to be before."""
-        loop = asyncio.get_running_loop()
-        if worker.idle_timer is not None:
-            if worker.idle_timer.when() <= loop.time() + idle_s:
+    def _retire_at(self, when: float) -> None:
+        """Have those looked at that have nothing to do, then or sooner."""
+        if self._retiring is not None:
+            if self._retiring.when() <= when:
                 return
-            worker.idle_timer.cancel()
-        worker.idle_timer = loop.call_later(idle_s, self._retire, worker)
+            self._retiring.cancel()
+        self._retiring = asyncio.get_running_loop().call_at(when, self._retire)
+
+    def _retire(self) -> None:
+        """End those that have had nothing to do for long enough."""
+        self._retiring = None
+        now = asyncio.get_running_loop().time()
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            if worker.idle_until <= now:
+                worker.end()
+            else:
+                self._idle.append(worker)
+        if self._idle:
+            self._retire_at(min(worker.idle_until for worker in self._idle))
 
     def abandon(self, worker: Worker, job: Job) -> None:
         """Have the worker killed, and remember it until its socket says that it is dead."""
@@ -168,7 +243,7 @@ class WorkerPool:
         try:
             worker.hand(fd)
         except OSError:
-            worker.sock.close()
+            worker.end()
             asyncio.get_running_loop().call_later(_RETRY_S, self._close_late, fd)
             return None
         return worker
@@ -176,12 +251,15 @@ class WorkerPool:
     def _close_late(self, fd: Fd) -> None:
         worker = self.hand_over(fd)
         if worker is not None:
-            worker.sock.close()
+            worker.end()
 
     def stop(self) -> None:
         """End those that wait for work, and forget those that do not die."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+            self._retiring = None
         while self._idle:
-            _end(self._idle.pop())
+            self._idle.pop().end()
         self.on_death = lambda _: None
         for worker in list(self.dying):
             self._forget_undead(worker)
@@ -202,10 +280,6 @@ class WorkerPool:
                 ours.close()
                 raise
         return worker
-
-    def _retire(self, worker: Worker) -> None:
-        self._idle.remove(worker)
-        _end(worker)
 
     def _hear_undead(self, worker: Worker) -> None:
         """Read what an abandoned worker still says, until it is dead.
@@ -231,10 +305,3 @@ class WorkerPool:
         asyncio.get_running_loop().remove_reader(worker.sock)
         worker.sock.close()
         self.on_death(job)
-
-
-def _end(worker: Worker) -> None:
-    """Close the worker's socket, on which it ends."""
-    if worker.idle_timer is not None:
-        worker.idle_timer.cancel()
-    worker.sock.close()

@@ -8,11 +8,10 @@ fails at once, so a stalled volume holds one process and not one for each look.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
@@ -102,10 +101,14 @@ class Workers:
         with reason ProbeFailed where the worker died; BugError, whose traceback is logged, where the function
         failed in a way that is nobody's intention; ShortageError where the node has run out of something.
         """
-        job = Job(getattr(function, "__name__", repr(function)).strip("_").replace("_", " "), subject)
-        await self._wait_unstuck(subject)
-        async with self._take_turn():
-            return await self._run_job(job, function, args, timeout_s)
+        if self._pool.dying:
+            await self._wait_unstuck(subject)
+        await self._turns.acquire()
+        turn = _Turn(self._turns)
+        try:
+            return await self._run_job(Job(_name(function), subject), function, args, timeout_s)
+        finally:
+            turn.end()
 
     async def _run_job(
         self,
@@ -117,9 +120,7 @@ class Workers:
         worker = self._pool.take()
         answer: Returned | Raised | None = None
         try:
-            with anyio.move_on_after(timeout_s):
-                await worker.send((function, args))
-                answer = await worker.receive()
+            answer = await worker.ask((function, args), timeout_s)
         except CutOffError as error:
             full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             raise explain_shortage(_give_up(job), full) from error
@@ -158,8 +159,13 @@ class Workers:
         handed the descriptor, and the daemon's own is never the last.
         """
         # Whatever ends meanwhile, the descriptor is handed over, and turns are waited for by moments only.
-        async with self._take_turn(is_shielded=True):
+        with anyio.CancelScope(shield=True):
+            await self._turns.acquire()
+        turn = _Turn(self._turns)
+        try:
             await self._hand_over(fd, subject)
+        finally:
+            turn.end()
 
     async def _hand_over(self, fd: Fd, subject: str) -> None:
         # Nothing is awaited before a worker has the descriptor.
@@ -168,8 +174,7 @@ class Workers:
             return
         answer: Returned | Raised | None = None
         try:
-            with anyio.move_on_after(_CLOSE_TIMEOUT_S):
-                answer = await worker.receive()
+            answer = await worker.receive(_CLOSE_TIMEOUT_S)
         except (MessageError, ConnectionError):
             # The worker died, and the descriptor was closed with it.
             pass
@@ -178,17 +183,6 @@ class Workers:
                 self._pool.put_back(worker)
             else:
                 self._pool.abandon(worker, Job("close the device", subject))
-
-    @contextlib.asynccontextmanager
-    async def _take_turn(self, *, is_shielded: bool = False) -> AsyncIterator[None]:
-        """Let a call begin when few others are computing; it counts among them for a moment at most."""
-        with anyio.CancelScope(shield=is_shielded):
-            await self._turns.acquire()
-        with contextlib.ExitStack() as turn:
-            turn.callback(self._turns.release)
-            timer = asyncio.get_running_loop().call_later(_MOMENT_S, turn.close)
-            turn.callback(timer.cancel)
-            yield
 
     # -- What is stuck ---------------------------------------------------------------------------------------
 
@@ -233,6 +227,25 @@ class Workers:
             hint="This is a fault of the agent's own; its traceback is in the log.",
             reason=Reason.INTERNAL_ERROR,
         ) from trace
+
+
+class _Turn:
+    """One of the calls that may be computing, from when it may begin: until it ends, or for a moment."""
+
+    def __init__(self, turns: anyio.Semaphore) -> None:
+        self._turns = turns
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(_MOMENT_S, self.end)
+
+    def end(self) -> None:
+        """Let another begin, if this has not been done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._turns.release()
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", None) or repr(function)
 
 
 def _find_hold(worker: Worker) -> Hold:

@@ -29,6 +29,7 @@ from msgspec import Struct
 from agent.core.errors import AgentError
 from agent.node.isolate import messages
 from agent.node.isolate.confined import die_with_parent, serve_once
+from agent.node.isolate.resource_limits import keep_freed_memory
 from agent.node.kernel import libblkid
 
 PRELOADED = (
@@ -104,11 +105,13 @@ def serve(sock: socket.socket) -> None:
             message, fds = messages.encode(Raised(*_portable(error)))
         inbox.close_fds(keep=fds.__contains__)
         try:
-            # Descriptors go with the first byte, and the daemon acts on the last one.
-            sock.sendmsg([message[:1]], messages.ancillary(fds))
-            for fd in set(fds):
-                os.close(fd)
-            sock.sendall(message[1:])
+            if fds:
+                # Descriptors go with the first byte, and the daemon acts on the last one.
+                sock.sendmsg([message[:1]], messages.ancillary(fds))
+                for fd in set(fds):
+                    os.close(fd)
+                message = message[1:]
+            sock.sendall(message)
         except BrokenPipeError:
             return
 
@@ -245,6 +248,7 @@ def preload() -> None:
     codecs.lookup("ascii")  # what sysfs says is read as
     with contextlib.suppress(OSError):  # whoever needs it says so where it is missing
         libblkid.load_library()
+    keep_freed_memory()
     # What is here stays: no collection looks at it again, and so none copies the pages it shares.
     gc.collect()
     gc.freeze()

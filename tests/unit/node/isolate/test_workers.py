@@ -356,6 +356,68 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
     assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
 
 
+async def test_worker_that_speaks_unasked_is_not_used_again(workers: Workers) -> None:
+    """What an idle worker says is no answer to the next call; it is let go, and another one is asked."""
+    worker = workers._pool.take()
+    assert isinstance(await worker.ask((os.getpid, ()), 60), zygote.Returned)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    spoken_to = worker_lifecycle.Worker(worker.number, ours)
+    messages.send(theirs, zygote.Returned("first"))
+    first = await spoken_to.receive(60)
+    assert isinstance(first, zygote.Returned)
+    messages.send(theirs, zygote.Returned("unasked"))
+    await until(lambda: not spoken_to.is_alive)
+    workers._pool.put_back(spoken_to)
+    workers._pool.put_back(worker)
+    found = [workers._pool.take(), workers._pool.take()]
+    assert found[0] is worker
+    assert found[1] is not spoken_to
+    theirs.close()
+    for one in found:
+        workers._pool.put_back(one)
+
+
+async def test_idle_worker_that_dies_costs_nothing_and_is_not_asked(workers: Workers) -> None:
+    """Its end is heard once: nothing turns over it, and the next call has another worker."""
+    pid = await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not is_running(pid))
+    began = time.process_time()
+    await anyio.sleep(0.5)
+    assert time.process_time() - began < 0.25
+    assert await workers.call(os.getpid, timeout_s=60, subject="vol-1") != pid
+
+
+async def test_answer_after_the_time_is_over_is_nobodys(workers: Workers, tmp_path: Path) -> None:
+    """With the descriptors in it: they are closed, and the worker is not asked again."""
+    (tmp_path / "file").touch()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    worker = worker_lifecycle.Worker(4711, ours)
+    assert await worker.receive(0.01) is None
+    fd = os.open(tmp_path / "file", os.O_RDONLY | os.O_CLOEXEC)
+    messages.send(theirs, zygote.Returned(Fd(fd)))
+    os.close(fd)
+    await until(lambda: not worker.is_alive)
+    workers._pool.abandon(worker, Job("open_file", "vol-1"))
+    theirs.close()
+    await until(lambda: not workers._pool.dying)
+    await until(lambda: not list_open(tmp_path / "file"))
+
+
+async def test_question_larger_than_the_socket_takes_is_sent_in_time(workers: Workers) -> None:
+    """In pieces, as the worker reads them; one that reads nothing is given up as if it did not answer."""
+    text = "x" * (8 << 20)
+    assert await workers.call(len, text, timeout_s=60, subject="vol-1") == len(text)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        worker = worker_lifecycle.Worker(4711, ours)
+        assert await worker.ask((len, (text,)), 0.1) is None
+        worker.end()
+
+
 async def test_stuck_worker_is_known_by_its_number(workers: Workers, tmp_path: Path) -> None:
     """A worker says its number before any answer, so where one waits that says no more can be looked up."""
     released: list[str] = []
@@ -366,8 +428,7 @@ async def test_stuck_worker_is_known_by_its_number(workers: Workers, tmp_path: P
     assert not workers.is_held_by_freeze("vol-1")
     await until(lambda: released == ["vol-1"])
     worker = workers._pool.take()
-    await worker.send((os.getpid, ()))
-    answer = await worker.receive()
+    answer = await worker.ask((os.getpid, ()), 60)
     assert isinstance(answer, zygote.Returned)
     assert worker.pid == answer.value
     workers._pool.put_back(worker)

@@ -63,6 +63,7 @@ class Notes(Struct, frozen=True):
     mount: MountRecord | None
     format: FormatRecord | AgentError | None
     raw: RawRecord | AgentError | None
+    origin: OriginRecord | AgentError | None = None
 
 
 def read_notes(records: Records, volume: VolumeId) -> Notes:
@@ -71,7 +72,20 @@ def read_notes(records: Records, volume: VolumeId) -> Notes:
         records.mounts.read(volume),
         _read_or_explain(records.formats, volume),
         _read_or_explain(records.raws, volume),
+        _read_or_explain(records.origins, volume),
     )
+
+
+def read_notes_of(records: Records, volumes: tuple[VolumeId, ...]) -> dict[VolumeId, Notes | AgentError]:
+    """Return the notes about each of some volumes; in their place, what ``read_notes`` raises."""
+    return {volume: _read_all_or_explain(records, volume) for volume in volumes}
+
+
+def _read_all_or_explain(records: Records, volume: VolumeId) -> Notes | AgentError:
+    try:
+        return read_notes(records, volume)
+    except AgentError as error:
+        return error
 
 
 def _read_or_explain(shelf: Shelf[Record], volume: VolumeId) -> Record | AgentError | None:

@@ -35,7 +35,8 @@ from agent.node.isolate.workers import Workers, make_aside
 from agent.node.kernel.disk_counters import BlockCounters, read_block_counters
 from agent.node.kernel.mountinfo import find_node_number
 from agent.node.mounts.exchange_paths import Rings
-from agent.node.state.volume_records import Records, read_boot_id
+from agent.node.state.gathered_notes import Found, GatheredNotes
+from agent.node.state.volume_records import Records, read_boot_id, read_notes_of
 from agent.node.volume_session.volume_memory import VolumeMemory
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class NodeContext:
         self.aside = make_aside(workers)
         self.confined = workers.confined
         self.records = Records(paths.state)
+        self.notes = GatheredNotes(self._read_notes)
         self.boot_id = read_boot_id()
         self.allowed_roots: tuple[str, ...] = ()
         self.kubelet_root: str | None = None
@@ -71,8 +73,6 @@ class NodeContext:
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
         self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
         """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
-        self._noted_origins: dict[VolumeId, OriginRecord | None] = {}
-        """The notes about what volumes were made from, as far as they were read; they only ever come."""
         self._memories: dict[VolumeId, VolumeMemory] = {}
         self.duplicate_uuids: set[str] = set()
         """UUIDs that the kernel would not mount because another filesystem in use has them."""
@@ -143,6 +143,9 @@ class NodeContext:
         """Return what ``read`` finds among the notes, on whose disk the loop does not wait either."""
         return await self.workers.call(read, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
 
+    async def _read_notes(self, volumes: tuple[VolumeId, ...]) -> Found:
+        return await self.read(read_notes_of, self.records, volumes)
+
     async def list_notes(self) -> None:
         """Find out which volumes have a note about a mount."""
         self.recorded = set(await self.read(self.records.mounts.list_volumes))
@@ -161,20 +164,22 @@ class NodeContext:
         """Have a note written and synced. Its disk may be slow, and the loop does not wait on disks."""
         await self.workers.call(write, *args, timeout_s=SAVE_TIMEOUT_S, subject="state directory")
 
-    async def find_origin(self, volume: VolumeId, *, for_show: bool = False) -> OriginAnswer:
-        """Return what is known of where a volume comes from: what the cloud says, or ever said for good.
+    async def note_origin(self, volume: VolumeId) -> OriginRecord | None:
+        """Note what the cloud says a volume was made from, for when it does not answer; None where nothing.
 
-        What it was made from is noted for the time when the cloud does not answer. Raises AgentError where
-        that note cannot be written, or trusted. ``for_show``: nothing is noted.
+        Raises AgentError where that cannot be written.
         """
-        if volume not in self._noted_origins:
-            self._noted_origins[volume] = await self.read(self.records.origins.read, volume)
-        answer, noted = self.find_answer(volume), self._noted_origins[volume]
+        origin = self.find_answer(volume).origin
+        if origin is None or origin.made_from is None:
+            return None
+        note = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
+        await self.save(self.records.origins.write, note)
+        return note
+
+    def find_origin(self, volume: VolumeId, noted: OriginRecord | None) -> OriginAnswer:
+        """Return what is known of where a volume comes from: what the cloud says, or said and was noted."""
+        answer = self.find_answer(volume)
         origin = answer.origin
-        if origin is not None and origin.made_from is not None and noted is None and not for_show:
-            noted = OriginRecord(volume, origin.snapshot_id, origin.source_volume_id)
-            await self.save(self.records.origins.write, noted)
-            self._noted_origins[volume] = noted
         if noted is None or (origin is not None and origin.made_from is not None):
             return answer
         known = replace(

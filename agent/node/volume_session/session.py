@@ -12,6 +12,7 @@ from agent.core.model import (
     MountRecord,
     Observed,
     OriginAnswer,
+    OriginRecord,
     Process,
     Reason,
     Relocation,
@@ -25,7 +26,7 @@ from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen
 from agent.node.mounts.detached_mounts import list_left
 from agent.node.mounts.mount_users import find_processes
-from agent.node.state.volume_records import Notes, read_notes
+from agent.node.state.volume_records import Notes
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import (
     exclude_duplicate,
@@ -59,6 +60,7 @@ class VolumeSession:
         self._pin = Pin(node.workers, volume, paths[0] if paths else None)
         self._actions = VolumeActions(node, self._pin)
         self._memory = node.remember(volume)
+        self._noted_origin: OriginRecord | AgentError | None = None
 
     async def close(self) -> None:
         """Let go of the device and its lock."""
@@ -118,7 +120,8 @@ class VolumeSession:
     async def _observe(self, wanted: Wanted | None, *, for_show: bool) -> Observed:
         if not for_show:
             self._memory.last_look = None
-        notes = await self._node.read(read_notes, self._node.records, self._volume)
+        notes = await self._node.notes.read(self._volume)
+        self._noted_origin = notes.origin
         if self._pin.path is not None:
             known = self._pin.recognized
             request = make_request(self._node, self._volume, self._paths, wanted, notes.mount, known)
@@ -249,9 +252,17 @@ class VolumeSession:
         )
 
     async def _find_origin(self, wanted: Wanted | None, *, for_show: bool) -> OriginAnswer:
-        if needs_contents(wanted):
-            return await self._node.find_origin(self._volume, for_show=for_show)
-        return self._node.find_answer(self._volume)
+        """Return where the volume comes from, where that bears on what is done; noted unless ``for_show``.
+
+        Raises AgentError where the note of it cannot be written, or trusted.
+        """
+        if not needs_contents(wanted):
+            return self._node.find_answer(self._volume)
+        if isinstance(self._noted_origin, AgentError):
+            raise self._noted_origin
+        if self._noted_origin is None and not for_show:
+            self._noted_origin = await self._node.note_origin(self._volume)
+        return self._node.find_origin(self._volume, self._noted_origin)
 
     async def _list_processes(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Process, ...]:
         mount = find_mount_to_leave(look, wanted)

@@ -391,13 +391,17 @@ def test_notes_are_read_together_and_judged_each(records: Records, tmp_path: Pat
     records.mounts.write(MOUNT)
     raw = RawRecord(VOLUME, "0b51", 17, None)
     records.raws.write(raw)
-    assert read_notes(records, VOLUME) == Notes(MOUNT, FORMAT, raw)
+    origin = OriginRecord(VOLUME, "snap-0123456789abcdef0", None)
+    records.origins.write(origin)
+    assert read_notes(records, VOLUME) == Notes(MOUNT, FORMAT, raw, origin)
+    (tmp_path / "state" / "origins" / f"{VOLUME}.json").write_bytes(b"{}")
     (tmp_path / "state" / "raw" / f"{VOLUME}.json").write_bytes(b"")
     format_file(tmp_path).write_bytes(b"{")
     found = read_notes(records, VOLUME)
     assert found.mount == MOUNT
     assert isinstance(found.format, RefusedError)
     assert isinstance(found.raw, RefusedError)
+    assert isinstance(found.origin, RefusedError)
     (tmp_path / "state" / "mounts" / f"{VOLUME}.json").write_bytes(b"{")
     with pytest.raises(RefusedError):
         read_notes(records, VOLUME)

@@ -52,6 +52,8 @@ class WatchedWorkers(Workers):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.arguments: dict[str, tuple[object, ...]] = {}
+        """Of the last call of each function."""
         self.before: dict[int, Act] = {}
         self.after: dict[int, Act] = {}
 
@@ -61,6 +63,7 @@ class WatchedWorkers(Workers):
         """Do what ``Workers.call`` does, between what the test does."""
         number = len(self.calls)
         self.calls.append(getattr(function, "__name__", "?"))
+        self.arguments[self.calls[-1]] = args
         self.before.get(number, _do_nothing)()
         if self.calls[-1] == lock_and_probe.__name__:
             args = (*args, LOCK_PATIENCE_S)  # type: ignore[assignment]  # its last argument

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.core.model import FsType, Reason
+from agent.node.isolate import programs
+from agent.node.isolate.programs import Completed
+from agent.node.volume_session.recheck import Unchanged
 from tests.corpus.tools import run
 from tests.loop.devices import write_device
 from tests.loop.moments import Outcome, Stage, WatchedWorkers, staged
@@ -86,6 +90,7 @@ def make(stage: Stage) -> None:
     [
         # The state is read right after the check.
         ("read_state", sign, Reason.NOT_BLANK),
+        ("read_state", sign_in_cache, Reason.NOT_BLANK),
         ("look_at", sign, Reason.NOT_BLANK),
         ("verify_and_mount", sign, Reason.NOT_BLANK),
         ("verify_and_mount", sign_in_cache, Reason.NOT_BLANK),
@@ -129,6 +134,45 @@ async def test_volume_that_was_written_to_is_checked_and_mounted_then(tmp_path: 
         assert not outcome.is_done
         outcome = await stage.run_pass()
         assert (outcome.is_done, outcome.steps) == (True, ["check", "mount", *outcome.steps[2:]])
+
+
+def find_expected(stage: Stage) -> Unchanged:
+    """Return what was to be found by the last call that mounted."""
+    _, expected, _ = stage.workers.arguments["verify_and_mount"]
+    assert isinstance(expected, Unchanged)
+    return expected
+
+
+async def test_what_was_recognised_holds_after_a_check_that_wrote_alone(tmp_path: Path) -> None:
+    """What e2fsck writes to a clean filesystem is known to be all that was written: nobody else has."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
+        make(stage)
+        outcome = await stage.run_pass()
+        assert outcome.is_done, outcome
+        expected = find_expected(stage)
+        assert expected.recognized is not None
+        assert expected.recognized == expected.checked
+
+
+@pytest.mark.parametrize("act", [scribble, sign, sign_in_cache])
+async def test_it_is_recognised_afresh_where_others_wrote_during_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Stage], None]
+) -> None:
+    """How much e2fsck wrote is known, so what is beyond that is someone else's, whatever and where it is."""
+    check = programs.run
+
+    async def run_and_act(*args: Any, **settings: Any) -> Completed:
+        completed = await check(*args, **settings)
+        act(stage)
+        return completed
+
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
+        make(stage)
+        monkeypatch.setattr("agent.node.volume_session.content_actions.run", run_and_act)
+        outcome = await stage.run_pass()
+        expected = find_expected(stage)
+        assert expected.recognized != expected.checked
+        assert outcome.is_done is (act is scribble)
 
 
 @pytest.mark.parametrize("act", [sign, sign_in_cache, scribble])

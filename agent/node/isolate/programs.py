@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Protocol, cast
 
 import anyio
@@ -51,6 +52,9 @@ class Completed(Struct, frozen=True):
     """The exit status, or minus the number of the signal that ended it."""
     stdout: str
     stderr: str
+    written_bytes: int | None = None
+    """What it wrote to disks, itself and by children it waited for, as the kernel counts (proc(5), ``io``):
+    each page that it made dirty. None where that is not told."""
 
     def summarize(self) -> str:
         """Return the last lines the program wrote about its trouble, in one line of bounded length."""
@@ -116,9 +120,10 @@ async def run(
     abandoned.reap()
     called = name or argv[0].rsplit("/", 1)[-1]
     outputs = _Output(), _Output()
+    written_bytes = None
     async with _start(argv, pass_fds, environment or {}, has_input=input is not None) as child:
         with anyio.move_on_after(timeout_s):
-            await _converse(child, input, outputs)
+            written_bytes = await _converse(child, input, outputs)
         returncode = child.returncode
     stdout, stderr = (output.decode() for output in outputs)
     if returncode is None:
@@ -127,7 +132,7 @@ async def run(
             hint="The device may not answer, or it is slower than the agent allows for.",
             reason=Reason.STALLED,
         )
-    completed = Completed(tuple(argv), returncode, stdout, stderr)
+    completed = Completed(tuple(argv), returncode, stdout, stderr, written_bytes)
     if completed.returncode not in check:
         raise _failed(called, completed)
     return completed
@@ -174,8 +179,9 @@ async def _start(
 
 async def _converse(
     child: subprocess.Popen[bytes], text: str | None, outputs: tuple[_Output, _Output]
-) -> None:
-    """Feed the program and read it until it has ended, and its output with it."""
+) -> int | None:
+    """Feed the program, and read it until it and its output end; return what it wrote to disks."""
+    written_bytes = None
     async with anyio.create_task_group() as readers:
         readers.start_soon(_read, _fileno(child.stdout), outputs[0])
         readers.start_soon(_read, _fileno(child.stderr), outputs[1])
@@ -183,11 +189,24 @@ async def _converse(
             readers.start_soon(_write, child, text.encode())
         if child.poll() is None:
             await _wait(child)
+            written_bytes = _count_written(child.pid)
             child.poll()
         # Whoever inherited the pipes may hold them open for ever.
         readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
     for pipe, output in zip((child.stdout, child.stderr), outputs, strict=True):
         _read_rest(_fileno(pipe), output)
+    return written_bytes
+
+
+def _count_written(pid: int) -> int | None:
+    """Return what a program wrote to disks that has ended and is not reaped yet."""
+    counts: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/io").read_text("ascii").splitlines():
+            name, _, count = line.partition(": ")
+            counts[name] = int(count)
+    # Where some of it was taken back before it came to a disk, nothing tells how much came there.
+    return counts.get("write_bytes") if counts.get("cancelled_write_bytes") == 0 else None
 
 
 async def _read(fd: int, output: _Output) -> None:

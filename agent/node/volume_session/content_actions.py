@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
 from agent.core.model import (
@@ -23,6 +24,7 @@ from agent.core.steps import (
 )
 from agent.node.device import partition_steps, partition_table
 from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
+from agent.node.isolate.programs import Completed, run
 from agent.node.mounts import release_device
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin
@@ -36,6 +38,24 @@ from agent.node.volume_session.step_needs import (
     need_filesystem,
     need_mount,
 )
+
+
+class CountedRun:
+    """Runs programs, and counts what they write to disks."""
+
+    def __init__(self) -> None:
+        self._counts: list[int | None] = []
+
+    async def __call__(self, argv: Sequence[str], **settings: Any) -> Completed:
+        completed = await run(argv, **settings)
+        self._counts.append(completed.written_bytes)
+        return completed
+
+    @property
+    def written_bytes(self) -> int | None:
+        """What all of them wrote; None where that of one is not known."""
+        known = [count for count in self._counts if count is not None]
+        return sum(known) if len(known) == len(self._counts) else None
 
 
 class ContentActions:
@@ -104,10 +124,11 @@ class ContentActions:
         device, content = need_device(observed), need_filesystem(observed)
         expected = self._pin.expect(device, content, self._node.source.identify)
         # A check repairs, so what it is made on is still what was looked at.
-        await self._pin.call(verify_unchanged, self._pin.fd, expected, timeout_s=VERIFY_TIMEOUT_S)
+        before = await self._pin.call(verify_unchanged, self._pin.fd, expected, timeout_s=VERIFY_TIMEOUT_S)
+        counted = CountedRun()
         fd = await self._pin.open_part(device, action.partition)
         try:
-            checked = self._pin.checked = await fsck.check_filesystem(fd, action.type)
+            checked = self._pin.checked = await fsck.check_filesystem(fd, action.type, run=counted)
         except AgentError as error:
             if error.reason is Reason.DEVICE_BUSY:  # which the tool says without saying by whom
                 await self._pin.call(release_device.check_unused, device, timeout_s=FIND_TIMEOUT_S)
@@ -116,6 +137,9 @@ class ContentActions:
             await self._pin.close_part(fd)
         state = await self._pin.call(read_state, self._pin.fd, device, timeout_s=FLUSH_TIMEOUT_S)
         self._pin.checked_state = state
+        # What is there was recognised before, and nobody but the check has written since.
+        if before is not None and counted.written_bytes is not None:
+            self._pin.carry_over(before.add(counted.written_bytes), state)
         self._node.remember(self._pin.volume).keep_check(state, checked)
 
     async def grow_partition(

@@ -99,6 +99,11 @@ class Pin:
         state = self._recognized_state if is_known else None
         return Unchanged(device, identify, content, checked=self.checked_state, recognized=state)
 
+    def carry_over(self, expected: State, state: State | None) -> None:
+        """Have what was recognised hold for a state that is as expected after what the agent itself wrote."""
+        if state == expected:
+            self._recognized_state = state
+
     async def lock_and_probe(self, device: Device, trust: Trust) -> Content:
         """Find out what is on the device, with udev and other tools kept off it until the pass ends."""
         found = await self.call(lock_and_probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)

@@ -13,13 +13,14 @@ from msgspec import Struct
 
 from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Filesystem, Foreign, Identity, Reason
+from agent.core.replace import replace
 from agent.node.content.recognize import find_signatures, reread
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.open_device import count_writes, verify_pin
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.filesystem.mount import MountRequest, mount_filesystem
 from agent.node.kernel.mountinfo import read_mounts
-from agent.node.kernel.sysfs import locate, read_attribute
+from agent.node.kernel.sysfs import SECTOR_BYTES, locate, read_attribute
 
 
 class State(Struct, frozen=True):
@@ -29,6 +30,11 @@ class State(Struct, frozen=True):
     size_bytes: int
     writes: tuple[int, ...]
     """By ``count_writes``."""
+
+    def add(self, written_bytes: int) -> State:
+        """Return the state after so much was written, and nothing discarded."""
+        sectors, *others = self.writes
+        return replace(self, writes=(sectors + written_bytes // SECTOR_BYTES, *others))
 
 
 class Unchanged(Struct, frozen=True):
@@ -55,8 +61,11 @@ def read_state(fd: int, device: Device, is_flushing: bool = True) -> State | Non
     return State(device.diskseq, device.size_bytes, count_writes(fd, is_flushing=is_flushing))
 
 
-def verify_unchanged(fd: int, request: Unchanged) -> None:
-    """Raise unless the device is the one that was looked at, holds the same, and is nobody else's by now."""
+def verify_unchanged(fd: int, request: Unchanged) -> State | None:
+    """Raise unless the device is the one that was looked at, holds the same, and is nobody else's by now.
+
+    Returns the state in which that was recognised, where the device is in it still.
+    """
     device, content = request.device, request.content
     verify_pin(fd, device, request.identify)
     exclusion = find_exclusion(device, gather_surroundings(read_mounts()))
@@ -80,6 +89,7 @@ def verify_unchanged(fd: int, request: Unchanged) -> None:
             hint="Someone else uses it without a claim to it (fuser -v). It is checked again by itself.",
             reason=Reason.DEVICE_BUSY,
         )
+    return state
 
 
 def verify_and_mount(fd: int, request: Unchanged, mount: MountRequest) -> int:

@@ -27,6 +27,25 @@ async def test_returns_output_and_status() -> None:
     assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
 
 
+async def test_what_it_wrote_to_disks_is_counted(tmp_path: Path) -> None:
+    """In whole pages, as the kernel does; what is written to a pipe, or only read, is none of it."""
+    file = tmp_path / "file"
+    completed = await programs.run(["sh", "-c", f"head -c 10000 /dev/zero > {file}; sleep 0.1"], timeout_s=60)
+    found = await programs.run(["stat", "-f", "-c", "%T", str(file)], timeout_s=60)
+    is_on_disk = found.stdout != "tmpfs\n"
+    assert completed.written_bytes == (12288 if is_on_disk else 0)
+    completed = await programs.run(["sh", "-c", "head -c 10000 /dev/zero; sleep 0.1"], timeout_s=60)
+    assert completed.written_bytes == 0
+
+
+async def test_what_was_taken_back_before_it_was_written_is_not_counted(tmp_path: Path) -> None:
+    """How much of it came to the disk nothing tells."""
+    file = tmp_path / "file"
+    script = f"head -c 10000 /dev/zero > {file}; rm {file}; sleep 0.1"
+    completed = await programs.run(["python3", "-c", f"import os; os.system({script!r})"], timeout_s=60)
+    assert completed.written_bytes in {None, 0}
+
+
 async def test_feeds_input_larger_than_a_pipe() -> None:
     """Input and output flow at once, so neither waits for the other for ever."""
     text = "x" * 300_000

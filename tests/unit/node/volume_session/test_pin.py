@@ -111,3 +111,31 @@ async def test_shared_volume_is_recognised_afresh() -> None:
     device = describe_device(read_number())
     shared = replace(device, identity=replace(device.identity, is_shared=True))
     assert pin.expect(shared, FOUND, lambda _: device.identity).recognized is None
+
+
+@pytest.mark.parametrize(
+    ("written_bytes", "after", "state"),
+    [
+        (8192, AFTER, AFTER),
+        (4096, AFTER, BEFORE),
+        (16384, AFTER, BEFORE),
+        (0, BEFORE, BEFORE),
+        (8192, None, BEFORE),
+    ],
+    ids=["all the agent's", "more than that", "less", "nothing", "not counted"],
+)
+async def test_what_was_recognised_holds_where_nobody_else_has_written(
+    written_bytes: int, after: State | None, state: State
+) -> None:
+    """Where more was written than the agent wrote, or less, someone else did: it is recognised afresh."""
+    pin = Pin(cast("Workers", Looking((FOUND, BEFORE))), VOLUME, "/dev/nvme0n1")
+    await pin.look(cast("LookRequest", None))
+    pin.carry_over(BEFORE.add(written_bytes), after)
+    device = describe_device(read_number())
+    assert pin.expect(device, FOUND, lambda _: device.identity).recognized == state
+
+
+def test_discarding_is_no_writing() -> None:
+    """Nothing that the agent runs in place of a check discards, so who did is another."""
+    assert BEFORE.add(8192) == AFTER
+    assert BEFORE.add(8192) != replace(AFTER, writes=(16, 8))

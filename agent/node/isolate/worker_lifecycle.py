@@ -66,14 +66,11 @@ class Worker(Struct, eq=False):
     @property
     def is_alive(self) -> bool:
         """One with nothing to say still holds the other end of the socket."""
-        if self._failure is not None or self.inbox.received:
-            return False
-        try:
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            try:
+                self.sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return self._failure is None and not self.inbox.received
         return False
 
     async def ask(self, request: object, timeout_s: float) -> Returned | Raised | None:
@@ -215,12 +212,10 @@ class WorkerPool:
         """End those that have had nothing to do for long enough."""
         self._retiring = None
         now = asyncio.get_running_loop().time()
-        idle, self._idle = self._idle, []
-        for worker in idle:
+        for worker in self._idle:
             if worker.idle_until <= now:
                 worker.end()
-            else:
-                self._idle.append(worker)
+        self._idle = [worker for worker in self._idle if worker.idle_until > now]
         if self._idle:
             self._retire_at(min(worker.idle_until for worker in self._idle))
 
@@ -235,15 +230,13 @@ class WorkerPool:
 
         The daemon closes no device itself: it would wait for it.
         """
+        worker = None
         try:
             worker = self.take()
-        except (AgentError, OSError):
-            asyncio.get_running_loop().call_later(_RETRY_S, self._close_late, fd)
-            return None
-        try:
             worker.hand(fd)
-        except OSError:
-            worker.end()
+        except (AgentError, OSError):
+            if worker is not None:
+                worker.end()
             asyncio.get_running_loop().call_later(_RETRY_S, self._close_late, fd)
             return None
         return worker
@@ -257,7 +250,6 @@ class WorkerPool:
         """End those that wait for work, and forget those that do not die."""
         if self._retiring is not None:
             self._retiring.cancel()
-            self._retiring = None
         while self._idle:
             self._idle.pop().end()
         self.on_death = lambda _: None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.core.model import FsType, Reason
+from agent.core.replace import replace
 from agent.node.isolate import programs
 from agent.node.isolate.programs import Completed
 from agent.node.volume_session.recheck import Unchanged
@@ -18,6 +21,9 @@ from tests.loop.devices import write_device
 from tests.loop.moments import Outcome, Stage, WatchedWorkers, staged
 
 pytestmark = pytest.mark.anyio
+
+BLKBSZSET = 0x40081271
+"""linux/fs.h; for as long as the device is held."""
 
 LUKS = b"LUKS\xba\xbe\x00\x01" + b"aes\0".ljust(32, b"\0") + b"xts-plain64\0".ljust(32, b"\0")
 """In the boot block, which ext4 leaves alone: two signatures on one device from then on."""
@@ -89,8 +95,8 @@ def make(stage: Stage) -> None:
     ("instant", "act", "reason"),
     [
         # The state is read right after the check.
-        ("read_state", sign, Reason.NOT_BLANK),
-        ("read_state", sign_in_cache, Reason.NOT_BLANK),
+        ("read_checked_state", sign, Reason.NOT_BLANK),
+        ("read_checked_state", sign_in_cache, Reason.NOT_BLANK),
         ("look_at", sign, Reason.NOT_BLANK),
         ("verify_and_mount", sign, Reason.NOT_BLANK),
         ("verify_and_mount", sign_in_cache, Reason.NOT_BLANK),
@@ -122,7 +128,7 @@ async def test_volume_that_is_another_s_before_its_check_is_not_checked(
         calls = await list_calls(stage)
         outcome = await run_pass(stage, calls.index("verify_unchanged"), act)
         assert (outcome.steps, outcome.reason) == (["check"], str(Reason.NOT_BLANK))
-        assert "read_state" not in outcome.calls
+        assert "read_checked_state" not in outcome.calls
 
 
 async def test_volume_that_was_written_to_is_checked_and_mounted_then(tmp_path: Path) -> None:
@@ -154,25 +160,70 @@ async def test_what_was_recognised_holds_after_a_check_that_wrote_alone(tmp_path
         assert expected.recognized == expected.checked
 
 
-@pytest.mark.parametrize("act", [scribble, sign, sign_in_cache])
+@pytest.mark.parametrize(
+    ("act", "counted_pages", "is_mounted"),
+    [
+        (scribble, 0, True),
+        (sign, 0, False),
+        (sign_in_cache, 0, False),
+        (sign_in_cache, 1, False),
+        (scribble, 1, True),
+        (None, -1, True),
+        (None, None, True),
+    ],
+    ids=[
+        "data",
+        "signature",
+        "signature in the cache",
+        "signature in a page the check wrote",
+        "data in a page the check wrote",
+        "less than counted",
+        "not counted",
+    ],
+)
 async def test_it_is_recognised_afresh_where_others_wrote_during_the_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Stage], None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Stage], None] | None,
+    counted_pages: int | None,
+    is_mounted: bool,  # noqa: FBT001
 ) -> None:
-    """How much e2fsck wrote is known, so what is beyond that is someone else's, whatever and where it is."""
+    """What is beyond what e2fsck wrote is someone else's, and so may be what comes to the same by chance."""
     check = programs.run
+    counts: list[int | None] = []
 
     async def run_and_act(*args: Any, **settings: Any) -> Completed:
         completed = await check(*args, **settings)
-        act(stage)
-        return completed
+        counts.append(completed.written_bytes)
+        if act is not None:
+            act(stage)
+        if counted_pages is None or completed.written_bytes is None:
+            return replace(completed, written_bytes=None)
+        return replace(completed, written_bytes=completed.written_bytes + 4096 * counted_pages)
 
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
         make(stage)
         monkeypatch.setattr("agent.node.volume_session.content_actions.run", run_and_act)
         outcome = await stage.run_pass()
+        assert counts == [8192]
         expected = find_expected(stage)
         assert expected.recognized != expected.checked
-        assert outcome.is_done is (act is scribble)
+        assert outcome.is_done is is_mounted
+
+
+async def test_it_is_recognised_afresh_where_less_than_a_page_may_be_written(tmp_path: Path) -> None:
+    """With smaller blocks what is made dirty is more than what is written, and others' may be the rest."""
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
+        make(stage)
+        held = os.open(stage.device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(held, BLKBSZSET, struct.pack("Q", 1024))
+            outcome = await stage.run_pass()
+        finally:
+            os.close(held)
+        assert outcome.is_done
+        expected = find_expected(stage)
+        assert expected.recognized != expected.checked
 
 
 @pytest.mark.parametrize("act", [sign, sign_in_cache, scribble])

@@ -181,16 +181,14 @@ async def _converse(
     child: subprocess.Popen[bytes], text: str | None, outputs: tuple[_Output, _Output]
 ) -> int | None:
     """Feed the program, and read it until it and its output end; return what it wrote to disks."""
-    written_bytes = None
     async with anyio.create_task_group() as readers:
         readers.start_soon(_read, _fileno(child.stdout), outputs[0])
         readers.start_soon(_read, _fileno(child.stderr), outputs[1])
         if text is not None:
             readers.start_soon(_write, child, text.encode())
-        if child.poll() is None:
-            await _wait(child)
-            written_bytes = _count_written(child.pid)
-            child.poll()
+        await _wait(child)
+        written_bytes = count_written(child.pid)
+        child.poll()
         # Whoever inherited the pipes may hold them open for ever.
         readers.cancel_scope.deadline = anyio.current_time() + _DRAIN_S
     for pipe, output in zip((child.stdout, child.stderr), outputs, strict=True):
@@ -198,11 +196,11 @@ async def _converse(
     return written_bytes
 
 
-def _count_written(pid: int) -> int | None:
-    """Return what a program wrote to disks that has ended and is not reaped yet."""
+def count_written(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Return what a program wrote to disks that has ended and is not reaped; None where that is not told."""
     counts: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/io").read_text("ascii").splitlines():
+        for line in (proc / str(pid) / "io").read_text("ascii").splitlines():
             name, _, count = line.partition(": ")
             counts[name] = int(count)
     # Where some of it was taken back before it came to a disk, nothing tells how much came there.

@@ -36,13 +36,8 @@ _SPARE_IDLE_S = 10.0
 class Job(Struct, frozen=True):
     """What a worker is asked to do, and the subject it is about: a volume ID."""
 
-    function: str
+    name: str
     subject: str
-
-    @property
-    def name(self) -> str:
-        """What it is asked to do, in words."""
-        return self.function.strip("_").replace("_", " ")
 
 
 class Worker(Struct, eq=False):
@@ -105,16 +100,16 @@ class Worker(Struct, eq=False):
     async def receive(self, timeout_s: float) -> Returned | Raised | None:
         """Return the answer, or None where it has not come in time.
 
-        Raises MessageError or OSError where none is coming. Descriptors that came with what is not returned
-        are in the inbox still.
+        Raises MessageError or OSError where none is coming. What is not returned stays in the inbox.
         """
         loop = asyncio.get_running_loop()
         if not self._is_heard:
             loop.add_reader(self.sock, self._hear)
             self._is_heard = True
-        timer = loop.call_later(timeout_s, self._wake, False)  # noqa: FBT003 -- what is waited for
+        deadline = loop.time() + timeout_s
+        timer = loop.call_at(deadline, self._wake, False)  # noqa: FBT003 -- what is waited for
         try:
-            while await self._wait(loop):
+            while await self._wait(loop, deadline):
                 said = self.inbox.decode()
                 if isinstance(said, messages.Started):
                     self.pid = said.pid
@@ -133,9 +128,11 @@ class Worker(Struct, eq=False):
             asyncio.get_running_loop().remove_reader(self.sock)
         self.sock.close()
 
-    async def _wait(self, loop: asyncio.AbstractEventLoop) -> bool:
+    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
         """Return whether a whole message is there before the time is over; raise where none is coming."""
         if not self.inbox.is_complete and self._failure is None:
+            if loop.time() >= deadline:  # whoever was to say so may have found it heard something just then
+                return False
             self._waiting = loop.create_future()
             # What has come stays in the inbox until then: nothing of it is lost by being cancelled.
             if not await self._waiting:
@@ -185,6 +182,7 @@ class WorkerPool:
             if worker.is_alive:
                 return worker
             worker.end()
+            self._close_inbox(worker)
         return self._fork()
 
     def put_back(self, worker: Worker) -> None:
@@ -250,6 +248,7 @@ class WorkerPool:
         """End those that wait for work, and forget those that do not die."""
         if self._retiring is not None:
             self._retiring.cancel()
+            self._retiring = None
         while self._idle:
             self._idle.pop().end()
         self.on_death = lambda _: None
@@ -284,12 +283,14 @@ class WorkerPool:
             return
         except (OSError, messages.MessageError):
             is_open = False
-        late, worker.inbox.fds = worker.inbox.fds, []
-        worker.inbox.received.clear()
-        for fd in late:
-            self._close_late(Fd(fd))
+        self._close_inbox(worker)
         if not is_open:
             self._forget_undead(worker)
+
+    def _close_inbox(self, worker: Worker) -> None:
+        late, worker.inbox = worker.inbox.fds, messages.Inbox()
+        for fd in late:
+            self._close_late(Fd(fd))
 
     def _forget_undead(self, worker: Worker) -> None:
         job = self.dying.pop(worker)

@@ -245,7 +245,7 @@ class _Turn:
 
 
 def _name(function: Callable[..., object]) -> str:
-    return getattr(function, "__name__", None) or repr(function)
+    return getattr(function, "__name__", repr(function)).strip("_").replace("_", " ")
 
 
 def _find_hold(worker: Worker) -> Hold:

@@ -153,6 +153,7 @@ class Request(enum.IntEnum):
     BLKROGET = _io(0x12, 94)
     BLKFLSBUF = _io(0x12, 97)
     BLKPG = _io(0x12, 105)
+    BLKBSZGET = _ior(0x12, 112, ctypes.c_uint64)  # in its number a size_t; what it writes is an int
     BLKGETSIZE64 = _ior(0x12, 114, ctypes.c_uint64)
     BLKGETDISKSEQ = _ior(0x12, 128, ctypes.c_uint64)
     FIFREEZE = _iowr("X", 119, ctypes.c_int)

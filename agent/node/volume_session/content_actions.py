@@ -28,7 +28,7 @@ from agent.node.isolate.programs import Completed, run
 from agent.node.mounts import release_device
 from agent.node.volume_session.context import NodeContext
 from agent.node.volume_session.pin import Pin
-from agent.node.volume_session.recheck import read_state, verify_unchanged
+from agent.node.volume_session.recheck import read_checked_state, verify_unchanged
 from agent.node.volume_session.step_needs import (
     FIND_TIMEOUT_S,
     FLUSH_TIMEOUT_S,
@@ -135,12 +135,17 @@ class ContentActions:
             raise
         finally:
             await self._pin.close_part(fd)
-        state = await self._pin.call(read_state, self._pin.fd, device, timeout_s=FLUSH_TIMEOUT_S)
-        self._pin.checked_state = state
-        # What is there was recognised before, and nobody but the check has written since.
-        if before is not None and counted.written_bytes is not None:
-            self._pin.carry_over(before.add(counted.written_bytes), state)
-        self._node.remember(self._pin.volume).keep_check(state, checked)
+        after = await self._pin.call(
+            read_checked_state,
+            self._pin.fd,
+            device,
+            content,
+            before,
+            counted.written_bytes,
+            timeout_s=FLUSH_TIMEOUT_S,
+        )
+        self._pin.note_check(after)
+        self._node.remember(self._pin.volume).keep_check(after.state, checked)
 
     async def grow_partition(
         self, action: GrowPartition, observed: Observed, confirm: Callable[[], None]

@@ -32,7 +32,7 @@ from agent.node.filesystem.format_guard import lock_and_probe
 from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest, look_at, open_and_look
-from agent.node.volume_session.recheck import State, Unchanged
+from agent.node.volume_session.recheck import CheckedState, State, Unchanged
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -99,10 +99,11 @@ class Pin:
         state = self._recognized_state if is_known else None
         return Unchanged(device, identify, content, checked=self.checked_state, recognized=state)
 
-    def carry_over(self, expected: State, state: State | None) -> None:
-        """Have what was recognised hold for a state that is as expected after what the agent itself wrote."""
-        if state == expected:
-            self._recognized_state = state
+    def note_check(self, after: CheckedState) -> None:
+        """Note how a check left the device: what was recognised before may hold for that."""
+        self.checked_state = after.state
+        if after.is_recognized:
+            self._recognized_state = after.state
 
     async def lock_and_probe(self, device: Device, trust: Trust) -> Content:
         """Find out what is on the device, with udev and other tools kept off it until the pass ends."""

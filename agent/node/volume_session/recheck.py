@@ -7,6 +7,10 @@ by what the kernel counts, and no longer: else it is recognised afresh. Runs in 
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import os
+import resource
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -15,12 +19,17 @@ from agent.core.errors import AgentError, RefusedError
 from agent.core.model import Device, Filesystem, Foreign, Identity, Reason
 from agent.core.replace import replace
 from agent.node.content.recognize import find_signatures, reread
+from agent.node.content.superblocks import LAYOUTS
 from agent.node.device.foreign_use import find_exclusion
 from agent.node.device.open_device import count_writes, verify_pin
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.filesystem.mount import MountRequest, mount_filesystem
+from agent.node.kernel.ioctl import Request, ioctl
 from agent.node.kernel.mountinfo import read_mounts
 from agent.node.kernel.sysfs import SECTOR_BYTES, locate, read_attribute
+
+_CLEAN_PAGES = 2
+"""What e2fsck writes to a filesystem that is clean: its superblock, and its journal's."""
 
 
 class State(Struct, frozen=True):
@@ -35,6 +44,23 @@ class State(Struct, frozen=True):
         """Return the state after so much was written, and nothing discarded."""
         sectors, *others = self.writes
         return replace(self, writes=(sectors + written_bytes // SECTOR_BYTES, *others))
+
+
+class Recognized(Struct, frozen=True):
+    """What bears on whether a content that was recognised is still alone on its device."""
+
+    state: State
+    """In which it was."""
+    head: bytes
+    """What was beside its superblock at the head of the device, as a digest."""
+
+
+class CheckedState(Struct, frozen=True):
+    """How a check left a device."""
+
+    state: State | None
+    is_recognized: bool
+    """What was recognised before it is what is there in that state: nobody but the check has written."""
 
 
 class Unchanged(Struct, frozen=True):
@@ -61,11 +87,58 @@ def read_state(fd: int, device: Device, is_flushing: bool = True) -> State | Non
     return State(device.diskseq, device.size_bytes, count_writes(fd, is_flushing=is_flushing))
 
 
-def verify_unchanged(fd: int, request: Unchanged) -> State | None:
+def verify_unchanged(fd: int, request: Unchanged) -> Recognized | None:
     """Raise unless the device is the one that was looked at, holds the same, and is nobody else's by now.
 
-    Returns the state in which that was recognised, where the device is in it still.
+    Returns what tells whether that holds after a check; None where nothing does.
     """
+    state = _verify(fd, request)
+    # What is counted of a partition is its disk's, and its pages are others than the disk's.
+    if state is None or request.content.partition is not None:
+        return None
+    return Recognized(state, _read_head(fd, request.content))
+
+
+def read_checked_state(
+    fd: int, device: Device, content: Filesystem, before: Recognized | None, written_bytes: int | None
+) -> CheckedState:
+    """Return in which state a check left the device open at ``fd``, which wrote so much, where that is known.
+
+    The kernel counts what a program makes dirty by pages, and what a disk is given by sectors. Both being
+    the same, nobody else has written, but to a page that the check was just about to write: those are few
+    where there was nothing to mend, and the first, where signatures are, is compared.
+    """
+    state = read_state(fd, device)
+    is_recognized = (
+        before is not None
+        and written_bytes is not None
+        and written_bytes <= _CLEAN_PAGES * resource.getpagesize()
+        and _is_written_in_pages(fd)
+        and before.state.add(written_bytes) == state
+        and before.head == _read_head(fd, content)
+    )
+    return CheckedState(state, is_recognized)
+
+
+def _is_written_in_pages(fd: int) -> bool:
+    """Tell whether what is made dirty is all written: of a page of smaller blocks only some may be."""
+    block_bytes = ctypes.c_int()
+    ioctl(fd, Request.BLKBSZGET, block_bytes)
+    return block_bytes.value == resource.getpagesize()
+
+
+def _read_head(fd: int, content: Filesystem) -> bytes:
+    """Return a digest of the first page of the device, the superblock in it left out."""
+    size_bytes = resource.getpagesize()
+    os.posix_fadvise(fd, 0, size_bytes, os.POSIX_FADV_DONTNEED)
+    head = bytearray(os.pread(fd, size_bytes, 0))
+    layout = LAYOUTS[content.type]
+    del head[layout.offset_bytes : layout.offset_bytes + layout.length_bytes]
+    return hashlib.sha256(head).digest()
+
+
+def _verify(fd: int, request: Unchanged) -> State | None:
+    """Raise as ``verify_unchanged``; return the state in which it was recognised, if it is in that one."""
     device, content = request.device, request.content
     verify_pin(fd, device, request.identify)
     exclusion = find_exclusion(device, gather_surroundings(read_mounts()))
@@ -94,7 +167,7 @@ def verify_unchanged(fd: int, request: Unchanged) -> State | None:
 
 def verify_and_mount(fd: int, request: Unchanged, mount: MountRequest) -> int:
     """Mount the device that was looked at, and return the mount's ID; raises as its two parts do."""
-    verify_unchanged(fd, request)
+    _verify(fd, request)
     return mount_filesystem(mount)
 
 

@@ -378,15 +378,61 @@ async def test_worker_that_speaks_unasked_is_not_used_again(workers: Workers) ->
         workers._pool.put_back(one)
 
 
-async def test_idle_worker_that_dies_costs_nothing_and_is_not_asked(workers: Workers) -> None:
+async def test_idle_worker_that_dies_costs_nothing_and_is_not_asked(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its end is heard once: nothing turns over it, and the next call has another worker."""
+    heard: list[int] = []
+    hear = worker_lifecycle.Worker._hear
+
+    def count(worker: worker_lifecycle.Worker) -> None:
+        heard.append(worker.number)
+        hear(worker)
+
+    monkeypatch.setattr(worker_lifecycle.Worker, "_hear", count)
     pid = await workers.call(os.getpid, timeout_s=60, subject="vol-1")
+    heard.clear()
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: not is_running(pid))
-    began = time.process_time()
-    await anyio.sleep(0.5)
-    assert time.process_time() - began < 0.25
+    await until(lambda: bool(heard))
+    await anyio.sleep(0.1)
+    assert len(heard) == 1
     assert await workers.call(os.getpid, timeout_s=60, subject="vol-1") != pid
+
+
+async def test_time_that_is_over_while_something_is_heard_is_over() -> None:
+    """A daemon that got no processor hears a worker's first word and the end of its time at once."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    worker = worker_lifecycle.Worker(4711, ours)
+
+    async def hold_up() -> None:
+        messages.send(theirs, messages.Started(17))
+        time.sleep(0.2)  # noqa: ASYNC251 -- that is what is tested
+
+    with theirs, anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold_up)
+            assert await worker.receive(0.1) is None
+    assert worker.pid == 17
+    worker.end()
+
+
+async def test_descriptors_said_unasked_are_closed(workers: Workers, tmp_path: Path) -> None:
+    """Those of a worker that is let go for that: none stays in the daemon, which closes none itself."""
+    (tmp_path / "file").touch()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    worker = worker_lifecycle.Worker(4711, ours)
+    messages.send(theirs, zygote.Returned(None))
+    assert await worker.receive(60) is not None
+    workers._pool.put_back(worker)
+    fd = os.open(tmp_path / "file", os.O_RDONLY | os.O_CLOEXEC)
+    messages.send(theirs, zygote.Returned(Fd(fd)))
+    os.close(fd)
+    await until(lambda: bool(list_open(tmp_path / "file")))
+    assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
+    await until(lambda: not list_open(tmp_path / "file"))
+    theirs.close()
 
 
 async def test_answer_after_the_time_is_over_is_nobodys(workers: Workers, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agent.core.errors import AgentError, NotAnsweringError, RefusedError
@@ -101,23 +102,30 @@ async def test_disk_that_does_not_answer_is_waited_for_once(disk: Disk) -> None:
 
 
 async def test_who_is_cancelled_takes_nobody_along(disk: Disk) -> None:
-    """The pass that asked for all may end before the answer; the next one asks, for all that are left."""
+    """The pass that asks for all may end before the answer; the next one asks, for all that are left."""
     notes = GatheredNotes(disk.read)
     disk.records.mounts.write(NOTE)
     found: list[Notes] = []
+    leading = anyio.CancelScope()
 
-    async def ask() -> None:
-        found.append(await notes.read(VOLUMES[0]))
+    async def ask(volume: VolumeId) -> None:
+        found.append(await notes.read(volume))
+
+    async def lead() -> None:
+        with leading:
+            await notes.read(VOLUMES[1])
 
     async with anyio.create_task_group() as tasks:
-        first = anyio.CancelScope()
-
-        async def ask_first() -> None:
-            with first:
-                await notes.read(VOLUMES[1])
-
-        tasks.start_soon(ask_first)
-        tasks.start_soon(ask)
-        await anyio.sleep(0.001)
-        first.cancel()
-    assert [notes.mount for notes in found] == [NOTE]
+        tasks.start_soon(ask, VOLUMES[2])
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(lead)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(3):
+            tasks.start_soon(ask, VOLUMES[0])
+        with anyio.fail_after(60):
+            while len(disk.calls) < 2:
+                await anyio.lowlevel.checkpoint()
+        assert VOLUMES[1] in disk.calls[1]
+        leading.cancel()
+    assert [notes.mount for notes in found] == [None, NOTE, NOTE, NOTE]
+    assert len(disk.calls) == 3

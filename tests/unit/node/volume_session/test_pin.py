@@ -15,7 +15,7 @@ from agent.node.isolate.messages import Fd
 from agent.node.isolate.workers import Workers
 from agent.node.volume_session.inspect import DeviceFacts, LookRequest
 from agent.node.volume_session.pin import Pin
-from agent.node.volume_session.recheck import State
+from agent.node.volume_session.recheck import CheckedState, State
 
 pytestmark = pytest.mark.anyio
 
@@ -114,25 +114,22 @@ async def test_shared_volume_is_recognised_afresh() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written_bytes", "after", "state"),
+    ("after", "state"),
     [
-        (8192, AFTER, AFTER),
-        (4096, AFTER, BEFORE),
-        (16384, AFTER, BEFORE),
-        (0, BEFORE, BEFORE),
-        (8192, None, BEFORE),
+        (CheckedState(AFTER, is_recognized=True), AFTER),
+        (CheckedState(AFTER, is_recognized=False), BEFORE),
+        (CheckedState(None, is_recognized=False), BEFORE),
     ],
-    ids=["all the agent's", "more than that", "less", "nothing", "not counted"],
+    ids=["nobody else wrote", "somebody did", "not counted"],
 )
-async def test_what_was_recognised_holds_where_nobody_else_has_written(
-    written_bytes: int, after: State | None, state: State
-) -> None:
-    """Where more was written than the agent wrote, or less, someone else did: it is recognised afresh."""
+async def test_what_was_recognised_may_hold_after_a_check(after: CheckedState, state: State) -> None:
+    """For the state the check left, or for the one before alone: then it is recognised afresh."""
     pin = Pin(cast("Workers", Looking((FOUND, BEFORE))), VOLUME, "/dev/nvme0n1")
     await pin.look(cast("LookRequest", None))
-    pin.carry_over(BEFORE.add(written_bytes), after)
+    pin.note_check(after)
     device = describe_device(read_number())
-    assert pin.expect(device, FOUND, lambda _: device.identity).recognized == state
+    expected = pin.expect(device, FOUND, lambda _: device.identity)
+    assert (expected.recognized, expected.checked) == (state, after.state)
 
 
 def test_discarding_is_no_writing() -> None:

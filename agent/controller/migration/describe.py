@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from agent.cloud.aws.models import Tags
 from agent.controller.calls import SnapshotCall
 from agent.controller.migration.decide import Deed, decide
+from agent.controller.migration.journal import UnreadableRecordError
 from agent.controller.migration.objects import read, uid_of
 from agent.controller.migration.rewrite import RETAIN, list_losses
 from agent.controller.migration.seen import Aim, Seen, Subject
-from agent.core.errors import RefusedError
+from agent.core.errors import AgentError, RefusedError
 from agent.core.model import VolumeId
 from agent.core.model.cluster import CLAIM_TAGS
 
@@ -25,18 +26,18 @@ class Plan:
     steps: tuple[str, ...] = ()
     """Empty: nothing, it is the other driver's."""
     losses: tuple[str, ...] = ()
-    refusal: RefusedError | None = field(default=None, compare=False)
+    refusal: AgentError | None = field(default=None, compare=False)
     """Why nothing is done."""
 
 
 def plan(seen: Seen, aim: Aim) -> Plan:
-    """Return what would be done, or why it is not; AgentError where a record cannot be read."""
+    """Return what would be done, or why it is not."""
     subject = seen.subject
     volume_id = seen.volume_id
     size = str(read(seen.new or seen.old, "spec", "capacity", "storage") or "")
     try:
         following = decide(seen, aim)
-    except RefusedError as error:
+    except (RefusedError, UnreadableRecordError) as error:
         return Plan(subject, volume_id, size, refusal=error)
     if following is None:
         return Plan(subject, volume_id, size)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.controller.cluster.api import NOT_FOUND, ClusterError
 from agent.controller.migration.cluster import Readable
-from agent.controller.migration.journal import read_journal
+from agent.controller.migration.journal import UnreadableRecordError, read_journal
 from agent.controller.migration.judge import refuse
 from agent.controller.migration.objects import (
     CsiDriver,
@@ -31,21 +31,22 @@ async def find_subjects(
 ) -> list[Subject]:
     """Return the claims named, or all of the origin's that are bound or on their way to the target.
 
-    ``namespace``: where they are; None: everywhere, with ``names`` None too. Raises AgentError.
+    ``namespace``: where they are; None: everywhere, with ``names`` None too. One whose record cannot be
+    read is among them, by the claim that its PersistentVolume is for. Raises AgentError.
     """
     _, volumes = await cluster.list_all(PersistentVolume)
     under_way: dict[tuple[str, str], Subject] = {}
     for volume in volumes:
-        journal = read_journal(volume)
-        if journal is None:
+        subject = _find_under_way(volume)
+        if subject is None:
             continue
-        key = (journal.namespace, journal.claim_name)
+        key = (subject.namespace, subject.claim)
         if key in under_way:
             raise refuse(
                 f"Claim {'/'.join(key)} has two records: {under_way[key].new} and {name_of(volume)}.",
                 "See which PersistentVolume it is to have, and delete the other, which keeps its volume.",
             )
-        under_way[key] = Subject(*key, old=journal.old_name, new=name_of(volume))
+        under_way[key] = subject
     if names is not None:
         assert namespace is not None  # noqa: S101 -- claims are named in one
         return [
@@ -54,12 +55,29 @@ async def find_subjects(
         ]
     found = {key: each for key, each in under_way.items() if namespace in {None, key[0]}}
     for volume in volumes:
-        reference = read(volume, "spec", "claimRef") or {}
-        key = (str(reference.get("namespace")), str(reference.get("name")))
+        key = _read_claim(volume)
         is_bound = read(volume, "status", "phase") == "Bound"
         if is_bound and read(volume, "spec", "csi", "driver") == origin and namespace in {None, key[0]}:
             found.setdefault(key, Subject(*key, old=name_of(volume), new=name_volume(volume, target)))
     return [found[key] for key in sorted(found)]
+
+
+def _find_under_way(volume: Object) -> Subject | None:
+    """Return the claim that a PersistentVolume is made for by a migration; None where it is not."""
+    try:
+        journal = read_journal(volume)
+    except UnreadableRecordError:
+        if not read(volume, "spec", "claimRef", "name"):  # it may be any claim's
+            raise
+        return Subject(*_read_claim(volume), old="", new=name_of(volume))
+    if journal is None:
+        return None
+    return Subject(journal.namespace, journal.claim_name, old=journal.old_name, new=name_of(volume))
+
+
+def _read_claim(volume: Object) -> tuple[str, str]:
+    reference = read(volume, "spec", "claimRef") or {}
+    return str(reference.get("namespace")), str(reference.get("name"))
 
 
 async def _look_up(

@@ -43,6 +43,10 @@ class Journal(Struct, frozen=True):
         return str(self.claim["metadata"]["name"])
 
 
+class UnreadableRecordError(AgentError):
+    """Someone has changed a record: what is done of its claim is not known, and nothing more is done."""
+
+
 def write_journal(journal: Journal) -> str:
     """Return the annotation's text."""
     return json.dumps(to_builtins(journal), sort_keys=True)
@@ -51,7 +55,7 @@ def write_journal(journal: Journal) -> str:
 def read_journal(volume: Object | None) -> Journal | None:
     """Return the record on a PersistentVolume; None: there is none.
 
-    Raises AgentError where it cannot be read.
+    Raises UnreadableRecordError.
     """
     text = read(volume, "metadata", "annotations", ANNOTATION)
     if text is None:
@@ -60,7 +64,7 @@ def read_journal(volume: Object | None) -> Journal | None:
         journal = Journal(**json.loads(text))
         journal.namespace, journal.claim_name  # noqa: B018 -- KeyError where it names no claim
     except (ValueError, TypeError, KeyError) as error:
-        raise AgentError(
+        raise UnreadableRecordError(
             f"The record of a migration on PersistentVolume {name_of(volume)} cannot be read: {error}.",
             hint=f"Nothing was done. Its annotation {ANNOTATION} was changed; put back what it was.",
             retryable=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -87,6 +88,21 @@ async def test_all_but_those_that_are_refused(capsys: pytest.CaptureFixture[str]
     drivers = {each["metadata"]["name"]: each["spec"]["csi"]["driver"] for each in volumes}
     assert drivers.pop("pv-first") == AWS
     assert [*drivers.values()] == [OURS]
+
+
+@pytest.mark.anyio
+async def test_all_but_the_one_whose_record_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was done of that one is not known; it is left as it is and named, and the others are moved."""
+    cluster = make_cluster(names=("first", "second"))
+    spoiled = cluster.read("PersistentVolume", "pv-first")
+    spoiled["metadata"].setdefault("annotations", {})["ebs-agent/migration"] = "{"
+    before = copy.deepcopy(cluster.read("PersistentVolumeClaim", "first", "training"))
+    assert await migrate_in(cluster, wish(), None, open_none) != ExitCode.DONE
+    said = capsys.readouterr().out
+    assert "The record of a migration on PersistentVolume pv-first cannot be read" in said
+    assert "Moved: 1 of 1; refused: 1." in said
+    assert cluster.read("PersistentVolumeClaim", "first", "training") == before
+    assert "pv-first" in {each["metadata"]["name"] for each in cluster.list_kind("PersistentVolume")}
 
 
 @pytest.mark.anyio

@@ -177,8 +177,10 @@ class StandInCluster:
             self.add(claim)
 
     def _serve_volume(self, volume: Thing) -> None:
-        name, reference = volume["metadata"]["name"], volume["spec"]["claimRef"]
         volume.setdefault("status", {"phase": "Available"})
+        name, reference = volume["metadata"]["name"], volume["spec"].get("claimRef")
+        if reference is None:
+            return
         claim = self.objects.get(("PersistentVolumeClaim", reference["namespace"], reference["name"]))
         has_claim = claim is not None and claim["metadata"]["uid"] == reference.get("uid")
         if "uid" in reference and not has_claim:

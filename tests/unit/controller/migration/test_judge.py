@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.controller.migration.carry_out import Pace, look, move
+from agent.controller.migration.carry_out import Pace, begin, look, move
 from agent.controller.migration.describe import plan
 from agent.controller.migration.find_claims import find_subjects
 from agent.controller.migration.quantity import count_bytes
@@ -235,8 +235,25 @@ async def test_record_that_cannot_be_read() -> None:
     """It is said, and nothing is guessed."""
     cluster = make_cluster()
     read_volume(cluster)["metadata"]["annotations"]["ebs-agent/migration"] = '{"claim": {}}'
+    (subject,) = await find_subjects(cluster, AWS, OURS, "training", ["data"])
+    aim = Aim(AWS, OURS, None)
+    told = plan(await look(cluster, subject, aim), aim)
+    assert told.steps == ()
+    assert "pv-data cannot be read" in str(told.refusal)
     with pytest.raises(AgentError, match="pv-data cannot be read"):
-        await find_subjects(cluster, AWS, OURS, "training", ["data"])
+        await begin(cluster, subject, aim, lambda *_: None)
+    with pytest.raises(AgentError, match="pv-data cannot be read"):
+        await move(cluster, subject, aim, Pace(0.0, 0.0), lambda *_: None)
+    assert read_volume(cluster)["spec"]["claimRef"]["name"] == "data"
+
+
+async def test_record_that_cannot_be_read_and_is_for_nobody() -> None:
+    """It may be any claim's, so none is moved."""
+    cluster = make_cluster()
+    read_volume(cluster)["metadata"]["annotations"]["ebs-agent/migration"] = "{"
+    del read_volume(cluster)["spec"]["claimRef"]
+    with pytest.raises(AgentError, match="pv-data cannot be read"):
+        await find_subjects(cluster, AWS, OURS, None, None)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,7 @@ def main(control_fd: int, parent_pid: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     preload()
+    keep_freed_memory()
     with socket.socket(fileno=control_fd) as control:
         Zygote(control).run()
 
@@ -248,7 +249,6 @@ def preload() -> None:
     codecs.lookup("ascii")  # what sysfs says is read as
     with contextlib.suppress(OSError):  # whoever needs it says so where it is missing
         libblkid.load_library()
-    keep_freed_memory()
     # What is here stays: no collection looks at it again, and so none copies the pages it shares.
     gc.collect()
     gc.freeze()

@@ -124,8 +124,7 @@ class Worker(Struct, eq=False):
 
     def end(self) -> None:
         """Close the socket, on which it ends."""
-        if self._is_heard:
-            asyncio.get_running_loop().remove_reader(self.sock)
+        asyncio.get_running_loop().remove_reader(self.sock)
         self.sock.close()
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
@@ -295,6 +294,5 @@ class WorkerPool:
     def _forget_undead(self, worker: Worker) -> None:
         job = self.dying.pop(worker)
         worker.is_dead.set()
-        asyncio.get_running_loop().remove_reader(worker.sock)
-        worker.sock.close()
+        worker.end()
         self.on_death(job)

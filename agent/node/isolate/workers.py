@@ -104,11 +104,8 @@ class Workers:
         if self._pool.dying:
             await self._wait_unstuck(subject)
         await self._turns.acquire()
-        turn = _Turn(self._turns)
-        try:
+        with _Turn(self._turns):
             return await self._run_job(Job(_name(function), subject), function, args, timeout_s)
-        finally:
-            turn.end()
 
     async def _run_job(
         self,
@@ -161,11 +158,8 @@ class Workers:
         # Whatever ends meanwhile, the descriptor is handed over, and turns are waited for by moments only.
         with anyio.CancelScope(shield=True):
             await self._turns.acquire()
-        turn = _Turn(self._turns)
-        try:
+        with _Turn(self._turns):
             await self._hand_over(fd, subject)
-        finally:
-            turn.end()
 
     async def _hand_over(self, fd: Fd, subject: str) -> None:
         # Nothing is awaited before a worker has the descriptor.
@@ -235,6 +229,11 @@ class _Turn:
     def __init__(self, turns: anyio.Semaphore) -> None:
         self._turns = turns
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(_MOMENT_S, self.end)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """Let another begin, if this has not been done."""

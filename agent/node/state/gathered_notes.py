@@ -24,8 +24,7 @@ class _Batch(Struct, eq=False):
     """Who asks by the next call, and what came of that."""
 
     volumes: set[VolumeId] = field(default_factory=set)
-    found: Found | None = None
-    failure: AgentError | OSError | None = None
+    found: Found | AgentError | OSError | None = None
 
 
 class GatheredNotes:
@@ -45,19 +44,20 @@ class GatheredNotes:
         batch.volumes.add(volume)
         async with self._turn:
             # Else it was read for whoever asked first. Where that was cancelled, the next one reads it.
-            if batch.found is None and batch.failure is None:
-                await self._ask(batch)
-        if batch.found is None:
-            raise batch.failure or AssertionError
-        notes = batch.found[volume]
+            found = batch.found
+            if found is None:
+                found = batch.found = await self._ask(batch)
+        if isinstance(found, Exception):
+            raise found
+        notes = found[volume]
         if isinstance(notes, AgentError):
             raise notes
         return notes
 
-    async def _ask(self, batch: _Batch) -> None:
+    async def _ask(self, batch: _Batch) -> Found | AgentError | OSError:
         if batch is self._next:
             self._next = _Batch()
         try:
-            batch.found = await self._read(tuple(batch.volumes))
+            return await self._read(tuple(batch.volumes))
         except (AgentError, OSError) as error:
-            batch.failure = error
+            return error

@@ -5,7 +5,10 @@ The files themselves, and what makes one trustworthy, are in :mod:`agent.node.st
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -23,7 +26,9 @@ from agent.core.model import (
     parse_volume_id,
 )
 from agent.node.state.record_fields import Fields, check_number, check_text
-from agent.node.state.record_files import Record, Shelf
+from agent.node.state.record_files import Shelf
+
+T = TypeVar("T")
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")
@@ -70,27 +75,20 @@ def read_notes(records: Records, volume: VolumeId) -> Notes:
     """Return what a look needs of the notes about a volume. Raises as ``Shelf.read`` does of the mount's."""
     return Notes(
         records.mounts.read(volume),
-        _read_or_explain(records.formats, volume),
-        _read_or_explain(records.raws, volume),
-        _read_or_explain(records.origins, volume),
+        _read_or_explain(records.formats.read, volume),
+        _read_or_explain(records.raws.read, volume),
+        _read_or_explain(records.origins.read, volume),
     )
 
 
 def read_notes_of(records: Records, volumes: tuple[VolumeId, ...]) -> dict[VolumeId, Notes | AgentError]:
     """Return the notes about each of some volumes; in their place, what ``read_notes`` raises."""
-    return {volume: _read_all_or_explain(records, volume) for volume in volumes}
+    return {volume: _read_or_explain(partial(read_notes, records), volume) for volume in volumes}
 
 
-def _read_all_or_explain(records: Records, volume: VolumeId) -> Notes | AgentError:
+def _read_or_explain(read: Callable[[VolumeId], T], volume: VolumeId) -> T | AgentError:
     try:
-        return read_notes(records, volume)
-    except AgentError as error:
-        return error
-
-
-def _read_or_explain(shelf: Shelf[Record], volume: VolumeId) -> Record | AgentError | None:
-    try:
-        return shelf.read(volume)
+        return read(volume)
     except AgentError as error:
         return error
 

@@ -109,6 +109,8 @@ def read_checked_state(
     where there was nothing to mend, and the first, where signatures are, is compared.
     """
     state = read_state(fd, device)
+    # What was there before was read just before the check; what is there now comes from the disk.
+    os.posix_fadvise(fd, 0, resource.getpagesize(), os.POSIX_FADV_DONTNEED)
     is_recognized = (
         before is not None
         and written_bytes is not None
@@ -129,9 +131,7 @@ def _is_written_in_pages(fd: int) -> bool:
 
 def _read_head(fd: int, content: Filesystem) -> bytes:
     """Return a digest of the first page of the device, the superblock in it left out."""
-    size_bytes = resource.getpagesize()
-    os.posix_fadvise(fd, 0, size_bytes, os.POSIX_FADV_DONTNEED)
-    head = bytearray(os.pread(fd, size_bytes, 0))
+    head = bytearray(os.pread(fd, resource.getpagesize(), 0))
     layout = LAYOUTS[content.type]
     del head[layout.offset_bytes : layout.offset_bytes + layout.length_bytes]
     return hashlib.sha256(head).digest()

@@ -375,13 +375,18 @@ async def test_subject_is_left_alone_while_its_worker_is_stuck(workers: Workers,
     assert await workers.call(abs, -1, timeout_s=60, subject="vol-1") == 1
 
 
+def make_worker() -> tuple[worker_lifecycle.Worker, socket.socket]:
+    """Return a worker as the daemon has it, and the end of its socket that a test speaks at."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return worker_lifecycle.Worker(4711, ours), theirs
+
+
 async def test_worker_that_speaks_unasked_is_not_used_again(workers: Workers) -> None:
     """What an idle worker says is no answer to the next call; it is let go, and another one is asked."""
     worker = workers._pool.take()
     assert isinstance(await worker.ask((os.getpid, ()), 60), zygote.Returned)
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    spoken_to = worker_lifecycle.Worker(worker.number, ours)
+    spoken_to, theirs = make_worker()
     messages.send(theirs, zygote.Returned("first"))
     first = await spoken_to.receive(60)
     assert isinstance(first, zygote.Returned)
@@ -420,9 +425,7 @@ async def test_idle_worker_that_dies_costs_nothing_and_is_not_asked(
 
 async def test_time_that_is_over_while_something_is_heard_is_over() -> None:
     """A daemon that got no processor hears a worker's first word and the end of its time at once."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    worker = worker_lifecycle.Worker(4711, ours)
+    worker, theirs = make_worker()
 
     async def hold_up() -> None:
         messages.send(theirs, messages.Started(17))
@@ -439,9 +442,7 @@ async def test_time_that_is_over_while_something_is_heard_is_over() -> None:
 async def test_descriptors_said_unasked_are_closed(workers: Workers, tmp_path: Path) -> None:
     """Those of a worker that is let go for that: none stays in the daemon, which closes none itself."""
     (tmp_path / "file").touch()
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    worker = worker_lifecycle.Worker(4711, ours)
+    worker, theirs = make_worker()
     messages.send(theirs, zygote.Returned(None))
     assert await worker.receive(60) is not None
     workers._pool.put_back(worker)
@@ -457,9 +458,7 @@ async def test_descriptors_said_unasked_are_closed(workers: Workers, tmp_path: P
 async def test_answer_after_the_time_is_over_is_nobodys(workers: Workers, tmp_path: Path) -> None:
     """With the descriptors in it: they are closed, and the worker is not asked again."""
     (tmp_path / "file").touch()
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    worker = worker_lifecycle.Worker(4711, ours)
+    worker, theirs = make_worker()
     assert await worker.receive(0.01) is None
     fd = os.open(tmp_path / "file", os.O_RDONLY | os.O_CLOEXEC)
     messages.send(theirs, zygote.Returned(Fd(fd)))
@@ -475,10 +474,8 @@ async def test_question_larger_than_the_socket_takes_is_sent_in_time(workers: Wo
     """In pieces, as the worker reads them; one that reads nothing is given up as if it did not answer."""
     text = "x" * (8 << 20)
     assert await workers.call(len, text, timeout_s=60, subject="vol-1") == len(text)
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
+    worker, theirs = make_worker()
     with theirs:
-        worker = worker_lifecycle.Worker(4711, ours)
         assert await worker.ask((len, (text,)), 0.1) is None
         worker.end()
 

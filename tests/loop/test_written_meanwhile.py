@@ -175,8 +175,8 @@ async def test_what_was_recognised_holds_after_a_check_that_wrote_alone(tmp_path
         "data",
         "signature",
         "signature in the cache",
-        "signature in a page the check wrote",
-        "data in a page the check wrote",
+        "signature, counted with the check's",
+        "data, counted with the check's",
         "less than counted",
         "not counted",
     ],
@@ -211,19 +211,65 @@ async def test_it_is_recognised_afresh_where_others_wrote_during_the_check(
         assert outcome.is_done is is_mounted
 
 
-async def test_it_is_recognised_afresh_where_less_than_a_page_may_be_written(tmp_path: Path) -> None:
-    """With smaller blocks what is made dirty is more than what is written, and others' may be the rest."""
+def count_written(stage: Stage) -> int:
+    """Return how many bytes have been written to the device (Documentation/block/stat.rst)."""
+    return 512 * int(Path(f"/sys/class/block/{Path(stage.device).name}/stat").read_text("ascii").split()[6])
+
+
+async def test_it_is_recognised_afresh_where_less_than_a_page_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With smaller blocks what is made dirty is more than what is written, and here others' is the rest."""
+    check = programs.run
+
+    async def run_and_fill_up(*args: Any, **settings: Any) -> Completed:
+        before_bytes = count_written(stage)
+        completed = await check(*args, **settings)
+        os.fsync(held)
+        assert completed.written_bytes is not None
+        rest_bytes = completed.written_bytes - (count_written(stage) - before_bytes)
+        assert rest_bytes > 0
+        write_device(stage.device, 40 << 20, os.urandom(rest_bytes))
+        assert count_written(stage) - before_bytes == completed.written_bytes
+        return completed
+
     async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers) as stage:
         make(stage)
         held = os.open(stage.device, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(held, BLKBSZSET, struct.pack("Q", 1024))
+            monkeypatch.setattr("agent.node.volume_session.content_actions.run", run_and_fill_up)
             outcome = await stage.run_pass()
         finally:
             os.close(held)
         assert outcome.is_done
         expected = find_expected(stage)
         assert expected.recognized != expected.checked
+
+
+@pytest.mark.parametrize(("act", "is_found"), [(sign_in_cache, True), (scribble, False)])
+async def test_page_of_signatures_is_compared_where_the_counts_are_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Stage], None],
+    is_found: bool,  # noqa: FBT001
+) -> None:
+    """A page that others wrote with the check is counted once; in the first one a signature is seen."""
+    check = programs.run
+
+    async def run_and_act(*args: Any, **settings: Any) -> Completed:
+        completed = await check(*args, **settings)
+        act(stage)
+        assert completed.written_bytes == 0
+        return replace(completed, written_bytes=4096)
+
+    async with WatchedWorkers() as workers, staged(tmp_path / "stage", workers, FsType.BTRFS) as stage:
+        run("mkfs.btrfs", "-q", "-f", stage.device)
+        monkeypatch.setattr("agent.node.volume_session.content_actions.run", run_and_act)
+        outcome = await stage.run_pass()
+        expected = find_expected(stage)
+        assert (expected.recognized != expected.checked) is is_found
+        assert outcome.is_done is not is_found
 
 
 @pytest.mark.parametrize("act", [sign, sign_in_cache, scribble])

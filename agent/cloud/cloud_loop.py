@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from time import monotonic
 
 import anyio
@@ -41,6 +41,7 @@ from agent.core.errors import AgentError
 from agent.core.model import Origin, Reason, VolumeId
 from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
+from agent.core.units import utc_now
 from agent.policy import Policy
 
 SETTLED_PAUSE_S = 300.0
@@ -68,7 +69,7 @@ class CloudLoop:
         publish: Callable[[CloudReport], None],
         *,
         clock: Callable[[], float] = monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
         makings: Makings | None = None,
         record: Record | None = None,

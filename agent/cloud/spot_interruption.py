@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from http import HTTPStatus
 
 import anyio
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.cloud.identity.identity_sources import IdentitySources
-from agent.core.units import parse_time
+from agent.core.units import parse_time, utc_now
 
 PATH = "/latest/meta-data/spot/instance-action"
 POLL_S = 5.0
@@ -74,7 +74,7 @@ class InterruptionWatch:
         self,
         surroundings: Callable[[], IdentitySources],
         leave: Callable[[str, float], Awaitable[None]],
-        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        now: Callable[[], datetime] = utc_now,
         tell: Callable[[Interruption], None] = log_interruption,
     ) -> None:
         self._surroundings = surroundings

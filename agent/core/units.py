@@ -125,6 +125,11 @@ class SizeRange(Struct, frozen=True):
         return f"{format_size(self.min_bytes)} to {format_size(self.max_bytes)}"
 
 
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(timezone.utc)
+
+
 def parse_time(text: str) -> datetime:
     """Return a time of ISO 8601, with the Z that Python 3.10 does not know; in UTC where it names no zone.
 

@@ -143,7 +143,7 @@ class CloudHalf:
         known = self._in_force.origins.known
         self._board.put_claims({one: origin.claim for one, origin in known.items() if origin.claim})
         self._board.put_snapshots(report.snapshots)
-        self._board.put_calls(report.calls, report.attachments)
+        self._board.put_calls(report.calls, report.places)
         self._board.remarks = report.remarks
         self._board.put_checks(report.checks)
         self._refresh()

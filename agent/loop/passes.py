@@ -29,9 +29,10 @@ from agent.core.exhaustion import is_shortage
 from agent.core.model import Condition, Observed, Reason, VolumeId, Wanted
 from agent.core.replace import replace
 from agent.core.steps import Action
+from agent.core.units import utc_now
 from agent.loop.goals import Want, choose_goal, find_meant, plan_for
 from agent.report.agent_counters import Counters
-from agent.report.board.board import Board, utc_now
+from agent.report.board.board import Board
 from agent.report.board.status import describe_failure, describe_status, show_progress
 from agent.report.board.transitions import record_step, record_transition
 from agent.report.board.volume_status import StepOutcome, VolumeStatus

@@ -18,7 +18,7 @@ from msgspec import Struct
 from agent.base.log import get_logger
 from agent.core.model import Origin, OriginAnswer, VolumeId
 from agent.core.replace import replace
-from agent.report.board.board import utc_now
+from agent.core.units import utc_now
 
 log = get_logger(__name__)
 

@@ -20,8 +20,9 @@ from agent.base.log import get_logger
 from agent.base.off_loop import Aside, do_here
 from agent.core.errors import AgentError
 from agent.core.model import Condition
+from agent.core.units import utc_now
 from agent.node.state.append_log import replace_lines
-from agent.report.board.board import Board, utc_now
+from agent.report.board.board import Board
 from agent.report.board.timelines import MOST_PAST, PastOfVolumes
 from agent.report.board.volume_status import Past
 

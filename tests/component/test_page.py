@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from agent.core.model import Condition, EndCause, Ending, Reason
+from agent.core.units import utc_now
 from agent.report.agent_counters import Counters
-from agent.report.board.board import Board, utc_now
+from agent.report.board.board import Board
 from agent.report.board.events import EventName
 from agent.report.endpoints.http import make_app
 from agent.report.http.serve import HTTP_LIMITS, Server

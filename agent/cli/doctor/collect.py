@@ -17,7 +17,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -35,6 +34,7 @@ from agent.cli.show.output import print_json
 from agent.cli.show.progress import Telling
 from agent.core.errors import AgentError
 from agent.core.quoting import make_printable
+from agent.core.units import utc_now
 
 COMMAND_TIMEOUT_S = 20.0
 MAX_BYTES = 8 << 20
@@ -181,7 +181,7 @@ def _read_versions() -> dict[str, str]:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "machine": platform.machine(),
-        "collected_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "collected_at": utc_now().isoformat(timespec="seconds"),
         **{each.name: each.version for each in distributions()},
     }
 

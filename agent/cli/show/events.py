@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import typer
@@ -15,7 +15,7 @@ from agent.cli.show.output import print_line
 from agent.cli.show.words import clean
 from agent.core.errors import InvalidValueError
 from agent.core.model import parse_volume_id
-from agent.core.units import parse_duration, parse_time
+from agent.core.units import parse_duration, parse_time, utc_now
 
 _SHOWN_APART = frozenset(
     {"at", "event", "volume_id", "number", "name", "text", "message", "hint", "duration_s"}
@@ -35,7 +35,7 @@ def print_events(
 
     ``last``: how many of those that have happened; ``follows``: go on with all that happen.
     """
-    begin = None if since is None else read_moment(since, datetime.now(timezone.utc))
+    begin = None if since is None else read_moment(since, utc_now())
     names = _Names(client)
     wanted = None if volume is None else names.find(volume)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any
 
-from agent.core.units import parse_time, show_duration, show_size
+from agent.core.units import parse_time, show_duration, show_size, utc_now
 
 
 def clean(answer: Any) -> Any:
@@ -41,7 +40,7 @@ def tell_use(volume: dict[str, Any]) -> str:
 
 def tell_age(at: str) -> str:
     """Return how long ago ``at`` (ISO 8601, UTC) was, in its largest unit."""
-    seconds = max(0, int((datetime.now(timezone.utc) - parse_time(at)).total_seconds()))
+    seconds = max(0, int((utc_now() - parse_time(at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit} ago"

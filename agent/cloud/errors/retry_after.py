@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import datetime
+
+from agent.core.units import utc_now
 
 MAX_WAIT_S = 24 * 3600.0
 """No limit of AWS's looks back further: four modifications of a volume in 24 hours."""
@@ -29,7 +31,7 @@ def find_told_wait_s(message: str, now: datetime | None = None) -> float | None:
     """
     times = [time for found in _TIME.findall(message) if (time := _read_time(*found)) is not None]
     if times:
-        left_s = (max(times) - (now or datetime.now(timezone.utc))).total_seconds()
+        left_s = (max(times) - (now or utc_now())).total_seconds()
         return min(max(left_s, 0.0), MAX_WAIT_S)
     found = _WAIT.search(message)
     if found is None:

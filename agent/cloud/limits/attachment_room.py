@@ -7,7 +7,7 @@ certain: refused is only what surely has no room, and what may have none is trie
 from __future__ import annotations
 
 from agent.cloud.aws.instance_types import InstanceLimits
-from agent.core.model import Attachments, Reason
+from agent.core.model import AttachmentPlaces, Attachments, Reason, VolumeId
 from agent.core.steps import Wait
 
 _INTERFACES_AT_LEAST = 1
@@ -16,6 +16,13 @@ HINT = (
     "Detach a volume (ebs-agent detach VOLUME), take an entry out of the policy, or use an instance type "
     "with more attachments. Network interfaces may share the limit."
 )
+
+
+def list_places(attached: frozenset[VolumeId], limits: InstanceLimits | None) -> AttachmentPlaces | None:
+    """Return the instance's places and who has one, None where it is not known how many it has."""
+    if limits is None or not limits.attachments:
+        return None
+    return AttachmentPlaces(limits.instance_type, limits.attachments, limits.is_shared, attached)
 
 
 def count_attachments(attached: int, limits: InstanceLimits | None) -> Attachments | None:

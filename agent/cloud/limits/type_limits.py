@@ -17,7 +17,7 @@ from agent.cloud.aws.calls import AttachClusterNodeVolume, AttachVolume
 from agent.cloud.aws.instance_types import DescribeInstanceTypes, InstanceLimits
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume
 from agent.cloud.errors.explain import CloudError
-from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
+from agent.cloud.limits.attachment_room import find_little_room, find_no_room, list_places
 from agent.cloud.limits.instance_speed import PAID_TYPES, find_burst_only, find_too_fast
 from agent.cloud.plan.claims.find_or_make import find_claimed
 from agent.cloud.plan.decisions import AttachApi, NodeView
@@ -101,7 +101,7 @@ class TypeLimits:
     async def tend(self, look: CloudState) -> None:
         """Say what of this look's volumes the instance has no use for. Never raises for AWS."""
         limits = await self.find(look.node)
-        look.attachments = count_attachments(len(look.list_here()), limits)
+        look.places = list_places(look.list_here(), limits)
         if limits is None:
             return
         given = {entry.name: one for entry in look.entries if (one := _find_given(entry, look)) is not None}

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.core.errors import AgentError
 from agent.core.model import (
-    Attachments,
+    AttachmentPlaces,
     AwsChecks,
     Difference,
     NextCall,
@@ -75,7 +75,7 @@ class CloudReport(Struct, frozen=True):
     """Of the volumes here, what AWS says they are given."""
     checks: Mapping[VolumeId, AwsChecks] = field(default_factory=dict)
     """Of the volumes here, what AWS's own status checks found."""
-    attachments: Attachments | None = None
+    places: AttachmentPlaces | None = None
     """None: it is not known how many volumes this instance takes."""
     remarks: tuple[str, ...] = ()
     """Sentences about this instance and its volumes that are no defect of any."""

@@ -34,7 +34,7 @@ from agent.cloud.view.describe_all import (
     make_origin,
 )
 from agent.core.errors import AgentError
-from agent.core.model import Attachments, Difference, NextCall, Origin, Provisioned, VolumeId
+from agent.core.model import AttachmentPlaces, Difference, NextCall, Origin, Provisioned, VolumeId
 from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy import Policy
@@ -70,7 +70,7 @@ class CloudState(Struct):
     has_acted: bool = False
     coming: set[str] = field(default_factory=set)
     """What gets a place on this instance in this look: volumes, and entries whose volume is being made."""
-    attachments: Attachments | None = None
+    places: AttachmentPlaces | None = None
     remarks: tuple[str, ...] = ()
     unproven: AgentError | None = None
     """Why it could not be found out whether an instance that holds a claim's volume is gone."""
@@ -216,7 +216,7 @@ class CloudState(Struct):
             self.untold,
             unread=self.list_unread(),
             drift=self.drift,
-            attachments=self.attachments,
+            places=self.places,
             remarks=self.remarks,
             calls=tuple(sorted(self.calls, key=lambda one: (one.entry, one.operation, one.text))),
             zone=next((one.zone for one in self.list_volumes() if self.has_device(one.volume_id)), None),

@@ -9,14 +9,14 @@ takes no place on the node before it is of use.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from agent.cloud.aws.models import CloudVolume
 from agent.core.errors import AgentError
 from agent.core.model import AwsChecks, Initialization, VolumeId
 from agent.core.reasons import Reason
-from agent.core.units import find_time, show_duration
+from agent.core.units import find_time, show_duration, utc_now
 
 FindChecks: TypeAlias = Callable[[VolumeId], Awaitable["AwsChecks | None"]]
 """What AWS's own checks say of a volume; None: its answer does not have it."""
@@ -27,7 +27,7 @@ VolumeStatusItem: "It can take up to 5 minutes for the volume initialization inf
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return utc_now()
 
 
 class Initialized:

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Protocol
 
 from lightkube.core.resource import NamespacedResource
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from agent.controller.cluster.api import CONFLICT, ClusterError
 from agent.controller.cluster.lease import Lease
+from agent.core.units import utc_now
 
 COMPONENT = "ebs-agent-controller"
 AGAIN_S = 3600.0
@@ -85,7 +85,7 @@ class Teller:
 
 
 def _write(about: About, name: str, reason: str, message: str) -> Event:
-    now = datetime.now(timezone.utc).replace(microsecond=0)
+    now = utc_now().replace(microsecond=0)
     namespace = about.namespace or "default"
     return Event(
         metadata=ObjectMeta(name=name, namespace=namespace),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Protocol
 
 import anyio
@@ -22,6 +22,7 @@ from lightkube.resources.coordination_v1 import Lease as LeaseObject
 from agent.base.log import get_logger
 from agent.controller.cluster.api import ClusterError
 from agent.core.errors import OvertakenError
+from agent.core.units import utc_now
 
 DURATION_S = 15
 RIGHT_S = 10.0
@@ -161,5 +162,5 @@ class Lease:
 
 def _read_time() -> datetime:
     """Return the time for people to read. Kubernetes refuses it without a fraction of a second."""
-    now = datetime.now(timezone.utc)
+    now = utc_now()
     return now.replace(microsecond=now.microsecond or 1)

@@ -6,7 +6,16 @@ Values only: frozen, comparable, free of I/O. Everything else in the agent passe
 from __future__ import annotations
 
 from agent.core.model.checks import AwsChecks, Initialization
-from agent.core.model.cluster import Attachments, EndCause, Ending, NodeFacts, NodePlace, Origin, OriginAnswer
+from agent.core.model.cluster import (
+    AttachmentPlaces,
+    Attachments,
+    EndCause,
+    Ending,
+    NodeFacts,
+    NodePlace,
+    Origin,
+    OriginAnswer,
+)
 from agent.core.model.content import (
     LABEL_LIMIT_BYTES,
     Blank,
@@ -39,6 +48,7 @@ from agent.core.reasons import Condition, NodeReason, Reason
 
 __all__ = [
     "LABEL_LIMIT_BYTES",
+    "AttachmentPlaces",
     "Attachments",
     "AwsChecks",
     "Blank",

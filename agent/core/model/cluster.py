@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
 
 from msgspec import Struct
+
+from agent.core.model.volume import VolumeId
 
 CLAIM_TAGS = ("kubernetes.io/created-for/pvc/namespace", "kubernetes.io/created-for/pvc/name")
 """For which claim of Kubernetes a volume was made, as drivers tag it: the namespace, and the name in it."""
@@ -55,6 +58,21 @@ class Attachments(Struct, frozen=True):
     def describe(self) -> str:
         """Return it as part of a sentence: ``3 of 27 attachments``."""
         return f"{self.used} of {self.most} attachments"
+
+
+class AttachmentPlaces(Struct, frozen=True):
+    """For how many volumes an instance has places, and which of them AWS says are taken."""
+
+    instance_type: str
+    most: int
+    is_shared: bool
+    """As of ``Attachments``."""
+    attached: frozenset[VolumeId]
+
+    def count(self, present: Iterable[VolumeId]) -> Attachments:
+        """Return how many are taken: by what is ``present`` as well, of which AWS was not asked yet."""
+        used = len(self.attached.union(present))
+        return Attachments(self.instance_type, used, self.most, self.is_shared)
 
 
 class EndCause(str, Enum):

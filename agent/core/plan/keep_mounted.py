@@ -65,7 +65,8 @@ def plan_upkeep(
             Degrade(
                 Reason.READ_ONLY,
                 f"The filesystem at {mount.path} was made read-only by the kernel after an error.",
-                hint="See the kernel log; save the data, then unmount and repair it.",
+                hint="See the kernel log; save the data, then:"
+                f" umount {shlex.quote(mount.path)}; it is checked and mounted again.",
             ),
         )
     if isinstance(observed.content, Foreign):

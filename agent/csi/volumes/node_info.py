@@ -44,7 +44,7 @@ def describe_node(
             hint="The agent asks the metadata service and the cluster's file again by itself.",
             reason=Reason.WAITING_FOR_CLOUD,
         )
-    room = count_room(attachments, statuses, settings.attach_limit, settings.reserved)
+    room = count_room(attachments, statuses, settings)
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 
 
@@ -67,25 +67,24 @@ def describe_place(driver: str, zone: Zone) -> dict[str, str]:
 
 
 def count_room(
-    attachments: Attachments | None,
-    statuses: Collection[VolumeStatus],
-    attach_limit: int | None,
-    reserved: int,
+    attachments: Attachments | None, statuses: Collection[VolumeStatus], settings: CsiSettings
 ) -> int | None:
     """Return how many volumes of Kubernetes the instance takes; None where that is not known.
 
     Of its limit the places of all else that is attached now are taken away: the root volume, those of the
-    policy, network interfaces. What the policy does not name counts as Kubernetes'.
+    policy, network interfaces, and what another driver has mounted. What nobody uses and the policy does not
+    name counts as Kubernetes', attached for a pod that has not come yet.
     """
-    if attach_limit is not None:
-        return max(1, attach_limit - reserved)
+    if settings.attach_limit is not None:
+        return max(1, settings.attach_limit - settings.reserved)
     if attachments is None:
         return None
-    of_policy = sum(
-        status.device is not None and status.name is not None and status.name != status.volume_id
+    # In the name of AWS's driver what that one has mounted is counted by the scheduler as this one's.
+    unnamed = {Reason.NOT_IN_POLICY} | ({Reason.MANAGED_BY_CSI} if settings.driver == AWS_DRIVER else set())
+    of_kubernetes = sum(
+        status.device is not None
+        and (status.reason in unnamed if status.name is None else status.name == status.volume_id)
         for status in statuses
     )
-    here = [status for status in statuses if status.device is not None]
-    of_kubernetes = len(here) - of_policy
     others = max(0, attachments.used - of_kubernetes)
-    return max(1, attachments.most - others - reserved)
+    return max(1, attachments.most - others - settings.reserved)

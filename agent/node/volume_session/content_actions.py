@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from agent.core.steps import (
     GrowPartition,
     SettleFormat,
 )
+from agent.core.units import utc_now
 from agent.node.device import partition_steps, partition_table
 from agent.node.filesystem import change_mount, format_guard, fsck, mkfs
 from agent.node.isolate.programs import Completed, run
@@ -74,7 +74,7 @@ class ContentActions:
             type=action.type,
             size_bytes=observed.device.size_bytes,
             stage=FormatStage.INTENDED,
-            recorded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            recorded_at=utc_now().isoformat(timespec="seconds"),
         )
         fd = self._pin.fd
         request = format_guard.VerifyRequest(

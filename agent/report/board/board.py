@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from agent.base.log import get_logger
 from agent.core.model import (
+    AttachmentPlaces,
     Attachments,
     AwsChecks,
     Condition,
@@ -28,6 +29,7 @@ from agent.core.model import (
 )
 from agent.core.replace import replace
 from agent.core.steps import Degrade, Refuse, Wait
+from agent.core.units import utc_now
 from agent.report.board.aws_checks import add_checks
 from agent.report.board.changes import Change, Readers, Subscription
 from agent.report.board.events import Event, EventHistory, EventName
@@ -37,11 +39,6 @@ from agent.report.board.timelines import PastOfVolumes, Timelines
 from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
 
 log = get_logger(__name__)
-
-
-def utc_now() -> datetime:
-    """Return the time now, in UTC."""
-    return datetime.now(timezone.utc)
 
 
 class Board:
@@ -73,8 +70,7 @@ class Board:
         """Of the volumes that kubelet asked for, their names in Kubernetes."""
         self._claims: Mapping[VolumeId, str] = {}
         self.place = NodePlace()
-        self.attachments: Attachments | None = None
-        """Of how many volumes this instance has room for, where that is known."""
+        self.places: AttachmentPlaces | None = None
         self.remarks: tuple[str, ...] = ()
         """Sentences about this instance and its volumes that are no defect of any."""
         self.ending: Ending | None = None
@@ -195,9 +191,15 @@ class Board:
         old, self._snapshots = self._snapshots, dict(snapshots)
         self._show_changed(old, snapshots)
 
-    def put_calls(self, calls: tuple[NextCall, ...], attachments: Attachments | None) -> None:
+    def put_calls(self, calls: tuple[NextCall, ...], places: AttachmentPlaces | None) -> None:
         """Show what is going to be asked of AWS, and of how many volumes it lets this instance have."""
-        self.next_calls, self.attachments = calls, attachments
+        self.next_calls, self.places = calls, places
+
+    @property
+    def attachments(self) -> Attachments | None:
+        """How many volumes this instance has, of those it has room for; None where that is not known."""
+        present = (volume_id for volume_id, one in self._statuses.items() if one.device is not None)
+        return None if self.places is None else self.places.count(present)
 
     def finish_first_look(self) -> None:
         """Note that every attached volume was looked at once since the agent started."""

@@ -104,7 +104,8 @@ def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
     """Return the engine's status with what sampling found; the worse of the two is the condition.
 
     A volume the engine does not have in use stays what the engine says: only of what is usable can health
-    say that it is not.
+    say that it is not. Where both give the same reason each may know what the other does not, and both are
+    shown: the engine what is in the way, sampling how bad it is.
     """
     if health is None:
         return status
@@ -122,13 +123,18 @@ def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
     worst = health.verdicts[0] if health.verdicts else None
     if worst is None or not is_worse(worst.condition, status.condition):
         return status
+    is_same = worst.reason is status.reason
     return replace(
         status,
         condition=worst.condition,
         reason=worst.reason,
-        message=worst.message,
-        hint=worst.hint,
+        message=_say_both(status.message, worst.message) if is_same else worst.message,
+        hint=_say_both(status.hint, worst.hint) if is_same else worst.hint,
     )
+
+
+def _say_both(one: str | None, other: str) -> str:
+    return " ".join(dict.fromkeys(filter(None, (one, other))))
 
 
 def describe_missing(expected: Expected) -> VolumeStatus:

@@ -52,7 +52,9 @@ async def test_it_is_asked_once(world: World, tmp_path: Path) -> None:
     node = name_type(world.add_node(1))
     await node.settle()
     await node.look(5)
-    assert node.loop.findings.attachments == Attachments("m5.xlarge", 3, 27, is_shared=True)
+    places = node.loop.findings.places
+    assert places is not None
+    assert places.count(()) == Attachments("m5.xlarge", 3, 27, is_shared=True)
     world.use_policy(tmp_path, POLICY.replace("v2", "v3"))
     node.policy = world.policy
     await node.look(3)
@@ -77,7 +79,8 @@ async def test_what_has_no_room_is_not_made(world: World, tmp_path: Path) -> Non
     assert ending.reason is Reason.ATTACHMENT_LIMIT
     assert "m5.xlarge takes 2" in ending.message
     assert world.aws.calls["AttachClusterNodeVolume"] == 2
-    assert findings.attachments == Attachments("m5.xlarge", 2, 2, is_shared=False)
+    assert findings.places is not None
+    assert findings.places.count(()) == Attachments("m5.xlarge", 2, 2, is_shared=False)
 
 
 async def test_what_has_no_room_is_not_attached(world: World, tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ async def test_denied_is_silent(world: World, tmp_path: Path) -> None:
     with capture_logs() as logs:
         findings = await node.settle()
         await node.look(10)
-    assert findings.attachments is None
+    assert findings.places is None
     assert not findings.notices
     assert not [entry for entry in logs if entry["log_level"] == "warning"]
     assert world.aws.calls["DescribeInstanceTypes"] <= 2, "it rests"
@@ -165,7 +168,7 @@ async def test_unknown_type_is_asked_about_once(world: World, tmp_path: Path) ->
     for _ in range(4):
         node.time_s += 3600
         await node.look()
-    assert findings.attachments is None
+    assert findings.places is None
     assert world.aws.calls["DescribeInstanceTypes"] == 1
 
 
@@ -193,7 +196,7 @@ async def test_malformed_answer_limits_nothing(world: World, tmp_path: Path, ans
 
     node.spoil = spoil
     findings = await node.settle()
-    assert findings.attachments is None
+    assert findings.places is None
     assert not findings.endings
     assert not findings.notices
 
@@ -208,7 +211,7 @@ async def test_failure_passes(world: World, tmp_path: Path, fault: Fault) -> Non
     for _ in range(3):
         node.time_s += 900
         await node.look()
-    assert node.loop.findings.attachments is not None
+    assert node.loop.findings.places is not None
 
 
 # -- Orders by hand ------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from agent.core.model import (
-    Attachments,
     AwsChecks,
     Condition,
     NextCall,
@@ -26,7 +25,7 @@ from agent.report.board.readings import Health, Reading, Verdict
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.health.trends import Mark, list_points, take_mark
 from tests.unit.report.health.test_sampler import SAMPLE
-from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, Clock, make_status
+from tests.unit.report.samples import CHECKPOINTS, GIB, READY, REFUSED, Clock, make_places, make_status
 
 MIB = 1 << 20
 MODELS = VolumeId("vol-00000000000000001")
@@ -133,7 +132,7 @@ def _put_cloud(board: Board, now: datetime) -> None:
     board.put_snapshots({CHECKPOINTS: SnapshotFacts("checkpoints", last, due, 7)})
     board.put_checks({CHECKPOINTS: AwsChecks("ok", is_io_enabled=True, io_performance="normal")})
     call = NextCall("checkpoints", CHECKPOINTS, "CreateSnapshot", "take a snapshot of checkpoints", due)
-    board.put_calls((call,), Attachments("ml.p5.48xlarge", 6, 27, is_shared=True))
+    board.put_calls((call,), make_places("ml.p5.48xlarge"))
 
 
 def _publish(board: Board, *statuses: VolumeStatus) -> None:

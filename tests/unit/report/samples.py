@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from agent.core.model import Condition, Reason, VolumeId
+from agent.core.model import AttachmentPlaces, Condition, Reason, VolumeId
 from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.volume_status import PlannedStep, StepOutcome, Usage, VolumeStatus
@@ -67,3 +67,9 @@ def make_board(*statuses: VolumeStatus, is_looked_at: bool = True) -> Board:
     if is_looked_at:
         board.finish_first_look()
     return board
+
+
+def make_places(instance_type: str, *attached: VolumeId) -> AttachmentPlaces:
+    """Return the 27 places of an instance, one of which AWS says its root volume has."""
+    root = VolumeId("vol-0000000000000000f")
+    return AttachmentPlaces(instance_type, 27, is_shared=True, attached=frozenset({root, *attached}))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from agent.core.suggestions import find_meant
+from agent.core.units import utc_now
 from agent.report.endpoints.page.cards import draw_card, list_terms
 from agent.report.endpoints.page.charts import define_grid
 from agent.report.endpoints.page.markup import Element, element, join
@@ -43,7 +44,7 @@ def content_security_policy() -> str:
 
 def render_page(content: dict[str, Any], now: datetime | None = None, only: str | None = None) -> str:
     """Return the page of what ``status.json`` answers. ``only``: the name or ID of the one volume to show."""
-    now = now or datetime.now(timezone.utc)
+    now = now or utc_now()
     found = triage(content["volumes"])
     one = _find(content["volumes"], only)
     main = _draw_all(content, found, now) if only is None else _draw_one(content, one, only, now)

@@ -54,13 +54,19 @@ def find_read_only(window: Window, _is_held: bool) -> Verdict | None:  # noqa: F
     is_refusing = mount.write_errno in {errno.EROFS, errno.EIO}
     if not (mount.is_read_only or mount.is_emergency or is_refusing):
         return None
-    why = " after an error" if mount.is_emergency or is_refusing else ""
+    why = ": it is mounted read-only"
+    hint = f"ebs-agent explain {shlex.quote(window.subject.label)} tells what is in the way of changing that."
+    if mount.is_emergency or is_refusing:
+        why = " after an error"
+        hint = (
+            f"See the kernel log; save the data, then: umount {shlex.quote(mount.path)}; it is checked and"
+            " mounted again."
+        )
     return Verdict(
         Condition.FAILED,
         Reason.READ_ONLY,
         f"The {mount.fs_type} filesystem at {mount.path} is to be written to and takes no writes{why}.",
-        "See the kernel log; save the data, then:"
-        f" umount {shlex.quote(mount.path)}; it is checked and mounted again.",
+        hint,
     )
 
 

@@ -10,10 +10,10 @@ from agent.cli.show import render
 from agent.cli.show.volume_table import show_volumes
 from agent.cloud.aws.models import CloudSnapshot
 from agent.cloud.orders.snapshots import show_snapshot
-from agent.core.model import Attachments, EndCause, Ending, NextCall, NodeReason
+from agent.core.model import EndCause, Ending, NextCall, NodeReason
 from agent.report import api
 from tests.unit.cli.test_orphans import ORPHAN
-from tests.unit.report.samples import NOON, READY, REFUSED, make_board, make_status
+from tests.unit.report.samples import DATASETS, NOON, READY, REFUSED, make_board, make_places, make_status
 
 
 def draw(view: RenderableType) -> str:
@@ -34,7 +34,7 @@ def test_places_of_the_instance_are_shown() -> None:
     """Status, plan and explain tell how many of the instance's places are taken, where that is known."""
     board = make_board(READY)
     assert api.show_node(board)["attachments"] is None
-    board.attachments = Attachments("m5.xlarge", 3, 27, is_shared=True)
+    board.places = make_places("m5.xlarge", DATASETS)
     shown = api.show_attachments(board.attachments)
     views = (
         show_volumes(api.show_node(board)),

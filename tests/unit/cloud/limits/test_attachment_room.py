@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.cloud.aws.instance_types import InstanceLimits
-from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room
-from agent.core.model import Reason
+from agent.cloud.limits.attachment_room import count_attachments, find_little_room, find_no_room, list_places
+from agent.core.model import Reason, VolumeId
 
 SHARED = InstanceLimits("m5d.xlarge", attachments=27, is_shared=True, store_disks=1)
 DEDICATED = InstanceLimits("p5.48xlarge", attachments=64, is_shared=False, store_disks=8)
@@ -63,3 +63,13 @@ def test_places_are_told_in_words() -> None:
     assert places is not None
     assert places.describe() == "3 of 27 attachments"
     assert count_attachments(3, InstanceLimits("x.large")) is None
+
+
+def test_what_came_since_aws_was_asked_has_a_place_as_well() -> None:
+    """A volume is one, whoever knows of it, and takes its place before AWS is asked again."""
+    told, new = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0fedcba9876543210")
+    places = list_places(frozenset({told}), SHARED)
+    assert places is not None
+    assert [places.count(here).used for here in ((), (told,), (told, new))] == [1, 1, 2]
+    assert list_places(frozenset({told}), None) is None
+    assert list_places(frozenset({told}), InstanceLimits("x.large")) is None

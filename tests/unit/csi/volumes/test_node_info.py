@@ -6,7 +6,7 @@ import pytest
 
 from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
-from agent.core.model import Attachments, Condition, NodeFacts, VolumeId
+from agent.core.model import Attachments, Condition, NodeFacts, Reason, VolumeId
 from agent.csi.volumes.node_info import count_room, describe_node
 from agent.policy.settings import CsiSettings
 from agent.report.board.volume_status import VolumeStatus
@@ -16,9 +16,17 @@ CLAIM = VolumeId("vol-0aaaaaaaaaaaaaaa0")
 POLICY = VolumeId("vol-0bbbbbbbbbbbbbbb0")
 
 
+ROOT = VolumeId("vol-0000000000000000f")
+
+
 def status(volume: VolumeId, name: str | None, device: str | None = "/dev/nvme1n1") -> VolumeStatus:
-    """Return a volume on the board."""
+    """Return a volume on the board that something uses."""
     return VolumeStatus(volume, name, Condition.READY, device=device)
+
+
+def unnamed(volume: VolumeId, reason: Reason = Reason.NOT_IN_POLICY) -> VolumeStatus:
+    """Return a volume on the board that neither the policy nor kubelet names."""
+    return VolumeStatus(volume, None, Condition.UNMANAGED, reason, device="/dev/nvme2n1")
 
 
 @pytest.mark.parametrize(
@@ -69,36 +77,34 @@ def test_place_is_said_by_the_keys_that_volumes_have(driver: str, zone: Zone, pl
     assert info.topology == place
 
 
+NEW = VolumeId("vol-0cccccccccccccc00")
+ROOMY = Attachments("ml.g5.8xlarge", 4, 27, is_shared=True)
+
+
 @pytest.mark.parametrize(
-    ("attachments", "statuses", "limit", "reserved", "room"),
+    ("attachments", "statuses", "settings", "room"),
     [
-        (None, (), None, 2, None),
-        (None, (), 20, 2, 18),
-        (Attachments("ml.g5.8xlarge", 1, 27, is_shared=True), (), None, 0, 26),
+        (None, (), CsiSettings(reserved=2), None),
+        (None, (), CsiSettings(attach_limit=20, reserved=2), 18),
+        (Attachments("ml.g5.8xlarge", 1, 27, is_shared=True), (), CsiSettings(), 26),
         # The root volume and one of the policy's; two of Kubernetes', one staged here and one not yet.
-        (
-            Attachments("ml.g5.8xlarge", 4, 27, is_shared=True),
-            (status(POLICY, "cache"), status(CLAIM, CLAIM), status(VolumeId("vol-0c0"), None)),
-            None,
-            0,
-            25,
-        ),
-        (
-            Attachments("ml.g5.8xlarge", 4, 27, is_shared=True),
-            (status(POLICY, "cache"), status(CLAIM, CLAIM, None)),
-            None,
-            3,
-            20,
-        ),
-        (Attachments("ml.g5.8xlarge", 30, 27, is_shared=True), (), None, 0, 1),
+        (ROOMY, (status(POLICY, "cache"), status(CLAIM, CLAIM), unnamed(NEW)), CsiSettings(), 25),
+        (ROOMY, (status(POLICY, "cache"), status(CLAIM, CLAIM, None)), CsiSettings(reserved=3), 20),
+        # The node sees the root volume, too.
+        (ROOMY, (unnamed(ROOT, Reason.ROOT_DEVICE), status(CLAIM, CLAIM), unnamed(NEW)), CsiSettings(), 25),
+        # One that does not answer may be anybody's.
+        (ROOMY, (unnamed(NEW, Reason.STALLED),), CsiSettings(), 23),
+        # What AWS's driver has mounted the scheduler counts for whoever has its name.
+        (ROOMY, (unnamed(NEW, Reason.MANAGED_BY_CSI),), CsiSettings(), 23),
+        (ROOMY, (unnamed(NEW, Reason.MANAGED_BY_CSI),), CsiSettings(driver="ebs.csi.aws.com"), 24),
+        (Attachments("ml.g5.8xlarge", 30, 27, is_shared=True), (), CsiSettings(), 1),
     ],
 )
 def test_room_is_what_others_leave(
     attachments: Attachments | None,
     statuses: tuple[VolumeStatus, ...],
-    limit: int | None,
-    reserved: int,
+    settings: CsiSettings,
     room: int | None,
 ) -> None:
     """Of the instance's limit what is attached for anyone else is taken away; never less than one."""
-    assert count_room(attachments, statuses, limit, reserved) == room
+    assert count_room(attachments, statuses, settings) == room

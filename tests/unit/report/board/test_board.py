@@ -9,6 +9,7 @@ from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.changes import MAX_PENDING_CHANGES, Change
 from agent.report.board.events import EventHistory, EventName
+from agent.report.board.readings import Health, Verdict
 from tests.unit.report.samples import (
     CHECKPOINTS,
     DATASETS,
@@ -17,6 +18,7 @@ from tests.unit.report.samples import (
     REFUSED,
     Clock,
     make_board,
+    make_places,
     make_status,
 )
 
@@ -183,3 +185,36 @@ def test_what_happens_once_is_known() -> None:
     assert not history.has_once(EventName.SNAPSHOT_TAKEN, CHECKPOINTS, "snap-2")
     assert not history.has_once(EventName.SNAPSHOT_DELETED, CHECKPOINTS, "snap-1")
     assert not history.has_once(EventName.VOLUME_MODIFIED, CHECKPOINTS, None)
+
+
+def count_places(board: Board) -> int | None:
+    attachments = board.attachments
+    return None if attachments is None else attachments.used
+
+
+def test_places_are_taken_as_soon_as_a_volume_is_here() -> None:
+    """AWS is asked again after it has come, and what is shown meanwhile counts it; who waits has none."""
+    board = make_board(READY)
+    assert count_places(board) is None
+    board.put_calls((), make_places("m5.large"))
+    assert count_places(board) == 2
+    board.publish(REFUSED)
+    assert count_places(board) == 3
+    board.publish(make_status(REFUSED, device=None))
+    assert count_places(board) == 2
+
+
+def test_two_explanations_of_the_same_are_both_shown() -> None:
+    """The engine knows what is in the way, sampling how bad it is; what is worse otherwise goes first."""
+    board = make_board(
+        make_status(condition=Condition.DEGRADED, reason=Reason.READ_ONLY, message="A.", hint="B.")
+    )
+    worse = Verdict(Condition.FAILED, Reason.READ_ONLY, "C.", "B.")
+    board.judge(CHECKPOINTS, Health(verdicts=(worse,)))
+    shown = board.get(CHECKPOINTS)
+    assert shown is not None
+    assert (shown.condition, shown.message, shown.hint) == (Condition.FAILED, "A. C.", "B.")
+    board.judge(CHECKPOINTS, Health(verdicts=(replace(worse, reason=Reason.SHUT_DOWN, hint="D."),)))
+    other = board.get(CHECKPOINTS)
+    assert other is not None
+    assert (other.reason, other.message, other.hint) == (Reason.SHUT_DOWN, "C.", "D.")

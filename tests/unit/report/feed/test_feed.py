@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from agent.core.model import (
-    Attachments,
     Condition,
     EndCause,
     Ending,
@@ -35,7 +34,15 @@ from agent.report.feed.teller import Source, Teller
 from agent.report.health.trends import list_points, take_mark
 from agent.report.metrics.exposition import Exposition
 from tests.unit.report.health.test_verdicts import SAMPLE
-from tests.unit.report.samples import CHECKPOINTS, DATASETS, READY, REFUSED, make_board, make_status
+from tests.unit.report.samples import (
+    CHECKPOINTS,
+    DATASETS,
+    READY,
+    REFUSED,
+    make_board,
+    make_places,
+    make_status,
+)
 
 MOST = (1 << 64) - 1
 
@@ -70,7 +77,7 @@ class Pair:
 def make_full_board() -> Board:
     board = make_board(READY, REFUSED)
     board.expect([Expected("later", None, is_required=True)])
-    board.attachments = Attachments("m5.large", 3, 27, is_shared=True)
+    board.places = make_places("m5.large")
     board.ending = Ending(EndCause.POWER_OFF, "This machine is being powered off.")
     board.remarks = ("A sentence.",)
     board.put_persistent_volumes({CHECKPOINTS: "pv-1"})

@@ -162,11 +162,23 @@ def test_shut_down_is_not_io_error() -> None:
     assert find(read(0, mount=dead, read_errno=errno.EIO)) == [Reason.IO_ERRORS]
 
 
-@pytest.mark.parametrize("fault", [{"root_errno": errno.EIO}, {"is_read_only": True}])
+@pytest.mark.parametrize("fault", [{"root_errno": errno.EIO}, {"is_read_only": True, "is_emergency": True}])
 def test_command_to_paste_is_quoted(fault: dict[str, Any]) -> None:
     """Whoever writes a volume's tags chooses a part of its path."""
     (verdict,) = judge((look(0, path="/data/$(reboot)", **fault),), SUBJECT, ())
     assert "umount '/data/$(reboot)'" in str(verdict.hint)
+
+
+def test_no_error_is_looked_for_where_none_made_it_read_only() -> None:
+    """What is only mounted so is told of as that: the kernel log says nothing, and explain says why."""
+    subject = replace(SUBJECT, label="$(reboot)")
+    (verdict,) = judge((look(0, is_read_only=True),), subject, ())
+    assert "it is mounted read-only" in verdict.message
+    assert "kernel log" not in verdict.hint
+    assert "ebs-agent explain '$(reboot)'" in verdict.hint
+    (failed,) = judge((look(0, is_read_only=True, is_emergency=True),), SUBJECT, ())
+    assert "after an error" in failed.message
+    assert "kernel log" in failed.hint
 
 
 def test_intended_read_only() -> None:

@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from agent.core.model import (
-    Attachments,
     Condition,
     Difference,
     EndCause,
@@ -37,6 +36,7 @@ from tests.unit.report.samples import (
     READY,
     REFUSED,
     make_board,
+    make_places,
     make_status,
 )
 
@@ -310,7 +310,7 @@ def test_places_of_the_instance_are_counted_once_they_are_known() -> None:
     """How many volumes are attached, and how many the instance takes, with its type."""
     board = make_board(READY)
     assert not [name for name, _ in read_samples(expose(board)) if "instance_attachments" in name]
-    board.attachments = Attachments("m5.xlarge", 3, 27, is_shared=True)
+    board.places = make_places("m5.xlarge", DATASETS)
     samples = read_samples(expose(board))
     labels = frozenset({("instance_type", "m5.xlarge")})
     assert samples["ebs_agent_instance_attachments_used", labels] == 3

@@ -147,6 +147,9 @@ class SimulatedNode:
         self.looks += 1
         return dict(self.devices)
 
+    def list_assigned(self) -> Mapping[str, VolumeId]:
+        return {}  # all that the simulated policies have are claims
+
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         del is_forced
         self.devices.pop(volume_id, None)

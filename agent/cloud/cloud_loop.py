@@ -72,6 +72,7 @@ class CloudLoop:
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
         makings: Makings | None = None,
+        claimed: Mapping[str, VolumeId] | None = None,
         record: Record | None = None,
     ) -> None:
         self._make = make
@@ -103,7 +104,7 @@ class CloudLoop:
         self._failure: str | None = None
         """Why the last look failed as a whole; logged once, and again when it changes."""
         self._has_published = False
-        self.findings = CloudReport()
+        self.findings = CloudReport(claimed=claimed or {})
         self.is_settled = False
         """At the last look nothing was done, and nothing was left to do or to wait for."""
 
@@ -202,7 +203,7 @@ class CloudLoop:
             used_names=frozenset(filter(None, devices.values())),
             cluster_name=policy.agent.cloud.cluster,
         )
-        return CloudState(node, policy, earlier=self.findings.origins)
+        return CloudState(node, policy, self._hands.list_assigned(), earlier=self.findings.origins)
 
     async def _describe(self, look: CloudState) -> None:
         """Describe everything this node has to do with; where that fails, what was described stays in it."""

@@ -63,11 +63,13 @@ class NodeHands:
         node: Machine,
         reconciler: Passes,
         present: Callable[[], Mapping[VolumeId, Seen]],
+        assigned: Callable[[], Mapping[str, VolumeId]],
         refresh: Callable[[], None],
     ) -> None:
         self._node = node
         self._reconciler = reconciler
         self._present = present
+        self.list_assigned = assigned
         self._refresh = refresh
         self._note = ReleasedNote(FileStore(node.paths.state / RELEASED, node.aside))
         self._by_hand = self._note.read()

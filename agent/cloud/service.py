@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from agent.base.unit_process import find_unit
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
 from agent.cloud.is_wanted import explain_open, is_open, is_possible, is_wanted
-from agent.cloud.view.cloud_report import CloudReport, Hands, make_facts
+from agent.cloud.view.cloud_report import CloudReport, Hands, choose_entries, make_facts
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.policy import Policy
@@ -185,7 +185,7 @@ class CloudService:
         was_unknown = self._identity.instance_id is None
         identity = self._identity = identity or await identify_node(self._surroundings())
         if was_unknown and identity.instance_id is not None:
-            self._publish(CloudReport(make_facts(identity)))
+            self._publish(CloudReport(make_facts(identity), claimed=self.recall(identity)))
         if not self._is_wanted(identity) and self._is_open(identity):
             # The cluster's list may not have this node yet; the API may tell its group all the same.
             identity = self._identity = await identify_node(self._surroundings(), self.make)
@@ -196,13 +196,24 @@ class CloudService:
         log.info("cloud.started", cluster=identity.cluster_arn, instance=identity.instance_id)
         await self._run_loop(identity)
         log.info("cloud.stopped")
-        self._publish(CloudReport())
+        self._publish(CloudReport(claimed=self.recall(self._identity)))
         return True
+
+    def recall(self, identity: CloudIdentity) -> Mapping[str, VolumeId]:
+        """Return, by entry name, the volumes of this node's claims as AWS described them last."""
+        if self._makings is None and not self._has_claims:
+            return {}
+        from agent.cloud.plan.claims.remembered import recall_claimed
+        from agent.cloud.plan.decisions import AttachApi, NodeView
+
+        policy = self._policy()
+        node = NodeView(identity, AttachApi.NONE, cluster_name=policy.agent.cloud.cluster)
+        return recall_claimed(choose_entries(policy, identity), node, self._load_makings())
 
     def _tell_open(self, identity: CloudIdentity) -> None:
         """Say what entries wait for while it is not known who this node is, and take it back when it is."""
         endings = explain_open(self._policy(), identity) if self._is_open(identity) else {}
-        told = CloudReport(make_facts(identity), endings=endings)
+        told = CloudReport(make_facts(identity), claimed=self.recall(identity), endings=endings)
         if told != self._told and (endings or self._told is not None):
             self._publish(told)
         self._told = told if endings else None
@@ -242,6 +253,7 @@ class CloudService:
             self._hands,
             self._publish,
             makings=self._load_makings(),
+            claimed=self.recall(identity),
             record=self._record,
         )
         try:

@@ -51,7 +51,7 @@ class CloudHalf:
         self._policy_file = policy_file
         self._reconciler = reconciler
         self._refresh = refresh
-        self.hands = NodeHands(node, reconciler, lambda: in_force.present, refresh)
+        self.hands = NodeHands(node, reconciler, lambda: in_force.present, lambda: in_force.assigned, refresh)
         self._service = CloudService(
             self._get_policy,
             self.hands,
@@ -82,6 +82,10 @@ class CloudHalf:
 
         await supervise("ask AWS", run, retry_s=(CLOUD_RETRY_S,), tell=tell)
 
+    def recall(self, identity: CloudIdentity) -> None:
+        """Have claims keep the volumes that AWS described as theirs last, until it is heard."""
+        self._in_force.claimed = self._service.recall(identity)
+
     def heed_policy(self) -> None:
         """Look at the cloud as the policy in force says."""
         release_on = self._in_force.policy.agent.cloud.release_on
@@ -99,12 +103,14 @@ class CloudHalf:
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]
     ) -> Mapping[VolumeId, Want]:
         """Return what is wanted of each volume; of one that is released nothing, whatever the policy says."""
-        old = self._in_force.present.keys()
+        old, assigned = self._in_force.present.keys(), self._in_force.assigned
         if present.keys() != old:
             if self._board.is_first_look_done:
                 self.hands.note_arrived(present.keys() - old)
             self._service.wake()
         wants = self._in_force.assign(present, recorded)
+        if self._in_force.assigned != assigned:
+            self._service.wake()
         return {volume: self.hands.withhold(volume, want) for volume, want in wants.items()}
 
     def keep(self, volume_id: VolumeId) -> None:

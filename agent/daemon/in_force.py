@@ -15,7 +15,7 @@ from agent.cloud.identity.metadata_process import choose_fetch
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.view.cloud_report import make_facts
-from agent.core.model import NodeFacts, NodePlace, Seen, VolumeId
+from agent.core.model import NodeFacts, NodePlace, Seen, VolumeId, Wanted
 from agent.core.replace import replace
 from agent.daemon.faces import Faces
 from agent.loop.volume_origins import Origins
@@ -38,6 +38,8 @@ class InForce:
         self.policy = policy
         self.facts = NodeFacts()
         self.present: Mapping[VolumeId, Seen] = {}
+        self.assigned: Mapping[str, VolumeId] = {}
+        """By entry name, the volume here that the entry is for."""
         self.claimed: Mapping[str, VolumeId] = {}
         """By entry name, the volume that was made for its claim."""
         self.origins = Origins()
@@ -85,7 +87,7 @@ class InForce:
         """Return what the policy wants of each volume that is here, or that it or a record names."""
         self.present = present
         self.origins.see(present.keys())
-        return self.policy.assign(
+        found = self.policy.assign(
             present,
             self.facts,
             held=self._list_held(),
@@ -93,6 +95,10 @@ class InForce:
             origins=self.origins.known,
             also=tuple(recorded),
         )
+        self.assigned = {
+            one.name: volume for volume, one in found.items() if isinstance(one, Wanted) and volume in present
+        }
+        return found
 
     def explain(self, volume_id: VolumeId) -> tuple[MatchExplanation, ...]:
         """Say of each entry whether it means the volume, and why or why not."""

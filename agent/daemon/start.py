@@ -201,6 +201,8 @@ class Daemon:
             with self._barrier.containing("find what kubelet has staged"):
                 await self._kubelet.load()
         identity = await self._in_force.identify()
+        with self._barrier.containing("recall which volumes this node's claims had"):
+            self._cloud_half.recall(identity)
         if self._kubelet is not None:
             # Beside the first look: a device that does not answer keeps no node from registering.
             tasks.start_soon(supervise, "serve kubelet", self._kubelet.run, name="kubelet")

@@ -21,10 +21,12 @@ from agent.cloud.aws_worker.throttle import Pacer
 from agent.cloud.cloud_loop import CloudLoop
 from agent.cloud.errors.explain import explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.plan.claims.remembered import recall_claimed
+from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.state.made_volumes import Makings, MemoryStore
-from agent.cloud.view.cloud_report import CloudReport
+from agent.cloud.view.cloud_report import CloudReport, choose_entries, make_facts
 from agent.core.errors import AgentError
-from agent.core.model import Reason, VolumeId
+from agent.core.model import Identity, Reason, Seen, VolumeId, Wanted
 from agent.policy import Policy
 from agent.policy.reading import load_policy
 from tests.aws.cloud import ACCOUNT, CLUSTER_ARN, REGION, ZONE, Cloud
@@ -71,6 +73,8 @@ class FollowingDevices:
     def __init__(self) -> None:
         self.here: dict[str, set[str]] = {}
         self.sizes_gib: dict[str, int] = {}
+        self.names: dict[str, str] = {}
+        """The block device names chosen at attach."""
         self.delay = False
         """Attached devices appear only when ``catch_up`` is called."""
         self._late: list[tuple[str, str]] = []
@@ -80,7 +84,7 @@ class FollowingDevices:
         self.sizes_gib[volume_id] = size_gib
 
     def attach(self, volume_id: str, instance_id: str, device: str) -> None:
-        del device
+        self.names[volume_id] = device
         self._late.append((instance_id, volume_id))
         if not self.delay:
             self.catch_up()
@@ -107,6 +111,7 @@ class EmulatedHands:
 
     devices: FollowingDevices
     instance_id: str
+    assign: Callable[[Mapping[VolumeId, Seen]], Mapping[str, VolumeId]] = lambda _present: {}
     busy: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     """Volumes that answer a flush with an error."""
@@ -118,6 +123,14 @@ class EmulatedHands:
 
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return {VolumeId(one): None for one in self.devices.here.get(self.instance_id, set())}
+
+    def list_assigned(self) -> Mapping[str, VolumeId]:
+        return self.assign({volume: self._see(volume) for volume in self.list_devices()})
+
+    def _see(self, volume: VolumeId) -> Seen:
+        name = self.devices.names.get(volume) or None
+        size_bytes = self.devices.sizes_gib.get(volume, 0) << 30
+        return Seen("/dev/nvme1n1", Identity(volume, "model", "serial", name), size_bytes)
 
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         if volume_id in self.broken:
@@ -144,7 +157,8 @@ class NodeUnderTest:
     def __init__(self, world: World, identity: CloudIdentity) -> None:
         self.world = world
         self.identity = identity
-        self.hands = EmulatedHands(world.devices, str(identity.instance_id))
+        self.hands = EmulatedHands(world.devices, str(identity.instance_id), self.assign)
+        self.assigned: dict[str, VolumeId] = {}
         self.policy = world.policy
         self.crash: Crash | None = None
         self.published: list[CloudReport] = []
@@ -196,13 +210,30 @@ class NodeUnderTest:
             clock=clock or (lambda: self.time_s),
             now=self.read_clock,
             rng=random.Random(1),  # noqa: S311 - jitter
-            makings=Makings(self.store),
+            makings=(makings := Makings(self.store)),
+            claimed=self._recall(makings),
             record=self.record,
         )
+
+    def assign(self, present: Mapping[VolumeId, Seen]) -> Mapping[str, VolumeId]:
+        """Return which entry means which volume that is here, by what AWS said at the last look."""
+        last = self.loop.findings
+        facts = make_facts(self.identity)
+        found = self.policy.assign(
+            present, facts, held=self.assigned, claimed=last.claimed, origins=last.origins
+        )
+        self.assigned = {
+            one.name: volume for volume, one in found.items() if isinstance(one, Wanted) and volume in present
+        }
+        return self.assigned
 
     def record(self, name: str, volume_id: VolumeId | None, /, **fields: Any) -> None:
         self.events.append((name, str(volume_id)))
         self.told.append(json.loads(json.dumps(fields)))
+
+    def _recall(self, makings: Makings) -> Mapping[str, VolumeId]:
+        node = NodeView(self.identity, AttachApi.NONE, cluster_name=self.policy.agent.cloud.cluster)
+        return recall_claimed(choose_entries(self.policy, self.identity), node, makings)
 
     async def identify(self) -> CloudIdentity:
         return self.identity

@@ -122,7 +122,8 @@ def _find_made(look: CloudState) -> set[VolumeId]:
 
 def _find_given(entry: VolumeEntry, look: CloudState) -> Provisioned | None:
     """Return what an entry's volume is given, or is to be by its class; None where none is here, or paid."""
-    volume = next((one for one in _list_of(entry, look) if look.has_device(one.volume_id)), None)
+    meant = look.claimed.get(entry.name, entry.volume_id) or look.assigned.get(entry.name)
+    volume = None if meant is None or not look.has_device(meant) else look.volumes.get(meant)
     if volume is None or volume.type not in PAID_TYPES:
         return None
     iops, throughput = volume.iops, volume.throughput
@@ -131,10 +132,3 @@ def _find_given(entry: VolumeEntry, look: CloudState) -> Provisioned | None:
             wanted = look.want(entry.name, entry.claim)
             iops, throughput = wanted.iops or iops, wanted.throughput or throughput
     return Provisioned(iops, throughput)
-
-
-def _list_of(entry: VolumeEntry, look: CloudState) -> tuple[Any, ...]:
-    if entry.claim is None and entry.volume_id is None and entry.match is not None:
-        return look.find_matching(entry.match)
-    volume_id = look.claimed.get(entry.name, entry.volume_id)
-    return tuple(volume for volume in look.list_volumes() if volume.volume_id == volume_id)

@@ -64,7 +64,12 @@ class Making(Struct, frozen=True):
 def find_key(tags: Tags) -> str:
     """Return the name of a claim's memory, by the tags of its volume."""
     marks = dict(tags)
-    return "/".join(marks[tag] for tag in (TAG_CLUSTER, TAG_NODE, TAG_CLAIM))
+    return make_key(marks[TAG_CLUSTER], marks[TAG_NODE], marks[TAG_CLAIM])
+
+
+def make_key(cluster: str, node: str, claim: str) -> str:
+    """Return the name of a claim's memory, by what its volume is marked with."""
+    return f"{cluster}/{node}/{claim}"
 
 
 # -- What follows from what AWS said -------------------------------------------------------------------------

@@ -68,12 +68,14 @@ class AttachTask(CloudTask):
         entry = self._entry
         if entry.claim is not None:
             return await self._plan_claim(entry.claim, look)
-        if entry.volume_id is not None:
-            volume = look.volumes.get(entry.volume_id)
-            if volume is None:
-                _require_read(look, entry.volume_id)
-                return _miss(entry.volume_id)
-            return plan_attach(volume, look.node)
+        # What is here the node half has told to be meant, by whatever the entry says of it.
+        volume_id = entry.volume_id or look.assigned.get(self.name)
+        if volume_id is not None:
+            if volume_id in look.volumes:
+                return plan_attach(look.volumes[volume_id], look.node)
+            _require_read(look, volume_id)
+            needs_aws = entry.volume_id is not None or entry.snapshots is not None
+            return _miss(volume_id) if needs_aws else None
         if entry.match is not None and is_searchable(entry):
             return self._plan_matching(entry.match, look)
         return None
@@ -148,8 +150,8 @@ class AttachTask(CloudTask):
     @override
     def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
-        claimed = look.claimed.get(self.name, self._entry.volume_id)
-        if look.has_device(claimed):
+        meant = look.claimed.get(self.name, self._entry.volume_id) or look.assigned.get(self.name)
+        if look.has_device(meant):
             look.note(self.name, ending)
         else:
             look.endings[self.name] = ending

@@ -40,6 +40,9 @@ class Hands(Protocol):
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         """Return the volumes whose devices are here, with the block device name chosen at attach."""
 
+    def list_assigned(self) -> Mapping[str, VolumeId]:
+        """Return, by entry name, the volume here that the policy's entry is for."""
+
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         """Unmount the volume and flush it; raise AgentError that names who uses it, unless forced."""
 
@@ -116,7 +119,10 @@ def report_failure(
     """Return what is told where not all could be described: what was told before, and why no more is."""
     ending = make_ending(error)
     endings = {entry.name: ending for entry in policy.volumes if needs_cloud(entry) or entry.volume_id}
-    return replace(before, origins={**before.origins, **described}, endings=endings, notices={})
+    notices = {
+        entry.name: before.notices[entry.name] for entry in policy.volumes if entry.name in before.notices
+    }
+    return replace(before, origins={**before.origins, **described}, endings=endings, notices=notices)
 
 
 def explain_fault(policy: Policy, error: BaseException) -> dict[str, Wait | Refuse]:

@@ -46,6 +46,8 @@ class CloudState(Struct):
 
     node: NodeView
     policy: Policy
+    assigned: Mapping[str, VolumeId] = field(default_factory=dict)
+    """By entry name, the volume here that the node half has found the entry to be for."""
     volumes: dict[VolumeId, CloudVolume] = field(default_factory=dict)
     pool: dict[VolumeId, CloudVolume] = field(default_factory=dict)
     """Volumes that this node might take over; most of them are others'."""

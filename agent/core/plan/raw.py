@@ -13,7 +13,16 @@ from agent.core.plan.whose_volume import (
     find_wait_for_owner,
     refuse_excluded,
 )
-from agent.core.steps import EndRaw, Link, NoteRaw, Refuse, RestoreNodeOwnership, SetNodeOwnership, Unmount
+from agent.core.steps import (
+    EndRaw,
+    Link,
+    NoteRaw,
+    Refuse,
+    RestoreNodeOwnership,
+    SetNodeOwnership,
+    Unlink,
+    Unmount,
+)
 
 if TYPE_CHECKING:
     from agent.core.model import Observed, Wanted
@@ -46,11 +55,24 @@ def plan_taking_back(observed: Observed, wanted: Wanted | None) -> tuple[Step, .
     note = observed.raw
     if note is None or note.node_owner is None or find_raw_exclusion(observed, wanted) is not None:
         return ()
-    if wanted is None and observed.is_origin_awaited:
+    if _may_be_wanted_raw(observed, wanted):
         return ()
     if wanted is not None and wanted.block is not None and observed.mounted_at is None:
         return ()
     return (RestoreNodeOwnership(note.node_owner),)
+
+
+def plan_unlinking(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
+    """Plan for links by which nobody is to reach the volume; whoever was given it raw may still be to."""
+    if _may_be_wanted_raw(observed, wanted) and not observed.mounts:
+        return ()
+    return tuple(Unlink(path) for path in sorted(observed.wrong_links))
+
+
+def _may_be_wanted_raw(observed: Observed, wanted: Wanted | None) -> bool:
+    """Tell whether AWS has yet to say the entry of a volume that was handed out raw."""
+    is_handed_out = observed.raw is not None and observed.raw.node_owner is not None
+    return wanted is None and is_handed_out and observed.is_origin_awaited
 
 
 def plan_end(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:

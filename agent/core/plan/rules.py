@@ -9,10 +9,10 @@ from agent.core.model import Blank, Condition, Reason
 from agent.core.plan.keep_mounted import plan_upkeep
 from agent.core.plan.move_mount import plan_move
 from agent.core.plan.prepare import plan_content
-from agent.core.plan.raw import plan_end, plan_raw, plan_taking_back
+from agent.core.plan.raw import plan_end, plan_raw, plan_taking_back, plan_unlinking
 from agent.core.plan.whose_volume import find_exclusion, find_wait_for_owner, refuse_excluded
 from agent.core.replace import replace
-from agent.core.steps import Format, Link, Plan, Refuse, Unlink, Unmount, Wait
+from agent.core.steps import Format, Link, Plan, Refuse, Unmount, Wait
 
 if TYPE_CHECKING:
     from agent.core.model import Device, Mount, Observed, Wanted, WantedMount
@@ -27,7 +27,7 @@ def make_plan(observed: Observed, wanted: Wanted | None) -> Plan:
     """
     stale: tuple[Step, ...] = (
         *(Unmount(mount, is_stale=True) for mount in observed.stale_mounts),
-        *(Unlink(path) for path in sorted(observed.wrong_links)),
+        *plan_unlinking(observed, wanted),
     )
     if observed.device is None:
         return _plan_absent(observed, wanted, stale)

@@ -84,8 +84,10 @@ async def test_claimed_volume_is_neither_gone_nor_made_anew(
     for _ in range(20):
         node.time_s += 300
         await node.look()
+        assert node.loop.findings.claimed == {"own": own}, "a restart forgets nothing of it"
     assert world.cloud.made == [own]
     node.spoil = lambda _call, _answer: None
+    node.time_s += 900
     await node.settle(30)
     assert not node.loop.findings.notices
     assert node.events.count(("volume.gone", VolumeId(own))) == 0

@@ -395,3 +395,22 @@ async def test_failing_snapshot_does_not_unmount(world: World, tmp_path: Path) -
     assert findings.claimed == claimed
     assert not findings.endings
     assert findings.notices["ckpt"].reason is Reason.PERMISSION_DENIED
+
+
+async def test_look_that_fails_takes_back_nothing_that_was_told(world: World, tmp_path: Path) -> None:
+    """A volume that is not as its class says stays so while AWS does not answer; what has no entry ends."""
+    world.use_policy(tmp_path, write(size="5GiB"))
+    node = world.add_node(1)
+    await node.settle()
+    world.use_policy(tmp_path, write(size="4GiB"))
+    node.policy = world.policy
+    told = (await node.look(3)).notices
+    assert told["ckpt"].reason is Reason.DRIFTED
+    world.aws.faults.add(Fault("DescribeVolumes", times=1_000_000))
+    node.time_s += 900
+    failed = await node.look()
+    assert failed.endings["ckpt"].reason is Reason.CLOUD_ERROR
+    assert failed.notices == told
+    world.use_policy(tmp_path, "volumes: []\n")
+    node.policy = world.policy
+    assert not (await node.look()).notices

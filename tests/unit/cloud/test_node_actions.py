@@ -101,7 +101,7 @@ def hands_on(
     node = Machine(Paths(directory), LoopbackSource(directory, workers), workers)
     node.aside = do_here
     volume.wanted = wanted
-    return NodeHands(node, volume, lambda: present or {}, lambda: None)
+    return NodeHands(node, volume, lambda: present or {}, dict, lambda: None)
 
 
 async def test_release_unmounts_and_flushes(tmp_path: Path) -> None:

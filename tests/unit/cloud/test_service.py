@@ -113,6 +113,9 @@ class NoHands:
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return {}
 
+    def list_assigned(self) -> Mapping[str, VolumeId]:
+        return {}
+
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         raise NotImplementedError
 

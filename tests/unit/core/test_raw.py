@@ -89,8 +89,19 @@ ROWS: dict[str, tuple[Observed, Wanted | None, tuple[Step, ...]]] = {
         (Unlink("rawdb"), RESTORE),
     ),
     "no entry, and Kubernetes'": (replace(UNLINKED, exclusion=CSI), None, (Unlink("rawdb"),)),
-    "no entry before AWS has answered": (
-        replace(UNLINKED, is_origin_awaited=True),
+    "no entry before AWS has answered": (replace(UNLINKED, is_origin_awaited=True), None, ()),
+    "no entry before that, and never handed out": (
+        replace(UNLINKED, is_origin_awaited=True, raw=None),
+        None,
+        (Unlink("rawdb"),),
+    ),
+    "no entry before that, and taken back": (
+        replace(UNLINKED, is_origin_awaited=True, raw=RESTORED),
+        None,
+        (Unlink("rawdb"),),
+    ),
+    "no entry before that, and mounted": (
+        replace(UNLINKED, is_origin_awaited=True, mounts=(MOUNT,)),
         None,
         (Unlink("rawdb"),),
     ),

@@ -97,7 +97,7 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
     require_identity(node.identity, "zone")
     if claim.per == "node" and node.node_key is None:
         require_identity(node.identity, "instance_name")
-    cluster = node.cluster_key if claim.per == "node" else node.shared_key
+    cluster, owner = find_owner(claim, node)
     if cluster is None:
         raise _refuse_clusterless(name)
     is_pooled = claim.per == "node" and node.has_passing_name and not volume_class.multi_attach
@@ -111,7 +111,7 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
     return WantedVolume(
         name=name,
         cluster=cluster,
-        node=CLUSTER_WIDE if claim.per == "cluster" else str(node.node_key),
+        node=str(owner),
         zone=str(node.identity.zone),
         type=volume_class.type,
         size_gib=size_gib,
@@ -127,6 +127,13 @@ def want_volume(name: str, claim: Claim, volume_class: VolumeClass, node: NodeVi
         tags=_fill_tags(volume_class.tags, name, node, is_shared=claim.per == "cluster"),
         group=node.identity.instance_group if is_pooled else None,
     )
+
+
+def find_owner(claim: Claim, node: NodeView) -> tuple[str | None, str | None]:
+    """Return the cluster and the node that a claim's volume is marked with; None is what is not known."""
+    if claim.per == "cluster":
+        return node.shared_key, CLUSTER_WIDE
+    return node.cluster_key, node.node_key
 
 
 def _refuse_clusterless(name: str) -> AgentError:

@@ -76,6 +76,9 @@ class Node:
     def list_devices(self) -> Mapping[VolumeId, str | None]:
         return dict.fromkeys(self.here)
 
+    def list_assigned(self) -> Mapping[str, VolumeId]:
+        return {}
+
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
         raise NotImplementedError(volume_id, is_forced)
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from structlog.testing import capture_logs
 
@@ -294,6 +295,7 @@ async def test_zygote_that_takes_no_order_ends_no_other_worker(workers: Workers,
     assert isinstance(process, subprocess.Popen)
     os.kill(process.pid, signal.SIGSTOP)
     try:
+        await until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         control = workers._zygote._control
         assert control is not None
         with contextlib.suppress(BlockingIOError):

@@ -73,6 +73,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "DeleteTags": (Statement("ec2:DeleteTags", (NEW_VOLUMES, SNAPSHOTS), _MADE_BY),),
     "DisableFastSnapshotRestores": (Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
     "EnableFastSnapshotRestores": (Statement("ec2:EnableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
+    "DescribeLockedSnapshots": (Statement("ec2:DescribeLockedSnapshots", (ANY,)),),
     "LockSnapshot": (Statement("ec2:LockSnapshot", (SNAPSHOTS,), _MADE_BY),),
     "DescribeClusterNode": (Statement("sagemaker:DescribeClusterNode", (CLUSTER,)),),
     "ListClusterNodes": (Statement("sagemaker:ListClusterNodes", (CLUSTER,)),),

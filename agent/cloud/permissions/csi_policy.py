@@ -54,8 +54,9 @@ HYPERPOD = (
 """For nodes that SageMaker attaches volumes to; the last two prove that one is gone."""
 
 _DISABLES = Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _OWNED)
+_ASKS_FOR_LOCKS = Statement("ec2:DescribeLockedSnapshots", (ANY,))
 
-BESIDE_MANAGED = (*HYPERPOD, _DISABLES)
+BESIDE_MANAGED = (*HYPERPOD, _DISABLES, _ASKS_FOR_LOCKS)
 """What AWS's policy has not."""
 
 CONTROLLER = (
@@ -81,6 +82,7 @@ CONTROLLER = (
     Statement("ec2:LockSnapshot", (SNAPSHOTS,), _OWNED),
     Statement("ec2:EnableFastSnapshotRestores", (SNAPSHOTS,), _OWNED),
     _DISABLES,
+    _ASKS_FOR_LOCKS,
     *HYPERPOD,
 )
 """All that the controller asks of AWS."""

@@ -179,11 +179,21 @@ load_policy() {
     forget_before
 }
 
-# Services that are not to start before the volumes: only those named in EBS_AGENT_HOLD.
+# Services that are not to start before the volumes: only those named in EBS_AGENT_HOLD, and no more those that were.
 install_drop_ins() {
-    local service
+    local service file named=' '
     for service in ${EBS_AGENT_HOLD:-}; do
-        put_file "$here/systemd/wait-for-volumes.conf" "$units/${service%.service}.service.d/$drop_in" 0644
+        service=${service%.service}
+        put_file "$here/systemd/wait-for-volumes.conf" "$units/$service.service.d/$drop_in" 0644
+        named+="$service "
+    done
+    for file in "$units"/*.service.d/"$drop_in"; do
+        service=${file%.service.d/*}
+        service=${service##*/}
+        [[ -e $file && $named != *" $service "* ]] || continue
+        say "$service.service waits for volumes no more"
+        rm -f "$file"
+        rmdir --ignore-fail-on-non-empty "${file%/*}"
     done
 }
 

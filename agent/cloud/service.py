@@ -53,11 +53,12 @@ def choose_worker_settings(identity: CloudIdentity, user: str = WORKER_USER) -> 
     from agent.cloud.aws_worker.process import WorkerSettings, choose_user
 
     endpoint = os.environ.get(ENDPOINT_VARIABLE)
+    unit = find_unit("cloud", user)  # which has no other user
     return WorkerSettings(
         region=identity.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         endpoint=endpoint,
-        user=choose_user(user, endpoint),
-        unit=find_unit("cloud", user),
+        user=choose_user(user, endpoint) if unit is None else user,
+        unit=unit,
     )
 
 

@@ -2,6 +2,12 @@
 # What the health check and the prolog share: whether this node's required volumes can be used, and draining it.
 
 EBS_AGENT=${EBS_AGENT:-ebs-agent}
+# slurmd gives what it runs no search path (slurm.schedmd.com/prolog_epilog.html). What bash has in its place,
+# unexported, may end with the working directory, and leads to no Slurm of HyperPod's.
+readonly slurm=${EBS_AGENT_SLURM:-/opt/slurm}
+inherited=
+[[ ${PATH@a} != *x* ]] || inherited=$PATH:
+export PATH="$inherited$slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Reasons that begin so are ours, and nobody else's drain is ever lifted.
 readonly MARK='ebs-agent:'
 
@@ -25,6 +31,13 @@ node_name() {
     printf '%s' "${SLURMD_NODENAME:-${SLURM_NODENAME:-$(hostname -s)}}"
 }
 
+need_scontrol() {
+    type -P scontrol >/dev/null && return
+    echo "$MARK there is no scontrol in $PATH: this node is neither drained nor let go" >&2
+    return 1
+}
+
 drain() {
+    need_scontrol || return
     scontrol update "NodeName=$(node_name)" State=DRAIN "Reason=$MARK $1"
 }

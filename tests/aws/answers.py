@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, instance_types, making_calls, volume_status, zones
+from agent.cloud.aws import calls, instance_types, making_calls, snapshot_locks, volume_status, zones
 from agent.cloud.aws.call import Call
 from agent.core.model import VolumeId
 
@@ -128,6 +128,16 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     making_calls.CreateVolume: DESCRIBED,
     making_calls.CopyVolumes: {"Volumes": [DESCRIBED]},
     calls.CreateSnapshot: SNAPSHOT,
+    snapshot_locks.DescribeLockedSnapshots: {
+        "Snapshots": [
+            {
+                "SnapshotId": "snap-0123456789abcdef0",
+                "LockState": "compliance-cooloff",
+                "LockDuration": 7,
+                "LockExpiresOn": "2026-01-08T00:00:00+00:00",
+            }
+        ]
+    },
     calls.LockSnapshot: {"LockExpiresOn": "2026-01-08T00:00:00+00:00"},
     calls.EnableFastSnapshotRestores: FAST_RESTORES,
     calls.DisableFastSnapshotRestores: FAST_RESTORES,

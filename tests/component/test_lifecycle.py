@@ -442,6 +442,25 @@ def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: P
     assert not list((node.root / "etc/systemd/system").glob("*.d"))
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_services_named_no_more_wait_no_more(node: Node, tmp_path: Path, version: str) -> None:
+    """Their drop-ins go with the next installation, of whichever release, and nobody else's does."""
+    units = node.root / "etc/systemd/system"
+    for number, (release, hold) in enumerate((("1.0", "slurmd containerd kubelet"), (version, "slurmd"))):
+        on_create = make_folder(tmp_path / str(number), release, policy=POLICY)
+        (on_create.parent / "ebs-agent.conf").write_text(f'EBS_AGENT_HOLD="{hold}"\n')
+        install(node, on_create)
+        own = units / "containerd.service.d/60-own.conf"
+        own.write_text("[Unit]\nAfter=ebs-volumes.target\n")
+    assert {str(path.relative_to(units)) for path in (*units.glob("*.d"), *units.glob("*.d/*"))} == {
+        "containerd.service.d",
+        "containerd.service.d/60-own.conf",
+        "slurmd.service.d",
+        "slurmd.service.d/50-ebs-volumes.conf",
+    }
+    check_installed(node, version)
+
+
 def test_hooks_beside_the_script_are_installed(node: Node, tmp_path: Path) -> None:
     """Programs in hooks.d are put where the agent looks for them, executable, for nobody else to change."""
     on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)

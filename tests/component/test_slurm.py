@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,15 @@ class Cluster:
     """A node of a cluster whose answers are in files."""
 
     directory: Path
+    has_path: bool = True
+    """Whether the script is given a search path, which slurmd does not."""
+    complaints: str = ""
+    """What the script wrote to stderr."""
+
+    @property
+    def slurm(self) -> Path:
+        """Where Slurm is installed, which is in no search path."""
+        return self.directory / "slurm"
 
     def run(self, script: str, *, status: int, says: str = "", reason: str = "") -> tuple[int, list[str]]:
         """Run a script; return its status and what it told scontrol to do."""
@@ -33,10 +43,18 @@ class Cluster:
         self._write("ebs-agent", f'cat "{self.directory}/says" >&2; exit {status}')
         shown = f"   Reason={reason} [root@2026-01-02]" if reason else "   State=IDLE"
         self._write("scontrol", f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> "{told}"; fi')
-        path = f"{self.directory}:{os.environ['PATH']}"
+        if self.has_path:
+            env = {"PATH": f"{self.directory}:{os.environ['PATH']}"}
+        else:
+            env = {"EBS_AGENT": f"{self.directory}/ebs-agent", "EBS_AGENT_SLURM": str(self.slurm)}
         done = subprocess.run(
-            [str(SCRIPTS / script)], env={"PATH": path, "SLURMD_NODENAME": "node-1"}, check=False
+            [str(SCRIPTS / script)],
+            env={**env, "SLURMD_NODENAME": "node-1"},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
+        self.complaints = done.stderr
         return done.returncode, told.read_text().splitlines()
 
     def _write(self, name: str, text: str) -> None:
@@ -93,3 +111,29 @@ def test_prolog(cluster: Cluster) -> None:
     """The prolog lets a job start where volumes are ready; otherwise it drains the node and fails."""
     assert cluster.run("prolog", status=0) == (0, [])
     assert cluster.run("prolog", status=3, says=NOT_READY) == (1, [DRAINED])
+
+
+@pytest.mark.parametrize(("script", "status"), [("health-check", 0), ("prolog", 1)])
+def test_slurmd_gives_no_search_path(cluster: Cluster, script: str, status: int) -> None:
+    """Without a PATH, as slurmd runs them, scontrol is found where Slurm is installed."""
+    cluster.has_path = False
+    cluster.slurm.mkdir()
+    (cluster.slurm / "bin").symlink_to(cluster.directory)
+    assert cluster.run(script, status=3, says=NOT_READY) == (status, [DRAINED])
+    assert "scontrol" not in cluster.complaints
+
+
+@pytest.mark.skipif(shutil.which("scontrol") is not None, reason="this machine has Slurm")
+@pytest.mark.parametrize("script", ["health-check", "prolog"])
+def test_missing_scontrol_is_told(cluster: Cluster, script: str) -> None:
+    """Where there is no scontrol the script fails, and says what is missing and where it looked."""
+    cluster.has_path = False
+    assert cluster.run(script, status=3, says=NOT_READY) == (1, [])
+    looked = f"{cluster.slurm}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert f"ebs-agent: there is no scontrol in {looked}: " in cluster.complaints
+
+
+def test_prolog_without_scontrol_lets_jobs_start(cluster: Cluster) -> None:
+    """Where volumes are ready nothing is to be drained, and a job starts without scontrol."""
+    cluster.has_path = False
+    assert cluster.run("prolog", status=0) == (0, [])

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 VOLUMES = "arn:{partition}:ec2:{region}:{account}:volume/*"
 NEW_VOLUMES = "arn:{partition}:ec2:{region}:*:volume/*"
+COPIED_VOLUMES = "arn:{partition}:ec2:{region}:{account}:volume/vol-*"
+"""Sources of copies: a new volume has no ID yet when it is asked for."""
 SNAPSHOTS = "arn:{partition}:ec2:{region}::snapshot/*"
 INSTANCES = "arn:{partition}:ec2:{region}:{account}:instance/*"
 CLUSTER = "{cluster_arn}"
@@ -55,7 +57,8 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
         Statement("ec2:CreateTags", (NEW_VOLUMES,), (("StringEquals", "ec2:CreateAction", "CreateVolume"),)),
     ),
     "CopyVolumes": (
-        Statement("ec2:CopyVolumes", (NEW_VOLUMES,)),
+        Statement("ec2:CopyVolumes", (NEW_VOLUMES,), _MAKES),
+        Statement("ec2:CopyVolumes", (COPIED_VOLUMES,)),
         Statement("ec2:CreateTags", (NEW_VOLUMES,), (("StringEquals", "ec2:CreateAction", "CopyVolumes"),)),
     ),
     "ModifyVolume": (Statement("ec2:ModifyVolume", (VOLUMES,), _MADE_BY),),
@@ -70,6 +73,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "DeleteTags": (Statement("ec2:DeleteTags", (NEW_VOLUMES, SNAPSHOTS), _MADE_BY),),
     "DisableFastSnapshotRestores": (Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
     "EnableFastSnapshotRestores": (Statement("ec2:EnableFastSnapshotRestores", (SNAPSHOTS,), _MADE_BY),),
+    "DescribeLockedSnapshots": (Statement("ec2:DescribeLockedSnapshots", (ANY,)),),
     "LockSnapshot": (Statement("ec2:LockSnapshot", (SNAPSHOTS,), _MADE_BY),),
     "DescribeClusterNode": (Statement("sagemaker:DescribeClusterNode", (CLUSTER,)),),
     "ListClusterNodes": (Statement("sagemaker:ListClusterNodes", (CLUSTER,)),),

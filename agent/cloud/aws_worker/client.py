@@ -85,7 +85,7 @@ class CloudClient:
         if reply.answer is None:
             failure = self._read_failure(call, reply)
             if failure.code != WOULD_SUCCEED:
-                raise explain_failure(failure)
+                raise explain_failure(failure, worker=self._settings.worker)
 
     async def _make_once(self, call: Call[T], subject: str) -> T:
         try:
@@ -94,7 +94,8 @@ class CloudClient:
                 said = await _read_answer(call, reply, subject)
                 self._count(call.operation, "done")
                 return said
-            error = explain_failure(self._read_failure(call, reply, subject), subject)
+            failure = self._read_failure(call, reply, subject)
+            error = explain_failure(failure, subject, worker=self._settings.worker)
         except CloudError:
             self._count(call.operation, "failed")
             raise

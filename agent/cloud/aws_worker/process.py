@@ -65,6 +65,11 @@ class WorkerSettings(Struct, frozen=True):
     unit: UnitSocket | None = None
     """Where systemd starts it; None: the daemon does."""
 
+    @property
+    def worker(self) -> str:
+        """Who the worker is, in words."""
+        return f"user {os.geteuid() if self.user is None else self.user}"
+
 
 _PROCESSES = 64
 """Processes and threads the worker's user may have: a worker has six, `ebs-agent doctor` starts one too."""
@@ -234,8 +239,8 @@ async def start_worker(settings: WorkerSettings) -> WorkerProcess:
         who = "" if settings.user is None else f" as user {settings.user}"
         raise AgentError(
             f"The cloud worker cannot be started{who}: {error}.",
-            hint="That user has to exist and to be able to read the agent's installation; the installer makes"
-            " user ebs-agent. `ebs-agent doctor` tries it.",
+            hint=f"The worker is {settings.worker}, who has to exist and to be able to read the agent's "
+            "installation, as the installer sees to. `ebs-agent doctor` tries it.",
             reason=Reason.CLOUD_ERROR,
         ) from error
     return WorkerProcess(spawned, reader, writer)

@@ -17,7 +17,7 @@ UNAVAILABLE = Rule(
     Reason.PERMISSION_DENIED,
     "This node's AWS credentials cannot be had for {operation} ({code}): {message}",
     "What AWS_PROFILE, AWS_CONFIG_FILE or the like name in the unit's environment has to be there, and to be "
-    "read by the user ebs-agent; `ebs-agent doctor` shows that environment. Without it the role is used.",
+    "read by {worker}; `ebs-agent doctor` shows that environment. Without it the role is used.",
     retry_after_s=300.0,
 )
 ACCOUNT = Rule(

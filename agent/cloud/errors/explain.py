@@ -98,8 +98,11 @@ def find_code(failure: Failure) -> str:
     return codes.NAME_TAKEN if code in _SAYS_IN_WORDS and _NAME_TAKEN.search(failure.message) else code
 
 
-def explain_failure(failure: Failure, subject: str = "") -> CloudError:
-    """Return the failure as an error of the agent. ``subject`` names the volume, where there is one."""
+def explain_failure(failure: Failure, subject: str = "", *, worker: str = "who asks AWS") -> CloudError:
+    """Return the failure as an error of the agent. ``subject`` names the volume, where there is one.
+
+    ``worker`` names the user who asks AWS, and who reads what credentials are in.
+    """
     code = find_code(failure)
     rule = _choose_rule(failure, code)
     action = _find_action(failure)
@@ -110,6 +113,7 @@ def explain_failure(failure: Failure, subject: str = "") -> CloudError:
         "operation": failure.operation,
         "code": code,
         "message": _shorten(failure.message),
+        "worker": worker,
         "action": action,
         "user": f" to {user[1]}" if user else "",
         "mend": name_remedy(action, failure.message),

@@ -13,6 +13,7 @@ from typing import Any
 from agent.cloud.aws.iam_statements import (
     ANY,
     CLUSTER,
+    COPIED_VOLUMES,
     EKS_CLUSTERS,
     INSTANCES,
     NEW_VOLUMES,
@@ -30,8 +31,6 @@ OWNER_TAG = "ebs.csi.aws.com/cluster"
 CLAIM_TAG = CLAIM_TAGS[1]
 """On all that was made for a claim, by Kubernetes' own code, too, before AWS had a driver."""
 
-_SOURCES = "arn:{partition}:ec2:{region}:{account}:volume/vol-*"
-"""Volumes that are copied: a new one has no ID yet when it is asked for."""
 _OWNED = (("StringEquals", f"aws:ResourceTag/{OWNER_TAG}", "true"),)
 _OF_A_CLAIM = (("StringLike", f"aws:ResourceTag/{CLAIM_TAG}", "*"),)
 _MAKES = (("StringEquals", f"aws:RequestTag/{OWNER_TAG}", "true"),)
@@ -55,8 +54,9 @@ HYPERPOD = (
 """For nodes that SageMaker attaches volumes to; the last two prove that one is gone."""
 
 _DISABLES = Statement("ec2:DisableFastSnapshotRestores", (SNAPSHOTS,), _OWNED)
+_ASKS_FOR_LOCKS = Statement("ec2:DescribeLockedSnapshots", (ANY,))
 
-BESIDE_MANAGED = (*HYPERPOD, _DISABLES)
+BESIDE_MANAGED = (*HYPERPOD, _DISABLES, _ASKS_FOR_LOCKS)
 """What AWS's policy has not."""
 
 CONTROLLER = (
@@ -64,7 +64,7 @@ CONTROLLER = (
     Statement("ec2:CreateVolume", (NEW_VOLUMES,), _MAKES),
     Statement("ec2:CreateVolume", (SNAPSHOTS,)),
     Statement("ec2:CopyVolumes", (NEW_VOLUMES,), _MAKES),
-    Statement("ec2:CopyVolumes", (_SOURCES,)),
+    Statement("ec2:CopyVolumes", (COPIED_VOLUMES,)),
     Statement("ec2:CreateSnapshot", (SNAPSHOTS,), _MAKES),
     Statement("ec2:CreateSnapshot", (VOLUMES,)),
     *(
@@ -82,6 +82,7 @@ CONTROLLER = (
     Statement("ec2:LockSnapshot", (SNAPSHOTS,), _OWNED),
     Statement("ec2:EnableFastSnapshotRestores", (SNAPSHOTS,), _OWNED),
     _DISABLES,
+    _ASKS_FOR_LOCKS,
     *HYPERPOD,
 )
 """All that the controller asks of AWS."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
+
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Make
 from agent.cloud.aws.calls import (
@@ -10,12 +13,19 @@ from agent.cloud.aws.calls import (
     EnableFastSnapshotRestores,
     LockSnapshot,
 )
+from agent.cloud.aws.snapshot_locks import DescribeLockedSnapshots, HeldLock
 from agent.cloud.aws.snapshot_models import ZoneRefusal
 from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure, is_throttled
 from agent.controller.calls import SnapshotCall, SnapshotLock
+from agent.core.units import find_time
 
 log = get_logger(__name__)
+
+_COMPLIANCE = frozenset({"compliance-cooloff", "compliance", "expired"})
+_AS_STRICT = {"compliance": _COMPLIANCE, "governance": _COMPLIANCE | {"governance"}}
+"""States of locks that are no less than one of this mode; of one that ended AWS does not say which it was."""
+_FRACTION = re.compile(r"\.[0-9]+", re.ASCII)
 
 
 def is_refused(error: CloudError) -> bool:
@@ -24,14 +34,18 @@ def is_refused(error: CloudError) -> bool:
     return not is_unknown and not is_throttled(error.code)
 
 
-async def protect(make: Make, snapshot_id: str, call: SnapshotCall) -> None:
-    """Switch fast restores on, then lock; raises CloudError for what AWS does not do."""
+async def protect(make: Make, snapshot_id: str, call: SnapshotCall, *, may_be_locked: bool) -> None:
+    """Switch fast restores on, then lock; raises CloudError for what AWS does not do.
+
+    ``may_be_locked``: a call or a process before may have locked it. Then AWS is asked first: it refuses to
+    lock anew with a cooling-off period once that has passed.
+    """
     if call.fast_restore_zones:
         switch = EnableFastSnapshotRestores(snapshot_id, call.fast_restore_zones)
         refusals = await make(switch)
         if refusals:
             raise _explain_refusals(switch, refusals)
-    if call.lock is not None:
+    if call.lock is not None and not (may_be_locked and await _is_locked(make, snapshot_id, call.lock)):
         await make(_make_lock(snapshot_id, call.lock))
 
 
@@ -45,6 +59,33 @@ async def undo(make: Make, snapshot_id: str, call: SnapshotCall) -> bool:
         log.warning("controller.snapshot_not_undone", snapshot_id=snapshot_id, why=error.message)
         return error.code == codes.NO_SNAPSHOT
     return True
+
+
+async def _is_locked(make: Make, snapshot_id: str, lock: SnapshotLock) -> bool:
+    """Return whether it is locked as wanted, or was; False where AWS does not say, as to a role of before."""
+    try:
+        held = await make(DescribeLockedSnapshots((snapshot_id,)))
+    except CloudError as error:
+        if not is_refused(error):
+            raise
+        log.warning("controller.snapshot_lock_unknown", snapshot_id=snapshot_id, why=error.message)
+        return False
+    return any(one.snapshot_id == snapshot_id and is_enough(one, lock) for one in held)
+
+
+def is_enough(held: HeldLock, wanted: SnapshotLock) -> bool:
+    """Return whether a lock protects as strictly and for as long as is wanted; one that ended did."""
+    if held.state not in _AS_STRICT[wanted.mode]:
+        return False
+    if wanted.expires_at is None:
+        return (held.duration_days or 0) >= (wanted.duration_days or 0)
+    wanted_end, end = _find_second(wanted.expires_at), _find_second(held.expires_at or "")
+    return wanted_end is not None and end is not None and end >= wanted_end
+
+
+def _find_second(text: str) -> datetime | None:
+    """Return a time without the fraction of its second, of which AWS may leave out what it likes."""
+    return find_time(_FRACTION.sub("", text))
 
 
 def _make_lock(snapshot_id: str, lock: SnapshotLock) -> LockSnapshot:

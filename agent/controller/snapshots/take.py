@@ -56,10 +56,9 @@ class Taking:
     async def take(self, call: SnapshotCall) -> CloudSnapshot:
         """Return the snapshot of this name as soon as it is begun, and is as its class says."""
         async with self._take_turn(write_name(call.name)):
-            snapshot = _choose(await self._known.find_named(call.name), call)
-            if snapshot is None:
-                snapshot = await self._begin(call)
-            await self._protect(snapshot, call)
+            found = _choose(await self._known.find_named(call.name), call)
+            snapshot = await self._begin(call) if found is None else found
+            await self._protect(snapshot, call, is_new=found is None)
             self._untold.discard(snapshot.snapshot_id)
             return snapshot
 
@@ -101,12 +100,12 @@ class Taking:
                 return found
         return None
 
-    async def _protect(self, snapshot: CloudSnapshot, call: SnapshotCall) -> None:
+    async def _protect(self, snapshot: CloudSnapshot, call: SnapshotCall, *, is_new: bool) -> None:
         snapshot_id = snapshot.snapshot_id
         if snapshot_id in self._protected or not (call.fast_restore_zones or call.lock):
             return
         try:
-            await protect(self._make, snapshot_id, call)
+            await protect(self._make, snapshot_id, call, may_be_locked=not is_new)
         except CloudError as error:
             if (
                 is_refused(error)

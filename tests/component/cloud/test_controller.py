@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -28,7 +29,7 @@ from agent.core.model import VolumeId
 from agent.core.reasons import Reason
 from tests.aws.checks import StatusOfVolume
 from tests.aws.cloud import CLUSTER_ID, OTHER_ZONE, REGION
-from tests.aws.faults import Fault, Kind
+from tests.aws.faults import Fault, Kind, deny
 from tests.aws.resources import NEVER
 from tests.aws.world import World
 from tests.component.cloud.test_ec2 import add_instance
@@ -207,6 +208,23 @@ async def test_a_snapshot_is_taken_once_protected_listed_and_deleted(
     await controller.snapshots.delete(taken.snapshot_id)
     assert taken.snapshot_id not in world.cloud.ec2.snapshots
     assert not keeping.fast
+
+
+async def test_a_controller_started_since_finishes_a_snapshot_that_is_locked(
+    world: World, controller: Controller
+) -> None:
+    """It finds the lock; under a role that may not look it asks for another, which AWS refuses by then."""
+    volume = VolumeId(world.cloud.make_volume())
+    call = SnapshotCall("s", volume, (), (), SnapshotLock("compliance", 7, None, 1))
+    taken = await controller.snapshots.take(call)
+    world.now += timedelta(hours=2)
+    next_one = Controller(world.add_node(98).make, world)
+    world.aws.faults.add(deny("DescribeLockedSnapshots", "ec2:DescribeLockedSnapshots"))
+    with pytest.raises(AgentError, match="cooling-off period"):
+        await next_one.snapshots.take(call)
+    world.aws.faults.clear()
+    assert (await next_one.snapshots.take(call)).snapshot_id == taken.snapshot_id
+    assert world.aws.calls["LockSnapshot"] == 2
 
 
 async def test_a_snapshot_that_cannot_be_fast_leaves_nothing(world: World, controller: Controller) -> None:

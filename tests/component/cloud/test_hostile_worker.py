@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from agent.base.unit_process import UNITS_VARIABLE
 from agent.cloud.aws.answer_fields import Unread
 from agent.cloud.aws.calls import CreateSnapshot, DescribeVolumes, GetCallerIdentity
-from agent.cloud.aws_worker import stderr_log
+from agent.cloud.aws_worker import process, stderr_log
 from agent.cloud.aws_worker.client import CloudClient
 from agent.cloud.aws_worker.process import WorkerSettings
 from agent.cloud.errors.explain import CloudError, explain_unread, require_read
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.permissions.doctor_checks import describe_user
-from agent.cloud.service import choose_worker_settings
+from agent.cloud.service import WORKER_USER, choose_worker_settings
 from agent.core.model import Reason, VolumeId
 from agent.node.isolate.unprivileged import NOBODY_UID
 from tests.aws.answers import ANSWERS, VOLUME
@@ -255,3 +256,13 @@ def test_the_worker_is_never_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(told.mend).startswith("useradd --system")
     monkeypatch.setenv("EBS_AGENT_CLOUD_ENDPOINT", "http://127.0.0.1:1")
     assert choose_worker_settings(CloudIdentity(), "no-such-user").user is None
+
+
+def test_the_worker_in_a_unit_is_the_unit_s_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told of it names that user, also where another would do for a worker without a unit."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(process, "COMMON_USER", "daemon")
+    assert choose_worker_settings(CloudIdentity(), "no-such-user").worker == "user daemon"
+    monkeypatch.setenv(UNITS_VARIABLE, "/run/ebs-agent-faces")
+    assert choose_worker_settings(CloudIdentity()).worker == f"user {WORKER_USER}"
+    assert choose_worker_settings(CloudIdentity(), "no-such-user").worker == "user no-such-user"

@@ -205,6 +205,19 @@ async def test_worker_without_credentials_says_so(world: World) -> None:
     assert raised.value.reason is Reason.PERMISSION_DENIED
 
 
+async def test_who_has_to_read_credentials_is_told(world: World, python_for_all: str) -> None:
+    """Where a profile is not to be had, the hint names the user that the worker is, whoever that is."""
+    profile = {**dict.fromkeys(CREDENTIALS, ""), "AWS_PROFILE": "no-such-profile"}
+    for settings, user in (({}, os.geteuid()), ({"user": "daemon", "python": python_for_all}, "daemon")):
+        async with CloudClient(world.settings(environment=profile, **settings)) as client:
+            with pytest.raises(CloudError, match="no-such-profile") as raised:
+                await client.make(DescribeVolumes())
+            assert f"be read by user {user};" in str(raised.value.hint)
+            with pytest.raises(CloudError) as raised:
+                await client.try_out(DescribeVolumes())
+            assert f"be read by user {user};" in str(raised.value.hint)
+
+
 async def test_unreachable_aws_is_told(world: World) -> None:
     """Where nothing answers, the error names the service and what may be missing."""
     async with CloudClient(world.settings(endpoint="http://127.0.0.1:9", attempts=1)) as client:
@@ -218,8 +231,9 @@ async def test_unknown_user_is_an_error(world: World) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can choose a user")
     async with CloudClient(world.settings(user="no-such-user")) as client:
-        with pytest.raises(AgentError, match="no user no-such-user"):
+        with pytest.raises(AgentError, match="no user no-such-user") as raised:
             await client.make(DescribeVolumes())
+    assert "The worker is user no-such-user, who has to exist" in str(raised.value.hint)
 
 
 async def test_worker_runs_unprivileged(world: World, python_for_all: str) -> None:

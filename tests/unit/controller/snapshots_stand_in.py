@@ -18,6 +18,7 @@ from agent.cloud.aws.calls import (
     LockSnapshot,
 )
 from agent.cloud.aws.models import CloudSnapshot
+from agent.cloud.aws.snapshot_locks import DescribeLockedSnapshots, HeldLock
 from agent.cloud.aws.snapshot_models import ZoneRefusal
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.controller.patience import Patience
@@ -38,6 +39,8 @@ class SnapshotStandIn:
     gone: dict[str, tuple[CloudSnapshot, float]] = field(default_factory=dict)
     fast: set[tuple[str, str]] = field(default_factory=set)
     locked: set[str] = field(default_factory=set)
+    locks: dict[str, tuple[LockSnapshot, float]] = field(default_factory=dict)
+    """The call that locked each last, and when."""
     in_images: set[str] = field(default_factory=set)
     refused_zones: set[str] = field(default_factory=set)
     refusals: dict[str, list[str]] = field(default_factory=dict)
@@ -119,10 +122,25 @@ class SnapshotStandIn:
             self.fast -= {(call.snapshot_id, zone) for zone in call.zones}
             return ()
         if isinstance(call, LockSnapshot):
-            self.locked.add(call.snapshot_id)
-            return None
+            return self._lock(call)
+        if isinstance(call, DescribeLockedSnapshots):
+            return tuple(self._describe_lock(one) for one in call.snapshot_ids if one in self.locked)
         assert isinstance(call, DeleteSnapshot)
         return self._delete(call)
+
+    def _lock(self, call: LockSnapshot) -> None:
+        """Lock; what is locked by compliance once and for all takes no cooling-off period any more."""
+        is_locked = call.snapshot_id in self.locked
+        if is_locked and call.cool_off_hours and self._describe_lock(call.snapshot_id).state == "compliance":
+            raise self._fail(call, "InvalidParameterCombination")
+        self.locked.add(call.snapshot_id)
+        self.locks[call.snapshot_id] = call, self.time_s
+
+    def _describe_lock(self, snapshot_id: str) -> HeldLock:
+        lock, locked_s = self.locks[snapshot_id]
+        is_cooling_off = locked_s + 3600 * (lock.cool_off_hours or 0) > self.time_s
+        state = f"{lock.mode}-cooloff" if is_cooling_off else lock.mode
+        return HeldLock(snapshot_id, state, lock.duration_days, lock.expires_at)
 
     def _delete(self, call: DeleteSnapshot) -> None:
         snapshot_id = call.snapshot_id

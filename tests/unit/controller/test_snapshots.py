@@ -214,6 +214,7 @@ async def test_what_only_was_not_answered_is_kept_and_protected_later(cloud: Sna
 
 async def test_one_that_somebody_was_told_of_is_never_undone(cloud: SnapshotStandIn) -> None:
     await start(cloud).take(FAST)
+    cloud.locked.clear()
     cloud.refusals["LockSnapshot"] = ["UnauthorizedOperation"]
     with pytest.raises(AgentError):
         await start(cloud).take(FAST)  # a new controller does not know what the last one has told

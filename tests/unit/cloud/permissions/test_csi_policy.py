@@ -61,4 +61,5 @@ def test_beside_awss_policy_little_is_left() -> None:
         "sagemaker:DescribeClusterNode",
         "sagemaker:ListClusterNodes",
         "ec2:DisableFastSnapshotRestores",
+        "ec2:DescribeLockedSnapshots",
     }

@@ -6,18 +6,16 @@ import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
 import agent
 from agent.base.error_barrier import supervise
-from agent.cloud.identity.identity_sources import IdentitySources
-from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
-from agent.core.model import NodeFacts, VolumeId
-from agent.csi.calls import NodeInfo
+from agent.core.model import VolumeId
 from agent.csi.last_word import LastWord
+from agent.csi.node_answer import NodeAnswer, Surroundings
 from agent.csi.policy_volumes.entries import Entries
 from agent.csi.policy_volumes.entry_volumes import Kubelet, PolicyVolumes
 from agent.csi.policy_volumes.records import PublishedRecords
@@ -29,7 +27,7 @@ from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
-from agent.csi.volumes.node_info import describe_node, list_told
+from agent.csi.volumes.node_info import list_told
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
 from agent.loop.wake_causes import Cause
@@ -50,30 +48,6 @@ REREAD_S = 2.0
 """Until a note is looked at again that the node was short of something to read."""
 
 
-class Surroundings(Protocol):
-    """What is known of the node."""
-
-    @property
-    def facts(self) -> NodeFacts:
-        """Who it is."""
-
-    @property
-    def has_standins(self) -> bool:
-        """Files stand in for its volumes."""
-
-    @property
-    def identity_sources(self) -> IdentitySources:
-        """Where it may be asked who the node is."""
-
-    @property
-    def account_zone(self) -> str | None:
-        """Its zone as AWS calls it to the account that has the volumes; None: not told."""
-
-    @property
-    def is_hyperpod(self) -> bool:
-        """It is a node of HyperPod, whose metadata speaks as another account."""
-
-
 class KubeletFace:
     """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
 
@@ -84,7 +58,6 @@ class KubeletFace:
         self._engine = engine
         self._counters = counters
         self._settings = settings
-        self._around = around
         self._paths = RealPaths(settings.root, settings.root)
         boot_id, machine_id = node.boot_id, read_machine_id()
         self._staged = StagedRecords(node.paths.state, node, boot_id, machine_id)
@@ -92,8 +65,6 @@ class KubeletFace:
         self._staged.hear_change = self._published.hear_change = self._name_volumes
         self._wants = KubeletWants(self._staged.all, self._paths.resolve, self._staged.faults)
         self._entries = Entries(engine.board)
-        self._zone = Zone()
-        """As the metadata service has told it."""
         # Before any program is started, which would be handed what systemd kept.
         self._store = FdStore()
         self._registered: dict[str, bool] = {}
@@ -102,10 +73,9 @@ class KubeletFace:
         resolve, path_of = self._paths.resolve, self._staged.path_of
         self._forgotten = ForgottenStaging(self._staged.all, resolve, node.aside, engine.board, path_of)
         known = self._are_devices_known = anyio.Event()
-        self._volumes = KubeletVolumes(
-            engine, self._staged, self._wants, node.sample, self._describe_node, known
-        )
-        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, self._say_who, known)
+        answer = NodeAnswer(around, engine.board, settings, self._refresh)
+        self._volumes = KubeletVolumes(engine, self._staged, self._wants, node.sample, answer.describe, known)
+        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, answer.say_who, known)
         self._policy_volumes = PolicyVolumes(engine, self._entries, self._published, kubelet)
         node.find_shown = partial(self._published.find_shown, resolve=self._paths.resolve)
 
@@ -181,31 +151,10 @@ class KubeletFace:
         merged = self._wants.merge(wants, present)
         return self._entries.see(merged, self._published.all)
 
-    async def _describe_node(self) -> NodeInfo:
-        return self._describe(await self._find_zone())
-
-    async def _say_who(self) -> NodeInfo:
-        return self._describe(Zone())
-
-    def _describe(self, zone: Zone) -> NodeInfo:
-        board = self._engine.board
-        return describe_node(
-            self._around.facts,
-            board.attachments,
-            board.statuses(),
-            self._settings,
-            zone=zone,
-            has_standins=self._around.has_standins,
-        )
-
-    async def _find_zone(self) -> Zone:
-        """Return the node's zone as the cluster may know it; the metadata service is asked until it tells."""
-        around, by_policy = self._around, self._settings.zone
-        if self._zone.zone_id is None or self._zone.name is None:
-            self._zone = await ask_zone(around.identity_sources)
-        return choose_zone(
-            self._zone, by_policy=by_policy, by_account=around.account_zone, is_hyperpod=around.is_hyperpod
-        )
+    def _refresh(self) -> None:
+        """Have worked out anew what is wanted of each volume, once all that are here are known."""
+        if self._are_devices_known.is_set():
+            self._engine.refresh()
 
     async def _remove_target(self, path: str) -> None:
         await self._node.aside(remove_view, View(path, frozenset(), None), (self._paths.real,), subject=path)

@@ -19,31 +19,33 @@ AWS_DRIVER = "ebs.csi.aws.com"
 ZONE_NAME, ZONE_ID = "topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"
 
 
+def name_node(facts: NodeFacts, *, has_standins: bool = False) -> str:
+    """Return the node's ID, or raise AgentError while the node does not know who it is.
+
+    On HyperPod it is ``hyperpod-<cluster ID>-<instance ID>``, as in its providerID: by that AWS's controller,
+    and ours, tell that it is to be attached by SageMaker.
+    """
+    if facts.instance_id is not None:
+        prefix = "" if facts.cluster_id is None else f"hyperpod-{facts.cluster_id}-"
+        return f"{prefix}{facts.instance_id}"
+    if has_standins:
+        return socket.gethostname()
+    raise AgentError(
+        "It is not known yet which instance this is.",
+        hint="The metadata service and the cluster's file are asked again each time that kubelet asks.",
+        reason=Reason.WAITING_FOR_CLOUD,
+    )
+
+
 def describe_node(
-    facts: NodeFacts,
+    node_id: str,
     attachments: Attachments | None,
     statuses: Collection[VolumeStatus],
     settings: CsiSettings,
     *,
     zone: Zone = Zone(),  # noqa: B008 -- a value
-    has_standins: bool = False,
 ) -> NodeInfo:
-    """Return what NodeGetInfo answers, or raise AgentError while the node does not know who it is.
-
-    On HyperPod a node's ID is ``hyperpod-<cluster ID>-<instance ID>``, as in its providerID: by that AWS's
-    controller, and ours, tell that it is to be attached by SageMaker.
-    """
-    if facts.instance_id is not None:
-        prefix = "" if facts.cluster_id is None else f"hyperpod-{facts.cluster_id}-"
-        node_id = f"{prefix}{facts.instance_id}"
-    elif has_standins:
-        node_id = socket.gethostname()
-    else:
-        raise AgentError(
-            "It is not known yet which instance this is.",
-            hint="The agent asks the metadata service and the cluster's file again by itself.",
-            reason=Reason.WAITING_FOR_CLOUD,
-        )
+    """Return what NodeGetInfo answers."""
     room = count_room(attachments, statuses, settings)
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 

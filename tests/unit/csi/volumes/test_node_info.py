@@ -7,7 +7,7 @@ import pytest
 from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Condition, NodeFacts, Reason, VolumeId
-from agent.csi.volumes.node_info import count_room, describe_node
+from agent.csi.volumes.node_info import count_room, describe_node, name_node
 from agent.policy.settings import CsiSettings
 from agent.report.board.volume_status import VolumeStatus
 
@@ -41,14 +41,13 @@ def unnamed(volume: VolumeId, reason: Reason = Reason.NOT_IN_POLICY) -> VolumeSt
 )
 def test_node_is_called_as_controllers_attach_it(facts: NodeFacts, node_id: str) -> None:
     """On HyperPod the name holds cluster and instance."""
-    info = describe_node(facts, None, (), CsiSettings())
-    assert (info.node_id, info.max_volumes, info.topology) == (node_id, None, {})
+    assert name_node(facts) == node_id
 
 
 def test_node_that_does_not_know_itself_says_so() -> None:
     """A wrong name would have volumes attached elsewhere; kubelet asks again."""
     with pytest.raises(AgentError, match="not known yet which instance") as caught:
-        describe_node(NodeFacts(), None, (), CsiSettings())
+        name_node(NodeFacts())
     assert caught.value.retryable
 
 
@@ -72,9 +71,8 @@ def test_node_that_does_not_know_itself_says_so() -> None:
 )
 def test_place_is_said_by_the_keys_that_volumes_have(driver: str, zone: Zone, place: dict[str, str]) -> None:
     """In the name of AWS's driver its older volumes can be scheduled here as well."""
-    facts = NodeFacts(instance_id=INSTANCE)
-    info = describe_node(facts, None, (), CsiSettings(driver=driver), zone=zone)
-    assert info.topology == place
+    info = describe_node(INSTANCE, None, (), CsiSettings(driver=driver), zone=zone)
+    assert (info.node_id, info.max_volumes, info.topology) == (INSTANCE, None, place)
 
 
 NEW = VolumeId("vol-0cccccccccccccc00")

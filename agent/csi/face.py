@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import agent
 from agent.base.error_barrier import supervise
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
+from agent.csi.calls import NodeInfo
 from agent.csi.last_word import LastWord
 from agent.csi.node_answer import NodeAnswer, Surroundings
 from agent.csi.policy_volumes.entries import Entries
@@ -27,7 +28,6 @@ from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
-from agent.csi.volumes.node_info import list_told
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
 from agent.loop.wake_causes import Cause
@@ -69,13 +69,17 @@ class KubeletFace:
         self._store = FdStore()
         self._registered: dict[str, bool] = {}
         """By driver."""
+        self._answer = NodeAnswer(around, engine.board, settings, self._refresh)
+        self._last_words: dict[str, LastWord] = {}
+        """By driver, too."""
         self._drivers = tuple(self._list_drivers())
         resolve, path_of = self._paths.resolve, self._staged.path_of
         self._forgotten = ForgottenStaging(self._staged.all, resolve, node.aside, engine.board, path_of)
         known = self._are_devices_known = anyio.Event()
-        answer = NodeAnswer(around, engine.board, settings, self._refresh)
-        self._volumes = KubeletVolumes(engine, self._staged, self._wants, node.sample, answer.describe, known)
-        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, answer.say_who, known)
+        describe = partial(self._tell, settings.driver, self._answer.describe)
+        self._volumes = KubeletVolumes(engine, self._staged, self._wants, node.sample, describe, known)
+        say_who = partial(self._tell, POLICY_DRIVER, self._answer.say_who)
+        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, say_who, known)
         self._policy_volumes = PolicyVolumes(engine, self._entries, self._published, kubelet)
         node.find_shown = partial(self._published.find_shown, resolve=self._paths.resolve)
 
@@ -85,12 +89,12 @@ class KubeletFace:
             plugins[POLICY_DRIVER] = self._make_policy_plugin
         for driver, make in plugins.items():
             self._registered[driver] = False
-            told = "" if driver == POLICY_DRIVER else list_told(self._settings)
-            last_word = LastWord(self._node.paths.runtime, driver, told)
+            last_word = LastWord(self._node.paths.runtime, driver, partial(self._answer.find_told, driver))
+            self._last_words[driver] = last_word
             yield ServedDriver(
                 driver,
                 make,
-                partial(self._open_sockets, is_current=last_word.is_current),
+                self._open_sockets,
                 self._engine.board,
                 last_word,
                 self._note_root,
@@ -150,6 +154,12 @@ class KubeletFace:
         """Return what is wanted of each volume, by the policy and by kubelet."""
         merged = self._wants.merge(wants, present)
         return self._entries.see(merged, self._published.all)
+
+    async def _tell(self, driver: str, find: Callable[[], Awaitable[NodeInfo]]) -> NodeInfo:
+        """Return what kubelet is told of the node for a driver, and keep that it was told so."""
+        info = await find()
+        self._last_words[driver].note_told(info)
+        return info
 
     def _refresh(self) -> None:
         """Have worked out anew what is wanted of each volume, once all that are here are known."""

@@ -6,6 +6,7 @@ kubelet asks when it registers a driver, and again, ever more rarely, until it i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -16,7 +17,7 @@ from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts
 from agent.csi.calls import NodeInfo
-from agent.csi.volumes.node_info import describe_node, name_node
+from agent.csi.volumes.node_info import Told, describe_node, list_settings, name_node
 from agent.policy.settings import CsiSettings
 from agent.report.board.board import Board
 
@@ -78,6 +79,14 @@ class NodeAnswer:
         """Return who the node is, and no more, to a driver whose volumes nobody attaches."""
         return NodeInfo(await self._find_node_id())
 
+    def find_told(self, driver: str) -> Told:
+        """Return what counts of what would be said now to a driver of this name; asks nobody."""
+        node_id = None
+        with suppress(AgentError):
+            node_id = self._name_node()
+        is_own = driver == self._settings.driver
+        return Told(list_settings(self._settings) if is_own else "", node_id)
+
     async def _find_node_id(self) -> str:
         try:
             return self._name_node()
@@ -86,7 +95,8 @@ class NodeAnswer:
         return self._name_node()
 
     def _name_node(self) -> str:
-        return name_node(self._around.facts, has_standins=self._around.has_standins)
+        around = self._around
+        return name_node(around.facts, is_hyperpod=around.is_hyperpod, has_standins=around.has_standins)
 
     async def _identify(self) -> None:
         """Have the node identified once for all who ask meanwhile."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 
+from msgspec import Struct
+
+from agent.cloud.identity.identity_sources import RESOURCE_CONFIG
 from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, NodeFacts, Reason
@@ -19,22 +22,46 @@ AWS_DRIVER = "ebs.csi.aws.com"
 ZONE_NAME, ZONE_ID = "topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"
 
 
-def name_node(facts: NodeFacts, *, has_standins: bool = False) -> str:
+class Told(Struct, frozen=True):
+    """What counts of what kubelet is told of the node: it asks once, so what differs has to be told anew."""
+
+    settings: str = ""
+    """Of the policy's, those that it follows from."""
+    node_id: str | None = None
+    """None: not known."""
+
+    def as_in(self, info: NodeInfo) -> Told:
+        """Return what counts of an answer under the same settings."""
+        return Told(self.settings, info.node_id)
+
+    def holds(self, now: Told) -> bool:
+        """Tell whether kubelet need not be told what is known ``now``, after this."""
+        return self.settings == now.settings and now.node_id in {None, self.node_id}
+
+
+def name_node(facts: NodeFacts, *, is_hyperpod: bool = False, has_standins: bool = False) -> str:
     """Return the node's ID, or raise AgentError while the node does not know who it is.
 
     On HyperPod it is ``hyperpod-<cluster ID>-<instance ID>``, as in its providerID: by that AWS's controller,
     and ours, tell that it is to be attached by SageMaker.
     """
-    if facts.instance_id is not None:
-        prefix = "" if facts.cluster_id is None else f"hyperpod-{facts.cluster_id}-"
-        return f"{prefix}{facts.instance_id}"
-    if has_standins:
+    if facts.instance_id is None and has_standins:
         return socket.gethostname()
-    raise AgentError(
-        "It is not known yet which instance this is.",
-        hint="The metadata service and the cluster's file are asked again each time that kubelet asks.",
-        reason=Reason.WAITING_FOR_CLOUD,
-    )
+    if facts.instance_id is None:
+        raise AgentError(
+            "It is not known yet which instance this is.",
+            hint="The metadata service and the cluster's file are asked again each time that kubelet asks.",
+            reason=Reason.WAITING_FOR_CLOUD,
+        )
+    if facts.cluster_id is not None:
+        return f"hyperpod-{facts.cluster_id}-{facts.instance_id}"
+    if is_hyperpod:
+        raise AgentError(
+            "It is not known yet of which HyperPod cluster this node is.",
+            hint=f"{RESOURCE_CONFIG} tells it, and is read again each time that kubelet asks.",
+            reason=Reason.WAITING_FOR_CLOUD,
+        )
+    return facts.instance_id
 
 
 def describe_node(
@@ -50,8 +77,8 @@ def describe_node(
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 
 
-def list_told(settings: CsiSettings) -> str:
-    """Return what of the settings counts in who the node is, which kubelet asks for once."""
+def list_settings(settings: CsiSettings) -> str:
+    """Return those of the settings that count in what kubelet is told of the node."""
     return f"attach_limit={settings.attach_limit} reserved={settings.reserved} zone={settings.zone}"
 
 

@@ -22,6 +22,8 @@ from agent.report.board.board import Board
 pytestmark = pytest.mark.anyio
 
 INSTANCE = "i-0123456789abcdef0"
+HYPERPOD_ID = f"hyperpod-abcde01234yz-{INSTANCE}"
+DRIVER = CsiSettings().driver
 
 
 @dataclass
@@ -71,6 +73,19 @@ async def test_node_that_does_not_know_itself_is_identified_when_kubelet_asks() 
     around.known = NodeFacts(instance_id=INSTANCE)
     assert (await answer.describe()).node_id == INSTANCE
     assert (around.asked, news) == (3, [3])
+
+
+async def test_node_whose_cluster_is_not_known_is_identified_before_it_is_named() -> None:
+    """By the instance alone a controller would have EC2 attach what HyperPod has to."""
+    around = Around(facts=NodeFacts(instance_id=INSTANCE), is_hyperpod=True)
+    around.may_answer.set()
+    answer = answer_for(around)
+    with pytest.raises(AgentError, match="not known yet of which HyperPod cluster"):
+        await answer.describe()
+    assert (around.asked, answer.find_told(DRIVER).node_id) == (1, None)
+    around.known = NodeFacts(cluster_id="abcde01234yz")
+    assert (await answer.describe()).node_id == HYPERPOD_ID
+    assert (around.asked, answer.find_told(DRIVER).node_id) == (2, HYPERPOD_ID)
 
 
 async def test_those_who_ask_together_share_one_identification() -> None:

@@ -44,11 +44,19 @@ def test_node_is_called_as_controllers_attach_it(facts: NodeFacts, node_id: str)
     assert name_node(facts) == node_id
 
 
-def test_node_that_does_not_know_itself_says_so() -> None:
-    """A wrong name would have volumes attached elsewhere; kubelet asks again."""
-    with pytest.raises(AgentError, match="not known yet which instance") as caught:
-        name_node(NodeFacts())
-    assert caught.value.retryable
+@pytest.mark.parametrize(
+    ("facts", "is_hyperpod", "said"),
+    [
+        (NodeFacts(), False, "which instance"),
+        (NodeFacts(), True, "which instance"),
+        (NodeFacts(instance_id=INSTANCE), True, "of which HyperPod cluster"),
+    ],
+)
+def test_node_that_does_not_know_itself_says_so(facts: NodeFacts, said: str, *, is_hyperpod: bool) -> None:
+    """A wrong name would have volumes attached elsewhere, or by another API; kubelet asks again."""
+    with pytest.raises(AgentError, match=f"not known yet {said}") as caught:
+        name_node(facts, is_hyperpod=is_hyperpod)
+    assert (caught.value.retryable, caught.value.reason) == (True, Reason.WAITING_FOR_CLOUD)
 
 
 @pytest.mark.parametrize(

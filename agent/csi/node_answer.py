@@ -84,8 +84,11 @@ class NodeAnswer:
         node_id = None
         with suppress(AgentError):
             node_id = self._name_node()
-        is_own = driver == self._settings.driver
-        return Told(list_settings(self._settings) if is_own else "", node_id)
+        settings = self._settings
+        if driver != settings.driver:
+            return Told("", node_id)
+        has_room = settings.attach_limit is not None or self._board.places is not None
+        return Told(list_settings(settings), node_id, has_room, self._choose_zone().name is not None)
 
     async def _find_node_id(self) -> str:
         try:
@@ -113,9 +116,12 @@ class NodeAnswer:
 
     async def _find_zone(self) -> Zone:
         """Return the node's zone as the cluster may know it; the metadata service is asked until it tells."""
-        around, by_policy = self._around, self._settings.zone
         if self._zone.zone_id is None or self._zone.name is None:
-            self._zone = await ask_zone(around.identity_sources)
+            self._zone = await ask_zone(self._around.identity_sources)
+        return self._choose_zone()
+
+    def _choose_zone(self) -> Zone:
+        around, by_policy = self._around, self._settings.zone
         return choose_zone(
             self._zone, by_policy=by_policy, by_account=around.account_zone, is_hyperpod=around.is_hyperpod
         )

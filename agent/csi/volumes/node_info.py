@@ -29,14 +29,22 @@ class Told(Struct, frozen=True):
     """Of the policy's, those that it follows from."""
     node_id: str | None = None
     """None: not known."""
+    has_room: bool = False
+    """With how many volumes it takes. Another number is nothing to tell anew: it changes all the time."""
+    has_zone: bool = False
+    """With the zone's name."""
 
     def as_in(self, info: NodeInfo) -> Told:
         """Return what counts of an answer under the same settings."""
-        return Told(self.settings, info.node_id)
+        return Told(self.settings, info.node_id, info.max_volumes is not None, ZONE_NAME in info.topology)
 
     def holds(self, now: Told) -> bool:
-        """Tell whether kubelet need not be told what is known ``now``, after this."""
-        return self.settings == now.settings and now.node_id in {None, self.node_id}
+        """Tell whether kubelet need not be told what is known ``now``, after this.
+
+        What is not known any more, as after a restart, is no reason to: what was told stands.
+        """
+        is_more = (now.has_room and not self.has_room) or (now.has_zone and not self.has_zone)
+        return self.settings == now.settings and now.node_id in {None, self.node_id} and not is_more
 
 
 def name_node(facts: NodeFacts, *, is_hyperpod: bool = False, has_standins: bool = False) -> str:

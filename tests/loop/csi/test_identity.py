@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.agent_process import AgentProcess, Scratch
+from tests.aws.faults import Fault
+from tests.aws.server import AwsServer
+from tests.aws.world import CREDENTIALS
 from tests.csi.fd_store import FdStore
 from tests.csi.kubelet import Kubelet, running_kubelet
 from tests.loop.csi import as_instance
@@ -107,6 +110,37 @@ def test_node_that_registered_under_another_name_registers_anew(
         agent.start()
         assert kubelet.history.count(f"registered {DRIVER}") == 2
     store.close()
+
+
+TAGGED = {"name": "data", "match": {"tags": {"role": "data"}}, "block": {}}
+
+
+def test_count_of_volumes_that_becomes_known_is_told_once(
+    scratch: Scratch,
+    agent: AgentProcess,
+    write_policy: Callable[..., None],
+    metadata: Metadata,
+    aws: AwsServer,
+) -> None:
+    """AWS tells it after kubelet has registered the driver, and without it the scheduler knows no limit."""
+    metadata.instance_id = INSTANCE
+    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
+    aws.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
+    write_policy(TAGGED)
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        agent.start()
+        assert kubelet.wait_registered().max_volumes_per_node == 0
+        wait_until(lambda: aws.calls["DescribeInstanceTypes"], "AWS was asked")
+        aws.faults.clear()
+        wait_until(lambda: [room for room in list_rooms(kubelet) if room], "the count is told")
+        assert kubelet.history == [
+            f"{word} {DRIVER}" for word in ("registered", "deregistered", "registered")
+        ]
+
+
+def list_rooms(kubelet: Kubelet) -> list[int]:
+    """Return how many volumes kubelet's CSINode has the node take, if the driver is there."""
+    return [info.max_volumes_per_node for info in kubelet.registered.values()]
 
 
 def list_names(kubelet: Kubelet) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from agent.csi.calls import NodeInfo
 from agent.csi.last_word import LastWord, Word
-from agent.csi.volumes.node_info import Told
+from agent.csi.volumes.node_info import ZONE_NAME, Told
 
 DRIVER = "ebs.csi.aws.com"
 WORDS = [Word(None), Word(""), Word('driver "ebs.csi.aws.com" is already registered')]
@@ -61,8 +61,21 @@ def test_nothing_is_known_of_another_socket_or_driver(tmp_path: Path, sockets: l
         (Told("reserved=0", "i-1"), Told("reserved=2", "i-1"), False),
         (Told("", "i-1"), Told("", "hyperpod-c-i-1"), False),
         (Told("", "hyperpod-c-i-1"), Told("", None), True),
+        (Told("", "i-1"), Told("", "i-1", has_room=True), False),
+        (Told("", "i-1"), Told("", "i-1", has_zone=True), False),
+        (Told("", "i-1", has_room=True, has_zone=True), Told("", "i-1"), True),
+        (Told("", "i-1", has_zone=True), Told("", "i-1", has_room=True), False),
     ],
-    ids=["the same", "other settings", "another name", "a name that is not known now"],
+    ids=[
+        "the same",
+        "other settings",
+        "another name",
+        "a name that is not known now",
+        "a count that was not known",
+        "a zone that was not known",
+        "what is not known now",
+        "a count beside what is not known now",
+    ],
 )
 def test_what_kubelet_was_told_holds_or_not(
     tmp_path: Path, sockets: list[socket.socket], told: Told, now: Told, *, is_current: bool
@@ -72,7 +85,8 @@ def test_what_kubelet_was_told_holds_or_not(
     before, after = make_word(tmp_path, told=told), make_word(tmp_path, told=now)
     before.begin(old)
     assert make_word(tmp_path, told=now).is_current(old)
-    before.note_told(NodeInfo(told.node_id or ""))
+    zone = {ZONE_NAME: "us-west-2a"} if told.has_zone else {}
+    before.note_told(NodeInfo(told.node_id or "", 1 if told.has_room else None, zone))
     assert before.recall(old) is None
     for _ in range(2):
         assert before.is_current(old)

@@ -12,10 +12,11 @@ import pytest
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.core.errors import AgentError
-from agent.core.model import NodeFacts
+from agent.core.model import AttachmentPlaces, NodeFacts
 from agent.csi import node_answer
 from agent.csi.calls import NodeInfo
 from agent.csi.node_answer import NodeAnswer
+from agent.csi.volumes.node_info import Told
 from agent.policy.settings import CsiSettings
 from agent.report.board.board import Board
 
@@ -86,6 +87,24 @@ async def test_node_whose_cluster_is_not_known_is_identified_before_it_is_named(
     around.known = NodeFacts(cluster_id="abcde01234yz")
     assert (await answer.describe()).node_id == HYPERPOD_ID
     assert (around.asked, answer.find_told(DRIVER).node_id) == (2, HYPERPOD_ID)
+
+
+async def test_what_would_be_told_anew_is_known_without_asking() -> None:
+    """A count and a zone's name that come with what AWS tells; of the other driver nothing but the node."""
+    around, board = Around(facts=NodeFacts(instance_id=INSTANCE), is_hyperpod=False), Board()
+    answer = NodeAnswer(around, board, CsiSettings(), lambda: None)
+    settings = "attach_limit=None reserved=0 zone=None"
+    assert answer.find_told(DRIVER) == Told(settings, INSTANCE)
+    board.put_calls((), AttachmentPlaces("m5.large", 27, is_shared=True, attached=frozenset()))
+    assert answer.find_told(DRIVER) == Told(settings, INSTANCE, has_room=True)
+    around.account_zone = "us-west-2a"
+    told = answer.find_told(DRIVER)
+    assert told == Told(settings, INSTANCE, has_room=True, has_zone=True)
+    assert told.as_in(await answer.describe()) == told
+    assert answer.find_told("another.driver") == Told("", INSTANCE)
+    limited = NodeAnswer(around, Board(), CsiSettings(attach_limit=20, zone="us-west-2a"), lambda: None)
+    assert limited.find_told(DRIVER).has_room
+    assert around.asked == 0
 
 
 async def test_those_who_ask_together_share_one_identification() -> None:

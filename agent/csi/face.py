@@ -13,8 +13,9 @@ import anyio
 import agent
 from agent.base.error_barrier import supervise
 from agent.core.errors import AgentError
-from agent.core.model import VolumeId
+from agent.core.model import AttachmentPlaces, VolumeId
 from agent.csi.calls import NodeInfo
+from agent.csi.instance_room import InstanceRoom
 from agent.csi.last_word import LastWord
 from agent.csi.node_answer import NodeAnswer, Surroundings
 from agent.csi.policy_volumes.entries import Entries
@@ -49,10 +50,19 @@ REREAD_S = 2.0
 
 
 class KubeletFace:
-    """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
+    """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart.
+
+    ``ask_places`` asks AWS for how many volumes the instance has places.
+    """
 
     def __init__(
-        self, node: Machine, engine: Engine, counters: Counters, settings: CsiSettings, around: Surroundings
+        self,
+        node: Machine,
+        engine: Engine,
+        counters: Counters,
+        settings: CsiSettings,
+        around: Surroundings,
+        ask_places: Callable[[], Awaitable[AttachmentPlaces | None]],
     ) -> None:
         self._node = node
         self._engine = engine
@@ -70,16 +80,17 @@ class KubeletFace:
         self._registered: dict[str, bool] = {}
         """By driver."""
         self._answer = NodeAnswer(around, engine.board, settings, self._refresh)
+        self._room = InstanceRoom(engine.board, ask_places)
         self._last_words: dict[str, LastWord] = {}
         """By driver, too."""
         self._drivers = tuple(self._list_drivers())
         resolve, path_of = self._paths.resolve, self._staged.path_of
         self._forgotten = ForgottenStaging(self._staged.all, resolve, node.aside, engine.board, path_of)
         known = self._are_devices_known = anyio.Event()
-        describe = partial(self._tell, settings.driver, self._answer.describe)
-        self._volumes = KubeletVolumes(engine, self._staged, self._wants, node.sample, describe, known)
-        say_who = partial(self._tell, POLICY_DRIVER, self._answer.say_who)
-        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, say_who, known)
+        self._volumes = KubeletVolumes(
+            engine, self._staged, self._wants, node.sample, self._describe_node, known
+        )
+        kubelet = Kubelet(self._paths.resolve, self._remove_target, node.sample, self._say_who, known)
         self._policy_volumes = PolicyVolumes(engine, self._entries, self._published, kubelet)
         node.find_shown = partial(self._published.find_shown, resolve=self._paths.resolve)
 
@@ -155,10 +166,15 @@ class KubeletFace:
         merged = self._wants.merge(wants, present)
         return self._entries.see(merged, self._published.all)
 
-    async def _tell(self, driver: str, find: Callable[[], Awaitable[NodeInfo]]) -> NodeInfo:
-        """Return what kubelet is told of the node for a driver, and keep that it was told so."""
-        info = await find()
-        self._last_words[driver].note_told(info)
+    async def _describe_node(self) -> NodeInfo:
+        info = await self._answer.describe()
+        self._last_words[self._settings.driver].note_told(info)
+        self._room.note_told(info)
+        return info
+
+    async def _say_who(self) -> NodeInfo:
+        info = await self._answer.say_who()
+        self._last_words[POLICY_DRIVER].note_told(info)
         return info
 
     def _refresh(self) -> None:
@@ -174,6 +190,7 @@ class KubeletFace:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervise, "let go of drivers that are not served", self._let_go)
             tasks.start_soon(supervise, "look for what kubelet has forgotten", self._forgotten.run)
+            tasks.start_soon(supervise, "find out how many volumes the instance takes", self._room.run)
             for one in self._drivers:
                 tasks.start_soon(supervise, f"serve kubelet as {one.driver}", one.run)
 

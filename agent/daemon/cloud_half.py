@@ -15,7 +15,7 @@ from agent.cloud.spot_interruption import Interruption, InterruptionWatch
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import CloudReport, explain_fault
 from agent.core.errors import AgentError
-from agent.core.model import EndCause, Ending, Seen, VolumeId
+from agent.core.model import AttachmentPlaces, EndCause, Ending, Seen, VolumeId
 from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce
 from agent.loop.goals import Want
@@ -81,6 +81,10 @@ class CloudHalf:
             self._board.explain_by_cloud(explain_fault(self._in_force.policy, error), {})
 
         await supervise("ask AWS", run, retry_s=(CLOUD_RETRY_S,), tell=tell)
+
+    async def ask_places(self) -> AttachmentPlaces | None:
+        """Ask AWS for how many volumes this instance has places, as ``CloudService`` does."""
+        return await self._service.ask_places()
 
     def heed_policy(self) -> None:
         """Look at the cloud as the policy in force says."""

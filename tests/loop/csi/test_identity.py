@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,18 +116,20 @@ def test_node_that_registered_under_another_name_registers_anew(
 TAGGED = {"name": "data", "match": {"tags": {"role": "data"}}, "block": {}}
 
 
+@pytest.mark.parametrize("entries", [[], [TAGGED]], ids=["nothing else to ask", "entries that ask"])
 def test_count_of_volumes_that_becomes_known_is_told_once(
     scratch: Scratch,
     agent: AgentProcess,
     write_policy: Callable[..., None],
     metadata: Metadata,
     aws: AwsServer,
+    entries: list[dict[str, Any]],
 ) -> None:
     """AWS tells it after kubelet has registered the driver, and without it the scheduler knows no limit."""
     metadata.instance_id = INSTANCE
     agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
     aws.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
-    write_policy(TAGGED)
+    write_policy(*entries)
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         agent.start()
         assert kubelet.wait_registered().max_volumes_per_node == 0

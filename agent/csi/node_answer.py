@@ -14,6 +14,7 @@ import anyio
 from agent.cloud.identity.cloud_identity import CloudIdentity
 from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
+from agent.cloud.limits.network_interfaces import count_interfaces
 from agent.core.errors import AgentError
 from agent.core.model import NodeFacts
 from agent.csi.calls import NodeInfo
@@ -56,12 +57,18 @@ class NodeAnswer:
     """Says who the node is, by what is known around it. ``hear_news`` is called when more is known of it."""
 
     def __init__(
-        self, around: Surroundings, board: Board, settings: CsiSettings, hear_news: Callable[[], None]
+        self,
+        around: Surroundings,
+        board: Board,
+        settings: CsiSettings,
+        hear_news: Callable[[], None],
+        count_interfaces: Callable[[], int] = count_interfaces,
     ) -> None:
         self._around = around
         self._board = board
         self._settings = settings
         self._hear_news = hear_news
+        self._count_interfaces = count_interfaces
         self._zone = Zone()
         """As the metadata service has told it."""
         self._identifying = anyio.Lock()
@@ -72,8 +79,10 @@ class NodeAnswer:
         """Return who the node is, where, and how many volumes it takes; AgentError while it is not known."""
         node_id = await self._find_node_id()
         zone = await self._find_zone()
-        board = self._board
-        return describe_node(node_id, board.attachments, board.statuses(), self._settings, zone=zone)
+        board, interfaces = self._board, self._count_interfaces()
+        return describe_node(
+            node_id, board.attachments, board.statuses(), self._settings, zone=zone, interfaces=interfaces
+        )
 
     async def say_who(self) -> NodeInfo:
         """Return who the node is, and no more, to a driver whose volumes nobody attaches."""

@@ -79,9 +79,10 @@ def describe_node(
     settings: CsiSettings,
     *,
     zone: Zone = Zone(),  # noqa: B008 -- a value
+    interfaces: int = 1,
 ) -> NodeInfo:
-    """Return what NodeGetInfo answers."""
-    room = count_room(attachments, statuses, settings)
+    """Return what NodeGetInfo answers. ``interfaces``: how many network interfaces the instance has."""
+    room = count_room(attachments, statuses, settings, interfaces)
     return NodeInfo(node_id, room, describe_place(settings.driver, zone))
 
 
@@ -104,13 +105,16 @@ def describe_place(driver: str, zone: Zone) -> dict[str, str]:
 
 
 def count_room(
-    attachments: Attachments | None, statuses: Collection[VolumeStatus], settings: CsiSettings
+    attachments: Attachments | None,
+    statuses: Collection[VolumeStatus],
+    settings: CsiSettings,
+    interfaces: int = 1,
 ) -> int | None:
     """Return how many volumes of Kubernetes the instance takes; None where that is not known.
 
     Of its limit the places of all else that is attached now are taken away: the root volume, those of the
-    policy, network interfaces, and what another driver has mounted. What nobody uses and the policy does not
-    name counts as Kubernetes', attached for a pod that has not come yet.
+    policy, what another driver has mounted, and network interfaces, where these share it. What nobody uses
+    and the policy does not name counts as Kubernetes', attached for a pod that has not come yet.
     """
     if settings.attach_limit is not None:
         return max(1, settings.attach_limit - settings.reserved)
@@ -124,4 +128,7 @@ def count_room(
         for status in statuses
     )
     others = max(0, attachments.used - of_kubernetes)
+    if attachments.is_shared:
+        # AWS tells what is left beside one of them.
+        others += max(0, interfaces - 1)
     return max(1, attachments.most - others - settings.reserved)

@@ -107,6 +107,17 @@ async def test_what_would_be_told_anew_is_known_without_asking() -> None:
     assert around.asked == 0
 
 
+async def test_network_interfaces_are_counted_at_each_question() -> None:
+    """More come with more pods."""
+    interfaces, board = [1], Board()
+    board.put_calls((), AttachmentPlaces("m5.large", 27, is_shared=True, attached=frozenset()))
+    around = Around(facts=NodeFacts(instance_id=INSTANCE))
+    answer = NodeAnswer(around, board, CsiSettings(), lambda: None, lambda: interfaces[-1])
+    assert (await answer.describe()).max_volumes == 27
+    interfaces.append(3)
+    assert (await answer.describe()).max_volumes == 25
+
+
 async def test_those_who_ask_together_share_one_identification() -> None:
     """Both drivers register at once, and kubelet asks about each."""
     around, told = Around(NodeFacts(instance_id=INSTANCE)), list[str]()

@@ -114,3 +114,24 @@ def test_room_is_what_others_leave(
 ) -> None:
     """Of the instance's limit what is attached for anyone else is taken away; never less than one."""
     assert count_room(attachments, statuses, settings) == room
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "interfaces", "settings", "room"),
+    [
+        (True, 1, CsiSettings(), 26),
+        (True, 3, CsiSettings(), 24),
+        (True, 3, CsiSettings(reserved=2), 22),
+        (True, 0, CsiSettings(), 26),
+        (True, 40, CsiSettings(), 1),
+        (False, 3, CsiSettings(), 26),
+        (True, 3, CsiSettings(attach_limit=20), 20),
+    ],
+)
+def test_network_interfaces_take_places_where_they_share_the_limit(
+    interfaces: int, settings: CsiSettings, room: int, *, is_shared: bool
+) -> None:
+    """All but the one that AWS has counted already."""
+    attachments = Attachments("m5.large", 1, 27, is_shared)
+    info = describe_node(INSTANCE, attachments, (), settings, interfaces=interfaces)
+    assert info.max_volumes == room

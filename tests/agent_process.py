@@ -127,6 +127,8 @@ class AgentProcess:
         """Variables to start it with, beside the test's own."""
         self.stored: Mapping[str, int] = {}
         """Descriptors from 64 on to hand over at its start, by name, as systemd does with those it stores."""
+        self.module = "agent"
+        """What is run as it."""
         self._scratch = scratch
         self._log = scratch.base / "agent.base.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -140,7 +142,7 @@ class AgentProcess:
     def start(self, *, wait: bool = True) -> AgentProcess:
         """Start the agent, and wait until its first full look is done."""
         # A run that is killed leaves no agent, which would mount anew what the next run takes away.
-        argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "agent"]
+        argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", self.module]
         argv += ["--root", str(self._scratch.root)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

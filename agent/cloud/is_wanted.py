@@ -41,6 +41,12 @@ def is_wanted(
     return is_any_to_go or any(needs_cloud(entry) or entry.volume_id for entry in entries)
 
 
+def is_room_told(policy: Policy) -> bool:
+    """Return whether kubelet is told how many volumes the instance takes, as AWS has it."""
+    csi, is_possible = policy.agent.csi, policy.agent.cloud.enabled is not False
+    return is_possible and csi is not None and csi.enabled is not False and csi.attach_limit is None
+
+
 def may_be_wanted(policy: Policy, facts: NodeFacts, *, has_standins: bool, is_ec2: bool) -> bool:
     """Return whether AWS is asked about volumes here, or will be once it is known which node this is.
 

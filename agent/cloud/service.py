@@ -22,7 +22,7 @@ from agent.cloud.identity.identity_sources import IdentitySources, identify_node
 from agent.cloud.is_wanted import explain_open, is_open, is_possible, is_wanted
 from agent.cloud.view.cloud_report import CloudReport, Hands, choose_entries, make_facts
 from agent.core.errors import AgentError
-from agent.core.model import VolumeId
+from agent.core.model import AttachmentPlaces, VolumeId
 from agent.policy import Policy
 
 if TYPE_CHECKING:
@@ -110,6 +110,29 @@ class CloudService:
         self._identity = await identify_node(self._surroundings())
         self._identity = await identify_node(self._surroundings(), self.make)
         return Follower(self.make, self._hands, report, self._note_by_hand, self._record), self._view
+
+    async def ask_places(self) -> AttachmentPlaces | None:
+        """Return for how many volumes this instance has places, who ever has them, or raise AgentError.
+
+        None where the policy has AWS not asked at all, or asked about volumes, which tells it by itself; and
+        where it is not known of which type the instance is.
+        """
+        from agent.cloud.aws.instance_types import DescribeInstanceTypes
+        from agent.cloud.limits.attachment_room import list_places
+        from agent.cloud.plan.decisions import AttachApi, choose_attach_api
+
+        policy = self._policy()
+        if not is_possible(policy, has_standins=self._has_standins):
+            return None
+        identity = await identify_node(self._surroundings())
+        can_attach = choose_attach_api(policy.agent.cloud.attach_api, identity) is not AttachApi.NONE
+        is_told = can_attach and bool(policy.volumes) and self._is_wanted(identity)
+        if is_told or identity.instance_type is None:
+            return None
+        if self._identity.region is None:
+            self._identity = identity
+        found = await self.make(DescribeInstanceTypes((identity.instance_type,)))
+        return list_places(frozenset(), next(iter(found), None))
 
     async def make(self, call: Call[T], *, within: Within = nullcontext) -> T:
         """Make the call in the region that this node is known to be in now, or raise ``CloudError``."""

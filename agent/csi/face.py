@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
 import agent
 from agent.base.error_barrier import supervise
-from agent.cloud.identity.identity_sources import IdentitySources
-from agent.cloud.identity.zone import Zone, ask_zone, choose_zone
 from agent.core.errors import AgentError
-from agent.core.model import NodeFacts, VolumeId
+from agent.core.model import AttachmentPlaces, VolumeId
 from agent.csi.calls import NodeInfo
+from agent.csi.instance_room import InstanceRoom
 from agent.csi.last_word import LastWord
+from agent.csi.node_answer import NodeAnswer, Surroundings
 from agent.csi.policy_volumes.entries import Entries
 from agent.csi.policy_volumes.entry_volumes import Kubelet, PolicyVolumes
 from agent.csi.policy_volumes.records import PublishedRecords
@@ -29,7 +29,6 @@ from agent.csi.volumes.engine import Engine
 from agent.csi.volumes.forgotten_staging import ForgottenStaging
 from agent.csi.volumes.kubelet_volumes import KubeletVolumes
 from agent.csi.volumes.kubelet_wants import KubeletWants
-from agent.csi.volumes.node_info import describe_node, list_told
 from agent.csi.volumes.staged_records import StagedRecords
 from agent.loop.goals import Want
 from agent.loop.wake_causes import Cause
@@ -50,41 +49,25 @@ REREAD_S = 2.0
 """Until a note is looked at again that the node was short of something to read."""
 
 
-class Surroundings(Protocol):
-    """What is known of the node."""
-
-    @property
-    def facts(self) -> NodeFacts:
-        """Who it is."""
-
-    @property
-    def has_standins(self) -> bool:
-        """Files stand in for its volumes."""
-
-    @property
-    def identity_sources(self) -> IdentitySources:
-        """Where it may be asked who the node is."""
-
-    @property
-    def account_zone(self) -> str | None:
-        """Its zone as AWS calls it to the account that has the volumes; None: not told."""
-
-    @property
-    def is_hyperpod(self) -> bool:
-        """It is a node of HyperPod, whose metadata speaks as another account."""
-
-
 class KubeletFace:
-    """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart."""
+    """Serves kubelet where the policy wants it. ``settings``: those of the start, until a restart.
+
+    ``ask_places`` asks AWS for how many volumes the instance has places.
+    """
 
     def __init__(
-        self, node: Machine, engine: Engine, counters: Counters, settings: CsiSettings, around: Surroundings
+        self,
+        node: Machine,
+        engine: Engine,
+        counters: Counters,
+        settings: CsiSettings,
+        around: Surroundings,
+        ask_places: Callable[[], Awaitable[AttachmentPlaces | None]],
     ) -> None:
         self._node = node
         self._engine = engine
         self._counters = counters
         self._settings = settings
-        self._around = around
         self._paths = RealPaths(settings.root, settings.root)
         boot_id, machine_id = node.boot_id, read_machine_id()
         self._staged = StagedRecords(node.paths.state, node, boot_id, machine_id)
@@ -92,12 +75,14 @@ class KubeletFace:
         self._staged.hear_change = self._published.hear_change = self._name_volumes
         self._wants = KubeletWants(self._staged.all, self._paths.resolve, self._staged.faults)
         self._entries = Entries(engine.board)
-        self._zone = Zone()
-        """As the metadata service has told it."""
         # Before any program is started, which would be handed what systemd kept.
         self._store = FdStore()
         self._registered: dict[str, bool] = {}
         """By driver."""
+        self._answer = NodeAnswer(around, engine.board, settings, self._refresh)
+        self._room = InstanceRoom(engine.board, ask_places)
+        self._last_words: dict[str, LastWord] = {}
+        """By driver, too."""
         self._drivers = tuple(self._list_drivers())
         resolve, path_of = self._paths.resolve, self._staged.path_of
         self._forgotten = ForgottenStaging(self._staged.all, resolve, node.aside, engine.board, path_of)
@@ -115,12 +100,12 @@ class KubeletFace:
             plugins[POLICY_DRIVER] = self._make_policy_plugin
         for driver, make in plugins.items():
             self._registered[driver] = False
-            told = "" if driver == POLICY_DRIVER else list_told(self._settings)
-            last_word = LastWord(self._node.paths.runtime, driver, told)
+            last_word = LastWord(self._node.paths.runtime, driver, partial(self._answer.find_told, driver))
+            self._last_words[driver] = last_word
             yield ServedDriver(
                 driver,
                 make,
-                partial(self._open_sockets, is_current=last_word.is_current),
+                self._open_sockets,
                 self._engine.board,
                 last_word,
                 self._note_root,
@@ -182,30 +167,20 @@ class KubeletFace:
         return self._entries.see(merged, self._published.all)
 
     async def _describe_node(self) -> NodeInfo:
-        return self._describe(await self._find_zone())
+        info = await self._answer.describe()
+        self._last_words[self._settings.driver].note_told(info)
+        self._room.note_told(info)
+        return info
 
     async def _say_who(self) -> NodeInfo:
-        return self._describe(Zone())
+        info = await self._answer.say_who()
+        self._last_words[POLICY_DRIVER].note_told(info)
+        return info
 
-    def _describe(self, zone: Zone) -> NodeInfo:
-        board = self._engine.board
-        return describe_node(
-            self._around.facts,
-            board.attachments,
-            board.statuses(),
-            self._settings,
-            zone=zone,
-            has_standins=self._around.has_standins,
-        )
-
-    async def _find_zone(self) -> Zone:
-        """Return the node's zone as the cluster may know it; the metadata service is asked until it tells."""
-        around, by_policy = self._around, self._settings.zone
-        if self._zone.zone_id is None or self._zone.name is None:
-            self._zone = await ask_zone(around.identity_sources)
-        return choose_zone(
-            self._zone, by_policy=by_policy, by_account=around.account_zone, is_hyperpod=around.is_hyperpod
-        )
+    def _refresh(self) -> None:
+        """Have worked out anew what is wanted of each volume, once all that are here are known."""
+        if self._are_devices_known.is_set():
+            self._engine.refresh()
 
     async def _remove_target(self, path: str) -> None:
         await self._node.aside(remove_view, View(path, frozenset(), None), (self._paths.real,), subject=path)
@@ -215,6 +190,7 @@ class KubeletFace:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervise, "let go of drivers that are not served", self._let_go)
             tasks.start_soon(supervise, "look for what kubelet has forgotten", self._forgotten.run)
+            tasks.start_soon(supervise, "find out how many volumes the instance takes", self._room.run)
             for one in self._drivers:
                 tasks.start_soon(supervise, f"serve kubelet as {one.driver}", one.run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from socket import socket
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.base.log import get_logger
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 MakePlugin: TypeAlias = "Callable[[Callable[[Registration], None]], NodePlugin]"
 """Makes what answers; it is told to whom kubelet's word about the registration goes."""
 
-OpenSockets: TypeAlias = "Callable[[str, Callable[[AgentError | None], None]], KubeletSockets]"
-"""Makes the sockets of a driver; who is told what is in their way."""
+OpenSockets: TypeAlias = (
+    "Callable[[str, Callable[[AgentError | None], None], Callable[[socket], bool]], KubeletSockets]"
+)
+"""Makes the sockets of a driver: who is told what is in their way, and what tells whether one may stay."""
 
 log = get_logger(__name__)
 
@@ -48,14 +51,15 @@ class ServedDriver:
         self._last_word = last_word
         self._note_root = note_root
         self._count = count
+        self._plugin: NodePlugin | None = None
         self._registration: Registration | None = None
         self._listeners: Listeners | None = None
         """Those that kubelet speaks of."""
-        self._sockets = open_sockets(driver, self._note_obstacle)
+        self._sockets = open_sockets(driver, self._note_obstacle, self._may_stay)
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        plugin = self._make_plugin(self._note_registration)
+        plugin = self._plugin = self._make_plugin(self._note_registration)
 
         async def serve(listeners: Listeners) -> None:
             self._note_root(listeners.places.root)
@@ -63,6 +67,11 @@ class ServedDriver:
             await plugin.serve(listeners)
 
         await self._sockets.run(serve)
+
+    def _may_stay(self, registration: socket) -> bool:
+        """Tell whether kubelet need not ask again who the node is, or not now: it would end what goes on."""
+        is_busy = self._plugin is not None and self._plugin.is_busy
+        return is_busy or self._last_word.is_current(registration)
 
     def _recall(self, listeners: Listeners) -> None:
         """Go on with what kubelet has said of these sockets: of new ones nothing, and it will."""

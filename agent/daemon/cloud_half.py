@@ -15,7 +15,7 @@ from agent.cloud.spot_interruption import Interruption, InterruptionWatch
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import CloudReport, explain_fault
 from agent.core.errors import AgentError
-from agent.core.model import EndCause, Ending, Seen, VolumeId
+from agent.core.model import AttachmentPlaces, EndCause, Ending, Seen, VolumeId
 from agent.daemon.faces import Faces
 from agent.daemon.in_force import InForce
 from agent.loop.goals import Want
@@ -85,6 +85,10 @@ class CloudHalf:
     def recall(self, identity: CloudIdentity) -> None:
         """Have claims keep the volumes that AWS described as theirs last, until it is heard."""
         self._in_force.claimed = self._service.recall(identity)
+
+    async def ask_places(self) -> AttachmentPlaces | None:
+        """Ask AWS for how many volumes this instance has places, as ``CloudService`` does."""
+        return await self._service.ask_places()
 
     def heed_policy(self) -> None:
         """Look at the cloud as the policy in force says."""

@@ -139,7 +139,8 @@ class Daemon:
         from agent.csi.volumes.engine import Engine  # noqa: PLC0415
 
         engine = Engine(self._reconciler, self._board, self._refresh)
-        return KubeletFace(self._node, engine, self._counters, settings, self._in_force)
+        ask_places = self._cloud_half.ask_places
+        return KubeletFace(self._node, engine, self._counters, settings, self._in_force, ask_places)
 
     async def _let_go_of_kubelet(self) -> None:
         """Tell what an agent before, which served kubelet, has left to it, and take away its sockets."""

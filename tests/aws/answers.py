@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.cloud.aws import calls, instance_types, making_calls, snapshot_locks, volume_status, zones
+from agent.cloud.aws import calls, instance_types, making_calls, snapshot_models, volume_status, zones
 from agent.cloud.aws.call import Call
 from agent.core.model import VolumeId
 
@@ -128,7 +128,7 @@ ANSWERS: dict[type[Call[Any]], dict[str, Any]] = {
     making_calls.CreateVolume: DESCRIBED,
     making_calls.CopyVolumes: {"Volumes": [DESCRIBED]},
     calls.CreateSnapshot: SNAPSHOT,
-    snapshot_locks.DescribeLockedSnapshots: {
+    snapshot_models.DescribeLockedSnapshots: {
         "Snapshots": [
             {
                 "SnapshotId": "snap-0123456789abcdef0",

@@ -12,6 +12,7 @@ import yaml
 from agent.controller.options import read_settings
 from agent.policy.reading import read_policy
 from tests.chart.helm import CHART, FULL, LEAST, RefusedError, lint, render
+from tests.kubernetes.sidecars import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests/kubernetes/tools"
@@ -98,6 +99,12 @@ def test_sidecars_ask_aws_nothing() -> None:
     (deployment,) = find(render(FULL), "Deployment")
     skipped = deployment["spec"]["template"]["metadata"]["annotations"]["eks.amazonaws.com/skip-containers"]
     assert set(skipped.split(",")) == set(get_containers([deployment])) - {"controller"}
+
+
+def test_volumes_are_made_where_their_pods_are_to_run() -> None:
+    """The provisioner asks for the chosen node's zone alone, so that another is the scheduler's choice."""
+    for arguments in (get_containers(render(LEAST))["csi-provisioner"]["args"], ARGUMENTS["csi-provisioner"]):
+        assert "--strict-topology" in arguments
 
 
 def test_controller_may_what_is_documented() -> None:

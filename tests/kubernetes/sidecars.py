@@ -33,8 +33,8 @@ RETRIES = "--retry-interval-max=10s"
 """Or a test waits for what failed before: they double, up to minutes."""
 ARGUMENTS: Mapping[str, Sequence[str]] = {
     "csi-provisioner": (
-        *("--feature-gates=Topology=true", "--extra-create-metadata", "--default-fstype=ext4"),
-        *("--timeout=60s", RETRIES),
+        *("--feature-gates=Topology=true", "--strict-topology", "--extra-create-metadata"),
+        *("--default-fstype=ext4", "--timeout=60s", RETRIES),
     ),
     "csi-attacher": (
         *("--default-fstype=ext4", f"--reconcile-sync={RECONCILE_S}s", "--timeout=6m", RETRIES),

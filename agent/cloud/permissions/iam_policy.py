@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.cloud.aws.iam_statements import STATEMENTS, Statement
 from agent.cloud.identity.whoami import CloudIdentity
+from agent.cloud.is_wanted import is_room_told
 from agent.cloud.plan.decisions import AttachApi
 from agent.cloud.view.cloud_report import needs_cloud
 from agent.policy import Policy
@@ -16,7 +17,8 @@ _UNKNOWN = {"partition": "aws", "region": "*", "account": "*"}
 
 def list_operations(policy: Policy, api: AttachApi) -> tuple[str, ...]:
     """Return the calls the agent makes to fulfil this policy with this attach API, in a settled order."""
-    return tuple(dict.fromkeys(_find_operations(policy, api)))
+    for_kubelet = ("DescribeInstanceTypes",) if is_room_told(policy) else ()
+    return tuple(dict.fromkeys((*for_kubelet, *_find_operations(policy, api))))
 
 
 def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:

@@ -95,19 +95,12 @@ class Node(resource.GlobalResource, _Part):
         return any(taint.key == key for taint in self.spec.taints)
 
 
-class Allocatable(_Part):
-    """How many volumes a node can have."""
-
-    count: int | None = None
-
-
 class Driver(_Part):
-    """A driver on a node, as kubelet registered it."""
+    """A driver on a node, as kubelet registered it, with all it knows of it at once."""
 
     name: str
     node_id: str = msgspec.field(name="nodeID", default="")
     """What the driver itself calls the node."""
-    allocatable: Allocatable | None = None
 
 
 class CsiNodeSpec(_Part):
@@ -130,11 +123,12 @@ class CsiNode(resource.GlobalResource, _Part):
         return any(owner.uid == node.metadata.uid for owner in self.metadata.owner_references)
 
     def serves(self, driver: str) -> bool:
-        """Return whether the driver is registered, with how many volumes the node can have."""
-        return any(
-            found.name == driver and found.allocatable is not None and found.allocatable.count is not None
-            for found in self.spec.drivers
-        )
+        """Return whether the driver is registered.
+
+        kubelet writes it in one update with the count of volumes that the node takes, where the driver told
+        one (pkg/volume/csi/nodeinfomanager): a count that is not there with it does not come by itself.
+        """
+        return any(found.name == driver for found in self.spec.drivers)
 
     def find_node_id(self, driver: str) -> str | None:
         """Return what the driver calls the node; None: it is not registered."""

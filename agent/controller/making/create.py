@@ -61,7 +61,7 @@ class _Order(Struct, frozen=True):
     source: Source
     zones: tuple[Zone, ...]
     names: tuple[str, ...]
-    """Zones that are to be tried, best first."""
+    """Zones that are to be tried, best first; one where the scheduler has chosen a node before."""
 
 
 class Creating:

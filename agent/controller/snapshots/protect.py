@@ -13,8 +13,7 @@ from agent.cloud.aws.calls import (
     EnableFastSnapshotRestores,
     LockSnapshot,
 )
-from agent.cloud.aws.snapshot_locks import DescribeLockedSnapshots, HeldLock
-from agent.cloud.aws.snapshot_models import ZoneRefusal
+from agent.cloud.aws.snapshot_models import DescribeLockedSnapshots, HeldLock, ZoneRefusal
 from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure, is_throttled
 from agent.controller.calls import SnapshotCall, SnapshotLock

@@ -39,6 +39,11 @@ class Joining:
         self._under_way: dict[Hashable, _Work] = {}
         self._tasks: TaskGroup
 
+    @property
+    def is_busy(self) -> bool:
+        """Any work is under way."""
+        return bool(self._under_way)
+
     async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
         return self

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import anyio
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.csi.service.answering import Answering, CountCall, count_nothing
 from agent.csi.service.identity import IdentityService, Plugin
-from agent.csi.service.join import LIMIT_S, Joining
+from agent.csi.service.join import Joining
 from agent.csi.service.parse_paths import KubeletPaths
 from agent.csi.service.registration import Registration, RegistrationService
 from agent.csi.service.serve import ROOT_ONLY, serve_calls
@@ -31,7 +31,12 @@ class NodePlugin(Struct, frozen=True):
     tell_registration: Callable[[Registration], None]
     count: CountCall = count_nothing
     allowed_uids: Collection[int] = ROOT_ONLY
-    limit_s: float = LIMIT_S
+    joining: Joining = field(default_factory=Joining)
+
+    @property
+    def is_busy(self) -> bool:
+        """Something that kubelet asked for is under way."""
+        return self.joining.is_busy
 
     async def serve(self, listeners: Listeners) -> None:
         """Answer at both sockets until cancelled; the plugin's own first, since kubelet asks it at once."""
@@ -40,7 +45,7 @@ class NodePlugin(Struct, frozen=True):
         driver = self.plugin.driver
         endpoint = Places(self.kubelet_root, driver).endpoint
         answering = Answering(self.count)
-        async with Joining(self.limit_s) as joining, anyio.create_task_group() as tasks:
+        async with self.joining as joining, anyio.create_task_group() as tasks:
             services = (
                 IdentityService(self.plugin, answering, self.is_ready),
                 self.make_node(lambda: paths, joining, answering),

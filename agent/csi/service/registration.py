@@ -41,6 +41,10 @@ Registration = Registered | RegistrationRefused
 
 _REMEDIES = (
     (
+        "not known yet",
+        "kubelet asks again, and then the agent does. `ebs-agent doctor` shows what each source of it says.",
+    ),
+    (
         "already registered",
         (
             "Another plugin of this name is on the node, as the DaemonSet of AWS's driver is."

@@ -27,7 +27,7 @@ WAIT_S = 0.25
 """How often it is looked for kubelet: pods wait for what it registers."""
 
 WATCH_S = 2.0
-"""How often it is looked whether the sockets are still where kubelet looks."""
+"""How often it is looked whether the sockets are still where kubelet looks, and still to be there."""
 
 ABSENT_S = 5.0
 """Likewise where there is no root directory of kubelet's at all, or something is in the way."""
@@ -69,8 +69,8 @@ class KubeletSockets:
     """The sockets of one driver below kubelet's root ``given``, as kubelet writes it.
 
     ``tell`` is told what is in their way, and None when nothing is any more. A root that is not there is in
-    their way where kubelet is expected to be. ``is_current`` tells of a registration socket that systemd kept
-    whether what kubelet was told there still holds: else both are made anew, and kubelet asks again.
+    their way where kubelet is expected to be. ``is_current`` tells of a registration socket whether what
+    kubelet was told there still holds: else both are made anew, and kubelet asks again.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class KubeletSockets:
                     tasks.start_soon(serve, listeners)
                     await self._watch(listeners)
                     tasks.cancel_scope.cancel()
-                log.info("csi.moved", root=listeners.places.root)
+                log.info("csi.begun_anew", root=listeners.places.root)
                 self.withdraw()
         finally:
             if not self._store.is_there:
@@ -189,9 +189,11 @@ class KubeletSockets:
         return Listeners(places, endpoint, registration, inodes)
 
     async def _watch(self, listeners: Listeners) -> None:
-        """Return once the sockets are not what kubelet finds any more."""
+        """Return once the sockets are not what kubelet finds any more, or not what it is to have."""
         while True:
             await anyio.sleep(WATCH_S)
+            if not self._is_current(listeners.registration):
+                return
             with suppress(AgentError):  # a disk that does not answer moves nothing
                 if not listeners.is_in_place(await self._look()):
                     return

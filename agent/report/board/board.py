@@ -192,8 +192,9 @@ class Board:
         self._show_changed(old, snapshots)
 
     def put_calls(self, calls: tuple[NextCall, ...], places: AttachmentPlaces | None) -> None:
-        """Show what is going to be asked of AWS, and of how many volumes it lets this instance have."""
-        self.next_calls, self.places = calls, places
+        """Show what is going to be asked of AWS, and the instance's places; None: as many as before."""
+        known = None if self.places is None else replace(self.places, attached=frozenset())
+        self.next_calls, self.places = calls, places or known
 
     @property
     def attachments(self) -> Attachments | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,11 +53,17 @@ class Kept:
 
 
 @asynccontextmanager
-async def keeping(root: Path, store: FdStore | None = None, driver: str = DRIVER) -> AsyncIterator[Kept]:
+async def keeping(
+    root: Path,
+    store: FdStore | None = None,
+    driver: str = DRIVER,
+    is_current: Callable[[socket.socket], bool] = lambda _: True,
+) -> AsyncIterator[Kept]:
     """Keep the sockets of a driver below a root, until the end of the block."""
     told: list[AgentError | None] = []
     store = store or FdStore(WITHOUT_STORE)
-    kept = Kept(KubeletSockets(str(root), driver, store, do_here, told.append), told=told)
+    sockets = KubeletSockets(str(root), driver, store, do_here, told.append, is_current=is_current)
+    kept = Kept(sockets, told=told)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(kept.sockets.run, kept.serve)
         yield kept
@@ -217,6 +223,27 @@ async def test_sockets_that_were_removed_come_back(root: Path, monkeypatch: pyte
         places.registration.unlink()
         await until(lambda: len(kept.opened) > 1)
         assert places.registration.exists()
+
+
+async def test_sockets_are_made_anew_once_what_was_told_holds_no_longer(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches for new ones asks again; it is done once, and both are of the new pair."""
+    monkeypatch.setattr("agent.csi.sockets.keep_sockets.WATCH_S", 0.02)
+    places, outdated = start_kubelet(root), list[int]()
+
+    def is_current(registration: socket.socket) -> bool:
+        return os.fstat(registration.fileno()).st_ino not in outdated
+
+    async with keeping(root, is_current=is_current) as kept:
+        await until(lambda: kept.opened)
+        outdated.append(os.fstat(kept.opened[0].registration.fileno()).st_ino)
+        await until(lambda: len(kept.opened) > 1)
+        old, new = kept.opened
+        assert (old.registration.fileno(), old.endpoint.fileno()) == (-1, -1)
+        await anyio.sleep(0.2)
+        assert kept.opened == [old, new]
+        assert (read_inode(places.endpoint), read_inode(places.registration)) == new.inodes
 
 
 async def test_restart_behind_stored_sockets_keeps_the_files(root: Path, systemd: fd_store.FdStore) -> None:

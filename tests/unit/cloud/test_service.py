@@ -13,6 +13,7 @@ import pytest
 from typing_extensions import override
 
 from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.instance_types import InstanceLimits
 from agent.cloud.aws.models import ClusterNode
 from agent.cloud.errors.explain import CloudError
 from agent.cloud.identity.cloud_identity import CloudIdentity
@@ -20,7 +21,7 @@ from agent.cloud.identity.identity_sources import IdentitySources
 from agent.cloud.is_wanted import explain_open, is_open, may_be_wanted
 from agent.cloud.service import CloudService
 from agent.cloud.view.cloud_report import CloudReport
-from agent.core.model import NodeFacts, Reason, VolumeId
+from agent.core.model import AttachmentPlaces, NodeFacts, Reason, VolumeId
 from agent.core.replace import replace
 from agent.policy import Policy
 from tests.unit.policy.samples import VOL_A, make_policy
@@ -130,6 +131,7 @@ class ServiceUnderTest(CloudService):
     def __init__(self, policy: Policy, surroundings: IdentitySources) -> None:
         self.published: list[CloudReport] = []
         self.group: str | None = None
+        self.limits: InstanceLimits | None = None
         self.asked: list[str] = []
         super().__init__(
             lambda: policy,
@@ -144,6 +146,8 @@ class ServiceUnderTest(CloudService):
         self.asked.append(call.operation)
         if call.operation == "DescribeClusterNode" and self.group is not None:
             return ClusterNode(ID, self.group, "Running", "us-west-2a")
+        if call.operation == "DescribeInstanceTypes" and self.limits is not None:
+            return (self.limits,)
         raise CloudError("AWS did not answer.", reason=Reason.CLOUD_ERROR)
 
 
@@ -164,3 +168,55 @@ async def test_identity_is_asked_for_until_it_is_known(tmp_path: Path) -> None:
             service.wake()
             await until(lambda: "DescribeVolumes" in service.asked or None)
             tasks.cancel_scope.cancel()
+
+
+LIMITS = InstanceLimits("g5.8xlarge", 27, is_shared=True)
+
+
+def surround_typed(directory: Path, **group: Any) -> IdentitySources:
+    """Return what tells who a node of HyperPod is, and of which type."""
+    path = directory / "config.json"
+    instance = {"InstanceName": "gpu-1", "CustomerIpAddress": "10.0.0.1", "InstanceId": ID}
+    groups = [{"Name": "gpu", "InstanceType": "ml.g5.8xlarge", "Instances": [instance], **group}]
+    path.write_text(json.dumps({"ClusterConfig": {"ClusterArn": ARN}, "InstanceGroups": groups}))
+    return IdentitySources(path, None, addresses=frozenset({"10.0.0.1"}))
+
+
+@pytest.mark.parametrize(
+    ("policy", "group", "asked"),
+    [
+        ("volumes: []", {}, ["DescribeInstanceTypes"]),
+        (f"volumes: [{BROAD}]", {}, ["DescribeInstanceTypes"]),
+        ("agent: {cloud: {enabled: true}}\nvolumes: []", {}, ["DescribeInstanceTypes"]),
+        (f"volumes: [{NAMED}]", {}, []),
+        (f"agent: {{cloud: {{attach_api: none}}}}\nvolumes: [{NAMED}]", {}, ["DescribeInstanceTypes"]),
+        ("agent: {cloud: {enabled: false}}\nvolumes: []", {}, []),
+        ("volumes: []", {"InstanceType": None}, []),
+    ],
+    ids=[
+        "no entries",
+        "entries that ask nothing",
+        "no entries, and AWS may be asked",
+        "entries that ask, and tell it",
+        "nothing is attached by AWS, which tells nothing",
+        "AWS is not to be asked",
+        "the type is not known",
+    ],
+)
+async def test_places_are_asked_for_where_nothing_else_tells_them(
+    tmp_path: Path, policy: str, group: dict[str, Any], asked: list[str]
+) -> None:
+    """By one call, for kubelet's sake; by none where AWS is not to be asked."""
+    service = ServiceUnderTest(make_policy(f"{policy}\n"), surround_typed(tmp_path, **group))
+    service.limits = LIMITS
+    places = await service.ask_places()
+    assert service.asked == asked
+    found = AttachmentPlaces("g5.8xlarge", 27, is_shared=True, attached=frozenset())
+    assert places == (found if asked else None)
+
+
+async def test_places_that_aws_does_not_tell_are_an_error(tmp_path: Path) -> None:
+    """Whoever wants them is told why, and asks again."""
+    service = ServiceUnderTest(make_policy("volumes: []\n"), surround_typed(tmp_path))
+    with pytest.raises(CloudError, match="did not answer"):
+        await service.ask_places()

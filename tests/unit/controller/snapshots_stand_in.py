@@ -18,8 +18,7 @@ from agent.cloud.aws.calls import (
     LockSnapshot,
 )
 from agent.cloud.aws.models import CloudSnapshot
-from agent.cloud.aws.snapshot_locks import DescribeLockedSnapshots, HeldLock
-from agent.cloud.aws.snapshot_models import ZoneRefusal
+from agent.cloud.aws.snapshot_models import DescribeLockedSnapshots, HeldLock, ZoneRefusal
 from agent.cloud.errors.explain import Failure, explain_failure
 from agent.controller.patience import Patience
 from agent.core.replace import replace

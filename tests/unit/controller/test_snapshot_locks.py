@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.cloud.aws.calls import LockSnapshot
-from agent.cloud.aws.snapshot_locks import DescribeLockedSnapshots, HeldLock
+from agent.cloud.aws.snapshot_models import DescribeLockedSnapshots, HeldLock
 from agent.cloud.errors.explain import CloudError
 from agent.controller.calls import SnapshotCall, SnapshotLock
 from agent.controller.snapshots.protect import is_enough

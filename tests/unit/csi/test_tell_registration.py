@@ -29,6 +29,7 @@ def list_conditions(board: Board) -> list[tuple[NodeReason, str, str | None]]:
             'detected topology value collision: driver reported "us-a" but existing label is "us-west-2b"',
             "agent.csi.zone",
         ),
+        ("rpc error: code = Aborted desc = It is not known yet which instance this is.", "ebs-agent doctor"),
         ("something nobody has seen before", "journalctl"),
     ],
 )

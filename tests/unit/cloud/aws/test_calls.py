@@ -7,7 +7,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from agent.cloud.aws import calls, instance_types, making_calls, snapshot_locks, volume_status, zones
+from agent.cloud.aws import calls, instance_types, making_calls, snapshot_models, volume_status, zones
 from agent.cloud.aws.all_calls import ALL_CALLS
 from agent.cloud.aws.call import Call, Change
 from agent.cloud.aws.iam_statements import STATEMENTS
@@ -41,7 +41,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     calls.DescribeSnapshots((("tag:a", ("b",)),)),
     instance_types.DescribeInstanceTypes(("p5.48xlarge",)),
     zones.DescribeAvailabilityZones(),
-    snapshot_locks.DescribeLockedSnapshots((SNAPSHOT,)),
+    snapshot_models.DescribeLockedSnapshots((SNAPSHOT,)),
     volume_status.DescribeVolumeStatus((VOLUME,)),
     calls.DescribeVolumes((("volume-id", (VOLUME,)),)),
     calls.DescribeVolumesModifications((VOLUME,)),

@@ -491,6 +491,24 @@ def test_local_policy_needs_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("agent", "operations"),
+    [
+        ("csi: {}", ("DescribeInstanceTypes",)),
+        ("csi: {attach_limit: 20}", ()),
+        ("csi: {enabled: false}", ()),
+        ("csi: {}, cloud: {enabled: false}", ()),
+    ],
+)
+def test_count_that_kubelet_is_told_needs_its_permission(
+    tmp_path: Path, agent: str, operations: tuple[str, ...]
+) -> None:
+    """Where AWS tells it, and no volume is the policy's."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nagent: {{{agent}}}\nvolumes: []\n", "utf-8")
+    assert list_operations(load_policy(path, trust_owner=True), AttachApi.EC2) == operations
+
+
 def test_other_partitions_get_their_arns(tmp_path: Path) -> None:
     """Resources are of the cluster's own partition, region and account."""
     path = tmp_path / "policy.yaml"

@@ -7,7 +7,7 @@ import pytest
 from agent.cloud.identity.zone import Zone
 from agent.core.errors import AgentError
 from agent.core.model import Attachments, Condition, NodeFacts, Reason, VolumeId
-from agent.csi.volumes.node_info import count_room, describe_node
+from agent.csi.volumes.node_info import count_room, describe_node, name_node
 from agent.policy.settings import CsiSettings
 from agent.report.board.volume_status import VolumeStatus
 
@@ -41,15 +41,22 @@ def unnamed(volume: VolumeId, reason: Reason = Reason.NOT_IN_POLICY) -> VolumeSt
 )
 def test_node_is_called_as_controllers_attach_it(facts: NodeFacts, node_id: str) -> None:
     """On HyperPod the name holds cluster and instance."""
-    info = describe_node(facts, None, (), CsiSettings())
-    assert (info.node_id, info.max_volumes, info.topology) == (node_id, None, {})
+    assert name_node(facts) == node_id
 
 
-def test_node_that_does_not_know_itself_says_so() -> None:
-    """A wrong name would have volumes attached elsewhere; kubelet asks again."""
-    with pytest.raises(AgentError, match="not known yet which instance") as caught:
-        describe_node(NodeFacts(), None, (), CsiSettings())
-    assert caught.value.retryable
+@pytest.mark.parametrize(
+    ("facts", "is_hyperpod", "said"),
+    [
+        (NodeFacts(), False, "which instance"),
+        (NodeFacts(), True, "which instance"),
+        (NodeFacts(instance_id=INSTANCE), True, "of which HyperPod cluster"),
+    ],
+)
+def test_node_that_does_not_know_itself_says_so(facts: NodeFacts, said: str, *, is_hyperpod: bool) -> None:
+    """A wrong name would have volumes attached elsewhere, or by another API; kubelet asks again."""
+    with pytest.raises(AgentError, match=f"not known yet {said}") as caught:
+        name_node(facts, is_hyperpod=is_hyperpod)
+    assert (caught.value.retryable, caught.value.reason) == (True, Reason.WAITING_FOR_CLOUD)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +79,8 @@ def test_node_that_does_not_know_itself_says_so() -> None:
 )
 def test_place_is_said_by_the_keys_that_volumes_have(driver: str, zone: Zone, place: dict[str, str]) -> None:
     """In the name of AWS's driver its older volumes can be scheduled here as well."""
-    facts = NodeFacts(instance_id=INSTANCE)
-    info = describe_node(facts, None, (), CsiSettings(driver=driver), zone=zone)
-    assert info.topology == place
+    info = describe_node(INSTANCE, None, (), CsiSettings(driver=driver), zone=zone)
+    assert (info.node_id, info.max_volumes, info.topology) == (INSTANCE, None, place)
 
 
 NEW = VolumeId("vol-0cccccccccccccc00")
@@ -108,3 +114,24 @@ def test_room_is_what_others_leave(
 ) -> None:
     """Of the instance's limit what is attached for anyone else is taken away; never less than one."""
     assert count_room(attachments, statuses, settings) == room
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "interfaces", "settings", "room"),
+    [
+        (True, 1, CsiSettings(), 26),
+        (True, 3, CsiSettings(), 24),
+        (True, 3, CsiSettings(reserved=2), 22),
+        (True, 0, CsiSettings(), 26),
+        (True, 40, CsiSettings(), 1),
+        (False, 3, CsiSettings(), 26),
+        (True, 3, CsiSettings(attach_limit=20), 20),
+    ],
+)
+def test_network_interfaces_take_places_where_they_share_the_limit(
+    interfaces: int, settings: CsiSettings, room: int, *, is_shared: bool
+) -> None:
+    """All but the one that AWS has counted already."""
+    attachments = Attachments("m5.large", 1, 27, is_shared)
+    info = describe_node(INSTANCE, attachments, (), settings, interfaces=interfaces)
+    assert info.max_volumes == room

@@ -4,7 +4,7 @@ import anyio
 import pytest
 import structlog
 
-from agent.core.model import Condition, Expected, Reason, VolumeId
+from agent.core.model import Attachments, Condition, Expected, Reason, VolumeId
 from agent.core.replace import replace
 from agent.report.board.board import Board
 from agent.report.board.changes import MAX_PENDING_CHANGES, Change
@@ -202,6 +202,14 @@ def test_places_are_taken_as_soon_as_a_volume_is_here() -> None:
     assert count_places(board) == 3
     board.publish(make_status(REFUSED, device=None))
     assert count_places(board) == 2
+
+
+def test_number_of_places_stays_where_aws_is_asked_no_more() -> None:
+    """It is the instance type's; who had one, as far as AWS knew, is not known any more."""
+    board = make_board(READY)
+    board.put_calls((), make_places("m5.large"))
+    board.put_calls((), None)
+    assert board.attachments == Attachments("m5.large", 1, 27, is_shared=True)
 
 
 def test_two_explanations_of_the_same_are_both_shown() -> None:

@@ -159,9 +159,10 @@ def test_raw_volume_is_linked_with_its_mode(scratch: Scratch, agent: AgentProces
     wait_until(lambda: not link.is_symlink(), "the link of an absent volume is gone")
 
 
-def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProcess) -> None:
+@pytest.mark.parametrize("fs_type", ["ext4", "btrfs"])
+def test_pulled_volume_is_lost_and_comes_back(scratch: Scratch, agent: AgentProcess, fs_type: str) -> None:
     """A volume pulled while mounted is Lost and its stale mount detached; it returns by itself, checked."""
-    scratch.write_policy(entry(scratch))
+    scratch.write_policy(entry(scratch, fs_type))
     scratch.add_volume(VOLUME)
     agent.start()
     agent.wait_condition(VOLUME, "Ready")

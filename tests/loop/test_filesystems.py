@@ -151,6 +151,24 @@ async def test_filesystem_left_in_use_is_checked_clean(bench: Bench, fs_type: Fs
     assert (await check_filesystem(copy.fd, fs_type)).is_clean
 
 
+async def test_xfs_with_much_in_its_log_is_checked_clean(bench: Bench) -> None:
+    """Its log holds several MiB that are to be replayed; mounting brings all of it back."""
+    disk = bench.add_disk()
+    run("mkfs.xfs", "-q", "-l", "size=64m", disk.path)
+    with mounted(bench, disk) as place:
+        names = {f"{number:06}-of-a-job-that-was-cut-off" for number in range(25_000)}
+        for name in names:
+            (place / name).touch()
+        run("xfs_io", "-x", "-c", "shutdown -f", place)
+    told = run("xfs_logprint", "-t", disk.path)
+    assert "state: <DIRTY>" in told
+    assert len(told) > 2 * MIB
+    assert (await check_filesystem(disk.fd, FsType.XFS)).is_clean
+    with mounted(bench, disk) as place:
+        assert {path.name for path in place.iterdir()} == names
+    assert (await check_filesystem(disk.fd, FsType.XFS)).detail == "the log is clean"
+
+
 def damage_ext4(disk: Disk) -> None:
     disk.write(4096, os.urandom(300 * 4096))
 

@@ -157,6 +157,17 @@ def test_view_of_a_device_that_is_gone_goes_where_it_was_made(staged: Staged) ->
     assert see(staged.target) == []
 
 
+@pytest.mark.parametrize("source", ["tmpfs", "/dev/fuse", "/dev/gone"])
+def test_filesystem_without_a_device_is_left_behind_by_none(staged: Staged, source: str) -> None:
+    """That its number is of no device, and its source of none that is there, does not make it dead."""
+    Path(staged.target).mkdir()
+    run("mount", "-t", "tmpfs", source, staged.target)
+    Path(staged.target, "file").write_text("theirs")
+    with pytest.raises(RefusedError, match="tmpfs"):
+        remove_view(View(staged.target, frozenset(), None, lambda _: False), staged.roots)
+    assert Path(staged.target, "file").read_text() == "theirs"
+
+
 def test_pod_sees_the_device_node(staged: Staged) -> None:
     """It is the device itself, on a file made for it, which goes with it."""
     run("umount", staged.mount.path)

@@ -95,6 +95,11 @@ class GuestAgent:
         answer = self._ask("POST", "/v1/reload")
         assert answer.get("reloaded") is True, answer
 
+    def explain(self, volume: str) -> dict[str, str]:
+        """Look at a volume and return what was found, by the names of facts."""
+        answer = self._ask("GET", f"/v1/explain/{volume}")
+        return {fact["name"]: fact["value"] for fact in answer["facts"]}
+
     def kill(self) -> None:
         """End it as a crash would; systemd starts it again."""
         self.guest.run(["systemctl", "kill", "--signal=KILL", "--kill-who=main", UNIT])

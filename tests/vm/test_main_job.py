@@ -213,7 +213,9 @@ def test_raw_volume_comes_and_goes(agent: GuestAgent) -> None:
     )
 
 
-@pytest.mark.parametrize(("fs_type", "volumes"), [("xfs", "nvmet"), ("ext4", "ebs")], indirect=["volumes"])
+@pytest.mark.parametrize(
+    ("fs_type", "volumes"), [("xfs", "nvmet"), ("btrfs", "nvmet"), ("ext4", "ebs")], indirect=["volumes"]
+)
 def test_unplugged_while_mounted_and_back(agent: GuestAgent, volumes: Volumes, fs_type: str) -> None:
     """A volume pulled while mounted is Lost; put back, it is checked and mounted with its data."""
     volume = name_volume()
@@ -231,6 +233,29 @@ def test_unplugged_while_mounted_and_back(agent: GuestAgent, volumes: Volumes, f
     assert agent.guest.get(f"{path}/file") == b"kept\n"
     assert len(agent.read_events("volume.lost")) == 1
     assert len(agent.read_events("volume.checked")) == 1
+
+
+def test_volume_mounted_by_hand_where_it_was_noted_stays(agent: GuestAgent) -> None:
+    """Taken out of the policy, attached anew under its old number and mounted by hand, it is left alone."""
+    volume = name_volume()
+    path, nvmet = choose_path(volume), agent.guest.nvmet
+    tell = 'cd "/sys/class/block/${1#/dev/}"; cat dev diskseq'
+    agent.write_policy(claim(volume))
+    agent.reload()
+    device = nvmet.attach(volume, SMALL["ext4"])
+    agent.wait_condition(volume, "Ready")
+    number, diskseq = agent.guest.shell(tell, device).split()
+    agent.write_policy()
+    agent.reload()
+    agent.guest.shell('umount "$1"', path)
+    nvmet.disconnect(volume)
+    device = nvmet.connect(volume)
+    number_now, diskseq_now = agent.guest.shell(tell, device).split()
+    assert (number_now, int(diskseq_now) > int(diskseq)) == (number, True)
+    agent.guest.shell('mount "$1" "$2"; echo kept > "$2/file"', device, path)
+    assert "stale mount" not in agent.explain(volume)
+    assert find_mount(agent.guest, path)["source"] == device
+    assert agent.read_events("volume.unmounted") == []
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])

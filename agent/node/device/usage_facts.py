@@ -100,7 +100,7 @@ def _read_table(root: Path) -> _Table:
 
 
 def _put_together(mounts: tuple[Mount, ...], table: _Table, root: Path) -> UsageFacts:
-    pools = _read_pools(root, table.numbers)
+    pools = _read_pools(root)
     return UsageFacts(
         mounts=mounts,
         blocks=table.blocks,
@@ -113,7 +113,7 @@ def _put_together(mounts: tuple[Mount, ...], table: _Table, root: Path) -> Usage
         swaps=_find_numbers(
             (_resolve_name(path, root) for path in list_swap_devices(root / "proc")), table.numbers
         ),
-        pools=pools,
+        pools=tuple(members for pool in pools if (members := _find_numbers(pool, table.numbers))),
         loops=table.loops,
     )
 
@@ -174,29 +174,21 @@ def _describe_block(node: str, entries: frozenset[str]) -> str:
     return "a block device"
 
 
-def _read_pools(root: Path, numbers: Mapping[str, DeviceNumber]) -> tuple[frozenset[DeviceNumber], ...]:
-    pools = []
+def _read_pools(root: Path) -> tuple[frozenset[str], ...]:
+    """Return the names of the devices of each btrfs that is mounted: of those that are gone as well."""
     directory = f"{root}/sys/fs/btrfs"
-    for filesystem in sorted(list_names(directory)):
-        names = list_names(f"{directory}/{filesystem}/devices")
-        members = frozenset(numbers[name] for name in names & numbers.keys())
-        if members:
-            pools.append(members)
-    return tuple(pools)
+    return tuple(list_names(f"{directory}/{name}/devices") for name in sorted(list_names(directory)))
 
 
 def _find_sources(
     mount: Mount,
     root: Path,
     numbers: Mapping[str, DeviceNumber],
-    pools: tuple[frozenset[DeviceNumber], ...],
+    pools: tuple[frozenset[str], ...],
 ) -> frozenset[DeviceNumber]:
     """Return the block devices of a mount that has a number of its own: btrfs's source, overlay's layers."""
-    found: set[DeviceNumber] = set()
-    if mount.source.startswith("/dev/"):
-        name = _resolve_name(mount.source, root)
-        if name in numbers:
-            found.add(numbers[name])
+    name = _resolve_name(mount.source, root) if mount.source.startswith("/dev/") else None
+    found = set(_find_numbers([name], numbers))
     # The layers of containers are not looked for: they may lie on a volume that does not answer.
     if mount.fs_type == "overlay" and mount.path in SYSTEM_MOUNTS:
         for option in mount.super_options:
@@ -205,8 +197,10 @@ def _find_sources(
                 layers = (_stat_number(root / layer.lstrip("/")) for layer in value.split(":") if layer)
                 found.update(number for number in layers if number is not None)
     for pool in pools:
-        if found & pool:
-            found |= pool
+        members = _find_numbers(pool, numbers)
+        # Where the source is gone, the filesystem may live on by its other devices.
+        if name in pool or found & members:
+            found |= members
     return frozenset(found)
 
 

@@ -16,6 +16,8 @@ from agent.node.isolate.programs import Completed, Run, descriptor_path, run
 CHECK_TIMEOUT_S = 6 * 3600.0
 """A full e2fsck of a large damaged filesystem takes hours, and ending it half way helps nobody."""
 SUPERBLOCK_TIMEOUT_S = 120.0
+LOG_TIMEOUT_S = 1800.0
+"""XFS's log is read to the end: up to 2 GiB, which AWS may have to fetch from a snapshot first."""
 
 _E2FSCK_UNCORRECTED = 4
 _XFS_LOG_STATE = re.compile(r"state: <(CLEAN|DIRTY)>")
@@ -102,16 +104,26 @@ def _is_bad_superblock(summary: str) -> bool:
 
 
 async def _check_xfs(device_fd: int, run: Run) -> Checked:
-    return parse_xfs_log(await _ask(device_fd, run, "xfs_logprint", "-t"))
+    return parse_xfs_log(await _ask(device_fd, run, "xfs_logprint", "-t", timeout_s=LOG_TIMEOUT_S))
 
 
 def parse_xfs_log(completed: Completed) -> Checked:
-    """Return what ``xfs_logprint -t`` found: a clean log, or a dirty one that mounting can replay."""
+    """Return what ``xfs_logprint -t`` found: a clean log, or a dirty one that mounting can replay.
+
+    It says the state first, then all that is to be replayed, which may be a gigabyte of text. It ends with 0
+    only where it could read all of that.
+    """
     _refuse_unmade(completed)
+    if completed.returncode != 0:
+        return Checked(is_clean=False, detail=f"its log cannot be read ({completed.summarize()})")
     state = _XFS_LOG_STATE.search(completed.stdout)
-    if completed.returncode == 0 and state is not None:
-        return Checked(is_clean=True, detail=f"the log is {state[1].lower()}")
-    return Checked(is_clean=False, detail=f"its log cannot be read ({completed.summarize()})")
+    if state is None:
+        raise AgentError(
+            f"{completed.argv[0]} did not say whether the log is clean, so nothing was checked.",
+            hint="Is the program that of xfsprogs? xfs_logprint -t DEVICE is to tell the log's state.",
+            reason=Reason.STEP_FAILED,
+        )
+    return Checked(is_clean=True, detail=f"the log is {state[1].lower()}")
 
 
 async def _check_btrfs(device_fd: int, run: Run) -> Checked:

@@ -33,7 +33,8 @@ _ENVIRONMENT = {
     # No program is to believe, or to write, what this machine remembers of its devices.
     "BLKID_FILE": "/nonexistent/blkid.tab",
 }
-_OUTPUT_LIMIT_BYTES = 1 << 20
+_HEAD_LIMIT_BYTES = 1 << 16
+_TAIL_LIMIT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
 _SUMMARY_LIMIT = 400
 _DRAIN_S = 0.5
@@ -45,7 +46,10 @@ _KILL_GRACE_S = 2.0
 
 
 class Completed(Struct, frozen=True):
-    """A program that ended. Output is decoded leniently and holds at most its last 1 MiB."""
+    """A program that ended. Output is decoded leniently.
+
+    Of a long one there are the first 64 KiB and the last 1 MiB, with a line of ``[...]`` in between.
+    """
 
     argv: tuple[str, ...]
     returncode: int
@@ -220,7 +224,7 @@ def _read_rest(fd: int, output: _Output) -> None:
     """Take what the pipe holds: where processors are scarce, the time to read on is over before it began."""
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
-        output.add(os.read(fd, _OUTPUT_LIMIT_BYTES))
+        output.add(os.read(fd, _TAIL_LIMIT_BYTES))
 
 
 async def _write(child: subprocess.Popen[bytes], rest: bytes) -> None:
@@ -273,14 +277,21 @@ def _failed(called: str, completed: Completed) -> AgentError:
 
 
 class _Output(Struct):
-    """The last part of what a program wrote, so that a chatty one costs no memory."""
+    """The first and the last part of what a program wrote, so that a chatty one costs no memory."""
 
-    kept: bytearray = field(default_factory=bytearray)
+    head: bytearray = field(default_factory=bytearray)
+    tail: bytearray = field(default_factory=bytearray)
+    size_bytes: int = 0
 
     def add(self, chunk: bytes) -> None:
-        self.kept += chunk
-        if len(self.kept) > 2 * _OUTPUT_LIMIT_BYTES:
-            del self.kept[:-_OUTPUT_LIMIT_BYTES]
+        self.size_bytes += len(chunk)
+        room = _HEAD_LIMIT_BYTES - len(self.head)
+        self.head += chunk[:room]
+        self.tail += chunk[room:]
+        if len(self.tail) > 2 * _TAIL_LIMIT_BYTES:
+            del self.tail[:-_TAIL_LIMIT_BYTES]
 
     def decode(self) -> str:
-        return bytes(self.kept[-_OUTPUT_LIMIT_BYTES:]).decode(errors="replace")
+        is_whole = self.size_bytes <= _HEAD_LIMIT_BYTES + _TAIL_LIMIT_BYTES
+        between = b"" if is_whole else b"\n[...]\n"
+        return bytes(self.head + between + self.tail[-_TAIL_LIMIT_BYTES:]).decode(errors="replace")

@@ -6,6 +6,7 @@ Judged by mountinfo, sysfs and the agent's note alone: no filesystem and no devi
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -15,6 +16,8 @@ from agent.node.device import open_device
 from agent.node.device.foreign_use import UsageFacts
 from agent.node.device.usage_facts import gather_surroundings
 from agent.node.kernel.mountinfo import describe_mount, find_seen_mount, is_whole, read_mounts
+from agent.node.kernel.sysfs import SYSFS
+from agent.node.mounts.gone_devices import is_device_gone
 from agent.node.mounts.namespaces import find_mount_elsewhere
 
 
@@ -52,18 +55,22 @@ def find_stale(
     boot_id: str,
     is_present: Callable[[DeviceNumber], bool],
     now: Device | None,
+    sysfs: Path = SYSFS,
 ) -> tuple[Mount, ...]:
     """Return the agent's own mounts of an appearance of the volume that is gone.
 
-    A mount is the agent's by its record: same boot, same path, same number. Its device is gone where none of
-    the disks it stands on is there any more, or where the volume has appeared anew since.
+    A mount is the noted one by boot, path and number, which is no proof: what somebody mounts there later may
+    be given that number. So it is stale only where its device is known to be gone. ``now`` is the volume's
+    device: what is mounted of it is alive, whichever appearance was noted.
     """
     if record is None:
         return ()
+    present = frozenset() if now is None else now.numbers
     return tuple(
         mount
         for mount in find_noted(surroundings, record, boot_id)
-        if not _is_alive(surroundings.devices_of(mount), is_present, now, record)
+        if not _is_alive(surroundings, mount, is_present, present)
+        and is_device_gone(mount, is_present, sysfs)
     )
 
 
@@ -76,14 +83,18 @@ def find_noted(surroundings: UsageFacts, record: MountRecord, boot_id: str) -> t
 
 
 def _is_alive(
-    devices: frozenset[DeviceNumber],
+    surroundings: UsageFacts,
+    mount: Mount,
     is_present: Callable[[DeviceNumber], bool],
-    now: Device | None,
-    record: MountRecord,
+    numbers: frozenset[DeviceNumber],
 ) -> bool:
-    if now is not None and devices & now.numbers:
-        return record.diskseq in {None, now.diskseq}
-    return any(is_present(number) for number in devices)
+    """Whether a mount is of one of these numbers, or a btrfs on any device that is there."""
+    if mount.device_number in numbers:
+        return True
+    members = (
+        surroundings.sources.get(mount.mount_id, frozenset()) if mount.fs_type == "btrfs" else frozenset()
+    )
+    return bool(members & numbers) or any(map(is_present, members))
 
 
 def find_obstacle(mounts: tuple[Mount, ...], path: str | None, own: tuple[Mount, ...]) -> str | None:

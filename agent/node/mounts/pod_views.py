@@ -23,6 +23,7 @@ from agent.node.filesystem.directories import check_free, open_mount_point
 from agent.node.filesystem.mount import attach
 from agent.node.kernel import mount_api
 from agent.node.kernel.mountinfo import describe_mount, find_node_number, find_top_mount, read_mounts_towards
+from agent.node.mounts.gone_devices import is_device_gone
 
 _DIRECTORY_MODE, _FILE_MODE = 0o750, 0o640
 _WAY_OUT = "Unmount or remove it, or end the pod that has it; kubelet asks again by itself."
@@ -177,10 +178,7 @@ def _is_left_behind(mount: Mount, view: View) -> bool:
         return False
     if mount.fs_type == "devtmpfs":
         return find_node_number(f"/dev{mount.root.removesuffix('//deleted')}") is None
-    numbers = (mount.device_number, find_node_number(mount.source))
-    return mount.source.startswith("/dev/") and not any(
-        number is not None and view.is_present(number) for number in numbers
-    )
+    return is_device_gone(mount, view.is_present)
 
 
 def _remove_target(path: str, parent_fd: int, name: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.model import DeviceNumber, Mount
+from agent.core.replace import replace
 from agent.node.device.usage_facts import gather_for_look, gather_surroundings
 from agent.node.filesystem import format_guard
 from agent.node.mounts import own_mounts
@@ -150,6 +151,17 @@ def test_btrfs_root_is_found_by_source_and_members(machine: Machine) -> None:
     found = gather_surroundings((mount,), machine.root)
     assert found.devices_of(mount) == {PART, SECOND}
     assert found.pools == (frozenset({PART, SECOND}),)
+
+
+def test_btrfs_whose_source_is_gone_is_found_by_its_other_devices(machine: Machine) -> None:
+    """The kernel goes on naming a device that was pulled among those of the filesystem."""
+    machine.add_btrfs("5f3a", "nvme9n1", "nvme1n1")
+    machine.add_btrfs("6f3a", "nvme8n1")
+    mount, dead = make_mount("/data", "/dev/nvme9n1", "btrfs"), make_mount("/dead", "/dev/nvme8n1", "btrfs")
+    dead = replace(dead, mount_id=8)
+    found = gather_surroundings((mount, dead), machine.root)
+    assert found.sources == {mount.mount_id: {SECOND}}
+    assert found.pools == (frozenset({SECOND}),)
 
 
 def test_overlay_root_is_found_by_its_layers(machine: Machine) -> None:

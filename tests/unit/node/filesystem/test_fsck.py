@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
 from agent.core.errors import AgentError
 from agent.core.model import Checked, FsType, Reason
 from agent.node.filesystem.fsck import check_filesystem, parse_btrfs_super, parse_e2fsck, parse_xfs_log
+from agent.node.isolate import programs
 from agent.node.isolate.programs import Completed
 from tests.fakes.programs import ScriptedRun, completed
 
@@ -70,12 +73,35 @@ def test_check_that_was_not_made_says_nothing(
         (0, "xfs_logprint:\n    log tail: 2 head: 2 state: <CLEAN>\n", True),
         (0, "xfs_logprint:\n    log tail: 2 head: 9 state: <DIRTY>\n\nLOG REC AT LSN\n", True),
         (1, "xfs_logprint:\n", False),
-        (0, "", False),
+        (1, "xfs_logprint:\n    log tail: 2 head: 9 state: <DIRTY>\n", False),
     ],
 )
 def test_xfs_log_state(returncode: int, stdout: str, *, is_clean: bool) -> None:
     """A log that can be read is replayed by mounting; one that cannot is damage."""
     assert parse_xfs_log(completed(returncode, stdout)).is_clean is is_clean
+
+
+def test_xfs_log_whose_state_is_not_told_is_no_damage() -> None:
+    """A tool that ends well and does not say how the log is has found nothing."""
+    with pytest.raises(AgentError, match="nothing was checked") as caught:
+        parse_xfs_log(completed(0, "xfs_logprint:\n"))
+    assert caught.value.reason is Reason.STEP_FAILED
+
+
+async def run_in_place(tool: str, script: str, argv: Sequence[str], **options: Any) -> Completed:
+    """Run a shell's script as if it was the tool."""
+    assert argv[0] == tool
+    return await programs.run(["sh", "-c", script], **options)
+
+
+@pytest.mark.anyio
+async def test_xfs_log_of_any_length_is_told_by_its_state() -> None:
+    """The state comes first; what follows may be longer than what is kept of a program's words."""
+    script = "echo '    log tail: 2 head: 9 state: <DIRTY>'; head -c 3145728 /dev/zero | tr '\\0' x"
+
+    checked = await check_filesystem(0, FsType.XFS, run=partial(run_in_place, "xfs_logprint", script))
+    assert checked.detail == "the log is dirty"
+    assert checked.is_clean
 
 
 @pytest.mark.parametrize("parse", [parse_xfs_log, parse_btrfs_super])

@@ -252,12 +252,20 @@ async def test_nothing_is_lost_where_the_time_to_read_on_is_too_short() -> None:
 
 
 async def test_output_is_bounded() -> None:
-    """A program that never stops talking costs 1 MiB, and its last words are the ones kept."""
-    completed = await programs.run(
-        ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end"], timeout_s=60
-    )
-    assert len(completed.stdout) == 1 << 20
-    assert completed.stdout.endswith("xend\n")
+    """Of a program that never stops talking the first words and the last MiB are kept."""
+    script = "echo begin; head -c 5000000 /dev/zero | tr '\\0' x; echo end"
+    completed = await programs.run(["sh", "-c", script], timeout_s=60)
+    head, between, tail = completed.stdout.partition("\n[...]\n")
+    assert (len(head), bool(between), len(tail)) == (1 << 16, True, 1 << 20)
+    assert head.startswith("begin\nx")
+    assert tail.endswith("xend\n")
+
+
+async def test_output_that_fits_is_whole() -> None:
+    """Up to what is kept of a long one nothing is left out, and the words that say so are not there."""
+    size = (1 << 16) + (1 << 20)
+    completed = await programs.run(["sh", "-c", f"head -c {size} /dev/zero | tr '\\0' x"], timeout_s=60)
+    assert completed.stdout == "x" * size
 
 
 async def test_runs_concurrently_without_mixing() -> None:

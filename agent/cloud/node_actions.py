@@ -26,7 +26,7 @@ from agent.core.steps import Relinquish, Unmount
 from agent.loop.goals import Want
 from agent.loop.passes import Session
 from agent.loop.wake_causes import Cause
-from agent.node.filesystem.hold_frozen import hold_frozen, noted, thaw_noted
+from agent.node.filesystem.hold_frozen import FrozenNotes
 from agent.node.machine import Machine
 from agent.node.mounts.mount_users import find_processes
 
@@ -72,6 +72,8 @@ class NodeHands:
         self.list_assigned = assigned
         self._refresh = refresh
         self._note = ReleasedNote(FileStore(node.paths.state / RELEASED, node.aside))
+        self.frozen = FrozenNotes(node.workers, node.paths.runtime / FROZEN)
+        """What is frozen by the agent, and what it has left so."""
         self._by_hand = self._note.read()
         """Those of the released that a person took away: the policy's own are let go anew after a restart."""
         self.released: set[VolumeId] = set(self._by_hand)
@@ -242,15 +244,9 @@ class NodeHands:
             )
             # One filesystem, however often it is mounted: freezing it at one place freezes it.
             mount = observed.mounts[0]
-            note = self._node.paths.runtime / FROZEN / volume_id
-            with self._node.freezes.holding(volume_id), noted(note, mount):
-                number, limit_s = mount.device_number, FREEZE_LIMIT_S + 2
-                async with hold_frozen(self._node.workers, mount.path, number, limit_s):
+            with self._node.freezes.holding(volume_id):
+                async with self.frozen.hold(volume_id, mount, FREEZE_LIMIT_S + 2):
                     yield True
-
-    async def thaw_leftovers(self) -> None:
-        """Thaw what an agent that was killed together with its guardian may have left frozen."""
-        await thaw_noted(self._node.workers, self._node.paths.runtime / FROZEN)
 
 
 def _check_ours(observed: Observed, sentence: str = "", hint: str | None = None) -> None:

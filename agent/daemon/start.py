@@ -197,7 +197,9 @@ class Daemon:
         await tasks.start(supervise_service, "listen for devices", self._watch)
         hands = self._cloud_half.hands
         with self._barrier.containing("thaw what was left frozen"):
-            await hands.thaw_leftovers()
+            await hands.frozen.thaw_left()
+        thaw = hands.frozen.run
+        tasks.start_soon(supervise, "thaw what was left frozen", thaw, name="thaw")
         if self._kubelet is not None:
             with self._barrier.containing("find what kubelet has staged"):
                 await self._kubelet.load()

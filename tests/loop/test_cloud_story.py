@@ -190,8 +190,11 @@ def test_blank_volume_waits_for_an_answer_and_no_longer(
     first.wait_ready("ckpt")
 
 
-def test_leftover_freeze_is_thawed_at_the_start(first: ClusterNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an agent left frozen that died together with its guardian is thawed by the next one."""
+@pytest.mark.parametrize("is_hidden", [False, True], ids=["seen", "hidden at first"])
+def test_leftover_freeze_is_thawed(
+    first: ClusterNode, monkeypatch: pytest.MonkeyPatch, *, is_hidden: bool
+) -> None:
+    """What an agent left frozen that died with its guardian is thawed by the next one, once it can."""
     first.write_policy(first.claim("ckpt", "1GiB"))
     first.start(monkeypatch)
     first.wait_ready("ckpt")
@@ -200,15 +203,21 @@ def test_leftover_freeze_is_thawed_at_the_start(first: ClusterNode, monkeypatch:
     mount = next(mount for mount in read_mounts() if mount.path == str(data))
     notes = first.scratch.paths.runtime / "frozen"
     notes.mkdir()
-    (notes / "vol-0123456789abcdef0").write_text(json.dumps([str(data), *mount.device_number]))
+    note = notes / "vol-0123456789abcdef0"
+    note.write_text(json.dumps([str(data), *mount.device_number]))
     (notes / "vol-0123456789abcdef1").write_text("not a note")
     subprocess.run(["fsfreeze", "--freeze", str(data)], check=True)
     try:
+        if is_hidden:
+            subprocess.run(["mount", "-t", "tmpfs", "cover", str(data)], check=True)
         first.start(monkeypatch)
+        if is_hidden:
+            assert list(notes.iterdir()) == [note]
+            subprocess.run(["umount", str(data)], check=True)
+        wait_until(lambda: not list(notes.iterdir()), "nothing is noted any more")
         writer = Writer(data / "file")
         wait_until(lambda: writer.lines > 3, "writes go on")
         writer.stop()
-        assert not list(notes.iterdir())
     finally:
         subprocess.run(["fsfreeze", "--unfreeze", str(data)], check=False, capture_output=True)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import anyio
 import psutil
 import pytest
+from typing_extensions import TypeVarTuple, Unpack
 
-from agent.core.errors import AgentError, FrozenError
-from agent.core.model import FsType, VolumeId
+from agent.core.errors import AgentError, FrozenError, ShortageError
+from agent.core.model import FsType, Mount, VolumeId
 from agent.node.filesystem.frozen_filesystems import Freezes
-from agent.node.filesystem.hold_frozen import hold_frozen
+from agent.node.filesystem.hold_frozen import FrozenNotes, hold_frozen
 from agent.node.filesystem.try_write import begin_write
 from agent.node.isolate.workers import Workers
 from agent.node.sampling.trial_write import try_writing
@@ -24,6 +27,10 @@ from tests.loop.disks import Bench
 from tests.loop.test_daemon import VOLUME, entry, find_mount
 from tests.loop.test_growth import mount_new, needs_resource
 from tests.waiting import until, wait_until
+
+GUARDIAN = "agent.node.filesystem.thaw_guardian"
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @contextmanager
@@ -116,12 +123,58 @@ async def test_own_freeze_is_nobody_elses(bench: Bench) -> None:
 
 @pytest.mark.anyio
 async def test_what_somebody_else_froze_stays_so(bench: Bench) -> None:
-    """The agent's own freeze says that there is one already, and thaws nothing."""
-    _, request, number = mount_new(bench, FsType.XFS)
+    """The agent's own freeze says that there is one already, notes nothing and thaws nothing."""
+    _, request, _ = mount_new(bench, FsType.XFS)
+    mount = find_mount(Path(request.path))
     async with Workers() as workers:
+        notes = FrozenNotes(workers, bench.directory / "frozen")
         with frozen(request.path):
             with pytest.raises(AgentError, match="somebody else froze it") as caught:
-                async with hold_frozen(workers, request.path, number, limit_s=60):
+                async with notes.hold(VolumeId(VOLUME), mount, 60):
                     pytest.fail("it was frozen twice")
             assert f"fsfreeze -u {request.path}" in (caught.value.hint or "")
+            assert not list((bench.directory / "frozen").iterdir())
+            await notes.thaw_left()
             # Thawed by anyone, the person's own thaw would fail.
+
+
+async def lose_guardian(notes: FrozenNotes, mount: Mount) -> None:
+    """Freeze a mount and kill the process that is to thaw it."""
+    async with notes.hold(VolumeId(VOLUME), mount, 60):
+        guardians = [child for child in psutil.Process().children() if GUARDIAN in child.cmdline()]
+        for guardian in guardians:
+            guardian.kill()
+
+
+@pytest.mark.anyio
+async def test_freeze_whose_guardian_was_killed_is_thawed_however_late(bench: Bench) -> None:
+    """Where the thaw fails as well, what is frozen is noted, and it is thawed as soon as that can be done."""
+    _, request, _ = mount_new(bench, FsType.EXT4)
+    mount = find_mount(Path(request.path))
+    note = bench.directory / "frozen" / VOLUME
+    async with FailingOnce() as workers:
+        notes = FrozenNotes(workers, note.parent, retry_s=(0.1,))
+        with pytest.raises(ShortageError, match="not now"):
+            await lose_guardian(notes, mount)
+        assert note.exists()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(notes.run)
+            await until(lambda: not note.exists())
+            tasks.cancel_scope.cancel()
+    # Frozen by itself, and not by what was left.
+    with frozen(request.path):
+        pass
+
+
+class FailingOnce(Workers):
+    """Workers, of which the first has no memory left."""
+
+    has_failed = False
+
+    async def call(
+        self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts], timeout_s: float, subject: str
+    ) -> T:
+        if not self.has_failed:
+            self.has_failed = True
+            raise ShortageError("not now")
+        return await super().call(function, *args, timeout_s=timeout_s, subject=subject)

@@ -114,20 +114,16 @@ class CloudService:
     async def ask_places(self) -> AttachmentPlaces | None:
         """Return for how many volumes this instance has places, who ever has them, or raise AgentError.
 
-        None where the policy has AWS not asked at all, or asked about volumes, which tells it by itself; and
-        where it is not known of which type the instance is.
+        None where the policy has AWS not asked at all, or it is not known of which type the instance is.
         """
         from agent.cloud.aws.instance_types import DescribeInstanceTypes
         from agent.cloud.limits.attachment_room import list_places
-        from agent.cloud.plan.decisions import AttachApi, choose_attach_api
 
         policy = self._policy()
         if not is_possible(policy, has_standins=self._has_standins):
             return None
         identity = await identify_node(self._surroundings())
-        can_attach = choose_attach_api(policy.agent.cloud.attach_api, identity) is not AttachApi.NONE
-        is_told = can_attach and bool(policy.volumes) and self._is_wanted(identity)
-        if is_told or identity.instance_type is None:
+        if identity.instance_type is None:
             return None
         if self._identity.region is None:
             self._identity = identity

@@ -108,7 +108,7 @@ class KubeletFace:
                 self._open_sockets,
                 self._engine.board,
                 last_word,
-                self._note_root,
+                self._note_served,
                 self._count_registered,
             )
 
@@ -132,6 +132,11 @@ class KubeletFace:
     def _note_root(self, real: str) -> None:
         """Have kubelet's paths lead below ``real``, which is found by whoever may wait for its disk."""
         self._paths.real = self._node.kubelet_root = real
+
+    def _note_served(self, real: str) -> None:
+        """Note that there is a kubelet whose paths lead below ``real``, which may ask or has asked."""
+        self._note_root(real)
+        self._room.want()
 
     async def load(self) -> None:
         """Find out what kubelet has staged since the node was started; before the first look."""
@@ -167,9 +172,10 @@ class KubeletFace:
         return self._entries.see(merged, self._published.all)
 
     async def _describe_node(self) -> NodeInfo:
+        if self._settings.attach_limit is None:
+            await self._room.wait_asked()
         info = await self._answer.describe()
         self._last_words[self._settings.driver].note_told(info)
-        self._room.note_told(info)
         return info
 
     async def _say_who(self) -> NodeInfo:
@@ -190,7 +196,8 @@ class KubeletFace:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(supervise, "let go of drivers that are not served", self._let_go)
             tasks.start_soon(supervise, "look for what kubelet has forgotten", self._forgotten.run)
-            tasks.start_soon(supervise, "find out how many volumes the instance takes", self._room.run)
+            if self._settings.attach_limit is None:
+                tasks.start_soon(supervise, "find out how many volumes the instance takes", self._room.run)
             for one in self._drivers:
                 tasks.start_soon(supervise, f"serve kubelet as {one.driver}", one.run)
 

@@ -50,6 +50,8 @@ class Making(Struct, frozen=True):
     """What is to become of the volume when its claim is gone."""
     taking: VolumeId | None = None
     """The volume of its pool that this node is attaching, or has attached without its name on it."""
+    is_doubted: bool = False
+    """When AWS was asked last it was not, or not alone, what bears the claim's marks."""
     unseen_since_s: float | None = None
     """Monotonic, of this process: when AWS first said that the token has its volume, which none describes."""
     asked_at_s: float | None = None
@@ -205,7 +207,7 @@ class Makings:
             log.warning("claims.unwritten", error=str(error))
 
 
-_LASTING = ("generation", "volume_id", "is_seen", "lost", "has_vanished", "on_delete", "taking")
+_LASTING = ("generation", "volume_id", "is_seen", "lost", "has_vanished", "on_delete", "taking", "is_doubted")
 
 
 def _show(making: Making) -> dict[str, Any]:
@@ -232,4 +234,5 @@ def _parse(fields: Mapping[str, Any]) -> Making:
         has_vanished=bool(fields["has_vanished"]),
         on_delete=str(fields["on_delete"]),
         taking=None if fields["taking"] is None else parse_volume_id(fields["taking"]),
+        is_doubted=bool(fields.get("is_doubted", False)),  # agents before did not write it
     )

@@ -33,6 +33,7 @@ from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_modifications, is_searchable
 from agent.core.errors import AgentError
 from agent.core.model import Difference, Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Refuse, Wait
 from agent.policy.entries import Claim, Match, SnapshotsEntry, VolumeEntry
 
@@ -93,6 +94,9 @@ class AttachTask(CloudTask):
         if chosen is not None:
             look.claimed[self.name] = chosen.volume_id
             making = note_described(making, chosen, look.volumes)
+            await makings.put(wanted.key, making)
+        elif claimed or is_disowned(making, look.volumes):
+            making = replace(making, is_doubted=True)
             await makings.put(wanted.key, making)
         decision = None
         if wanted.is_pooled and not claimed:

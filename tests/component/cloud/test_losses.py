@@ -110,6 +110,31 @@ async def test_disowned_volume_is_not_replaced(world: World, tmp_path: Path) -> 
     assert volume in node.loop.findings.notices.get("ckpt", node.loop.findings.endings.get("ckpt")).message  # type: ignore[union-attr]  # one of both has to be there
 
 
+async def test_volume_that_is_doubted_is_not_recalled(world: World, tmp_path: Path) -> None:
+    """What AWS said last counts when it does not answer: no marks, or several volumes with them."""
+    world.use_policy(tmp_path, CLAIM)
+    node = world.add_node(1)
+    volume = (await node.settle()).claimed["ckpt"]
+    marks = {tag["key"]: tag["value"] for tag in world.cloud.volumes[volume].get_tags()}
+    node.restart()
+    assert node.loop.findings.claimed == {"ckpt": volume}
+    world.cloud.volumes[volume].add_tags({"ebs-agent:claim": "else"})
+    await pass_hours(node)
+    node.restart()
+    assert node.loop.findings.claimed == {}
+    world.cloud.volumes[volume].add_tags(marks)
+    await node.settle()
+    node.restart()
+    assert node.loop.findings.claimed == {"ckpt": volume}
+    other = world.cloud.make_volume(5, tags=marks)
+    for one in (volume, other):
+        world.cloud.volumes[one].hold([])
+        world.devices.detach(one, str(node.identity.instance_id))
+    await node.look()
+    node.restart()
+    assert node.loop.findings.claimed == {}
+
+
 async def test_second_volume_with_the_same_tags_is_told(world: World, tmp_path: Path) -> None:
     """The volume that is here is used on, and the other one is named."""
     world.use_policy(tmp_path, CLAIM)

@@ -141,6 +141,52 @@ def test_count_of_volumes_that_becomes_known_is_told_once(
         ]
 
 
+@pytest.mark.parametrize("entries", [[], [TAGGED]], ids=["nothing else to ask", "entries that ask"])
+def test_count_of_volumes_is_told_with_the_first_registration(
+    scratch: Scratch,
+    agent: AgentProcess,
+    write_policy: Callable[..., None],
+    metadata: Metadata,
+    aws: AwsServer,
+    entries: list[dict[str, Any]],
+) -> None:
+    """A node without a limit would be given more pods than it can have, also where no volume is described."""
+    metadata.instance_id = INSTANCE
+    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
+    aws.faults.add(Fault("DescribeVolumes", times=1_000_000))
+    write_policy(*entries)
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        agent.start()
+        assert kubelet.wait_registered().max_volumes_per_node > 0
+        assert kubelet.history == [f"registered {DRIVER}"]
+
+
+def test_count_that_was_not_known_is_asked_for_by_the_next_agent(
+    scratch: Scratch,
+    agent: AgentProcess,
+    write_policy: Callable[..., None],
+    metadata: Metadata,
+    aws: AwsServer,
+) -> None:
+    """Behind stored sockets kubelet asks nothing: the agent tells it, once AWS does."""
+    metadata.instance_id = INSTANCE
+    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
+    aws.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
+    write_policy()
+    store = FdStore(scratch.base / "notify")
+    agent.environment["NOTIFY_SOCKET"] = str(store.path)
+    agent.stored = store.stored
+    with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
+        agent.start()
+        assert kubelet.wait_registered().max_volumes_per_node == 0
+        wait_until(lambda: len(store.stored) == 2, "both sockets are stored")
+        agent.stop()
+        aws.faults.clear()
+        agent.start()
+        wait_until(lambda: [room for room in list_rooms(kubelet) if room], "the count is told")
+    store.close()
+
+
 def list_rooms(kubelet: Kubelet) -> list[int]:
     """Return how many volumes kubelet's CSINode has the node take, if the driver is there."""
     return [info.max_volumes_per_node for info in kubelet.registered.values()]

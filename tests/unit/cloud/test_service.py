@@ -188,7 +188,7 @@ def surround_typed(directory: Path, **group: Any) -> IdentitySources:
         ("volumes: []", {}, ["DescribeInstanceTypes"]),
         (f"volumes: [{BROAD}]", {}, ["DescribeInstanceTypes"]),
         ("agent: {cloud: {enabled: true}}\nvolumes: []", {}, ["DescribeInstanceTypes"]),
-        (f"volumes: [{NAMED}]", {}, []),
+        (f"volumes: [{NAMED}]", {}, ["DescribeInstanceTypes"]),
         (f"agent: {{cloud: {{attach_api: none}}}}\nvolumes: [{NAMED}]", {}, ["DescribeInstanceTypes"]),
         ("agent: {cloud: {enabled: false}}\nvolumes: []", {}, []),
         ("volumes: []", {"InstanceType": None}, []),
@@ -197,13 +197,13 @@ def surround_typed(directory: Path, **group: Any) -> IdentitySources:
         "no entries",
         "entries that ask nothing",
         "no entries, and AWS may be asked",
-        "entries that ask, and tell it",
+        "entries that ask, of which AWS may tell nothing",
         "nothing is attached by AWS, which tells nothing",
         "AWS is not to be asked",
         "the type is not known",
     ],
 )
-async def test_places_are_asked_for_where_nothing_else_tells_them(
+async def test_places_are_asked_for_whatever_else_is(
     tmp_path: Path, policy: str, group: dict[str, Any], asked: list[str]
 ) -> None:
     """By one call, for kubelet's sake; by none where AWS is not to be asked."""

@@ -1,4 +1,4 @@
-"""How many volumes the instance takes is found out when kubelet wants to know it, and only then."""
+"""How many volumes the instance takes is found out where there is a kubelet to be told, and only there."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from structlog.testing import capture_logs
 from agent.core.errors import AgentError
 from agent.core.model import AttachmentPlaces
 from agent.csi import instance_room
-from agent.csi.calls import NodeInfo
 from agent.csi.instance_room import InstanceRoom
 from agent.report.board.board import Board
 
 pytestmark = pytest.mark.anyio
 
-NODE = "i-0123456789abcdef0"
 PLACES = AttachmentPlaces("m5.large", 27, is_shared=True, attached=frozenset())
 
 
@@ -41,24 +39,69 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instance_room, "PAUSES_S", (0.001,))
 
 
-async def test_it_is_asked_once_kubelet_was_told_no_count() -> None:
-    """A node without kubelet, and one whose count is known, ask nothing."""
+async def test_it_is_asked_where_there_is_a_kubelet() -> None:
+    """A node without one asks nothing, nor does one whose places are known."""
     aws, board = Aws(), Board()
     room = InstanceRoom(board, aws.ask)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(room.run)
-        room.note_told(NodeInfo(NODE, 20))
         await anyio.wait_all_tasks_blocked()
         assert aws.asked == 0
-        room.note_told(NodeInfo(NODE))
+        room.want()
     assert (aws.asked, board.places) == (1, PLACES)
+    other = InstanceRoom(board, aws.ask)
+    other.want()
+    await other.run()
+    assert aws.asked == 1
+
+
+@pytest.mark.parametrize("said", [PLACES, None, "denied"])
+async def test_kubelet_waits_for_the_first_answer(said: AttachmentPlaces | str | None) -> None:
+    """Whatever it is: a node that AWS denies it is to have pods, too."""
+    asked, told = anyio.Event(), anyio.Event()
+
+    async def ask() -> AttachmentPlaces | None:
+        asked.set()
+        await told.wait()
+        if isinstance(said, str):
+            raise AgentError(said)
+        return said
+
+    room = InstanceRoom(Board(), ask)
+    room.want()
+    has_waited = anyio.Event()
+
+    async def wait() -> None:
+        await room.wait_asked()
+        has_waited.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(room.run)
+        tasks.start_soon(wait)
+        await asked.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert not has_waited.is_set()
+        told.set()
+        await has_waited.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def test_kubelet_waits_no_longer_than_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS that says nothing keeps no node from its volumes."""
+    monkeypatch.setattr(instance_room, "FIRST_S", 0.001)
+    room = InstanceRoom(Board(), anyio.sleep_forever)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(room.run)
+        room.want()
+        await room.wait_asked()
+        tasks.cancel_scope.cancel()
 
 
 async def test_it_is_asked_again_until_it_is_told_and_each_failure_is_logged_once() -> None:
     """A permission may come, or the network."""
     aws, board = Aws(["denied", "denied", None, "away", "denied"]), Board()
     room = InstanceRoom(board, aws.ask)
-    room.note_told(NodeInfo(NODE))
+    room.want()
     with capture_logs() as logs:
         await room.run()
     assert (aws.asked, board.places) == (6, PLACES)
@@ -76,6 +119,6 @@ async def test_what_the_cloud_half_finds_meanwhile_stands() -> None:
         return PLACES
 
     room = InstanceRoom(board, ask)
-    room.note_told(NodeInfo(NODE))
+    room.want()
     await room.run()
     assert board.places is found

@@ -14,7 +14,8 @@ from agent.policy.entries import VolumeEntry
 def recall_claimed(entries: Iterable[VolumeEntry], node: NodeView, makings: Makings) -> dict[str, VolumeId]:
     """Return, by entry name, the volume that AWS last described as the one of the entry's claim.
 
-    What AWS only answered with, and never described, is not among them: it may have come to nothing.
+    What AWS only answered with, and never described, is not among them: it may have come to nothing. Nor is
+    what it was not certain of when AWS was asked last: without marks, or one of several with them.
     """
     return dict(_recall(entries, node, makings))
 
@@ -29,5 +30,5 @@ def _recall(
         if cluster is None or owner is None:
             continue
         making = makings.get(make_key(cluster, owner, entry.name))
-        if making.volume_id is not None and making.is_seen:
+        if making.volume_id is not None and making.is_seen and not making.is_doubted:
             yield entry.name, making.volume_id

@@ -68,9 +68,11 @@ def test_claims_of_this_node_and_its_cluster_are_recalled(
     assert recall_claimed(policy.volumes, NodeView(identity, AttachApi.NONE), makings) == found
 
 
-@pytest.mark.parametrize("state", [{"is_seen": False}, {"volume_id": None}])
-def test_what_aws_never_described_is_not_recalled(tmp_path: Path, state: dict[str, Any]) -> None:
-    """A volume that was asked for may have come to nothing."""
+@pytest.mark.parametrize("state", [{"is_seen": False}, {"volume_id": None}, {"is_doubted": True}])
+def test_what_aws_did_not_describe_as_the_claims_is_not_recalled(
+    tmp_path: Path, state: dict[str, Any]
+) -> None:
+    """What was asked for may have come to nothing, and what bears no marks any more may be another's."""
     (tmp_path / "policy.yaml").write_text(POLICY)
     policy = load_policy(tmp_path / "policy.yaml")
     makings = remember(**{"abcde01234yz__compute-1__own": state})

@@ -53,7 +53,7 @@ def make_half(
     path.write_text(POLICY % settings, "utf-8")
     for volume_id, name in ((BY_ID, "returns"), (BY_NAME, "stays")):
         board.publish(VolumeStatus(volume_id, name, Condition.READY))
-    node = SimpleNamespace(paths=Paths(tmp_path), aside=do_here, list_recorded=tuple)
+    node = SimpleNamespace(workers=None, paths=Paths(tmp_path), aside=do_here, list_recorded=tuple)
     in_force = SimpleNamespace(
         policy=load_policy(path, trust_owner=True),
         present={volume_id: Seen("/dev/nvme1n1") for volume_id in (BY_ID, BY_NAME)},

@@ -49,11 +49,6 @@ def find_mount(guest: Guest, path: str) -> dict[str, str]:
     return found[0]
 
 
-def count_read(guest: Guest, device: str) -> int:
-    """Return how many bytes of a disk have been read since it appeared (Documentation/block/stat.rst)."""
-    return 512 * int(guest.shell("cat /sys/class/block/${1#/dev/}/stat", device).split()[2])
-
-
 def wait_size(guest: Guest, path: str, size_bytes: int) -> None:
     """Wait until the filesystem at ``path`` has at least this size."""
     script = 'until test "$(df --output=size -B1 "$1" | tail -n 1)" -ge "$2"; do sleep 0.2; done'
@@ -99,21 +94,6 @@ def test_existing_filesystem_is_kept(agent: GuestAgent) -> None:
     agent.wait_condition(volume, "Ready")
     assert agent.guest.get(f"{choose_path(volume)}/file") == b"kept\n"
     assert agent.read_events("volume.formatted") == []
-
-
-def test_existing_filesystem_is_recognised_once(agent: GuestAgent, ebs: EbsTarget) -> None:
-    """Its head and tail are read once on its way: what e2fsck writes is all that was written since.
-
-    Where the kernel counts what is written, as of devices that have one path.
-    """
-    volume = name_volume()
-    device = ebs.attach(volume, SMALL["ext4"])
-    agent.guest.shell("mkfs.ext4 -q $1; udevadm settle", device)
-    before_bytes = count_read(agent.guest, device)
-    agent.write_policy(claim(volume))
-    agent.reload()
-    agent.wait_condition(volume, "Ready")
-    assert MIB < count_read(agent.guest, device) - before_bytes < 2 * MIB - MIB // 4
 
 
 def test_twenty_volumes_at_once(agent: GuestAgent) -> None:

@@ -221,7 +221,7 @@ class CloudService:
 
     def recall(self, identity: CloudIdentity) -> Mapping[str, VolumeId]:
         """Return, by entry name, the volumes of this node's claims as AWS described them last."""
-        if self._makings is None and not self._has_claims:
+        if not self._remembers_any:
             return {}
         from agent.cloud.plan.claims.remembered import recall_claimed
         from agent.cloud.plan.decisions import AttachApi, NodeView
@@ -245,9 +245,12 @@ class CloudService:
 
     def _is_any_to_go(self) -> bool:
         """Return whether claims that may be gone have volumes that are to be deleted."""
-        if self._makings is None and not self._has_claims:
-            return False
-        return self._load_makings().is_any_to_go
+        return self._remembers_any and self._load_makings().is_any_to_go
+
+    @property
+    def _remembers_any(self) -> bool:
+        """Something may be remembered of claims; else what reads it need not be imported."""
+        return self._makings is not None or self._has_claims
 
     def _load_makings(self) -> Makings:
         from agent.cloud.state.made_volumes import Makings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from agent.cloud.aws.instance_types import InstanceLimits
 from agent.core.model import AttachmentPlaces, Attachments, Reason, VolumeId
+from agent.core.replace import replace
 from agent.core.steps import Wait
 
 _INTERFACES_AT_LEAST = 1
@@ -27,9 +28,8 @@ def list_places(attached: frozenset[VolumeId], limits: InstanceLimits | None) ->
 
 def count_attachments(attached: int, limits: InstanceLimits | None) -> Attachments | None:
     """Return how many of the instance's places are taken, None where it is not known how many it has."""
-    if limits is None or not limits.attachments:
-        return None
-    return Attachments(limits.instance_type, attached, limits.attachments, limits.is_shared)
+    places = list_places(frozenset(), limits)
+    return None if places is None else replace(places.count(()), used=attached)
 
 
 def find_no_room(what: str, attached: int, limits: InstanceLimits | None, coming: int = 0) -> Wait | None:

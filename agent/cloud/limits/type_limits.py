@@ -122,7 +122,7 @@ def _find_made(look: CloudState) -> set[VolumeId]:
 
 def _find_given(entry: VolumeEntry, look: CloudState) -> Provisioned | None:
     """Return what an entry's volume is given, or is to be by its class; None where none is here, or paid."""
-    meant = look.claimed.get(entry.name, entry.volume_id) or look.assigned.get(entry.name)
+    meant = look.find_meant(entry)
     volume = None if meant is None or not look.has_device(meant) else look.volumes.get(meant)
     if volume is None or volume.type not in PAID_TYPES:
         return None

@@ -154,8 +154,7 @@ class AttachTask(CloudTask):
     @override
     def report(self, ending: Wait | Refuse, look: CloudState) -> None:
         """Say why the volume is not here; of one whose device is, only that something is wrong with it."""
-        meant = look.claimed.get(self.name, self._entry.volume_id) or look.assigned.get(self.name)
-        if look.has_device(meant):
+        if look.has_device(look.find_meant(self._entry)):
             look.note(self.name, ending)
         else:
             look.endings[self.name] = ending

@@ -185,6 +185,10 @@ class CloudState(Struct):
     def has_device(self, volume_id: VolumeId | None) -> bool:
         return volume_id in self.node.devices
 
+    def find_meant(self, entry: VolumeEntry) -> VolumeId | None:
+        """Return the volume of an entry: its claim's, the one it names, or what the node half has for it."""
+        return self.claimed.get(entry.name, entry.volume_id) or self.assigned.get(entry.name)
+
     def list_here(self) -> frozenset[VolumeId]:
         """Return the described volumes that are this node's to use now: attached, or on the way."""
         instance_id = self.node.identity.instance_id or ""

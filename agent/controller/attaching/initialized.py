@@ -26,14 +26,10 @@ TOLD_AFTER = timedelta(minutes=5)
 VolumeStatusItem: "It can take up to 5 minutes for the volume initialization information to be updated"."""
 
 
-def _now() -> datetime:
-    return utc_now()
-
-
 class Initialized:
     """Asks ``find`` how far copies are."""
 
-    def __init__(self, find: FindChecks, now: Callable[[], datetime] = _now) -> None:
+    def __init__(self, find: FindChecks, now: Callable[[], datetime] = utc_now) -> None:
         self._find = find
         self._now = now
 

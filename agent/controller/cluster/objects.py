@@ -126,7 +126,7 @@ class CsiNode(resource.GlobalResource, _Part):
         """Return whether the driver is registered.
 
         kubelet writes it in one update with the count of volumes that the node takes, where the driver told
-        one (pkg/volume/csi/nodeinfomanager): a count that is not there with it does not come by itself.
+        one (pkg/volume/csi/nodeinfomanager). A count that is missing may never come, as where AWS denies it.
         """
         return any(found.name == driver for found in self.spec.drivers)
 

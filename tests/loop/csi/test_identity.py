@@ -21,8 +21,6 @@ from tests.loop.pages.metadata import Metadata
 from tests.waiting import wait_until
 
 INSTANCE = "i-0123456789abcdef0"
-
-
 HYPERPOD_ID = f"hyperpod-abcde01234yz-{INSTANCE}"
 
 
@@ -43,6 +41,24 @@ def metadata(agent: AgentProcess, resource_config: Path) -> Iterator[Metadata]:
             "SAGEMAKER_RESOURCE_CONFIG_PATH": str(resource_config),
         }
         yield metadata
+
+
+@pytest.fixture
+def asked(agent: AgentProcess, metadata: Metadata, aws: AwsServer) -> AwsServer:
+    """Give the AWS that is asked on an instance whose ID is known."""
+    metadata.instance_id = INSTANCE
+    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
+    return aws
+
+
+@pytest.fixture
+def store(scratch: Scratch, agent: AgentProcess) -> Iterator[FdStore]:
+    """Give what keeps the agent's sockets while it is restarted, as systemd does."""
+    store = FdStore(scratch.base / "notify")
+    agent.environment["NOTIFY_SOCKET"] = str(store.path)
+    agent.stored = store.stored
+    yield store
+    store.close()
 
 
 def test_node_without_entries_is_asked_about_until_it_is_known(
@@ -92,13 +108,11 @@ def test_node_that_registered_under_another_name_registers_anew(
     write_policy: Callable[..., None],
     metadata: Metadata,
     resource_config: Path,
+    store: FdStore,
 ) -> None:
     """Of a restart behind stored sockets kubelet sees nothing, and by itself it never asks again."""
     metadata.instance_id = INSTANCE
     write_policy()
-    store = FdStore(scratch.base / "notify")
-    agent.environment["NOTIFY_SOCKET"] = str(store.path)
-    agent.stored = store.stored
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         agent.start()
         assert kubelet.wait_registered().node_id == INSTANCE
@@ -110,7 +124,6 @@ def test_node_that_registered_under_another_name_registers_anew(
         agent.stop()
         agent.start()
         assert kubelet.history.count(f"registered {DRIVER}") == 2
-    store.close()
 
 
 TAGGED = {"name": "data", "match": {"tags": {"role": "data"}}, "block": {}}
@@ -121,20 +134,17 @@ def test_count_of_volumes_that_becomes_known_is_told_once(
     scratch: Scratch,
     agent: AgentProcess,
     write_policy: Callable[..., None],
-    metadata: Metadata,
-    aws: AwsServer,
+    asked: AwsServer,
     entries: list[dict[str, Any]],
 ) -> None:
     """AWS tells it after kubelet has registered the driver, and without it the scheduler knows no limit."""
-    metadata.instance_id = INSTANCE
-    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
-    aws.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
+    asked.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
     write_policy(*entries)
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         agent.start()
         assert kubelet.wait_registered().max_volumes_per_node == 0
-        wait_until(lambda: aws.calls["DescribeInstanceTypes"], "AWS was asked")
-        aws.faults.clear()
+        wait_until(lambda: asked.calls["DescribeInstanceTypes"], "AWS was asked")
+        asked.faults.clear()
         wait_until(lambda: [room for room in list_rooms(kubelet) if room], "the count is told")
         assert kubelet.history == [
             f"{word} {DRIVER}" for word in ("registered", "deregistered", "registered")
@@ -146,14 +156,11 @@ def test_count_of_volumes_is_told_with_the_first_registration(
     scratch: Scratch,
     agent: AgentProcess,
     write_policy: Callable[..., None],
-    metadata: Metadata,
-    aws: AwsServer,
+    asked: AwsServer,
     entries: list[dict[str, Any]],
 ) -> None:
     """A node without a limit would be given more pods than it can have, also where no volume is described."""
-    metadata.instance_id = INSTANCE
-    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
-    aws.faults.add(Fault("DescribeVolumes", times=1_000_000))
+    asked.faults.add(Fault("DescribeVolumes", times=1_000_000))
     write_policy(*entries)
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         agent.start()
@@ -165,26 +172,20 @@ def test_count_that_was_not_known_is_asked_for_by_the_next_agent(
     scratch: Scratch,
     agent: AgentProcess,
     write_policy: Callable[..., None],
-    metadata: Metadata,
-    aws: AwsServer,
+    asked: AwsServer,
+    store: FdStore,
 ) -> None:
     """Behind stored sockets kubelet asks nothing: the agent tells it, once AWS does."""
-    metadata.instance_id = INSTANCE
-    agent.environment |= {"EBS_AGENT_CLOUD_ENDPOINT": aws.endpoint, **CREDENTIALS}
-    aws.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
+    asked.faults.add(Fault("DescribeInstanceTypes", times=1_000_000))
     write_policy()
-    store = FdStore(scratch.base / "notify")
-    agent.environment["NOTIFY_SOCKET"] = str(store.path)
-    agent.stored = store.stored
     with running_kubelet(scratch.kubelet, DRIVER) as kubelet:
         agent.start()
         assert kubelet.wait_registered().max_volumes_per_node == 0
         wait_until(lambda: len(store.stored) == 2, "both sockets are stored")
         agent.stop()
-        aws.faults.clear()
+        asked.faults.clear()
         agent.start()
         wait_until(lambda: [room for room in list_rooms(kubelet) if room], "the count is told")
-    store.close()
 
 
 def list_rooms(kubelet: Kubelet) -> list[int]:

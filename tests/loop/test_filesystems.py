@@ -209,6 +209,23 @@ async def test_lost_superblock_is_damage(bench: Bench, fs_type: FsType) -> None:
     assert not (await check_filesystem(disk.fd, fs_type)).is_clean
 
 
+@pytest.mark.parametrize("readable", [0, 4096, 32768, MIB], ids=str)
+@every_type
+async def test_unreadable_device_is_not_called_damaged(bench: Bench, fs_type: FsType, readable: int) -> None:
+    """Behind the first ``readable`` bytes the device answers with errors: the filesystem may be whole."""
+    disk = bench.add_disk()
+    disk.make(fs_type)
+    run("blockdev", "--flushbufs", disk.path)
+    os.truncate(disk.image, readable)
+    run("blockdev", "--flushbufs", disk.path)
+    if fs_type is FsType.BTRFS and readable == MIB:
+        assert (await check_filesystem(disk.fd, fs_type)).is_clean  # its superblock is all that is read
+        return
+    with pytest.raises(AgentError) as caught:
+        await check_filesystem(disk.fd, fs_type)
+    assert caught.value.reason is Reason.IO_ERRORS
+
+
 async def test_check_of_a_mounted_filesystem_is_no_verdict(bench: Bench) -> None:
     """e2fsck refuses what is mounted, and that says nothing about the filesystem."""
     disk = bench.add_disk()

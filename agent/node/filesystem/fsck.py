@@ -19,9 +19,12 @@ SUPERBLOCK_TIMEOUT_S = 120.0
 LOG_TIMEOUT_S = 1800.0
 """XFS's log is read to the end: up to 2 GiB, which AWS may have to fetch from a snapshot first."""
 
+_UNREAD_HINT = "The device answers with errors; see the kernel log for them."
+
 _E2FSCK_UNCORRECTED = 4
 _XFS_LOG_STATE = re.compile(r"state: <(CLEAN|DIRTY)>")
 
+_BTRFS_CHECKSUM = re.compile(r"^csum\s.*\[(match|DON'T MATCH)\]$", re.MULTILINE)
 _BTRFS_FLAGS = re.compile(r"^flags\s+0x([0-9a-f]+)", re.MULTILINE)
 _BTRFS_BAD_FLAGS = {
     1 << 2: "it records errors",
@@ -81,7 +84,7 @@ def _cannot_check(completed: Completed, summary: str) -> AgentError:
             "The device is mounted or held (lsblk; lsns -t mnt, findmnt -N PID).",
         )
     elif _is_unread(words):
-        reason, hint = Reason.IO_ERRORS, "The device answers with errors; see the kernel log for them."
+        reason, hint = Reason.IO_ERRORS, _UNREAD_HINT
     elif "unsupported feature" in words or "newer version of e2fsck" in words:
         reason = Reason.UNSUPPORTED
         hint = "Install a newer e2fsprogs, as new as the one that made the filesystem; nothing was changed."
@@ -95,7 +98,7 @@ def _cannot_check(completed: Completed, summary: str) -> AgentError:
 
 def _is_unread(words: str) -> bool:
     # It goes on after what it could not read, and then tells of what it could not find as of damage.
-    return "Input/output error" in words or "Remote I/O error" in words
+    return any(said in words for said in ("Input/output error", "Remote I/O error", "resulted in short read"))
 
 
 def _is_bad_superblock(summary: str) -> bool:
@@ -118,11 +121,7 @@ def parse_xfs_log(completed: Completed) -> Checked:
         return Checked(is_clean=False, detail=f"its log cannot be read ({completed.summarize()})")
     state = _XFS_LOG_STATE.search(completed.stdout)
     if state is None:
-        raise AgentError(
-            f"{completed.argv[0]} did not say whether the log is clean, so nothing was checked.",
-            hint="Is the program that of xfsprogs? xfs_logprint -t DEVICE is to tell the log's state.",
-            reason=Reason.STEP_FAILED,
-        )
+        raise _is_not_told(completed, "whether the log is clean", "xfsprogs")
     return Checked(is_clean=True, detail=f"the log is {state[1].lower()}")
 
 
@@ -135,13 +134,25 @@ def parse_btrfs_super(completed: Completed) -> Checked:
     _refuse_unmade(completed)
     if completed.returncode != 0:
         return Checked(is_clean=False, detail=f"its superblock is damaged ({completed.summarize()})")
+    checksum = _BTRFS_CHECKSUM.search(completed.stdout)
     flags = _BTRFS_FLAGS.search(completed.stdout)
-    if flags is None or not re.search(r"^csum\s.*\[match\]$", completed.stdout, re.MULTILINE):
+    if checksum is None or flags is None:
+        raise _is_not_told(completed, "whether the superblock is whole", "btrfs-progs")
+    if checksum[1] != "match":
         return Checked(is_clean=False, detail="the checksum of its superblock does not match")
     for flag, why in _BTRFS_BAD_FLAGS.items():
         if int(flags[1], 16) & flag:
             return Checked(is_clean=False, detail=why)
     return Checked(is_clean=True, detail="the superblock is whole")
+
+
+def _is_not_told(completed: Completed, what: str, package: str) -> AgentError:
+    """Return the error for a tool that ended well and did not say what it was asked for."""
+    return AgentError(
+        f"{completed.argv[0]} did not say {what}, so nothing was checked.",
+        hint=f"Is the program that of {package}? `{' '.join(completed.argv[:-1])} DEVICE` is to say it.",
+        reason=Reason.STEP_FAILED,
+    )
 
 
 _NOT_ITS_FAULT = (
@@ -151,6 +162,9 @@ _NOT_ITS_FAULT = (
     ("not permitted", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
     ("permission denied", Reason.STEP_FAILED, "The agent may not open the device: is it confined further?"),
     ("device or resource busy", Reason.DEVICE_BUSY, "Something holds the device (lsblk)."),
+    ("input/output error", Reason.IO_ERRORS, _UNREAD_HINT),
+    ("remote i/o error", Reason.IO_ERRORS, _UNREAD_HINT),
+    ("read of xfs superblock failed", Reason.IO_ERRORS, _UNREAD_HINT),
 )
 """Words of tools that could not look, which says nothing about what they were to look at."""
 

@@ -52,6 +52,12 @@ def test_e2fsck_status(returncode: int, stdout: str, stderr: str, *, is_clean: b
             "",
             Reason.IO_ERRORS,
         ),
+        (
+            8,
+            "",
+            "e2fsck: Attempt to read block from filesystem resulted in short read while trying to open\n",
+            Reason.IO_ERRORS,
+        ),
         (2, "reboot\n", "", Reason.STEP_FAILED),
         (16, "", "Usage: e2fsck\n", Reason.STEP_FAILED),
         (32, "", "cancelled\n", Reason.STEP_FAILED),
@@ -81,10 +87,23 @@ def test_xfs_log_state(returncode: int, stdout: str, *, is_clean: bool) -> None:
     assert parse_xfs_log(completed(returncode, stdout)).is_clean is is_clean
 
 
-def test_xfs_log_whose_state_is_not_told_is_no_damage() -> None:
-    """A tool that ends well and does not say how the log is has found nothing."""
+SUPER = "csum\t\t\t0xde9a6c66 [match]\nbytenr\t\t\t65536\nflags\t\t\t0x1\n\t\t\t( WRITTEN )\n"
+
+
+@pytest.mark.parametrize(
+    ("parse", "stdout"),
+    [
+        (parse_xfs_log, "xfs_logprint:\n"),
+        (parse_btrfs_super, ""),
+        (parse_btrfs_super, SUPER.partition("flags")[0]),
+        (parse_btrfs_super, SUPER.partition("\n")[2]),
+        (parse_btrfs_super, SUPER.replace("[match]", "[UNKNOWN CSUM TYPE OR SIZE]")),
+    ],
+)
+def test_what_a_tool_did_not_tell_is_no_damage(parse: Callable[[Completed], Checked], stdout: str) -> None:
+    """A tool that ends well and does not say what it was asked for has found nothing."""
     with pytest.raises(AgentError, match="nothing was checked") as caught:
-        parse_xfs_log(completed(0, "xfs_logprint:\n"))
+        parse(completed(0, stdout))
     assert caught.value.reason is Reason.STEP_FAILED
 
 
@@ -111,6 +130,9 @@ async def test_xfs_log_of_any_length_is_told_by_its_state() -> None:
         ("xfs_logprint: cannot allocate memory\n", Reason.NODE_EXHAUSTED),
         ("ERROR: cannot open /proc/self/fd/7: Operation not permitted\n", Reason.STEP_FAILED),
         ("cannot open /proc/self/fd/7: Device or resource busy\n", Reason.DEVICE_BUSY),
+        ("xfs_logprint: read failed: Input/output error\nempty log check failed\n", Reason.IO_ERRORS),
+        ("    read of XFS superblock failed\n", Reason.IO_ERRORS),
+        ("ERROR: failed to read the superblock\nERROR: error = 'Input/output error'\n", Reason.IO_ERRORS),
     ],
 )
 def test_tool_that_could_not_look_found_no_damage(
@@ -122,9 +144,6 @@ def test_tool_that_could_not_look_found_no_damage(
     assert caught.value.reason is reason
 
 
-SUPER = "csum\t\t\t0xde9a6c66 [match]\nbytenr\t\t\t65536\nflags\t\t\t0x1\n\t\t\t( WRITTEN )\n"
-
-
 @pytest.mark.parametrize(
     ("returncode", "stdout", "is_clean"),
     [
@@ -132,7 +151,6 @@ SUPER = "csum\t\t\t0xde9a6c66 [match]\nbytenr\t\t\t65536\nflags\t\t\t0x1\n\t\t\t
         (0, SUPER.replace("[match]", "[DON'T MATCH]"), False),
         (0, SUPER.replace("0x1\n", "0x5\n"), False),
         (0, SUPER.replace("0x1\n", f"0x{1 | 1 << 35:x}\n"), False),
-        (0, "", False),
         (1, SUPER, False),
     ],
 )

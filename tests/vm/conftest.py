@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -105,7 +106,9 @@ def pytest_runtest_makereport() -> Iterator[None]:
     if report.failed:
         for guest in POOL.list_guests():
             report.sections.append(("the guest's console", guest.read_console()))
-            report.sections.append(("the guest's journal", guest.read_journal()))
+            # The test's time may end here, which is no reason to lose what it failed with.
+            with suppress(pytest.fail.Exception):
+                report.sections.append(("the guest's journal", guest.read_journal()))
     return report  # type: ignore[return-value]
 
 

@@ -21,7 +21,7 @@ from tests.vm.guest.errors import GuestError, GuestLostError, GuestTimeoutError
 HELLO_EVERY_S = 0.5
 # What the guest needs to start a process and to end one that ran out of time, emulated and busy as it may be.
 REPLY_MARGIN_S = 30.0
-SEND_TIMEOUT_S = 120
+SEND_TIMEOUT_S = 30
 
 
 class GuestProcess:
@@ -113,7 +113,7 @@ class CommandChannel:
         """Return the boot ID of the guest once it answers, with another one than the given."""
         deadline = time.monotonic() + timeout_s
         while True:
-            greeting = self.request("hello", {})
+            greeting = self._greet()
             try:
                 boot_id = str(greeting.receive(HELLO_EVERY_S)["boot_id"])
             except GuestTimeoutError:
@@ -148,20 +148,34 @@ class CommandChannel:
 
     def request(self, operation: str, arguments: Mapping[str, Any]) -> GuestProcess:
         """Send a request; its reply is received from what is returned."""
-        request_id = uuid.uuid4().hex
-        pending = GuestProcess(self, request_id, arguments.get("argv", [operation]))
-        with self._pending_lock:
-            if self._closed:
-                raise GuestLostError("the guest is gone")
-            self._pending[request_id] = pending
-        # The first newline ends what an earlier connection may have left unfinished.
-        line = b"\n" + json.dumps({**arguments, "op": operation, "id": request_id}).encode() + b"\n"
+        pending, line = self._prepare(operation, arguments)
         try:
             with self._write_lock:
                 self._socket.sendall(line)
         except OSError as error:
             raise GuestLostError(f"the guest takes no commands: {error}") from error
         return pending
+
+    def _greet(self) -> GuestProcess:
+        """Ask whether somebody is there; a guest that takes nothing gets nothing, and is not waited for."""
+        pending, line = self._prepare("hello", {})
+        try:
+            with self._write_lock, contextlib.suppress(BlockingIOError):
+                self._socket.send(line, socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise GuestLostError(f"the guest takes no commands: {error}") from error
+        return pending
+
+    def _prepare(self, operation: str, arguments: Mapping[str, Any]) -> tuple[GuestProcess, bytes]:
+        """Return who waits for the reply to a request, and the request as it is sent."""
+        request_id = uuid.uuid4().hex
+        pending = GuestProcess(self, request_id, arguments.get("argv", [operation]))
+        with self._pending_lock:
+            if self._closed:
+                raise GuestLostError("the guest is gone")
+            self._pending[request_id] = pending
+        # The first newline ends what an earlier request, or connection, may have left unfinished.
+        return pending, b"\n" + json.dumps({**arguments, "op": operation, "id": request_id}).encode() + b"\n"
 
     def give_up_pending(self, reason: str) -> None:
         """Tell all who wait for an answer that it will not come."""

@@ -38,6 +38,8 @@ COMMAND_TIMEOUT_S = 60.0
 SHUTDOWN_TIMEOUT_S = 90.0
 POLL_S = 0.1
 MOST_BOOTS = 3
+# A boot takes a quarter of it, however busy the host is.
+BOOT_PROCESSOR_TIME_S = 100.0
 EARLY_PANIC = re.compile(rb"^\[ {4}[0-9]\.[0-9]+\] Kernel panic", re.MULTILINE)
 """In the first ten seconds of the kernel's own clock: nothing of the guest's system runs by then."""
 AGENT_HOME = "/opt/ebs-agent/current"
@@ -172,19 +174,21 @@ class Guest:
             self._machine = Machine.start(spec, self._hotplug.images, outlives_us=self.options.outlives_us)
             self._save_state()
             left -= 1
-            if not self._panics_at_boot(deadline):
+            if not self._is_lost_at_boot(deadline):
                 break
-            # An emulated processor may run code that the kernel is patching at that moment.
+            # An emulated processor may run code that the kernel is patching just then: it panics or hangs.
             if left:
                 self.kill()
         self.wait_until_up(timeout_s=max(deadline - time.monotonic(), 1))
 
-    def _panics_at_boot(self, deadline: float) -> bool:
-        """Tell, once the guest answers or time is up, whether its kernel panicked before its system ran."""
+    def _is_lost_at_boot(self, deadline: float) -> bool:
+        """Tell, once the guest answers or time is up, whether the kernel panicked early or hangs."""
         log = self.directory / "console.log"
         seen = log.stat().st_size if log.exists() else 0
         while time.monotonic() < deadline and self.machine.is_running() and not self.is_alive():
             if EARLY_PANIC.search(log.read_bytes()[seen:] if log.exists() else b""):
+                return True
+            if self.machine.processor_time_s() > BOOT_PROCESSOR_TIME_S:
                 return True
             time.sleep(POLL_S)
         return False
@@ -334,6 +338,8 @@ class Guest:
 
     def read_journal(self, lines: int = 60) -> str:
         """Return the end of the journal of this boot, or why it cannot be had."""
+        if not self.is_alive():
+            return "the guest does not answer"
         try:
             return self.run(
                 ["journalctl", "--boot", "--no-pager", "--output=short-monotonic", f"--lines={lines}"],

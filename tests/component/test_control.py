@@ -21,8 +21,10 @@ from agent.cli.wait import wait_for
 from agent.core.errors import AgentError, ExitCode
 from agent.core.model import Condition, Difference, NextCall, Reason, Remedy, VolumeId
 from agent.core.replace import replace
+from agent.core.steps import Refuse
 from agent.report.board.board import Board
 from agent.report.board.events import EventName
+from agent.report.board.readings import Health, Verdict
 from agent.report.board.volume_status import VolumeStatus
 from agent.report.control.serve import serve_control
 from agent.report.endpoints.control import make_control_app
@@ -40,12 +42,14 @@ class ScriptedEngine:
         self.woken: list[VolumeId | None] = []
         self.reload_error: AgentError | None = None
         self.leaving: tuple[str, ...] = ()
+        self.found: dict[VolumeId, VolumeStatus] = {}
+        """What it finds on the node; of other volumes, what the board has."""
 
     async def plan(self) -> tuple[VolumeStatus, ...]:
-        return self.board.statuses()
+        return tuple(self.found.values()) or self.board.statuses()
 
     async def explain(self, volume_id: VolumeId) -> VolumeStatus:
-        status = self.board.get(volume_id)
+        status = self.found.get(volume_id) or self.board.get(volume_id)
         assert status is not None
         return replace(status, facts=(("device", "looked at just now"),))
 
@@ -133,6 +137,37 @@ async def test_explain_looks_anew(tmp_path: Path) -> None:
     async with serving(make_board(READY), path):
         answer = await ask(Client(path).explain, "checkpoints")
     assert answer["facts"] == [{"name": "device", "value": "looked at just now"}]
+
+
+async def test_plan_and_explain_agree_with_status(tmp_path: Path) -> None:
+    """Whoever looked anew says all that is known beside it: by sampling, AWS and Kubernetes."""
+    path = tmp_path / "agent.sock"
+    waiting = make_status(volume_id=DATASETS, name="datasets", device=None, path=None)
+    waiting = replace(waiting, condition=Condition.PENDING, reason=Reason.NOT_ATTACHED)
+    board = make_board(READY, waiting)
+    stalled = Verdict(Condition.FAILED, Reason.STALLED, "checkpoints does not answer.", "Wait.")
+    board.judge(CHECKPOINTS, Health(verdicts=(stalled,)))
+    board.put_persistent_volumes({CHECKPOINTS: "pv-1"})
+    board.put_claims({CHECKPOINTS: "team/checkpoints"})
+    refused = Refuse(Reason.MANAGED_BY_CSI, "datasets is the CSI driver's.", "Take it out of the policy.")
+    board.explain_by_cloud({"datasets": refused}, {})
+    async with serving(board, path) as engine:
+        engine.found = {CHECKPOINTS: READY, DATASETS: waiting}
+        client = Client(path)
+        for name, condition, reason in (
+            ("checkpoints", "Failed", "Stalled"),
+            ("datasets", "Refused", "ManagedByCsi"),
+        ):
+            shown = await ask(client.volume_status, name)
+            (planned,) = [one for one in (await ask(client.plan))["volumes"] if one["name"] == name]
+            explained = await ask(client.explain, name)
+            assert (shown["condition"], shown["reason"]) == (condition, reason)
+            kept = (
+                *("condition", "reason", "message", "hint", "since", "verdicts", "drift"),
+                *("persistent_volume", "persistent_volume_claim"),
+            )
+            for key in kept:
+                assert planned[key] == explained[key] == shown[key], key
 
 
 async def test_drift_is_shown_whatever_else_is_wrong(tmp_path: Path) -> None:

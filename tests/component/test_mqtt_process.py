@@ -185,6 +185,31 @@ async def test_another_broker_is_another_process(
         await until(lambda: it.mqtt.pid is None)
 
 
+@has_broker
+async def test_what_waited_for_a_broker_goes_to_the_one_that_follows(
+    broker: Mosquitto,  # noqa: F811 -- the fixture
+    tmp_path: Path,
+) -> None:
+    """From the agent's start on, through a broker that was never there."""
+    broker.start()
+    board = make_board(READY)
+    mqtt = MqttProcess(board, Counters(), do_here, FileStore(tmp_path / "mqtt.json"))
+    board.record(EventName.AGENT_STARTED, version="1")
+    mqtt.apply(MqttSettings(host="127.0.0.1", port=reserve_port()), FACTS)
+    async with listening(broker) as heard, anyio.create_task_group() as tasks:
+        tasks.start_soon(mqtt.run)
+        await until(lambda: mqtt.pid is not None)
+        board.record(EventName.VOLUME_LOST, CHECKPOINTS)
+        mqtt.apply(MqttSettings(host="127.0.0.1", port=broker.port), FACTS)
+        await until(lambda: heard.events() == ["agent.started", "volume.lost"])
+        mqtt.apply(None, FACTS)
+        board.record(EventName.VOLUME_GROWN, CHECKPOINTS)
+        mqtt.apply(MqttSettings(host="127.0.0.1", port=broker.port), FACTS)
+        board.record(EventName.VOLUME_FAILED, CHECKPOINTS)
+        await until(lambda: heard.events()[2:] == ["volume.failed"])
+        tasks.cancel_scope.cancel()
+
+
 # -- Who has taken it over -----------------------------------------------------------------------------------
 
 TAKEN = """

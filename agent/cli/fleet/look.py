@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -165,18 +165,27 @@ def _print(view: View, output: Output) -> None:
     from agent.cli.show.render import print_view  # noqa: PLC0415
 
     if output is Output.NAME:
-        for name in table.list_names(view):
-            typer.echo(name)
+        _print_lines(table.list_names(view))
     elif output is Output.WIDE:
         print_view(table.show_fleet(view, is_wide=True), width=WIDE_COLUMNS)
     else:
         print_view(table.show_fleet(view))
 
 
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _tell_aside(text: str) -> None:
+    """Say something beside what a program reads."""
+    typer.echo(text, err=True)
+
+
 def show_watching(source: Source, choice: Choice, output: Output) -> None:
     """Print a fleet whenever it has changed, until interrupted; whoever does not answer is asked again."""
-    if output in {Output.JSON, Output.NAME}:
-        anyio.run(_watch, source, choice, lambda view: print_line(view.as_dict()), typer.echo)
+    if output is Output.JSON:
+        anyio.run(_watch, source, choice, lambda view: print_line(view.as_dict()), _tell_aside)
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
@@ -184,6 +193,9 @@ def show_watching(source: Source, choice: Choice, output: Output) -> None:
 
     from agent.cli.fleet import table  # noqa: PLC0415
 
+    if output is Output.NAME:
+        anyio.run(_watch, source, choice, lambda view: _print_lines(table.list_names(view)), _tell_aside)
+        return
     console = Console(highlight=False)
     with Live("", console=console, auto_refresh=False) as live:
         anyio.run(

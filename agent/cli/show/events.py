@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import typer
@@ -46,22 +47,15 @@ def print_events(
     chosen: Iterable[dict[str, Any]] = filter(is_chosen, client.events(follow=follows))
     if last is not None:
         # Which are the last is known when all that has happened is told, and no answer that goes on ends.
-        kept = deque(filter(is_chosen, client.events()), maxlen=last)
-        chosen = _go_on(kept, chosen) if follows else kept
+        happened = list(client.events())
+        kept = deque(filter(is_chosen, happened), maxlen=last)
+        newest = happened[-1]["number"] if happened else 0
+        chosen = chain(kept, (event for event in chosen if event["number"] > newest)) if follows else kept
     for event in chosen:
         if as_json:
             print_line(event)
         else:
             typer.echo(show_event(event, names.tell(event)))
-
-
-def _go_on(kept: Iterable[dict[str, Any]], all_of_them: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield what was kept, and of a stream that begins with what has happened only what is newer."""
-    newest = 0
-    for event in kept:
-        newest = event["number"]
-        yield event
-    yield from (event for event in all_of_them if event["number"] > newest)
 
 
 def read_moment(text: str, now: datetime) -> datetime:

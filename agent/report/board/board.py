@@ -36,7 +36,7 @@ from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
 from agent.report.board.timelines import PastOfVolumes, Timelines
-from agent.report.board.volume_status import VolumeStatus, combine, describe_missing
+from agent.report.board.volume_status import SaidByCloud, VolumeStatus, combine, describe_missing
 
 log = get_logger(__name__)
 
@@ -56,13 +56,8 @@ class Board:
         self._settled: dict[VolumeId, tuple[Condition, Reason | None]] = {}
         """How each was when it was last not on its way to something else."""
         self._expected: tuple[Expected, ...] = ()
-        self._absences: Mapping[str, Wait | Refuse] = {}
-        self._notices: Mapping[str, Wait | Refuse] = {}
-        self._volume_notices: Mapping[VolumeId, Degrade] = {}
-        self._drift: Mapping[str, tuple[Difference, ...]] = {}
+        self._said = SaidByCloud()
         self.provisioned: Mapping[VolumeId, Provisioned] = {}
-        self.departures: Mapping[VolumeId, str] = {}
-        """Of volumes that the cloud half is going to delete, when and why."""
         self._snapshots: Mapping[VolumeId, SnapshotFacts] = {}
         self.next_calls: tuple[NextCall, ...] = ()
         """What the cloud half has decided on and not seen to have happened."""
@@ -117,18 +112,33 @@ class Board:
             if old.get(volume_id) != new.get(volume_id):
                 self._show(volume_id)
 
-    def _show(self, volume_id: VolumeId) -> None:
-        """Put together what is known. ``since`` is kept while condition and reason stay the same."""
-        told = replace(self._told[volume_id], checks=self._checks.get(volume_id))
-        status = combine(told, add_checks(self._healths.get(volume_id), told))
-        status = replace(
-            status,
+    def complete(self, fresh: VolumeStatus) -> VolumeStatus:
+        """Return what the engine finds of a volume just now with all that is known of it beside.
+
+        As ``find`` would show it once it was published; nothing is shown or dated by this.
+        """
+        if fresh.volume_id is None:
+            return self._said.give_reason(fresh)
+        status = self._said.give_reason(self._put_together(fresh, fresh.volume_id))
+        shown = self.find(fresh.volume_id)
+        is_same = shown is not None and _is_in_same_state(shown, status)
+        return replace(status, since=shown.since if shown is not None and is_same else self._now())
+
+    def _put_together(self, told: VolumeStatus, volume_id: VolumeId) -> VolumeStatus:
+        """Add to what the engine tells what sampling, AWS and Kubernetes say of the volume."""
+        told = replace(told, checks=self._checks.get(volume_id))
+        return replace(
+            combine(told, add_checks(self._healths.get(volume_id), told)),
             snapshots=self._snapshots.get(volume_id),
             persistent_volume=self.persistent_volumes.get(volume_id),
             persistent_volume_claim=self._claims.get(volume_id),
         )
+
+    def _show(self, volume_id: VolumeId) -> None:
+        """Put together what is known. ``since`` is kept while condition and reason stay the same."""
+        status = self._put_together(self._told[volume_id], volume_id)
         old = self._statuses.get(volume_id)
-        is_same = old is not None and (old.condition, old.reason) == (status.condition, status.reason)
+        is_same = old is not None and _is_in_same_state(old, status)
         status = replace(status, since=old.since if old is not None and is_same else self._now())
         if status == old:
             return
@@ -170,9 +180,14 @@ class Board:
         ``departures``: of volumes that are going to be deleted, when and why. ``drift``: by entry name, in
         what a volume is not as its claim says. ``provisioned``: what volumes are given, where AWS told.
         """
-        self._absences, self._notices = dict(absences), dict(notices)
-        self._drift, self.provisioned = dict(drift or {}), dict(provisioned or {})
-        self.departures = dict(departures or {})
+        self._said = replace(
+            self._said,
+            absences=dict(absences),
+            notices=dict(notices),
+            departures=dict(departures or {}),
+            drift=dict(drift or {}),
+        )
+        self.provisioned = dict(provisioned or {})
         self._readers.tell(Change(None, None))
         for status in self._statuses.values():
             if status.name is not None or status.volume_id in self.departures:
@@ -180,7 +195,8 @@ class Board:
 
     def put_volume_notices(self, notices: Mapping[VolumeId, Degrade]) -> None:
         """Say of volumes that are Ready by themselves what about them is not as it should be."""
-        old, self._volume_notices = self._volume_notices, dict(notices)
+        old = self._said.volume_notices
+        self._said = replace(self._said, volume_notices=dict(notices))
         for volume_id in old.keys() | notices.keys():
             status = self._statuses.get(volume_id)
             if status is not None and old.get(volume_id) != notices.get(volume_id):
@@ -195,6 +211,11 @@ class Board:
         """Show what is going to be asked of AWS, and the instance's places; None: as many as before."""
         known = None if self.places is None else replace(self.places, attached=frozenset())
         self.next_calls, self.places = calls, places or known
+
+    @property
+    def departures(self) -> Mapping[VolumeId, str]:
+        """Of volumes that the cloud half is going to delete, when and why."""
+        return self._said.departures
 
     @property
     def attachments(self) -> Attachments | None:
@@ -266,33 +287,8 @@ class Board:
 
     def _explain(self, status: VolumeStatus) -> VolumeStatus:
         """Return the status as it is shown: with the cloud's reason, and since when it is so."""
-        return self._timelines.date(self._give_reason(status))
+        return self._timelines.date(self._said.give_reason(status))
 
-    def _give_reason(self, status: VolumeStatus) -> VolumeStatus:
-        """Give a volume that is not here, or not as wanted, the reason the cloud gave for it."""
-        drift = self._drift.get(status.name or "")
-        if drift:
-            status = replace(status, drift=drift)
-        leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
-        if leaving is not None and status.condition is Condition.UNMANAGED:
-            return replace(status, message=leaving)
-        by_id = None if status.volume_id is None else self._volume_notices.get(status.volume_id)
-        notice = by_id or self._notices.get(status.name or "")
-        if notice is not None and status.condition is Condition.READY:
-            return replace(
-                status,
-                condition=Condition.DEGRADED,
-                reason=notice.reason,
-                message=notice.message,
-                hint=notice.hint,
-            )
-        why = self._absences.get(status.name or "")
-        is_awaited = status.device is None or status.reason is Reason.WAITING_FOR_CLOUD
-        if why is None or not is_awaited or status.condition is not Condition.PENDING:
-            return status
-        message, hint = why.message, why.hint
-        if status.device is not None:
-            # It is here and waits, and says until when.
-            message = f"{status.message} {message}".strip()
-            hint = " ".join(part for part in (hint, status.hint) if part) or None
-        return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
+
+def _is_in_same_state(one: VolumeStatus, other: VolumeStatus) -> bool:
+    return (one.condition, one.reason) == (other.condition, other.reason)

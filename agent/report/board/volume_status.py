@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
 from agent.core.replace import replace
+from agent.core.steps import Degrade, Refuse, Wait
 from agent.report.board.readings import Health, is_worse
 
 
@@ -135,6 +137,50 @@ def combine(status: VolumeStatus, health: Health | None) -> VolumeStatus:
 
 def _say_both(one: str | None, other: str) -> str:
     return " ".join(dict.fromkeys(filter(None, (one, other))))
+
+
+class SaidByCloud(Struct, frozen=True):
+    """What the cloud half says of volumes that are not here, or not as wanted."""
+
+    absences: Mapping[str, Wait | Refuse] = {}
+    """By entry name, why volumes are not here."""
+    notices: Mapping[str, Wait | Refuse] = {}
+    """By entry name, what about those that are here cannot be as wanted."""
+    departures: Mapping[VolumeId, str] = {}
+    """Of volumes that it is going to delete, when and why."""
+    drift: Mapping[str, tuple[Difference, ...]] = {}
+    """By entry name, in what a volume is not as its claim says."""
+    volume_notices: Mapping[VolumeId, Degrade] = {}
+    """Of volumes that are Ready by themselves, what about them is not as it should be."""
+
+    def give_reason(self, status: VolumeStatus) -> VolumeStatus:
+        """Give a volume that is not here, or not as wanted, the reason that is said for it."""
+        drift = self.drift.get(status.name or "")
+        if drift:
+            status = replace(status, drift=drift)
+        leaving = None if status.volume_id is None else self.departures.get(status.volume_id)
+        if leaving is not None and status.condition is Condition.UNMANAGED:
+            return replace(status, message=leaving)
+        by_id = None if status.volume_id is None else self.volume_notices.get(status.volume_id)
+        notice = by_id or self.notices.get(status.name or "")
+        if notice is not None and status.condition is Condition.READY:
+            return replace(
+                status,
+                condition=Condition.DEGRADED,
+                reason=notice.reason,
+                message=notice.message,
+                hint=notice.hint,
+            )
+        why = self.absences.get(status.name or "")
+        is_awaited = status.device is None or status.reason is Reason.WAITING_FOR_CLOUD
+        if why is None or not is_awaited or status.condition is not Condition.PENDING:
+            return status
+        message, hint = why.message, why.hint
+        if status.device is not None:
+            # It is here and waits, and says until when.
+            message = f"{status.message} {message}".strip()
+            hint = " ".join(part for part in (hint, status.hint) if part) or None
+        return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
 
 
 def describe_missing(expected: Expected) -> VolumeStatus:

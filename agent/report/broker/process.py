@@ -47,8 +47,6 @@ log = get_logger(__name__)
 class _Wanted(Struct, frozen=True):
     settings: MqttSettings
     facts: NodeFacts
-    event: int
-    """The newest when it was wanted: those before it are not told."""
 
 
 class BrokerCounters(Counting, Protocol):
@@ -79,18 +77,26 @@ class MqttProcess:
         self._unit = unit
         self._words = Words("mqtt.said")
         self._wanted: _Wanted | None = None
+        self._event: int | None = board.history.next_number - 1
+        """The newest event that need not be told; None: that of the moment at which a broker is wanted."""
+        self._telling: Telling | None = None
         self._changed = anyio.Event()
         self.pid: int | None = None
         """Of the process, while there is one."""
 
     def apply(self, settings: MqttSettings | None, facts: NodeFacts) -> None:
-        """Publish to this broker, to none if None, as the node that ``facts`` tell of, from now on."""
-        before = self._wanted
-        if settings is None:
-            self._wanted = None
-        elif before is None or (before.settings, before.facts) != (settings, facts):
-            self._wanted = _Wanted(settings, facts, self._board.history.next_number - 1)
-        if self._wanted is not before:
+        """Publish to this broker, to none if None, as the node that ``facts`` tell of, from now on.
+
+        Events that waited for a broker go to the one that follows it; what happens while none is wanted is
+        not told later. The first call tells from when this was made on: the agent's own start is in it.
+        """
+        wanted = None if settings is None else _Wanted(settings, facts)
+        if wanted is None:
+            self._event = self._telling = None
+        elif self._event is None:
+            self._event = self._board.history.next_number - 1
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._changed.set()
 
     async def run(self) -> None:
@@ -122,7 +128,9 @@ class MqttProcess:
         await anyio.to_thread.run_sync(import_module, _TELLER, abandon_on_cancel=True)
         from agent.report.broker.teller import Telling  # noqa: PLC0415 -- memory that only those who use it pay for
 
-        return Telling(
+        if self._telling is not None:
+            self._event = self._telling.event
+        self._telling = Telling(
             self._board,
             self._counters,
             wanted.settings,
@@ -130,8 +138,9 @@ class MqttProcess:
             self._read_login,
             self._read_note,
             self._keep_note,
-            wanted.event,
+            self._event or 0,
         )
+        return self._telling
 
     async def _read_login(self, settings: MqttSettings) -> LoginFiles:
         files = await read_login_files(settings, self._aside)

@@ -14,11 +14,10 @@ import anyio
 
 from agent.core.errors import InvalidValueError
 from agent.core.model import VolumeId
-from agent.core.replace import replace
 from agent.report import api
 from agent.report.board.board import Board
 from agent.report.board.readiness import Readiness, assess_volumes, name_unknown
-from agent.report.board.volume_status import VolumeStatus, combine
+from agent.report.board.volume_status import VolumeStatus
 from agent.report.control.authority import guard_orders, may_order
 from agent.report.control.json_lines import JSON_LINES, write_line
 from agent.report.http.app import App
@@ -85,7 +84,8 @@ class _Control:
         return answer_json(api.show_status(self._find(request.words["volume"])))
 
     async def show_plan(self, _: Request) -> Answer:
-        statuses = sorted(await self._engine.plan(), key=lambda status: (status.name is None, status.label))
+        planned = [self._board.complete(status) for status in await self._engine.plan()]
+        statuses = sorted(planned, key=lambda status: (status.name is None, status.label))
         leaving = self._board.departures.items()
         departures = [{"volume_id": volume_id, "text": text} for volume_id, text in leaving]
         calls = [api.show_next_call(call) for call in self._board.next_calls]
@@ -102,15 +102,7 @@ class _Control:
     async def explain(self, request: Request) -> Answer:
         status = self._find(request.words["volume"])
         if status.volume_id is not None:
-            known = status
-            status = combine(await self._engine.explain(status.volume_id), known.health)
-            status = replace(
-                status,
-                since=known.since,
-                checks=known.checks,
-                snapshots=known.snapshots,
-                drift=known.drift,
-            )
+            status = self._board.complete(await self._engine.explain(status.volume_id))
         attachments = api.show_attachments(self._board.attachments)
         return answer_json({**api.show_explanation(status), "attachments": attachments})
 

@@ -47,8 +47,10 @@ def _render_condition(status: VolumeStatus, volume_id: str) -> str:
 
 def _render_verdicts(status: VolumeStatus, volume_id: str) -> str:
     reasons = [] if status.health is None else [verdict.reason for verdict in status.health.verdicts]
-    if status.reason is not None and status.reason not in reasons:
-        reasons.append(status.reason)
+    # Why a volume is left alone is no problem of it.
+    reason = None if status.condition is Condition.UNMANAGED else status.reason
+    if reason is not None and reason not in reasons:
+        reasons.append(reason)
     return "".join(
         f'{PREFIX}volume_problem{{volume_id="{volume_id}",reason="{reason.value}"}} 1\n' for reason in reasons
     )

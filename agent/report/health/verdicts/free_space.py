@@ -1,4 +1,7 @@
-"""Rules about room: how much space and how many files are left, and for how long."""
+"""Rules about room: how much space and how many files are left, and for how long.
+
+Where the policy wants nothing written, nothing needs room: a volume may be as large as what is on it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ FILES_FULL_AT, FILES_FULL_UNTIL = 0.95, 0.93
 def find_nearly_full(window: Window, is_held: bool) -> Verdict | None:  # noqa: FBT001 -- a Rule
     """Find one with little space left, or where what is left will not last an hour."""
     mount = window.mount
-    if mount is None or not mount.size_bytes:
+    if mount is None or not mount.size_bytes or window.subject.is_read_only:
         return None
     used = 1 - mount.avail_bytes / mount.size_bytes
     left_s = forecast_full_s(window.readings)
@@ -44,7 +47,7 @@ def find_files_full(window: Window, is_held: bool) -> Verdict | None:  # noqa: F
     """Find one that can hold few more files, however much space is left."""
     mount = window.mount
     # btrfs has no such limit and says 0.
-    if mount is None or not mount.files:
+    if mount is None or not mount.files or window.subject.is_read_only:
         return None
     used = 1 - mount.files_free / mount.files
     if used < (FILES_FULL_UNTIL if is_held else FILES_FULL_AT):

@@ -76,6 +76,22 @@ def test_events_have_names_and_what_the_agent_said(capsys: pytest.CaptureFixture
     assert taken.split()[3:] == ["ckpt", "snapshot_id=snap-1"]
 
 
+@pytest.mark.parametrize(
+    ("volume", "last", "names"),
+    [
+        (None, 1, ["snapshot.taken", "volume.ready"]),
+        (None, 0, ["volume.ready"]),
+        (DATA, 0, []),
+        (DATA, 5, ["volume.attached"]),
+    ],
+)
+def test_what_follows_is_what_happens_from_now_on(
+    capsys: pytest.CaptureFixture[str], volume: str | None, last: int, names: list[str]
+) -> None:
+    """Also where nothing that has happened is kept: none of it comes again."""
+    assert list_names(run(capsys, volume, last=last, follows=True)) == names
+
+
 @pytest.mark.parametrize("volume", ["ckpt", CKPT], ids=["name", "ID"])
 def test_events_of_one_volume(capsys: pytest.CaptureFixture[str], volume: str) -> None:
     """By name or ID, and cloud actions among them."""

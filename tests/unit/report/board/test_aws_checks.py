@@ -8,6 +8,7 @@ from rich.console import Console
 from agent.cli.show.render import show_volume
 from agent.cli.show.volume_table import show_volumes
 from agent.core.model import AwsChecks, Condition, Initialization, Reason
+from agent.core.replace import replace
 from agent.report.api import show_status
 from agent.report.board.board import Board
 from agent.report.board.readings import Health, Verdict
@@ -63,6 +64,9 @@ def test_volume_that_is_not_in_use_keeps_its_condition() -> None:
     status = show(CUT_OFF, make_status(condition=Condition.UNMANAGED, name=None))
     assert status.condition is Condition.UNMANAGED
     assert "volume_problem" not in "".join(render_series(status))
+    for reason in (Reason.ROOT_DEVICE, Reason.NOT_IN_POLICY, Reason.MANAGED_BY_CSI):
+        left_alone = replace(status, reason=reason)
+        assert "volume_problem" not in "".join(render_series(left_alone))
     assert "volume_impaired" in "".join(render_series(status))
 
 

@@ -259,6 +259,29 @@ async def test_one_that_hangs_holds_up_the_others_for_a_moment() -> None:
         assert node.waiting == 1
 
 
+async def test_volume_that_leaves_in_the_middle_of_a_round_holds_up_no_other() -> None:
+    """Those that come after it in the same round are sampled in it, and nothing is a fault."""
+    volumes = [VolumeId(f"vol-{number:017x}") for number in range(20)]
+    board = make_board(*(make_status(volume_id=volume, name=volume, path="/data/ckpt") for volume in volumes))
+    node, kernel = FakeNode(dict.fromkeys(volumes, SAMPLE)), FakeKernel()
+
+    async def sample_together(requests: Sequence[SampleRequest]) -> Mapping[VolumeId, Sample]:
+        if not node.together:
+            last = volumes[-1]
+            board.publish(make_status(volume_id=last, name=last, device=None, condition=Condition.PENDING))
+            await until(lambda: (status := board.get(last)) is not None and status.health is None)
+        node.together.append(requests)
+        return {request.volume: SAMPLE for request in requests}
+
+    node.sample_together = sample_together  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logs:
+        async with sampling(board, node, kernel, rest_intervals=20):
+            await until(lambda: len(node.together) > 1)
+    asked = [[request.volume for request in requests] for requests in node.together[:2]]
+    assert asked == [volumes[:16], volumes[16:19]]
+    assert not [line for line in logs if line["event"] in {"agent.fault", "task.failed"}]
+
+
 async def test_trial_write_is_a_call_of_its_own() -> None:
     """A volume that is tried by writing is sampled by itself at rest, too: it may be frozen."""
     node, kernel = FakeNode({CHECKPOINTS: SAMPLE}), FakeKernel()

@@ -264,6 +264,14 @@ def test_not_grown() -> None:
     assert find(*readings, look(105, spans_bytes=101 * GIB), subject=grows) == []
 
 
+def test_volume_that_is_only_read_needs_no_room() -> None:
+    """Where the policy wants it read-only a volume may be full; one that only became so may not."""
+    read_only = Subject("datasets", is_read_only=True)
+    full = look(0, avail_bytes=0, files_free=0, is_read_only=True)
+    assert find(full, subject=read_only) == []
+    assert set(find(full)) == {Reason.READ_ONLY, Reason.FILES_FULL, Reason.NEARLY_FULL}
+
+
 def test_wrong_timeout() -> None:
     """A shorter time-out than the longest is Degraded; of a device that has none there is nothing to say."""
     assert find(read(0, io_timeout_s=30)) == [Reason.WRONG_TIMEOUT]

@@ -222,9 +222,8 @@ class VolumeSession:
             return observed
         if kind is None or not self._node.needs_proof(observed, wanted):
             return observed if look.content is not None else replace(observed, content=Unproven())
-        trust = self._node.choose_trust(self._volume)
         seen = None if record is not None else self._memory.recall_data(look.device)
-        content = await prove_content(self._pin, look, kind, record, trust, seen=seen, for_show=for_show)
+        content = await prove_content(self._pin, look, kind, record, seen=seen, for_show=for_show)
         self._memory.keep_content(look.device, content)
         # Asked again: a proof may take minutes, and what AWS says meanwhile counts.
         answer = await self._find_origin(wanted, for_show=for_show)

@@ -178,7 +178,7 @@ def test_volume_of_the_csi_driver_is_not_touched_before_its_tags_are_known(
 
 
 def test_data_on_a_raw_claims_volume_is_always_found(
-    node: ClusterNode, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+    node: ClusterNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the agent made a volume, from nothing, tells nothing of what was written to it raw since."""
     names = [f"raw{number}" for number in range(4)]

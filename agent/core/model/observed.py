@@ -97,8 +97,7 @@ class Observed(Struct, frozen=True):
     stale_mounts: tuple[Mount, ...] = ()
     """Mounts the agent made of an appearance of this volume that is gone."""
     views: tuple[Mount, ...] = ()
-    """Of a volume that pods have or are to have: where but at its path it, a part of it or its node is
-    mounted."""
+    """Where but at its path it, a part of it or its node is mounted, by whomever."""
     shown: tuple[Mount, ...] = ()
     """Of a volume of the policy: where the agent has published it to pods."""
     is_place_missing: bool = False

@@ -12,6 +12,7 @@ from agent.core.mount_options import (
     differs_by_attributes,
     needs_check_first,
 )
+from agent.core.plan.in_use import find_other_mounts, name_other_mounts, name_processes
 from agent.core.plan.who_wants import (
     explain_leaving_alone,
     explain_read_only,
@@ -33,7 +34,7 @@ from agent.core.steps import (
 from agent.core.units import MIB
 
 if TYPE_CHECKING:
-    from agent.core.model import Content, Device, Mount, Observed, Process, RootInode, Wanted, WantedMount
+    from agent.core.model import Content, Device, Mount, Observed, RootInode, Wanted, WantedMount
     from agent.core.steps import Step
 
 GROW_SLACK_BYTES = 16 * MIB
@@ -113,8 +114,8 @@ def _plan_check_first(observed: Observed, device: Device, wanted: Wanted, mount:
     elif observed.processes:
         users = name_processes(observed.processes)
         why = f"a check comes first, for which it is unmounted, and {users} use it"
-    elif observed.shown:
-        why = f"a check comes first, for which it is unmounted, and {name_shown(observed)}"
+    elif find_other_mounts(observed, mount):
+        why = f"a check comes first, for which it is unmounted, and {name_other_mounts(observed, mount)}"
     if why:
         return (
             Degrade(
@@ -254,19 +255,6 @@ def _note_left_behind(observed: Observed, mount: Mount) -> tuple[Step, ...]:
             hint="Restart them: what they have open is what was mounted before.",
         ),
     )
-
-
-def name_processes(processes: tuple[Process, ...]) -> str:
-    """Return the first few by name and number, and how many more there are."""
-    names = ", ".join(f"{process.name} ({process.pid})" for process in processes[:5])
-    more = len(processes) - 5
-    return f"{names} and {more} more" if more > 0 else names
-
-
-def name_shown(observed: Observed) -> str:
-    """Return, as a clause, where pods have a volume of the policy: one place, and how many more there are."""
-    more = len(observed.shown) - 1
-    return f"pods have it at {observed.shown[0].path}{f' and {more} more places' if more else ''}"
 
 
 def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mode: int | None) -> bool:

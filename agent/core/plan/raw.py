@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.core.model import Reason
-from agent.core.plan.keep_mounted import has_ownership, name_processes, note_owner, plan_tuning
+from agent.core.plan.in_use import find_other_mounts, name_other_mounts, name_processes
+from agent.core.plan.keep_mounted import has_ownership, note_owner, plan_tuning
 from agent.core.plan.who_wants import explain_raw
 from agent.core.plan.whose_volume import (
     find_exclusion,
@@ -92,15 +93,17 @@ def _find_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | Non
 
 def _is_own_unused_mount(observed: Observed) -> bool:
     """Tell whether the volume is mounted by the agent itself, where nobody uses it: of no use any more."""
-    if observed.mounted_at is None or observed.shown or find_exclusion(observed) is not None:
+    if observed.mounted_at is None or not observed.mounts or find_exclusion(observed) is not None:
         return False
     # Nobody else's, then the first of its mounts is the noted one.
-    is_own = bool(observed.mounts)
-    return is_own and not observed.is_hidden and not observed.is_frozen and not observed.processes
+    is_used = observed.processes or find_other_mounts(observed, observed.mounts[0])
+    return not (is_used or observed.is_hidden or observed.is_frozen)
 
 
 def _refuse_mounted(observed: Observed, wanted: Wanted) -> Refuse:
     users = f", and {name_processes(observed.processes)} use it" if observed.processes else ""
+    if observed.mounts and find_other_mounts(observed, observed.mounts[0]):
+        users += f", and {name_other_mounts(observed, observed.mounts[0])}"
     return Refuse(
         Reason.DEVICE_BUSY,
         f"{observed.volume_id} is to be raw and is mounted {observed.mounted_at}{users}: whoever wrote to"

@@ -508,6 +508,51 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     assert "python (42)" in busy.ending.message
 
 
+WHOLE = replace(mount_of("/home/ubuntu/data"), mount_id=60)
+PART = replace(mount_of("/srv/export"), mount_id=61, root="/sub")
+READ_ONLY_HERE = mount_of(options="ro,nosuid,nodev,relatime", super_options="ro")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [(WHOLE, "it is mounted at /home/ubuntu/data"), (PART, "a part of it is mounted at /srv/export")],
+    ids=["whole", "part"],
+)
+@pytest.mark.parametrize(
+    ("here", "wanted", "ending"),
+    [
+        (READ_ONLY_HERE, WANTED, (Degrade, Reason.READ_ONLY)),
+        (mount_of("/data/ckpt/in"), WANTED, (Degrade, Reason.PATH_IN_USE)),
+        (mount_of("/data"), WANTED, (Degrade, Reason.PATH_IN_USE)),
+        (mount_of(), RAW, (Refuse, Reason.DEVICE_BUSY)),
+    ],
+    ids=["to be checked", "to move out", "to move in", "to be raw"],
+)
+def test_mount_is_left_while_its_filesystem_is_mounted_elsewhere_too(
+    here: Mount, wanted: Wanted, ending: tuple[type, Reason], other: Mount, words: str
+) -> None:
+    """Unmounted here it would be mounted still: it could not be checked, and not be mounted again."""
+    own = (here,) if other.root != "/" else (here, other)
+    # Where it is not at its path, its own mount is among those elsewhere.
+    views = (other,) if wanted.mount is not None and here.path == wanted.mount.path else (here, other)
+    mounted_at = None if wanted.mount is not None else f"at {here.path}"
+    observed = replace(MOUNTED, mounts=own, views=views, mounted_at=mounted_at)
+    plan = make_plan(observed, wanted)
+    assert plan.actions == ()
+    assert plan.ending is not None
+    assert (type(plan.ending), plan.ending.reason) == ending
+    assert words in plan.ending.message
+    alone = replace(observed, mounts=(here,), views=tuple(view for view in views if view is here))
+    assert make_plan(alone, wanted).actions[0] == Unmount(here)
+
+
+def test_mount_that_goes_elsewhere_stays_mounted_meanwhile() -> None:
+    """What else is mounted of it is in nobody's way then."""
+    old = mount_of("/data/old")
+    observed = replace(MOUNTED, mounts=(old, WHOLE), views=(old, WHOLE, PART))
+    assert make_plan(observed, WANTED).steps == (MoveMount("/data/old", PATH),)
+
+
 def test_mounts_in_each_others_way_move_at_once() -> None:
     """None of them could go first. As long as somebody uses this one it stays, and with it all others."""
     ring = (

@@ -48,6 +48,8 @@ from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 PROCESSES_TIMEOUT_S = 10.0
+SEARCH_S = 8.0
+"""For processes that use a mount: without an answer it is left as it is, so most nodes should have one."""
 
 
 class VolumeSession:
@@ -268,7 +270,7 @@ class VolumeSession:
         if mount is None:
             return ()
         return await self._pin.call(
-            find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
+            find_processes, mount.path, mount.device_number, SEARCH_S, timeout_s=PROCESSES_TIMEOUT_S
         )
 
     async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:

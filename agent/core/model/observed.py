@@ -143,6 +143,8 @@ class Observed(Struct, frozen=True):
     origin: Origin | None = None
     is_origin_awaited: bool = False
     """The cloud is being asked where the volume comes from, and has not answered yet."""
+    is_entry_awaited: bool = False
+    """No entry means it now, and one may, to be raw, once more is known of this node."""
     awaited_since: datetime | None = None
     awaited_until: datetime | None = None
     """When that is waited for no longer; None: it is waited for as long as it takes."""

@@ -50,8 +50,8 @@ def plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
 def plan_taking_back(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
     """Plan for the node of a volume that is raw no longer, or is mounted: nobody is to open it any more.
 
-    Whose mount it is makes no difference. What is another's by now is left as it is, and so is a volume that
-    AWS has yet to say the entry of.
+    Whose mount it is makes no difference. What is another's by now is left as it is, and so is a volume of
+    which it is yet to be told, by AWS or by what says which node this is, whether an entry means it.
     """
     note = observed.raw
     if note is None or note.node_owner is None or find_raw_exclusion(observed, wanted) is not None:
@@ -71,9 +71,9 @@ def plan_unlinking(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...
 
 
 def _may_be_wanted_raw(observed: Observed, wanted: Wanted | None) -> bool:
-    """Tell whether AWS has yet to say the entry of a volume that was handed out raw."""
+    """Tell whether it is yet to be told which entry means a volume that was handed out raw."""
     is_handed_out = observed.raw is not None and observed.raw.node_owner is not None
-    return wanted is None and is_handed_out and observed.is_origin_awaited
+    return wanted is None and is_handed_out and (observed.is_origin_awaited or observed.is_entry_awaited)
 
 
 def plan_end(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:

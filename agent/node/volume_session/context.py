@@ -70,6 +70,8 @@ class NodeContext:
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
+        self.may_want_raw: Callable[[VolumeId], bool] = lambda _: False
+        """Tells whether an entry may yet have a volume raw that none means now; put here by whoever knows."""
         self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
         """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
         self._memories: dict[VolumeId, VolumeMemory] = {}

@@ -210,6 +210,7 @@ class VolumeSession:
             is_origin_awaited=answer.is_awaited,
             awaited_since=answer.since,
             awaited_until=answer.until,
+            is_entry_awaited=wanted is None and self._node.may_want_raw(self._volume),
         )
         if wanted is None or not needs_contents(wanted) or exclusion is not None or look.mounts:
             return observed

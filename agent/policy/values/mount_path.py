@@ -108,6 +108,12 @@ def split_template(template: str) -> tuple[str, ...]:
     return tuple(re.findall(r"(?:\{[^{}]*\}|[^/{}])+", template))
 
 
+def list_node_fields(template: str) -> frozenset[str]:
+    """Return the fields of a template that ask for what is known of this node."""
+    fields = frozenset(found[1] for found in _FIELD.finditer(template))
+    return fields & frozenset(NodeFacts.__struct_fields__)
+
+
 def find_obstacle(template: str, roots: Iterable[str]) -> str | None:
     """Return why a mount path may not be used, whatever its fields become, or None. A clause."""
     path = split_template(template)

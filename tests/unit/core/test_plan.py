@@ -341,8 +341,24 @@ def test_partition_is_grown_before_its_filesystem() -> None:
         GrowPartition(1, 5 * GIB, grown),
         GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, grown, partition=1),
     )
+    # What there is room for already is not left to a partition that may not be able to grow.
+    smaller = replace(observed, content=replace(content, size_bytes=3 * GIB))
+    assert make_plan(smaller, GROW).steps == (
+        GrowFilesystem(FsType.EXT4, PATH, 3 * GIB, 5 * GIB, partition=1),
+        GrowPartition(1, 5 * GIB, grown),
+        GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, grown, partition=1),
+    )
     two = replace(device, partitions=(partition, replace(partition, number=2)))
     assert make_plan(replace(observed, device=two), GROW).steps == ()
+
+
+def test_growth_comes_after_all_else() -> None:
+    """One that is refused, as beyond an MBR's 2 TiB, leaves nothing else of the upkeep undone."""
+    small = replace(MOUNTED, content=replace(EXT4, size_bytes=5 * GIB), applied_options=OPTIONS)
+    place = WantedMount(PATH, (*OPTIONS, "noatime"), mode=0o700)
+    wanted = replace(GROW, mount=place, tune=WantedTuning(scheduler="none"))
+    kinds = [type(step) for step in make_plan(small, wanted).steps]
+    assert kinds == [Remount, SetRootOwnership, Tune, GrowFilesystem]
 
 
 def test_options_changed_are_remounted() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.agent_process import AgentProcess, Scratch
 from tests.corpus.tools import run
+from tests.waiting import wait_until
 
 VOLUME = "vol-0123456789abcdef0"
 MATCH = {"match": {"volume_id": VOLUME}}
@@ -59,6 +60,7 @@ def test_filesystem_that_is_to_be_writable(
 ) -> None:
     """It stays mounted read-only, and is checked once it is mounted nowhere else."""
     set_entry(scratch, agent, make_entry(path, "ro"))
+    wait_until(lambda: os.statvfs(path).f_flag & os.ST_RDONLY, "it is read-only")
     agent.wait_condition(VOLUME, "Ready")
     set_entry(scratch, agent, make_entry(path))
     status = agent.wait_condition(VOLUME, "Degraded", "ReadOnly")

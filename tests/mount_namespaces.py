@@ -20,9 +20,12 @@ exec "$@"
 """
 
 
-def make_argv(kept: Path, *argv: str) -> list[str]:
-    """Return how to run a program in a namespace where tests have nothing mounted but below ``kept``."""
-    unshare = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh")
+def make_argv(kept: Path, *argv: str, propagation: str = "private") -> list[str]:
+    """Return how to run a program in a namespace where tests have nothing mounted but below ``kept``.
+
+    ``propagation``: ``slave`` where it is to get what is mounted and unmounted outside.
+    """
+    unshare = ("unshare", "--mount", "--propagation", propagation, "sh", "-c", _SCRIPT, "sh")
     return [*unshare, str(kept), tempfile.gettempdir(), *argv]
 
 

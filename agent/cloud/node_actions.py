@@ -21,6 +21,7 @@ from agent.core.model import (
     VolumeId,
     Wanted,
 )
+from agent.core.plan.in_use import name_parts
 from agent.core.replace import replace
 from agent.core.steps import Relinquish, Unmount
 from agent.loop.goals import Want
@@ -102,6 +103,7 @@ class NodeHands:
                 observed = await session.observe(None)
                 _check_ours(observed)
                 _check_unshown(observed)
+                _check_whole(observed)
                 mounts = observed.mounts
                 await _release_all_uses(session, observed)
         except AgentError as error:
@@ -274,6 +276,14 @@ def _check_unshown(observed: Observed) -> None:
             retryable=False,
             exit_code=ExitCode.REFUSED,
         )
+
+
+def _check_whole(observed: Observed) -> None:
+    """Raise where somebody has a part of it mounted, too: unmounted here, it would not be mounted again."""
+    places = name_parts(observed)
+    if places is not None:
+        message = f"A part of {observed.volume_id} is mounted at {places}."
+        raise AgentError(message, "Unmount that first (findmnt shows it), and try again.", Reason.DEVICE_BUSY)
 
 
 async def _release_all_uses(session: Session, observed: Observed) -> None:

@@ -18,7 +18,7 @@ import anyio
 from agent.base.log import get_logger
 from agent.base.unit_process import find_unit
 from agent.cloud.identity.cloud_identity import CloudIdentity
-from agent.cloud.identity.identity_sources import IdentitySources, identify_node, look_around
+from agent.cloud.identity.identity_sources import IdentitySources, choose_pause_s, identify_node, look_around
 from agent.cloud.is_wanted import explain_open, is_open, is_possible, is_wanted
 from agent.cloud.view.cloud_report import CloudReport, Hands, choose_entries, make_facts
 from agent.core.errors import AgentError
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 WORKER_USER = "ebs-agent-cloud"
 ENDPOINT_VARIABLE = "EBS_AGENT_CLOUD_ENDPOINT"
 """Where all of AWS answers, for trying the agent on an emulated cloud."""
-
-IDENTIFY_AGAIN_S, LONGEST_IDENTIFY_S = 5.0, 60.0
-"""How soon to ask again which node this is, where the sources of it did not tell; then ever later."""
 
 log = get_logger(__name__)
 
@@ -188,7 +185,7 @@ class CloudService:
         is_any_to_go = self._identity.instance_id is None and self._is_any_to_go()
         if not is_any_to_go and not self._is_open(self._identity):
             return math.inf
-        return min(IDENTIFY_AGAIN_S * 2.0 ** min(vainly - 1, 10), LONGEST_IDENTIFY_S)
+        return choose_pause_s(vainly - 1)
 
     def _is_open(self, identity: CloudIdentity) -> bool:
         is_ec2 = self._surroundings().is_ec2

@@ -17,6 +17,7 @@ from agent.cloud.is_wanted import may_be_wanted
 from agent.cloud.view.cloud_report import make_facts
 from agent.core.model import NodeFacts, NodePlace, Seen, VolumeId, Wanted
 from agent.core.replace import replace
+from agent.daemon.ask_identity import IdentityAsking
 from agent.daemon.faces import Faces
 from agent.loop.volume_origins import Origins
 from agent.node.machine import Machine
@@ -32,6 +33,7 @@ class InForce:
         node: Machine,
         faces: Faces,
         wake: Callable[[VolumeId], None],
+        refresh: Callable[[], None],
         *,
         has_standins: bool,
     ) -> None:
@@ -47,8 +49,12 @@ class InForce:
         self._node = node
         self._faces = faces
         self._wake = wake
+        self._refresh = refresh
         self._is_identified = False
         """It was asked which node this is, whether or not anything told."""
+        self._is_ordinary = False
+        """It is known to be an instance of no cluster, and nothing more is to come."""
+        self.asking = IdentityAsking(self._is_lacking, self._identify_again)
         self._barrier = Barrier()
         self._fetch = choose_fetch()
         self.identity_sources = self._find_identity_sources()
@@ -63,6 +69,7 @@ class InForce:
         self._node.allow_roots(policy.agent.allowed_roots)
         self._faces.put_policy(policy)
         self._tell()
+        self.asking.wake()
 
     async def identify(self) -> CloudIdentity:
         """Find out, without asking AWS, which node this is now; nothing that was known is forgotten."""
@@ -71,15 +78,36 @@ class InForce:
         with self._barrier.containing("find out which instance this is"):
             identity = await identify_locally(self.identity_sources)
             self.is_hyperpod = identity.is_hyperpod
+            self._is_ordinary = identity.is_complete and not identity.is_hyperpod
             self._zone = identity.zone or self._zone
         self.put_facts(make_facts(identity))
         return identity
 
     def put_facts(self, facts: NodeFacts) -> None:
         """Take over what is known of this node now; nothing that was known is forgotten."""
-        self.facts = facts.or_else(self.facts)
+        known, self.facts = self.facts, facts.or_else(self.facts)
         self._is_identified = True
         self._tell()
+        if self.facts != known:
+            self.asking.wake()
+            for volume in self.present:  # what no entry means now may go back to what it was
+                self._wake(volume)
+
+    async def _identify_again(self) -> None:
+        known = self.facts
+        await self.identify()
+        if self.facts != known:
+            self._refresh()
+
+    def may_want_raw(self, volume_id: VolumeId) -> bool:
+        """Tell whether an entry may mean the volume, to be raw, once more is known of this node."""
+        if self.facts.instance_group is not None or self._is_ordinary:
+            return False
+        volume = describe_seen(volume_id, self.present.get(volume_id), self.origins.known)
+        return self.policy.may_want_raw(volume, self.facts, claimed=self.claimed)
+
+    def _is_lacking(self) -> bool:
+        return not self._is_ordinary and self.policy.lacks(self.facts)
 
     def assign(
         self, present: Mapping[VolumeId, Seen], recorded: Iterable[VolumeId]

@@ -100,7 +100,9 @@ class Daemon:
         reconciler = self._reconciler = Reconciler(node, board, counters, dev_ebs=str(node.paths.dev_ebs))
         self._wake_for_answer = partial(reconciler.wake, cause=Cause.ANSWER)
         self._faces = Faces(node, board, counters, policy, reconciler.wake)
-        self._in_force = InForce(policy, node, self._faces, self._wake_for_answer, has_standins=has_standins)
+        self._in_force = InForce(
+            policy, node, self._faces, self._wake_for_answer, self._refresh, has_standins=has_standins
+        )
         self._cloud_half = CloudHalf(
             node, self._faces, self._in_force, policy_file, reconciler, self._refresh
         )
@@ -125,6 +127,7 @@ class Daemon:
         node, reconciler = self._node, self._reconciler
         node.doubt = self._surveyor.doubt
         node.find_answer = self._in_force.origins.find
+        node.may_want_raw = self._in_force.may_want_raw
         node.needs_proof = needs_proof
         node.freezes.hear_thaw = node.rings.call = partial(reconciler.wake, cause=Cause.WAY)
         node.rings.find_path, node.rings.hear_free = reconciler.find_path, reconciler.hear_free
@@ -216,6 +219,8 @@ class Daemon:
         note = hands.note_given_back
         tasks.start_soon(supervise, "note what is given back to the policy", note, name="released")
         tasks.start_soon(self._cloud_half.run, identity, name="cloud")
+        ask = self._in_force.asking.run
+        tasks.start_soon(supervise, "find out which node this is", ask, name="identity")
         heed = self._cloud_half.interruptions.run
         tasks.start_soon(supervise, "heed what AWS does with this instance", heed, name="interruptions")
         if self._kubelet is not None:

@@ -152,7 +152,7 @@ class Pass:
         self._get_want = get_want
         self._want = get_want()
         self._observed: Observed | None = None
-        self._is_at_rest = False
+        self._is_at_rest = self._is_in_step = False
         self._is_in_vain = False  # did what there was to do, and the volume is Failed all the same
 
     async def run(self) -> PassOutcome:
@@ -178,15 +178,15 @@ class Pass:
         return PassOutcome(needs_retry, is_here, is_overtaken, is_at_rest=self._is_at_rest)
 
     def _publish_failure(self, error: AgentError) -> None:
-        known = self._observed or self._memory.observed
-        meant = find_meant(self._want)
-        self._publish(describe_failure(self._volume, known, meant, error, self._dev_ebs))
+        known, meant = self._observed or self._memory.observed, find_meant(self._want)
+        where, is_of_step = self._dev_ebs, self._is_in_step
+        self._publish(describe_failure(self._volume, known, meant, error, where, is_of_step=is_of_step))
 
     async def _advance(self, session: Session, goal: Wanted | None) -> None:
         """Do what comes first, look again, and so on, until no action is left."""
         previous: tuple[Observed, tuple[Action, ...]] | None = None
         for _ in range(MAX_STEPS):
-            self._memory.under_way = "look at it"
+            self._memory.under_way, self._is_in_step = "look at it", False
             observed = self._observed = self._memory.observed = await session.observe(goal)
             self._confirm()
             plan = plan_for(observed, self._want)
@@ -224,7 +224,7 @@ class Pass:
     async def _execute(self, session: Session, action: Action, observed: Observed) -> None:
         self._confirm()
         began = self._clock()
-        self._memory.under_way = action.describe()
+        self._memory.under_way, self._is_in_step = action.describe(), True
         try:
             await session.execute(action, observed, self._confirm)
         except OvertakenError:

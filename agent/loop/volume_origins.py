@@ -148,7 +148,6 @@ class Origins:
             origin,
             snapshot_id=earlier.snapshot_id,
             source_volume_id=earlier.source_volume_id,
-            is_made_by_agent=origin.is_made_by_agent and earlier.made_from is None,
         )
 
     def _note_moment(self) -> _Moment:

@@ -76,6 +76,11 @@ class MatchExplanation(Struct, frozen=True):
         return not any(c.holds is False and c.key != "size" for c in self.criteria)
 
     @property
+    def waits_for_node(self) -> bool:
+        """It may match once more is known of this node, and no sooner."""
+        return self.may_keep and any(c.holds is None and c.key == "instance_group" for c in self.criteria)
+
+    @property
     def sentence(self) -> str:
         failed = [c.sentence for c in self.criteria if c.holds is not True]
         if failed:

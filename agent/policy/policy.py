@@ -13,6 +13,7 @@ from agent.policy.matching import Candidate, MatchContext, MatchExplanation, exp
 from agent.policy.settings import AgentSettings
 from agent.policy.values.annotations import find_key
 from agent.policy.values.fields import ClassName
+from agent.policy.values.mount_path import list_node_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,23 @@ class Policy(Head):
         """Return for each entry why it matches a volume or not."""
         around = self._surround(node, claimed=claimed)
         return tuple(explain_match(entry, volume, around) for entry in self.volumes)
+
+    def lacks(self, node: NodeFacts) -> bool:
+        """Tell whether an entry needs for its match, or its path, what is not known of this node."""
+        groups = {None, node.instance_group}
+        if node.instance_group is None and any(entry.instance_group for entry in self.volumes):
+            return True
+        paths = (one.mount.path for one in self.volumes if one.mount and one.instance_group in groups)
+        needed = frozenset[str]().union(*map(list_node_fields, paths))
+        return any(getattr(node, name) is None for name in needed)
+
+    def may_want_raw(
+        self, volume: Candidate, node: NodeFacts, *, claimed: Mapping[str, VolumeId] | None = None
+    ) -> bool:
+        """Tell whether an entry may have the volume handed out raw once more is known of this node."""
+        around = self._surround(node, claimed=claimed)
+        raw = (entry for entry in self.volumes if entry.block is not None)
+        return any(explain_match(entry, volume, around).waits_for_node for entry in raw)
 
     def expected(self, node: NodeFacts | None = None) -> tuple[Expected, ...]:
         """Return the volumes the policy speaks of; with ``node``, without those of other instance groups."""

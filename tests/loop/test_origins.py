@@ -1,4 +1,7 @@
-"""A blank volume waits for what AWS says of it, whenever it comes; what AWS once said outlasts everything."""
+"""A blank volume waits for what AWS says of it, whenever it comes; what AWS once said outlasts everything.
+
+And nothing that AWS says of a volume is taken for a proof of what is on it.
+"""
 
 from __future__ import annotations
 
@@ -172,3 +175,24 @@ def test_volume_of_the_csi_driver_is_not_touched_before_its_tags_are_known(
     node.agent.wait_condition(volume, "Refused", "ManagedByCsi")
     assert not os.path.lexists(node.scratch.paths.dev_ebs / "data")
     assert is_blank(image)
+
+
+def test_data_on_a_raw_claims_volume_is_always_found(
+    node: ClusterNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the agent made a volume, from nothing, tells nothing of what was written to it raw since."""
+    names = [f"raw{number}" for number in range(4)]
+    claim = {"claim": {"class": "fast", "size": "1GiB"}}
+    node.write_policy(*({"name": name, **claim, "block": {}} for name in names))
+    node.start(monkeypatch)
+    volumes = {name: node.wait_ready(name)["volume_id"] for name in names}
+    for volume in volumes.values():
+        # Where no filesystem and no table has anything, and nothing that is read for what it is.
+        with node.scratch.image(volume).open("r+b") as image:
+            image.seek(333 * MIB)
+            image.write(os.urandom(2 * MIB))
+    node.write_policy(*(node.claim(name, "1GiB") for name in names))
+    node.agent.reload()
+    for name in names:
+        node.agent.wait_condition(name, "Refused", "NotBlank")
+    assert node.agent.read_events("volume.formatted") == []

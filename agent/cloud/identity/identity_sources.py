@@ -59,6 +59,15 @@ class IdentitySources(Struct, frozen=True):
     """Directories that show that it is a node of HyperPod, whether or not its file is there."""
 
 
+IDENTIFY_AGAIN_S, LONGEST_IDENTIFY_S = 5.0, 60.0
+"""How soon to ask again which node this is, where the sources of it did not tell; then ever later."""
+
+
+def choose_pause_s(vainly: int) -> float:
+    """Return how long to wait before they are asked again, having been so ``vainly`` times already."""
+    return min(IDENTIFY_AGAIN_S * 2.0 ** min(vainly, 10), LONGEST_IDENTIFY_S)
+
+
 def look_around(aside: Aside = do_here, fetch: Fetch = fetch_here) -> IdentitySources:
     """Return the real surroundings, with the environment's say over where the file and the service are."""
     told = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")

@@ -143,5 +143,4 @@ def make_origin(volume: CloudVolume) -> Origin:
         tags=volume.tags,
         type=volume.type,
         is_multi_attach=volume.is_multi_attach,
-        is_made_by_agent=volume.is_made_by_agent and volume.snapshot_id is None and volume.copy_of is None,
     )

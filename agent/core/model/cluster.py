@@ -99,8 +99,6 @@ class Origin(Struct, frozen=True):
     tags: tuple[tuple[str, str], ...] = ()
     type: str | None = None
     is_multi_attach: bool = False
-    is_made_by_agent: bool = False
-    """Created empty by this agent for this claim, under a client token it holds the record of."""
 
     @property
     def made_from(self) -> str | None:

@@ -97,8 +97,7 @@ class Observed(Struct, frozen=True):
     stale_mounts: tuple[Mount, ...] = ()
     """Mounts the agent made of an appearance of this volume that is gone."""
     views: tuple[Mount, ...] = ()
-    """Of a volume that pods have or are to have: where but at its path it, a part of it or its node is
-    mounted."""
+    """Where but at its path it, a part of it or its node is mounted, by whomever."""
     shown: tuple[Mount, ...] = ()
     """Of a volume of the policy: where the agent has published it to pods."""
     is_place_missing: bool = False
@@ -144,6 +143,8 @@ class Observed(Struct, frozen=True):
     origin: Origin | None = None
     is_origin_awaited: bool = False
     """The cloud is being asked where the volume comes from, and has not answered yet."""
+    is_entry_awaited: bool = False
+    """No entry means it now, and one may, to be raw, once more is known of this node."""
     awaited_since: datetime | None = None
     awaited_until: datetime | None = None
     """When that is waited for no longer; None: it is waited for as long as it takes."""

@@ -11,6 +11,7 @@ safety argument: what is not ours is refused before anything on it is even consi
 ``prepare``       attached and mounted nowhere: refuse, format, or check and mount
 ``keep_mounted``  mounted at its path: options, growth, ownership, tuning
 ``move_mount``    mounted elsewhere
+``in_use``        who is in the way of that, named
 ``released``      taken away by a person: left alone until it is given back
 ``publish``       shown to pods, for kubelet, and taken back from there
 ================  ==========================================================================================

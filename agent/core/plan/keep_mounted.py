@@ -12,6 +12,7 @@ from agent.core.mount_options import (
     differs_by_attributes,
     needs_check_first,
 )
+from agent.core.plan.in_use import find_other_mounts, name_other_mounts, name_processes
 from agent.core.plan.who_wants import (
     explain_leaving_alone,
     explain_read_only,
@@ -33,7 +34,7 @@ from agent.core.steps import (
 from agent.core.units import MIB
 
 if TYPE_CHECKING:
-    from agent.core.model import Content, Device, Mount, Observed, Process, RootInode, Wanted, WantedMount
+    from agent.core.model import Content, Device, Mount, Observed, RootInode, Wanted, WantedMount
     from agent.core.steps import Step
 
 GROW_SLACK_BYTES = 16 * MIB
@@ -89,17 +90,19 @@ def plan_upkeep(
     if differs_by_attributes(mount, place.options) or change.added or change.undone:
         options = tuple(option for option in place.options if option not in change.missing)
         steps.append(Remount(mount.path, mount.device_number, options, change.undone, change.left))
-    if wanted.grow and not place.is_read_only:
-        steps += _plan_growth(observed.content, device, mount)
     if not place.is_read_only:
         steps += _plan_root_ownership(observed, place, mount)
+    steps += plan_tuning(observed, wanted)
+    if wanted.grow and not place.is_read_only:
+        # Last: where it cannot grow nothing else is left undone.
+        steps += _plan_growth(observed.content, device, mount)
     notes = (
         *note_owner(observed),
         *_note_left_behind(observed, mount),
         *_note_panic(observed, mount),
         *_note_options(wanted, mount, change),
     )
-    return (*steps, *plan_tuning(observed, wanted), *notes)
+    return (*steps, *notes)
 
 
 def _plan_check_first(observed: Observed, device: Device, wanted: Wanted, mount: Mount) -> tuple[Step, ...]:
@@ -113,8 +116,8 @@ def _plan_check_first(observed: Observed, device: Device, wanted: Wanted, mount:
     elif observed.processes:
         users = name_processes(observed.processes)
         why = f"a check comes first, for which it is unmounted, and {users} use it"
-    elif observed.shown:
-        why = f"a check comes first, for which it is unmounted, and {name_shown(observed)}"
+    elif find_other_mounts(observed, mount):
+        why = f"a check comes first, for which it is unmounted, and {name_other_mounts(observed, mount)}"
     if why:
         return (
             Degrade(
@@ -177,21 +180,29 @@ def _note_panic(observed: Observed, mount: Mount) -> tuple[Step, ...]:
 def _plan_growth(content: Content | None, device: Device, mount: Mount) -> tuple[Step, ...]:
     if not isinstance(content, Filesystem):
         return ()
-    steps: list[Step] = []
-    room_bytes = device.size_bytes
-    if content.partition is not None:
-        partition = next(p for p in device.partitions if p.number == content.partition)
-        end_bytes = device.size_bytes - PARTITION_SLACK_BYTES
-        room_bytes = partition.size_bytes
-        if len(device.partitions) == 1 and end_bytes - partition.start_bytes >= room_bytes + GROW_SLACK_BYTES:
-            grown_bytes = end_bytes - partition.start_bytes
-            steps.append(GrowPartition(partition.number, room_bytes, grown_bytes))
-            room_bytes = grown_bytes
-    if content.size_bytes is not None and room_bytes - content.size_bytes >= GROW_SLACK_BYTES:
-        steps.append(
-            GrowFilesystem(content.type, mount.path, content.size_bytes, room_bytes, content.partition)
-        )
-    return tuple(steps)
+    if content.partition is None:
+        return _plan_filling(content, mount, content.size_bytes, device.size_bytes)
+    partition = next(p for p in device.partitions if p.number == content.partition)
+    # What it has room for already, first: its partition may not be able to grow.
+    steps = _plan_filling(content, mount, content.size_bytes, partition.size_bytes)
+    grown_bytes = device.size_bytes - PARTITION_SLACK_BYTES - partition.start_bytes
+    if len(device.partitions) > 1 or grown_bytes < partition.size_bytes + GROW_SLACK_BYTES:
+        return steps
+    size_bytes = partition.size_bytes if steps else content.size_bytes
+    return (
+        *steps,
+        GrowPartition(partition.number, partition.size_bytes, grown_bytes),
+        *_plan_filling(content, mount, size_bytes, grown_bytes),
+    )
+
+
+def _plan_filling(
+    content: Filesystem, mount: Mount, size_bytes: int | None, room_bytes: int
+) -> tuple[Step, ...]:
+    """Plan for a filesystem that is smaller than the room it has; None where its size is not known."""
+    if size_bytes is None or room_bytes - size_bytes < GROW_SLACK_BYTES:
+        return ()
+    return (GrowFilesystem(content.type, mount.path, size_bytes, room_bytes, content.partition),)
 
 
 def _plan_root_ownership(observed: Observed, wanted: WantedMount, mount: Mount) -> tuple[Step, ...]:
@@ -254,19 +265,6 @@ def _note_left_behind(observed: Observed, mount: Mount) -> tuple[Step, ...]:
             hint="Restart them: what they have open is what was mounted before.",
         ),
     )
-
-
-def name_processes(processes: tuple[Process, ...]) -> str:
-    """Return the first few by name and number, and how many more there are."""
-    names = ", ".join(f"{process.name} ({process.pid})" for process in processes[:5])
-    more = len(processes) - 5
-    return f"{names} and {more} more" if more > 0 else names
-
-
-def name_shown(observed: Observed) -> str:
-    """Return, as a clause, where pods have a volume of the policy: one place, and how many more there are."""
-    more = len(observed.shown) - 1
-    return f"pods have it at {observed.shown[0].path}{f' and {more} more places' if more else ''}"
 
 
 def has_ownership(inode: RootInode | None, uid: int | None, gid: int | None, mode: int | None) -> bool:

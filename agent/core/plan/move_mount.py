@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.core.model import Reason
-from agent.core.plan.keep_mounted import name_processes, name_shown, refuse_hidden
+from agent.core.plan.in_use import find_other_mounts, name_other_mounts, name_processes
+from agent.core.plan.keep_mounted import refuse_hidden
 from agent.core.steps import Degrade, MoveMount, Unmount
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def plan_move(observed: Observed, wanted: Wanted, mount: Mount) -> tuple[Step, .
     if observed.processes:
         return (_degrade_move(mount, wanted.mount, f"{name_processes(observed.processes)} use it"),)
     if _is_within(mount.path, wanted.mount.path) or _is_within(wanted.mount.path, mount.path):
-        if observed.shown:
-            return (_degrade_move(mount, wanted.mount, name_shown(observed)),)
+        if find_other_mounts(observed, mount):
+            return (_degrade_move(mount, wanted.mount, name_other_mounts(observed, mount)),)
         # At both places at once, as a move has it for a moment, one would hide the other, or lie on it.
         return (Unmount(mount),)
     return (MoveMount(mount.path, wanted.mount.path, observed.ring),)

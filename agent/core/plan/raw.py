@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.core.model import Reason
-from agent.core.plan.keep_mounted import has_ownership, name_processes, note_owner, plan_tuning
+from agent.core.plan.in_use import find_other_mounts, name_other_mounts, name_processes
+from agent.core.plan.keep_mounted import has_ownership, note_owner, plan_tuning
 from agent.core.plan.who_wants import explain_raw
 from agent.core.plan.whose_volume import (
     find_exclusion,
@@ -49,8 +50,8 @@ def plan_raw(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
 def plan_taking_back(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...]:
     """Plan for the node of a volume that is raw no longer, or is mounted: nobody is to open it any more.
 
-    Whose mount it is makes no difference. What is another's by now is left as it is, and so is a volume that
-    AWS has yet to say the entry of.
+    Whose mount it is makes no difference. What is another's by now is left as it is, and so is a volume of
+    which it is yet to be told, by AWS or by what says which node this is, whether an entry means it.
     """
     note = observed.raw
     if note is None or note.node_owner is None or find_raw_exclusion(observed, wanted) is not None:
@@ -70,9 +71,9 @@ def plan_unlinking(observed: Observed, wanted: Wanted | None) -> tuple[Step, ...
 
 
 def _may_be_wanted_raw(observed: Observed, wanted: Wanted | None) -> bool:
-    """Tell whether AWS has yet to say the entry of a volume that was handed out raw."""
+    """Tell whether it is yet to be told which entry means a volume that was handed out raw."""
     is_handed_out = observed.raw is not None and observed.raw.node_owner is not None
-    return wanted is None and is_handed_out and observed.is_origin_awaited
+    return wanted is None and is_handed_out and (observed.is_origin_awaited or observed.is_entry_awaited)
 
 
 def plan_end(observed: Observed, wanted: Wanted) -> tuple[Step, ...]:
@@ -92,15 +93,17 @@ def _find_obstruction(observed: Observed, wanted: Wanted) -> Refuse | Wait | Non
 
 def _is_own_unused_mount(observed: Observed) -> bool:
     """Tell whether the volume is mounted by the agent itself, where nobody uses it: of no use any more."""
-    if observed.mounted_at is None or observed.shown or find_exclusion(observed) is not None:
+    if observed.mounted_at is None or not observed.mounts or find_exclusion(observed) is not None:
         return False
     # Nobody else's, then the first of its mounts is the noted one.
-    is_own = bool(observed.mounts)
-    return is_own and not observed.is_hidden and not observed.is_frozen and not observed.processes
+    is_used = observed.processes or find_other_mounts(observed, observed.mounts[0])
+    return not (is_used or observed.is_hidden or observed.is_frozen)
 
 
 def _refuse_mounted(observed: Observed, wanted: Wanted) -> Refuse:
     users = f", and {name_processes(observed.processes)} use it" if observed.processes else ""
+    if observed.mounts and find_other_mounts(observed, observed.mounts[0]):
+        users += f", and {name_other_mounts(observed, observed.mounts[0])}"
     return Refuse(
         Reason.DEVICE_BUSY,
         f"{observed.volume_id} is to be raw and is mounted {observed.mounted_at}{users}: whoever wrote to"

@@ -1,6 +1,7 @@
 """Proves that a device is blank, by reading it: past the page cache, in places nobody can foresee.
 
-Never trusts a claim about what is there: holes, discarded ranges and missing signatures are no proof. One
+Never trusts a claim about what is there: holes, discarded ranges and missing signatures are no proof, nor is
+who made the volume, and when: what was done with it since stands nowhere. One
 byte that is not zero, one read that fails or falls short, a size that changes: each ends the proof.
 
 What is read
@@ -48,7 +49,6 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from itertools import count, takewhile
 from typing import NamedTuple, Protocol
 
@@ -65,27 +65,10 @@ _THREADS = 4
 """Reads in flight. One at a time is bound by the latency of a network disk, not by its throughput."""
 
 
-class Trust(Enum):
-    """How much is known about a volume before it is read."""
-
-    NONE = "none"
-    FRESH = "fresh"
-    """The agent made it, empty and from no snapshot, under a client token it has the record of. EBS gives
-    such a volume out as zeros, and nobody but this agent knew of it since; reading guards against a mix-up,
-    which a look at head, tail and structures plus 256 samples uncovers."""
-
-
-class _Effort(NamedTuple):
-    whole_bytes: int
-    edge_bytes: int
-    samples: int
-    sample_bytes: int
-
-
-_EFFORT = {
-    Trust.NONE: _Effort(whole_bytes=GIB, edge_bytes=16 * MIB, samples=4096, sample_bytes=64 * KIB),
-    Trust.FRESH: _Effort(whole_bytes=16 * MIB, edge_bytes=4 * MIB, samples=256, sample_bytes=64 * KIB),
-}
+_WHOLE_BYTES = 1 * GIB
+_EDGE_BYTES = 16 * MIB
+_SAMPLES = 4096
+_SAMPLE_BYTES = 64 * KIB
 
 
 class ReadPlace(NamedTuple):
@@ -99,16 +82,14 @@ class ReadPlace(NamedTuple):
         return self.offset + self.length
 
 
-def prove_blank(
-    fd: int, size_bytes: int, rng: random.Random | None = None, trust: Trust = Trust.NONE
-) -> Blank | Foreign | Unknown:
+def prove_blank(fd: int, size_bytes: int, rng: random.Random | None = None) -> Blank | Foreign | Unknown:
     """Read the device open at ``fd`` and return Blank only where everything read was there and zero.
 
     ``rng`` chooses the places; by default the kernel's random numbers, which nobody can foresee.
     """
     if size_bytes <= 0:
         return Unknown("the device has no size")
-    places = choose_places(size_bytes, rng or random.SystemRandom(), trust)
+    places = choose_places(size_bytes, rng or random.SystemRandom())
     try:
         direct = open_device.reopen(fd, os.O_RDONLY | os.O_DIRECT)
     except (OSError, VanishedError) as error:
@@ -153,18 +134,17 @@ def holds_data(fd: int, offset_bytes: int, size_bytes: int) -> bool:
 # -- Where to read -------------------------------------------------------------------------------------------
 
 
-def choose_places(size_bytes: int, rng: random.Random, trust: Trust = Trust.NONE) -> list[ReadPlace]:
+def choose_places(size_bytes: int, rng: random.Random) -> list[ReadPlace]:
     """Return what to read of a device of ``size_bytes``: ascending, not overlapping, at most 1 MiB each."""
-    effort = _EFFORT[trust]
-    if size_bytes <= max(effort.whole_bytes, 2 * effort.edge_bytes):
+    if size_bytes <= _WHOLE_BYTES:
         return list(_split([ReadPlace(0, size_bytes)]))
     wanted = [
-        ReadPlace(0, effort.edge_bytes),
-        ReadPlace(size_bytes - effort.edge_bytes, effort.edge_bytes),
+        ReadPlace(0, _EDGE_BYTES),
+        ReadPlace(size_bytes - _EDGE_BYTES, _EDGE_BYTES),
         *(ReadPlace(offset, 16 * KIB) for offset in _list_ext_backups(size_bytes)),
         *(ReadPlace(max(0, offset - 16 * KIB), 64 * KIB) for offset in _list_xfs_groups(size_bytes)),
         *(ReadPlace(offset, 16 * KIB) for offset in _list_powers(size_bytes)),
-        *_choose_samples(size_bytes, rng, effort),
+        *_choose_samples(size_bytes, rng),
     ]
     return list(_split(_merge(wanted, size_bytes)))
 
@@ -195,14 +175,14 @@ def _list_powers(size_bytes: int) -> Iterator[int]:
     return takewhile(lambda offset: offset < size_bytes, (16 * MIB << power for power in count()))
 
 
-def _choose_samples(size_bytes: int, rng: random.Random, effort: _Effort) -> Iterator[ReadPlace]:
-    """Yield one random sample from each of ``effort.samples`` equal strata."""
-    pages = (size_bytes - effort.sample_bytes) // _PAGE
+def _choose_samples(size_bytes: int, rng: random.Random) -> Iterator[ReadPlace]:
+    """Yield one random sample from each of ``_SAMPLES`` equal strata."""
+    pages = (size_bytes - _SAMPLE_BYTES) // _PAGE
     # All randomness at once: the kernel is asked for it by a system call each time.
-    draws = memoryview(rng.getrandbits(64 * effort.samples).to_bytes(8 * effort.samples, "little")).cast("Q")
+    draws = memoryview(rng.getrandbits(64 * _SAMPLES).to_bytes(8 * _SAMPLES, "little")).cast("Q")
     for number, draw in enumerate(draws):
-        low, high = pages * number // effort.samples, pages * (number + 1) // effort.samples
-        yield ReadPlace((low + (draw * (high - low) >> 64)) * _PAGE, effort.sample_bytes)
+        low, high = pages * number // _SAMPLES, pages * (number + 1) // _SAMPLES
+        yield ReadPlace((low + (draw * (high - low) >> 64)) * _PAGE, _SAMPLE_BYTES)
 
 
 def _merge(places: Sequence[ReadPlace], size_bytes: int) -> Iterator[ReadPlace]:

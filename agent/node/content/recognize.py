@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import Content, Device, Filesystem, Foreign, FsType, Unknown
-from agent.node.content.blankness import Trust, prove_blank
+from agent.node.content.blankness import prove_blank
 from agent.node.content.superblocks import FS_TYPES, LAYOUTS
 from agent.node.kernel import libblkid
 from agent.node.kernel.libblkid import Region, Signature
@@ -30,14 +30,14 @@ _AHEAD_BYTES = 128 * 1024
 """What the kernel reads ahead at a time, whatever it is asked for."""
 
 
-def probe(fd: int, device: Device, trust: Trust = Trust.NONE, rng: random.Random | None = None) -> Content:
+def probe(fd: int, device: Device, rng: random.Random | None = None) -> Content:
     """Return what is on ``device``, open at ``fd``; proves blankness where no signature is found.
 
     Reads from some KiB to 300 MiB (1 GiB of a volume no larger): give it a minute, and more on a throttled
     volume.
     """
     content = recognize(fd, device)
-    return prove_blank(fd, device.size_bytes, rng, trust) if content is None else content
+    return prove_blank(fd, device.size_bytes, rng) if content is None else content
 
 
 def recognize(

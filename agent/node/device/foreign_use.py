@@ -15,10 +15,9 @@ from msgspec import Struct, field
 from agent.core.model import Device, DeviceNumber, Exclusion, Mount, MountRecord, Reason
 from agent.core.quoting import make_printable
 from agent.core.replace import replace
+from agent.core.system_places import INSTANCE_STORE, SAGEMAKER, SYSTEM_MOUNTS
 from agent.node.kernel.mountinfo import is_whole
 
-SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/nix", "/opt/sagemaker")
-_INSTANCE_STORE_MOUNT = "/opt/dlami/nvme"
 _CSI_PLACE = re.compile(
     r"/plugins/kubernetes\.io/(?:csi|aws-ebs)/"
     r"|/plugins/kubernetes\.io~(?:csi|aws-ebs)/"
@@ -133,8 +132,8 @@ def _leave_out_shown(
 
 def _exclude_system(device: Device, surroundings: UsageFacts) -> Exclusion | None:
     for mount in surroundings.mounts:
-        is_store = mount.path == _INSTANCE_STORE_MOUNT or mount.path.startswith(f"{_INSTANCE_STORE_MOUNT}/")
-        is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith("/opt/sagemaker/")
+        is_store = mount.path == INSTANCE_STORE or mount.path.startswith(f"{INSTANCE_STORE}/")
+        is_system = mount.path in SYSTEM_MOUNTS or mount.path.startswith(f"{SAGEMAKER}/")
         if not (is_store or is_system):
             continue
         # Of the system's own disks these are views, too, and those are told by what they are mounted at.

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from agent.core.exhaustion import is_shortage
 from agent.core.model import DeviceNumber, Mount
-from agent.node.device.foreign_use import SYSTEM_MOUNTS, BlockNode, UsageFacts
+from agent.core.system_places import SYSTEM_MOUNTS
+from agent.node.device.foreign_use import BlockNode, UsageFacts
 from agent.node.kernel.swaps import list_swap_devices
 from agent.node.kernel.sysfs import list_names, read_attribute, read_block_numbers, read_device_number
 

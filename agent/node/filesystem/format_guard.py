@@ -14,7 +14,6 @@ from msgspec import Struct
 from agent.core.errors import RefusedError, VanishedError
 from agent.core.model import Content, Device, Filesystem, Foreign, FormatRecord, FormatStage, Identity, Reason
 from agent.core.replace import replace
-from agent.node.content.blankness import Trust
 from agent.node.content.recognize import find_signatures, probe
 from agent.node.device.device_lock import LOCK_PATIENCE_S, lock_device, refuse_claimed
 from agent.node.device.foreign_use import find_exclusion
@@ -40,7 +39,7 @@ class LockedProbe(Struct, frozen=True):
     writes: tuple[int, ...]
 
 
-def lock_and_probe(fd: int, device: Device, trust: Trust, patience_s: float = LOCK_PATIENCE_S) -> LockedProbe:
+def lock_and_probe(fd: int, device: Device, patience_s: float = LOCK_PATIENCE_S) -> LockedProbe:
     """Keep udev and other tools off the device from now on, and find out what is on it, to the last proof.
 
     The lock is the descriptor's: it lasts when this worker is gone. Raises RefusedError where another program
@@ -48,7 +47,7 @@ def lock_and_probe(fd: int, device: Device, trust: Trust, patience_s: float = LO
     """
     lock_device(fd, patience_s)
     writes = count_writes(fd)
-    return LockedProbe(probe(fd, device, trust), writes)
+    return LockedProbe(probe(fd, device), writes)
 
 
 def choose_uuid() -> str:

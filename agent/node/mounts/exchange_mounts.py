@@ -16,7 +16,7 @@ from agent.node.kernel import mount_api
 from agent.node.mounts.mount_users import find_processes
 
 _SEARCH_S = 2.0
-"""For whoever uses one of the mounts. One that is overlooked keeps it from being unmounted."""
+"""For whoever uses one of the mounts: where not all could be asked, nothing is moved."""
 
 
 def are_seen(ring: tuple[Relocation, ...]) -> bool:

@@ -19,7 +19,8 @@ from time import monotonic
 import psutil
 from msgspec import Struct, field
 
-from agent.core.model import DeviceNumber, Process
+from agent.core.errors import InconclusiveError
+from agent.core.model import DeviceNumber, Process, Reason
 from agent.core.quoting import make_printable
 from agent.node.kernel.open_files import (
     PROC,
@@ -29,6 +30,7 @@ from agent.node.kernel.open_files import (
     list_processes,
     read_link,
 )
+from agent.node.mounts.propagation import Place, find_masters, find_place, stays_mounted
 
 MAX_PROCESSES = 50
 _MAX_DESCRIPTORS = 65536
@@ -48,6 +50,14 @@ class _Search(Struct):
     """Why a process that had not ended could not be asked."""
     asked: set[tuple[str, str]] = field(default_factory=set)
     """Places outside, by namespace and root directory: what is mounted there is known."""
+    tables: dict[Path, bytes] = field(default_factory=dict)
+    """What is mounted at those of them that have the device, by one process of each."""
+    place: Place | None = None
+    """Where the mount is attached, if what is done there is done elsewhere, too."""
+    masters: dict[bytes, bytes] = field(default_factory=dict)
+    """Which peer groups of mounts get what is done in which others."""
+    is_cut_off: bool = False
+    """The time was over before all were asked."""
 
     @property
     def is_over(self) -> bool:
@@ -70,11 +80,12 @@ def find_processes(
     """Return the processes that use the mount at ``path``: at most 50 of them, found within the time.
 
     A use is a working or root directory, a running program, an open or a mapped file on the mount. A process
-    of another mount namespace, as in a container, uses it where it has the device mounted for itself, so that
-    an unmount outside does not reach it. The agent's workers are left out unless ``are_workers_named``: one
+    of another mount namespace, as in a container, uses it where it has the device mounted so that an unmount
+    outside does not reach it. The agent's workers are left out unless ``are_workers_named``: one
     that looks at the mount for another volume's sake is done in a moment, and must keep nothing from going.
 
-    Raises InconclusiveError where none is found and one that has not ended could not be asked.
+    Raises InconclusiveError where none is found and one that has not ended could not be asked, or not within
+    the time.
     """
     search = _Search(path, device_number, monotonic() + time_limit_s)
     insiders, outsiders = _sort_processes(search, proc)
@@ -84,10 +95,18 @@ def find_processes(
     # The cheap questions to all processes first, so that running out of time costs the rarest answers.
     _ask(search, insiders, _has_link)
     _ask(search, insiders, _has_descriptor)
-    _ask(search, outsiders, _has_own_mount)
+    _ask(search, outsiders, _read_table)
+    _ask(search, list(search.tables), _has_own_mount)
     _ask(search, insiders, _has_map)
     if search.failure is not None and not search.found:
         raise cannot_look(f"who uses what is mounted at {make_printable(path)}", search.failure)
+    if search.is_cut_off and not search.found:
+        raise InconclusiveError(
+            f"Who uses what is mounted at {make_printable(path)} cannot be told: not all processes could be"
+            f" asked within {time_limit_s:g} s.",
+            hint="It is left as it is, and looked at again by itself. See what keeps the processors busy.",
+            reason=Reason.TOO_SLOW,
+        )
     return tuple(search.found.values())
 
 
@@ -106,9 +125,12 @@ def _sort_processes(search: _Search, proc: Path) -> tuple[list[Path], list[Path]
     """Return the processes of this mount namespace, and those of others."""
     try:
         own_namespace = os.readlink(proc / "self/ns/mnt")  # noqa: PTH115 (as it is)
+        mounts = (proc / "self/mountinfo").read_bytes()
         processes = list_processes(proc)
     except OSError as error:
         raise cannot_look(f"who uses what is mounted at {make_printable(search.path)}", error) from error
+    search.place = find_place(mounts, search.path, str(search.device_number))
+    search.masters.update(find_masters(mounts))
     insiders: list[Path] = []
     outsiders: list[Path] = []
     for process in processes:
@@ -136,6 +158,7 @@ def _ask(search: _Search, processes: Iterable[Path], is_using: Callable[[Path, _
     for process in processes:
         pid = int(process.name)
         if search.is_over:
+            search.is_cut_off = True
             return
         if pid in search.found or pid in search.own:
             continue
@@ -157,21 +180,23 @@ def _has_descriptor(process: Path, search: _Search) -> bool:
         )
 
 
-def _has_own_mount(process: Path, search: _Search) -> bool:
+def _read_table(process: Path, search: _Search) -> bool:
+    """Note what a process of another namespace sees mounted; by that alone nothing is used."""
     # One with a root directory of its own sees a part of its namespace.
     place = (read_link(process / "ns/mnt"), read_link(process / "root"))
     if place in search.asked:
         return False
-    number = str(search.device_number).encode()
-    lines = (process / "mountinfo").read_bytes().split(b"\n")
+    table = (process / "mountinfo").read_bytes()
     search.asked.add(place)
-    for line in lines:
-        words = line.split(b" ")
-        # A mount that shares, or is slave to, another's is unmounted with it.
-        is_tied = any(word.startswith((b"shared:", b"master:")) for word in words[6:])
-        if len(words) > 6 and words[2] == number and not is_tied:  # noqa: PLR2004 (optional fields begin)
-            return True
+    search.masters.update(find_masters(table))
+    if f" {search.device_number} ".encode() in table:
+        search.tables[process] = table
     return False
+
+
+def _has_own_mount(process: Path, search: _Search) -> bool:
+    table = search.tables[process]
+    return stays_mounted(table, str(search.device_number), search.place, search.masters)
 
 
 def _has_map(process: Path, search: _Search) -> bool:

@@ -30,7 +30,7 @@ from agent.core.model import (
     WantedFilesystem,
 )
 from agent.core.mount_options import needs_check_first
-from agent.node.content.blankness import Trust, holds_data
+from agent.node.content.blankness import holds_data
 from agent.node.content.interrupted_format import REFERENCE_LIMIT_BYTES, explain_remains
 from agent.node.filesystem.mkfs import make_reference
 from agent.node.isolate.messages import Fd
@@ -66,7 +66,6 @@ async def prove_content(
     look: DeviceFacts,
     kind: WantedFilesystem,
     record: FormatRecord | None,
-    trust: Trust,
     *,
     seen: Foreign | None = None,
     for_show: bool = False,
@@ -84,7 +83,7 @@ async def prove_content(
     ):
         return seen
     find = pin.probe if for_show else pin.lock_and_probe
-    content = await find(look.device, trust)
+    content = await find(look.device)
     if record is None or record.stage is not FormatStage.INTENDED:
         return content
     if isinstance(content, Foreign) and not content.is_signed:

@@ -26,7 +26,6 @@ from agent.core.model import (
     WantedMount,
 )
 from agent.core.replace import replace
-from agent.node.content.blankness import Trust
 from agent.node.device.links import list_links
 from agent.node.device.source import DeviceSource
 from agent.node.filesystem.frozen_filesystems import Freezes
@@ -71,6 +70,8 @@ class NodeContext:
         """Volumes with a note about a mount: listed at the start, since nobody else writes such notes."""
         self.find_answer: Callable[[VolumeId], OriginAnswer] = lambda _: OriginAnswer()
         """Returns what the cloud answered about a volume; put here by whoever asks it."""
+        self.may_want_raw: Callable[[VolumeId], bool] = lambda _: False
+        """Tells whether an entry may yet have a volume raw that none means now; put here by whoever knows."""
         self.needs_proof: Callable[[Observed, Wanted], bool] = lambda _observed, _wanted: True
         """Tells whether anything follows from a proof that a volume is blank; put here by whoever plans."""
         self._memories: dict[VolumeId, VolumeMemory] = {}
@@ -186,19 +187,12 @@ class NodeContext:
             origin or Origin(),
             snapshot_id=noted.snapshot_id,
             source_volume_id=noted.source_volume_id,
-            is_made_by_agent=False,
         )
         return replace(answer, origin=known)
 
     def find_links_named(self, names: Iterable[str]) -> frozenset[str]:
         """Return those of ``names`` that are links below ``/dev/ebs`` now, wherever they lead."""
         return frozenset(names) & list_links(self.paths.dev_ebs).keys()
-
-    def choose_trust(self, volume: VolumeId) -> Trust:
-        """Return how much is known about a volume before it is read."""
-        origin = self.find_answer(volume).origin
-        is_fresh = origin is not None and origin.is_made_by_agent and origin.made_from is None
-        return Trust.FRESH if is_fresh else Trust.NONE
 
 
 def stands_still(before: BlockCounters, after: BlockCounters | None, *, is_stuck: bool) -> bool:

@@ -88,7 +88,7 @@ class DeviceFacts(Struct, frozen=True):
     mounts: tuple[Mount, ...] = ()
     """Of this device, as mountinfo has them; the one at the wanted path first, then the noted one."""
     views: tuple[Mount, ...] = ()
-    """Of a volume that pods have, its other mounts, in part or of its node."""
+    """Its mounts but that at the wanted path: whole, in part or of its node, whoever made them."""
     shown: tuple[Mount, ...] = ()
     """Those at which the agent has published a volume of the policy."""
     is_place_missing: bool = False
@@ -201,8 +201,7 @@ def _look_once(fd: int, found: Device, request: LookRequest, surroundings: Usage
         is_kubelets=request.is_kubelets,
         shown=Shown(request.shown_at, request.is_raw),
     )
-    has_views = request.is_kubelets or bool(request.shown_at)
-    views = list_views(found, surroundings, request.wanted_path) if has_views else ()
+    views = list_views(found, surroundings, request.wanted_path)
     noted_path = None if request.record is None else request.record.path
     mounts = list_own_mounts(found, surroundings, request.wanted_path, noted_path)
     stale = find_stale(surroundings, request.record, request.boot_id, request.is_present, found)

@@ -24,7 +24,6 @@ from agent.core.model import (
     Partition,
     VolumeId,
 )
-from agent.node.content.blankness import Trust
 from agent.node.content.recognize import probe
 from agent.node.device.device_lock import LOCK_PATIENCE_S, announce_change, lock_device, unlock_device
 from agent.node.device.open_device import open_partition
@@ -105,15 +104,15 @@ class Pin:
         if after.is_recognized:
             self._recognized_state = after.state
 
-    async def lock_and_probe(self, device: Device, trust: Trust) -> Content:
+    async def lock_and_probe(self, device: Device) -> Content:
         """Find out what is on the device, with udev and other tools kept off it until the pass ends."""
-        found = await self.call(lock_and_probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        found = await self.call(lock_and_probe, self.fd, device, timeout_s=PROBE_TIMEOUT_S)
         self.is_locked, self.writes = True, found.writes
         return found.content
 
-    async def probe(self, device: Device, trust: Trust) -> Content:
+    async def probe(self, device: Device) -> Content:
         """Find out what is on the device as it is now, for whoever only wants to know."""
-        return await self.call(probe, self.fd, device, trust, timeout_s=PROBE_TIMEOUT_S)
+        return await self.call(probe, self.fd, device, timeout_s=PROBE_TIMEOUT_S)
 
     async def open_part(self, device: Device, number: int | None) -> Fd:
         """Return a descriptor of partition ``number``, or of the whole device; give it to ``close_part``."""

@@ -48,6 +48,8 @@ from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 PROCESSES_TIMEOUT_S = 10.0
+SEARCH_S = 8.0
+"""For processes that use a mount: without an answer it is left as it is, so most nodes should have one."""
 
 
 class VolumeSession:
@@ -208,6 +210,7 @@ class VolumeSession:
             is_origin_awaited=answer.is_awaited,
             awaited_since=answer.since,
             awaited_until=answer.until,
+            is_entry_awaited=wanted is None and self._node.may_want_raw(self._volume),
         )
         if wanted is None or not needs_contents(wanted) or exclusion is not None or look.mounts:
             return observed
@@ -222,9 +225,8 @@ class VolumeSession:
             return observed
         if kind is None or not self._node.needs_proof(observed, wanted):
             return observed if look.content is not None else replace(observed, content=Unproven())
-        trust = self._node.choose_trust(self._volume)
         seen = None if record is not None else self._memory.recall_data(look.device)
-        content = await prove_content(self._pin, look, kind, record, trust, seen=seen, for_show=for_show)
+        content = await prove_content(self._pin, look, kind, record, seen=seen, for_show=for_show)
         self._memory.keep_content(look.device, content)
         # Asked again: a proof may take minutes, and what AWS says meanwhile counts.
         answer = await self._find_origin(wanted, for_show=for_show)
@@ -269,7 +271,7 @@ class VolumeSession:
         if mount is None:
             return ()
         return await self._pin.call(
-            find_processes, mount.path, mount.device_number, timeout_s=PROCESSES_TIMEOUT_S
+            find_processes, mount.path, mount.device_number, SEARCH_S, timeout_s=PROCESSES_TIMEOUT_S
         )
 
     async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:

@@ -15,6 +15,7 @@ from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import NodeFacts, Origin, Reason, VolumeId
 from agent.core.quoting import quote
 from agent.core.suggestions import find_meant
+from agent.core.system_places import INSTANCE_STORE, SHARED_PLACES, SYSTEM_MOUNTS
 
 FIELDS = ("volume_id", "name", "instance_name", "instance_group", "instance_id")
 MAX_PATH_BYTES = 4095
@@ -22,9 +23,17 @@ MAX_COMPONENTS = 64
 MAX_COMPONENT_BYTES = 255
 
 PROTECTED = (
-    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run/ebs-agent"),
-    *("/run/systemd", "/run/udev", "/sbin", "/sys", "/usr", "/var/lib/ebs-agent", "/var/lib/kubelet"),
-    *("/opt/dlami/nvme", "/opt/ebs-agent", "/opt/sagemaker"),
+    *("/bin", "/dev", "/lib", "/lib32", "/lib64", INSTANCE_STORE, "/opt/ebs-agent", "/proc", "/root"),
+    *(
+        "/run/ebs-agent",
+        "/run/systemd",
+        "/run/udev",
+        "/sbin",
+        "/sys",
+        "/var/lib/ebs-agent",
+        "/var/lib/kubelet",
+    ),
+    *(place for place in SYSTEM_MOUNTS if place not in SHARED_PLACES),
 )
 """Where nothing is ever mounted, over it or in it: the system, HyperPod's own places, and the agent's."""
 
@@ -108,12 +117,20 @@ def split_template(template: str) -> tuple[str, ...]:
     return tuple(re.findall(r"(?:\{[^{}]*\}|[^/{}])+", template))
 
 
+def list_node_fields(template: str) -> frozenset[str]:
+    """Return the fields of a template that ask for what is known of this node."""
+    fields = frozenset(found[1] for found in _FIELD.finditer(template))
+    return fields & frozenset(NodeFacts.__struct_fields__)
+
+
 def find_obstacle(template: str, roots: Iterable[str]) -> str | None:
     """Return why a mount path may not be used, whatever its fields become, or None. A clause."""
     path = split_template(template)
     allowed = tuple(roots)
     if not any(_is_within(path, _split(root)) and path != _split(root) for root in allowed):
         return f"it does not lie beneath {' or '.join(allowed) or 'any allowed root'}"
+    if path in _SHARED_PARTS:
+        return f"what is mounted at {template} is the system's own"
     for place, parts in _PROTECTED_PARTS.items():
         if _is_within(path, parts):
             return f"nothing is mounted in {place}"
@@ -127,6 +144,7 @@ def _split(path: str) -> tuple[str, ...]:
 
 
 _PROTECTED_PARTS = {place: _split(place) for place in PROTECTED}
+_SHARED_PARTS = frozenset(map(_split, SHARED_PLACES))
 # Split once: the places are compared with every volume's path whenever volumes come and go.
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from agent.core.errors import AgentError, BugError, InconclusiveError, NotAnsweringError, RefusedError
+from agent.core.errors import (
+    AgentError,
+    BugError,
+    CoveredError,
+    InconclusiveError,
+    NotAnsweringError,
+    RefusedError,
+)
 from agent.core.model import (
     Blank,
     Condition,
@@ -46,13 +53,20 @@ def describe_status(observed: Observed, wanted: Wanted | None, plan: Plan, dev_e
 
 
 def describe_failure(
-    volume: VolumeId, observed: Observed | None, wanted: Wanted | None, error: AgentError, dev_ebs: str
+    volume: VolumeId,
+    observed: Observed | None,
+    wanted: Wanted | None,
+    error: AgentError,
+    dev_ebs: str,
+    *,
+    is_of_step: bool = False,
 ) -> VolumeStatus:
     """Return the status of a volume, last ``observed`` so, whose look or step raised ``error``.
 
     A volume that is mounted stays usable, so it is Degraded; one that does not answer is Failed, since
-    nobody can use it, and so is one that the agent itself is at fault with; a refusal is Refused. One of
-    which nothing can be found out now stays usable if it was, as Degraded.
+    nobody can use it, and so is one that the agent itself is at fault with; a refusal is Refused, unless it
+    ``is_of_step`` on a volume that was seen at its path and is used there on. One of which nothing can be
+    found out now stays usable if it was, as Degraded.
     """
     path = None if observed is None else _choose_path(observed, wanted, dev_ebs)
     is_mounted = observed is not None and bool(observed.mounts) and path is not None
@@ -60,7 +74,8 @@ def describe_failure(
     if isinstance(error, (NotAnsweringError, BugError)):
         condition = Condition.FAILED
     elif isinstance(error, RefusedError):
-        condition = Condition.REFUSED
+        is_used_on = is_of_step and not isinstance(error, CoveredError) and _is_at_path(path, wanted)
+        condition = Condition.DEGRADED if is_used_on else Condition.REFUSED
     elif isinstance(error, InconclusiveError):
         condition = Condition.PENDING if path is None else Condition.DEGRADED
         if wanted is None:
@@ -73,6 +88,11 @@ def describe_failure(
         message=error.message,
         hint=error.hint,
     )
+
+
+def _is_at_path(path: str | None, wanted: Wanted | None) -> bool:
+    """Whether a volume that can be used at ``path`` is mounted, and where it is wanted."""
+    return wanted is not None and wanted.mount is not None and path == wanted.mount.path
 
 
 def describe_plan(plan: Plan) -> tuple[PlannedStep, ...]:

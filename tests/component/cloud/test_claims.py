@@ -34,7 +34,6 @@ async def test_claim_is_made_attached_and_found(world: World, tmp_path: Path) ->
     tags = dict(findings.origins[volume.id].tags)
     assert tags["team"] == "of compute-1"
     assert tags["ebs-agent:claim"] == "ckpt"
-    assert findings.origins[volume.id].is_made_by_agent
     assert volume.id in node.hands.list_devices()
 
 

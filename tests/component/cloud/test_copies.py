@@ -46,7 +46,6 @@ async def test_claim_is_made_as_a_copy(world: World, tmp_path: Path) -> None:
     origin = findings.origins[VolumeId(copy.id)]
     assert origin.made_from == source
     assert origin.keeps_hands_off
-    assert not origin.is_made_by_agent
     assert node.hands.freezes == 0, "the source is not here"
 
 

@@ -190,6 +190,25 @@ async def test_what_pods_have_is_not_taken_from_them(tmp_path: Path, *, is_force
     assert not hands.released
 
 
+@pytest.mark.parametrize("is_forced", [False, True])
+async def test_volume_with_a_part_mounted_elsewhere_is_not_released(
+    tmp_path: Path, *, is_forced: bool
+) -> None:
+    """Nothing of it is unmounted first: the rest of it would be nobody's, and keep it from coming back."""
+    part = replace(DATA, mount_id=52, path="/srv/export", root="/sub")
+    volume = OneVolume(replace(USED, views=(DATA, INNER, part)))
+    hands = hands_on(volume, tmp_path)
+    if is_forced:
+        await hands.release(VOLUME, is_forced=True)
+        assert volume.done == [Relinquish(is_forced=True)]
+        return
+    with pytest.raises(AgentError, match="/srv/export") as raised:
+        await hands.release(VOLUME)
+    assert raised.value.reason is Reason.DEVICE_BUSY
+    assert volume.done == []
+    assert not hands.released
+
+
 async def test_volume_that_left_by_itself_is_released(tmp_path: Path) -> None:
     """A volume whose device is gone has nothing to flush."""
     volume = OneVolume(replace(USED, device=None, mounts=()))

@@ -341,8 +341,24 @@ def test_partition_is_grown_before_its_filesystem() -> None:
         GrowPartition(1, 5 * GIB, grown),
         GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, grown, partition=1),
     )
+    # What there is room for already is not left to a partition that may not be able to grow.
+    smaller = replace(observed, content=replace(content, size_bytes=3 * GIB))
+    assert make_plan(smaller, GROW).steps == (
+        GrowFilesystem(FsType.EXT4, PATH, 3 * GIB, 5 * GIB, partition=1),
+        GrowPartition(1, 5 * GIB, grown),
+        GrowFilesystem(FsType.EXT4, PATH, 5 * GIB, grown, partition=1),
+    )
     two = replace(device, partitions=(partition, replace(partition, number=2)))
     assert make_plan(replace(observed, device=two), GROW).steps == ()
+
+
+def test_growth_comes_after_all_else() -> None:
+    """One that is refused, as beyond an MBR's 2 TiB, leaves nothing else of the upkeep undone."""
+    small = replace(MOUNTED, content=replace(EXT4, size_bytes=5 * GIB), applied_options=OPTIONS)
+    place = WantedMount(PATH, (*OPTIONS, "noatime"), mode=0o700)
+    wanted = replace(GROW, mount=place, tune=WantedTuning(scheduler="none"))
+    kinds = [type(step) for step in make_plan(small, wanted).steps]
+    assert kinds == [Remount, SetRootOwnership, Tune, GrowFilesystem]
 
 
 def test_options_changed_are_remounted() -> None:
@@ -506,6 +522,51 @@ def test_path_changed_moves_only_when_nobody_is_in_the_way() -> None:
     assert busy.condition is Condition.DEGRADED
     assert busy.ending is not None
     assert "python (42)" in busy.ending.message
+
+
+WHOLE = replace(mount_of("/home/ubuntu/data"), mount_id=60)
+PART = replace(mount_of("/srv/export"), mount_id=61, root="/sub")
+READ_ONLY_HERE = mount_of(options="ro,nosuid,nodev,relatime", super_options="ro")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [(WHOLE, "it is mounted at /home/ubuntu/data"), (PART, "a part of it is mounted at /srv/export")],
+    ids=["whole", "part"],
+)
+@pytest.mark.parametrize(
+    ("here", "wanted", "ending"),
+    [
+        (READ_ONLY_HERE, WANTED, (Degrade, Reason.READ_ONLY)),
+        (mount_of("/data/ckpt/in"), WANTED, (Degrade, Reason.PATH_IN_USE)),
+        (mount_of("/data"), WANTED, (Degrade, Reason.PATH_IN_USE)),
+        (mount_of(), RAW, (Refuse, Reason.DEVICE_BUSY)),
+    ],
+    ids=["to be checked", "to move out", "to move in", "to be raw"],
+)
+def test_mount_is_left_while_its_filesystem_is_mounted_elsewhere_too(
+    here: Mount, wanted: Wanted, ending: tuple[type, Reason], other: Mount, words: str
+) -> None:
+    """Unmounted here it would be mounted still: it could not be checked, and not be mounted again."""
+    own = (here,) if other.root != "/" else (here, other)
+    # Where it is not at its path, its own mount is among those elsewhere.
+    views = (other,) if wanted.mount is not None and here.path == wanted.mount.path else (here, other)
+    mounted_at = None if wanted.mount is not None else f"at {here.path}"
+    observed = replace(MOUNTED, mounts=own, views=views, mounted_at=mounted_at)
+    plan = make_plan(observed, wanted)
+    assert plan.actions == ()
+    assert plan.ending is not None
+    assert (type(plan.ending), plan.ending.reason) == ending
+    assert words in plan.ending.message
+    alone = replace(observed, mounts=(here,), views=tuple(view for view in views if view is here))
+    assert make_plan(alone, wanted).actions[0] == Unmount(here)
+
+
+def test_mount_that_goes_elsewhere_stays_mounted_meanwhile() -> None:
+    """What else is mounted of it is in nobody's way then."""
+    old = mount_of("/data/old")
+    observed = replace(MOUNTED, mounts=(old, WHOLE), views=(old, WHOLE, PART))
+    assert make_plan(observed, WANTED).steps == (MoveMount("/data/old", PATH),)
 
 
 def test_mounts_in_each_others_way_move_at_once() -> None:

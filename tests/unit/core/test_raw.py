@@ -90,6 +90,7 @@ ROWS: dict[str, tuple[Observed, Wanted | None, tuple[Step, ...]]] = {
     ),
     "no entry, and Kubernetes'": (replace(UNLINKED, exclusion=CSI), None, (Unlink("rawdb"),)),
     "no entry before AWS has answered": (replace(UNLINKED, is_origin_awaited=True), None, ()),
+    "no entry before it is known which node this is": (replace(UNLINKED, is_entry_awaited=True), None, ()),
     "no entry before that, and never handed out": (
         replace(UNLINKED, is_origin_awaited=True, raw=None),
         None,

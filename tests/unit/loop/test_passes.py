@@ -10,10 +10,10 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.errors import AgentError
-from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount
+from agent.core.errors import AgentError, CoveredError, RefusedError
+from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount, WantedTuning
 from agent.core.replace import replace
-from agent.core.steps import Format, Link, MountFilesystem
+from agent.core.steps import Format, Link, MountFilesystem, Tune
 from agent.loop.goals import Want
 from agent.loop.passes import Context, Pass, PassMemory
 from agent.loop.reconcile import Reconciler
@@ -180,6 +180,32 @@ async def test_volume_in_use_that_meets_a_fault_of_ours_is_failed() -> None:
         reconciler.wake(VOLUME, Cause.ORDER)
         status = await wait_condition(board, Condition.FAILED)
     assert (status.reason, status.path) == (Reason.INTERNAL_ERROR, "/data/ckpt")
+
+
+@pytest.mark.parametrize("is_covered", [False, True])
+async def test_volume_in_use_whose_step_is_refused_is_used_on(*, is_covered: bool) -> None:
+    """It is Degraded, for the reason of the step, unless its path turns out to lead elsewhere."""
+    kind = CoveredError if is_covered else RefusedError
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    node.refuse_step = lambda action: (
+        kind("It cannot grow.", reason=Reason.NOT_GROWN, retryable=False)
+        if isinstance(action, Tune)
+        else None
+    )
+    wants = {VOLUME: replace(WANTED, tune=WantedTuning(scheduler="none"))}
+    async with reconciling(node, wants) as (_, board):
+        status = await wait_condition(board, Condition.REFUSED if is_covered else Condition.DEGRADED)
+    assert (status.reason, status.path) == (Reason.NOT_GROWN, "/data/ckpt")
+
+
+async def test_volume_in_use_whose_look_is_refused_is_refused() -> None:
+    """What it is cannot be told then."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await wait_condition(board, Condition.READY)
+        node.blind = RefusedError("It is no EBS volume.", reason=Reason.NOT_EBS)
+        reconciler.wake(VOLUME, Cause.ORDER)
+        assert (await wait_condition(board, Condition.REFUSED)).reason is Reason.NOT_EBS
 
 
 async def test_error_of_one_volume_stops_no_other() -> None:

@@ -141,10 +141,10 @@ def test_what_forbids_outlasts_limit_outage_and_the_end_of_asking(
 def test_what_a_volume_was_made_from_is_never_taken_back(origins: Origins, origin: Origin) -> None:
     """A later answer without it says no more than that it left it out."""
     origins.put({FIRST: origin}, ())
-    origins.put({FIRST: Origin(is_made_by_agent=True, type="gp3")}, ())
+    origins.put({FIRST: Origin(type="gp3")}, ())
     found = origins.find(FIRST).origin
     assert found is not None
-    assert (found.made_from, found.type, found.is_made_by_agent) == (origin.made_from, "gp3", False)
+    assert (found.made_from, found.type) == (origin.made_from, "gp3")
 
 
 def test_tags_that_are_gone_forbid_no_more(origins: Origins) -> None:

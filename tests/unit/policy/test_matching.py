@@ -22,7 +22,7 @@ from agent.core.model import (
     WantedMount,
     WantedTuning,
 )
-from agent.policy import Candidate, Policy, assignment
+from agent.policy import Candidate, Policy, assignment, describe_seen
 from agent.policy.assignment import Assignment, assign
 from agent.policy.entries import VolumeEntry
 from agent.policy.matching import MatchContext
@@ -260,6 +260,55 @@ def test_expected_volumes_are_those_of_this_nodes_group() -> None:
     a, b = Expected("a", VOL_A, is_required=True), Expected("b", None, is_required=False)
     assert policy.expected() == (a, b)
     assert policy.expected(NODE) == (a,)
+
+
+@pytest.mark.parametrize(
+    ("entry", "node", "is_lacking"),
+    [
+        (make_entry("a", "{size: 1GiB}"), NodeFacts(), False),
+        (make_entry("a", "{size: 1GiB, instance_group: compute}"), NodeFacts(instance_id="i-1"), True),
+        (make_entry("a", "{size: 1GiB, instance_group: other}"), NODE, False),
+        (make_entry("a", "{size: 1GiB}", path="/data/{instance_id}"), NodeFacts(), True),
+        (make_entry("a", "{size: 1GiB}", path="/data/{instance_id}"), NodeFacts(instance_id="i-1"), False),
+        (make_entry("a", "{size: 1GiB}", path="/data/{instance_name}"), NodeFacts(instance_id="i-1"), True),
+        (make_entry("a", "{size: 1GiB}", path="/data/{tag:role}-{name}"), NodeFacts(), False),
+        (
+            make_entry("a", "{size: 1GiB, instance_group: other}", path="/data/{instance_id}"),
+            NodeFacts(instance_group="compute"),
+            False,
+        ),
+    ],
+)
+def test_what_entries_need_of_this_node_is_known_or_lacking(
+    entry: str, node: NodeFacts, *, is_lacking: bool
+) -> None:
+    """A group to match by, and what paths ask for, of the entries that may be this node's."""
+    assert make_volumes(entry).lacks(node) is is_lacking
+
+
+@pytest.mark.parametrize(
+    ("match", "use", "node", "may"),
+    [
+        ("{size: 100GiB, instance_group: compute}", "block: {}", NodeFacts(), True),
+        ("{size: 5GiB, instance_group: compute}", "block: {}", NodeFacts(), True),
+        (f"{{volume_id: {VOL_A}, instance_group: compute}}", "block: {}", NodeFacts(), True),
+        (f"{{volume_id: {VOL_B}, instance_group: compute}}", "block: {}", NodeFacts(), False),
+        ("{size: 100GiB, instance_group: other}", "block: {}", NODE, False),
+        ("{size: 100GiB}", "block: {}", NodeFacts(), False),
+        (
+            "{instance_group: compute, size: 100GiB}",
+            "filesystem: {type: ext4}\n    mount: {path: /data/a}",
+            NodeFacts(),
+            False,
+        ),
+    ],
+    ids=["its group", "it has grown", "named", "another", "another group", "no group", "not raw"],
+)
+def test_volume_may_yet_be_wanted_raw(match: str, use: str, node: NodeFacts, *, may: bool) -> None:
+    """By an entry that says nothing else against it, as long as this node's group is not known."""
+    policy = make_volumes(f"  - name: a\n    match: {match}\n    {use}\n")
+    volume = describe_seen(VOL_A, make_seen(VOL_A), {})
+    assert policy.may_want_raw(volume, node) is may
 
 
 _MATCHES = st.sampled_from(

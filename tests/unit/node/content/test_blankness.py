@@ -15,7 +15,6 @@ from agent.core.model import Foreign, Unknown
 from agent.core.units import GIB, KIB, MIB, TIB
 from agent.node.content.blankness import (
     ReadPlace,
-    Trust,
     choose_places,
     is_zero,
     prove_blank,
@@ -34,15 +33,15 @@ def covers(places: Sequence[ReadPlace], offset: int) -> bool:
     return any(place.offset <= offset < place.end for place in places)
 
 
-@given(SIZES, st.integers(), st.sampled_from(Trust))
-@example(SECTOR, 0, Trust.NONE)
-@example(GIB, 0, Trust.NONE)
-@example(GIB + SECTOR, 0, Trust.NONE)
-@example(64 * TIB, 0, Trust.NONE)
-@example(64 * TIB - SECTOR, 0, Trust.FRESH)
-def test_places_are_readable(size_bytes: int, seed: int, trust: Trust) -> None:
+@given(SIZES, st.integers())
+@example(SECTOR, 0)
+@example(GIB, 0)
+@example(GIB + SECTOR, 0)
+@example(64 * TIB, 0)
+@example(64 * TIB - SECTOR, 0)
+def test_places_are_readable(size_bytes: int, seed: int) -> None:
     """Of any size: ascending, apart, inside, aligned for direct reads, within a buffer, both ends there."""
-    places = choose_places(size_bytes, make_dice(seed), trust)
+    places = choose_places(size_bytes, make_dice(seed))
     end = 0
     for place in places:
         assert place.offset >= end
@@ -102,15 +101,6 @@ def test_places_cannot_be_foreseen() -> None:
     """Two proofs of the same volume look at different places, beyond the fixed ones."""
     first, second = (set(choose_places(TIB, random.SystemRandom())) for _ in range(2))
     assert len(first & second) < len(first) // 10
-
-
-def test_fresh_volume_costs_a_tenth() -> None:
-    """What the agent itself just made is read more lightly, and still at head, tail and structures."""
-    places = choose_places(TIB, make_dice(), Trust.FRESH)
-    assert sum(place.length for place in places) < 32 * MIB
-    assert covers(places, 0)
-    assert covers(places, TIB - 1)
-    assert covers(places, 128 * MIB)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from agent.core.errors import InconclusiveError, ShortageError
-from agent.core.model import DeviceNumber, Process
+from agent.core.model import DeviceNumber, Process, Reason
 from agent.node.isolate.workers import Workers
 from agent.node.mounts.mount_users import find_processes
 from tests.waiting import WAIT_S, until, wait_until
@@ -106,9 +106,11 @@ def find_all(path: str) -> tuple[Process, ...]:
 
 
 def test_search_without_time_ends_at_once(tmp_path: Path) -> None:
-    """The limit holds however many processes there are."""
-    with running(OPENS, tmp_path):
-        assert find_processes(str(tmp_path), NOWHERE, -1.0) == ()
+    """The limit holds however many processes there are, and nobody is taken for unused for want of time."""
+    with running(OPENS, tmp_path), pytest.raises(InconclusiveError) as raised:
+        find_processes(str(tmp_path), NOWHERE, -1.0)
+    assert raised.value.reason is Reason.TOO_SLOW
+    assert raised.value.retryable
 
 
 def test_paths_are_read_and_not_visited(tmp_path: Path) -> None:

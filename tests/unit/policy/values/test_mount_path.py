@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import NodeFacts, Origin, Reason, VolumeId
+from agent.core.system_places import SYSTEM_MOUNTS
 from agent.policy.values.mount_path import (
     PROTECTED,
     PathFacts,
@@ -110,6 +111,15 @@ def test_places_that_are_not_for_volumes(path: str, roots: tuple[str, ...], word
     """A mount lies strictly beneath a root, and never in or over a place of the system's or HyperPod's."""
     found = find_obstacle(path, roots)
     assert (found is None) if words is None else (found is not None and words in found)
+
+
+@pytest.mark.parametrize("place", [place for place in SYSTEM_MOUNTS if place != "/"])
+def test_no_volume_goes_where_it_would_be_taken_for_the_systems(place: str) -> None:
+    """What is mounted there counts as the system's own, whoever mounted it."""
+    assert find_obstacle(place, ["/"]) is not None
+    facts = _facts(("dir", place.rpartition("/")[2]))
+    with pytest.raises(AgentError):
+        expand_path(f"{place.rpartition('/')[0]}/{{tag:dir}}", facts, ("/",))
 
 
 def test_a_template_cannot_become_a_protected_place() -> None:

@@ -10,7 +10,7 @@ from agent.base.log import get_logger
 from agent.cloud.state.released_volumes import EVERYTHING, ReleasedNote
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
-from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
+from agent.core.errors import AgentError, CoveredError, ExitCode, OccupiedError, RefusedError
 from agent.core.model import (
     Mount,
     Observed,
@@ -35,6 +35,9 @@ RELEASED = "released.json"
 """Below the state directory: the volumes a person took away."""
 FROZEN = "frozen"
 """Directory of notes below the runtime directory, one for each volume that is being frozen."""
+HOLD_PATIENCE_S = 10.0
+"""For what is under way with a volume. Most takes less; a check takes hours, which neither the calls for
+other volumes nor whoever gave an order are to wait for."""
 _SEARCH_TIMEOUT_S = 10.0
 _HANDS_OFF = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
 """What the device is used for tells it where no tag does: a volume somebody made for the CSI driver carries
@@ -46,8 +49,8 @@ log = get_logger(__name__)
 class Passes(Protocol):
     """What is needed of the reconciler."""
 
-    def hold(self, volume: VolumeId) -> AbstractAsyncContextManager[Session]:
-        """Give a session over one volume; no pass over it begins meanwhile."""
+    def hold(self, volume: VolumeId, patience_s: float | None) -> AbstractAsyncContextManager[Session]:
+        """Give a session over one volume, or raise OccupiedError; no pass over it begins meanwhile."""
 
     def wake(self, volume: VolumeId, cause: Cause) -> None:
         """Have the volume looked at soon."""
@@ -99,7 +102,7 @@ class NodeHands:
         self._refresh()
         mounts: tuple[Mount, ...] = ()
         try:
-            async with self._reconciler.hold(volume_id) as session:
+            async with self._reconciler.hold(volume_id, HOLD_PATIENCE_S) as session:
                 observed = await session.observe(None)
                 _check_ours(observed)
                 _check_unshown(observed)
@@ -107,8 +110,10 @@ class NodeHands:
                 mounts = observed.mounts
                 await _release_all_uses(session, observed)
         except AgentError as error:
-            # What hides a mount need not be in the way of taking the volume from under it.
-            if is_forced and (isinstance(error, CoveredError) or not isinstance(error, RefusedError)):
+            # What hides a mount need not be in the way of taking the volume from under it. What is being done
+            # with a volume is: a check that it is taken from leaves it half mended.
+            is_in_vain = isinstance(error, RefusedError) and not isinstance(error, CoveredError)
+            if is_forced and not is_in_vain and not isinstance(error, OccupiedError):
                 await self.flush(volume_id)
                 return
             self.keep(volume_id)
@@ -119,14 +124,15 @@ class NodeHands:
     async def flush(self, volume_id: VolumeId) -> None:
         """Flush what can be flushed of a volume that is about to be detached under its users.
 
-        Raises CoveredError, with the volume kept, where nothing reaches what is mounted of it.
+        Raises CoveredError, with the volume kept, where nothing reaches what is mounted of it, and so
+        OccupiedError.
         """
         try:
-            async with self._reconciler.hold(volume_id) as session:
+            async with self._reconciler.hold(volume_id, HOLD_PATIENCE_S) as session:
                 observed = await session.observe(None)
                 if observed.device is not None:
                     await session.execute(Relinquish(is_forced=True), observed)
-        except CoveredError:
+        except (CoveredError, OccupiedError):
             self.keep(volume_id)
             raise
         except AgentError as error:
@@ -233,7 +239,7 @@ class NodeHands:
         RefusedError where that is the running system's, which would stand still itself, or Kubernetes'.
         """
         # To the end, so that no step meets the freeze.
-        async with self._reconciler.hold(volume_id) as session:
+        async with self._reconciler.hold(volume_id, HOLD_PATIENCE_S) as session:
             observed = await session.observe(None)
             if not observed.mounts:
                 yield False

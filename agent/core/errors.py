@@ -74,6 +74,10 @@ class ShortageError(InconclusiveError):
     """The node has run out of what the attempt takes: descriptors, memory, processes, space for a file."""
 
 
+class OccupiedError(AgentError):
+    """Something is being done with the volume that takes its time: nothing was begun, and nothing touched."""
+
+
 class OvertakenError(AgentError):
     """What was about to be done is not wanted any more, or not so; it was left, and is decided anew."""
 

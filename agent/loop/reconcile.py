@@ -17,8 +17,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Struct, field
 
 from agent.base.error_barrier import RETRY_S, supervise
-from agent.core.errors import AgentError
-from agent.core.model import VolumeId, Wanted
+from agent.core.errors import AgentError, ExitCode, OccupiedError
+from agent.core.model import Reason, VolumeId, Wanted
 from agent.loop.goals import Want, choose_goal
 from agent.loop.passes import DONE, Context, Node, Pass, PassMemory, Session, describe_busy, look
 from agent.loop.wake_causes import BEGINS_ANEW, ENDS_PAUSE, Cause
@@ -196,11 +196,19 @@ class Reconciler:
         return tuple(found[volume] for volume in sorted(found))
 
     @asynccontextmanager
-    async def hold(self, volume: VolumeId) -> AsyncIterator[Session]:
-        """Give a session over one volume for what is asked for by hand; no pass over it begins meanwhile."""
+    async def hold(self, volume: VolumeId, patience_s: float | None = None) -> AsyncIterator[Session]:
+        """Give a session over one volume for what is asked for by hand; no pass over it begins meanwhile.
+
+        Raises OccupiedError where what is under way, a check of hours perhaps, outlasts ``patience_s``.
+        """
         with self._lease(volume) as track:
-            async with track.pass_lock, self._context.node.open(volume) as session:
-                yield session
+            if not await _acquire(track.pass_lock, patience_s):
+                raise _explain_occupied(volume, track.memory.under_way)
+            try:
+                async with self._context.node.open(volume) as session:
+                    yield session
+            finally:
+                track.pass_lock.release()
 
     @contextmanager
     def _lease(self, volume: VolumeId) -> Iterator[_Track]:
@@ -253,12 +261,22 @@ async def _pause(track: _Track) -> None:
     track.wake.set()
 
 
-async def _acquire(lock: anyio.Lock, patience_s: float) -> bool:
-    """Take a lock; False where that takes longer than ``patience_s``."""
+async def _acquire(lock: anyio.Lock, patience_s: float | None) -> bool:
+    """Take a lock; False where that takes longer than ``patience_s``, which None does without."""
     with anyio.move_on_after(patience_s):
         await lock.acquire()
         return True
     return False
+
+
+def _explain_occupied(volume: VolumeId, under_way: str) -> OccupiedError:
+    what = f"a pass over it is under way, to {under_way}" if under_way else "something else is done with it"
+    return OccupiedError(
+        f"{volume} has to be waited for: {what}.",
+        hint=f"`ebs-agent status {volume}` tells when that has ended.",
+        reason=Reason.TOO_SLOW,
+        exit_code=ExitCode.NOT_READY,
+    )
 
 
 def _differs(volume: VolumeId, old: Mapping[VolumeId, Want], new: Mapping[VolumeId, Want]) -> bool:

@@ -25,7 +25,7 @@ from agent.cloud.plan.claims.remembered import recall_claimed
 from agent.cloud.plan.decisions import AttachApi, NodeView
 from agent.cloud.state.made_volumes import Makings, MemoryStore
 from agent.cloud.view.cloud_report import CloudReport, choose_entries, make_facts
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, OccupiedError
 from agent.core.model import Identity, Reason, Seen, VolumeId, Wanted
 from agent.policy import Policy
 from agent.policy.reading import load_policy
@@ -113,6 +113,8 @@ class EmulatedHands:
     instance_id: str
     assign: Callable[[Mapping[VolumeId, Seen]], Mapping[str, VolumeId]] = lambda _present: {}
     busy: set[str] = field(default_factory=set)
+    occupied: set[str] = field(default_factory=set)
+    """Volumes that are being checked, for longer than anybody waits."""
     broken: set[str] = field(default_factory=set)
     """Volumes that answer a flush with an error."""
     released: set[VolumeId] = field(default_factory=set)
@@ -133,6 +135,8 @@ class EmulatedHands:
         return Seen("/dev/nvme1n1", Identity(volume, "model", "serial", name), size_bytes)
 
     async def release(self, volume_id: VolumeId, *, is_forced: bool = False) -> None:
+        if volume_id in self.occupied:
+            raise OccupiedError(f"{volume_id} is being checked.", reason=Reason.TOO_SLOW)
         if volume_id in self.broken:
             raise AgentError(f"{volume_id} could not be flushed.", reason=Reason.IO_ERRORS)
         if volume_id in self.busy and not is_forced:

@@ -37,6 +37,7 @@ from agent.cloud.aws_worker.answer_lines import (
     encode_failure,
 )
 from agent.cloud.aws_worker.throttle import AT_ONCE
+from agent.cloud.errors.credential_rules import OF_CREDENTIALS
 from agent.cloud.errors.explain import Failure
 from agent.node.isolate.unprivileged import (
     be_killed_first,
@@ -95,6 +96,24 @@ class Caller:
     def call(self, call: type[Call[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer's members, all pages together, or raise botocore's error."""
         client = self._find_client(call)
+        try:
+            return self._ask(client, call, parameters)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            if describe_failure(call, error).code in OF_CREDENTIALS:
+                self._drop_client(call, client)
+            raise
+
+    def _drop_client(self, call: type[Call[Any]], client: Any) -> None:
+        """Have the next call make another client, which looks for credentials anew.
+
+        A client looks once, when it is made, and asks instance metadata for a second: what it did not find
+        then, or found in a file, it would keep for as long as it lives.
+        """
+        with self._lock:
+            if self._clients.get(call.service) is client:
+                del self._clients[call.service]
+
+    def _ask(self, client: Any, call: type[Call[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
         method = client.meta.method_to_api_mapping
         name = next(python for python, operation in method.items() if operation == call.operation)
         if call.pages is None:

@@ -97,6 +97,11 @@ BY_CODE: dict[str, Rule] = {
     "NoRegionError": NO_REGION,
 }
 
+OF_CREDENTIALS = frozenset(
+    code for code, rule in BY_CODE.items() if rule in (NO_CREDENTIALS, UNAVAILABLE, NOT_ACCEPTED, EXPIRED)
+)
+"""Codes of credentials that are not there, or not good: whoever keeps any is to look for others."""
+
 _SIGNATURES = frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "AuthFailure"})
 _TIME = re.compile(r"[Ss]ignature (?:expired|not yet current)|[Rr]equest (?:has expired|timestamp)")
 

@@ -10,6 +10,7 @@ from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.is_wanted import is_room_told
 from agent.cloud.plan.decisions import AttachApi
 from agent.cloud.view.cloud_report import needs_cloud
+from agent.core.model import EndCause
 from agent.policy import Policy
 
 _UNKNOWN = {"partition": "aws", "region": "*", "account": "*"}
@@ -36,8 +37,8 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
         yield "AttachClusterNodeVolume" if api is AttachApi.HYPERPOD else "AttachVolume"
     if api is AttachApi.HYPERPOD and can_attach:
         yield "DescribeClusterNode"
-    if can_attach and policy.agent.cloud.release_on:
-        yield "DetachClusterNodeVolume" if api is AttachApi.HYPERPOD else "DetachVolume"
+    if api is not AttachApi.NONE:
+        yield from _find_leaving_operations(policy, api, can_attach=can_attach)
     if claims:
         is_copy = [claim.source_volume_id is not None for claim in claims]
         yield from ("CreateVolume",) * (not all(is_copy)) + ("CopyVolumes",) * any(is_copy)
@@ -50,6 +51,16 @@ def _find_operations(policy: Policy, api: AttachApi) -> Iterator[str]:
     if any(claim.on_delete != "retain" for claim in claims):
         yield "DeleteVolume"
     yield from _find_snapshot_operations(policy)
+
+
+def _find_leaving_operations(policy: Policy, api: AttachApi, *, can_attach: bool) -> Iterator[str]:
+    release_on = policy.agent.cloud.release_on
+    # A Spot instance that is taken back has all its volumes detached, whoever attached them.
+    is_everything = EndCause.SPOT_INTERRUPTION in release_on
+    if is_everything:
+        yield "DescribeVolumes"
+    if is_everything or (can_attach and release_on):
+        yield "DetachClusterNodeVolume" if api is AttachApi.HYPERPOD else "DetachVolume"
 
 
 def _find_snapshot_operations(policy: Policy) -> Iterator[str]:

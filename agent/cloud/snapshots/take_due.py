@@ -22,6 +22,7 @@ from agent.cloud.aws.calls import (
 )
 from agent.cloud.aws.models import (
     MADE_BY,
+    TAG_CLAIM,
     TAG_FROZEN,
     TAG_MADE_BY,
     TAG_ON_DELETE,
@@ -30,7 +31,7 @@ from agent.cloud.aws.models import (
     CloudVolume,
 )
 from agent.cloud.errors.explain import require_read
-from agent.cloud.plan.claims.claim_removed import TAG_FINAL
+from agent.cloud.plan.claims.last_snapshot import TAG_FINAL, explain_failed, find_failed_last
 from agent.cloud.plan.snapshot_schedule import (
     find_scheduled,
     is_fast,
@@ -214,7 +215,18 @@ class SnapshotKeeper:
         filters = ((f"tag:{TAG_FINAL}", (str(volume.volume_id),)), (f"tag:{TAG_MADE_BY}", (MADE_BY,)))
         if volume.tag(TAG_ON_DELETE) != "snapshot":
             return ()
-        return require_read(await self._make(DescribeSnapshots(filters)))
+        final = require_read(await self._make(DescribeSnapshots(filters)))
+        failed = find_failed_last(final, self._now())
+        if failed is not None and failed.snapshot_id not in self._failed:
+            self._failed.add(failed.snapshot_id)
+            self._record(
+                "snapshot.failed",
+                volume.volume_id,
+                entry=volume.tag(TAG_CLAIM),
+                snapshot_id=failed.snapshot_id,
+                error=explain_failed(volume, failed),
+            )
+        return final
 
 
 def _find_given_up(due: CreateSnapshot, snapshots: Sequence[CloudSnapshot]) -> Wait | None:

@@ -1,11 +1,13 @@
 """Takes one snapshot, or makes another such call, with the filesystem frozen for the instant of the call.
 
 A freeze holds nothing up but that one call: it begins when all that comes before is done, and lasts no longer
-than ``FREEZE_LIMIT_S``.
+than ``FREEZE_LIMIT_S``. What the node takes to get there is bounded too: calls for other volumes have to wait
+for this one's turn to be over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from agent.cloud.aws.calls import CreateSnapshot, CreateTags
 from agent.cloud.aws.models import TAG_FROZEN, CloudSnapshot
 from agent.cloud.errors.explain import WOULD_SUCCEED, CloudError
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
+from agent.core.errors import OccupiedError
 from agent.core.model import Reason, VolumeId
 from agent.core.replace import replace
 
@@ -25,6 +28,8 @@ T = TypeVar("T")
 
 Freeze = Callable[[VolumeId], AbstractAsyncContextManager[bool]]
 
+READY_LIMIT_S = 45.0
+"""For the node to hold writes: what is under way with the volume ends first, and what is dirty is flushed."""
 _LATE = f"A snapshot that began too late carries the tag {TAG_FROZEN}=no and is not counted."
 
 log = get_logger(__name__)
@@ -54,20 +59,31 @@ async def make_held(
     """Make the call while the volume's filesystem is frozen; returns its answer and whether one was mounted.
 
     ``what`` says what AWS is to do within ``FREEZE_LIMIT_S``, ``late`` what becomes of what it does later.
+    Raises CloudError, or OccupiedError where the node does not get to hold writes.
     """
     was_frozen = False
+    is_ready = False
 
     @asynccontextmanager
     async def hold_writes() -> AsyncIterator[None]:
-        nonlocal was_frozen
-        async with freeze(volume_id) as was_frozen:
-            # Counted from here: getting ready to freeze holds nobody up.
-            with anyio.fail_after(FREEZE_LIMIT_S):
-                yield
+        nonlocal was_frozen, is_ready
+        is_ready = False
+        with anyio.fail_after(READY_LIMIT_S) as getting_ready:
+            async with freeze(volume_id) as was_frozen:
+                is_ready, getting_ready.deadline = True, math.inf
+                # Counted from here: getting ready to freeze holds no writer up.
+                with anyio.fail_after(FREEZE_LIMIT_S):
+                    yield
 
     try:
         answer: T = await make(call, within=hold_writes)
     except TimeoutError:
+        if not is_ready:
+            raise OccupiedError(
+                f"{volume_id}: writes could not be held in {READY_LIMIT_S:.0f} s, so AWS did not {what}.",
+                hint="It is tried again. `ebs-agent status` tells what is being done with the volume.",
+                reason=Reason.TOO_SLOW,
+            ) from None
         raise CloudError(
             message=f"{volume_id}: AWS did not {what} within {FREEZE_LIMIT_S:.0f} s; "
             "the filesystem is thawed.",

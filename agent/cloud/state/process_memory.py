@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct, field
 
+from agent.cloud.state.free_volumes import FreeVolumes
 from agent.cloud.state.made_volumes import Makings
 from agent.core.model import VolumeId
 
@@ -19,12 +20,14 @@ class CloudMemory(Struct):
     """Volumes found by tags once: from then on they are asked about by ID."""
     departing: dict[VolumeId, datetime] = field(default_factory=dict)
     """Volumes whose claim is gone, likewise, with the time of their deletion that was written on them."""
+    free: FreeVolumes = field(default_factory=FreeVolumes)
+    """Volumes whose time has come, and their last snapshots."""
     dropped: set[VolumeId] = field(default_factory=set)
     """Unmounted because their claim is gone."""
     lost: dict[VolumeId, float] = field(default_factory=dict)
     """Volumes of pools that another node was quicker to attach, and when that was, monotonic."""
-    unheld: dict[VolumeId, tuple[str, datetime]] = field(default_factory=dict)
-    """Volumes nobody holds that are to be deleted: of which claim, and when."""
+    unheld: dict[VolumeId, tuple[str, datetime, str | None]] = field(default_factory=dict)
+    """Volumes nobody holds that are to be deleted: of which claim, when, and why not yet."""
     unheld_look_s: float | None = None
     """When such volumes are looked for again, monotonic."""
     unheld_marked_s: dict[VolumeId, float] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState
 from agent.cloud.view.describe_all import describe_pools
+from agent.core.model import Reason
 from agent.core.steps import Refuse, Wait
 
 LOOK_AGAIN_S = 6 * 3600.0
@@ -94,25 +95,30 @@ class DeleteOrphansTask(CloudTask):
         holder, deadline = find_last_holder(volume), find_deadline(volume, limit, now)
         if holder is None or deadline is None or find_obstacle(volume, look.policy, {holder}) is not None:
             return None
-        final = await self._means.snapshots.find_final(volume) if now >= deadline else ()
-        decision = plan_orphan(volume, limit, final, now)
+        is_due = now >= deadline
+        begun = memory.free.see(volume, now) if is_due else None
+        final = await self._means.snapshots.find_final(volume) if is_due else ()
+        decision = plan_orphan(volume, limit, final, now, begun)
         marked_s = memory.unheld_marked_s.get(volume.volume_id)
         is_mark = isinstance(decision, Do) and isinstance(decision.call, CreateTags)
         is_marked = is_mark and marked_s is not None and now_s - marked_s <= pending_calls.LIMIT_S
-        if decision is None or is_marked:
-            memory.unheld[volume.volume_id] = (wanted.name, deadline)
+        why = decision.message if isinstance(decision, Wait) else None
+        # What another node has begun is its to wait for, or somebody's who looks in hours; so is a failure.
+        is_left = isinstance(decision, Wait) and (begun is None or decision.reason is Reason.CLOUD_ERROR)
+        if decision is None or is_marked or is_left:
+            memory.unheld[volume.volume_id] = (wanted.name, deadline, why)
             return None
         if holder not in await find_gone(self._means.make, look.node, [holder]):
             return None
-        memory.unheld[volume.volume_id] = (wanted.name, deadline)
+        memory.unheld[volume.volume_id] = (wanted.name, deadline, why)
         if is_mark:
             memory.unheld_marked_s[volume.volume_id] = now_s
         return decision
 
     @override
     def foresee(self, look: CloudState) -> None:
-        for volume_id, (claim, deadline) in self._means.memory.unheld.items():
-            look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline)
+        for volume_id, (claim, deadline, why) in self._means.memory.unheld.items():
+            look.foresee(f"{claim} ({volume_id})", Do(DeleteVolume(volume_id)), at=deadline, why=why)
 
     @override
     def report(self, ending: Wait | Refuse, look: CloudState) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from agent.base.log import get_logger
 from agent.cloud.aws.call import Change, Make
-from agent.cloud.aws.calls import DeleteVolume
+from agent.cloud.aws.calls import CreateSnapshot, DeleteVolume
 from agent.cloud.aws.making_calls import CopyVolumes, CreateVolume, MakingCall
 from agent.cloud.errors import codes
 from agent.cloud.errors.explain import CloudError, is_throttled
@@ -22,6 +22,8 @@ from agent.cloud.view.change_events import Record, record_change, record_changes
 from agent.cloud.view.cloud_report import Hands
 from agent.cloud.view.pending_calls import RecentCalls
 from agent.core.replace import replace
+
+T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -56,15 +58,18 @@ class CallSender:
         elif isinstance(decision, Take):
             await self._take(name, key, decision)
         else:
-            await self._change(name, call)
+            answer = await self._change(name, call)
             self._recent.note(key, call)
+            if isinstance(call, CreateSnapshot):
+                self._memory.free.note_begun(call.volume_id, answer.snapshot_id)
         log.info("cloud.called", operation=call.operation, what=call.describe(), entry=name)
         if isinstance(call, DeleteVolume):
+            self._memory.free.forget(call.volume_id)
             await self._memory.makings.drop(call.volume_id)
 
-    async def _change(self, name: str, call: Change[Any]) -> None:
+    async def _change(self, name: str, call: Change[T]) -> T:
         try:
-            await record_changes(self._make, self._record, by="policy", entry=name)(call)
+            return await record_changes(self._make, self._record, by="policy", entry=name)(call)
         except CloudError as error:
             if error.code == codes.NAME_TAKEN:
                 self._memory.taken_names |= list_given_names([call])

@@ -22,11 +22,17 @@ from agent.cloud.plan.claims.pools import find_last_holder, find_taken
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view.cloud_state import CloudState
+from agent.core.steps import Wait
 
 
 def list_unwanted(look: CloudState, means: Means) -> Iterator[CloudTask]:
     """Return the tasks about what is here, or is this node's, and is wanted no more."""
     removed = find_removed(look.list_volumes(), look.policy, look.node)
+    if look.node.node_key is not None:
+        # A time that was meant for an earlier removal, and never written, is none for a later one.
+        staying = look.volumes.keys() - {volume.volume_id for volume in removed}
+        for volume_id in staying & means.memory.departing.keys():
+            del means.memory.departing[volume_id]
     for volume in removed:
         yield DeleteRemovedTask(volume, means)
     for volume in find_surplus(look):
@@ -64,14 +70,20 @@ class DeleteRemovedTask(UnwantedTask):
         is_due = deletion.after is not None and now >= deletion.after
         if not is_due:
             look.foresee(self.name, Do(DeleteVolume(volume_id)), at=deletion.after or deadline)
-        return plan_removed(
+        is_here = volume_id in look.node.devices
+        begun = memory.free.see(self._volume, now, is_here=is_here) if is_due else None
+        decision = plan_removed(
             self._volume,
             await self._means.snapshots.find_final(self._volume) if is_due else (),
             look.node,
             is_released=self._is_released(),
             now=now,
             deadline=deadline,
+            begun=begun,
         )
+        if isinstance(decision, Wait):
+            look.foresee(self.name, Do(DeleteVolume(volume_id)), at=deletion.after, why=decision.message)
+        return decision
 
 
 def find_surplus(look: CloudState) -> Iterator[CloudVolume]:
@@ -104,5 +116,5 @@ class CancelDeletionTask(UnwantedTask):
 
     @override
     async def decide(self, look: CloudState) -> Decision | None:
-        self._means.memory.departing.pop(self._volume.volume_id, None)
+        self._means.memory.free.forget(self._volume.volume_id)
         return plan_cancel_deletion(self._volume)

@@ -230,6 +230,19 @@ async def test_volume_in_use_is_flushed_and_leaves_once_it_is_free(world: World,
     assert other not in node.hands.flushed
 
 
+async def test_volume_that_is_worked_on_leaves_after_that(world: World, node: Node) -> None:
+    """What is being checked is told and asked again for as long as there is time, and nothing is under it."""
+    async with node.serving():
+        checked, _ = await add_volumes(world, node, 2)
+    node.hands.occupied.add(checked)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave, node, 100)
+        await until(lambda: node.hands.list_devices().keys() == {checked} or None)
+        node.hands.occupied.clear()
+    assert not node.hands.list_devices()
+    assert checked not in node.hands.flushed
+
+
 async def test_volume_in_use_to_the_end_stays_with_who_writes(
     world: World, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,8 @@ class UnwillingReconciler:
     def list_wanted(self) -> tuple[VolumeId, ...]:
         return (BY_ID, BY_NAME)
 
-    def hold(self, volume_id: VolumeId) -> NoReturn:
+    def hold(self, volume_id: VolumeId, patience_s: float | None) -> NoReturn:
+        assert patience_s is not None
         raise AgentError(f"{volume_id} is not let go.")
 
     def wake(self, *_about: object) -> None: ...

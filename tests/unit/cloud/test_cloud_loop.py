@@ -6,20 +6,24 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pytest
+from typing_extensions import override
 
 from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.calls import AttachVolume, CreateSnapshot, DescribeVolumes
+from agent.cloud.aws.models import CloudAttachment, CloudVolume
+from agent.cloud.aws_worker.throttle import Pacer
 from agent.cloud.cloud_loop import CloudLoop
-from agent.cloud.errors.explain import Failure, explain_failure
+from agent.cloud.errors.explain import WOULD_SUCCEED, Failure, explain_failure
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.view.cloud_report import CloudReport
 from agent.core.model import Reason, VolumeId
+from agent.core.replace import replace
 from agent.policy import Policy
 from agent.policy.reading import load_policy
 from bench.limits import JumpingLoop
@@ -79,6 +83,9 @@ class Node:
         return [after - before for before, after in pairwise(self.asked_s)]
 
 
+N = TypeVar("N", bound=Node)
+
+
 @pytest.fixture
 def policy(tmp_path: Path) -> Policy:
     path = tmp_path / "policy.yaml"
@@ -86,11 +93,16 @@ def policy(tmp_path: Path) -> Policy:
     return load_policy(path, trust_owner=True)
 
 
-def play(policy: Policy, code: str | None, story: Callable[[Node], Awaitable[None]]) -> Node:
+def play(
+    policy: Policy,
+    code: str | None,
+    story: Callable[[N], Awaitable[None]],
+    kind: Callable[[Policy, str | None], N] = Node,  # type: ignore[assignment]  # N is Node, unless it is said
+) -> N:
     """Have a node's loop run until the story is told."""
 
-    async def run() -> Node:
-        node = Node(policy, code)
+    async def run() -> N:
+        node = kind(policy, code)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.loop.run)
             await story(node)
@@ -193,3 +205,74 @@ def test_day_of_waiting_ends_in_nothing(policy: Policy) -> None:
 
     pauses_s = play(policy, None, wait_days).pauses_s
     assert sum(pauses_s[-200:]) / 100 >= 50  # two calls a look, a look a minute
+
+
+# -- What is done on the node for one volume -----------------------------------------------------------------
+
+CHECKED, WANTED = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0fedcba9876543210")
+TWO = f"""version: 1
+volumes:
+  - {{name: a, match: {{volume_id: {CHECKED}}}, block: {{}}, snapshots: {{schedule: "0 * * * *", keep: 2}}}}
+  - {{name: b, match: {{volume_id: {WANTED}}}, block: {{}}}}
+"""
+FREE = CloudVolume(WANTED, "creating", 8, "gp3", "us-west-2a", created_at="2026-01-01T00:00:00Z")
+
+
+class CheckedNode(Node):
+    """A node that is checking one volume, whose snapshot is due, while another is being made elsewhere."""
+
+    def __init__(self, policy: Policy, _code: str | None) -> None:
+        super().__init__(policy, None)
+        self.state = "creating"
+        self.pacer = Pacer(at_once=1)
+        self.freezes = 0
+        self.attached_s: list[float] = []
+
+    @override
+    def list_devices(self) -> Mapping[VolumeId, str | None]:
+        return {CHECKED: None}
+
+    @override
+    @asynccontextmanager
+    async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
+        assert volume_id == CHECKED
+        self.freezes += 1
+        await anyio.sleep(6 * HOUR_S)
+        yield True
+
+    @override
+    async def make(self, call: Call[Any], *, within: Within = nullcontext) -> Any:
+        async def ask() -> Any:
+            async with within():
+                return self.answer(call)
+
+        return await self.pacer.make(call, ask)
+
+    def answer(self, call: Call[Any]) -> Any:
+        if isinstance(call, DescribeVolumes):
+            here = (CloudAttachment("attached", "i-0123456789abcdef0"),)
+            checked = replace(FREE, volume_id=CHECKED, state="in-use", attachments=here)
+            return checked, replace(FREE, state=self.state)
+        if isinstance(call, CreateSnapshot):
+            assert call.is_dry_run, "not frozen"
+            raise explain_failure(Failure("ec2", call.operation, WOULD_SUCCEED, ""))
+        if isinstance(call, AttachVolume):
+            self.attached_s.append(self._clock())
+        return ()
+
+
+def test_volume_that_is_checked_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """While a snapshot waits for a check of hours, other volumes come, and it is tried again and again."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(TWO, "utf-8")
+
+    async def tell(node: CheckedNode) -> None:
+        await until(lambda: node.freezes > 0, HOUR_S)
+        node.state, made_s = "available", anyio.current_time()
+        await until(lambda: len(node.attached_s) > 0, HOUR_S)
+        assert node.attached_s[0] - made_s < 60
+        await anyio.sleep(HOUR_S)
+        assert node.freezes >= 3
+        assert "writes could not be held" in node.published[-1].notices["a"].message
+
+    play(load_policy(path, trust_owner=True), None, tell, CheckedNode)

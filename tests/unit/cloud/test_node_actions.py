@@ -15,7 +15,7 @@ from agent.base.off_loop import do_here
 from agent.base.paths import Paths
 from agent.cloud.node_actions import RELEASED, NodeHands
 from agent.cloud.state.released_volumes import EVERYTHING
-from agent.core.errors import AgentError, CoveredError, ExitCode, RefusedError
+from agent.core.errors import AgentError, CoveredError, ExitCode, OccupiedError, RefusedError
 from agent.core.model import (
     Device,
     DeviceNumber,
@@ -59,13 +59,19 @@ class OneVolume:
         """What a step of this type raises."""
         self.woken = 0
         self.wanted: tuple[VolumeId, ...] = ()
+        self.is_occupied = False
+        """Something else is done with it, for longer than anybody is to wait."""
 
     def list_wanted(self) -> tuple[VolumeId, ...]:
         return self.wanted
 
     @asynccontextmanager
-    async def hold(self, volume: VolumeId) -> AsyncIterator[OneVolume]:
+    async def hold(self, volume: VolumeId, patience_s: float | None) -> AsyncIterator[OneVolume]:
         assert volume == VOLUME
+        assert patience_s is not None
+        assert patience_s <= 30
+        if self.is_occupied:
+            raise OccupiedError("it is being checked")
         yield self
 
     def wake(self, volume: VolumeId, cause: Cause) -> None:
@@ -152,6 +158,33 @@ async def test_what_cannot_be_released_is_kept(tmp_path: Path, failing: type[Any
         await hands.release(VOLUME)
     assert not hands.released
     assert volume.woken == 1
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+async def test_volume_that_is_worked_on_is_neither_waited_for_nor_taken(
+    tmp_path: Path, *, is_forced: bool
+) -> None:
+    """A check of hours has to end first, whoever asks: the volume stays the policy's, and why is said."""
+    volume = OneVolume(USED)
+    volume.is_occupied = True
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(OccupiedError, match="being checked") as raised:
+        await hands.release(VOLUME, is_forced=is_forced)
+    assert raised.value.retryable
+    assert (volume.done, hands.released, volume.woken) == ([], set(), 1)
+
+
+async def test_nothing_of_a_volume_that_is_worked_on_is_flushed_or_frozen(tmp_path: Path) -> None:
+    """Neither passes for done: nothing is detached that was not flushed, and no snapshot taken in vain."""
+    volume = OneVolume(USED)
+    volume.is_occupied = True
+    hands = hands_on(volume, tmp_path)
+    with pytest.raises(OccupiedError):
+        await hands.flush(VOLUME)
+    with pytest.raises(OccupiedError):
+        async with hands.freeze(VOLUME):
+            pytest.fail("within a freeze")
+    assert volume.done == []
 
 
 @pytest.mark.parametrize("failing", [Unmount, Relinquish])

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.errors import AgentError, CoveredError, RefusedError
+from agent.core.errors import AgentError, CoveredError, OccupiedError, RefusedError
 from agent.core.model import Blank, Condition, FormatRule, Reason, VolumeId, WantedMount, WantedTuning
 from agent.core.replace import replace
 from agent.core.steps import Format, Link, MountFilesystem, Tune
@@ -385,6 +385,40 @@ async def test_look_that_takes_too_long_is_given_up() -> None:
             status = await reconciler.look(VOLUME)
         assert (status.condition, "took too long" in status.message) == (Condition.READY, True)
         assert not node.open_sessions
+
+
+@pytest.mark.parametrize(
+    ("instant", "doing"), [("before check", "check the ext4 filesystem"), ("observe", "look at it")]
+)
+async def test_hold_does_not_wait_for_a_long_pass(instant: str, doing: str) -> None:
+    """Who may not wait for hours is told what is under way; the volume can be held once that has ended."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4))
+    has_begun, may_go_on = anyio.Event(), anyio.Event()
+
+    async def reach(name: str) -> None:
+        if name == instant and not has_begun.is_set():
+            has_begun.set()
+            await may_go_on.wait()
+
+    node.reach = reach
+    async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
+        await has_begun.wait()
+        with pytest.raises(OccupiedError, match=doing) as raised:
+            async with reconciler.hold(VOLUME, 0.01):
+                pytest.fail("beside a pass")
+        assert raised.value.retryable
+        may_go_on.set()
+        await wait_condition(board, Condition.READY)
+
+        async def find_held() -> None:
+            with pytest.raises(OccupiedError, match="something else"):
+                async with reconciler.hold(VOLUME, 0.01):
+                    pytest.fail("two at a time")
+
+        async with reconciler.hold(VOLUME, 30), anyio.create_task_group() as tasks:
+            tasks.start_soon(find_held)
+        async with reconciler.hold(VOLUME, 0.01):
+            pass
 
 
 async def test_plan_looks_for_show_only() -> None:

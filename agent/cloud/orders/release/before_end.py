@@ -15,7 +15,7 @@ from agent.cloud.orders.context import NodeOrderContext
 from agent.cloud.orders.runner import release
 from agent.cloud.orders.volumes import VolumeOrders
 from agent.cloud.view.describe_all import is_searchable
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, OccupiedError
 from agent.core.model import Reason, VolumeId
 from agent.core.replace import replace
 from agent.policy import Policy
@@ -67,15 +67,16 @@ def find_returning(board: Board, policy: Policy) -> frozenset[VolumeId]:
 
 
 async def _release(context: NodeOrderContext, volume_id: VolumeId) -> bool:
-    """Unmount and flush one volume, as soon as nobody uses it; False where it cannot be."""
+    """Unmount and flush one volume, as soon as nobody uses it or works on it; False where it cannot be."""
     told = None
     while (error := await _try_release(context, volume_id)) is not None:
         if error.message != told:
             context.board.record(EventName.VOLUME_NOT_LET_GO, volume_id, error=error.message)
         told = error.message
-        if error.reason is not Reason.DEVICE_BUSY:
+        if error.reason is Reason.DEVICE_BUSY:
+            await _flush(context, volume_id)
+        elif not isinstance(error, OccupiedError):
             return False
-        await _flush(context, volume_id)
         await anyio.sleep(AGAIN_S)
     return True
 

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from msgspec import Struct
 
-from agent.cloud.aws.calls import CreateSnapshot, CreateTags, DeleteVolume
+from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import (
     MADE_BY,
     TAG_CLAIM,
@@ -20,19 +20,17 @@ from agent.cloud.aws.models import (
     TAG_MADE_BY,
     TAG_NODE,
     TAG_ON_DELETE,
-    TAG_VOLUME,
     CloudSnapshot,
     CloudVolume,
 )
 from agent.cloud.plan.attach_volume import is_matching, plan_detach
+from agent.cloud.plan.claims.last_snapshot import plan_last_snapshot
 from agent.cloud.plan.decisions import Decision, Do, NodeView
 from agent.core.model import Reason, VolumeId
 from agent.core.steps import Wait
 from agent.policy import Policy
 from agent.policy.entries import VolumeEntry
 
-TAG_FINAL = "ebs-agent:final"
-"""On the snapshot taken before a volume is deleted: the volume's ID."""
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -135,10 +133,12 @@ def plan_removed(
     is_released: bool,
     now: datetime,
     deadline: datetime,
+    begun: str | None = None,
 ) -> Decision | None:
     """Decide what becomes of a volume whose claim is gone; None: nothing, for now or for ever.
 
-    ``deadline``: the time of its deletion that is written on it, unless one is.
+    ``deadline``: the time of its deletion that is written on it, unless one is. ``begun``: the one of
+    ``snapshots``, those taken before the deletion, since whose beginning it was free.
     """
     deletion = find_planned_deletion(volume)
     if deletion is None:
@@ -157,20 +157,4 @@ def plan_removed(
         return Wait(
             Reason.WAITING_FOR_CLOUD, f"{volume.volume_id} is {volume.state}; it is deleted after that."
         )
-    return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
-
-
-def plan_final_snapshot(volume: CloudVolume, snapshots: Sequence[CloudSnapshot]) -> Decision | None:
-    """Decide what is to be done about the snapshot before a deletion; None: it is there, or not wanted."""
-    final = [one for one in snapshots if one.tag(TAG_FINAL) == volume.volume_id]
-    if volume.tag(TAG_ON_DELETE) != "snapshot" or any(one.state == "completed" for one in final):
-        return None
-    pending = [one for one in final if one.state == "pending"]
-    if pending:
-        percent = max(one.progress_percent for one in pending)
-        return Wait(Reason.WAITING_FOR_CLOUD, f"The last snapshot of {volume.volume_id} is at {percent} %.")
-    kept = tuple(pair for pair in volume.tags if pair[0] in {TAG_MADE_BY, TAG_CLUSTER, TAG_CLAIM, TAG_NODE})
-    tags = tuple(sorted((*kept, (TAG_VOLUME, volume.volume_id), (TAG_FINAL, volume.volume_id))))
-    return Do(
-        CreateSnapshot(volume.volume_id, f"Last snapshot of {volume.volume_id} before its deletion", tags)
-    )
+    return plan_last_snapshot(volume, snapshots, begun, now) or Do(DeleteVolume(volume.volume_id))

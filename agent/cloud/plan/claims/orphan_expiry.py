@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from agent.cloud.aws.calls import CreateTags, DeleteVolume
 from agent.cloud.aws.models import TAG_NODE, TAG_ON_DELETE, TAG_UNHELD, CloudSnapshot, CloudVolume
-from agent.cloud.plan.claims.claim_removed import is_meant, parse_time, plan_final_snapshot, write_time
+from agent.cloud.plan.claims.claim_removed import is_meant, parse_time, write_time
+from agent.cloud.plan.claims.last_snapshot import plan_last_snapshot
 from agent.cloud.plan.claims.pools import find_last_holder
 from agent.cloud.plan.claims.wanted_volume import CLUSTER_WIDE
 from agent.cloud.plan.decisions import Decision, Do
@@ -70,18 +71,22 @@ def find_deadline(volume: CloudVolume, limit: timedelta, now: datetime) -> datet
 
 
 def plan_orphan(
-    volume: CloudVolume, limit: timedelta, snapshots: Sequence[CloudSnapshot], now: datetime
+    volume: CloudVolume,
+    limit: timedelta,
+    snapshots: Sequence[CloudSnapshot],
+    now: datetime,
+    begun: str | None = None,
 ) -> Decision | None:
     """Decide the next thing about a free volume whose last holder is gone; None: nothing, for now.
 
-    ``snapshots``: those taken before its deletion.
+    ``snapshots``: those taken before its deletion. ``begun``: the one since whose beginning it was free.
     """
     deadline = find_deadline(volume, limit, now)
     if deadline is None or volume.attachments or volume.state != "available":
         return None
     times = read_orphan_times(volume, now)
     if times is not None and now >= deadline:
-        return plan_final_snapshot(volume, snapshots) or Do(DeleteVolume(volume.volume_id))
+        return plan_last_snapshot(volume, snapshots, begun, now) or Do(DeleteVolume(volume.volume_id))
     if times is not None and now - times.seen < SEEN_EVERY:
         return None
     written = OrphanTimes(now if times is None else times.since, now).write()

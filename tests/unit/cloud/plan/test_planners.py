@@ -634,11 +634,18 @@ def test_either_kind_of_node_is_served(tmp_path: Path) -> None:
     ("api", "action"),
     [(AttachApi.HYPERPOD, "sagemaker:DetachClusterNodeVolume"), (AttachApi.EC2, "ec2:DetachVolume")],
 )
-def test_leaving_the_node_by_itself_needs_to_detach(tmp_path: Path, api: AttachApi, action: str) -> None:
-    """What the policy has the agent do at an interruption is among its permissions, and only then."""
+@pytest.mark.parametrize("match", ["volume_id: vol-0123456789abcdef0", "size: 5GiB", "device_name: sdf"])
+def test_leaving_the_node_by_itself_needs_to_detach(
+    tmp_path: Path, api: AttachApi, action: str, match: str
+) -> None:
+    """What the policy has the agent do at an interruption is among its permissions, and only then.
+
+    It does so to every volume, also to those that nothing but their entry's size tells.
+    """
     path = tmp_path / "policy.yaml"
-    entry = "volumes: [{name: db, match: {volume_id: vol-0123456789abcdef0}, block: {}}]\n"
+    entry = f"volumes: [{{name: db, match: {{{match}}}, block: {{}}}}]\n"
     for setting, is_needed in (("[spot-interruption]", True), ("[]", False)):
         path.write_text(f"version: 1\nagent: {{cloud: {{release_on: {setting}}}}}\n{entry}", "utf-8")
         document = make_iam_policy(load_policy(path, trust_owner=True), IDENTITY, api)
         assert (action in str(document)) is is_needed
+        assert not is_needed or "ec2:DescribeVolumes" in str(document)

@@ -1,8 +1,8 @@
 """Which client tokens of a name are used up, as far as AWS has told, so that none is tried in vain again.
 
-A name's tokens come of the name alone, and every controller tries them in the same order. A token whose volume
-is deleted makes none any more, whoever asks. That is remembered only: a controller that begins anew learns it
-again, some tokens at each attempt.
+A name's tokens come of the name alone, and every controller tries them in the same order. One whose volume is
+deleted makes none any more, whoever asks. That is remembered only: a controller that begins anew learns it,
+some tokens at each attempt.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
+import anyio
+
 from agent.cloud.aws.call import Call, Change, Make, Within
 from agent.core.errors import AgentError
 from agent.core.reasons import Reason
@@ -46,6 +48,24 @@ def begin_only_while_waited_for(make: Make, is_waited_for: Callable[[], bool] = 
                 yield
 
         require_someone(change)
+        return await make(call, within=enter)
+
+    return ask
+
+
+def queue_before_turn(make: Make, at_once: int) -> Make:
+    """Return what makes the same calls, and no more at once than AWS's worker has threads for, of all kinds.
+
+    What the worker has no thread for would wait in there, its turn taken, while questions are not answered.
+    """
+    threads = anyio.CapacityLimiter(at_once)
+
+    async def ask(call: Call[T], /, *, within: Within = nullcontext) -> T:
+        @asynccontextmanager
+        async def enter() -> AsyncIterator[None]:
+            async with threads, within():
+                yield
+
         return await make(call, within=enter)
 
     return ask

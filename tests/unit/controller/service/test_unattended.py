@@ -17,7 +17,7 @@ from agent.cloud.aws.call import Call, Change, Within
 from agent.cloud.aws.calls import AttachVolume, DescribeVolumes, DetachVolume
 from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
 from agent.controller.calls import AttachCall, Pairs
-from agent.controller.service.unattended import begin_only_while_waited_for
+from agent.controller.service.unattended import begin_only_while_waited_for, queue_before_turn
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -162,6 +162,32 @@ async def test_looks_are_for_everybody_and_deeds_for_who_waits(cloud: StandIn, *
             await make(AttachVolume(NODE.instance_id, VOLUME, "/dev/sdf"))
         assert caught.value.reason is Reason.WAITING_FOR_CLOUD
     assert len(cloud.made) == is_waited
+
+
+async def test_a_change_waits_before_its_turn_while_questions_keep_all_threads(cloud: StandIn) -> None:
+    """So that it is dropped there: whoever asked for it has gone meanwhile."""
+    is_answered, is_waited = anyio.Event(), True
+
+    async def answer(call: Call[T], /, *, within: Within = nullcontext) -> T:
+        async with within():
+            await is_answered.wait()
+            return await cloud.make(call)
+
+    make = begin_only_while_waited_for(queue_before_turn(answer, 2), lambda: is_waited)
+
+    async def attach() -> None:
+        with pytest.raises(AgentError, match="Nobody waits"):
+            await make(AttachVolume(NODE.instance_id, VOLUME, "/dev/sdf"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(make, DescribeVolumes())
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(attach)
+        await anyio.wait_all_tasks_blocked()
+        is_waited = False
+        is_answered.set()
+    assert cloud.made == []
 
 
 async def test_what_is_part_of_no_work_is_waited_for() -> None:

@@ -30,6 +30,7 @@ from agent.controller.cluster.cluster_nodes import ClusterNodes
 from agent.controller.counting import ControllerCounters, serving_metrics
 from agent.controller.service.controller import LIMIT_S, ControllerService
 from agent.controller.service.hints import tell_for_kubernetes
+from agent.controller.service.unattended import begin_only_while_waited_for, queue_before_turn
 from agent.controller.volumes.listing import KnowNodes
 from agent.controller.worker_user import choose_worker_user
 from agent.core.errors import AgentError
@@ -100,8 +101,8 @@ async def _run_until_told(
     counters: ControllerCounters,
 ) -> None:
     nodes, answering = ClusterNodes(), Answering(counters.count_call)
-    make = tell_for_kubernetes(make)
-    parts = compose(make, settings, nodes.list_known)
+    make = tell_for_kubernetes(queue_before_turn(make, AT_ONCE))
+    parts = compose(begin_only_while_waited_for(make), settings, nodes.list_known)
     async with anyio.create_task_group() as serving:
         serving.start_soon(_serve, listener, settings, parts, counters, answering)
         async with anyio.create_task_group() as aside:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from agent.controller.care.node_changes import name_start_up_taint
 from agent.controller.options import read_settings
 from agent.policy.reading import read_policy
 from tests.chart.helm import CHART, FULL, LEAST, RefusedError, lint, render
@@ -76,6 +79,81 @@ def test_controller_takes_its_arguments() -> None:
     assert settings.driver == "ebs.csi.aws.com"
     assert settings.cluster_id == "training"
     assert dict(settings.extra_tags) == {"team": "research", "cost": "1"}
+
+
+@pytest.mark.parametrize("values", [LEAST, FULL])
+@pytest.mark.parametrize(
+    "said", [None, [], [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 1000000}]]
+)
+def test_pods_run_where_nodes_wait_for_the_driver(values: Path, said: list[dict[str, Any]] | None) -> None:
+    """Or nobody would take the taint off, nor bring the driver: whatever else is said to be tolerated."""
+    places = {"Deployment": "tolerations", "DaemonSet": "node.tolerations"}
+    sets = [] if said is None else [f"{place}={json.dumps(said)}" for place in places.values()]
+    objects = render(values, sets=sets)
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    usual = {"Deployment": defaults["tolerations"], "DaemonSet": defaults["node"]["tolerations"]}
+    driver = next(made for made in find(objects, "CSIDriver"))["metadata"]["name"]
+    ours = {"key": name_start_up_taint(driver), "operator": "Exists"}
+    pods = [made for kind in places for made in find(objects, kind)]
+    assert len(pods) == (2 if values is FULL else 1)
+    for made in pods:
+        others = usual[made["kind"]] if said is None else said
+        assert made["spec"]["template"]["spec"]["tolerations"] == [ours, *others]
+
+
+NUMBERS = {
+    "111122223333": "111122223333",
+    "1000000": "1000000",
+    "0": "0",
+    "-5": "-5",
+    "1e3": "1000",
+    "9007199254740991": "9007199254740991",
+    '"1.10"': "1.10",
+    '"012345678901"': "012345678901",
+}
+"""As they are written, and as the tag has them."""
+NODE_SETTING = "node: {settings: {EBS_AGENT_LOCK_S: %s}}"
+INEXACT = ("1.5", "9007199254740993", "-9007199254740993", "1e300", "true")
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["--values", "--set-json"])
+def test_numbers_stay_what_they_are(tmp_path: Path, *, is_file: bool) -> None:
+    """As tags, and as settings of the nodes."""
+    for number, text in NUMBERS.items():
+        objects = render_said(tmp_path, number, is_file=is_file)
+        arguments = get_containers(objects)["controller"]["args"]
+        assert f"--extra-tags=number={text}" in arguments
+        (made,) = find(objects, "DaemonSet")
+        (installs,) = made["spec"]["template"]["spec"]["initContainers"]
+        assert {"name": "EBS_AGENT_LOCK_S", "value": text} in installs["env"]
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["--values", "--set-json"])
+@pytest.mark.parametrize("place", ["extraTags.number", "node.settings.EBS_AGENT_LOCK_S"])
+@pytest.mark.parametrize("number", INEXACT)
+def test_what_may_not_be_what_was_written_is_refused(
+    tmp_path: Path, number: str, place: str, *, is_file: bool
+) -> None:
+    """A helm that has rounded it cannot tell; quotes say that it is text."""
+    with pytest.raises(RefusedError, match=f"{place} .*in quotes|/node/settings"):
+        render_said(tmp_path, number, is_file=is_file, places=(place,))
+
+
+def render_said(
+    directory: Path,
+    number: str,
+    *,
+    is_file: bool,
+    places: Sequence[str] = ("extraTags.number", "node.settings.EBS_AGENT_LOCK_S"),
+) -> list[dict[str, Any]]:
+    """Render with a number as it is written, in a file or as an option."""
+    node = ("node.enabled=true", 'node.image.repository="r"')
+    if not is_file:
+        return render(LEAST, sets=[*node, *(f"{place}={number}" for place in places)])
+    path = directory / "said.yaml"
+    nested = {"extraTags.number": "extraTags: {number: %s}", "node.settings.EBS_AGENT_LOCK_S": NODE_SETTING}
+    path.write_text("\n".join(nested[place] % number for place in places), "utf-8")
+    return render(LEAST, path, sets=node)
 
 
 @pytest.mark.parametrize("values", [LEAST, FULL])

@@ -19,6 +19,7 @@ import anyio
 
 from agent.cloud.aws.call import Call, Change
 from agent.cloud.errors.explain import CloudError, is_let_through, is_throttled
+from agent.core.errors import AgentError
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ class _Lane:
     """How many go out together while nothing is throttled."""
     limiter: anyio.CapacityLimiter = field(init=False)
     pause_s: float = 0.0
+    has_paused: bool = False
+    """The pause is over, and no call has followed it."""
     slowed_at_s: float = float("-inf")
 
     def __post_init__(self) -> None:
@@ -103,10 +106,14 @@ class Pacer:
         return await ask()
 
     async def _try(self, lane: _Lane, ask: Callable[[], Awaitable[T]]) -> T | CloudError:
-        """Ask once, in turn and after the pause; returns the error of a call that was throttled."""
+        """Ask once, in turn and after the pause; returns the error of a call that was throttled.
+
+        Where it is not asked after all, as what nobody wants any longer, the next call does not pause anew.
+        """
         async with lane.limiter:
-            if lane.pause_s:
+            if lane.pause_s and not lane.has_paused:
                 await anyio.sleep(self._rng.uniform(0.5, 1.5) * lane.pause_s)
+            has_paused, lane.has_paused = lane.pause_s > 0, False
             asked_at_s = anyio.current_time()
             try:
                 answer = await ask()
@@ -117,5 +124,8 @@ class Pacer:
                     raise
                 lane.slow_down(asked_at_s, anyio.current_time())
                 return error
+            except AgentError:  # not AWS's word
+                lane.has_paused = has_paused
+                raise
             lane.speed_up()
             return answer

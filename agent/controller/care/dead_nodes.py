@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import anyio
+from anyio.abc import TaskGroup
+from msgspec import Struct
 
 from agent.base.log import get_logger
 from agent.controller.calls import NodeId
 from agent.controller.care.node_changes import has_returned, plan_release, plan_return
 from agent.controller.care.node_deeds import change_node
-from agent.controller.care.proofs import Proofs, parse_provider_id
+from agent.controller.care.proofs import Proofs, group_nodes, parse_provider_id
 from agent.controller.cluster.api import ClusterApi, ClusterError, Operations
 from agent.controller.cluster.lease import Lease
 from agent.controller.cluster.objects import TAINT_OUT_OF_SERVICE, Node, VolumeAttachment
@@ -31,6 +33,13 @@ RESTS_S = (5.0, 10.0, 30.0, 60.0)
 """After questions that AWS did not answer, which pods wait for."""
 
 log = get_logger(__name__)
+
+
+class _Rest(Struct):
+    """A group of nodes of which AWS could not be asked, or did not answer."""
+
+    failures: int = 0
+    until_s: float = 0.0
 
 
 class DeadNodes:
@@ -60,40 +69,54 @@ class DeadNodes:
         attachments.add_bell(self._bell)
         self._asked: dict[NodeId, int] = {}
         self._due: dict[NodeId, float] = {}
-        self._failures = 0
+        self._rests: dict[str | None, _Rest] = {}
+        """By HyperPod cluster; None: the nodes of none."""
+        self._under_way: set[str | None] = set()
+        """The groups that AWS is being asked about."""
         self._has_failed = False
-        self._rests_until = 0.0
 
     async def tend(self) -> None:
         """Release and take back; never returns."""
-        while True:
-            await self._take_back()
-            if self._proofs is not None:
-                await self._release(self._proofs)
-            if self._has_failed:
-                await anyio.sleep(LOOK_S)
-            self._has_failed = False
-            await self._bell.wait(LOOK_S)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self._take_back()
+                if self._proofs is not None:
+                    self._release(self._proofs, tasks)
+                if self._has_failed:
+                    await anyio.sleep(LOOK_S)
+                self._has_failed = False
+                await self._bell.wait(LOOK_S)
 
     async def _take_back(self) -> None:
         for name, node in list(self._nodes.known.items()):
             if has_returned(node) and await self._change(name, "put it into service", plan_return):
                 log.info("care.node_returned", node=name)
 
-    async def _release(self, proofs: Proofs) -> None:
+    def _release(self, proofs: Proofs, tasks: TaskGroup) -> None:
+        """Begin to ask about each group of which a node is due, so that none waits for another's answer."""
         suspects = self._find_suspects()
         self._forget(suspects)
         now = self._clock()
-        due = {node_id: node for node_id, node in suspects.items() if self._due.get(node_id, 0.0) <= now}
-        if not due or now < self._rests_until:
-            return
+        due = (node_id for node_id in suspects if self._due.get(node_id, 0.0) <= now)
+        for cluster_id, node_ids in group_nodes(due).items():
+            rest = self._rests.get(cluster_id)
+            if cluster_id not in self._under_way and (rest is None or rest.until_s <= now):
+                self._under_way.add(cluster_id)
+                group = {node_id: suspects[node_id] for node_id in node_ids}
+                tasks.start_soon(self._release_group, proofs, cluster_id, group)
+
+    async def _release_group(
+        self, proofs: Proofs, cluster_id: str | None, suspects: Mapping[NodeId, Node]
+    ) -> None:
         try:
-            gone = await proofs.find_gone(due, self._find_witnesses())
+            gone = await proofs.find_gone(tuple(suspects), self._find_witnesses())
         except AgentError as error:
-            self._rest(error)
+            self._rest(cluster_id, error)
             return
-        self._failures = 0
-        for node_id, node in due.items():
+        finally:
+            self._under_way.remove(cluster_id)
+        self._rests.pop(cluster_id, None)
+        for node_id, node in suspects.items():
             self._note_asked(node_id)
             if node_id in gone:
                 await self._put_out_of_service(node)
@@ -144,9 +167,18 @@ class DeadNodes:
         """Ask at once about a node that falls silent again."""
         for node_id in self._asked.keys() - suspects.keys():
             del self._asked[node_id], self._due[node_id]
+        for cluster_id in self._rests.keys() - {node_id.cluster_id for node_id in suspects}:
+            del self._rests[cluster_id]
 
-    def _rest(self, error: AgentError) -> None:
-        rest_s = RESTS_S[min(self._failures, len(RESTS_S) - 1)]
-        self._failures += 1
-        self._rests_until = self._clock() + rest_s
-        log.warning("care.nothing_proven", error=error.message, hint=error.hint, rest_s=rest_s)
+    def _rest(self, cluster_id: str | None, error: AgentError) -> None:
+        rest = self._rests.setdefault(cluster_id, _Rest())
+        rest_s = RESTS_S[min(rest.failures, len(RESTS_S) - 1)]
+        rest.failures += 1
+        rest.until_s = self._clock() + rest_s
+        log.warning(
+            "care.nothing_proven",
+            cluster=cluster_id,
+            error=error.message,
+            hint=error.hint,
+            rest_s=rest_s,
+        )

@@ -6,7 +6,7 @@ A list or a description that has none of them is of another cluster or account, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent.cloud.aws.call import Make
 from agent.cloud.plan.instance_gone import find_gone_instances, find_gone_nodes
@@ -37,40 +37,44 @@ class Proofs:
         self._make = make
         self._clusters = ClusterArns(make, region)
 
-    async def find_gone(self, suspects: Iterable[NodeId], witnesses: Iterable[NodeId]) -> frozenset[NodeId]:
-        """Return which suspects are proven gone; raises AgentError where AWS does not say all it is asked."""
-        suspected, known = _group(suspects), _group(witnesses)
-        gone: set[NodeId] = set()
-        for cluster_id, instance_ids in suspected.items():
-            found = await self._ask(cluster_id, instance_ids, known[cluster_id])
-            gone |= {NodeId(instance_id, cluster_id) for instance_id in found}
-        return frozenset(gone)
+    async def find_gone(self, suspects: Sequence[NodeId], witnesses: Iterable[NodeId]) -> frozenset[NodeId]:
+        """Return which suspects, all of one group, are proven gone.
+
+        Raises AgentError where AWS does not say all it is asked, which says nothing of other groups.
+        """
+        (cluster_id,) = {node.cluster_id for node in suspects}
+        suspected = [node.instance_id for node in suspects]
+        known = [node.instance_id for node in witnesses if node.cluster_id == cluster_id]
+        gone = await self._ask(cluster_id, suspected, known)
+        return frozenset(NodeId(instance_id, cluster_id) for instance_id in gone)
 
     async def _ask(self, cluster_id: str | None, suspects: list[str], witnesses: list[str]) -> frozenset[str]:
         place = "the account" if cluster_id is None else f"HyperPod cluster {cluster_id}"
         if not witnesses:
-            raise _find_unproven(f"No node of {place} is ready")
+            raise AgentError(
+                f"No node of {place} is ready beside those that are not heard of, so that no node is proven "
+                "gone by what AWS says.",
+                hint="Nothing to do: after six minutes Kubernetes itself detaches the volumes of those.",
+                reason=Reason.WAITING_FOR_CLOUD,
+            )
         if cluster_id is None:
             gone = await find_gone_instances(self._make, witnesses, suspects)
         else:
             arn = await self._clusters.find_arn(cluster_id)
             gone = await find_gone_nodes(self._make, arn, witnesses, suspects)
         if gone is None:
-            raise _find_unproven(f"What AWS says of {place} has none of its nodes that are ready")
+            raise AgentError(
+                f"What AWS says of {place} has none of its nodes that are ready, so that no node is proven "
+                "gone by it.",
+                hint="Is the controller's role in the account that the nodes belong to?",
+                reason=Reason.WAITING_FOR_CLOUD,
+            )
         return gone
 
 
-def _find_unproven(why: str) -> AgentError:
-    return AgentError(
-        f"{why}, so that no node is proven gone by what AWS says.",
-        hint="Is the controller's role in the account that the nodes belong to?",
-        reason=Reason.WAITING_FOR_CLOUD,
-    )
-
-
-def _group(nodes: Iterable[NodeId]) -> defaultdict[str | None, list[str]]:
-    """Return instance IDs by the HyperPod cluster they belong to."""
-    groups: defaultdict[str | None, list[str]] = defaultdict(list)
+def group_nodes(nodes: Iterable[NodeId]) -> Mapping[str | None, Sequence[NodeId]]:
+    """Return nodes by the HyperPod cluster they belong to, those of none under None: each is proven alone."""
+    groups: defaultdict[str | None, list[NodeId]] = defaultdict(list)
     for node in nodes:
-        groups[node.cluster_id].append(node.instance_id)
+        groups[node.cluster_id].append(node)
     return groups

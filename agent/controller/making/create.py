@@ -7,7 +7,7 @@ volume that is not described yet: that is waited for, before the next token is t
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
@@ -25,10 +25,11 @@ from agent.controller.calls import CreateCall, DiffersError, MadeVolume
 from agent.controller.making.choose_zone import describe_place, list_zones, needs_zones
 from agent.controller.making.fit_size import fit_size
 from agent.controller.making.fit_speed import fit_iops, leave_out_fixed
-from agent.controller.making.judge_made import check_same, explain_vanished, is_ready
+from agent.controller.making.judge_made import blame_key, check_same, explain_vanished, is_ready
 from agent.controller.making.known_volumes import LAG_S, REMEMBERED_S, DescribesVolumes, KnownVolumes
 from agent.controller.making.marks import make_tags
 from agent.controller.making.sources import Source, find_source, is_source_missing
+from agent.controller.making.tokens import Tokens
 from agent.controller.name_tags import find_other_cluster, write_name
 from agent.controller.patience import Patience
 from agent.core.errors import AgentError
@@ -43,7 +44,7 @@ DEFAULT_TYPE = "gp3"
 LIMIT_S = 300.0
 """How long AWS may be at making a volume until that is told as an error; it is asked for again."""
 MOST_TOKENS = 16
-"""Tokens of one name that are tried in one attempt; each was used up by a volume that is deleted."""
+"""Tokens of one name that are tried in one attempt; the next goes on behind those that are used up."""
 
 _MISMATCH = "IdempotentParameterMismatch"
 _NO_ROOM_HERE = frozenset(
@@ -82,6 +83,7 @@ class Creating:
         self._take_turn = take_turn
         self._patience = patience
         self._cluster_id = cluster_id
+        self._tokens = Tokens()
 
     async def create(self, call: CreateCall) -> MadeVolume:
         """Return the volume of this name once it can be attached; raises AgentError."""
@@ -152,31 +154,38 @@ class Creating:
 
     async def _make_in(self, zone: str, order: _Order) -> CloudVolume:
         """Have it made under the first token that is not used up."""
-        asked = self._write(zone, order)
-        for number in range(1, MOST_TOKENS + 1):
+        asked, name = self._write(zone, order), order.call.name
+        for number, call in itertools.islice(self._tokens.list_unused(name, asked), MOST_TOKENS):
             try:
-                made = await self._make(replace(asked, client_token=make_token(order.call.name, number)))
+                made = await self._make(call)
             except CloudError as error:
                 if error.code != _MISMATCH:
                     raise
-                found = (
-                    None
-                    if is_token_burnt(error.message)
-                    else await self._look_for_other(order.call, order.zones)
-                )
+                if is_token_burnt(error.message):
+                    self._tokens.note_burnt(name, number)
+                    continue
+                found = await self._look_for_other(order.call, order.zones)
                 if found is not None:
                     return found
+                self._tokens.note_differing(name, call)
                 continue
             if made.is_gone:
+                self._tokens.note_burnt(name, number)
                 continue
             # Of its tags an answer may say nothing, and that it can be used only a description proves.
             made = replace(made, tags=asked.tags, state="creating")
-            log.info("controller.volume_made", name=order.call.name, volume_id=made.volume_id, zone=made.zone)
-            self._known.note_made(order.call.name, made)
+            log.info("controller.volume_made", name=name, volume_id=made.volume_id, zone=made.zone)
+            self._known.note_made(name, made)
             return made
-        raise AgentError(
-            f"{MOST_TOKENS} volumes named {quote(order.call.name)} were made, and are deleted.",
-            hint="Give the claim another name; AWS forgets those volumes after some days.",
+        raise self._explain_used_up(order.call)
+
+    def _explain_used_up(self, call: CreateCall) -> AgentError:
+        vanished = self._tokens.find_vanished(call.name)
+        last = "" if vanished is None else f"; the last one that AWS took back was {vanished}"
+        count = self._tokens.count_used(call.name)
+        return AgentError(
+            f"{count} volumes named {quote(call.name)} were made before, and are not there any more{last}.",
+            hint=f"{blame_key(call)} When it is asked for again, it goes on behind them.",
             reason=Reason.CLOUD_ERROR,
         )
 
@@ -243,13 +252,8 @@ class Creating:
             is_lost = found is None and (is_described or waiting.waited_s >= REMEMBERED_S)
             if is_lost or (found is not None and found.is_gone):
                 self._known.forget(volume.volume_id)
+                self._tokens.note_vanished(call.name, volume.volume_id)
                 raise explain_vanished(volume, call)
             is_described = is_described or found is not None
             volume = found or volume
         return volume
-
-
-def make_token(name: str, number: int) -> str:
-    """Return the client token of the ``number``-th volume of a name, as AWS's driver has it, too."""
-    text = name if number == 1 else f"{name}-{number}"
-    return hashlib.sha256(text.encode()).hexdigest()

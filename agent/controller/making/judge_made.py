@@ -52,7 +52,7 @@ def is_ready(volume: CloudVolume, call: CreateCall) -> bool:
     if volume.state == "error":
         raise AgentError(
             f"{volume.volume_id}, made for {quote(call.name)}, is in state error.",
-            hint=f"{_blame_key(call)} Delete the volume once that is mended; another is made then.",
+            hint=f"{blame_key(call)} Delete the volume once that is mended; another is made then.",
             reason=Reason.CLOUD_ERROR,
         )
     return volume.state in {"available", "in-use"}
@@ -62,11 +62,12 @@ def explain_vanished(volume: CloudVolume, call: CreateCall) -> AgentError:
     """Return the error of a volume that AWS answered for, and that is not there."""
     return AgentError(
         f"AWS made {volume.volume_id} for {quote(call.name)}, and took it back.",
-        hint=_blame_key(call),
+        hint=blame_key(call),
         reason=Reason.CLOUD_ERROR,
     )
 
 
-def _blame_key(call: CreateCall) -> str:
+def blame_key(call: CreateCall) -> str:
+    """Return the sentence that says why AWS takes volumes back that it has made."""
     key = "the account's default key for EBS" if call.kms_key_id is None else f"the KMS key {call.kms_key_id}"
     return f"That is so where {key} is disabled, deleted, or not to be used by the controller's role."

@@ -2,11 +2,14 @@
 
 kubelet asks again whenever an answer is late, or after it was started anew, and so do the sidecars. What was
 asked for is under way then, and must neither be begun twice nor be cut short because who asked first hung up.
+The work can tell whether anybody waits: what others may have been asked to undo meanwhile is not to be begun
+where nobody does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -27,8 +30,20 @@ class _Work(Struct, eq=False):
     """What is done once for all who ask."""
 
     is_done: anyio.Event = field(default_factory=anyio.Event)
+    waiting: int = 0
+    """How many wait for it now."""
     result: Any = None
     error: Exception | None = None
+
+
+_work: ContextVar[_Work | None] = ContextVar("_work", default=None)
+"""What the running task is part of; a task that it begins is part of the same."""
+
+
+def is_waited_for() -> bool:
+    """Return whether somebody waits for the work that this is part of; so it is for what is part of none."""
+    work = _work.get()
+    return work is None or work.waiting > 0
 
 
 class Joining:
@@ -65,8 +80,12 @@ class Joining:
         if work is None:
             work = self._under_way[key] = _Work()
             self._tasks.start_soon(self._do, key, work, begin)
-        with anyio.move_on_after(self._limit_s):
-            await work.is_done.wait()
+        work.waiting += 1
+        try:
+            with anyio.move_on_after(self._limit_s):
+                await work.is_done.wait()
+        finally:
+            work.waiting -= 1
         if not work.is_done.is_set():
             raise StillWorkingError(explain_delay(), hint="Whoever asks for it again joins in.")
         if work.error is not None:
@@ -74,6 +93,7 @@ class Joining:
         return cast("T", work.result)
 
     async def _do(self, key: Hashable, work: _Work, begin: Callable[[], Awaitable[Any]]) -> None:
+        _work.set(work)
         try:
             work.result = await begin()
         except Exception as error:  # noqa: BLE001 -- whoever waits for it raises it, at a barrier of its own

@@ -41,6 +41,29 @@ seccompProfile: {type: RuntimeDefault}
 - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}
 
+{{- /* Where pods may run, the driver and what values say: always on nodes that wait for the driver, which these pods bring. */}}
+{{- define "tolerations" -}}
+- {key: {{ printf "%s/agent-not-ready" (index . 0) | quote }}, operator: Exists}
+{{- with index . 1 }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* A value as text, after its name. YAML reads 1.10 as 1.1 and no as false, and helm's numbers are exact below 2^53. */}}
+{{- define "text" -}}
+{{- $name := index . 0 }}{{ $value := index . 1 }}
+{{- if kindIs "string" $value }}{{ $value }}
+{{- else if kindIs "float64" $value }}
+{{- if or (ne (floor $value) $value) (ge $value 9007199254740992.0) (le $value -9007199254740992.0) }}
+{{- fail (printf "%s is a number that may not be what was written: write it in quotes." $name) }}
+{{- end }}
+{{- printf "%.0f" $value }}
+{{- else if kindIs "bool" $value }}
+{{- fail (printf "%s is read as %t, which may not be what was written: write it in quotes." $name $value) }}
+{{- else }}{{ toString $value }}
+{{- end }}
+{{- end }}
+
 {{- /* A sidecar's container: a list of the root, the name, what values say of it, its arguments. */}}
 {{- define "sidecar" -}}
 {{- $root := index . 0 }}{{ $said := index . 2 }}
@@ -71,7 +94,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- fail "volumeSnapshotClasses need snapshots: the cluster has no kind VolumeSnapshotClass, or snapshots is false. On EKS the add-on snapshot-controller brings it." }}
 {{- end }}
 {{- range $key, $value := .Values.extraTags }}
-{{- if or (contains "," $key) (contains "=" $key) (contains "," (toString $value)) }}
+{{- if or (contains "," $key) (contains "=" $key) (contains "," (include "text" (list (printf "extraTags.%s" $key) $value))) }}
 {{- fail (printf "extraTags cannot have %q: a comma parts tags, and = a key from its value." $key) }}
 {{- end }}
 {{- end }}

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+
 import anyio
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -9,6 +13,7 @@ from grpclib.exceptions import GRPCError
 from agent.controller.calls import AttachCall, NodeId, PublishedVolume, SnapshotQuery
 from agent.core.errors import AgentError, RefusedError
 from agent.core.reasons import Reason
+from agent.csi.service.join import is_waited_for
 from agent.csi.wire import controller_pb2 as wire
 from agent.csi.wire.csi_pb2 import (
     CapacityRange,
@@ -18,6 +23,7 @@ from agent.csi.wire.csi_pb2 import (
 from tests.component.controller.conftest import SNAPSHOT, VOLUME, serving
 from tests.unit.controller.service.requests import NODE, create, from_snapshot
 from tests.unit.csi.service.requests import block, mount
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +74,35 @@ async def test_identical_calls_share_one_piece_of_work() -> None:
             await both.wait()
             go_on.set()
         assert [call.name for call in face.cloud.asked] == ["pvc-1", "pvc-2"]  # type: ignore[attr-defined]
+
+
+async def test_work_knows_whether_anybody_waits_for_it() -> None:
+    """Who hung up does not, nor who was told that it takes long; who joins does."""
+    async with serving(limit_s=1.0) as face:
+        begun, go_on = anyio.Event(), anyio.Event()
+        probes: list[Callable[[], bool]] = []
+
+        async def work() -> None:
+            probes.append(partial(copy_context().run, is_waited_for))
+            begun.set()
+            await go_on.wait()
+
+        face.cloud.do = work
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(face.controller.CreateVolume, create())
+            await begun.wait()
+            (is_waited,) = probes
+            assert is_waited()
+            tasks.cancel_scope.cancel()
+        await until(lambda: not is_waited())
+        with pytest.raises(GRPCError, match="still being made"):
+            await face.controller.CreateVolume(create())
+        await until(lambda: not is_waited())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(face.controller.CreateVolume, create())
+            await until(is_waited)
+            go_on.set()
+        assert len(face.cloud.asked) == 1
 
 
 async def test_what_takes_long_is_asked_for_again() -> None:

@@ -20,12 +20,16 @@ from agent.controller.service.codes import UNCERTAIN
 from agent.csi.wire import controller_pb2 as wire
 from agent.csi.wire.controller_grpc import ControllerStub
 from agent.csi.wire.csi_pb2 import CapacityRange
-from tests.aws.cloud import ZONE, Cloud
+from tests.aws.cloud import CLUSTER_ARN, ZONE, Cloud
+from tests.aws.resources import EmulatedAttachment, Pace
 from tests.aws.server import AwsServer, Environ
 from tests.component.controller.test_kills import GIB, INSTANCE, NODE, Controller
 from tests.unit.controller.service.requests import create
 from tests.unit.csi.service.requests import mount
 from tests.waiting import WAIT_S, until
+
+LEFT = "i-0123456789abcdef1"
+"""The node that the volume is leaving."""
 
 T = TypeVar("T")
 Ask = Callable[[ControllerStub], Awaitable[T]]
@@ -79,20 +83,20 @@ class Replicas:
 
     def __init__(self, directory: Path, aws: SlowAws) -> None:
         self._aws = aws
-        self._pair: list[Controller] = []
+        self.pair: list[Controller] = []
         for name in ("first", "second"):
             (directory / name).mkdir()
             controller = Controller(directory / name)
             controller.endpoint = aws.endpoint
-            self._pair.append(controller)
+            self.pair.append(controller)
 
     def end(self) -> None:
-        for controller in self._pair:
+        for controller in self.pair:
             controller.kill()
 
     async def overtake(self, operation: str, begin: Ask[T]) -> T:
         """Have the second one asked while the first is in the middle; return what the second answers."""
-        first, second = self._pair
+        first, second = self.pair
         self._aws.hold(operation)
         try:
             async with anyio.create_task_group() as tasks:
@@ -155,3 +159,38 @@ async def live(replicas: Replicas, cloud: Cloud) -> Any:
     delete = wire.DeleteVolumeRequest(volume_id=volume.id)
     await replicas.overtake("DeleteVolume", lambda stub: stub.DeleteVolume(delete))
     return volume
+
+
+async def test_what_an_overtaken_replica_waits_for_is_not_done_when_it_comes(tmp_path: Path) -> None:
+    """Its attacher is gone, the pod too, and the other has answered that the node has no volume."""
+    cloud = Cloud()
+    cloud.add_node(INSTANCE)
+    cloud.add_node(LEFT)
+    volume = cloud.volumes[cloud.make_volume()]
+    leaving = EmulatedAttachment(volume.id, None, None, f"{CLUSTER_ARN}-{LEFT}", LEFT, Pace(detach_s=1e9))
+    leaving.leave()
+    volume.hold([leaving])
+    asked = wire.ControllerPublishVolumeRequest(volume_id=volume.id, node_id=NODE, volume_capability=mount())
+    release = wire.ControllerUnpublishVolumeRequest(volume_id=volume.id, node_id=NODE)
+    with SlowAws(cloud, is_after=False) as aws:
+        replicas = Replicas(tmp_path, aws)
+        first, second = replicas.pair
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first.ask, lambda stub: stub.ControllerPublishVolume(asked))
+                await until(lambda: aws.calls["DescribeVolumes"] > 1)
+                tasks.cancel_scope.cancel()
+            await second.ask(lambda stub: stub.ControllerUnpublishVolume(release))
+            looks = aws.calls["DescribeVolumes"]
+            await until(lambda: aws.calls["DescribeVolumes"] > looks + 1)  # the first one still waits
+            volume.hold([])
+            looks = aws.calls["DescribeVolumes"]
+            await until(lambda: aws.calls["DescribeVolumes"] > looks)
+            # Its next call, if there were one, would come before what it is asked now.
+            await first.ask(lambda stub: stub.ControllerUnpublishVolume(release))
+            assert aws.calls["AttachClusterNodeVolume"] == 0
+            assert not volume.emulated
+            await second.ask(lambda stub: stub.ControllerPublishVolume(asked))
+        finally:
+            replicas.end()
+    assert [one.holder for one in volume.emulated] == [INSTANCE]

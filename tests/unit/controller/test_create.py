@@ -23,7 +23,10 @@ from agent.controller.calls import (
     SizeError,
     SizeRange,
 )
-from agent.controller.making.create import MOST_TOKENS, make_token
+from agent.controller.making.create import MOST_TOKENS
+from agent.controller.making.known_volumes import LAG_S
+from agent.controller.making.tokens import MOST_NAMES, Tokens, make_token
+from agent.controller.volumes.cluster_volumes import ClusterVolumes
 from agent.core.errors import AgentError, InvalidValueError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -118,18 +121,121 @@ def test_two_controllers_at_once_make_one_volume(lag_s: float, other: CreateCall
 
 
 def test_a_name_that_was_deleted_is_made_again() -> None:
-    """As often as there are tokens; each volume uses one up."""
+    """However often; each volume uses one token up."""
     ec2 = Ec2()
     made = [create(ec2).volume.volume_id]
     for _ in range(3):
         ec2.volumes.clear()
         made.append(create(ec2).volume.volume_id)
     assert len(set(made)) == 4
-    for _ in range(MOST_TOKENS):
-        ec2.volumes.clear()
-        with suppress(AgentError):
-            create(ec2)
-    assert len(ec2.made_at_s) == MOST_TOKENS
+    for number in range(1, 2 * MOST_TOKENS):
+        ec2.tokens.setdefault(make_token("pvc-1", number), (ec2.changes[0], VolumeId("vol-0")))
+    ec2.volumes.clear()
+
+    async def run() -> MadeVolume:
+        volumes = ec2.start()
+        with pytest.raises(AgentError, match=f"{MOST_TOKENS} volumes named 'pvc-1' were made"):
+            await volumes.create(CALL)
+        return await volumes.create(CALL)
+
+    assert asyncio.run(run()).volume.state == "available"
+
+
+KEYED = replace(CALL, is_encrypted=True, kms_key_id="arn:k")
+BROKEN_TRIES = 20
+
+
+async def use_up_tokens(ec2: Ec2, volumes: ClusterVolumes) -> None:
+    """Ask as long as the key is broken: AWS makes a volume each time, and takes it back."""
+    ec2.broken_keys = {"arn:k"}
+    for _ in range(BROKEN_TRIES):
+        with pytest.raises(AgentError) as raised:
+            await volumes.create(KEYED)
+        assert "took it back" in str(raised.value)
+        assert "arn:k" in str(raised.value.hint)
+    ec2.broken_keys.clear()
+    assert len(ec2.tokens) == BROKEN_TRIES > MOST_TOKENS
+
+
+async def test_a_claim_gets_its_volume_once_its_key_is_mended() -> None:
+    """However long that took: what is known to be used up is not tried again."""
+    ec2 = Ec2()
+    volumes = ec2.start()
+    await use_up_tokens(ec2, volumes)
+    ec2.changes.clear()
+    made = await volumes.create(KEYED)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+    assert len(ec2.changes) == 2  # the last one that was taken back, and this
+    assert (await volumes.create(KEYED)).volume.volume_id == made.volume.volume_id
+    assert (await ec2.start().create(KEYED)).volume.volume_id == made.volume.volume_id
+
+
+async def test_a_controller_that_begins_anew_gets_behind_the_used_tokens() -> None:
+    """Some at each attempt, which says that it goes on, and what to look at."""
+    ec2 = Ec2()
+    await use_up_tokens(ec2, ec2.start())
+    volumes = ec2.start()
+    with pytest.raises(AgentError, match=f"{MOST_TOKENS} volumes named 'pvc-1' were made") as raised:
+        await volumes.create(KEYED)
+    assert "arn:k" in str(raised.value.hint)
+    assert "goes on" in str(raised.value.hint)
+    made = await volumes.create(KEYED)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+
+
+async def test_a_key_that_breaks_again_is_named_with_what_was_taken_back() -> None:
+    ec2 = Ec2()
+    volumes = ec2.start()
+    ec2.broken_keys = {"arn:k"}
+    with pytest.raises(AgentError, match="took it back"):
+        await volumes.create(KEYED)
+    (vanished,) = ec2.made_at_s
+    for number in range(2, 2 + MOST_TOKENS):
+        ec2.tokens[make_token("pvc-1", number)] = ec2.changes[0], VolumeId("vol-0")
+    with pytest.raises(AgentError, match=f"AWS took back was {vanished}"):
+        await volumes.create(KEYED)
+
+
+@pytest.mark.parametrize("is_anew", [False, True])
+async def test_tokens_used_otherwise_are_waited_for_once(*, is_anew: bool) -> None:
+    """Each may hide a volume that is not described yet; what was waited for in vain is not there."""
+    ec2 = Ec2()
+    volumes = ec2.start()
+    used = CreateVolume("", "us-west-2a", 9, "gp3", ())
+    for number in range(1, 4):
+        hidden = ec2.add()
+        ec2.tokens[make_token("pvc-1", number)] = used, hidden
+    ec2.refusals["CreateVolume"] = [("IdempotentParameterMismatch", "used otherwise")] * 3 + [
+        ("InsufficientVolumeCapacity", "no room")
+    ] * 2
+    with pytest.raises(AgentError, match="no room"):
+        await volumes.create(replace(CALL, requisite=(IN_A,), preferred=()))
+    began_s = ec2.time_s
+    if is_anew:
+        volumes = ec2.start()
+    ec2.refusals.clear()
+    await volumes.create(replace(CALL, requisite=(IN_A,), preferred=()))
+    assert (ec2.time_s - began_s > 3 * LAG_S) is is_anew
+
+
+async def test_a_volume_under_a_token_that_was_passed_over_is_found_by_its_name() -> None:
+    """It is described late, with its tags: none is made beside it."""
+    ec2 = Ec2()
+    volumes = ec2.start()
+    await use_up_tokens(ec2, volumes)
+    ec2.lost, ec2.lag_s = {len(ec2.changes) + 1}, 5.0
+    with pytest.raises(AgentError):
+        await volumes.create(KEYED)
+    made = await volumes.create(KEYED)
+    assert list(ec2.volumes) == [made.volume.volume_id]
+
+
+def test_names_whose_tokens_are_known_are_bounded() -> None:
+    tokens, asked = Tokens(), CreateVolume("", "us-west-2a", 9, "gp3", ())
+    for number in range(MOST_NAMES + 1):
+        tokens.note_burnt(f"pvc-{number}", 1)
+    firsts = [next(tokens.list_unused(name, asked))[0] for name in ("pvc-0", "pvc-1")]
+    assert firsts == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from agent.cloud.aws.call import Call
 from agent.cloud.aws.calls import DescribeVolumes, ModifyVolume
 from agent.cloud.aws_worker.throttle import AT_ONCE, Pacer
 from agent.cloud.errors.explain import CloudError, Failure, explain_failure
+from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from bench.fleet import Way, run_way
 from bench.limits import JumpingLoop
@@ -105,6 +106,31 @@ def test_what_is_refused_for_another_reason_was_let_through() -> None:
     async def story() -> None:
         assert await count_pause_s("IncorrectState") < 1
         assert await count_pause_s("EndpointConnectionError") > 1
+
+    play(story)
+
+
+def test_what_is_dropped_in_its_turn_costs_no_pause() -> None:
+    """Calls that nobody waits for any longer would have those behind them wait until nobody does either."""
+    throttling, last = Service(8), Service(0)
+
+    async def drop() -> str:
+        raise AgentError("Nobody waits for it.")
+
+    async def story() -> None:
+        pacer = Pacer(RNG, attempts=2)
+        for _ in range(4):
+            with suppress(CloudError):
+                await pacer.make(CHANGE, throttling.ask)
+        began = anyio.current_time()
+        for _ in range(100):
+            with suppress(AgentError):
+                await pacer.make(CHANGE, drop)
+        await pacer.make(CHANGE, last.ask)
+        await pacer.make(CHANGE, last.ask)
+        first_s, second_s = (one - began for one in last.times_s)
+        assert first_s <= 1.5 * 8
+        assert second_s > first_s + 1  # each that is asked is paused for as before
 
     play(story)
 

@@ -77,6 +77,16 @@ def test_version_that_fails_is_not_tried_again(node: Node, tmp_path: Path) -> No
     assert not (node.home / ".refused").exists()
 
 
+def test_version_whose_policy_lets_a_volume_go_is_not_refused(node: Node, tmp_path: Path) -> None:
+    """Both come by one rollout of the chart: the volume is the node's, and no entry's any more."""
+    (node.root / "volumes.json").write_text('[{"volume_id": "vol-1", "condition": "Ready"}]')
+    named = "version: 1\nvolumes:\n  - {name: a, match: {volume_id: vol-1}}\n"
+    assert Pod(tmp_path / "1", "1.0").run(node, policy=named).returncode == 0
+    done = Pod(tmp_path / "2", "1.1").run(node, policy=POLICY)
+    assert (done.returncode, node.running, node.policy.read_text()) == (0, "1.1", POLICY), done.stdout
+    assert not (node.home / ".refused").exists()
+
+
 def test_newer_one_by_other_means_stays(node: Node, tmp_path: Path) -> None:
     """What lifecycle scripts have installed is not made older; what a pod has is, for a rollback."""
     on_create = make_folder(tmp_path / "s3", "1.10", policy=POLICY)

@@ -210,8 +210,8 @@ def test_an_upgrade_that_loses_a_volume_is_rolled_back(
 ) -> None:
     """A new version has to have ready what was ready before it and the policy names still.
 
-    Also where the new policy lets go of another or has it under another name, or the new version does not give
-    it to its entry.
+    Also where the new policy lets go of another or has it under another name, or the new version does not
+    give it to its entry.
     """
     put_volumes(node)
     install(node, make_folder(tmp_path / "old", "1.0", policy=old))
@@ -510,6 +510,22 @@ def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: P
         drop_in = node.root / f"etc/systemd/system/{service}.service.d/50-ebs-volumes.conf"
         assert "After=ebs-volumes.target" in drop_in.read_text()
     node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert not list((node.root / "etc/systemd/system").glob("*.d"))
+
+
+@pytest.mark.parametrize("settings", ['EBS_AGENT_HOLD=""\n', '#EBS_AGENT_HOLD="slurmd"\n', None])
+def test_services_wait_no_more_where_the_settings_name_none(
+    node: Node, tmp_path: Path, settings: str | None
+) -> None:
+    """The settings beside the script are all there are: what they leave out is not held."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    conf = on_create.parent / "ebs-agent.conf"
+    conf.write_text('EBS_AGENT_HOLD="slurmd"\n')
+    install(node, on_create)
+    conf.unlink()
+    if settings is not None:
+        conf.write_text(settings)
+    install(node, on_create)
     assert not list((node.root / "etc/systemd/system").glob("*.d"))
 
 

@@ -1,7 +1,7 @@
 """A bundle whose agent is a few lines long, and a directory that stands in for a node.
 
 The shell scripts run as they are; what they start is this agent, this installer of wheels and this systemctl.
-The agent finds what is attached in volumes.json, and in the policy, an entry a line, what of that it is to have.
+What is attached the agent finds in volumes.json, and in the policy, an entry a line, what of it is wanted.
 Each call of a program that changes something is counted, and the script can be killed at any of them.
 """
 

@@ -513,6 +513,20 @@ def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: P
     assert not list((node.root / "etc/systemd/system").glob("*.d"))
 
 
+def test_uninstall_leaves_what_others_have_for_services(node: Node, tmp_path: Path) -> None:
+    """Drop-ins beside the agent's, and directories that it has put nothing into."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    (on_create.parent / "ebs-agent.conf").write_text('EBS_AGENT_HOLD="slurmd containerd"\n')
+    install(node, on_create)
+    units = node.root / "etc/systemd/system"
+    (units / "slurmd.service.d/60-own.conf").write_text("[Unit]\n")
+    (units / "sshd.service.d").mkdir()
+    done = node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert done.returncode == 0, done.stdout
+    left = {str(path.relative_to(units)) for path in units.glob("**/*")}
+    assert left == {"slurmd.service.d", "slurmd.service.d/60-own.conf", "sshd.service.d"}
+
+
 @pytest.mark.parametrize("settings", ['EBS_AGENT_HOLD=""\n', '#EBS_AGENT_HOLD="slurmd"\n', None])
 def test_services_wait_no_more_where_the_settings_name_none(
     node: Node, tmp_path: Path, settings: str | None

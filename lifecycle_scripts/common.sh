@@ -114,19 +114,38 @@ install_units() { # of a release: its own units and no others, since they belong
     done
 }
 
-# ask_agent EXPRESSION: a Python expression about `node`, the agent's status; fails where none answers.
+# ask_agent EXPRESSION [WORD]: a Python expression about `node`, the agent's status, its volumes by name and by ID, and
+# `word`; fails where none answers.
 ask_agent() {
     "$home/current/bin/ebs-agent" status --json 2>/dev/null |
-        "$home/current/bin/python" -I -c "import json, sys; node = json.load(sys.stdin); print($1)" 2>/dev/null
+        "$home/current/bin/python" -I -c "
+import json, sys
+node, word = json.load(sys.stdin), sys.argv[1]
+by_name, by_id = ({v[key]: v for v in node['volumes']} for key in ('name', 'volume_id'))
+print($1)" "${2:-}" 2>/dev/null
 }
 
+# usable_volumes: prints which volume each entry of the policy has in use. Kubelet's have their ID for a name, which no
+# entry has: they come and go with pods, also while one agent takes the place of another.
 usable_volumes() {
-    ask_agent "' '.join(v['volume_id'] for v in node['volumes'] if v['volume_id'] and v['condition'] in ('Ready', 'Degraded'))"
+    ask_agent "json.dumps({v['name']: v['volume_id'] for v in node['volumes']
+        if v['name'] and v['volume_id'] not in (None, v['name']) and v['condition'] in ('Ready', 'Degraded')})"
 }
 
-# is_healthy RELEASE VOLUMES: the agent answers, is of that release, and has what was usable before.
+# still_wanted USABLE: prints by what names the agent that runs now knows those of them that are wanted. What the policy
+# has let go is Unmanaged, or is not shown. An entry that is shown without its volume, or a volume that is shown with
+# anything in its way, is not let go: the new agent may be to blame.
+still_wanted() {
+    ask_agent "' '.join(filter(None, (
+        name if name in by_name and by_name[name]['volume_id'] in (None, volume)
+        else by_id[volume]['name'] or volume if volume in by_id and by_id[volume]['condition'] != 'Unmanaged'
+        else None
+        for name, volume in json.loads(word).items())))" "$1"
+}
+
+# is_healthy RELEASE USABLE: the agent answers, is of that release, and has what was usable before and is wanted still.
 is_healthy() {
-    local version
+    local version names wanted asked=
     version=$(ask_agent "node['version']") || {
         warn "the agent of release $1 does not answer"
         return 1
@@ -136,12 +155,19 @@ is_healthy() {
         return 1
     }
     [[ -n $2 ]] || return 0
-    local names
-    read -ra names <<<"$2"
-    "$home/current/bin/ebs-agent" wait "${names[@]}" --timeout "${EBS_AGENT_HEALTH_S:-120}" || {
-        warn "volumes that were usable before are not: $2"
-        return 1
-    }
+    while :; do # the policy may let go of some while they are waited for, as when it is learned which node this is
+        wanted=$(still_wanted "$2") || {
+            warn "the agent of release $1 does not answer any more"
+            return 1
+        }
+        [[ -n $wanted ]] || return 0
+        [[ $wanted != "$asked" ]] || break
+        asked=$wanted
+        read -ra names <<<"$wanted"
+        ! "$home/current/bin/ebs-agent" wait "${names[@]}" --timeout "${EBS_AGENT_HEALTH_S:-120}" || return 0
+    done
+    warn "volumes that were usable before are not: $wanted"
+    return 1
 }
 
 # replace_policy FILE: the one before is kept until the new one is known to work.
@@ -219,18 +245,18 @@ keep_policy() {
     put_file "$worked_with" "$home/$1/$last_policy" 0644
 }
 
-# take_over RELEASE [POLICY] [HOOKS]: with what was usable before still usable, or back to release, policy and hooks
-# before, with exit status 3.
+# take_over RELEASE [POLICY] [HOOKS]: with what was usable before and is wanted still usable, or back to release, policy
+# and hooks before, with exit status 3.
 take_over() {
-    local previous volumes
+    local previous usable
     previous=$(cat "$unproven" 2>/dev/null || release_in_force || true)
     [[ $previous != "$1" ]] || previous=
     keep_policy "$previous"
-    volumes=$(usable_volumes || true)
+    usable=$(usable_volumes || true)
     printf '%s\n' "$previous" >"$unproven.new"
     sync "$unproven.new"
     mv "$unproven.new" "$unproven"
-    if start_release "$1" "${2:-}" "${3:-}" && is_healthy "$1" "$volumes"; then
+    if start_release "$1" "${2:-}" "${3:-}" && is_healthy "$1" "$usable"; then
         rm -f "$unproven"
         forget_before
         say "release $1 is in force"
@@ -253,7 +279,7 @@ take_over() {
     start_release "$previous" || fail "release $previous does not become ready either"
     rm -f "$unproven"
     forget_before
-    is_healthy "$previous" "$volumes" || fail "release $previous is not what it was"
+    is_healthy "$previous" "$usable" || fail "release $previous is not what it was"
     say "release $previous is in force again"
     exit 3
 }

@@ -180,9 +180,11 @@ load_policy() {
 }
 
 # Services that are not to start before the volumes: only those named in EBS_AGENT_HOLD, and no more those that were.
+# Where nothing is said of it, not even that there are none, they stay: whoever installs says so of what is theirs.
 install_drop_ins() {
     local service file named=' '
-    for service in ${EBS_AGENT_HOLD:-}; do
+    [[ -n ${EBS_AGENT_HOLD+said} ]] || return 0
+    for service in $EBS_AGENT_HOLD; do
         service=${service%.service}
         put_file "$here/systemd/wait-for-volumes.conf" "$units/$service.service.d/$drop_in" 0644
         named+="$service "

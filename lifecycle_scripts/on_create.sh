@@ -26,10 +26,10 @@ start_log() { # where HyperPod's own scripts log, in the journal, and on the out
 }
 
 read_settings() { # lines of NAME=value, all of them described in the file that comes with this script
-    [[ -e $here/ebs-agent.conf ]] || return 0
     set -o allexport
     # shellcheck source=lifecycle_scripts/ebs-agent.conf
-    source "$here/ebs-agent.conf"
+    [[ ! -e $here/ebs-agent.conf ]] || source "$here/ebs-agent.conf"
+    EBS_AGENT_HOLD=${EBS_AGENT_HOLD:-} # left out there it names none, which is something else than not to say
     set +o allexport
 }
 

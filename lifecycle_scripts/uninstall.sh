@@ -31,10 +31,13 @@ withdraw_driver() { # kubelet lets go of the driver, and pods that need it are s
 }
 
 remove_files() {
-    local unit
+    local unit file
     for unit in "${all_units[@]}" "${templates[@]}"; do rm -f "$units/$unit"; done
-    rm -f "$units"/*.service.d/"$drop_in"
-    rmdir --ignore-fail-on-non-empty "$units"/*.service.d 2>/dev/null || true
+    for file in "$units"/*.service.d/"$drop_in"; do
+        [[ -e $file ]] || continue
+        rm -f "$file"
+        rmdir --ignore-fail-on-non-empty "${file%/*}"
+    done
     [[ ! -L $command_link ]] || rm -f "$command_link"
     rm -rf "$dest/run/ebs-agent" "$dest/run/ebs-agent-faces"
     # The directory may be a mount point of its own.

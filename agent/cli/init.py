@@ -152,8 +152,11 @@ def _describe(volume: dict[str, Any], mount: str) -> str:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to take the place of a policy that says something; one as it is installed says nothing."""
-    from agent.policy.reading import read_policy  # noqa: PLC0415 -- slow
+    """Refuse to take the place of a policy that says something; one as it is installed says nothing.
+
+    Whatever it says counts, also what holds without being said: who wrote it down meant it.
+    """
+    from agent.policy.reading.loading import read_content  # noqa: PLC0415 -- slow
 
     try:
         text = path.read_bytes()
@@ -163,8 +166,8 @@ def _check_replaceable(path: Path) -> None:
         raise InvalidValueError(
             f"{path} cannot be read: {error.strerror}.", hint="Run it as root."
         ) from error
-    policy, _ = read_policy(text)
-    if policy is None or policy.volumes or policy.classes:
+    source, problems = read_content(text)
+    if problems or any(value for key, value in source.content.items() if key != "version"):
         raise InvalidValueError(
             f"{path} is a policy already, and is not overwritten.",
             hint=f"See what would be written: ebs-agent init --print. Then edit {path}.",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,13 +181,83 @@ def test_policy_that_alone_is_new_and_fails_goes_back(node: Node, tmp_path: Path
     assert not list(node.home.glob(".policy-before*"))
 
 
-def test_an_upgrade_that_loses_a_volume_is_rolled_back(node: Node, tmp_path: Path) -> None:
-    """A new version has to have ready what was ready before it."""
-    install(node, make_folder(tmp_path / "old", "1.0", policy=POLICY))
-    (node.root / "volumes.json").write_text(json.dumps([READY, {**READY, "condition": "Failed"}]))
-    done = node.run(make_folder(tmp_path / "new", "1.1", policy=POLICY))
+A, B = (f"  - {{name: {name}, match: {{volume_id: vol-{name}}}}}\n" for name in "ab")
+BOTH, ONLY_A = (f"version: 1\nvolumes:\n{entries}" for entries in (A + B, A))
+ANY_ELSE = f"version: 1\nvolumes:\n{B}  - {{name: a}}\n"
+POD = {**READY, "volume_id": "vol-pod", "is_kubelets": True, "leaves_at_start": 2}
+"""A pod's, which ends while the second agent takes the place of the first."""
+
+
+def put_volumes(node: Node, *more: dict[str, Any], **a: object) -> None:
+    """Have two volumes attached, of which ``a`` is said of the first, and more."""
+    volumes = [{**READY, "volume_id": "vol-a", **a}, {**READY, "volume_id": "vol-b"}, *more]
+    (node.root / "volumes.json").write_text(json.dumps(volumes))
+
+
+@pytest.mark.parametrize(
+    ("fault", "old", "new"),
+    [
+        ({"fails_with": ["1.1"]}, BOTH, BOTH),
+        ({"fails_with": ["1.1"]}, BOTH, ONLY_A),
+        ({"fails_with": ["1.1"]}, ONLY_A, "version: 1\nvolumes:\n" + A.replace("name: a", "name: z")),
+        ({"unknown_to": ["1.1"]}, BOTH, BOTH),
+        ({"unknown_to": ["1.1"]}, ANY_ELSE, ANY_ELSE),
+        ({"leaves_at_start": 2}, BOTH, BOTH),
+    ],
+)
+def test_an_upgrade_that_loses_a_volume_is_rolled_back(
+    node: Node, tmp_path: Path, fault: dict[str, Any], old: str, new: str
+) -> None:
+    """A new version has to have ready what was ready before it and the policy names still.
+
+    Also where the new policy lets go of another or has it under another name, or the new version does not
+    give it to its entry.
+    """
+    put_volumes(node)
+    install(node, make_folder(tmp_path / "old", "1.0", policy=old))
+    put_volumes(node, POD, **fault)
+    done = node.run(make_folder(tmp_path / "new", "1.1", policy=new))
     assert "going back to 1.0" in done.stdout
-    assert (node.release, node.running) == ("1.0", "1.0")
+    assert (node.release, node.running, node.policy.read_text()) == ("1.0", "1.0", old)
+    is_back = "leaves_at_start" not in fault
+    assert ("release 1.0 is in force again" in done.stdout) is is_back, "what it was before it is again"
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        ONLY_A,
+        POLICY,
+        BOTH.replace("name: b", "name: z"),
+        BOTH.replace("vol-b", "vol-elsewhere"),
+    ],
+    ids=["one less", "none", "renamed", "for another volume"],
+)
+def test_what_the_new_policy_lets_go_breaks_no_upgrade(node: Node, tmp_path: Path, new: str) -> None:
+    """It is Unmanaged by design, and stays as it is; the release before has it again, with its own policy."""
+    put_volumes(node)
+    install(node, make_folder(tmp_path / "old", "1.0", policy=BOTH))
+    output = install(node, make_folder(tmp_path / "new", "1.1", policy=new + "# for the fake: needs 1.1\n"))
+    assert "going back" not in output
+    check_installed(node, "1.1")
+    done = node.run(node.home / "current/share/ebs-agent/rollback.sh")
+    assert (done.returncode, node.policy.read_text()) == (0, BOTH), done.stdout
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_pod_that_ends_meanwhile_breaks_no_upgrade(
+    node: Node,
+    tmp_path: Path,
+    is_broken: bool,  # noqa: FBT001
+) -> None:
+    """Its volume leaves the node whichever version runs: neither of the two is to blame."""
+    put_volumes(node, POD)
+    install(node, make_folder(tmp_path / "old", "1.0", policy=BOTH))
+    done = node.run(make_folder(tmp_path / "new", "1.1", policy=BOTH, is_broken=is_broken))
+    assert done.returncode == 0, done.stdout
+    assert ("release 1.0 is in force again" in done.stdout) is is_broken
+    assert "volumes that were usable before are not" not in done.stdout
+    check_installed(node, "1.0" if is_broken else "1.1")
 
 
 @pytest.mark.thorough
@@ -439,6 +510,36 @@ def test_services_named_in_the_settings_wait_for_volumes(node: Node, tmp_path: P
         drop_in = node.root / f"etc/systemd/system/{service}.service.d/50-ebs-volumes.conf"
         assert "After=ebs-volumes.target" in drop_in.read_text()
     node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert not list((node.root / "etc/systemd/system").glob("*.d"))
+
+
+def test_uninstall_leaves_what_others_have_for_services(node: Node, tmp_path: Path) -> None:
+    """Drop-ins beside the agent's, and directories that it has put nothing into."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    (on_create.parent / "ebs-agent.conf").write_text('EBS_AGENT_HOLD="slurmd containerd"\n')
+    install(node, on_create)
+    units = node.root / "etc/systemd/system"
+    (units / "slurmd.service.d/60-own.conf").write_text("[Unit]\n")
+    (units / "sshd.service.d").mkdir()
+    done = node.run(node.home / "current/share/ebs-agent/uninstall.sh")
+    assert done.returncode == 0, done.stdout
+    left = {str(path.relative_to(units)) for path in units.glob("**/*")}
+    assert left == {"slurmd.service.d", "slurmd.service.d/60-own.conf", "sshd.service.d"}
+
+
+@pytest.mark.parametrize("settings", ['EBS_AGENT_HOLD=""\n', '#EBS_AGENT_HOLD="slurmd"\n', None])
+def test_services_wait_no_more_where_the_settings_name_none(
+    node: Node, tmp_path: Path, settings: str | None
+) -> None:
+    """The settings beside the script are all there are: what they leave out is not held."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    conf = on_create.parent / "ebs-agent.conf"
+    conf.write_text('EBS_AGENT_HOLD="slurmd"\n')
+    install(node, on_create)
+    conf.unlink()
+    if settings is not None:
+        conf.write_text(settings)
+    install(node, on_create)
     assert not list((node.root / "etc/systemd/system").glob("*.d"))
 
 

@@ -27,7 +27,7 @@ class Pod:
         self._place = place
 
     def run(
-        self, node: Node, what: str = "install", policy: str | None = None
+        self, node: Node, what: str = "install", policy: str | None = None, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         sent = self._place / "sent"
         shutil.rmtree(sent, ignore_errors=True)
@@ -37,7 +37,7 @@ class Pod:
         shutil.copy(bundle, sent / "bundle.tar.gz")
         if policy is not None:
             (sent / "policy.yaml").write_text(policy)
-        return node.run(script, what)
+        return node.run(script, what, environment=settings)
 
 
 def test_installs_once(node: Node, tmp_path: Path) -> None:
@@ -77,6 +77,16 @@ def test_version_that_fails_is_not_tried_again(node: Node, tmp_path: Path) -> No
     assert not (node.home / ".refused").exists()
 
 
+def test_version_whose_policy_lets_a_volume_go_is_not_refused(node: Node, tmp_path: Path) -> None:
+    """Both come by one rollout of the chart: the volume is the node's, and no entry's any more."""
+    (node.root / "volumes.json").write_text('[{"volume_id": "vol-1", "condition": "Ready"}]')
+    named = "version: 1\nvolumes:\n  - {name: a, match: {volume_id: vol-1}}\n"
+    assert Pod(tmp_path / "1", "1.0").run(node, policy=named).returncode == 0
+    done = Pod(tmp_path / "2", "1.1").run(node, policy=POLICY)
+    assert (done.returncode, node.running, node.policy.read_text()) == (0, "1.1", POLICY), done.stdout
+    assert not (node.home / ".refused").exists()
+
+
 def test_newer_one_by_other_means_stays(node: Node, tmp_path: Path) -> None:
     """What lifecycle scripts have installed is not made older; what a pod has is, for a rollback."""
     on_create = make_folder(tmp_path / "s3", "1.10", policy=POLICY)
@@ -87,6 +97,24 @@ def test_newer_one_by_other_means_stays(node: Node, tmp_path: Path) -> None:
     for place, version in (("2", "1.11"), ("3", "1.9")):
         assert Pod(tmp_path / place, version).run(node).returncode == 0
         assert (node.release, node.running) == (version, version)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_order_at_boot_of_lifecycle_scripts_stays(node: Node, tmp_path: Path, version: str) -> None:
+    """A pod that is told nothing of it has no say in which services wait; one that is told has."""
+    on_create = make_folder(tmp_path / "s3", "1.0", policy=POLICY)
+    (on_create.parent / "ebs-agent.conf").write_text('EBS_AGENT_HOLD="containerd kubelet"\n')
+    assert node.run(on_create).returncode == 0
+    pod = Pod(tmp_path / "pod", version)
+    held = {"containerd.service.d", "kubelet.service.d"}
+    for settings, waiting in (
+        ({}, held),
+        ({"EBS_AGENT_HOLD": "slurmd"}, {"slurmd.service.d"}),
+        ({"EBS_AGENT_HOLD": ""}, set()),
+    ):
+        done = pod.run(node, **settings)
+        assert (done.returncode, node.running) == (0, version), done.stdout
+        assert {path.parent.name for path in node.root.glob("etc/systemd/system/*.d/*")} == waiting
 
 
 def test_both_ways_at_once(node: Node, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A bundle whose agent is a few lines long, and a directory that stands in for a node.
 
 The shell scripts run as they are; what they start is this agent, this installer of wheels and this systemctl.
+What is attached the agent finds in volumes.json, and in the policy, an entry a line, what of it is wanted.
 Each call of a program that changes something is counted, and the script can be killed at any of them.
 """
 
@@ -20,12 +21,41 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "lifecycle_scripts"
 
 AGENT = """
-import json, os, sys
+import json, os, re, sys
 from pathlib import Path
 
 VERSION, IS_BROKEN = {version!r}, {is_broken!r}
 dest = Path(os.environ["EBS_AGENT_DESTDIR"])
-running, volumes = dest / "running", dest / "volumes.json"
+running, volumes, policy = dest / "running", dest / "volumes.json", dest / "etc/ebs-agent/policy.yaml"
+starts = dest / "starts"
+ENTRY = re.compile(r"^ *- {{name: ([a-z]+)(?:, match: {{volume_id: (vol-[0-9a-z]+)}})?", re.MULTILINE)
+USABLE = {{"Ready", "Degraded"}}
+
+def look():
+    # Volumes: those that are attached, and then entries without one.
+    version, begun = running.read_text(), len(starts.read_text())
+    attached = [
+        {{**one, "name": one["volume_id"] if one.get("is_kubelets") else None}}
+        for one in json.loads(volumes.read_text())
+        if begun < one.get("leaves_at_start", begun + 1)
+    ]
+    missing = []
+    for name, volume_id in ENTRY.findall(policy.read_text()):
+        free = (one for one in attached if not one["name"] and volume_id in ("", one["volume_id"]))
+        one = next((one for one in free if version not in one.get("unknown_to", ())), None)
+        if one is None:
+            missing.append({{"name": name, "volume_id": volume_id or None, "condition": "Pending"}})
+        else:
+            one["name"] = name
+    for one in attached:
+        if version in one.get("fails_with", ()):
+            one["condition"] = "Failed"
+        if not one["name"]:
+            one["condition"] = "Unmanaged"
+    for one in missing:
+        if one["volume_id"] in [other["volume_id"] for other in attached]:
+            one["volume_id"] = None
+    return attached, missing
 
 def reads(path):
     # A policy may say which version it needs at least: an older one does not know a key in it.
@@ -40,6 +70,8 @@ match sys.argv[1:]:
         if IS_BROKEN or not reads(dest / "etc/ebs-agent/policy.yaml"):
             sys.exit(1)
         running.write_text(VERSION)
+        with starts.open("a") as log:
+            log.write(".")
     case ["check", path]:
         sys.exit(0 if reads(path) else 2)
     case ["check", "--json", path]:
@@ -50,13 +82,22 @@ match sys.argv[1:]:
     case ["status", *_]:
         if not running.exists():
             sys.exit(4)
-        print(json.dumps({{"version": running.read_text(), "volumes": json.loads(volumes.read_text())}}))
-    case ["wait", *_]:
+        attached, missing = look()
+        print(json.dumps({{"version": running.read_text(), "volumes": attached + missing}}))
+    case ["wait", *words]:
         if not running.exists():
             sys.exit(4)
         if "--leave-creation" in sys.argv and (dest / "old").exists():
             sys.exit(2)
-        unready = [v for v in json.loads(volumes.read_text()) if v["condition"] != "Ready"]
+        names = words[: words.index("--timeout")]
+        attached, missing = look()
+        meant = [v for v in attached + missing if v["name"] in names or v["volume_id"] in names]
+        if not names:
+            meant = [v for v in attached if v["name"]]
+        unknown = set(names) - {{word for v in meant for word in (v["name"], v["volume_id"])}}
+        if unknown:
+            sys.exit(2)
+        unready = [v for v in meant if v["condition"] not in USABLE]
         if "--leave-creation" in sys.argv:
             unready = [v for v in unready if not v.get("waits_for_cluster")]
         sys.exit(3 if unready else 0)

@@ -71,6 +71,27 @@ def test_exit_codes_are_those_of_the_interface(settled: Scratch) -> None:
         assert bool(each.stderr) == (each.returncode != 0), f"{words}: {each.stderr}"
 
 
+def test_required_volume_that_is_here_and_is_not_as_its_entry_asks_is_not_ready(
+    scratch: Scratch, agent: AgentProcess
+) -> None:
+    """A boot goes on without the volume only where nothing required of it is missing: so the wait fails."""
+    tagged = {"volume_id": OTHER, "tags": {"team": "vision"}}
+    scratch.write_policy(
+        entry(scratch), entry(scratch, name="tagged", match=tagged, required=True), cloud={"enabled": False}
+    )
+    for volume in (VOLUME, OTHER):
+        scratch.add_volume(volume)
+    agent.start()
+    agent.wait_condition(VOLUME, "Ready")
+    agent.wait_condition(OTHER, "Unmanaged")
+    done = order(scratch, "wait", "--json", *SOON)
+    assert done.returncode == 3, done.stderr
+    (waiting,) = json.loads(done.stdout)["waiting"]
+    assert (waiting["name"], waiting["condition"], waiting["reason"]) == ("tagged", "Pending", "NotInPolicy")
+    explained = order(scratch, "explain", OTHER).stdout
+    assert "tagged does not match: it wants the tag team=vision and its tags are not known" in explained
+
+
 def test_json_is_json(settled: Scratch) -> None:
     """What ``--json`` prints is JSON with the names of the control socket's API, one object or one a line."""
     for words, key in JSON_KEYS.items():

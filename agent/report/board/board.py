@@ -253,12 +253,12 @@ class Board:
         return at_place[0] if len(at_place) == 1 else None
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
-        """Return every volume known, and every policy entry still without one; by name, unmanaged last."""
+        """Return every volume known, and every policy entry whose name none has; by name, unmanaged last."""
         names = {status.name for status in self._statuses.values()}
         missing = (
-            describe_missing(expected)
+            describe_missing(expected, None if expected.volume_id is None else self.get(expected.volume_id))
             for expected in self._expected
-            if expected.name not in names and expected.volume_id not in self._statuses
+            if expected.name not in names
         )
         known = [self._explain(status) for status in (*self._statuses.values(), *missing)]
         self._timelines.keep_only(known)

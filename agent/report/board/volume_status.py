@@ -183,8 +183,10 @@ class SaidByCloud(Struct, frozen=True):
         return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
 
 
-def describe_missing(expected: Expected) -> VolumeStatus:
-    """Return the status of a volume that the policy speaks of and that is not here."""
+def describe_missing(expected: Expected, here: VolumeStatus | None) -> VolumeStatus:
+    """Return the status of an entry that has no volume; ``here``: the one that it names, if it is here."""
+    if here is not None:
+        return _describe_withheld(expected, here)
     which = f"volume {expected.volume_id}" if expected.volume_id else "any volume that matches"
     return VolumeStatus(
         volume_id=expected.volume_id,
@@ -195,3 +197,25 @@ def describe_missing(expected: Expected) -> VolumeStatus:
         hint="Attach the volume to this instance, or correct its match in the policy.",
         is_required=expected.is_required,
     )
+
+
+def _describe_withheld(expected: Expected, here: VolumeStatus) -> VolumeStatus:
+    """Return the status of an entry that does not get its volume, or not yet.
+
+    It is shown beside the volume, and so without its ID: nothing is told of one volume twice.
+    """
+    hint = f"See what keeps it: ebs-agent explain {here.label}"
+    status = VolumeStatus(
+        volume_id=None,
+        name=expected.name,
+        condition=Condition.PENDING,
+        reason=Reason.NOT_IN_POLICY,
+        message=f"{expected.name} asks more of volume {here.label} than is so, or than is known yet.",
+        hint=hint,
+        is_required=expected.is_required,
+    )
+    if here.condition is Condition.UNMANAGED or here.reason is None:
+        return status
+    message = f"{expected.name} does not have {here.label}: {here.message}"
+    condition = Condition.PENDING if here.condition.is_usable else here.condition
+    return replace(status, condition=condition, reason=here.reason, message=message, hint=here.hint or hint)

@@ -65,12 +65,30 @@ def test_first_policy_is_valid_and_formats_nothing_that_holds_data(tmp_path: Pat
 
 
 def test_policy_that_says_something_is_never_overwritten(tmp_path: Path) -> None:
-    """Neither one with volumes nor one that nobody can read; one as installed is taken the place of."""
+    """Neither one with volumes, or with settings alone, nor one that nobody can read.
+
+    One as installed is taken the place of.
+    """
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\nvolumes: []\n")
     init(path, BLANK)
     text = path.read_text()
-    for content in (text, "volumes: [", "version: 1\nclasses: {fast: {type: gp3}}\nvolumes: []\n"):
+    settings = (
+        "csi: {enabled: true}",
+        "cloud: {cluster: training}",
+        "allowed_roots: [/scratch]",
+        "resync: 5m",
+    )
+    for content in (
+        text,
+        "volumes: [",
+        "version: 1\nclasses: {fast: {type: gp3}}\nvolumes: []\n",
+        *(
+            f"version: 1\nagent: {{{setting}}}\n{volumes}"
+            for setting in settings
+            for volumes in ("", "volumes: []\n")
+        ),
+    ):
         path.write_text(content)
         with pytest.raises(AgentError, match="is not overwritten"):
             init(path, BLANK)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from agent.core.errors import AgentError, ExitCode
-from agent.core.model import Condition, Expected
+from agent.core.model import Condition, Expected, Reason
 from agent.report.board.readiness import assess_node, assess_volumes
+from agent.report.board.volume_status import VolumeStatus
 from tests.unit.report.samples import CHECKPOINTS, READY, REFUSED, make_board, make_status
 
 
@@ -25,6 +26,29 @@ def test_absent_required_volume_is_waited_for() -> None:
     board = make_board()
     board.expect([Expected("datasets", None, is_required=True)])
     assert [status.label for status in assess_node(board).waiting] == ["datasets"]
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        make_status(name=None, is_required=False, condition=Condition.UNMANAGED, reason=Reason.NOT_IN_POLICY),
+        make_status(REFUSED, name=None, volume_id=CHECKPOINTS, reason=Reason.PATH_IN_USE),
+        make_status(name=CHECKPOINTS, is_required=False),
+    ],
+    ids=["more is asked of it", "refused", "kubelet has it"],
+)
+def test_required_volume_that_is_here_and_not_given_to_its_entry_is_waited_for(here: VolumeStatus) -> None:
+    """That something is attached by the ID the entry names does not mean that the entry has it."""
+    board = make_board(here)
+    board.expect([Expected("checkpoints", CHECKPOINTS, is_required=True)])
+    assert [status.label for status in assess_node(board).waiting] == ["checkpoints"]
+    assert not assess_volumes(board, ["checkpoints"]).is_ready
+    shown = {status.label: status for status in board.statuses()}
+    assert shown["checkpoints"].volume_id is None, "the volume itself is told of once"
+    assert CHECKPOINTS in shown["checkpoints"].message + str(shown["checkpoints"].hint)
+    board.publish(READY)
+    assert assess_node(board).is_ready
+    assert [status.label for status in board.statuses()] == ["checkpoints"]
 
 
 def test_named_volumes_are_waited_for_though_not_required() -> None:

@@ -17,7 +17,6 @@ from tests.loop.test_daemon import OTHER, VOLUME, entry
 
 TAGS = {"team": "vision"}
 CHANGES: dict[str, tuple[dict[str, Any] | None, str, bool]] = {
-    "same": ({}, "ckpt other", True),
     "one less": (None, "ckpt", True),
     "renamed": ({"name": "another"}, "ckpt another", True),
     "for another volume": ({"match": {"volume_id": "vol-0123456789abcdef9"}}, "ckpt", True),
@@ -26,7 +25,6 @@ CHANGES: dict[str, tuple[dict[str, Any] | None, str, bool]] = {
         "ckpt other",
         False,
     ),
-    "by what is not known": ({"match": {"tags": TAGS}}, "ckpt other", False),
 }
 """What becomes of the second entry, what of the usable volumes is wanted then, and whether it is usable."""
 

@@ -24,7 +24,15 @@ from agent.cli.fleet.commands import fleet
 from agent.cli.init import init
 from agent.cli.orphans import orphans
 from agent.cli.release import release
-from agent.cli.show.output import JsonOption, Output, OutputOption, print_answer, print_json, print_volumes
+from agent.cli.show.output import (
+    JsonOption,
+    Output,
+    OutputOption,
+    make_timeout_option,
+    print_answer,
+    print_json,
+    print_volumes,
+)
 from agent.cli.volumes import OptionalVolume, VolumeArgument, complete_volume
 
 app = typer.Typer(
@@ -155,9 +163,7 @@ def wait(
             help="Names or IDs; every required volume when not given.", autocompletion=complete_volume
         ),
     ] = None,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")
-    ] = 300,
+    timeout_s: Annotated[float, make_timeout_option("Give up after S seconds.")] = 300,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing until the end.")] = False,
     leave_creation: Annotated[
         bool,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -38,17 +39,24 @@ def orphans(
         if not as_json or not delete:
             print_answer(answer, "show_orphans", as_json=as_json)
         named = [one["volume_id"] for one in answer["orphans"] if one["may_be_deleted"]]
-    if not delete or not named:
+    if not delete:
         return
-    if all_of_them and not yes:
+    if named and all_of_them and not yes:
         typer.confirm(f"Delete {len(named)} volumes, and what is on them?", abort=True, err=as_json)
-    deleted: list[Any] = []
+    deleted: list[str] = []
+    try:
+        _delete(context, named, deleted, as_json=as_json)
+    finally:
+        if as_json and (deleted or all_of_them):
+            print_json({"deleted": deleted})
+
+
+def _delete(context: typer.Context, named: Sequence[str], deleted: list[str], *, as_json: bool) -> None:
+    """Delete one after the other, and note in ``deleted`` those that are gone."""
     lines = Lines(Estimate(), to_stderr=as_json)
     for one in named:
-        deleted.append(carry_out(context, "delete-orphan", as_json, volume=one))
+        deleted.append(carry_out(context, "delete-orphan", as_json, volume=one)["volume_id"])
         if len(named) > 1:
             lines.tell(
                 f"{len(deleted)} of {len(named)} volumes are deleted.", WHOLE * len(deleted) / len(named)
             )
-    if as_json:
-        print_json({"deleted": [one["volume_id"] for one in deleted]})

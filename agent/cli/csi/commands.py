@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.show.output import JsonOption
+from agent.cli.show.output import JsonOption, make_timeout_option
 from agent.core.errors import InvalidValueError
 
 HOME_CONFIG = Path("~/.kube/config")
@@ -57,9 +57,7 @@ def migrate(  # noqa: PLR0913, PLR0917 -- each is an option
     kubeconfig: Annotated[
         Path | None, typer.Option(envvar="KUBECONFIG", help="The cluster; ~/.kube/config when not given.")
     ] = None,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0, help="Wait so long for each step.")
-    ] = 600,
+    timeout_s: Annotated[float, make_timeout_option("Wait so long for each step.")] = 600,
     yes: Annotated[
         bool, typer.Option("--yes/--dry-run", help="Do it, or only say what would be done.")
     ] = False,

@@ -7,11 +7,25 @@ Progress and errors go to standard error in words, with JSON or without; what we
 from __future__ import annotations
 
 import json
+import math
 import sys
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
+
+
+def _check_seconds(value: float) -> float:
+    """Return a time to wait; a time of which nothing can be said would never be up."""
+    if math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a number of seconds.")
+    return value
+
+
+def make_timeout_option(words: str) -> Any:
+    """Return the option ``--timeout``, in seconds; ``words`` tell what is given up, or waited for."""
+    return typer.Option("--timeout", metavar="S", min=0, callback=_check_seconds, help=words)
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

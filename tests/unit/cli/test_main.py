@@ -45,6 +45,14 @@ def test_no_agent_is_exit_code_4_in_two_sentences(command: list[str], tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("command", [["wait"], ["csi", "migrate", "--all"]])
+def test_time_that_is_no_number_is_wrong_usage(command: list[str]) -> None:
+    """Nothing is later than it, so it would never be up."""
+    done = run(*command, "--timeout", "nan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nan is not a number of seconds" in done.stderr
+
+
 def test_others_words_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """What a broker, AWS or a cluster said in an error is printed without what a terminal obeys."""
     print_error(AgentError("It said \x1b]0;title\x07.", hint="See\n  \x1b[2Jthat."))

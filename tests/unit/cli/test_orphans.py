@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.cli.client import Client
+from agent.core.errors import AgentError
 
 FREE, KEPT = "vol-0123456789abcdef0", "vol-0fedcba9876543210"
 ORPHAN = {
@@ -62,6 +63,25 @@ def test_nothing_goes_but_by_order(
     """Listing deletes nothing, nor does an order that is not whole, or one that is not confirmed."""
     CliRunner().invoke(app, ["orphans", *arguments], input=answer)
     assert [volume for name, volume in ordered if name == "delete-orphan"] == deleted
+
+
+def test_json_tells_what_was_deleted_where_another_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is gone is gone, whatever becomes of the next; and nothing to delete is an answer as well."""
+
+    def order(_client: Client, _name: str, words: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if words.get("volume") == KEPT:
+            raise AgentError("It is in use.")
+        yield {"done": True, "orphans": [], "volume_id": words.get("volume")}
+
+    monkeypatch.setattr(Client, "order", order)
+    told = CliRunner().invoke(app, ["orphans", "--delete", FREE, KEPT, "--json"])
+    assert isinstance(told.exception, AgentError)
+    assert json.loads(told.stdout) == {"deleted": [FREE]}
+    told = CliRunner().invoke(app, ["orphans", "--delete", KEPT, "--json"])
+    assert isinstance(told.exception, AgentError)
+    assert told.stdout == ""
+    told = CliRunner().invoke(app, ["orphans", "--delete", "--all", "--yes", "--json"])
+    assert (told.exit_code, json.loads(told.stdout)) == (0, {"deleted": []})
 
 
 def test_many_are_counted(ordered: list[tuple[str, str | None]]) -> None:

@@ -15,6 +15,8 @@ from agent.report.board.board import Board
 from agent.report.board.volume_status import VolumeStatus
 
 _ON_THE_WAY = frozenset({Condition.PENDING, Condition.PREPARING})
+_TO_BE_MENDED = frozenset({Reason.RELEASED, Reason.NOT_IN_POLICY})
+"""By somebody: what waits for them is not on its way."""
 
 
 class Entries:
@@ -80,8 +82,7 @@ class Entries:
     def is_on_the_way(self, entry: EntryName) -> bool:
         """Tell whether the volume of an entry gets ready by itself, as far as is known."""
         status = self.find_status(entry)
-        is_left = status is not None and status.reason is Reason.RELEASED
-        return status is None or (status.condition in _ON_THE_WAY and not is_left)
+        return status is None or (status.condition in _ON_THE_WAY and status.reason not in _TO_BE_MENDED)
 
 
 def _explain(entry: EntryName, status: VolumeStatus | None) -> AgentError:

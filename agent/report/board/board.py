@@ -36,7 +36,7 @@ from agent.report.board.events import Event, EventHistory, EventName
 from agent.report.board.node_conditions import NodeConditions
 from agent.report.board.readings import Health
 from agent.report.board.timelines import PastOfVolumes, Timelines
-from agent.report.board.volume_status import SaidByCloud, VolumeStatus, combine, describe_missing
+from agent.report.board.volume_status import SaidByCloud, VolumeStatus, combine, list_missing
 
 log = get_logger(__name__)
 
@@ -254,12 +254,7 @@ class Board:
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
         """Return every volume known, and every policy entry whose name none has; by name, unmanaged last."""
-        names = {status.name for status in self._statuses.values()}
-        missing = (
-            describe_missing(expected, None if expected.volume_id is None else self.get(expected.volume_id))
-            for expected in self._expected
-            if expected.name not in names
-        )
+        missing = list_missing(self._expected, self._statuses)
         known = [self._explain(status) for status in (*self._statuses.values(), *missing)]
         self._timelines.keep_only(known)
         return tuple(sorted(known, key=lambda s: (s.name is None, s.name or "", s.label)))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
 from agent.core.model import AwsChecks, Condition, Difference, Expected, Reason, SnapshotFacts, VolumeId
 from agent.core.replace import replace
-from agent.core.steps import Degrade, Refuse, Wait
 from agent.report.board.readings import Health, is_worse
+
+if TYPE_CHECKING:  # a face shows what it is told, and has no use for what is planned
+    from agent.core.steps import Degrade, Refuse, Wait
 
 
 class Usage(Struct, frozen=True):
@@ -183,10 +185,21 @@ class SaidByCloud(Struct, frozen=True):
         return replace(status, condition=why.condition, reason=why.reason, message=message, hint=hint)
 
 
-def describe_missing(expected: Expected, here: VolumeStatus | None) -> VolumeStatus:
-    """Return the status of an entry that has no volume; ``here``: the one that it names, if it is here."""
-    if here is not None:
-        return _describe_withheld(expected, here)
+def list_missing(
+    wanted: Sequence[Expected], present: Mapping[VolumeId, VolumeStatus]
+) -> Iterator[VolumeStatus]:
+    """Yield the statuses of entries that have no volume among those of which something is told."""
+    taken = {status.name for status in present.values()}
+    entries = {expected.name for expected in wanted}
+    for expected in wanted:
+        here = None if expected.volume_id is None else present.get(expected.volume_id)
+        # Of an entry that was just renamed the volume tells under the old name, until it is looked at.
+        is_renamed = here is not None and here.name not in {None, here.volume_id, *entries}
+        if expected.name not in taken and not is_renamed:
+            yield _describe_missing(expected) if here is None else _describe_withheld(expected, here)
+
+
+def _describe_missing(expected: Expected) -> VolumeStatus:
     which = f"volume {expected.volume_id}" if expected.volume_id else "any volume that matches"
     return VolumeStatus(
         volume_id=expected.volume_id,

@@ -138,7 +138,7 @@ class MqttProcess:
             self._read_login,
             self._read_note,
             self._keep_note,
-            self._event or 0,
+            self._board.history.next_number - 1 if self._event is None else self._event,
         )
         return self._telling
 

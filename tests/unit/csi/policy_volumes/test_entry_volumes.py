@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from agent.core.errors import AgentError, OvertakenError, RefusedError
-from agent.core.model import Condition, FsType, Mount, Reason, Released, VolumeId
+from agent.core.model import Condition, Expected, FsType, Mount, Reason, Released, VolumeId
 from agent.core.replace import replace
 from agent.core.steps import Format, Publish
 from agent.csi.calls import AccessMode
@@ -169,6 +169,18 @@ async def test_volume_that_was_taken_away_by_hand_is_not_waited_for(tmp_path: Pa
         with pytest.raises(RefusedError) as caught:
             await scene.volumes.publish(call())
         assert caught.value.reason is Reason.RELEASED
+
+
+async def test_volume_that_its_entry_does_not_get_is_not_waited_for(tmp_path: Path) -> None:
+    """An entry that asks more of the volume it names than is so gets it once somebody has changed that."""
+    async with open_scene(FakeNode(FakeVolume(VOLUME)), tmp_path) as scene:
+        scene.policy = {}
+        scene.refresh()
+        await settle(scene)
+        scene.board.expect([Expected(want().name, VOLUME, is_required=False)])
+        with anyio.fail_after(30), pytest.raises(AgentError, match="asks more") as caught:
+            await scene.volumes.publish(call())
+        assert caught.value.reason is Reason.NOT_IN_POLICY
 
 
 async def test_entry_that_goes_is_told_and_left_until_the_last_pod_has_gone(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_required_volume_that_is_here_and_not_given_to_its_entry_is_waited_for(h
     assert [status.label for status in board.statuses()] == ["checkpoints"]
 
 
+def test_renamed_entry_has_its_volume_meanwhile() -> None:
+    """Until its volume is looked at under the new name it is told once, under the old one."""
+    board = make_board(READY)
+    board.expect([Expected("renamed", CHECKPOINTS, is_required=True)])
+    assert assess_node(board).is_ready
+    assert [status.label for status in board.statuses()] == ["checkpoints"]
+
+
 def test_named_volumes_are_waited_for_though_not_required() -> None:
     """Asking for a volume by name waits for it, whether the policy requires it or not."""
     assert not assess_volumes(make_board(READY, REFUSED), ["datasets"]).is_ready

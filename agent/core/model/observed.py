@@ -26,6 +26,10 @@ class Mount(Struct, frozen=True):
     fs_type: str
     source: str
     super_options: frozenset[str]
+    peer_group: int = 0
+    """By number: what is mounted or unmounted below one of it is so below all of it; 0 where it has none."""
+    master: int = 0
+    """The peer group of which it gets that, too."""
 
     @property
     def is_read_only(self) -> bool:

@@ -25,7 +25,7 @@ from agent.core.steps import Action
 from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen
 from agent.node.mounts.detached_mounts import list_left
-from agent.node.mounts.mount_users import find_processes
+from agent.node.mounts.mount_users import SEARCH_S, find_processes
 from agent.node.state.volume_records import Notes
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import (
@@ -48,8 +48,6 @@ from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 PROCESSES_TIMEOUT_S = 10.0
-SEARCH_S = 8.0
-"""For processes that use a mount: without an answer it is left as it is, so most nodes should have one."""
 
 
 class VolumeSession:

@@ -104,6 +104,8 @@ class Observed(Struct, frozen=True):
     """Where but at its path it, a part of it or its node is mounted, by whomever."""
     shown: tuple[Mount, ...] = ()
     """Of a volume of the policy: where the agent has published it to pods."""
+    going: tuple[Mount, ...] = ()
+    """Those of ``views`` that the kernel unmounts together with the first of its mounts."""
     is_place_missing: bool = False
     """The directory of kubelet's where it is to be mounted is not there."""
     was_lost: bool = False

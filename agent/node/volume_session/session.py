@@ -182,6 +182,7 @@ class VolumeSession:
             mounts=look.mounts,
             views=look.views,
             shown=look.shown,
+            going=look.going,
             is_place_missing=look.is_place_missing,
             is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,
@@ -268,8 +269,9 @@ class VolumeSession:
         mount = find_mount_to_leave(look, wanted)
         if mount is None:
             return ()
+        going = tuple(one.path for one in look.going) if mount is look.mounts[0] else ()
         return await self._pin.call(
-            find_processes, mount.path, mount.device_number, SEARCH_S, timeout_s=PROCESSES_TIMEOUT_S
+            find_processes, mount.path, mount.device_number, SEARCH_S, going, timeout_s=PROCESSES_TIMEOUT_S
         )
 
     async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:

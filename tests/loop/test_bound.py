@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,82 @@ def test_volume_that_is_to_be_raw(scratch: Scratch, agent: AgentProcess, path: P
     run("umount", str(bound))
     agent.wait_condition(VOLUME, "Ready")
     assert not os.path.ismount(path)
+
+
+# -- What goes with it keeps nothing -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["shared", "slave"])
+def exported(scratch: Scratch, request: pytest.FixtureRequest) -> Path:
+    """Have the directory that volumes are mounted in bound elsewhere, and what is mounted there with it."""
+    exported = scratch.base / "exported"
+    exported.mkdir()
+    run("mount", "--bind", str(scratch.data), str(scratch.data))
+    run("mount", "--make-shared", str(scratch.data))
+    run("mount", "--bind", str(scratch.data), str(exported))
+    run("mount", f"--make-{request.param}", str(exported))
+    return exported
+
+
+def test_filesystem_that_is_to_be_writable_where_its_directory_is_bound(
+    exported: Path, scratch: Scratch, agent: AgentProcess, path: Path
+) -> None:
+    """It is checked: nothing of it is mounted meanwhile. It is seen at both places again."""
+    set_entry(scratch, agent, make_entry(path, "ro"))
+    wait_until(lambda: os.statvfs(path).f_flag & os.ST_RDONLY, "it is read-only")
+    set_entry(scratch, agent, make_entry(path))
+    wait_until(lambda: not os.statvfs(path).f_flag & os.ST_RDONLY, "it is writable")
+    agent.wait_condition(VOLUME, "Ready")
+    (path / "file").write_text("writable")
+    assert (exported / "ckpt/file").read_text() == "writable"
+
+
+def test_path_that_lies_in_the_old_one_where_its_directory_is_bound(
+    exported: Path, scratch: Scratch, agent: AgentProcess, path: Path
+) -> None:
+    """It moves, with what is seen of it at the other place."""
+    assert os.path.ismount(exported / "ckpt")
+    set_entry(scratch, agent, make_entry(path / "in"))
+    wait_until(lambda: os.path.ismount(path / "in"), "it is at its new path")
+    agent.wait_condition(VOLUME, "Ready")
+    assert not os.path.ismount(exported / "ckpt")
+
+
+def test_volume_that_is_to_be_raw_where_its_directory_is_bound(
+    exported: Path, scratch: Scratch, agent: AgentProcess, path: Path
+) -> None:
+    """It is handed out, and mounted nowhere."""
+    set_entry(scratch, agent, RAW)
+    wait_until(lambda: not os.path.ismount(path), "it is unmounted")
+    agent.wait_condition(VOLUME, "Ready")
+    assert not os.path.ismount(exported / "ckpt")
+
+
+def test_who_uses_it_at_the_other_place_is_named(
+    exported: Path, scratch: Scratch, agent: AgentProcess, path: Path
+) -> None:
+    """The kernel would not unmount it here either."""
+    with subprocess.Popen(["sleep", "600"], cwd=exported / "ckpt") as sleeper:
+        try:
+            set_entry(scratch, agent, RAW)
+            status = agent.wait_condition(VOLUME, "Refused", "DeviceBusy")
+            assert f"sleep ({sleeper.pid})" in status["message"]
+            assert os.path.ismount(path)
+        finally:
+            sleeper.kill()
+    agent.wait_condition(VOLUME, "Ready")
+
+
+def test_what_is_mounted_within_at_the_other_place_keeps_it(
+    exported: Path, scratch: Scratch, agent: AgentProcess, path: Path
+) -> None:
+    """An unmount here would leave that there."""
+    within = exported / "ckpt/sub"
+    run("mount", "--make-private", str(exported / "ckpt"))
+    run("mount", "-t", "tmpfs", "within", str(within))
+    set_entry(scratch, agent, RAW)
+    status = agent.wait_condition(VOLUME, "Refused", "DeviceBusy")
+    assert f"{exported}/ckpt" in status["message"]
+    assert os.path.ismount(path)
+    run("umount", str(within))
+    agent.wait_condition(VOLUME, "Ready")

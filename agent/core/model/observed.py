@@ -26,6 +26,10 @@ class Mount(Struct, frozen=True):
     fs_type: str
     source: str
     super_options: frozenset[str]
+    peer_group: int = 0
+    """By number: what is mounted or unmounted below one of it is so below all of it; 0 where it has none."""
+    master: int = 0
+    """The peer group of which it gets that, too."""
 
     @property
     def is_read_only(self) -> bool:
@@ -100,6 +104,8 @@ class Observed(Struct, frozen=True):
     """Where but at its path it, a part of it or its node is mounted, by whomever."""
     shown: tuple[Mount, ...] = ()
     """Of a volume of the policy: where the agent has published it to pods."""
+    going: tuple[Mount, ...] = ()
+    """Those of ``views`` that the kernel unmounts together with the first of its mounts."""
     is_place_missing: bool = False
     """The directory of kubelet's where it is to be mounted is not there."""
     was_lost: bool = False

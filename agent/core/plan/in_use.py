@@ -21,9 +21,11 @@ def find_other_mounts(observed: Observed, mount: Mount) -> tuple[Mount, ...]:
     """Return what keeps the volume mounted when ``mount`` is gone: where pods have it first, then the others.
 
     Whoever made them uses the volume there, whole or in part. Unmounted here alone it could neither be
-    checked nor mounted again: what is left is nobody's that the agent knows.
+    checked nor mounted again: what is left is nobody's that the agent knows. What is unmounted with it, as
+    where its directory is bound elsewhere, keeps nothing. ``mount`` is the first of its mounts.
     """
-    others = (one for one in observed.views if one.mount_id != mount.mount_id and one not in observed.shown)
+    known = (*observed.shown, *observed.going)
+    others = (one for one in observed.views if one.mount_id != mount.mount_id and one not in known)
     return (*observed.shown, *others)
 
 

@@ -122,7 +122,10 @@ def plan_unstage(observed: Observed, path: str) -> Plan:
     stale = tuple(Unmount(mount, is_stale=True) for mount in observed.stale_mounts)
     if observed.device is None or observed.exclusion is not None:
         return Plan(stale)
-    views = [mount.path for mount in observed.views if mount.path != path]
+    staying = tuple(mount for mount in observed.views if mount.path != path)
+    if observed.mounts and observed.mounts[0].path == path:
+        staying = tuple(mount for mount in staying if mount not in observed.going)
+    views = [mount.path for mount in staying]
     if views:
         more = f" and {len(views) - 3} more places" if len(views) > 3 else ""  # noqa: PLR2004
         return Plan(

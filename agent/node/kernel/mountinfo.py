@@ -11,7 +11,7 @@ import os
 import re
 import select
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +101,7 @@ def _parse_line(line: bytes) -> Mount | None:
         return None
     if not (_NUMBER.fullmatch(words[0]) and _NUMBER.fullmatch(words[1])):
         return None
+    ties = dict(word.split(b":", 1) for word in words[_FIELDS_BEFORE_OPTIONAL:end] if b":" in word)
     return Mount(
         mount_id=int(words[0]),
         parent_id=int(words[1]),
@@ -111,7 +112,14 @@ def _parse_line(line: bytes) -> Mount | None:
         fs_type=unescape(tail[0]),
         source=unescape(tail[1]),
         super_options=_split_options(tail[2]),
+        peer_group=_read_group(ties, b"shared"),
+        master=_read_group(ties, b"master"),
     )
+
+
+def _read_group(ties: Mapping[bytes, bytes], tag: bytes) -> int:
+    group = ties.get(tag, b"")
+    return int(group) if _NUMBER.fullmatch(group) else 0
 
 
 def _split_options(word: bytes) -> frozenset[str]:

@@ -13,10 +13,7 @@ from agent.node.filesystem.change_mount import detach, open_mount, unmount_unuse
 from agent.node.filesystem.directories import check_beneath, check_free, open_directory, open_mount_point
 from agent.node.filesystem.mount import attach
 from agent.node.kernel import mount_api
-from agent.node.mounts.mount_users import find_processes
-
-_SEARCH_S = 2.0
-"""For whoever uses one of the mounts: where not all could be asked, nothing is moved."""
+from agent.node.mounts.mount_users import SEARCH_S, find_processes
 
 
 def are_seen(ring: tuple[Relocation, ...]) -> bool:
@@ -33,7 +30,7 @@ def are_seen(ring: tuple[Relocation, ...]) -> bool:
 def refuse_used(ring: tuple[Relocation, ...]) -> None:
     """Raise AgentError with reason DeviceBusy where somebody uses one of them."""
     for one in ring:
-        users = find_processes(one.path, one.device_number, _SEARCH_S)
+        users = find_processes(one.path, one.device_number, SEARCH_S)
         if users:
             names = ", ".join(f"{user.name} ({user.pid})" for user in users[:5])
             raise AgentError(

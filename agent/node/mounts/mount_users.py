@@ -30,8 +30,10 @@ from agent.node.kernel.open_files import (
     list_processes,
     read_link,
 )
-from agent.node.mounts.propagation import Place, find_masters, find_place, stays_mounted
+from agent.node.mounts.propagation import Place, are_told, find_groups, find_masters, find_place
 
+SEARCH_S = 8.0
+"""For whoever uses a mount: without an answer it is left as it is, so most nodes should have one."""
 MAX_PROCESSES = 50
 _MAX_DESCRIPTORS = 65536
 _MAPS_PATH_FIELD = 5
@@ -40,7 +42,8 @@ _MAPS_PATH_FIELD = 5
 class _Search(Struct):
     """What is asked about, what was found, what kept from finding more, and when to stop."""
 
-    path: str
+    paths: tuple[str, ...]
+    """Where it is mounted: by which an unmount takes it away, and those that go with that."""
     device_number: DeviceNumber
     deadline: float
     own: frozenset[int] = field(default_factory=lambda: frozenset({os.getpid()}))
@@ -48,13 +51,14 @@ class _Search(Struct):
     found: dict[int, Process] = field(default_factory=dict)
     failure: OSError | None = None
     """Why a process that had not ended could not be asked."""
-    asked: set[tuple[str, str]] = field(default_factory=set)
-    """Places outside, by namespace and root directory: what is mounted there is known."""
-    tables: dict[Path, bytes] = field(default_factory=dict)
-    """What is mounted at those of them that have the device, by one process of each."""
+    asked: dict[tuple[str, str], Path] = field(default_factory=dict)
+    """Places outside, by namespace and root directory, and one process of each: what is mounted there is
+    known."""
+    groups: dict[Path, frozenset[int]] = field(default_factory=dict)
+    """Of those that have the device: by which peer groups it may be unmounted there, too."""
     place: Place | None = None
     """Where the mount is attached, if what is done there is done elsewhere, too."""
-    masters: dict[bytes, bytes] = field(default_factory=dict)
+    masters: dict[int, int] = field(default_factory=dict)
     """Which peer groups of mounts get what is done in which others."""
     is_cut_off: bool = False
     """The time was over before all were asked."""
@@ -66,18 +70,21 @@ class _Search(Struct):
     def is_on_mount(self, link: str) -> bool:
         """Whether what a link in /proc leads to lies on the mount, going by its path."""
         target = link.removesuffix(" (deleted)")
-        return target == self.path or target.startswith(f"{self.path.rstrip('/')}/")
+        return any(target == path or target.startswith(f"{path.rstrip('/')}/") for path in self.paths)
 
 
 def find_processes(
     path: str,
     device_number: DeviceNumber,
     time_limit_s: float = 2.0,
+    going: tuple[str, ...] = (),
     proc: Path = PROC,
     *,
     are_workers_named: bool = False,
 ) -> tuple[Process, ...]:
     """Return the processes that use the mount at ``path``: at most 50 of them, found within the time.
+
+    ``going``: where in this namespace it is mounted too, and is unmounted with it. Used there, it is used.
 
     A use is a working or root directory, a running program, an open or a mapped file on the mount. A process
     of another mount namespace, as in a container, uses it where it has the device mounted so that an unmount
@@ -87,7 +94,7 @@ def find_processes(
     Raises InconclusiveError where none is found and one that has not ended could not be asked, or not within
     the time.
     """
-    search = _Search(path, device_number, monotonic() + time_limit_s)
+    search = _Search((path, *going), device_number, monotonic() + time_limit_s)
     insiders, outsiders = _sort_processes(search, proc)
     if not are_workers_named:
         with _noting_failure(search, PROC / "self"):
@@ -96,7 +103,8 @@ def find_processes(
     _ask(search, insiders, _has_link)
     _ask(search, insiders, _has_descriptor)
     _ask(search, outsiders, _read_table)
-    _ask(search, list(search.tables), _has_own_mount)
+    _read_masters(search, proc)
+    _ask(search, list(search.groups), _has_own_mount)
     _ask(search, insiders, _has_map)
     if search.failure is not None and not search.found:
         raise cannot_look(f"who uses what is mounted at {make_printable(path)}", search.failure)
@@ -128,9 +136,8 @@ def _sort_processes(search: _Search, proc: Path) -> tuple[list[Path], list[Path]
         mounts = (proc / "self/mountinfo").read_bytes()
         processes = list_processes(proc)
     except OSError as error:
-        raise cannot_look(f"who uses what is mounted at {make_printable(search.path)}", error) from error
-    search.place = find_place(mounts, search.path, str(search.device_number))
-    search.masters.update(find_masters(mounts))
+        raise cannot_look(f"who uses what is mounted at {make_printable(search.paths[0])}", error) from error
+    search.place = find_place(mounts, search.paths[0], str(search.device_number))
     insiders: list[Path] = []
     outsiders: list[Path] = []
     for process in processes:
@@ -181,22 +188,37 @@ def _has_descriptor(process: Path, search: _Search) -> bool:
 
 
 def _read_table(process: Path, search: _Search) -> bool:
-    """Note what a process of another namespace sees mounted; by that alone nothing is used."""
+    """Whether one of another namespace keeps the device mounted for certain; else note on what it depends."""
     # One with a root directory of its own sees a part of its namespace.
     place = (read_link(process / "ns/mnt"), read_link(process / "root"))
     if place in search.asked:
         return False
     table = (process / "mountinfo").read_bytes()
-    search.asked.add(place)
-    search.masters.update(find_masters(table))
-    if f" {search.device_number} ".encode() in table:
-        search.tables[process] = table
-    return False
+    search.asked[place] = process
+    groups = find_groups(table, str(search.device_number), search.place)
+    if groups:
+        search.groups[process] = groups
+    return groups is None
+
+
+def _read_masters(search: _Search, proc: Path) -> None:
+    """Find out which groups are slaves to which, where any is not told by the mount's own parent itself.
+
+    The tables are read once more for it, since all of a node's may be more than a worker's memory. Of one
+    that ended meanwhile nothing is known, and so what hangs by it stays.
+    """
+    if all(are_told(groups, search.place, {}) for groups in search.groups.values()):
+        return
+    for process in (proc / "self", *search.asked.values()):
+        if search.is_over:
+            search.is_cut_off = True
+            return
+        with _noting_failure(search, process):
+            search.masters.update(find_masters((process / "mountinfo").read_bytes()))
 
 
 def _has_own_mount(process: Path, search: _Search) -> bool:
-    table = search.tables[process]
-    return stays_mounted(table, str(search.device_number), search.place, search.masters)
+    return not are_told(search.groups[process], search.place, search.masters)
 
 
 def _has_map(process: Path, search: _Search) -> bool:

@@ -50,6 +50,7 @@ from agent.node.mounts.own_mounts import (
     find_stale,
     list_own_mounts,
 )
+from agent.node.mounts.propagation import list_going
 from agent.node.state.volume_records import Notes, Records, read_notes
 from agent.node.volume_session.recheck import State, read_state
 
@@ -91,6 +92,8 @@ class DeviceFacts(Struct, frozen=True):
     """Its mounts but that at the wanted path: whole, in part or of its node, whoever made them."""
     shown: tuple[Mount, ...] = ()
     """Those at which the agent has published a volume of the policy."""
+    going: tuple[Mount, ...] = ()
+    """Those that go where the first of its mounts is unmounted."""
     is_place_missing: bool = False
     stale_mounts: tuple[Mount, ...] = ()
     cut_off: Mount | None = None
@@ -229,6 +232,7 @@ def _look_once(fd: int, found: Device, request: LookRequest, surroundings: Usage
         mounts=mounts,
         views=views,
         shown=tuple(mount for mount in views if mount.path in request.shown_at),
+        going=list_going(all_mounts, mounts[0], views) if mounts else (),
         is_place_missing=request.is_kubelets and not mounts and is_missing(request.wanted_path),
         stale_mounts=stale,
         cut_off=None if seen is None else find_cut_off(others, surroundings, request.record, request.boot_id),

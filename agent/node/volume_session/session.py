@@ -25,7 +25,7 @@ from agent.core.steps import Action
 from agent.node.device import links
 from agent.node.filesystem.frozen_filesystems import explain_frozen
 from agent.node.mounts.detached_mounts import list_left
-from agent.node.mounts.mount_users import find_processes
+from agent.node.mounts.mount_users import SEARCH_S, find_processes
 from agent.node.state.volume_records import Notes
 from agent.node.volume_session.actions import VolumeActions
 from agent.node.volume_session.assess import (
@@ -48,8 +48,6 @@ from agent.node.volume_session.pin import Pin
 from agent.node.volume_session.raw_handover import find_raw_note
 
 PROCESSES_TIMEOUT_S = 10.0
-SEARCH_S = 8.0
-"""For processes that use a mount: without an answer it is left as it is, so most nodes should have one."""
 
 
 class VolumeSession:
@@ -184,6 +182,7 @@ class VolumeSession:
             mounts=look.mounts,
             views=look.views,
             shown=look.shown,
+            going=look.going,
             is_place_missing=look.is_place_missing,
             is_frozen=self._node.freezes.is_frozen(self._volume),
             stale_mounts=look.stale_mounts,
@@ -270,8 +269,9 @@ class VolumeSession:
         mount = find_mount_to_leave(look, wanted)
         if mount is None:
             return ()
+        going = tuple(one.path for one in look.going) if mount is look.mounts[0] else ()
         return await self._pin.call(
-            find_processes, mount.path, mount.device_number, SEARCH_S, timeout_s=PROCESSES_TIMEOUT_S
+            find_processes, mount.path, mount.device_number, SEARCH_S, going, timeout_s=PROCESSES_TIMEOUT_S
         )
 
     async def _find_ring(self, look: DeviceFacts, wanted: Wanted | None) -> tuple[Relocation, ...]:

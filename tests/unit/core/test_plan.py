@@ -560,6 +560,7 @@ def test_mount_is_left_while_its_filesystem_is_mounted_elsewhere_too(
     assert words in plan.ending.message
     alone = replace(observed, mounts=(here,), views=tuple(view for view in views if view is here))
     assert make_plan(alone, wanted).actions[0] == Unmount(here)
+    assert make_plan(replace(observed, going=(other,)), wanted).actions[0] == Unmount(here)
 
 
 def test_mount_that_goes_elsewhere_stays_mounted_meanwhile() -> None:

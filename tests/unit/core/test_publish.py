@@ -132,13 +132,14 @@ def test_hard_answers_of_publish(
 
 
 def test_unstaging_ends_when_nothing_of_the_volume_is_mounted() -> None:
-    """A view that a pod has keeps it; then it is unmounted, twice where it is there twice, and done."""
+    """A view that stays keeps it; then it is unmounted, twice where it is there twice, and done."""
     published = replace(AS_STAGED, mounts=(STAGED, VIEW), views=(VIEW,))
     refused = plan_unstage(published, STAGING)
     assert refused.actions == ()
     assert refused.ending is not None
     assert refused.ending.reason is Reason.DEVICE_BUSY
     assert TARGET in refused.ending.message
+    assert plan_unstage(replace(published, going=(VIEW,)), STAGING).actions == (Unmount(STAGED),)
     twice = replace(STAGED, mount_id=52)
     assert plan_unstage(replace(AS_STAGED, mounts=(STAGED, twice)), STAGING).actions == (
         Unmount(STAGED),

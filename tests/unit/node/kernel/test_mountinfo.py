@@ -56,7 +56,10 @@ def test_parses_what_kernels_write() -> None:
         "xfs",
         "/dev/nvme1n1",
         frozenset({"rw", "attr2", "inode64"}),
+        peer_group=21,
+        master=3,
     )
+    assert (root.peer_group, root.master) == (1, 0)
     assert btrfs.device_number == DeviceNumber(0, 52)
     assert (overlay.path, overlay.source) == ("/var/lib/x y\tz\\040", "")
     assert "lowerdir=/a b:/c" in overlay.super_options

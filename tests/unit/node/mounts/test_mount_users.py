@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,3 +189,45 @@ def test_process_that_ended_uses_nothing(
     """It may end between any two questions."""
     fail(monkeypatch, call, proc / place, error)
     assert find_processes("/other", NOWHERE, proc=proc) == ()
+
+
+# -- Namespaces ----------------------------------------------------------------------------------------------
+
+HOST_TABLE = """\
+22 1 259:1 / / rw shared:1 - ext4 /dev/root rw
+50 22 259:3 / /vol rw shared:40 - ext4 /dev/nvme1n1 rw
+"""
+FOREIGN_TABLE = """\
+122 100 259:1 / / rw shared:9 master:{} - ext4 /dev/root rw
+150 122 259:3 / /vol rw master:40 - ext4 /dev/nvme1n1 rw
+"""
+CHAINS = {
+    "told by ours": (["1"], []),
+    "told by one that is told by ours": (["7", "shared:7 master:1"], []),
+    "told by one of nobody": (["7", "shared:7"], [5000002]),
+    "told by one of another": (["7", "shared:7 master:8"], [5000002]),
+    "told by one that nobody knows": (["7"], [5000002]),
+}
+
+
+@pytest.mark.parametrize(("ties", "users"), CHAINS.values(), ids=CHAINS.keys())
+def test_namespace_that_is_told_by_others(proc: Path, ties: list[str], users: list[int]) -> None:
+    """It keeps nothing where what is done in ours gets to it, through a namespace without the volume too."""
+    master, *middle = ties
+    (proc / "self/mountinfo").write_text(HOST_TABLE)
+    (proc / "5000002/mountinfo").write_text(FOREIGN_TABLE.format(master))
+    shutil.copytree(proc / "5000002", proc / "5000003", symlinks=True)
+    (proc / "5000003/ns/mnt").unlink()
+    (proc / "5000003/ns/mnt").symlink_to("mnt:[3]")
+    lines = "".join(f"122 100 259:1 / / rw {tie} - ext4 /dev/root rw\n" for tie in middle)
+    (proc / "5000003/mountinfo").write_text(lines)
+    for directory in ("1", "5000001", "5000002", "5000003"):
+        (proc / directory / "maps").write_text("")
+    found = find_processes("/vol", DeviceNumber(259, 3), WAIT_S, proc=proc)
+    assert [process.pid for process in found] == users
+
+
+def test_mount_is_used_where_it_is_mounted_with_it(proc: Path) -> None:
+    """What goes with it is no less in the way."""
+    found = find_processes("/vol", NOWHERE, WAIT_S, ("/srv", "/data"), proc=proc)
+    assert [process.pid for process in found] == [5000001]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.node.mounts.propagation import Place, find_masters, find_place, stays_mounted
+from agent.node.kernel.mountinfo import parse_mountinfo
+from agent.node.mounts.propagation import Place, are_told, find_groups, find_masters, find_place, list_going
 
 NUMBER = "259:3"
 HOST = b"""\
@@ -12,7 +13,7 @@ HOST = b"""\
 50 22 259:3 / /data/my\\040ckpt rw,nosuid shared:40 - ext4 /dev/nvme1n1 rw
 """
 PATH = "/data/my ckpt"
-PLACE = Place(b"1", b"/data/my\\040ckpt")
+PLACE = Place(1, "/data/my ckpt")
 
 
 def test_place_is_the_parents_group_and_directory() -> None:
@@ -21,6 +22,11 @@ def test_place_is_the_parents_group_and_directory() -> None:
     assert find_place(HOST, PATH, "259:4") is None
     assert find_place(HOST, "/data", NUMBER) is None
     assert find_place(HOST.replace(b" shared:1 ", b" "), PATH, NUMBER) is None
+
+
+def stays_mounted(table: bytes, number: str, place: Place | None, masters: dict[int, int]) -> bool:
+    groups = find_groups(table, number, place)
+    return groups is None or not are_told(groups, place, masters)
 
 
 ROOT = b"122 100 259:1 / /host rw master:1 - ext4 /dev/root rw"
@@ -54,7 +60,7 @@ TABLES = {
 def test_what_stays_mounted_elsewhere(lines: list[bytes], stays: bool) -> None:  # noqa: FBT001
     """What is not known to go with ours stays."""
     table = b"\n".join([*lines, b"not a line", b""])
-    masters = find_masters(table) | {b"60": b"50", b"50": b"1"}
+    masters = find_masters(table) | {60: 50, 50: 1}
     assert stays_mounted(table, NUMBER, PLACE, masters) is stays
 
 
@@ -62,4 +68,32 @@ def test_nothing_goes_with_a_mount_that_tells_nobody() -> None:
     """Wherever else the device is mounted, it stays so; a ring of slaves leads to nobody."""
     assert stays_mounted(b"\n".join([ROOT, MOUNT]), NUMBER, None, {})
     table = b"\n".join([ROOT.replace(b"master:1", b"master:2"), MOUNT])
-    assert stays_mounted(table, NUMBER, PLACE, {b"2": b"3", b"3": b"2"})
+    assert stays_mounted(table, NUMBER, PLACE, {2: 3, 3: 2})
+
+
+OURS = HOST + b"30 22 259:1 / /export rw shared:1 - ext4 /dev/root rw\n"
+COPY = b"60 30 259:3 / /export/data/my\\040ckpt rw shared:40 - ext4 /dev/nvme1n1 rw\n"
+HERE = {
+    "directory above bound": (OURS + COPY, True),
+    "directory above bound, a slave": (OURS.replace(b"export rw shared", b"export rw master") + COPY, True),
+    "directory above bound, a slave's slave": (
+        OURS.replace(b"/export rw shared:1", b"/export rw master:7")
+        + b"31 22 259:1 / /else rw shared:7 master:1 - ext4 /dev/root rw\n"
+        + COPY,
+        True,
+    ),
+    "directory above bound, private": (OURS.replace(b"/export rw shared:1", b"/export rw") + COPY, False),
+    "bound itself": (OURS + COPY.replace(b"60 30", b"60 22"), False),
+    "a part of it, bound": (OURS + COPY.replace(b"60 30 259:3 /", b"60 22 259:3 /sub"), False),
+    "with a mount within": (OURS + COPY + b"61 60 0:50 / /export/in rw - tmpfs t rw\n", False),
+    "ours in what tells nobody": (OURS.replace(b"/ / rw shared:1", b"/ / rw master:1") + COPY, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "goes"), HERE.values(), ids=HERE.keys())
+def test_what_goes_with_ours_in_our_own_namespace(table: bytes, goes: bool) -> None:  # noqa: FBT001
+    """A copy that propagation made is unmounted with ours, and nothing else is."""
+    mounts = parse_mountinfo(table)
+    ours = next(mount for mount in mounts if mount.path == PATH)
+    views = tuple(mount for mount in mounts if mount.device_number == ours.device_number)
+    assert list_going(mounts, ours, views) == (tuple(view for view in views if view != ours) if goes else ())

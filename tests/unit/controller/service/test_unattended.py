@@ -17,6 +17,7 @@ from agent.cloud.aws.call import Call, Change, Within
 from agent.cloud.aws.calls import AttachVolume, DescribeVolumes, DetachVolume
 from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
 from agent.controller.calls import AttachCall, Pairs
+from agent.controller.service.controller import LIMIT_S
 from agent.controller.service.unattended import begin_only_while_waited_for, queue_before_turn
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
@@ -64,6 +65,23 @@ class Replica:
 
     async def _join(self, key: str, begin: Callable[[], Awaitable[T]]) -> T:
         return await self.joining.join(key, begin, lambda: "still at it")
+
+    async def attach_in_time(self) -> AgentError | Pairs | None:
+        """Return what is answered as long as the attacher waits; None: it takes longer."""
+        answers: list[AgentError | Pairs] = []
+        until_s = self._cloud.time_s + LIMIT_S
+
+        async def ask() -> None:
+            try:
+                answers.append(await self.attach())
+            except AgentError as error:
+                answers.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await run_until(lambda: bool(answers) or self._cloud.time_s >= until_s)
+            tasks.cancel_scope.cancel()
+        return answers[0] if answers else None
 
     async def is_left(
         self, ask: Callable[[], Coroutine[Any, Any, object]], is_due: Callable[[], bool]
@@ -149,6 +167,41 @@ async def test_an_attachment_that_comes_to_no_end_is_left_where_nobody_waits(clo
         await replica.is_left(replica.attach, lambda: bool(cloud.made))
         await run_until(lambda: not joining.is_busy)
     assert [type(one) for one in cloud.made] == [AttachVolume]
+
+
+@pytest.mark.parametrize("pause_s", [1.0, 16.0, 64.0, 300.0])
+async def test_an_attachment_that_comes_to_no_end_is_taken_back_by_a_later_attempt(
+    cloud: StandIn, pause_s: float
+) -> None:
+    """However rarely the attacher asks, and however often it takes: each attachment has a time of its own."""
+    cloud.attach_s = 1e9
+    told = []
+    async with Joining() as joining:
+        replica = Replica(cloud, joining)
+        for _ in range(8):
+            next_s = cloud.time_s + LIMIT_S + pause_s
+            answer = await replica.attach_in_time()
+            if answer is not None:
+                told.append(str(answer))
+                next_s = cloud.time_s + pause_s
+            await run_until(lambda at_s=next_s: cloud.time_s >= at_s or not joining.is_busy)  # type: ignore[misc]
+            cloud.time_s = max(cloud.time_s, next_s)
+    assert [type(one) for one in cloud.made] == [AttachVolume, DetachVolume] * 4
+    assert len(told) == 4
+    assert all("did not get there" in one for one in told)
+
+
+async def test_an_attachment_that_came_to_its_end_between_two_attempts_is_kept(cloud: StandIn) -> None:
+    """Even where a host of AWS answers first that does not know of it yet."""
+    cloud.attach_s = 110.0
+    async with Joining() as joining:
+        replica = Replica(cloud, joining)
+        assert await replica.attach_in_time() is None
+        await run_until(lambda: not joining.is_busy)
+        cloud.time_s, cloud.lag_s = 114.0, 9.0
+        assert isinstance(await replica.attach_in_time(), tuple)
+    assert [type(one) for one in cloud.made] == [AttachVolume]
+    assert list_holders(cloud) == [NODE.instance_id]
 
 
 @pytest.mark.parametrize("is_waited", [True, False])

@@ -24,9 +24,9 @@ from agent.controller.attaching.judge_attachment import (
     tell_node,
 )
 from agent.controller.attaching.node_calls import NO_NODE_CODES, NodeCalls
-from agent.controller.attaching.sights import Sights
+from agent.controller.attaching.sights import LAG_S, Sights
 from agent.controller.calls import AttachCall, Pairs
-from agent.controller.patience import Patience, Waiting
+from agent.controller.patience import Patience
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
@@ -35,7 +35,8 @@ TakeTurn: TypeAlias = Callable[[VolumeId], AbstractAsyncContextManager[object]]
 """Enters when all that was asked for the volume earlier is done."""
 
 STUCK_S = 90.0
-"""How long an attachment may be ``attaching`` until it is taken back, as AWS's driver does it."""
+"""How long an attachment may be ``attaching`` until it is taken back, as AWS's driver does it. Attempts, each
+given up by its caller before that, count together."""
 LIMIT_S = 300.0
 """How long a volume is waited for that another node has, or of which AWS shows nothing."""
 ASK_AGAIN_S = 15.0
@@ -79,17 +80,18 @@ class Attaching:
         return volume
 
     async def _bring(self, call: AttachCall) -> CloudVolume:
-        waiting, attaching = self._patience.begin(), None
+        waiting = self._patience.begin()
         ask_at_s, refusal = 0.0, None
         while True:
             volume = await self._look(call.volume_id)
             stage = judge_attach(volume, call)
             if stage is Stage.ATTACHED:
                 return volume
-            attaching = (attaching or self._patience.begin()) if stage is Stage.ATTACHING else None
-            if attaching is not None and attaching.waited_s >= STUCK_S:
-                await self._take_back(call, attaching)
-            if attaching is None and waiting.waited_s >= LIMIT_S:
+            attaching_s = self._sights.find_attaching_s(volume, call.node.instance_id)
+            # A host that lags may not know that it came to its end since the last attempt, here or elsewhere.
+            if attaching_s >= STUCK_S and waiting.waited_s >= LAG_S:
+                await self._take_back(call, attaching_s)
+            if stage is not Stage.ATTACHING and waiting.waited_s >= LIMIT_S:
                 raise _explain_slow(volume, call) from refusal
             if stage is Stage.FREE and waiting.waited_s >= ask_at_s:
                 refusal = await self._ask(call)
@@ -110,13 +112,12 @@ class Attaching:
         log.info("controller.attaching", volume_id=call.volume_id, node=str(call.node))
         return None
 
-    async def _take_back(self, call: AttachCall, attaching: Waiting) -> None:
+    async def _take_back(self, call: AttachCall, attaching_s: float) -> None:
         """Undo an attachment that comes to no end, so that the next attempt begins anew; always raises."""
         with contextlib.suppress(CloudError):  # the next attempt finds the same, and does the same
             await self._nodes.detach(call.volume_id, call.node)
         raise AgentError(
-            f"{call.volume_id} was attaching to {call.node} for {attaching.waited_s:.0f} s and did not get "
-            "there.",
+            f"{call.volume_id} was attaching to {call.node} for {attaching_s:.0f} s and did not get there.",
             hint="It is detached again, and attached anew. If it stays so, the node needs a reboot, or to be "
             "replaced.",
             reason=Reason.CLOUD_ERROR,

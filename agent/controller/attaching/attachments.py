@@ -44,7 +44,7 @@ class Attachments:
         window_s: float = WINDOW_S,
     ) -> None:
         nodes, patience = NodeCalls(make, region, window_s), patience or Patience()
-        self.sights = Sights(volumes.find)
+        self.sights = Sights(volumes.find, patience.clock)
         self._attaching = Attaching(nodes, self.sights, take_turn, Initialized(volumes.find_checks), patience)
         self._detaching = Detaching(nodes, self.sights, take_turn, patience, volumes.is_deleted)
 

@@ -4,6 +4,11 @@ A sidecar that loses its lease hangs up, and the other replica's takes over. Wha
 may still wait here, for AWS or for its turn. Begun after the other replica has answered, it would attach a
 volume of which Kubernetes knows nothing, or detach one that a pod has again. Looking and waiting take
 nothing from anybody, so they go on; whoever still wants the deed asks again.
+
+An attempt ends so at the first deed that comes due while nobody waits, and the sidecars wait for less than a
+minute at a time and ask again after up to five. So what makes a deed due must not be known to the attempt
+alone where that takes longer: since when an attachment is on its way ``Sights`` remembers, and which tokens
+are used up ``Tokens`` does. All else that is waited for is described by AWS, or is over within an attempt.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta, timezone
+from functools import partial
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -33,6 +34,7 @@ from agent.core.model import VolumeId
 from agent.core.reasons import Reason
 from agent.core.replace import replace
 from agent.core.units import find_time
+from agent.csi.service.join import Together
 
 WINDOW_S = 2.0
 """How long the first wish waits for others, as AWS's driver has it: size and class are sent apart."""
@@ -49,6 +51,8 @@ class _Wave(Struct, eq=False):
     """Wishes for one volume that are asked for together: one for its size, and one for its class."""
 
     wishes: list[Wish] = field(default_factory=list)
+    askers: Together = field(default_factory=Together)
+    """One modification is all of theirs: while any of them waits for his wish, it is made."""
     outcomes: asyncio.Task[Outcomes] | None = None
 
     def takes(self, wish: Wish) -> bool:
@@ -89,8 +93,10 @@ class Changing:
             wave = self._open[volume_id] = _Wave()
         if wish not in wave.wishes:
             wave.wishes.append(wish)
+        wave.askers.join()
         if wave.outcomes is None:
-            wave.outcomes = asyncio.get_running_loop().create_task(self._carry_out(volume_id, wave))
+            work = wave.askers.do(partial(self._carry_out, volume_id, wave))
+            wave.outcomes = asyncio.get_running_loop().create_task(work)
         outcome = (await asyncio.shield(wave.outcomes))[wish]
         if isinstance(outcome, AgentError):
             raise outcome

@@ -3,7 +3,7 @@
 kubelet asks again whenever an answer is late, or after it was started anew, and so do the sidecars. What was
 asked for is under way then, and must neither be begun twice nor be cut short because who asked first hung up.
 The work can tell whether anybody waits: what others may have been asked to undo meanwhile is not to be begun
-where nobody does.
+where nobody does. What several pieces of work have done together is waited for while any of them is.
 """
 
 from __future__ import annotations
@@ -35,15 +35,42 @@ class _Work(Struct, eq=False):
     result: Any = None
     error: Exception | None = None
 
+    @property
+    def is_waited_for(self) -> bool:
+        return self.waiting > 0
 
-_work: ContextVar[_Work | None] = ContextVar("_work", default=None)
-"""What the running task is part of; a task that it begins is part of the same."""
+
+class Together:
+    """What is done once for several pieces of work, which each ``join`` it and wait for it."""
+
+    def __init__(self) -> None:
+        self._works: list[_Work | Together | None] = []
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Somebody waits for one of the works; so it is where one who joined is part of none."""
+        return any(one is None or one.is_waited_for for one in self._works)
+
+    def join(self) -> None:
+        """Have it be waited for by the work that this is part of, too."""
+        work = _work.get()
+        if work not in self._works:
+            self._works.append(work)
+
+    async def do(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``begin`` returns, which is part of this; to be run as a task of its own."""
+        _work.set(self)
+        return await begin()
+
+
+_work: ContextVar[_Work | Together | None] = ContextVar("_work", default=None)
+"""What the running task is part of; tasks that it begins are part of the same, but for ``Together``'s."""
 
 
 def is_waited_for() -> bool:
     """Return whether somebody waits for the work that this is part of; so it is for what is part of none."""
     work = _work.get()
-    return work is None or work.waiting > 0
+    return work is None or work.is_waited_for
 
 
 class Joining:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from agent.cloud.aws.call import Call, Within
+from agent.cloud.aws.call import Call, Make, Within
 from agent.cloud.aws.calls import (
     CreateTags,
     DeleteTags,
@@ -68,11 +68,12 @@ class Ec2:
     """What AWS says of a volume that it is about to make."""
     fails_modifications: bool = False
 
-    def start(self, cluster_id: str | None = None) -> ClusterVolumes:
-        """Return the volumes of a controller that has just begun."""
+    def start(self, cluster_id: str | None = None, make: Make | None = None) -> ClusterVolumes:
+        """Return the volumes of a controller that has just begun; ``make`` is what its calls go through."""
         describing = Describing(self.make, window_s=0.0)
         patience = Patience(lambda: self.time_s, self._sleep)
-        return ClusterVolumes(self.make, describing, Turns(), "us-west-2", cluster_id, patience=patience)
+        make = make or self.make
+        return ClusterVolumes(make, describing, Turns(), "us-west-2", cluster_id, patience=patience)
 
     async def _sleep(self, pause_s: float) -> None:
         for _ in range(8):  # whoever has something to say now says it before time passes

@@ -14,14 +14,16 @@ import pytest
 
 from agent.cloud.aws import calls, making_calls
 from agent.cloud.aws.call import Call, Change, Within
-from agent.cloud.aws.calls import AttachVolume, DescribeVolumes, DetachVolume
+from agent.cloud.aws.calls import AttachVolume, DescribeVolumes, DetachVolume, ModifyVolume
 from agent.controller.attaching.attachments import AskedOfVolumes, Attachments
-from agent.controller.calls import AttachCall, Pairs
+from agent.controller.calls import GIB, AttachCall, ExpandCall, ModifyCall, Pairs, Performance, SizeRange
+from agent.controller.service.controller import LIMIT_S
 from agent.controller.service.unattended import begin_only_while_waited_for, queue_before_turn
 from agent.core.errors import AgentError
 from agent.core.model import VolumeId
 from agent.core.reasons import Reason
 from agent.csi.service.join import Joining, is_waited_for
+from tests.unit.controller.making_stand_in import Ec2
 from tests.unit.controller.stand_in import NODE, OTHER, VOLUME, StandIn, run_until
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +66,23 @@ class Replica:
 
     async def _join(self, key: str, begin: Callable[[], Awaitable[T]]) -> T:
         return await self.joining.join(key, begin, lambda: "still at it")
+
+    async def attach_in_time(self) -> AgentError | Pairs | None:
+        """Return what is answered as long as the attacher waits; None: it takes longer."""
+        answers: list[AgentError | Pairs] = []
+        until_s = self._cloud.time_s + LIMIT_S
+
+        async def ask() -> None:
+            try:
+                answers.append(await self.attach())
+            except AgentError as error:
+                answers.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await run_until(lambda: bool(answers) or self._cloud.time_s >= until_s)
+            tasks.cancel_scope.cancel()
+        return answers[0] if answers else None
 
     async def is_left(
         self, ask: Callable[[], Coroutine[Any, Any, object]], is_due: Callable[[], bool]
@@ -149,6 +168,79 @@ async def test_an_attachment_that_comes_to_no_end_is_left_where_nobody_waits(clo
         await replica.is_left(replica.attach, lambda: bool(cloud.made))
         await run_until(lambda: not joining.is_busy)
     assert [type(one) for one in cloud.made] == [AttachVolume]
+
+
+@pytest.mark.parametrize("pause_s", [1.0, 16.0, 64.0, 300.0])
+async def test_an_attachment_that_comes_to_no_end_is_taken_back_by_a_later_attempt(
+    cloud: StandIn, pause_s: float
+) -> None:
+    """However rarely the attacher asks, and however often it takes: each attachment has a time of its own."""
+    cloud.attach_s = 1e9
+    told = []
+    async with Joining() as joining:
+        replica = Replica(cloud, joining)
+        for _ in range(8):
+            next_s = cloud.time_s + LIMIT_S + pause_s
+            answer = await replica.attach_in_time()
+            if answer is not None:
+                told.append(str(answer))
+                next_s = cloud.time_s + pause_s
+            await run_until(lambda at_s=next_s: cloud.time_s >= at_s or not joining.is_busy)  # type: ignore[misc]
+            cloud.time_s = max(cloud.time_s, next_s)
+    assert [type(one) for one in cloud.made] == [AttachVolume, DetachVolume] * 4
+    assert len(told) == 4
+    assert all("did not get there" in one for one in told)
+
+
+async def test_an_attachment_that_came_to_its_end_between_two_attempts_is_kept(cloud: StandIn) -> None:
+    """Even where a host of AWS answers first that does not know of it yet."""
+    cloud.attach_s = 110.0
+    async with Joining() as joining:
+        replica = Replica(cloud, joining)
+        assert await replica.attach_in_time() is None
+        await run_until(lambda: not joining.is_busy)
+        cloud.time_s, cloud.lag_s = 114.0, 9.0
+        assert isinstance(await replica.attach_in_time(), tuple)
+    assert [type(one) for one in cloud.made] == [AttachVolume]
+    assert list_holders(cloud) == [NODE.instance_id]
+
+
+@pytest.mark.parametrize("leaving", [{"expand"}, {"modify"}, {"expand", "modify"}], ids=sorted)
+@pytest.mark.parametrize("first", ["expand", "modify"])
+async def test_one_modification_of_two_is_made_while_one_of_them_waits(first: str, leaving: set[str]) -> None:
+    """Whoever came first: the resizer asks for size and class apart."""
+    ec2 = Ec2()
+    volume_id = ec2.add()
+    is_turn, waiting = anyio.Event(), anyio.Event()
+
+    async def take_turn(call: Call[T], /, *, within: Within = nullcontext) -> T:
+        if isinstance(call, Change):
+            waiting.set()
+            await is_turn.wait()
+        return await ec2.make(call, within=within)
+
+    volumes = ec2.start(make=begin_only_while_waited_for(take_turn))
+    deeds: dict[str, Callable[[], Awaitable[object]]] = {
+        "expand": partial(volumes.expand, ExpandCall(volume_id, SizeRange(20 * GIB))),
+        "modify": partial(volumes.modify, ModifyCall(volume_id, Performance(iops=4000))),
+    }
+    answers = {}
+    async with Joining() as joining, anyio.create_task_group() as stay:
+
+        async def ask(name: str) -> None:
+            answers[name] = await joining.join(name, deeds[name], lambda: "still at it")
+
+        async with anyio.create_task_group() as leave:
+            for name in sorted(deeds, key=lambda one: one != first):
+                (leave if name in leaving else stay).start_soon(ask, name)
+            await waiting.wait()
+            leave.cancel_scope.cancel()
+        is_turn.set()
+        await run_until(lambda: not joining.is_busy)
+    both = [ModifyVolume(volume_id, 20, iops=4000)]
+    assert ec2.changes == ([] if leaving == set(deeds) else both)
+    expected = {"expand": 20 * GIB, "modify": None}
+    assert answers == {name: expected[name] for name in set(deeds) - leaving}
 
 
 @pytest.mark.parametrize("is_waited", [True, False])

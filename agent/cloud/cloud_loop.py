@@ -230,6 +230,7 @@ class CloudLoop:
         """Do the next thing for one task, and for what follows from it. Its errors end here."""
         resting = self._rests.find(task.key)
         if resting is not None:
+            await task.keep_watch(look)
             self._skip(task, resting, look)
             return
         self._decided.pop(task.key, None)

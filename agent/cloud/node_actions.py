@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from agent.base.log import get_logger
+from agent.cloud.release_volume import (
+    check_ours,
+    check_unshown,
+    check_whole,
+    name_users,
+    release_all_uses,
+)
 from agent.cloud.state.released_volumes import EVERYTHING, ReleasedNote
 from agent.cloud.state.state_file import FileStore
 from agent.cloud.view.cloud_report import FREEZE_LIMIT_S
-from agent.core.errors import AgentError, CoveredError, ExitCode, OccupiedError, RefusedError
+from agent.core.errors import AgentError, CoveredError, OccupiedError, RefusedError
 from agent.core.model import (
     Mount,
-    Observed,
-    Process,
     Reason,
     Released,
     Seen,
     VolumeId,
     Wanted,
 )
-from agent.core.plan.in_use import name_parts
-from agent.core.replace import replace
-from agent.core.steps import Relinquish, Unmount
+from agent.core.steps import Relinquish
 from agent.loop.goals import Want
 from agent.loop.passes import Session
 from agent.loop.wake_causes import Cause
 from agent.node.filesystem.hold_frozen import FrozenNotes
 from agent.node.machine import Machine
-from agent.node.mounts.mount_users import find_processes
 
 RELEASED = "released.json"
 """Below the state directory: the volumes a person took away."""
@@ -38,10 +40,6 @@ FROZEN = "frozen"
 HOLD_PATIENCE_S = 10.0
 """For what is under way with a volume. Most takes less; a check takes hours, which neither the calls for
 other volumes nor whoever gave an order are to wait for."""
-_SEARCH_TIMEOUT_S = 10.0
-_HANDS_OFF = frozenset({Reason.ROOT_DEVICE, Reason.INSTANCE_STORE, Reason.MANAGED_BY_CSI})
-"""What the device is used for tells it where no tag does: a volume somebody made for the CSI driver carries
-none, and nor does what HyperPod itself attaches to its nodes and mounts at /opt/sagemaker."""
 
 log = get_logger(__name__)
 
@@ -104,11 +102,11 @@ class NodeHands:
         try:
             async with self._reconciler.hold(volume_id, HOLD_PATIENCE_S) as session:
                 observed = await session.observe(None)
-                _check_ours(observed)
-                _check_unshown(observed)
-                _check_whole(observed)
+                check_ours(observed)
+                check_unshown(observed)
+                check_whole(observed)
                 mounts = observed.mounts
-                await _release_all_uses(session, observed)
+                await release_all_uses(session, observed)
         except AgentError as error:
             # What hides a mount need not be in the way of taking the volume from under it. What is being done
             # with a volume is: a check that it is taken from leaves it half mended.
@@ -118,7 +116,7 @@ class NodeHands:
                 return
             self.keep(volume_id)
             if error.reason is Reason.DEVICE_BUSY:
-                raise await self._name_users(volume_id, error, mounts) from error
+                raise await name_users(self._node.workers, volume_id, error, mounts) from error
             raise
 
     async def flush(self, volume_id: VolumeId) -> None:
@@ -210,28 +208,6 @@ class NodeHands:
         """Write down what is given back, until cancelled."""
         await self._note.run(self._by_hand)
 
-    async def _name_users(
-        self, volume_id: VolumeId, error: AgentError, mounts: tuple[Mount, ...]
-    ) -> AgentError:
-        users: list[Process] = []
-        for mount in mounts:
-            with suppress(AgentError):  # who is in the way need not be found for it to be so
-                users += await self._node.workers.call(
-                    find_processes,
-                    mount.path,
-                    mount.device_number,
-                    timeout_s=_SEARCH_TIMEOUT_S,
-                    subject=mount.path,
-                )
-        if not users:
-            return error
-        names = ", ".join(user.describe() for user in users[:10])
-        return replace(
-            error,
-            message=f"{volume_id} is in use by {names}.",
-            hint="End them, or let them leave the mount, and try again.",
-        )
-
     @asynccontextmanager
     async def freeze(self, volume_id: VolumeId) -> AsyncIterator[bool]:
         """Keep the volume's filesystem frozen within; False where none is mounted.
@@ -244,7 +220,7 @@ class NodeHands:
             if not observed.mounts:
                 yield False
                 return
-            _check_ours(
+            check_ours(
                 observed,
                 f"The filesystem of {volume_id} is not frozen: ",
                 f"ebs-agent snapshot {volume_id} --no-freeze takes one as after a power cut; "
@@ -255,47 +231,3 @@ class NodeHands:
             with self._node.freezes.holding(volume_id):
                 async with self.frozen.hold(volume_id, mount, FREEZE_LIMIT_S + 2):
                     yield True
-
-
-def _check_ours(observed: Observed, sentence: str = "", hint: str | None = None) -> None:
-    """Raise RefusedError, which begins with ``sentence``, for what is not anybody's to touch by the agent."""
-    exclusion = observed.exclusion
-    if exclusion is not None and exclusion.reason in _HANDS_OFF:
-        raise RefusedError(
-            f"{sentence}{exclusion.message}",
-            hint or exclusion.hint,
-            exclusion.reason,
-            retryable=False,
-            exit_code=ExitCode.REFUSED,
-        )
-
-
-def _check_unshown(observed: Observed) -> None:
-    """Raise RefusedError for a volume of the policy that pods have: it is not taken away from under them."""
-    if observed.shown:
-        places = [mount.path for mount in observed.shown]
-        more = f" and {len(places) - 3} more places" if len(places) > 3 else ""  # noqa: PLR2004
-        raise RefusedError(
-            f"{observed.volume_id} is published to pods, at {', '.join(places[:3])}{more}.",
-            "End those pods, or move them to another node (kubectl drain), and try again.",
-            Reason.DEVICE_BUSY,
-            retryable=False,
-            exit_code=ExitCode.REFUSED,
-        )
-
-
-def _check_whole(observed: Observed) -> None:
-    """Raise where somebody has a part of it mounted, too: unmounted here, it would not be mounted again."""
-    places = name_parts(observed)
-    if places is not None:
-        message = f"A part of {observed.volume_id} is mounted at {places}."
-        raise AgentError(message, "Unmount that first (findmnt shows it), and try again.", Reason.DEVICE_BUSY)
-
-
-async def _release_all_uses(session: Session, observed: Observed) -> None:
-    """Unmount the volume, innermost mounts first, then see that nobody has its device, and flush it."""
-    for mount in sorted(observed.mounts, key=lambda mount: mount.mount_id, reverse=True):
-        await session.execute(Unmount(mount), observed)
-    observed = await session.observe(None)
-    if observed.device is not None:
-        await session.execute(Relinquish(), observed)

@@ -196,6 +196,8 @@ class DeleteVolume(Change[None], is_repeatable=True, says="delete {volume_id}"):
     """Delete a volume and what is on it; only ever one the agent made under ``on_delete: delete``."""
 
     volume_id: _Volume
+    is_dry_run: Annotated[bool, SentAs("DryRun", lambda it: it or None)] = False
+    """Have it checked and not made: fails with ``WOULD_SUCCEED`` where it would be made."""
 
 
 @dataclass(frozen=True)

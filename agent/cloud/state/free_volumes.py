@@ -51,6 +51,10 @@ class FreeVolumes:
         if volume_id in self._watches:
             self._watches[volume_id].snapshot_id = snapshot_id
 
+    def list_begun(self) -> frozenset[VolumeId]:
+        """Return the volumes whose last snapshot counts as long as they are seen free at every look."""
+        return frozenset(volume_id for volume_id, watch in self._watches.items() if watch.snapshot_id)
+
     def forget(self, volume_id: VolumeId) -> None:
         """Have nothing count that was begun of a volume by now: it is in use, or wanted, or gone."""
         self._watches.pop(volume_id, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from typing_extensions import override
@@ -20,11 +21,12 @@ from agent.cloud.plan.claims.pools import find_last_holder, find_pool, rank_hold
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.decisions import Decision, Do
 from agent.cloud.plan.instance_gone import find_gone
+from agent.cloud.tasks.another_snapshot import check_worth
 from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view import pending_calls
 from agent.cloud.view.cloud_state import CloudState
-from agent.cloud.view.describe_all import describe_pools
-from agent.core.model import Reason
+from agent.cloud.view.describe_all import describe_known, describe_pools
+from agent.core.errors import AgentError
 from agent.core.steps import Refuse, Wait
 
 LOOK_AGAIN_S = 6 * 3600.0
@@ -56,11 +58,32 @@ class DeleteOrphansTask(CloudTask):
         # A node that is still to get its own volume may be about to take one of these.
         is_served = all(find_claimed(wanted, look.list_volumes()) for wanted, _ in limits)
         if now_s < memory.unheld_look_s or not is_served:
+            await self.keep_watch(look)
             return None
         decision = await self._find_next(look, limits)
         if decision is None:
             memory.unheld_look_s = now_s + (0.5 + share) * LOOK_AGAIN_S
         return decision
+
+    @override
+    async def keep_watch(self, look: CloudState) -> None:
+        """See those again of which a last snapshot was begun: what cannot be seen was not free."""
+        self._see_free(look.list_volumes(), look)
+        watched = self._means.memory.free.list_begun() - look.volumes.keys()
+        if not watched:
+            return
+        with suppress(AgentError):  # unseen for long, its snapshot counts no more
+            described, _ = split(await describe_known(self._means.make, watched))
+            self._see_free(described, look)
+            for volume_id in watched - {volume.volume_id for volume in described}:
+                self._means.memory.free.forget(volume_id)
+
+    def _see_free(self, described: Sequence[CloudVolume], look: CloudState) -> None:
+        """Take note of those that are waited for, whichever of them is next."""
+        free, now = self._means.memory.free, self._means.now()
+        for volume in described:
+            if volume.volume_id in free.list_begun():
+                free.see(volume, now, is_here=look.has_device(volume.volume_id))
 
     async def _find_next(
         self, look: CloudState, limits: Sequence[tuple[WantedVolume, timedelta]]
@@ -71,6 +94,7 @@ class DeleteOrphansTask(CloudTask):
         described, _ = split(
             await describe_pools(self._means.make, [wanted for wanted, _ in limits], "available")
         )
+        self._see_free(described, look)
         memory.unheld.clear()
         for wanted, limit in limits:
             for volume in self._list_unheld(wanted, described, look):
@@ -96,7 +120,8 @@ class DeleteOrphansTask(CloudTask):
         if holder is None or deadline is None or find_obstacle(volume, look.policy, {holder}) is not None:
             return None
         is_due = now >= deadline
-        begun = memory.free.see(volume, now) if is_due else None
+        is_here = look.has_device(volume.volume_id)
+        begun = memory.free.see(volume, now, is_here=is_here) if is_due else None
         final = await self._means.snapshots.find_final(volume) if is_due else ()
         decision = plan_orphan(volume, limit, final, now, begun)
         marked_s = memory.unheld_marked_s.get(volume.volume_id)
@@ -104,13 +129,17 @@ class DeleteOrphansTask(CloudTask):
         is_marked = is_mark and marked_s is not None and now_s - marked_s <= pending_calls.LIMIT_S
         why = decision.message if isinstance(decision, Wait) else None
         # What another node has begun is its to wait for, or somebody's who looks in hours; so is a failure.
-        is_left = isinstance(decision, Wait) and (begun is None or decision.reason is Reason.CLOUD_ERROR)
+        is_own = any(one.snapshot_id == begun and one.state == "pending" for one in final)
+        is_left = isinstance(decision, Wait) and not is_own
+        if is_left:
+            memory.free.forget(volume.volume_id)
         if decision is None or is_marked or is_left:
             memory.unheld[volume.volume_id] = (wanted.name, deadline, why)
             return None
         if holder not in await find_gone(self._means.make, look.node, [holder]):
             return None
         memory.unheld[volume.volume_id] = (wanted.name, deadline, why)
+        await check_worth(self._means.make, decision, final)
         if is_mark:
             memory.unheld_marked_s[volume.volume_id] = now_s
         return decision

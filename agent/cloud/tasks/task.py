@@ -50,6 +50,10 @@ class CloudTask(ABC):
     async def decide(self, look: CloudState) -> Decision | None:
         """Return the next thing to do; None: nothing, now."""
 
+    async def keep_watch(self, look: CloudState) -> None:
+        """See what the next decision will rest on, in a look in which the task itself rests."""
+        del look
+
     def list_following(self, volume: CloudVolume) -> Iterator[CloudTask]:
         """Return what is to be seen to once ``volume`` is here."""
         del volume

@@ -20,6 +20,7 @@ from agent.cloud.plan.claims.claim_removed import (
 from agent.cloud.plan.claims.find_or_make import find_claimed
 from agent.cloud.plan.claims.pools import find_last_holder, find_taken
 from agent.cloud.plan.decisions import Decision, Do
+from agent.cloud.tasks.another_snapshot import check_worth
 from agent.cloud.tasks.task import CloudTask, Means
 from agent.cloud.view.cloud_state import CloudState
 from agent.core.steps import Wait
@@ -70,11 +71,11 @@ class DeleteRemovedTask(UnwantedTask):
         is_due = deletion.after is not None and now >= deletion.after
         if not is_due:
             look.foresee(self.name, Do(DeleteVolume(volume_id)), at=deletion.after or deadline)
-        is_here = volume_id in look.node.devices
-        begun = memory.free.see(self._volume, now, is_here=is_here) if is_due else None
+        begun = self._see_free(look)
+        final = await self._means.snapshots.find_final(self._volume) if is_due else ()
         decision = plan_removed(
             self._volume,
-            await self._means.snapshots.find_final(self._volume) if is_due else (),
+            final,
             look.node,
             is_released=self._is_released(),
             now=now,
@@ -83,7 +84,17 @@ class DeleteRemovedTask(UnwantedTask):
         )
         if isinstance(decision, Wait):
             look.foresee(self.name, Do(DeleteVolume(volume_id)), at=deletion.after, why=decision.message)
+        await check_worth(self._means.make, decision, final)
         return decision
+
+    @override
+    async def keep_watch(self, look: CloudState) -> None:
+        self._see_free(look)
+
+    def _see_free(self, look: CloudState) -> str | None:
+        """Take note of whether it is free; return its last snapshot, where that still counts."""
+        is_here = self._volume.volume_id in look.node.devices
+        return self._means.memory.free.see(self._volume, self._means.now(), is_here=is_here)
 
 
 def find_surplus(look: CloudState) -> Iterator[CloudVolume]:
@@ -116,5 +127,9 @@ class CancelDeletionTask(UnwantedTask):
 
     @override
     async def decide(self, look: CloudState) -> Decision | None:
-        self._means.memory.free.forget(self._volume.volume_id)
+        await self.keep_watch(look)
         return plan_cancel_deletion(self._volume)
+
+    @override
+    async def keep_watch(self, look: CloudState) -> None:
+        self._means.memory.free.forget(self._volume.volume_id)

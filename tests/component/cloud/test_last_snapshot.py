@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from agent.cloud.view.pending_calls import LIMIT_S
 from tests.aws.cloud import CLUSTER_ARN
-from tests.aws.faults import deny
+from tests.aws.faults import Fault, deny
 from tests.aws.world import NodeUnderTest, World
 
 DAY = timedelta(days=1)
@@ -174,3 +175,123 @@ async def test_time_of_an_earlier_removal_is_none_for_a_later_one(world: World, 
     await use(node, tmp_path, NONE)
     assert volume in node.hands.list_devices()
     assert volume in world.cloud.volumes
+
+
+async def pass_hours(nodes: Sequence[NodeUnderTest], hours: float) -> None:
+    """Let hours pass, in which the nodes look as often as settled ones do."""
+    for _ in range(round(hours * 60 / 7)):
+        nodes[0].now += timedelta(minutes=7)
+        nodes[0].time_s += 420
+        for node in nodes:
+            await node.look()
+
+
+async def begin_denied(world: World, tmp_path: Path) -> tuple[NodeUnderTest, str]:
+    """Return a node and its volume, whose last snapshot is there, and which AWS does not let it delete."""
+    world.aws.faults.add(deny("DeleteVolume", "ec2:DeleteVolume"))
+    node, volume = await begin(world, tmp_path)
+    world.cloud.keeping.state = "completed"
+    finish(world)
+    return node, volume
+
+
+async def test_denied_deletion_takes_no_second_snapshot(world: World, tmp_path: Path) -> None:
+    """However rarely it is tried: the volume is looked at all the while, and its snapshot holds all of it."""
+    node, volume = await begin_denied(world, tmp_path)
+    await pass_hours([node], 24)
+    assert volume in world.cloud.volumes
+    assert count(world) == 1
+    assert any("DeleteVolume" in ending.message for ending in node.loop.findings.endings.values())
+    world.aws.faults.clear()
+    await pass_hours([node], 0.5)
+    assert volume not in world.cloud.volumes
+    assert count(world) == 1
+
+
+async def test_use_while_the_denied_deletion_rests_is_seen(world: World, tmp_path: Path) -> None:
+    """A person has the volume written to and gives it back, all within one rest: that is in another."""
+    node, volume = await begin_denied(world, tmp_path)
+    await pass_hours([node], 5)
+    instance = f"i-{15:017x}"
+    world.cloud.add_node(instance)
+    words = {"ClusterArn": CLUSTER_ARN, "NodeId": instance, "VolumeId": volume}
+    world.cloud.hyperpod.call("AttachClusterNodeVolume", words)
+    asked = world.aws.calls["DeleteVolume"]
+    await node.look()
+    assert world.aws.calls["DeleteVolume"] == asked, "it rests"
+    world.cloud.hyperpod.call("DetachClusterNodeVolume", words)
+    world.aws.faults.clear()
+    world.cloud.keeping.state = "pending"
+    await pass_hours([node], 1)
+    assert volume in world.cloud.volumes
+    assert count(world) == 2
+    finish(world)
+    await pass_hours([node], 0.5)
+    assert volume not in world.cloud.volumes
+
+
+async def test_denied_deletion_takes_none_after_restarts(world: World, tmp_path: Path) -> None:
+    """A new process takes another only once AWS would delete the volume; then it takes one, and deletes."""
+    node, volume = await begin_denied(world, tmp_path)
+    for _ in range(12):
+        node.restart()
+        await pass_hours([node], 2)
+    assert volume in world.cloud.volumes
+    assert count(world) == 1
+    world.aws.faults.clear()
+    await pass_hours([node], 1)
+    assert volume not in world.cloud.volumes
+    assert count(world) == 2
+
+
+async def test_failing_deletion_takes_ever_fewer_after_restarts(world: World, tmp_path: Path) -> None:
+    """Also where AWS does not say beforehand that it is going to fail."""
+    fault = Fault("DeleteVolume", code="UnsupportedOperation", message="no", status=400, times=1_000_000)
+    world.aws.faults.add(fault)
+    node, volume = await begin(world, tmp_path)
+    world.cloud.keeping.state = "completed"
+    finish(world)
+    for _ in range(12):
+        node.restart()
+        await pass_hours([node], 1)
+    assert volume in world.cloud.volumes
+    assert 2 <= count(world) <= 3
+    assert any("Another is taken" in str(call.why) for call in node.loop.findings.calls)
+    world.aws.faults.clear()
+    await pass_hours([node], 8)
+    assert volume not in world.cloud.volumes
+    assert count(world) <= 4
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        deny("DeleteVolume", "ec2:DeleteVolume"),
+        Fault("DeleteVolume", code="UnsupportedOperation", message="no", status=400, times=1_000_000),
+    ],
+    ids=["denied", "failing"],
+)
+async def test_nodes_of_a_pool_take_few_together(world: World, tmp_path: Path, fault: Fault) -> None:
+    """Each looks for what nobody holds, and finds a snapshot that another took."""
+    world.use_policy(tmp_path, write("7d"))
+    nodes = [world.add_node(one, f"hyperpod-i-{one:017x}") for one in (8, 9)]
+    left = world.add_node(1, f"hyperpod-i-{1:017x}")
+    for node in nodes:
+        await node.settle()
+    volume = (await left.settle()).claimed["ckpt"]
+    world.cloud.remove_node(str(left.identity.instance_id))
+    world.devices.here.pop(str(left.identity.instance_id))
+    world.aws.faults.add(fault)
+    for _ in range(14):
+        nodes[0].now += DAY / 2
+        nodes[0].time_s += 43200
+        for node in nodes:
+            await node.look(2)
+    assert count(world) == 0
+    await pass_hours(nodes, 32)
+    assert volume in world.cloud.volumes
+    assert 1 <= count(world) <= (1 if fault.is_denial else 2)
+    world.aws.faults.clear()
+    await pass_hours(nodes, 10)
+    assert volume not in world.cloud.volumes
+    assert count(world) <= 2, "the other node may have tried first"

@@ -35,6 +35,7 @@ EXAMPLES: tuple[Call[Any], ...] = (
     making_calls.CreateVolume("token", "us-west-2a", None, "gp3", (), snapshot_id=SNAPSHOT),
     calls.DeleteSnapshot(SNAPSHOT),
     calls.DeleteVolume(VOLUME),
+    calls.DeleteVolume(VOLUME, is_dry_run=True),
     calls.DeleteTags(VOLUME, ("a", "b")),
     calls.DescribeClusterNode(ARN, INSTANCE),
     calls.DescribeInstances((INSTANCE,)),

@@ -11,7 +11,7 @@ from agent.cloud.aws.calls import CreateSnapshot, DeleteVolume
 from agent.cloud.aws.models import CloudSnapshot, CloudVolume
 from agent.cloud.identity.whoami import CloudIdentity
 from agent.cloud.plan.claims.claim_removed import plan_removed
-from agent.cloud.plan.claims.last_snapshot import FAILED_PAUSE, TAG_FINAL
+from agent.cloud.plan.claims.last_snapshot import AGAIN_PAUSE, FAILED_PAUSE, TAG_FINAL
 from agent.cloud.plan.claims.orphan_expiry import OrphanTimes, plan_orphan
 from agent.cloud.plan.claims.wanted_volume import WantedVolume
 from agent.cloud.plan.decisions import AttachApi, Decision, Do, NodeView
@@ -88,3 +88,26 @@ def test_failed_snapshot_is_told_and_not_repeated_soon(plan: Plan) -> None:
     assert "snap-1" in decision.message
     assert is_another(plan((take(1, "error", NOW - FAILED_PAUSE),), "snap-1"))
     assert is_another(plan((take(1, "error", NOW - DAY / 24), take(2, "completed", NOW)), None))
+
+
+@each_departure
+@pytest.mark.parametrize("begun", [None, "snap-99"])
+@pytest.mark.parametrize(("taken", "pauses"), [(2, 1), (3, 2), (4, 4), (7, 32), (50, 32)])
+def test_each_further_snapshot_is_later(plan: Plan, begun: str | None, taken: int, pauses: int) -> None:
+    """Several nodes, restarts and deletions that fail do not make many of them, and it is told until when."""
+
+    def plan_after(age: timedelta) -> Decision | None:
+        return plan(tuple(take(one, "completed", NOW - age - one * DAY) for one in range(taken)), begun)
+
+    decision = plan_after(AGAIN_PAUSE * pauses - timedelta(seconds=1))
+    assert isinstance(decision, Wait)
+    assert f"{taken} last snapshots" in decision.message
+    assert f"{NOW + timedelta(seconds=1):after %Y-%m-%d %H:%M}" in decision.message
+    assert is_another(plan_after(AGAIN_PAUSE * pauses))
+
+
+@each_departure
+def test_what_is_waited_for_is_no_obstacle_to_the_deletion(plan: Plan) -> None:
+    """However many there are, one that holds all of the volume is enough."""
+    taken = tuple(take(one, "completed", NOW) for one in range(9))
+    assert plan(taken, "snap-3") == Do(DeleteVolume(VOLUME))

@@ -78,3 +78,14 @@ def test_snapshot_of_an_unseen_volume_is_not_kept() -> None:
     volumes.forget(VOLUME)
     volumes.note_begun(VOLUME, "snap-2")
     assert volumes.see(FREE, NOW) is None
+
+
+def test_those_with_a_snapshot_are_to_be_watched() -> None:
+    """Of the others nothing is kept that could be lost."""
+    volumes = FreeVolumes()
+    volumes.see(FREE, NOW)
+    assert not volumes.list_begun()
+    volumes.note_begun(VOLUME, "snap-1")
+    assert volumes.list_begun() == {VOLUME}
+    volumes.see(ATTACHED, NOW)
+    assert not volumes.list_begun()

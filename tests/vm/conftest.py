@@ -16,6 +16,14 @@ from tests.vm.guest_agent import GuestAgent
 # The first test of a run may build the image, every other may boot a guest.
 TIMEOUT_S = 600
 BUILD_TIMEOUT_S = 1800
+LONGEST_FIRST = (
+    "test_install.py",
+    "test_health.py",
+    "test_upgrades.py",
+    "test_cloud_story.py",
+    "test_main_job.py",
+)
+"""These take a quarter of an hour each, or more."""
 
 
 CLEAN_UP = """
@@ -89,6 +97,10 @@ POOL = GuestPool()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files stay whole. The longest begin first, so that no process is left alone with one at the end.
+    items.sort(
+        key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99
+    )
     timeout_s = BUILD_TIMEOUT_S
     for item in items:
         if (

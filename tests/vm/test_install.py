@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.test_systemd import EXPOSURE
-from tests.vm.bundles import VERSION, make_folder, make_later_folder
+from tests.vm.bundles import VERSION, make_folder
 from tests.vm.foreign_python import OLDEST, find_oldest_python, put_python
-from tests.vm.guest import Guest, GuestOptions
 from tests.vm.guest.agent_disk import GUEST_PYTHON
 from tests.vm.guest_agent import UNIT, make_entry
 from tests.vm.hyperpod_node import HOME, INSTALL_TIMEOUT_S, INSTANCE_NAME, LOG, STAGED, HyperPodNode
+from tests.vm.installed_node import (
+    BARE,
+    CHECKPOINTS,
+    FIRST_INSTANCE,
+    LONG_S,
+    SIZE_BYTES,
+    TARGET,
+    BootGuest,
+    check_faces,
+    check_in_use,
+)
 
-BootGuest = Callable[[GuestOptions], Guest]
-
-SIZE_BYTES = 320 << 20
-"""What every filesystem fits in; all of a blank volume is read before it is formatted."""
-CHECKPOINTS = "vol-0123456789abcdef0"
 DATASETS = "vol-0fedcba9876543210"
-FIRST_INSTANCE = "i-0123456789abcdef0"
 LATER_INSTANCE = "i-0fedcba9876543210"
-TARGET = "ebs-volumes.target"
-LONG_S = 300.0
-# As on HyperPod's images: with the kernel's default every volume is Degraded.
-BARE = GuestOptions(kernel_args=("nvme_core.io_timeout=4294967295",))
 
 HELD = """
 [Service]
@@ -49,19 +48,6 @@ pytestmark = pytest.mark.timeout(2700)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make what `make bundle` makes, for this processor."""
     return make_folder(tmp_path_factory.mktemp("bundle"))
-
-
-def check_in_use(node: HyperPodNode, *volumes: str) -> None:
-    """Check that the agent runs, the target is reached and these volumes are mounted where they say."""
-    assert node.is_active(UNIT)
-    node.guest.wait_until(["systemctl", "is-active", TARGET], timeout_s=LONG_S)
-    for volume in volumes:
-        status = node.agent.wait_condition(volume, "Ready")
-        assert node.guest.nvmet.find_device(volume) == status["device"]
-        assert (
-            node.guest.shell('findmnt --noheadings --output SOURCE --mountpoint "$1"', status["path"]).strip()
-            == status["device"]
-        )
 
 
 @pytest.mark.parametrize("python", [OLDEST if find_oldest_python() else GUEST_PYTHON])
@@ -140,10 +126,6 @@ def test_a_node_and_the_one_after_a_software_update(boot_guest: BootGuest, folde
     assert node.agent.read_events("volume.formatted") == []
 
 
-_OF_THE_SAME_USER = {"cloud": ["ebs-agent-metadata@"], "mqtt": [], "web": ["ebs-agent-listen@"]}
-"""Units that ask something of the network for a moment, as the user of a face."""
-
-
 def check_units(node: HyperPodNode) -> None:
     """Check what systemd says of the units that run, and that what speaks to AWS does not run as root."""
     units = [f"/etc/systemd/system/{name}" for name in (UNIT, "ebs-volumes-ready.service", TARGET)]
@@ -165,88 +147,6 @@ def check_units(node: HyperPodNode) -> None:
     )
     assert "/ebs-agent/" in maps
     assert not re.search(r"/lib(ssl|crypto)\.so", maps)
-
-
-def check_faces(node: HyperPodNode, *faces: str, in_units: bool = True) -> None:
-    """Check that what speaks with strangers does its work as users of its own, and in units of its own."""
-    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9842/livez').status)"
-    assert node.guest.run(["python3", "-I", "-c", ask], timeout_s=LONG_S).stdout == b"200\n"
-    for face in faces:
-        node.guest.wait_until(["pgrep", "--uid", f"ebs-agent-{face}"], timeout_s=LONG_S)
-        groups = node.guest.shell(
-            'for pid in $(pgrep --uid "$1"); do cat "/proc/$pid/cgroup"; done', f"ebs-agent-{face}"
-        )
-        unit = f"ebs-agent-{face}@" if in_units else UNIT
-        units = [f"0::/system.slice/{unit}", *(f"0::/system.slice/{one}" for one in _OF_THE_SAME_USER[face])]
-        assert [group for group in groups.splitlines() if group.startswith(units[0])]
-        assert all(group.startswith(tuple(units)) for group in groups.splitlines()), groups
-
-
-def test_upgrades_keep_every_mount(boot_guest: BootGuest, tmp_path: Path) -> None:
-    """A program writes on through two upgrades, one that does not start, a way back, and the removal.
-
-    One of the releases knows no units for what speaks with strangers: it is upgraded, and gone back to.
-    """
-    node = HyperPodNode(boot_guest(BARE))
-    guest = node.guest
-    node.join_cluster(FIRST_INSTANCE)
-    guest.nvmet.create(CHECKPOINTS, SIZE_BYTES)
-    node.set_hardware([CHECKPOINTS])
-    node.start_hardware()
-    entries = [make_entry(CHECKPOINTS, "ext4", "/data/checkpoints", required=True)]
-
-    def stage(version: str, *, is_broken: bool = False, has_units: bool = True) -> None:
-        made = make_later_folder(
-            tmp_path / version, version, GUEST_PYTHON, is_broken=is_broken, has_units=has_units
-        )
-        node.stage(made, entries)
-
-    stage("1.0.0")
-    node.install()
-    check_in_use(node, CHECKPOINTS)
-    mount = node.find_mount("/data/checkpoints")
-    writer = guest.start_command(
-        ["sh", "-euc", "exec > /data/checkpoints/file; while :; do echo written; sync -f .; sleep 0.2; done"],
-        cwd="/data/checkpoints",
-    )
-
-    def check(version: str, *releases: str) -> None:
-        assert node.find_release() == node.read_version() == version
-        assert node.list_releases() == sorted(releases)
-        assert node.find_mount("/data/checkpoints") == mount
-        check_in_use(node, CHECKPOINTS)
-        assert writer.is_running()
-        check_faces(node, "web", in_units=version != "1.1.0")
-
-    # One that hangs ends with the agent all the same, which may signal no other user's process.
-    check_faces(node, "web")
-    stuck = guest.shell("pkill --signal STOP --uid ebs-agent-web; pgrep --uid ebs-agent-web").split()
-    assert stuck
-    stage("1.1.0", has_units=False)
-    node.install()
-    check("1.1.0", "1.0.0", "1.1.0")
-    assert not set(stuck) & set(guest.shell("pgrep --uid ebs-agent-web || :").split())
-    assert "unit.not_killed" not in guest.shell("journalctl --no-pager --unit=ebs-agent")
-    stage("1.2.0")
-    node.install()
-    check("1.2.0", "1.1.0", "1.2.0")
-    stage("1.3.0", is_broken=True)
-    output = node.install()
-    assert "release 1.3.0 does not become ready: going back to 1.2.0" in output
-    check("1.2.0", "1.1.0", "1.2.0", "1.3.0")
-    node.run_installed("rollback.sh", "1.1.0")
-    check("1.1.0", "1.1.0", "1.2.0", "1.3.0")
-
-    output = node.run_installed("uninstall.sh")
-    assert f"/data/checkpoints  ({CHECKPOINTS}, {guest.nvmet.find_device(CHECKPOINTS)})" in output
-    assert "/etc/ebs-agent (policy, hooks), /var/lib/ebs-agent (records)" in output
-    assert node.find_mount("/data/checkpoints") == mount
-    assert writer.is_running()
-    left = guest.shell(
-        f"ls -d {HOME} /usr/local/bin/ebs-agent /etc/systemd/system/ebs-* /etc/ebs-agent 2> /dev/null || :"
-    )
-    assert left.split() == ["/etc/ebs-agent"]
-    guest.shell("! systemctl is-active ebs-agent.service")
 
 
 def test_a_replaced_node_and_the_order_of_its_boots(boot_guest: BootGuest, folder: Path) -> None:

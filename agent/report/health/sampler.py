@@ -182,8 +182,11 @@ class Sampler:
 
     async def _sample_resting(self, volumes: Sequence[VolumeId]) -> None:
         # Since they were listed those before them were sampled: some may have left or done something.
-        tracks = {volume: track for volume in volumes if (track := self._tracks.get(volume)) and track.rests}
-        asked = {volume: track.request for volume, track in tracks.items() if track.request is not None}
+        asked = {
+            volume: track.request
+            for volume in volumes
+            if (track := self._tracks.get(volume)) and track.rests and track.request
+        }
         # What is written to by a trial may be frozen, which is found out by a call of its own.
         together = [request for request in asked.values() if not request.may_write]
         samples = await self._node.sample_together(together) if together else {}

@@ -339,13 +339,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.loop.reconcile.LOOK_TIMEOUT_S", 0.05)
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
+in_a_long_pass = pytest.mark.parametrize(
     ("instant", "doing"), [("before check", "check the ext4 filesystem"), ("observe", "look at it")]
 )
-async def test_plan_does_not_wait_for_a_long_pass(instant: str, doing: str) -> None:
-    """While a pass takes hours, a plan says how the volume was and what is done to it, of others all."""
-    node = FakeNode(FakeVolume(VOLUME, content=EXT4), FakeVolume(OTHER, content=EXT4))
+
+
+def stop_at(node: FakeNode, instant: str) -> tuple[anyio.Event, anyio.Event]:
+    """Have the first pass stop at an instant; return what tells that it is there, and what has it go on."""
     has_begun, may_go_on = anyio.Event(), anyio.Event()
 
     async def reach(name: str) -> None:
@@ -354,6 +354,15 @@ async def test_plan_does_not_wait_for_a_long_pass(instant: str, doing: str) -> N
             await may_go_on.wait()
 
     node.reach = reach
+    return has_begun, may_go_on
+
+
+@pytest.mark.usefixtures("impatient")
+@in_a_long_pass
+async def test_plan_does_not_wait_for_a_long_pass(instant: str, doing: str) -> None:
+    """While a pass takes hours, a plan says how the volume was and what is done to it, of others all."""
+    node = FakeNode(FakeVolume(VOLUME, content=EXT4), FakeVolume(OTHER, content=EXT4))
+    has_begun, may_go_on = stop_at(node, instant)
     async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
         await has_begun.wait()
         reconciler.set_wants({VOLUME: WANTED, OTHER: None})
@@ -387,20 +396,11 @@ async def test_look_that_takes_too_long_is_given_up() -> None:
         assert not node.open_sessions
 
 
-@pytest.mark.parametrize(
-    ("instant", "doing"), [("before check", "check the ext4 filesystem"), ("observe", "look at it")]
-)
+@in_a_long_pass
 async def test_hold_does_not_wait_for_a_long_pass(instant: str, doing: str) -> None:
     """Who may not wait for hours is told what is under way; the volume can be held once that has ended."""
     node = FakeNode(FakeVolume(VOLUME, content=EXT4))
-    has_begun, may_go_on = anyio.Event(), anyio.Event()
-
-    async def reach(name: str) -> None:
-        if name == instant and not has_begun.is_set():
-            has_begun.set()
-            await may_go_on.wait()
-
-    node.reach = reach
+    has_begun, may_go_on = stop_at(node, instant)
     async with reconciling(node, {VOLUME: WANTED}) as (reconciler, board):
         await has_begun.wait()
         with pytest.raises(OccupiedError, match=doing) as raised:
